@@ -1,0 +1,40 @@
+# What people do with this project, by name. Flags for the program go into
+# ARGS: make run ARGS="--port 9000"
+
+CARGO ?= cargo
+BIN := target/release/little-key-value
+SCRIPTS := $(wildcard scripts/*.sh) .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check audit demo clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## Start the store; Ctrl-C stops it
+	@exec ./$(BIN) $(ARGS)
+
+build: ## Build the program, optimized
+	@$(CARGO) build --release --locked
+
+test: build ## Run every test
+	$(CARGO) test --locked
+	scripts/test.sh
+
+check: ## Check format, lints, documentation and scripts
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTFLAGS="--cfg portable -D warnings" $(CARGO) check --locked --target-dir target/portable
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	@command -v shellcheck >/dev/null || { echo "make check needs shellcheck"; exit 1; }
+	shellcheck --external-sources --source-path=scripts $(SCRIPTS)
+
+audit: ## Check the dependencies' licences and known faults (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo "make audit needs cargo-deny"; exit 1; }
+	$(CARGO) deny --locked check
+
+demo: build ## Load the countries of the world through curl and ask for some
+	@scripts/demo.sh
+
+clean: ## Remove what was built
+	@$(CARGO) clean

@@ -1,0 +1,78 @@
+//! From a request target to the thing it names.
+
+use super::Refusal;
+use crate::storage::{InvalidKey, Key};
+use percent_encoding::percent_decode_str;
+
+/// A request target, split but not yet understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target<'a> {
+    path: &'a str,
+    query: &'a str,
+}
+
+/// What a path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    /// `/kv/{key}`
+    Value(Key),
+    /// `/clear`
+    Clear,
+    /// `/healthz`
+    Health,
+}
+
+impl<'a> Target<'a> {
+    /// Splits an origin-form or absolute-form target (RFC 9112, 3.2.1 and
+    /// 3.2.2). Anything else keeps its text as a path that names nothing.
+    pub(super) fn parse(target: &'a str) -> Self {
+        let origin = strip_authority(target).unwrap_or(target);
+        let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
+        Self { path, query }
+    }
+
+    /// Whether the query holds a parameter; empty ones do not count.
+    pub(super) fn has_parameters(&self) -> bool {
+        self.query.split('&').any(|parameter| !parameter.is_empty())
+    }
+
+    /// The thing that the path names. Nothing is collapsed or redirected.
+    pub(super) fn resource(&self) -> Result<Resource, Refusal> {
+        match self.path {
+            "/clear" => Ok(Resource::Clear),
+            "/healthz" => Ok(Resource::Health),
+            path => match path.strip_prefix("/kv/") {
+                Some(encoded) => Ok(Resource::Value(decode_key(encoded)?)),
+                None => Err(Refusal::PathUnknown),
+            },
+        }
+    }
+}
+
+/// The part of `http://authority/path?query` from the path on.
+fn strip_authority(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    let path = rest.find(['/', '?']).unwrap_or(rest.len());
+    rest.get(path..)
+}
+
+/// Percent-decodes a key once (RFC 3986, 2.1). `+` is a plus.
+fn decode_key(encoded: &str) -> Result<Key, Refusal> {
+    if has_bad_escape(encoded) {
+        return Err(Refusal::KeyEscape);
+    }
+    let decoded = percent_decode_str(encoded).decode_utf8().map_err(|_| Refusal::KeyNotUtf8)?;
+    Key::new(decoded).map_err(|invalid| match invalid {
+        InvalidKey::Empty => Refusal::KeyEmpty,
+        InvalidKey::TooLong => Refusal::KeyTooLong,
+    })
+}
+
+/// Whether some `%` is not followed by two hexadecimal digits.
+fn has_bad_escape(encoded: &str) -> bool {
+    let escapes = encoded.split('%').skip(1);
+    escapes.map(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count()).any(|n| n < 2)
+}

@@ -1,0 +1,573 @@
+//! Every rule of the API, as tables of a call and its reply.
+
+use super::{Api, Call, Operation, Reply};
+use crate::storage::{Entry, Error, KEY_BYTES_MAX, Key, Memory, Storage};
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const VALUE_BYTES_MAX: u64 = 100;
+const TOO_LONG: &[u8] = &[b'x'; 101];
+
+const PATHS: &str = "not found: the paths are /kv/{key}, /clear and /healthz\n";
+const NOT_ALLOWED: &str = "method not allowed\n";
+
+/// A storage that is full, though reading works.
+struct Full;
+
+impl Storage for Full {
+    fn get(&self, _key: &Key) -> Result<Option<Entry>, Error> {
+        Ok(None)
+    }
+
+    fn set(&self, _key: Key, _entry: Entry) -> Result<(), Error> {
+        Err(Error::Full)
+    }
+
+    fn delete(&self, _key: &Key) -> Result<(), Error> {
+        Err(Error::Full)
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        Err(Error::Full)
+    }
+}
+
+/// A storage that nobody may come to.
+struct Untouchable;
+
+impl Storage for Untouchable {
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
+        panic!("a get of {key:?}")
+    }
+
+    fn set(&self, key: Key, _entry: Entry) -> Result<(), Error> {
+        panic!("a set of {key:?}")
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), Error> {
+        panic!("a delete of {key:?}")
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        panic!("a clear")
+    }
+}
+
+fn api_over(storage: impl Storage + 'static) -> Api {
+    Api::new(Arc::new(storage), VALUE_BYTES_MAX)
+}
+
+/// An API whose store has one value, under `there`.
+fn api() -> Api {
+    let memory = Memory::new();
+    memory.set(key("there"), Entry::new("value".into())).unwrap();
+    api_over(memory)
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+/// A call written as its request line, `PUT /kv/a`.
+fn call(line: &str, body_bytes: Option<u64>) -> Call<'_> {
+    let (method, target) = line.split_once(' ').unwrap();
+    Call { method, target, body_bytes }
+}
+
+fn answer(api: &Api, line: &str, body: &[u8]) -> Reply {
+    let reply = api.answer(&call(line, Some(body.len() as u64)), Bytes::copy_from_slice(body));
+    // A body whose length is not told in advance makes no difference.
+    assert_eq!(reply, api.answer(&call(line, None), Bytes::copy_from_slice(body)), "{line}");
+    check_form(line, &reply);
+    reply
+}
+
+/// The rules for every reply there is.
+fn check_form(line: &str, reply: &Reply) {
+    let times = |name| reply.headers().iter().filter(|(field, _)| field == &name).count();
+    assert_eq!(reply.header("X-Content-Type-Options"), Some("nosniff"), "{line}");
+    for name in ["X-Content-Type-Options", "Content-Type", "Cache-Control", "Allow"] {
+        assert!(times(name) <= 1, "{line}: {reply:?}");
+    }
+    for (name, value) in reply.headers() {
+        assert!(!value.contains(|c: char| c.is_ascii_control()), "{line}: {name}");
+    }
+    assert_eq!(reply.status() == 405, reply.header("Allow").is_some(), "{line}");
+    assert_eq!(reply.body().is_empty(), reply.header("Content-Type").is_none(), "{line}");
+    if reply.status() == 200 {
+        assert_eq!(reply.header("Cache-Control"), None, "{line}");
+        return;
+    }
+    assert_eq!(reply.header("Cache-Control"), Some("no-store"), "{line}");
+    assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"), "{line}");
+    let text = std::str::from_utf8(reply.body()).unwrap();
+    assert_eq!(text.matches('\n').count(), 1, "{line}: {text:?}");
+    assert!(text.ends_with('\n') && text.len() > 1, "{line}: {text:?}");
+}
+
+/// A call, its body, and the status and body that answer it.
+type Row<'a> = (&'a str, &'a [u8], u16, &'a str);
+
+#[track_caller]
+fn check(api: impl Fn() -> Api, rows: &[Row<'_>]) {
+    for (line, body, status, text) in rows {
+        let reply = answer(&api(), line, body);
+        let answered = (reply.status(), std::str::from_utf8(reply.body()).unwrap());
+        assert_eq!(answered, (*status, *text), "{line}");
+    }
+}
+
+#[test]
+fn each_route_has_its_answer() {
+    check(
+        api,
+        &[
+            ("PUT /kv/new", b"value", 200, ""),
+            ("PUT /kv/there", b"another", 200, ""),
+            ("GET /kv/there", b"", 200, "value"),
+            ("GET /kv/absent", b"", 404, "key not found\n"),
+            ("DELETE /kv/there", b"", 200, ""),
+            ("DELETE /kv/absent", b"", 200, ""),
+            ("DELETE /clear", b"", 200, ""),
+            ("GET /healthz", b"", 200, "ok\n"),
+        ],
+    );
+}
+
+#[test]
+fn any_other_path_names_the_paths_there_are() {
+    let targets = [
+        "/",
+        "",
+        "*",
+        "/kv",
+        "/kv?key=there",
+        "/KV/there",
+        "//kv/there",
+        "/kv%2Fthere",
+        "kv/there",
+        "/kvs/there",
+        "/clear/",
+        "/clear/all",
+        "/Clear",
+        "/healthz/",
+        "/health",
+        "/cluster/nodes",
+        "/raft/append",
+        "store.example:8888",
+    ];
+    for target in targets {
+        for method in ["GET", "HEAD", "PUT", "DELETE", "POST", "OPTIONS", "CONNECT"] {
+            check(api, &[(&format!("{method} {target}"), b"", 404, PATHS)]);
+        }
+    }
+}
+
+#[test]
+fn a_method_that_a_path_does_not_have_is_told_which_it_has() {
+    let others = ["POST", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "Put", "GETT", ""];
+    let table = [
+        ("/kv/there", "GET, HEAD, PUT, DELETE", [].as_slice()),
+        ("/kv/absent", "GET, HEAD, PUT, DELETE", &[]),
+        ("/clear", "DELETE", &["GET", "HEAD", "PUT"]),
+        ("/healthz", "GET, HEAD", &["PUT", "DELETE"]),
+    ];
+    for (target, allow, more) in table {
+        for method in others.iter().chain(more) {
+            let reply = answer(&api_over(Untouchable), &format!("{method} {target}"), b"x");
+            assert_eq!(reply.status(), 405, "{method} {target}");
+            assert_eq!(reply.body(), NOT_ALLOWED, "{method} {target}");
+            assert_eq!(reply.header("Allow"), Some(allow), "{method} {target}");
+        }
+    }
+}
+
+#[test]
+fn a_set_value_is_read_back_and_deleted() {
+    let api = api_over(Memory::new());
+    let steps: [Row<'_>; 7] = [
+        ("PUT /kv/kenya:capital", b"Nairobi", 200, ""),
+        ("GET /kv/kenya:capital", b"", 200, "Nairobi"),
+        ("PUT /kv/kenya:capital", b"NBO", 200, ""),
+        ("GET /kv/kenya:capital", b"", 200, "NBO"),
+        ("DELETE /kv/kenya:capital", b"", 200, ""),
+        ("GET /kv/kenya:capital", b"", 404, "key not found\n"),
+        ("DELETE /kv/kenya:capital", b"", 200, ""),
+    ];
+    for step in steps {
+        check(|| api.clone(), &[step]);
+    }
+}
+
+#[test]
+fn clearing_makes_every_key_absent() {
+    let api = api();
+    answer(&api, "PUT /kv/another", b"x");
+    answer(&api, "DELETE /clear", b"");
+    for line in ["GET /kv/there", "GET /kv/another"] {
+        check(|| api.clone(), &[(line, b"", 404, "key not found\n")]);
+    }
+}
+
+#[test]
+fn head_is_answered_like_get() {
+    let targets =
+        ["/kv/there", "/kv/absent", "/kv/", "/kv/%", "/kv/a?x", "/healthz", "/clear", "/"];
+    for target in targets {
+        let [get, head] =
+            ["GET", "HEAD"].map(|method| answer(&api(), &format!("{method} {target}"), b""));
+        assert_eq!(get, head, "{target}");
+    }
+}
+
+#[test]
+fn a_value_has_a_type_and_an_empty_answer_has_none() {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    const BINARY: &str = "application/octet-stream";
+    let table: [(&[u8], &str); 8] = [
+        (b"Nairobi", TEXT),
+        ("\u{1F1F0}\u{1F1EA}".as_bytes(), TEXT),
+        (b"<svg></svg>", TEXT),
+        (b"\0", TEXT),
+        (b"\xff", BINARY),
+        (b"text and then \xc3\x28", BINARY),
+        (b"\xe2\x82", BINARY),
+        (b"\x89PNG\r\n\x1a\n", BINARY),
+    ];
+    let api = api();
+    for (value, kind) in table {
+        let put = answer(&api, "PUT /kv/value", value);
+        assert_eq!(put.header("Content-Type"), None);
+        let get = answer(&api, "GET /kv/value", b"");
+        assert_eq!(get.header("Content-Type"), Some(kind), "{value:?}");
+        assert_eq!(get.body(), value);
+    }
+}
+
+#[test]
+fn an_empty_value_is_refused_and_leaves_the_old_one() {
+    let api = api();
+    let refused: Row<'_> = ("PUT /kv/there", b"", 400, "value cannot be empty\n");
+    let kept: Row<'_> = ("GET /kv/there", b"", 200, "value");
+    check(|| api.clone(), &[refused, kept]);
+}
+
+#[test]
+fn a_value_up_to_the_limit_is_stored_and_a_longer_one_is_refused() {
+    let longest = &TOO_LONG[..TOO_LONG.len() - 1];
+    let text = std::str::from_utf8(longest).unwrap();
+    let api = api();
+    check(
+        || api.clone(),
+        &[
+            ("PUT /kv/there", TOO_LONG, 413, "value is too large\n"),
+            ("GET /kv/there", b"", 200, "value"),
+            ("PUT /kv/there", longest, 200, ""),
+            ("GET /kv/there", b"", 200, text),
+        ],
+    );
+    assert_eq!(api.value_bytes_max(), VALUE_BYTES_MAX);
+}
+
+#[test]
+fn a_length_past_the_limit_is_refused_before_the_body() {
+    let api = api_over(Untouchable);
+    for bytes in [VALUE_BYTES_MAX + 1, u64::MAX] {
+        let reply = api.admit(&call("PUT /kv/a", Some(bytes))).unwrap_err();
+        assert_eq!(reply.status(), 413, "{bytes}");
+    }
+    for bytes in [None, Some(0), Some(VALUE_BYTES_MAX)] {
+        assert_eq!(api.admit(&call("PUT /kv/a", bytes)), Ok(Operation::Set(key("a"))));
+    }
+}
+
+#[test]
+fn a_call_in_order_is_admitted_without_touching_the_storage() {
+    let api = api_over(Untouchable);
+    let table = [
+        ("GET /kv/a", Operation::Get(key("a"))),
+        ("HEAD /kv/a", Operation::Get(key("a"))),
+        ("PUT /kv/a", Operation::Set(key("a"))),
+        ("DELETE /kv/a", Operation::Delete(key("a"))),
+        ("DELETE /clear", Operation::Clear),
+        ("GET /healthz", Operation::Health),
+        ("HEAD /healthz", Operation::Health),
+    ];
+    for (line, operation) in table {
+        assert_eq!(api.admit(&call(line, Some(0))), Ok(operation), "{line}");
+    }
+    assert_eq!(api.perform(Operation::Health, Bytes::new()).status(), 200);
+}
+
+/// Each call is wrong in every way that comes after the one it is told about.
+#[test]
+fn the_checks_come_in_order() {
+    check(
+        || api_over(Untouchable),
+        &[
+            ("POST /nowhere?x=1", TOO_LONG, 404, PATHS),
+            ("PUT /nowhere", b"", 404, PATHS),
+            ("POST /kv/?x=1", TOO_LONG, 400, "key cannot be empty\n"),
+            ("GET /kv/", b"", 400, "key cannot be empty\n"),
+            ("PUT /kv/", b"", 400, "key cannot be empty\n"),
+            ("DELETE /kv/", b"", 400, "key cannot be empty\n"),
+            ("POST /kv/%zz?x=1", TOO_LONG, 400, "key has a % without two hexadecimal digits\n"),
+            ("POST /kv/%ff?x=1", TOO_LONG, 400, "key is not UTF-8\n"),
+            ("POST /kv/a?x=1", TOO_LONG, 405, NOT_ALLOWED),
+            ("POST /clear?x=1", TOO_LONG, 405, NOT_ALLOWED),
+            ("POST /healthz?x=1", TOO_LONG, 405, NOT_ALLOWED),
+            ("PUT /kv/a?x=1", TOO_LONG, 400, "unknown query parameter\n"),
+            ("PUT /kv/a?x=1", b"", 400, "unknown query parameter\n"),
+            ("PUT /kv/a", TOO_LONG, 413, "value is too large\n"),
+            ("DELETE /clear", TOO_LONG, 413, "value is too large\n"),
+            ("PUT /kv/a", b"", 400, "value cannot be empty\n"),
+        ],
+    );
+    let too_long = format!("POST /kv/{}?x=1", "k".repeat(KEY_BYTES_MAX + 1));
+    let row: Row<'_> = (&too_long, TOO_LONG, 400, "key is longer than 1024 bytes\n");
+    check(|| api_over(Untouchable), &[row]);
+    check(|| api_over(Full), &[("PUT /kv/a", b"x", 507, "storage is full\n")]);
+}
+
+#[test]
+fn whatever_the_storage_refuses_for_want_of_room_is_507() {
+    check(
+        || api_over(Full),
+        &[
+            ("PUT /kv/a", b"x", 507, "storage is full\n"),
+            ("DELETE /kv/a", b"", 507, "storage is full\n"),
+            ("DELETE /clear", b"", 507, "storage is full\n"),
+            ("GET /kv/a", b"", 404, "key not found\n"),
+            ("GET /healthz", b"", 200, "ok\n"),
+        ],
+    );
+}
+
+#[test]
+fn a_full_memory_keeps_what_is_there() {
+    let api = api_over(Memory::with_max(5000));
+    let fits =
+        |index: &usize| answer(&api, &format!("PUT /kv/{index}"), &TOO_LONG[1..]).status() == 200;
+    let fitted = (0..1000).take_while(fits).count();
+    assert!((5..50).contains(&fitted), "{fitted} fitted");
+    for index in 0..fitted {
+        assert_eq!(answer(&api, &format!("GET /kv/{index}"), b"").body(), &TOO_LONG[1..]);
+    }
+    assert_eq!(answer(&api, &format!("GET /kv/{fitted}"), b"").status(), 404);
+    assert_eq!(answer(&api, "DELETE /kv/0", b"").status(), 200);
+    assert_eq!(answer(&api, &format!("PUT /kv/{fitted}"), b"x").status(), 200);
+}
+
+/// The key that a target names, or the text that refuses it.
+fn key_of(target: &str) -> Result<String, String> {
+    match api_over(Untouchable).admit(&call(&format!("GET {target}"), Some(0))) {
+        Ok(Operation::Get(key)) => Ok(key.as_str().to_owned()),
+        Ok(operation) => panic!("{target} is {operation:?}"),
+        Err(reply) => {
+            let text = String::from_utf8(reply.body().to_vec()).unwrap();
+            assert_eq!(reply.status(), if text == PATHS { 404 } else { 400 }, "{target}");
+            Err(text.trim_end().to_owned())
+        }
+    }
+}
+
+#[test]
+fn a_key_is_everything_after_the_prefix_decoded_once() {
+    let table = [
+        ("/kv/a", "a"),
+        ("/kv/kenya:capital", "kenya:capital"),
+        ("/kv/a%20b", "a b"),
+        ("/kv/a+b", "a+b"),
+        ("/kv/a%2Bb", "a+b"),
+        ("/kv/a/b", "a/b"),
+        ("/kv/a%2Fb", "a/b"),
+        ("/kv/a%2fb", "a/b"),
+        ("/kv//", "/"),
+        ("/kv///a//", "//a//"),
+        ("/kv/a/", "a/"),
+        ("/kv/.", "."),
+        ("/kv/..", ".."),
+        ("/kv/../clear", "../clear"),
+        ("/kv/%2e%2E/a", "../a"),
+        ("/kv/%00", "\0"),
+        ("/kv/%25", "%"),
+        ("/kv/%2541", "%41"),
+        ("/kv/%41", "A"),
+        ("/kv/%c3%A9", "\u{e9}"),
+        ("/kv/\u{e9}", "\u{e9}"),
+        ("/kv/%F0%9F%94%91", "\u{1F511}"),
+        ("/kv/%0D%0A", "\r\n"),
+        ("/kv/a%3Fb", "a?b"),
+        ("/kv/a%3Fb?", "a?b"),
+        ("/kv/a&b=c", "a&b=c"),
+        ("/kv/a;b,c@d!e$f'(g)*", "a;b,c@d!e$f'(g)*"),
+        ("/kv/a#b", "a#b"),
+        ("/kv/kv/a", "kv/a"),
+        ("/kv/clear", "clear"),
+        ("/kv/http://host/kv/a", "http://host/kv/a"),
+    ];
+    for (target, key) in table {
+        assert_eq!(key_of(target).as_deref(), Ok(key), "{target}");
+    }
+}
+
+#[test]
+fn a_bad_key_is_told_why() {
+    const ESCAPE: &str = "key has a % without two hexadecimal digits";
+    const UTF8: &str = "key is not UTF-8";
+    const EMPTY: &str = "key cannot be empty";
+    let table = [
+        ("/kv/", EMPTY),
+        ("/kv/?", EMPTY),
+        ("/kv/?a=b", EMPTY),
+        ("/kv/%", ESCAPE),
+        ("/kv/%4", ESCAPE),
+        ("/kv/%?41", ESCAPE),
+        ("/kv/%4?1", ESCAPE),
+        ("/kv/%zz", ESCAPE),
+        ("/kv/%4g", ESCAPE),
+        ("/kv/%g4", ESCAPE),
+        ("/kv/%%41", ESCAPE),
+        ("/kv/%4%41", ESCAPE),
+        ("/kv/%+4", ESCAPE),
+        ("/kv/% 4", ESCAPE),
+        ("/kv/%\u{ff14}1", ESCAPE),
+        ("/kv/good%20and%", ESCAPE),
+        ("/kv/%C3%28", UTF8),
+        ("/kv/%ff", UTF8),
+        ("/kv/%C3", UTF8),
+        ("/kv/%c0%af", UTF8),
+        ("/kv/%ed%a0%80", UTF8),
+        ("/kv/%f4%90%80%80", UTF8),
+        ("/kv/good%20and%80", UTF8),
+    ];
+    for (target, text) in table {
+        assert_eq!(key_of(target), Err(text.to_owned()), "{target}");
+    }
+}
+
+#[test]
+fn a_key_may_have_1024_bytes_however_they_are_written() {
+    let long = |piece: &str, copies: usize| key_of(&format!("/kv/{}", piece.repeat(copies)));
+    for (piece, decoded, bytes) in
+        [("k", "k", 1), ("%6B", "k", 1), ("%C3%A9", "\u{e9}", 2), ("\u{1F511}", "\u{1F511}", 4)]
+    {
+        let copies = KEY_BYTES_MAX / bytes;
+        assert_eq!(long(piece, copies), Ok(decoded.repeat(copies)), "{piece}");
+        assert_eq!(long(piece, copies + 1), Err("key is longer than 1024 bytes".to_owned()));
+        let one_more = format!("/kv/k{}", piece.repeat(copies));
+        assert_eq!(key_of(&one_more), Err("key is longer than 1024 bytes".to_owned()), "{piece}");
+    }
+}
+
+#[test]
+fn an_empty_query_has_no_parameter_and_any_other_an_unknown_one() {
+    for path in ["/kv/there", "/healthz"] {
+        for query in ["?", "?&", "?&&&"] {
+            assert_eq!(answer(&api(), &format!("GET {path}{query}"), b"").status(), 200, "{query}");
+        }
+        for query in ["?a", "?a=1", "?=", "?&a", "?a&", "??", "?%", "?/kv/", "?ttl=60"] {
+            let row: Row<'_> =
+                (&format!("GET {path}{query}"), b"", 400, "unknown query parameter\n");
+            check(api, &[row]);
+        }
+    }
+    assert_eq!(answer(&api(), "DELETE /clear?", b"").status(), 200);
+    check(api, &[("DELETE /clear?all", b"", 400, "unknown query parameter\n")]);
+}
+
+#[test]
+fn an_absolute_target_is_its_path() {
+    let table = [
+        ("http://localhost/kv/a", "a"),
+        ("http://localhost:8888/kv/a/b%20c?", "a/b c"),
+        ("HTTP://LOCALHOST/kv/a", "a"),
+        ("https://store.example/kv/a", "a"),
+        ("http://[::1]:8888/kv/a", "a"),
+        ("http://localhost/kv/http://localhost/kv/a", "http://localhost/kv/a"),
+    ];
+    for (target, key) in table {
+        assert_eq!(key_of(target).as_deref(), Ok(key), "{target}");
+    }
+    let nowhere = ["http://localhost", "http://localhost/", "http://localhost?/kv/a", "http:/kv/a"];
+    for target in
+        nowhere.into_iter().chain(["ftp://localhost/kv/a", "://localhost/kv/a", "http://"])
+    {
+        assert_eq!(key_of(target), Err(PATHS.trim_end().to_owned()), "{target}");
+    }
+    assert_eq!(key_of("http://localhost/kv/"), Err("key cannot be empty".to_owned()));
+}
+
+/// What RFC 3986 lets stand in a path as it is; `%` and `?` do not.
+const PATH_BYTES: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%').add(b'?').add(b'<').add(b'>');
+
+/// Any key, of any characters, up to the limit.
+fn any_key() -> impl Strategy<Value = String> {
+    prop::collection::vec(any::<char>(), 1..=KEY_BYTES_MAX / 4).prop_map(String::from_iter)
+}
+
+/// Anything that may stand in a target, good pieces and bad ones.
+fn any_target() -> impl Strategy<Value = String> {
+    const PIECES: &[&str] = &[
+        "/", "/kv/", "/kv", "/clear", "/healthz", "?", "&", "=", "%", "%4", "%41", "%zz", "%C3",
+        "%00", "%80", "+", "..", "http://", "://", "host", "a", "\u{e9}", "\0", " ", "\r\n", "#",
+        "*",
+    ];
+    let piece = prop_oneof![
+        3 => prop::sample::select(PIECES).prop_map(str::to_owned),
+        1 => any::<String>(),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+fn any_method() -> impl Strategy<Value = String> {
+    let known = ["GET", "HEAD", "PUT", "DELETE", "POST"].as_slice();
+    prop_oneof![5 => prop::sample::select(known).prop_map(str::to_owned), 1 => any::<String>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_percent_encoded_key_is_the_key(key in any_key()) {
+        let all = utf8_percent_encode(&key, NON_ALPHANUMERIC).to_string();
+        let lower_case = utf8_percent_encode(&key, NON_ALPHANUMERIC).map(|piece| {
+            if piece.starts_with('%') { piece.to_ascii_lowercase() } else { piece.to_owned() }
+        });
+        let needed = utf8_percent_encode(&key, PATH_BYTES).to_string();
+        for encoded in [all, lower_case.collect(), needed] {
+            prop_assert_eq!(key_of(&format!("/kv/{encoded}")), Ok(key.clone()));
+        }
+    }
+
+    #[test]
+    fn a_value_is_found_under_every_way_to_write_its_key(
+        key in any_key(),
+        value in prop::collection::vec(any::<u8>(), 1..100),
+    ) {
+        let api = api_over(Memory::new());
+        let all = utf8_percent_encode(&key, NON_ALPHANUMERIC);
+        let needed = utf8_percent_encode(&key, PATH_BYTES);
+        prop_assert_eq!(answer(&api, &format!("PUT /kv/{all}"), &value).status(), 200);
+        let reply = answer(&api, &format!("GET /kv/{needed}"), b"");
+        prop_assert_eq!(reply.status(), 200);
+        prop_assert_eq!(reply.body(), &value);
+    }
+
+    #[test]
+    fn every_call_has_a_known_answer(
+        method in any_method(),
+        target in any_target(),
+        body in prop::collection::vec(any::<u8>(), 0..200),
+        body_bytes in prop::option::of(any::<u64>()),
+    ) {
+        let call = Call { method: &method, target: &target, body_bytes };
+        for api in [api(), api_over(Full)] {
+            let reply = api.answer(&call, body.clone().into());
+            check_form(&target, &reply);
+            prop_assert!([200, 400, 404, 405, 413, 507].contains(&reply.status()));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The command line: flags, their environment variables and their defaults.
+//!
+//! Nothing here starts anything; bad usage is told as one line.
+
+mod units;
+
+use crate::server::Config;
+use clap::Parser;
+use clap::error::ErrorKind;
+use log::LevelFilter;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+pub use units::{Size, Span};
+
+/// The longest value unless told otherwise.
+const VALUE_BYTES_MAX: Size = Size(10 << 20);
+
+/// A key-value store over HTTP. In memory; curl is the client.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Options {
+    /// The address or name to listen on; there is no authentication yet, so
+    /// mind who can reach it
+    #[arg(long, env = "LKV_HOST", default_value_t = Config::default().addr.ip().to_string())]
+    pub host: String,
+
+    /// The port to listen on; 0 asks the system for a free one
+    #[arg(long, env = "LKV_PORT", default_value_t = Config::default().addr.port())]
+    pub port: u16,
+
+    /// The threads that answer requests which wait for nobody [default: two
+    /// for each processor]
+    #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_count)]
+    pub workers: Option<usize>,
+
+    /// The longest value; a longer one is refused with 413
+    #[arg(long, env = "LKV_MAX_VALUE_SIZE", value_name = "SIZE", default_value_t = VALUE_BYTES_MAX)]
+    pub max_value_size: Size,
+
+    /// What keys and values may take in memory; a write past it is refused
+    /// with 507 [default: no limit]
+    #[arg(long, env = "LKV_MAX_MEMORY", value_name = "SIZE")]
+    pub max_memory: Option<Size>,
+
+    /// The most connections; past it the longest silent is closed [default: as
+    /// many as the system has room for]
+    #[arg(long, env = "LKV_MAX_CONNECTIONS", value_name = "N", value_parser = parse_count)]
+    pub max_connections: Option<usize>,
+
+    /// How long a connection may be silent before a request
+    #[arg(long, env = "LKV_IDLE_TIMEOUT", value_name = "TIME",
+          default_value_t = Span(Config::default().idle_timeout))]
+    pub idle_timeout: Span,
+
+    /// How long a request may take to arrive; a large transfer has to move
+    /// 1 KiB in each such time
+    #[arg(long, env = "LKV_REQUEST_TIMEOUT", value_name = "TIME",
+          default_value_t = Span(Config::default().request_timeout))]
+    pub request_timeout: Span,
+
+    /// How long a shutdown waits for clients
+    #[arg(long, env = "LKV_SHUTDOWN_TIMEOUT", value_name = "TIME",
+          default_value_t = Span(Config::default().shutdown_timeout))]
+    pub shutdown_timeout: Span,
+
+    /// What is logged to standard error: off, error, warn, info, debug or
+    /// trace; debug logs each request
+    #[arg(long, env = "LKV_LOG_LEVEL", value_name = "LEVEL", default_value_t = LevelFilter::Info)]
+    pub log_level: LevelFilter,
+}
+
+/// What is to be done instead of starting.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// Print this text and succeed: help was asked for, or the version.
+    Print(String),
+    /// Complain with this line: the usage is bad.
+    Complain(String),
+}
+
+impl Options {
+    /// Reads the arguments, the program's name first, and the environment.
+    pub fn read(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Self, Instead> {
+        Self::try_parse_from(arguments).map_err(|err| {
+            let text = err.render().to_string();
+            if matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                Instead::Print(text)
+            } else {
+                Instead::Complain(one_line(&text))
+            }
+        })
+    }
+
+    /// The addresses that host and port stand for, at least one.
+    pub fn addrs(&self) -> io::Result<Vec<SocketAddr>> {
+        let host = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let addrs: Vec<_> = (host.unwrap_or(&self.host), self.port).to_socket_addrs()?.collect();
+        if addrs.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(addrs)
+    }
+
+    /// How to run a server on `addr`.
+    pub fn config(&self, addr: SocketAddr) -> Config {
+        Config {
+            addr,
+            workers: self.workers.unwrap_or_else(|| Config::default().workers),
+            connections_max: self.max_connections,
+            idle_timeout: self.idle_timeout.0,
+            request_timeout: self.request_timeout.0,
+            shutdown_timeout: self.shutdown_timeout.0,
+        }
+    }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("not a whole number from 1 on".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// The first sentence of a complaint of clap's, with its tip if it has one.
+fn one_line(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let complaint = first.strip_prefix("error: ").unwrap_or(first);
+    match lines.find_map(|line| line.strip_prefix("tip: ")) {
+        Some(tip) => format!("{complaint} ({tip}); see --help"),
+        None => format!("{complaint}; see --help"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+    use std::time::Duration;
+
+    fn read(arguments: &[&str]) -> Result<Options, Instead> {
+        let program = std::iter::once("little-key-value");
+        Options::read(program.chain(arguments.iter().copied()).map(Into::into))
+    }
+
+    fn complaint(arguments: &[&str]) -> String {
+        match read(arguments) {
+            Err(Instead::Complain(line)) => line,
+            other => panic!("{arguments:?} is no bad usage: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn no_flags_give_the_defaults() {
+        let options = read(&[]).expect("no flag is needed");
+        let addr = "127.0.0.1:8888".parse().expect("an address");
+        assert_eq!(options.addrs().expect("it is numeric"), [addr]);
+        assert_eq!(options.max_value_size, Size(10 * 1024 * 1024));
+        assert_eq!(options.config(addr).idle_timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn flags_take_their_value_after_a_space_or_an_equals_sign() {
+        for arguments in [&["--port", "9000"][..], &["--port=9000"]] {
+            assert_eq!(read(arguments).expect("it is a flag").port, 9000);
+        }
+    }
+
+    #[test]
+    fn addresses_of_both_families_and_names_are_taken() {
+        for host in ["::1", "[::1]", "127.0.0.1", "localhost"] {
+            let options = read(&["--host", host, "--port", "0"]).expect("it is a host");
+            assert!(options.addrs().expect("it has an address")[0].ip().is_loopback(), "{host}");
+        }
+    }
+
+    #[test]
+    fn bad_usage_is_one_line() {
+        let cases: [(&[&str], &str); 9] = [
+            (&["--prot", "1"], "--port"),
+            (&["--port", "99999"], "99999"),
+            (&["--port", "abc"], "abc"),
+            (&["--port"], "--port"),
+            (&["--workers", "0"], "1 on"),
+            (&["--max-value-size", "lots"], "lots"),
+            (&["--idle-timeout", "soon"], "soon"),
+            (&["--log-level", "loud"], "loud"),
+            (&["extra"], "extra"),
+        ];
+        for (arguments, mentioned) in cases {
+            let line = complaint(arguments);
+            assert!(line.contains(mentioned), "{line}");
+            assert!(!line.contains('\n') && line.ends_with("; see --help"), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_printed() {
+        for flag in ["--help", "--version"] {
+            assert!(matches!(read(&[flag]), Err(Instead::Print(_))), "{flag}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Little Key-Value Store: a key-value store over HTTP for people who have
+//! curl. The program is a thin `main` over these parts.
+//!
+//! ```text
+//! curl ──► server ───────────────────────────► api ──────────► storage
+//!          accept, frame, queue, guard; the    what a request  keys and
+//!          only place that knows tiny_http     means: pure     entries
+//! ```
+//!
+//! Arrows go one way: the API knows no sockets, storage knows no HTTP.
+
+pub mod cli;
+pub mod server;
+
+pub mod api;
+
+pub mod storage;

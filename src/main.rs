@@ -1,0 +1,119 @@
+//! Starts the store, waits for a signal, stops it.
+
+use little_key_value::api::Api;
+use little_key_value::cli::{Instead, Options};
+use little_key_value::server::Server;
+use little_key_value::storage::Memory;
+use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The exit code for a failure; also for a second signal.
+const FAILURE: u8 = 1;
+
+/// The exit code for bad usage.
+const BAD_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let options = match Options::read(std::env::args_os()) {
+        Ok(options) => options,
+        Err(Instead::Print(text)) => {
+            print(text.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Err(Instead::Complain(line)) => return fail(BAD_USAGE, &line),
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => fail(FAILURE, &line),
+    }
+}
+
+/// Runs the store until a signal comes; an error is a line for the user.
+fn run(options: &Options) -> Result<(), String> {
+    print("Starting Little Key-Value Store...");
+    start_logging(options.log_level);
+    let signals = catch_signals().map_err(|err| format!("cannot catch signals: {err}"))?;
+
+    let memory = options.max_memory.map_or_else(Memory::new, |max| Memory::with_max(max.0));
+    let api = Api::new(Arc::new(memory), options.max_value_size.0);
+    let server = listen(options, &api)?;
+    let (addr, workers) = (server.local_addr(), server.workers());
+    if !addr.ip().is_loopback() {
+        log::warn!("{addr} can be reached from other machines, and there is no authentication");
+    }
+    print(&format!("Listening on http://{addr} (engine: memory, workers: {workers})"));
+
+    // The sender lives as long as the process.
+    signals.recv().map_err(|err| format!("cannot wait for signals: {err}"))?;
+    log::info!("stopping");
+    for line in server.stop() {
+        log::info!("{line}");
+    }
+    Ok(())
+}
+
+/// Listens on the first address of the host that can be had.
+fn listen(options: &Options, api: &Api) -> Result<Server, String> {
+    let place = format!("{}, port {}", options.host, options.port);
+    let addrs = options.addrs().map_err(|err| format!("cannot listen on {place}: {err}"))?;
+    let mut failure = None;
+    for addr in addrs {
+        match Server::start(&options.config(addr), api.clone()) {
+            Ok(server) => return Ok(server),
+            Err(err) => failure = Some(format!("cannot listen on {addr}: {err}")),
+        }
+    }
+    Err(failure.expect("a host has at least one address"))
+}
+
+/// Gives a channel that hears of the first signal to stop. The second one
+/// ends the process where it stands.
+fn catch_signals() -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
+    let (stop, stopped) = crossbeam_channel::bounded(1);
+    let stopping = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if stopping.swap(true, Ordering::Relaxed) {
+            eprint_line("stopped by a second signal");
+            #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
+            std::process::exit(FAILURE.into());
+        }
+        // The receiver is gone only once the program ends anyway.
+        stop.try_send(()).ok();
+    })?;
+    Ok(stopped)
+}
+
+fn start_logging(level: LevelFilter) {
+    // tiny_http's own lines tell what is told here in better words.
+    let config = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_thread_level(LevelFilter::Debug)
+        .set_target_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .add_filter_ignore_str("tiny_http")
+        .build();
+    WriteLogger::init(level, config, io::stderr()).expect("nothing else has set a logger");
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        log::error!("thread {}: {panic}", thread.name().unwrap_or("unnamed"));
+    }));
+}
+
+/// Prints a line for whoever reads standard output; nobody has to.
+fn print(line: &str) {
+    let mut output = io::stdout();
+    writeln!(output, "{line}").and_then(|()| output.flush()).ok();
+}
+
+fn fail(code: u8, line: &dyn Display) -> ExitCode {
+    eprint_line(line);
+    ExitCode::from(code)
+}
+
+fn eprint_line(line: impl Display) {
+    writeln!(io::stderr(), "little-key-value: {line}").ok();
+}

@@ -1,0 +1,183 @@
+//! Accepting connections: the listening socket, and the tiny_http servers
+//! that take turns on it.
+//!
+//! A tiny_http server stops accepting for good at its first failed `accept`.
+//! The listening socket is therefore ours: a new server starts on another
+//! handle of the same socket, while the connections of the old one live on.
+
+use super::front::Front;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// A dead peer is noticed about this long after it was last heard of.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Opens the listening socket. What is set here holds for every connection
+/// that it accepts.
+pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // The last run's connections may still be in TIME_WAIT. On Windows the
+    // same option would let two servers share the port.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    // An answer is one write; holding it back gains nothing.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The accept loops over one listening socket.
+pub(super) struct Acceptor {
+    listener: TcpListener,
+    front: Arc<Front>,
+    current: Generation,
+    /// Earlier ones, whose connections live on.
+    retiring: Vec<Generation>,
+    count: usize,
+}
+
+/// One tiny_http server and the thread that takes its requests.
+struct Generation {
+    server: Arc<tiny_http::Server>,
+    flags: Arc<Flags>,
+    thread: Option<JoinHandle<()>>,
+    /// The connections that it may have accepted, once that is known.
+    connections: Option<HashSet<u64>>,
+}
+
+#[derive(Default)]
+struct Flags {
+    accept_ended: AtomicBool,
+    retired: AtomicBool,
+}
+
+impl Acceptor {
+    /// Starts accepting on `listener`.
+    pub(super) fn new(listener: TcpListener, front: Arc<Front>) -> io::Result<Self> {
+        let current = Generation::start(&listener, Arc::clone(&front), 0)?;
+        Ok(Self { listener, front, current, retiring: Vec::new(), count: 1 })
+    }
+
+    /// The listening socket.
+    pub(super) fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    /// Whether the accept loop is not known to have ended.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.current.flags.accept_ended.load(Ordering::Relaxed)
+    }
+
+    /// Starts another accept loop in place of one that has ended.
+    pub(super) fn replace(&mut self) -> io::Result<()> {
+        let next = Generation::start(&self.listener, Arc::clone(&self.front), self.count)?;
+        self.count += 1;
+        self.retiring.push(std::mem::replace(&mut self.current, next));
+        Ok(())
+    }
+
+    /// Tells which connections were there at a complete search. An earlier
+    /// accept loop is disposed of once all that it can have accepted are gone.
+    pub(super) fn searched<'a>(&mut self, connections: impl Iterator<Item = &'a u64> + Clone) {
+        if self.retiring.is_empty() {
+            return;
+        }
+        let alive: HashSet<u64> = connections.copied().collect();
+        for generation in &mut self.retiring {
+            let own = generation.connections.get_or_insert_with(|| alive.clone());
+            own.retain(|cookie| alive.contains(cookie));
+            if own.is_empty() {
+                generation.retire();
+            }
+        }
+        self.retiring.retain(|generation| generation.thread.is_some());
+    }
+
+    /// Has tiny_http look at its queue of connections: a connection that says
+    /// nothing and ends costs it a thread, which then takes a forgotten one.
+    pub(super) fn kick(&self) {
+        let connect = |mut addr: SocketAddr| {
+            match addr.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+                IpAddr::V4(_) | IpAddr::V6(_) => {}
+            }
+            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket.connect(&addr.into())
+        };
+        // Non-blocking, it is under way when this returns. Where it fails the
+        // next look at the connection tries again.
+        self.listener.local_addr().and_then(connect).ok();
+    }
+
+    /// Stops accepting. Connections that were accepted live on.
+    pub(super) fn close(&self) {
+        // Where a listening socket cannot be shut it goes on listening until
+        // the process ends, and what comes then is not answered.
+        SockRef::from(&self.listener).shutdown(Shutdown::Read).ok();
+    }
+
+    /// Ends the threads that take requests.
+    pub(super) fn retire_all(&mut self) {
+        self.current.retire();
+        self.retiring.iter_mut().for_each(Generation::retire);
+    }
+}
+
+impl Generation {
+    fn start(listener: &TcpListener, front: Arc<Front>, number: usize) -> io::Result<Self> {
+        let server = tiny_http::Server::from_listener(listener.try_clone()?, None);
+        let server = Arc::new(server.map_err(io::Error::other)?);
+        let flags = Arc::<Flags>::default();
+        let (source, its_flags) = (Arc::clone(&server), Arc::clone(&flags));
+        let thread = thread::Builder::new()
+            .name(format!("dispatch-{number}"))
+            .spawn(move || dispatch_all(&source, &its_flags, &front))?;
+        Ok(Self { server, flags, thread: Some(thread), connections: None })
+    }
+
+    fn retire(&mut self) {
+        self.flags.retired.store(true, Ordering::Relaxed);
+        self.server.unblock();
+        if let Some(thread) = self.thread.take() {
+            // It catches its panics, so there is nothing to hear of it.
+            thread.join().ok();
+        }
+        // Dropping a server makes it connect to its own address, which may
+        // hang or reach a stranger. Its accept loop has ended already.
+        std::mem::forget(Arc::clone(&self.server));
+    }
+}
+
+/// Takes requests until the generation is retired.
+fn dispatch_all(server: &tiny_http::Server, flags: &Flags, front: &Front) {
+    loop {
+        match server.recv() {
+            Ok(request) => {
+                let dispatched = panic::catch_unwind(AssertUnwindSafe(|| front.dispatch(request)));
+                if dispatched.is_err() {
+                    log::error!("a request was lost in dispatch");
+                }
+            }
+            Err(_) if flags.retired.load(Ordering::Relaxed) => return,
+            Err(err) => {
+                log::debug!("accepting connections has ended: {err}");
+                flags.accept_ended.store(true, Ordering::Relaxed);
+                front.guard.accept_ended();
+            }
+        }
+    }
+}

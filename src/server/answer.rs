@@ -1,0 +1,94 @@
+//! The wire form of a reply (RFC 9112, 4).
+//!
+//! The whole head is written here, so its length, date and connection fields
+//! are right whatever the request said; tiny_http only carries the bytes.
+
+use crate::api::Reply;
+use std::io::{self, Write};
+use std::time::SystemTime;
+use tiny_http::StatusCode;
+
+/// An answer up to this size is built in one buffer and sent by one write.
+pub(super) const SMALL_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// The most bytes of a head of ours.
+const HEAD_BYTES_USUAL: usize = 256;
+
+/// What becomes of the connection after the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// It stays open, as HTTP/1.1 does unless told otherwise.
+    KeepAlive,
+    /// It stays open, and an HTTP/1.0 client has to be told.
+    KeepAliveNamed,
+    /// It is closed.
+    Close,
+}
+
+/// A reply with all that its wire form depends on.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    /// The request was HEAD: the length is told, the body is not sent.
+    pub(super) head_only: bool,
+    pub(super) persistence: Persistence,
+}
+
+impl Answer {
+    /// Whether it fits one write.
+    pub(super) fn is_small(&self) -> bool {
+        self.body().len() <= SMALL_ANSWER_BYTES_MAX
+    }
+
+    /// How many bytes of body are sent.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.body().len() as u64
+    }
+
+    /// The head, and as much of the body as belongs into the same write.
+    pub(super) fn first_part(&self) -> Vec<u8> {
+        let body = self.body();
+        let first = body.get(..SMALL_ANSWER_BYTES_MAX).unwrap_or(body);
+        let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL + first.len());
+        self.write_head(&mut bytes).expect("a vector takes all that is written to it");
+        bytes.extend_from_slice(first);
+        bytes
+    }
+
+    /// Writes everything, and waits for the peer where it has to.
+    pub(super) fn write_to(&self, writer: &mut dyn Write) -> io::Result<()> {
+        writer.write_all(&self.first_part())?;
+        if let Some(rest) = self.body().get(SMALL_ANSWER_BYTES_MAX..) {
+            writer.write_all(rest)?;
+        }
+        writer.flush()
+    }
+
+    fn body(&self) -> &[u8] {
+        if self.head_only || self.is_bodiless() { &[] } else { self.reply.body() }
+    }
+
+    /// 204 and 304 have neither a body nor a length (RFC 9110, 8.6).
+    fn is_bodiless(&self) -> bool {
+        matches!(self.reply.status(), 204 | 304)
+    }
+
+    fn write_head(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let status = self.reply.status();
+        let reason = StatusCode(status).default_reason_phrase();
+        let date = httpdate::HttpDate::from(SystemTime::now());
+        write!(bytes, "HTTP/1.1 {status} {reason}\r\nDate: {date}\r\n")?;
+        if !self.is_bodiless() {
+            write!(bytes, "Content-Length: {}\r\n", self.reply.body().len())?;
+        }
+        match self.persistence {
+            Persistence::KeepAlive => {}
+            Persistence::KeepAliveNamed => bytes.extend_from_slice(b"Connection: keep-alive\r\n"),
+            Persistence::Close => bytes.extend_from_slice(b"Connection: close\r\n"),
+        }
+        for (name, value) in self.reply.headers() {
+            write!(bytes, "{name}: {value}\r\n")?;
+        }
+        bytes.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+}

@@ -1,0 +1,263 @@
+use super::*;
+use proptest::prelude::*;
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+fn check(version: (u8, u8), fields: Fields<'_>) -> Result<Framing, Fault> {
+    Head { method: "PUT", target: "/kv/a", version, fields: fields.iter().copied() }.check()
+}
+
+/// A well-framed HTTP/1.1 head with these fields beside its `Host`.
+fn check_new(fields: Fields<'_>) -> Result<Framing, Fault> {
+    check((1, 1), &[&[("Host", "a")], fields].concat())
+}
+
+#[test]
+fn a_length_is_digits_and_nothing_else() {
+    for (value, bytes) in [("0", 0), ("5", 5), ("007", 7), ("10485760", 10_485_760)] {
+        let framing = check_new(&[("Content-Length", value)]).expect(value);
+        assert_eq!(framing.length, Length::Known(bytes), "{value}");
+    }
+    for value in ["", "+5", "-1", "5, 5", "5,5", "0x5", "5 5", "5.0", "1e3", "five"] {
+        let fault = check_new(&[("content-length", value)]);
+        assert_eq!(fault, Err(Fault::LengthInvalid), "{value:?}");
+    }
+    let huge = "1".repeat(30);
+    assert_eq!(check_new(&[("Content-Length", &huge)]), Err(Fault::LengthTooLarge));
+}
+
+#[test]
+fn framing_is_never_guessed() {
+    let cases: [(Fields<'_>, Fault); 11] = [
+        (&[("Content-Length", "5"), ("Content-Length", "5")], Fault::LengthRepeated),
+        (&[("Content-Length", "5"), ("content-length", "6")], Fault::LengthRepeated),
+        (&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], Fault::LengthAndCoding),
+        (&[("Transfer-Encoding", "chunked"), ("Content-Length", "x")], Fault::LengthAndCoding),
+        (&[("Transfer-Encoding", "gzip, chunked")], Fault::CodingUnknown),
+        (&[("Transfer-Encoding", "identity")], Fault::CodingUnknown),
+        (&[("Transfer-Encoding", "chunked ")], Fault::CodingUnknown),
+        (&[("Transfer-Encoding", "")], Fault::CodingUnknown),
+        (
+            &[("Transfer-Encoding", "chunked"), ("TE", "a"), ("Connection", "upgrade")],
+            Fault::CodingAndUpgrade,
+        ),
+        (
+            &[("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")],
+            Fault::CodingRepeated,
+        ),
+        (&[("Host", "b")], Fault::Host),
+    ];
+    for (fields, fault) in cases {
+        assert_eq!(check_new(fields), Err(fault), "{fields:?}");
+    }
+}
+
+#[test]
+fn chunked_is_the_one_coding_and_needs_the_new_version() {
+    for value in ["chunked", "Chunked", "CHUNKED"] {
+        let framing = check_new(&[("Transfer-Encoding", value)]).expect(value);
+        assert_eq!((framing.length, framing.arrived), (Length::Chunked, false));
+    }
+    let old = check((1, 0), &[("Transfer-Encoding", "chunked")]);
+    assert_eq!(old, Err(Fault::CodingInOldVersion));
+}
+
+#[test]
+fn only_the_versions_1_0_and_1_1_are_spoken() {
+    for version in [(0, 9), (1, 2), (2, 0), (3, 0)] {
+        assert_eq!(check(version, &[("Host", "a")]), Err(Fault::Version), "{version:?}");
+    }
+    assert_eq!(check((1, 1), &[]), Err(Fault::Host));
+    assert!(check((1, 0), &[]).is_ok());
+}
+
+#[test]
+fn the_request_line_has_no_bytes_that_do_not_belong_there() {
+    let check = |method, target| {
+        let fields = [("Host", "a")].into_iter();
+        Head { method, target, version: (1, 1), fields }.check().err()
+    };
+    assert_eq!(check("GET", "/kv/%00"), None);
+    assert_eq!(check("BREW-IT", "*"), None);
+    for method in ["", "G T", "G\0T", "G\tT", "(GET)"] {
+        assert_eq!(check(method, "/"), Some(Fault::Method), "{method:?}");
+    }
+    for target in ["", "/a b", "/a\tb", "/a\0", "/a\r", "/a\nb", "/\u{7f}", "/\u{e9}"] {
+        assert_eq!(check("GET", target), Some(Fault::TargetBytes), "{target:?}");
+    }
+    let longest = "/".repeat(TARGET_BYTES_MAX);
+    assert_eq!(check("GET", &longest), None);
+    assert_eq!(check("GET", &format!("{longest}/")), Some(Fault::TargetTooLong));
+}
+
+#[test]
+fn header_fields_are_few_and_clean() {
+    for name in ["", "X Y", "X:Y", "X\0", "[x]", "X\u{e9}"] {
+        assert_eq!(check_new(&[(name, "v")]), Err(Fault::FieldName), "{name:?}");
+    }
+    for value in ["a\nContent-Length: 5", "a\rb", "a\0b", "\u{7f}", "\u{b}chunked", "\u{e9}"] {
+        assert_eq!(check_new(&[("X", value)]), Err(Fault::FieldValue), "{value:?}");
+    }
+    assert!(check_new(&[("X", ""), ("X", "a\tb c")]).is_ok());
+
+    let many = vec![("X", "v"); FIELDS_MAX - 1];
+    assert!(check_new(&many).is_ok());
+    assert_eq!(check_new(&vec![("X", "v"); FIELDS_MAX]), Err(Fault::FieldsTooMany));
+}
+
+#[test]
+fn a_head_has_a_limit_as_a_whole() {
+    let value = "v".repeat(HEAD_BYTES_MAX / 2);
+    assert!(check_new(&[("X", &value)]).is_ok());
+    assert_eq!(check_new(&[("X", &value), ("Y", &value)]), Err(Fault::HeadTooLong));
+}
+
+#[test]
+fn a_body_has_arrived_only_if_tiny_http_reads_it_first() {
+    let cases: [(Fields<'_>, bool); 7] = [
+        (&[], true),
+        (&[("Content-Length", "0")], true),
+        (&[("Content-Length", "0"), ("Expect", "100-continue")], true),
+        (&[("Content-Length", "1024")], true),
+        (&[("Content-Length", "1025")], false),
+        (&[("Content-Length", "5"), ("Expect", "100-Continue")], false),
+        (&[("Content-Length", "5"), ("Connection", "Upgrade, HTTP2-Settings")], false),
+    ];
+    for (fields, arrived) in cases {
+        assert_eq!(check_new(fields).expect("well framed").arrived, arrived, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_connection_stays_open_as_its_version_and_fields_say() {
+    let cases: [((u8, u8), Fields<'_>, bool, bool); 9] = [
+        ((1, 1), &[], true, true),
+        ((1, 1), &[("Connection", "close")], false, false),
+        ((1, 1), &[("Connection", "x, Close")], false, false),
+        ((1, 1), &[("Connection", "keep-alive"), ("Connection", "close")], false, true),
+        ((1, 1), &[("Connection", "closed")], true, false),
+        ((1, 1), &[("Connection", "upgrade")], false, false),
+        ((1, 0), &[], false, false),
+        ((1, 0), &[("Connection", "Keep-Alive")], true, true),
+        ((1, 0), &[("Connection", "close, keep-alive")], false, false),
+    ];
+    for (version, fields, keep_alive, more_expected) in cases {
+        let fields = [&[("Host", "a")], fields].concat();
+        let framing = check(version, &fields).expect("well framed");
+        assert_eq!(framing.more_expected, more_expected, "{version:?} {fields:?}");
+        assert_eq!(framing.keep_alive, keep_alive, "{version:?} {fields:?}");
+    }
+}
+
+/// Heads as real clients send them.
+#[test]
+fn requests_of_real_clients_are_well_framed() {
+    let curl: Fields<'_> = &[
+        ("Host", "127.0.0.1:8888"),
+        ("User-Agent", "curl/8.5.0"),
+        ("Accept", "*/*"),
+        ("Content-Length", "7"),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+    ];
+    let upload: Fields<'_> = &[
+        ("Host", "[::1]:8888"),
+        ("User-Agent", "curl/7.88.1"),
+        ("Accept", "*/*"),
+        ("Transfer-Encoding", "chunked"),
+        ("Expect", "100-continue"),
+    ];
+    let browser: Fields<'_> = &[
+        ("Host", "localhost:8888"),
+        ("Connection", "keep-alive"),
+        ("Sec-Ch-Ua", "\"Chromium\";v=\"120\", \"Not?A_Brand\";v=\"8\""),
+        ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"),
+        ("Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"),
+        ("Cookie", "a=b; c=\"d\""),
+    ];
+    let python: Fields<'_> = &[
+        ("Host", "localhost:8888"),
+        ("Accept-Encoding", "gzip, deflate"),
+        ("Accept", "*/*"),
+        ("Connection", "keep-alive"),
+        ("Content-Length", "2048"),
+    ];
+    let proxy: Fields<'_> = &[
+        ("X-Forwarded-For", "10.0.0.1, 10.0.0.2"),
+        ("Host", "store"),
+        ("Connection", "close"),
+        ("Via", "1.1 proxy"),
+    ];
+    for fields in [curl, upload, browser, python, proxy] {
+        assert!(check((1, 1), fields).is_ok(), "{fields:?}");
+    }
+    let bench: Fields<'_> = &[
+        ("Connection", "Keep-Alive"),
+        ("Host", "127.0.0.1:8888"),
+        ("User-Agent", "ApacheBench/2.3"),
+    ];
+    let framing = check((1, 0), bench).expect("well framed");
+    assert!(framing.keep_alive && framing.names_keep_alive);
+}
+
+proptest! {
+    /// Whatever the fields are, a head that passes has exactly one reading.
+    #[test]
+    fn a_head_that_passes_is_unambiguous(
+        version in prop_oneof![Just((1, 0)), Just((1, 1)), any::<(u8, u8)>()],
+        fields in prop::collection::vec((field_name(), field_value()), 0..8),
+    ) {
+        let borrowed: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let Ok(framing) = check(version, &borrowed) else { return Ok(()) };
+
+        let values = |name: &str| -> Vec<&str> {
+            let named = borrowed.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+            named.map(|(_, v)| *v).collect()
+        };
+        prop_assert!(version == (1, 0) || version == (1, 1));
+        let (lengths, codings) = (values("Content-Length"), values("Transfer-Encoding"));
+        prop_assert!(lengths.len() + codings.len() <= 1);
+        prop_assert!(values("Host").len() <= 1);
+        match framing.length {
+            Length::Chunked => prop_assert_eq!(codings.len(), 1),
+            Length::Known(bytes) => {
+                let announced = lengths.first().map_or(Ok(0), |digits| digits.parse::<u64>());
+                prop_assert_eq!(announced, Ok(bytes));
+            }
+        }
+        // What we keep open has to be open in tiny_http's eyes too.
+        prop_assert!(framing.more_expected || !framing.keep_alive || !values("Connection").is_empty());
+    }
+
+    #[test]
+    fn no_text_makes_the_check_panic(method: String, target: String, name: String, value: String) {
+        let fields = [("Host", "a"), (name.as_str(), value.as_str())].into_iter();
+        let head = Head { method: &method, target: &target, version: (1, 1), fields };
+        let clean = head.check().is_err() || (method.is_ascii() && target.is_ascii());
+        prop_assert!(clean);
+    }
+}
+
+fn field_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("Host".to_owned()),
+        Just("Content-Length".to_owned()),
+        Just("content-length".to_owned()),
+        Just("Transfer-Encoding".to_owned()),
+        Just("Connection".to_owned()),
+        Just("Expect".to_owned()),
+        "[ -~]{0,6}",
+    ]
+}
+
+fn field_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[0-9]{0,22}",
+        Just("chunked".to_owned()),
+        Just("close".to_owned()),
+        Just("keep-alive".to_owned()),
+        Just("upgrade".to_owned()),
+        Just("100-continue".to_owned()),
+        "[ -~]{0,6}",
+        ".{0,3}",
+    ]
+}

@@ -1,0 +1,293 @@
+//! The way of a request through the server: dispatch, lanes, answer.
+//!
+//! ```text
+//!             dispatch             ready lane            transfer lane
+//! tiny_http ─► framing ─► queue ─► admit, perform ─► queue ─► read the body,
+//!              one per             write a small              perform, write
+//!              connection          answer                     a large answer
+//!                 │                   │                          │
+//!                 └───────────────────┴── refuse, close, cut ────┴──► guard
+//! ```
+//!
+//! Nothing in dispatch or in the ready lane waits for a client: a request is
+//! there once all of its body is in memory, an answer is written there if the
+//! socket has room for it. What has to wait moves to the transfer lane, and
+//! what cannot be answered in the usual way goes to the guard.
+
+use super::answer::{Answer, Persistence};
+use super::body::{self, Trouble};
+use super::connections::{Connection, Connections, Entered, Stage};
+use super::framing::{Framing, Length};
+use super::guard;
+use super::job::Job;
+use super::tally::Tally;
+use crate::api::{Api, Operation, Refusal, Reply};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tiny_http::Request;
+
+/// What all threads of one server share.
+pub(super) struct Front {
+    pub(super) api: Api,
+    pub(super) connections: Arc<Connections>,
+    pub(super) ready: Sender<Message<Job>>,
+    pub(super) transfer: Sender<Message<Transfer>>,
+    pub(super) guard: guard::Handle,
+    pub(super) tally: Tally,
+    /// Set once: answers close their connections from then on.
+    pub(super) draining: AtomicBool,
+}
+
+/// What a lane's queue holds.
+pub(super) enum Message<T> {
+    Work(T),
+    /// Ends the one thread that takes it.
+    Stop,
+}
+
+/// Work that waits for a client.
+pub(super) enum Transfer {
+    /// Read the body, perform the operation and answer.
+    Receive(Job, Framing, Operation),
+    /// Write an answer.
+    Send(Job, Answer),
+}
+
+impl Transfer {
+    /// The connection that the work is for.
+    pub(super) fn connection(&self) -> Arc<Connection> {
+        let (Self::Receive(job, ..) | Self::Send(job, _)) = self;
+        Arc::clone(&job.connection)
+    }
+}
+
+fn overloaded() -> Reply {
+    Reply::error(503, "too many requests at once, try again").with_header("Retry-After", "1")
+}
+
+fn body_ended_early() -> Reply {
+    Reply::error(400, "the body ended early")
+}
+
+impl Front {
+    /// Takes a request from tiny_http. Never blocks.
+    pub(super) fn dispatch(&self, request: Request) {
+        let Some(peer) = request.remote_addr().copied() else {
+            // Only Unix sockets have no address, and none is listened on.
+            return;
+        };
+        let (connection, is_new) = self.connections.of(peer);
+        if is_new {
+            self.guard.notice();
+        }
+        let job = Job::new(request, Arc::clone(&connection));
+        match connection.enter(job) {
+            Entered::Started(job) => self.start(job),
+            Entered::Kept => {}
+            Entered::Overrun => {
+                log::info!("{peer}: too many pipelined requests");
+                self.guard.cut(connection);
+            }
+        }
+    }
+
+    /// Queues a request whose turn has come. Never blocks.
+    fn start(&self, job: Job) {
+        if let Err(fault) = job.framing {
+            return self.refuse(job, fault.into());
+        }
+        if let Err(TrySendError::Full(Message::Work(job))) = self.ready.try_send(Message::Work(job))
+        {
+            self.refuse(job, overloaded());
+        }
+    }
+
+    /// The ready lane: answers a request, or passes it on where it would have
+    /// to wait for its client.
+    pub(super) fn run_ready(&self, job: Job) {
+        let Ok(framing) = job.framing else { return };
+        match self.api.admit(&job.call(framing.length)) {
+            Ok(operation) if framing.arrived && !operation.takes_long() => {
+                self.run_arrived(job, framing, operation);
+            }
+            Ok(operation) => self.pass_on(Transfer::Receive(job, framing, operation)),
+            Err(reply) if framing.arrived => self.deliver(job, reply),
+            Err(reply) => self.refuse(job, reply),
+        }
+    }
+
+    fn run_arrived(&self, mut job: Job, framing: Framing, operation: Operation) {
+        let bytes_max = self.api.value_bytes_max();
+        match body::read(job.request.as_reader(), framing.length, bytes_max, |_| {}) {
+            Ok(body) => {
+                let reply = self.perform(operation, body);
+                self.deliver(job, reply);
+            }
+            // tiny_http has the whole body, so this is its own trouble.
+            Err(trouble) => {
+                log::error!("a body that had arrived cannot be read: {trouble:?}");
+                self.refuse(job, body_ended_early());
+            }
+        }
+    }
+
+    /// The transfer lane: work that may wait for its client.
+    pub(super) fn run_transfer(&self, transfer: Transfer) {
+        match transfer {
+            Transfer::Receive(job, framing, operation) => self.receive(job, framing, operation),
+            Transfer::Send(job, answer) => self.send_waiting(job, &answer),
+        }
+    }
+
+    fn receive(&self, mut job: Job, framing: Framing, operation: Operation) {
+        let connection = Arc::clone(&job.connection);
+        let taken = connection.set_stage(Stage::Receiving);
+        let bytes_max = self.api.value_bytes_max();
+        let progress = |bytes| connection.set_taken(bytes);
+        let read = body::read(job.request.as_reader(), framing.length, bytes_max, progress);
+        // A client that has been told it was too late is not served after all.
+        let still_taken = taken && connection.set_stage(Stage::Working);
+        match read {
+            Ok(_) if !still_taken => self.refuse(job, body_ended_early()),
+            Ok(_) if framing.length == Length::Chunked && !self.is_whole(&connection) => {
+                self.refuse(job, body_ended_early());
+            }
+            Ok(body) => {
+                let reply = self.perform(operation, body);
+                let answer = self.answer(&job, reply);
+                self.send_waiting(job, &answer);
+            }
+            Err(Trouble::TooLong) => self.refuse(job, Refusal::ValueTooLarge.into()),
+            Err(Trouble::Short) => self.refuse(job, body_ended_early()),
+            Err(Trouble::Broken(err)) => {
+                log::debug!("{}: reading a body: {err}", connection.peer());
+                self.refuse(job, Reply::error(400, "the body cannot be read"));
+            }
+        }
+    }
+
+    /// Whether a chunked body that seems complete is: one that was cut off
+    /// inside a chunk differs only in that its client has gone.
+    fn is_whole(&self, connection: &Arc<Connection>) -> bool {
+        self.guard.is_established(connection)
+    }
+
+    fn perform(&self, operation: Operation, body: Bytes) -> Reply {
+        // The storage and its locks stay whole through a panic: see there.
+        panic::catch_unwind(AssertUnwindSafe(|| self.api.perform(operation, body)))
+            .unwrap_or_else(|_panic| Reply::error(500, "internal error"))
+    }
+
+    fn answer(&self, job: &Job, reply: Reply) -> Answer {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let persistence = if draining { Persistence::Close } else { job.persistence() };
+        Answer { reply, head_only: job.is_head(), persistence }
+    }
+
+    /// Writes an answer if that waits for nobody, else passes it on.
+    fn deliver(&self, job: Job, reply: Reply) {
+        let answer = self.answer(&job, reply);
+        if answer.is_small() && job.connection.has_room(answer.body_bytes()) {
+            self.send(job, &answer);
+        } else {
+            self.pass_on(Transfer::Send(job, answer));
+        }
+    }
+
+    fn pass_on(&self, transfer: Transfer) {
+        if let Err(TrySendError::Full(Message::Work(transfer))) =
+            self.transfer.try_send(Message::Work(transfer))
+        {
+            let (Transfer::Receive(job, ..) | Transfer::Send(job, _)) = transfer;
+            self.refuse(job, overloaded());
+        }
+    }
+
+    fn send_waiting(&self, job: Job, answer: &Answer) {
+        // On a connection that was stopped the writing fails soon enough.
+        let _taken: bool = job.connection.set_stage(Stage::Sending);
+        self.send(job, answer);
+    }
+
+    /// Writes an answer to a request whose body was read, and sees to what
+    /// becomes of the connection.
+    fn send(&self, job: Job, answer: &Answer) {
+        let connection = Arc::clone(&job.connection);
+        let reads_on = job.framing.is_ok_and(|framing| framing.more_expected);
+        let record = Record::of(&job);
+        let mut writer = job.request.into_writer();
+        let written = answer.write_to(&mut *writer);
+        drop(writer);
+        self.count(&record, answer);
+
+        match written {
+            Err(err) => {
+                log::debug!("{}: writing an answer: {err}", connection.peer());
+                self.guard.cut(connection);
+            }
+            Ok(()) if reads_on && answer.persistence == Persistence::Close => {
+                self.guard.close(connection);
+            }
+            Ok(()) => {
+                if let Some(next) = connection.next() {
+                    self.start(next);
+                }
+            }
+        }
+    }
+
+    /// Answers a request that may have an unread body, and ends its
+    /// connection: nothing that comes after it is looked at. Never blocks.
+    fn refuse(&self, job: Job, reply: Reply) {
+        let head_only = job.is_head();
+        let answer = Answer { reply, head_only, persistence: Persistence::Close };
+        self.count(&Record::of(&job), &answer);
+        self.guard.refuse(job, &answer.first_part());
+    }
+
+    fn count(&self, record: &Record, answer: &Answer) {
+        let latency = record.came.elapsed();
+        let status = answer.reply.status();
+        self.tally.count(record.method.as_str(), status, latency);
+        if let Some(target) = &record.target {
+            let (method, bytes) = (&record.method, answer.body_bytes());
+            log::debug!("{method} {target} {status} {bytes} bytes {} us", latency.as_micros());
+        }
+    }
+}
+
+/// What is noted of a request beyond its life.
+struct Record {
+    method: tiny_http::Method,
+    /// Only if it is going to be logged.
+    target: Option<String>,
+    came: std::time::Instant,
+}
+
+impl Record {
+    fn of(job: &Job) -> Self {
+        let method = job.request.method().clone();
+        let wanted = log::log_enabled!(log::Level::Debug);
+        let target = wanted.then(|| job.request.url().to_owned());
+        Self { method, target, came: job.came }
+    }
+}
+
+/// A lane's thread: does one piece of work after the other until told to stop.
+/// A panic costs the connection it happened on, not the thread.
+pub(super) fn work<T>(
+    queue: &Receiver<Message<T>>,
+    connection: impl Fn(&T) -> Arc<Connection>,
+    run: impl Fn(T),
+    guard: &guard::Handle,
+) {
+    while let Ok(Message::Work(task)) = queue.recv() {
+        let connection = connection(&task);
+        if panic::catch_unwind(AssertUnwindSafe(|| run(task))).is_err() {
+            guard.cut(connection);
+        }
+    }
+}

@@ -1,0 +1,669 @@
+//! The guard on Linux.
+
+use super::Limits;
+use super::disposal::Disposal;
+use super::verdict::{Counted, Verdict, Watch};
+use crate::api::Reply;
+use crate::server::accept::Acceptor;
+use crate::server::answer::{Answer, Persistence};
+use crate::server::connections::{Connection, Connections};
+use crate::server::job::Job;
+use crate::server::socket::{Socket, Sockets};
+use crossbeam_channel::{Receiver, Sender};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often connections are looked at while anything moves.
+const PACE: Duration = Duration::from_millis(20);
+
+/// The same while some connection has not been served yet.
+const PACE_FRESH: Duration = Duration::from_millis(3);
+
+/// How often they are looked at while nothing moves.
+const PACE_QUIET: Duration = Duration::from_millis(250);
+
+/// Looking takes at most one part in so many of the guard's time.
+const PACE_COSTS: u32 = 20;
+
+/// How long a client may take to hear a last answer and to hang up.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The same once the server stops.
+const LINGER_DRAINING: Duration = Duration::from_millis(500);
+
+/// How long a request that has begun is waited for once the server stops.
+const BEGUN_GRACE: Duration = Duration::from_secs(1);
+
+/// How much of what a refused client still sends is thrown away in one go.
+const DISCARD_BYTES_MAX: usize = 8 << 20;
+
+/// How long a connection may wait to be accepted until the accept loop is
+/// called dead.
+const ACCEPT_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often the accept loop is replaced at most.
+const ACCEPT_RETRY: Duration = Duration::from_millis(500);
+
+/// How often a complaint about the same thing is logged at most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The last words to a client that took too long.
+const LATE: (u16, &str) = (408, "the request took too long");
+
+/// The last words to a client whose head, or whose chunking, has no end.
+const TOO_LARGE: (u16, &str) = (431, "the head is longer than 64 KiB");
+
+/// The last words to a client that there is no room for.
+const TOO_MANY: (u16, &str) = (503, "too many connections, try again");
+
+const LISTENER: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX - 1;
+
+/// How the other threads reach the guard. Nothing here blocks but
+/// [`Handle::is_established`].
+#[derive(Clone)]
+pub(in crate::server) struct Handle {
+    // No more than one order about each connection waits here at a time.
+    orders: Sender<Order>,
+    bell: Arc<Bell>,
+}
+
+/// Wakes the guard up.
+struct Bell {
+    event: OwnedFd,
+    /// Whether the guard sleeps until something happens.
+    quiet: AtomicBool,
+}
+
+enum Order {
+    /// Send the last answer, if any, and end the connection in good order.
+    Close(Arc<Connection>, Vec<u8>),
+    /// End the connection now.
+    Cut(Arc<Connection>),
+    /// Say whether the client could still send and receive.
+    Ask(Arc<Connection>, Sender<bool>),
+    /// The accept loop has ended.
+    AcceptEnded,
+    /// Empty the server, say so, and go on until told to stop.
+    Drain(Sender<()>),
+    Stop,
+}
+
+/// What [`Guard::new`] needs of the channel that a [`Handle`] sends to.
+pub(in crate::server) struct Orders(Receiver<Order>);
+
+impl Handle {
+    /// A handle, and the other end of it for the guard to come.
+    pub(in crate::server) fn new() -> io::Result<(Self, Orders)> {
+        let (orders, ordered) = crossbeam_channel::unbounded();
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Arc::new(Bell { event, quiet: AtomicBool::new(true) });
+        Ok((Self { orders, bell }, Orders(ordered)))
+    }
+
+    /// Answers a request without looking at the rest of its body, and ends
+    /// its connection.
+    pub(in crate::server) fn refuse(&self, job: Job, answer: &[u8]) {
+        let connection = Arc::clone(&job.connection);
+        connection.stop(Some(job));
+        self.order(Order::Close(connection, answer.to_vec()));
+    }
+
+    /// Ends a connection whose last answer was written.
+    pub(in crate::server) fn close(&self, connection: Arc<Connection>) {
+        connection.stop(None);
+        self.order(Order::Close(connection, Vec::new()));
+    }
+
+    /// Ends a connection at once.
+    pub(in crate::server) fn cut(&self, connection: Arc<Connection>) {
+        connection.stop(None);
+        self.order(Order::Cut(connection));
+    }
+
+    /// Whether the client could still send and receive a moment ago. Waits
+    /// for the guard, some milliseconds where it does not know the connection.
+    pub(in crate::server) fn is_established(&self, connection: &Arc<Connection>) -> bool {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        self.order(Order::Ask(Arc::clone(connection), answer));
+        answered.recv().unwrap_or(false)
+    }
+
+    /// Has the guard look for the sockets of connections it has not seen.
+    pub(in crate::server) fn notice(&self) {
+        if self.bell.quiet.load(Ordering::Relaxed) {
+            self.bell.ring();
+        }
+    }
+
+    /// Tells that an accept loop has ended.
+    pub(in crate::server) fn accept_ended(&self) {
+        self.order(Order::AcceptEnded);
+    }
+
+    /// Has every connection end once its request is answered; the receiver
+    /// hears when none is left.
+    pub(in crate::server) fn drain(&self) -> Receiver<()> {
+        let (done, drained) = crossbeam_channel::bounded(1);
+        self.order(Order::Drain(done));
+        drained
+    }
+
+    /// Ends the guard's thread.
+    pub(in crate::server) fn stop(&self) {
+        self.order(Order::Stop);
+    }
+
+    fn order(&self, order: Order) {
+        // After the guard has ended nothing is left to be ordered.
+        if self.orders.send(order).is_ok() {
+            self.bell.ring();
+        }
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        // It fails only where the counter is full, and then it rings already.
+        rustix::io::write(&self.event, &1_u64.to_ne_bytes()).ok();
+    }
+
+    fn silence(&self) {
+        rustix::io::read(&self.event, &mut [0_u8; 8]).ok();
+    }
+}
+
+/// The guard's own side.
+pub(in crate::server) struct Guard {
+    limits: Limits,
+    connections: Arc<Connections>,
+    sockets: Sockets,
+    epoll: OwnedFd,
+    bell: Arc<Bell>,
+    orders: Receiver<Order>,
+    acceptor: Acceptor,
+    watched: HashMap<u64, Watched>,
+    /// Connections without a socket so far.
+    loose: Vec<Arc<Connection>>,
+    /// Orders about those.
+    pending: Vec<Order>,
+    draining: Option<Draining>,
+    pace: Duration,
+    next_search: Instant,
+    descriptors_seen: Option<u64>,
+    waiting_since: Option<Instant>,
+    accept_retry_at: Instant,
+    disposal: Disposal,
+    complained_at: HashMap<&'static str, Instant>,
+}
+
+struct Watched {
+    socket: Arc<Socket>,
+    connection: Arc<Connection>,
+    watch: Watch,
+    /// The last answer was sent; by then the connection is cut.
+    lingers_until: Option<Instant>,
+    /// When tiny_http was let find the end of the stream.
+    dismissed_at: Option<Instant>,
+}
+
+struct Draining {
+    done: Sender<()>,
+    since: Instant,
+}
+
+impl Guard {
+    /// A guard over what `acceptor` accepts, and the handle to reach it.
+    pub(in crate::server) fn new(
+        limits: Limits,
+        connections: Arc<Connections>,
+        handle: &Handle,
+        orders: Orders,
+        acceptor: Acceptor,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = Arc::clone(&handle.bell);
+        let readable = epoll::EventFlags::IN;
+        epoll::add(&epoll, &bell.event, epoll::EventData::new_u64(WAKE), readable)?;
+        epoll::add(&epoll, acceptor.listener(), epoll::EventData::new_u64(LISTENER), readable)?;
+        let now = Instant::now();
+        Ok(Self {
+            limits,
+            connections,
+            sockets: Sockets::new(acceptor.listener().local_addr()?)?,
+            epoll,
+            bell,
+            orders: orders.0,
+            acceptor,
+            watched: HashMap::new(),
+            loose: Vec::new(),
+            pending: Vec::new(),
+            draining: None,
+            pace: PACE_QUIET,
+            next_search: now,
+            descriptors_seen: None,
+            waiting_since: None,
+            accept_retry_at: now,
+            disposal: Disposal::start()?,
+            complained_at: HashMap::new(),
+        })
+    }
+
+    /// Watches until told to stop.
+    pub(in crate::server) fn run(mut self) {
+        loop {
+            self.rest();
+            let (ended, accept_waits) = self.events();
+            let now = Instant::now();
+            if self.take_orders(now).is_break() {
+                self.acceptor.retire_all();
+                return;
+            }
+            for cookie in ended {
+                self.end(cookie);
+            }
+            self.search(now);
+            let moving = self.look_at_all(now);
+            self.keep_cap(now);
+            self.keep_accepting(accept_waits, now);
+            self.report_drained();
+            self.set_pace(moving, now.elapsed());
+        }
+    }
+
+    /// Sleeps until the next look is due or an order comes.
+    fn rest(&self) {
+        let quiet = self.pace >= PACE_QUIET;
+        self.bell.quiet.store(quiet, Ordering::Relaxed);
+        let pace = Timespec::try_from(self.pace).ok();
+        let slept = if quiet {
+            // Anything that happens on any socket ends this.
+            poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], pace.as_ref())
+        } else {
+            poll(&mut [PollFd::new(&self.bell.event, PollFlags::IN)], pace.as_ref())
+        };
+        self.bell.quiet.store(false, Ordering::Relaxed);
+        self.bell.silence();
+        if let Err(err) = slept
+            && err != rustix::io::Errno::INTR
+        {
+            log::error!("the guard cannot wait: {err}");
+        }
+    }
+
+    /// Which sockets have ended, and whether a connection waits to be accepted.
+    fn events(&self) -> (Vec<u64>, bool) {
+        const EVENTS_MAX: usize = 1024;
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let at_once = Timespec::default();
+        // An interrupted look is made up for by the next.
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&at_once)).ok();
+        let mut ended = Vec::new();
+        let mut accept_waits = false;
+        for event in events {
+            // The kernel's structure is packed, so no field can be borrowed.
+            let epoll::Event { flags, data } = event;
+            match data.u64() {
+                LISTENER => accept_waits = true,
+                WAKE => {}
+                cookie if flags.contains(epoll::EventFlags::HUP) => ended.push(cookie),
+                _moving => {}
+            }
+        }
+        (ended, accept_waits)
+    }
+
+    fn take_orders(&mut self, now: Instant) -> std::ops::ControlFlow<()> {
+        let orders = std::mem::take(&mut self.pending);
+        let waiting: Vec<Order> = self.orders.try_iter().collect();
+        for order in orders.into_iter().chain(waiting) {
+            match order {
+                Order::Stop => return std::ops::ControlFlow::Break(()),
+                Order::Drain(done) => {
+                    self.acceptor.close();
+                    self.draining = Some(Draining { done, since: now });
+                }
+                // It was sent to end the guard's rest; the acceptor knows it.
+                Order::AcceptEnded => {}
+                Order::Close(..) | Order::Cut(..) | Order::Ask(..) => self.obey(order, now),
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    /// Carries out an order about a connection, or keeps it until the search
+    /// has told whether there is a socket for it.
+    fn obey(&mut self, order: Order, now: Instant) {
+        let (Order::Close(connection, _) | Order::Cut(connection) | Order::Ask(connection, _)) =
+            &order
+        else {
+            return;
+        };
+        match (connection.socket(), connection.has_ended()) {
+            (Some(socket), _) => self.obey_on(&socket, order, now),
+            (None, true) => self.obey_without(order),
+            (None, false) => {
+                self.next_search = now;
+                self.descriptors_seen = None;
+                self.pending.push(order);
+            }
+        }
+    }
+
+    fn obey_on(&mut self, socket: &Socket, order: Order, now: Instant) {
+        match order {
+            Order::Close(_, answer) => {
+                let sent = answer.is_empty() || socket.try_send(&answer);
+                socket.stop_sending();
+                let linger = if self.draining.is_some() { LINGER_DRAINING } else { LINGER };
+                match self.watched.get_mut(&socket.cookie()) {
+                    Some(watched) if sent => watched.lingers_until = Some(now + linger),
+                    Some(_) | None => self.end(socket.cookie()),
+                }
+            }
+            Order::Cut(_) => self.end(socket.cookie()),
+            Order::Ask(_, answer) => {
+                let established = socket.traffic().is_some_and(|traffic| traffic.established);
+                // Who asked waits for this and for nothing else.
+                answer.send(established).ok();
+            }
+            Order::AcceptEnded | Order::Drain(_) | Order::Stop => {}
+        }
+    }
+
+    /// Carries out an order about a connection that has ended by itself.
+    fn obey_without(&mut self, order: Order) {
+        match order {
+            Order::Close(connection, _) | Order::Cut(connection) => self.dispose(&connection),
+            Order::Ask(_, answer) => drop(answer),
+            Order::AcceptEnded | Order::Drain(_) | Order::Stop => {}
+        }
+    }
+
+    /// Finds the sockets of new connections, where there may be any.
+    fn search(&mut self, now: Instant) {
+        self.loose.extend(self.connections.take_loose());
+        let descriptors = self.sockets.descriptors();
+        let changed = descriptors.is_none() || descriptors != self.descriptors_seen;
+        let wanted = changed || !self.loose.is_empty();
+        if !wanted || now < self.next_search {
+            return;
+        }
+        match self.sockets.search() {
+            Ok(found) => found.into_iter().for_each(|socket| self.watch(socket, now)),
+            Err(err) => {
+                return self.complain("search", &format!("sockets cannot be searched: {err}"));
+            }
+        }
+        self.next_search = Instant::now() + now.elapsed() * PACE_COSTS / 2;
+        if !self.sockets.complete() {
+            return;
+        }
+        self.descriptors_seen = descriptors;
+        let unfound = std::mem::take(&mut self.loose);
+        self.loose.extend(unfound.into_iter().filter(|c| !self.connections.forget(c)));
+        for order in std::mem::take(&mut self.pending) {
+            let (Order::Close(connection, _) | Order::Cut(connection) | Order::Ask(connection, _)) =
+                &order
+            else {
+                continue;
+            };
+            match connection.socket() {
+                Some(socket) => self.obey_on(&socket, order, now),
+                None => self.obey_without(order),
+            }
+        }
+        self.acceptor.searched(self.watched.keys());
+        self.count_leaks();
+    }
+
+    fn watch(&mut self, socket: Socket, now: Instant) {
+        let data = epoll::EventData::new_u64(socket.cookie());
+        if let Err(err) = epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN) {
+            self.complain("watch", &format!("a socket cannot be watched: {err}"));
+        }
+        let (connection, _) = self.connections.of(socket.peer());
+        let socket = Arc::new(socket);
+        connection.attach(Arc::clone(&socket));
+        let watch = Watch::new(connection.activity(), now);
+        let cookie = socket.cookie();
+        let watched =
+            Watched { socket, connection, watch, lingers_until: None, dismissed_at: None };
+        self.watched.insert(cookie, watched);
+    }
+
+    /// Looks at every connection and does what its state asks for. Says
+    /// whether anything has moved.
+    fn look_at_all(&mut self, now: Instant) -> Moving {
+        let mut moving = Moving::default();
+        let mut condemned = Vec::new();
+        let draining = self.draining.as_ref().map(|draining| draining.since);
+        for (cookie, watched) in &mut self.watched {
+            if let Some(until) = watched.lingers_until {
+                moving.any = true;
+                if !watched.socket.discard(DISCARD_BYTES_MAX) || now >= until {
+                    condemned.push((*cookie, None));
+                }
+                continue;
+            }
+            let activity = watched.connection.activity();
+            if activity.cut {
+                // Its order is on the way.
+                moving.any = true;
+                continue;
+            }
+            let Watched { socket, watch, .. } = watched;
+            match watch.look(activity, now, &self.limits, || count(socket)) {
+                Verdict::Quiet => {}
+                Verdict::Moving => moving.any = true,
+                Verdict::Fresh => moving.fresh = true,
+                Verdict::Starved => {
+                    moving.fresh = true;
+                    self.acceptor.kick();
+                }
+                Verdict::Idle => watched.dismiss(now),
+                Verdict::Late => condemned.push((*cookie, Some(LATE))),
+                Verdict::TooLarge => condemned.push((*cookie, Some(TOO_LARGE))),
+            }
+            if let Some(since) = draining
+                && activity.stage.is_none()
+                && (!watched.watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
+            {
+                watched.dismiss(now);
+            }
+            if watched.dismissed_at.is_some_and(|at| now.duration_since(at) > LINGER_DRAINING) {
+                condemned.push((*cookie, None));
+            }
+        }
+        for (cookie, last_words) in condemned {
+            if let (Some(words), Some(watched)) = (last_words, self.watched.get(&cookie)) {
+                watched.say(words);
+            }
+            self.end(cookie);
+        }
+        moving
+    }
+
+    /// Ends a connection: shuts its socket and drops the requests that were
+    /// kept until then.
+    fn end(&mut self, cookie: u64) {
+        let Some(watched) = self.watched.remove(&cookie) else { return };
+        watched.socket.cut();
+        // A socket that epoll does not know needs no removal.
+        epoll::delete(&self.epoll, &watched.socket).ok();
+        self.sockets.ended(cookie);
+        watched.connection.detach(&watched.socket);
+        self.dispose(&watched.connection);
+    }
+
+    /// Drops what was kept of a connection whose socket is shut.
+    fn dispose(&mut self, connection: &Arc<Connection>) {
+        self.disposal.dispose(connection.discarded());
+        if !self.connections.forget(connection) {
+            self.loose.push(Arc::clone(connection));
+        }
+    }
+
+    /// Closes the connections over the cap: those that were silent longest,
+    /// or else the newest, which hear why.
+    fn keep_cap(&mut self, now: Instant) {
+        let leaked = self.leaked();
+        let cap = self.limits.connections_max.saturating_sub(leaked);
+        let leaving = |w: &&Watched| w.dismissed_at.is_some() || w.lingers_until.is_some();
+        let staying = self.watched.len() - self.watched.values().filter(leaving).count();
+        if staying <= cap {
+            return;
+        }
+        let mut over = staying - cap;
+        let mut staying: Vec<_> = self.watched.iter().filter(|(_, w)| !leaving(w)).collect();
+        let is_idle = |w: &Watched| w.watch.is_served() && w.connection.is_idle();
+        staying.sort_by_key(|(_, w)| (!is_idle(w), w.watch.since()));
+        let mut idle = Vec::new();
+        let mut newest = Vec::new();
+        for (cookie, watched) in &staying {
+            if over > 0 && is_idle(watched) && !watched.watch.is_mid_request() {
+                idle.push(**cookie);
+                over -= 1;
+            }
+        }
+        for (cookie, watched) in staying.iter().rev() {
+            if over > 0 && !idle.contains(*cookie) && watched.connection.is_idle() {
+                newest.push(**cookie);
+                over -= 1;
+            }
+        }
+        for cookie in idle {
+            if let Some(watched) = self.watched.get_mut(&cookie) {
+                watched.dismiss(now);
+            }
+        }
+        for cookie in newest {
+            if let Some(watched) = self.watched.get_mut(&cookie) {
+                watched.say(TOO_MANY);
+                watched.socket.stop_sending();
+                watched.lingers_until = Some(now + LINGER);
+            }
+        }
+        self.complain("cap", &format!("{cap} connections are open, which is as many as may be"));
+    }
+
+    /// Replaces the accept loop once it seems to have ended.
+    fn keep_accepting(&mut self, accept_waits: bool, now: Instant) {
+        if self.draining.is_some() {
+            return;
+        }
+        self.waiting_since = accept_waits.then(|| self.waiting_since.unwrap_or(now));
+        let waits = self.waiting_since.is_some_and(|at| now.duration_since(at) > ACCEPT_PATIENCE);
+        let seems_dead = waits || !self.acceptor.is_alive();
+        if !seems_dead || now < self.accept_retry_at {
+            return;
+        }
+        self.accept_retry_at = now + ACCEPT_RETRY;
+        match self.acceptor.replace() {
+            Ok(()) => {
+                self.waiting_since = None;
+                self.complain("accept", "the accept loop had ended and was started anew");
+            }
+            Err(err) => {
+                self.complain("no accept", &format!("no accept loop can be started: {err}"));
+            }
+        }
+    }
+
+    fn report_drained(&mut self) {
+        if let Some(draining) = &self.draining
+            && self.watched.is_empty()
+            && self.pending.is_empty()
+            && self.sockets.complete()
+            && self.connections.busy() == 0
+        {
+            // Whoever waits for this hears it once; more do not fit.
+            draining.done.try_send(()).ok();
+        }
+    }
+
+    fn count_leaks(&mut self) {
+        let leaked = self.leaked();
+        if leaked > 0 {
+            self.complain("leak", &format!("tiny_http keeps {leaked} threads that hang for ever"));
+        }
+    }
+
+    /// How many threads of tiny_http hang for ever.
+    fn leaked(&self) -> usize {
+        self.disposal.leaked() + self.sockets.leaked()
+    }
+
+    fn set_pace(&mut self, moving: Moving, spent: Duration) {
+        let pace = if moving.fresh {
+            PACE_FRESH
+        } else if moving.any
+            || !self.pending.is_empty()
+            || !self.loose.is_empty()
+            || self.draining.is_some()
+            || self.waiting_since.is_some()
+            || !self.acceptor.is_alive()
+        {
+            PACE
+        } else {
+            PACE_QUIET
+        };
+        self.pace = pace.max((spent * PACE_COSTS).min(PACE_QUIET));
+    }
+
+    /// Logs a warning unless one of its kind was logged a short while ago.
+    fn complain(&mut self, kind: &'static str, text: &str) {
+        let now = Instant::now();
+        let last = self.complained_at.get(kind);
+        if last.is_none_or(|at| now.duration_since(*at) > COMPLAINT_INTERVAL) {
+            self.complained_at.insert(kind, now);
+            log::warn!("{text}");
+        }
+    }
+}
+
+/// What a round of looks has found.
+#[derive(Clone, Copy, Default)]
+struct Moving {
+    /// Something has moved somewhere.
+    any: bool,
+    /// A connection that nobody has read yet is among it.
+    fresh: bool,
+}
+
+impl Watched {
+    /// Lets tiny_http find the end of the stream, whereupon it closes.
+    fn dismiss(&mut self, now: Instant) {
+        if self.dismissed_at.is_none() {
+            self.dismissed_at = Some(now);
+            self.socket.stop_receiving();
+        }
+    }
+
+    /// Takes no more requests, and sends a last answer of ours unless some
+    /// thread may be writing another.
+    fn say(&self, (status, text): (u16, &'static str)) {
+        if !self.connection.stop_silent() {
+            return;
+        }
+        let mut reply = Reply::error(status, text);
+        if status == 503 {
+            reply = reply.with_header("Retry-After", "1");
+        }
+        let answer = Answer { reply, head_only: false, persistence: Persistence::Close };
+        // A client that takes no answer goes without one.
+        let _sent: bool = self.socket.try_send(&answer.first_part());
+    }
+}
+
+fn count(socket: &Socket) -> Option<Counted> {
+    let unread = socket.unread();
+    let traffic = socket.traffic()?;
+    let (received, acknowledged) = (traffic.received, traffic.acknowledged);
+    Some(Counted { received, unread, acknowledged })
+}

@@ -1,0 +1,131 @@
+//! What is left of the guard where sockets cannot be found from outside.
+//!
+//! No deadline is kept here and no connection is cut. A refusal waits until
+//! tiny_http has read the rest of the body, and a chunked body that is cut off
+//! inside a chunk counts as whole.
+
+use super::Limits;
+use crate::server::accept::Acceptor;
+use crate::server::connections::{Connection, Connections};
+use crate::server::job::Job;
+use crossbeam_channel::{Receiver, Sender};
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is asked whether every request has been answered.
+const PACE: Duration = Duration::from_millis(20);
+
+#[derive(Clone)]
+pub(in crate::server) struct Handle {
+    orders: Sender<Order>,
+}
+
+enum Order {
+    AcceptEnded,
+    Drain(Sender<()>),
+    Stop,
+}
+
+pub(in crate::server) struct Orders(Receiver<Order>);
+
+impl Handle {
+    pub(in crate::server) fn new() -> io::Result<(Self, Orders)> {
+        let (orders, ordered) = crossbeam_channel::unbounded();
+        Ok((Self { orders }, Orders(ordered)))
+    }
+
+    pub(in crate::server) fn refuse(&self, job: Job, answer: &[u8]) {
+        job.connection.stop(None);
+        if job.must_not_drop() {
+            job.discard();
+            return;
+        }
+        let mut writer = job.request.into_writer();
+        // A client that has gone needs no answer.
+        writer.write_all(answer).and_then(|()| writer.flush()).ok();
+    }
+
+    pub(in crate::server) fn close(&self, connection: Arc<Connection>) {
+        self.cut(connection);
+    }
+
+    pub(in crate::server) fn cut(&self, connection: Arc<Connection>) {
+        connection.stop(None);
+        // Nobody counts here what that leaks.
+        let _leaks = connection
+            .discarded()
+            .into_iter()
+            .filter_map(|job| job.discard().then_some(()))
+            .count();
+    }
+
+    pub(in crate::server) fn is_established(&self, _connection: &Arc<Connection>) -> bool {
+        true
+    }
+
+    pub(in crate::server) fn notice(&self) {}
+
+    pub(in crate::server) fn accept_ended(&self) {
+        self.order(Order::AcceptEnded);
+    }
+
+    pub(in crate::server) fn drain(&self) -> Receiver<()> {
+        let (done, drained) = crossbeam_channel::bounded(1);
+        self.order(Order::Drain(done));
+        drained
+    }
+
+    pub(in crate::server) fn stop(&self) {
+        self.order(Order::Stop);
+    }
+
+    fn order(&self, order: Order) {
+        // After the guard has ended nothing is left to be ordered.
+        self.orders.send(order).ok();
+    }
+}
+
+pub(in crate::server) struct Guard {
+    connections: Arc<Connections>,
+    orders: Receiver<Order>,
+    acceptor: Acceptor,
+}
+
+impl Guard {
+    pub(in crate::server) fn new(
+        _limits: Limits,
+        connections: Arc<Connections>,
+        _handle: &Handle,
+        orders: Orders,
+        acceptor: Acceptor,
+    ) -> io::Result<Self> {
+        Ok(Self { connections, orders: orders.0, acceptor })
+    }
+
+    pub(in crate::server) fn run(mut self) {
+        let mut waiting = None;
+        loop {
+            match self.orders.recv_timeout(PACE) {
+                Ok(Order::AcceptEnded) if waiting.is_none() => {
+                    if let Err(err) = self.acceptor.replace() {
+                        log::error!("no accept loop can be started: {err}");
+                    }
+                }
+                Ok(Order::Drain(done)) => {
+                    self.acceptor.close();
+                    waiting = Some(done);
+                }
+                Ok(Order::Stop) => return self.acceptor.retire_all(),
+                Ok(Order::AcceptEnded) | Err(_) => {}
+            }
+            self.connections.take_loose().retain(|connection| !self.connections.forget(connection));
+            if let Some(done) = &waiting
+                && self.connections.busy() == 0
+            {
+                // Whoever waits for this hears it once; more do not fit.
+                done.try_send(()).ok();
+            }
+        }
+    }
+}

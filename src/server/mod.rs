@@ -1,0 +1,220 @@
+//! What stands between a socket and the API.
+//!
+//! tiny_http accepts and parses; all that it lacks is here, and it is named
+//! nowhere else. [`framing`] decides where a request ends, [`connections`]
+//! keeps one request of each connection in work, [`front`] moves requests
+//! through the lanes, and the [`guard`] watches every socket from outside.
+//! What a request means is for the [`api`](crate::api) to say.
+
+#[cfg_attr(
+    any(portable, not(target_os = "linux")),
+    allow(dead_code, reason = "only the guard on Linux asks all of it")
+)]
+mod accept;
+mod answer;
+mod body;
+#[cfg_attr(
+    any(portable, not(target_os = "linux")),
+    allow(dead_code, reason = "only the guard on Linux asks all of it")
+)]
+mod connections;
+mod framing;
+mod front;
+mod guard;
+mod job;
+mod limits;
+#[cfg(all(target_os = "linux", not(portable)))]
+mod socket;
+#[cfg(any(portable, not(target_os = "linux")))]
+#[path = "socket_portable.rs"]
+mod socket;
+mod tally;
+
+use crate::api::Api;
+use accept::Acceptor;
+use connections::Connections;
+use crossbeam_channel::{Receiver, Sender};
+use front::{Front, Message, Transfer};
+use guard::{Guard, Handle, Limits};
+use job::Job;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tally::Tally;
+
+/// How many requests may wait for a thread of the ready lane.
+const READY_QUEUE_MAX: usize = 4096;
+
+/// The threads of the transfer lane, and so the clients it can wait for.
+const TRANSFER_THREADS: usize = 64;
+
+/// How many requests may wait for a thread of the transfer lane.
+const TRANSFER_QUEUE_MAX: usize = 256;
+
+/// How a server is run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 asks the system for a free one.
+    pub addr: SocketAddr,
+    /// The threads of the ready lane, 1 or more.
+    pub workers: usize,
+    /// The most connections; `None` for as many as the system has room for,
+    /// which is a limit in any case.
+    pub connections_max: Option<usize>,
+    /// How long a connection may be silent before a request.
+    pub idle_timeout: Duration,
+    /// How long a request's head and a small body may take, and how long a
+    /// large transfer may take to move a kibibyte.
+    pub request_timeout: Duration,
+    /// How long [`Server::stop`] waits for clients.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 8888)),
+            // Two threads for each processor keep it busy while some wait for locks.
+            workers: 2 * thread::available_parallelism().map_or(2, usize::from),
+            connections_max: None,
+            idle_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A running server.
+pub struct Server {
+    addr: SocketAddr,
+    front: Arc<Front>,
+    shutdown_timeout: Duration,
+    lanes: Vec<JoinHandle<()>>,
+    guard: JoinHandle<()>,
+    workers: usize,
+}
+
+impl Server {
+    /// Starts to listen and to answer. Fails if the address cannot be had or
+    /// threads cannot be started.
+    pub fn start(config: &Config, api: Api) -> io::Result<Self> {
+        Self::start_on(accept::listen(config.addr)?, config, api)
+    }
+
+    fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
+        let addr = listener.local_addr()?;
+        let (handle, orders) = Handle::new()?;
+        let (ready, ready_queue) = crossbeam_channel::bounded(READY_QUEUE_MAX);
+        let (transfer, transfer_queue) = crossbeam_channel::bounded(TRANSFER_QUEUE_MAX);
+        let connections = Arc::<Connections>::default();
+        let front = Arc::new(Front {
+            api,
+            connections: Arc::clone(&connections),
+            ready,
+            transfer,
+            guard: handle.clone(),
+            tally: Tally::new(),
+            draining: AtomicBool::new(false),
+        });
+
+        let workers = config.workers.max(1);
+        let lanes = start_lanes(&front, workers, &ready_queue, &transfer_queue)?;
+        let system_max = limits::connections_max();
+        let limits = Limits {
+            idle_timeout: config.idle_timeout,
+            request_timeout: config.request_timeout,
+            connections_max: config.connections_max.unwrap_or(system_max).min(system_max),
+        };
+        log::debug!("up to {} connections", limits.connections_max);
+        let acceptor = Acceptor::new(listener, Arc::clone(&front))?;
+        let guard = Guard::new(limits, connections, &handle, orders, acceptor)?;
+        let guard = spawn("guard".to_owned(), move || guard.run())?;
+
+        let shutdown_timeout = config.shutdown_timeout;
+        Ok(Self { addr, front, shutdown_timeout, lanes, guard, workers })
+    }
+
+    /// The address it listens on, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// How many threads its ready lane has.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Stops accepting, answers what was taken, and ends. Waits for clients
+    /// up to the shutdown timeout, then leaves them behind. Gives one line for
+    /// each method on what was answered.
+    pub fn stop(self) -> Vec<String> {
+        let deadline = Instant::now() + self.shutdown_timeout;
+        self.front.draining.store(true, Ordering::Relaxed);
+        let drained = self.front.guard.drain();
+        let in_time = drained.recv_deadline(deadline).is_ok();
+        if !in_time {
+            log::warn!("clients are left behind that did not finish in time");
+        }
+        self.front.guard.stop();
+        end(self.guard);
+        if in_time {
+            // Every thread is idle now, so each takes one of these and ends.
+            stop_lane(&self.front.ready, self.workers);
+            stop_lane(&self.front.transfer, TRANSFER_THREADS);
+            self.lanes.into_iter().for_each(end);
+        }
+        self.front.tally.lines()
+    }
+}
+
+fn start_lanes(
+    front: &Arc<Front>,
+    workers: usize,
+    ready: &Receiver<Message<Job>>,
+    transfer: &Receiver<Message<Transfer>>,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    for number in 0..workers {
+        let (front, queue) = (Arc::clone(front), ready.clone());
+        threads.push(spawn(format!("worker-{number}"), move || {
+            front::work(
+                &queue,
+                |job| Arc::clone(&job.connection),
+                |job| front.run_ready(job),
+                &front.guard,
+            );
+        })?);
+    }
+    for number in 0..TRANSFER_THREADS {
+        let (front, queue) = (Arc::clone(front), transfer.clone());
+        threads.push(spawn(format!("transfer-{number}"), move || {
+            front::work(
+                &queue,
+                Transfer::connection,
+                |task| front.run_transfer(task),
+                &front.guard,
+            );
+        })?);
+    }
+    Ok(threads)
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(run)
+}
+
+fn stop_lane<T>(queue: &Sender<Message<T>>, threads: usize) {
+    for _ in 0..threads {
+        // Without a thread that takes it there is none to be stopped.
+        queue.send(Message::Stop).ok();
+    }
+}
+
+fn end(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        log::error!("a thread of the server has panicked");
+    }
+}

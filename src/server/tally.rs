@@ -1,0 +1,101 @@
+//! Counts of answered requests, by method and status, for the log.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// The methods that are counted by name, and one place for all others.
+const METHODS: [&str; 8] =
+    ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "other methods"];
+
+/// Status codes from 100 to 599.
+const STATUS_MIN: u16 = 100;
+const STATUSES: usize = 500;
+
+/// How many requests were answered, with which status and how fast.
+pub(super) struct Tally {
+    methods: [Method; METHODS.len()],
+}
+
+struct Method {
+    statuses: Box<[AtomicU64]>,
+    sum_us: AtomicU64,
+    max_us: AtomicU64,
+}
+
+impl Default for Method {
+    fn default() -> Self {
+        let statuses = std::iter::repeat_with(AtomicU64::default).take(STATUSES).collect();
+        Self { statuses, sum_us: AtomicU64::new(0), max_us: AtomicU64::new(0) }
+    }
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        Self { methods: std::array::from_fn(|_| Method::default()) }
+    }
+
+    /// Counts one answer, `latency` after its request came.
+    pub(super) fn count(&self, method: &str, status: u16, latency: Duration) {
+        let named = METHODS.iter().position(|name| *name == method);
+        let Some(counts) = self.methods.get(named.unwrap_or(METHODS.len() - 1)) else { return };
+        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let place = usize::from(status.saturating_sub(STATUS_MIN));
+        if let Some(counter) = counts.statuses.get(place) {
+            counter.fetch_add(1, Relaxed);
+        }
+        counts.sum_us.fetch_add(latency_us, Relaxed);
+        counts.max_us.fetch_max(latency_us, Relaxed);
+    }
+
+    /// One line for each method that had a request.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let methods = METHODS.iter().zip(&self.methods);
+        methods.filter_map(|(name, counts)| counts.line(name)).collect()
+    }
+}
+
+impl Method {
+    fn line(&self, name: &str) -> Option<String> {
+        let mut total = 0;
+        let mut by_status = String::new();
+        for (status, counter) in (STATUS_MIN..).zip(&self.statuses) {
+            let count = counter.load(Relaxed);
+            if count > 0 {
+                let comma = if total > 0 { ", " } else { "" };
+                write!(by_status, "{comma}{status}: {count}").expect("a string takes any text");
+            }
+            total += count;
+        }
+        let mean = self.sum_us.load(Relaxed).checked_div(total)?;
+        let max = self.max_us.load(Relaxed);
+        let noun = if total == 1 { "request" } else { "requests" };
+        Some(format!("{name}: {total} {noun} ({by_status}), mean {mean} us, highest {max} us"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_method_and_status() {
+        let tally = Tally::new();
+        tally.count("GET", 200, Duration::from_micros(10));
+        tally.count("GET", 404, Duration::from_micros(30));
+        tally.count("GET", 200, Duration::from_micros(20));
+        tally.count("BREW", 405, Duration::from_millis(1));
+        assert_eq!(
+            tally.lines(),
+            [
+                "GET: 3 requests (200: 2, 404: 1), mean 20 us, highest 30 us",
+                "other methods: 1 request (405: 1), mean 1000 us, highest 1000 us",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_method_that_was_not_used_has_no_line() {
+        assert_eq!(Tally::new().lines(), [""; 0]);
+    }
+}
