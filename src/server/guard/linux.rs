@@ -2,7 +2,7 @@
 
 use super::Limits;
 use super::disposal::Disposal;
-use super::verdict::{Counted, Verdict, Watch};
+use super::verdict::{Meter, Moved, Verdict, Watch};
 use crate::api::Reply;
 use crate::server::accept::Acceptor;
 use crate::server::answer::{Answer, Persistence};
@@ -43,8 +43,8 @@ const BEGUN_GRACE: Duration = Duration::from_secs(1);
 const DISCARD_BYTES_MAX: usize = 8 << 20;
 
 /// How long a connection may wait to be accepted until the accept loop is
-/// called dead.
-const ACCEPT_PATIENCE: Duration = Duration::from_millis(200);
+/// taken for dead. It is not always; a second one does no harm.
+const ACCEPT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often the accept loop is replaced at most.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
@@ -458,7 +458,7 @@ impl Guard {
                 continue;
             }
             let Watched { socket, watch, .. } = watched;
-            match watch.look(activity, now, &self.limits, || count(socket)) {
+            match watch.look(activity, now, &self.limits, &**socket) {
                 Verdict::Quiet => {}
                 Verdict::Moving => moving.any = true,
                 Verdict::Fresh => moving.fresh = true,
@@ -567,7 +567,10 @@ impl Guard {
         match self.acceptor.replace() {
             Ok(()) => {
                 self.waiting_since = None;
-                self.complain("accept", "the accept loop had ended and was started anew");
+                self.complain(
+                    "accept",
+                    "connections were not accepted, so another accept loop was started",
+                );
             }
             Err(err) => {
                 self.complain("no accept", &format!("no accept loop can be started: {err}"));
@@ -661,9 +664,13 @@ impl Watched {
     }
 }
 
-fn count(socket: &Socket) -> Option<Counted> {
-    let unread = socket.unread();
-    let traffic = socket.traffic()?;
-    let (received, acknowledged) = (traffic.received, traffic.acknowledged);
-    Some(Counted { received, unread, acknowledged })
+impl Meter for Socket {
+    fn moved(&self) -> Option<Moved> {
+        let traffic = self.traffic()?;
+        Some(Moved { received: traffic.received, acknowledged: traffic.acknowledged })
+    }
+
+    fn unread(&self) -> u64 {
+        Socket::unread(self)
+    }
 }

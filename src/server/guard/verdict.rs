@@ -20,13 +20,21 @@ const CHUNKING_FACTOR_MAX: u64 = 16;
 /// How long a connection nobody reads may take until it is called starved.
 const STARVED_AFTER: Duration = Duration::from_millis(2);
 
-/// What the kernel has counted on a connection.
+/// What the kernel counts on a connection. Each answer costs a system call,
+/// so it is asked for only where it matters.
+pub(super) trait Meter {
+    /// Bytes that have arrived, and bytes that the peer has confirmed; `None`
+    /// if that cannot be told.
+    fn moved(&self) -> Option<Moved>;
+    /// Bytes that have arrived and that nobody has read yet.
+    fn unread(&self) -> u64;
+}
+
+/// How much has moved on a connection in its life.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Counted {
+pub(super) struct Moved {
     /// Bytes that have arrived.
     pub(super) received: u64,
-    /// Those of them that nobody has read yet.
-    pub(super) unread: u64,
     /// Bytes that the peer has confirmed.
     pub(super) acknowledged: u64,
 }
@@ -58,6 +66,8 @@ pub(super) struct Watch {
     /// first look at the present stage.
     mark: Option<u64>,
     since: Instant,
+    /// What the counter of a transfer was at the first look at it.
+    base: u64,
     /// When the first byte of a request was seen that is not complete.
     begun_at: Option<Instant>,
     served: bool,
@@ -69,7 +79,7 @@ impl Watch {
         // Without a request so far, all that was received is of the first one.
         let mark = (activity.begun == 0).then_some(0);
         let served = activity.begun > 0;
-        Self { seen: activity, mark, since: now, begun_at: None, served }
+        Self { seen: activity, mark, since: now, base: 0, begun_at: None, served }
     }
 
     /// Whether a request of this connection has come already.
@@ -87,14 +97,13 @@ impl Watch {
         self.since
     }
 
-    /// Looks at the connection once more. `count` is asked only if the answer
-    /// matters; without one nothing can be said.
+    /// Looks at the connection once more.
     pub(super) fn look(
         &mut self,
         activity: Activity,
         now: Instant,
         limits: &Limits,
-        count: impl FnOnce() -> Option<Counted>,
+        meter: &impl Meter,
     ) -> Verdict {
         self.served |= activity.begun > 0;
         let same = activity.begun == self.seen.begun && activity.stage == self.seen.stage;
@@ -103,21 +112,19 @@ impl Watch {
             (self.mark, self.since, self.begun_at) = (None, now, None);
             return Verdict::Moving;
         }
+        if activity.stage == Some(Stage::Working) {
+            return Verdict::Quiet;
+        }
+        let Some(Moved { received, acknowledged }) = meter.moved() else { return Verdict::Quiet };
         match activity.stage {
-            Some(Stage::Working) => Verdict::Quiet,
-            Some(Stage::Receiving) => count().map_or(Verdict::Quiet, |counted| {
+            Some(Stage::Receiving) => {
                 let taken_max = HEAD_BYTES_MAX + CHUNKING_FACTOR_MAX * activity.taken_bytes;
-                let consumed = counted.received - counted.unread.min(counted.received);
-                self.look_at_transfer(counted.received, now, limits, |mark| {
-                    consumed.saturating_sub(mark) > taken_max
+                self.look_at_transfer(received, now, limits, |come| {
+                    come > taken_max && come.saturating_sub(meter.unread()) > taken_max
                 })
-            }),
-            Some(Stage::Sending) => count().map_or(Verdict::Quiet, |counted| {
-                self.look_at_transfer(counted.acknowledged, now, limits, |_| false)
-            }),
-            None => {
-                count().map_or(Verdict::Quiet, |counted| self.look_between(counted, now, limits))
             }
+            Some(Stage::Sending) => self.look_at_transfer(acknowledged, now, limits, |_| false),
+            Some(Stage::Working) | None => self.look_between(received, now, limits, meter),
         }
     }
 
@@ -129,10 +136,10 @@ impl Watch {
         is_bloated: impl FnOnce(u64) -> bool,
     ) -> Verdict {
         let Some(mark) = self.mark else {
-            (self.mark, self.since) = (Some(moved), now);
+            (self.mark, self.since, self.base) = (Some(moved), now, moved);
             return Verdict::Moving;
         };
-        if is_bloated(mark) {
+        if is_bloated(moved.saturating_sub(self.base)) {
             Verdict::TooLarge
         } else if moved.saturating_sub(mark) >= MOVED_BYTES_MIN {
             (self.mark, self.since) = (Some(moved), now);
@@ -145,19 +152,25 @@ impl Watch {
     }
 
     /// No request is in work: the connection is silent, or one is coming.
-    fn look_between(&mut self, counted: Counted, now: Instant, limits: &Limits) -> Verdict {
+    fn look_between(
+        &mut self,
+        received: u64,
+        now: Instant,
+        limits: &Limits,
+        meter: &impl Meter,
+    ) -> Verdict {
         let Some(mark) = self.mark else {
-            self.mark = Some(counted.received);
+            self.mark = Some(received);
             return Verdict::Moving;
         };
-        let coming = counted.received.saturating_sub(mark);
+        let coming = received.saturating_sub(mark);
         if coming == 0 {
             let silent = now.duration_since(self.since);
             return if silent > limits.idle_timeout { Verdict::Idle } else { Verdict::Quiet };
         }
         let begun_at = *self.begun_at.get_or_insert(now);
         let taken_long = now.duration_since(begun_at);
-        let consumed = coming.saturating_sub(counted.unread);
+        let consumed = coming.saturating_sub(meter.unread());
         if consumed > HEAD_BYTES_MAX {
             Verdict::TooLarge
         } else if taken_long > limits.request_timeout {
