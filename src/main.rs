@@ -8,8 +8,9 @@ use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The exit code for a failure; also for a second signal.
 const FAILURE: u8 = 1;
@@ -70,13 +71,20 @@ fn listen(options: &Options, api: &Api) -> Result<Server, String> {
     Err(failure.expect("a host has at least one address"))
 }
 
+/// A second signal this soon after the first comes from a program that sends
+/// both, as `timeout` does; an idle server has stopped by then.
+const SIGNALS_APART: Duration = Duration::from_millis(200);
+
 /// Gives a channel that hears of the first signal to stop. The second one
 /// ends the process where it stands.
 fn catch_signals() -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
     let (stop, stopped) = crossbeam_channel::bounded(1);
-    let stopping = AtomicBool::new(false);
+    let first_at = OnceLock::new();
     ctrlc::set_handler(move || {
-        if stopping.swap(true, Ordering::Relaxed) {
+        let now = Instant::now();
+        let first_at = *first_at.get_or_init(|| now);
+        if first_at != now {
+            thread::sleep(SIGNALS_APART.saturating_sub(now.duration_since(first_at)));
             eprint_line("stopped by a second signal");
             #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
             std::process::exit(FAILURE.into());

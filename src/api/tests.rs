@@ -429,6 +429,8 @@ fn a_bad_key_is_told_why() {
         ("/kv/%zz", ESCAPE),
         ("/kv/%4g", ESCAPE),
         ("/kv/%g4", ESCAPE),
+        ("/kv/%4g1", ESCAPE),
+        ("/kv/%g41", ESCAPE),
         ("/kv/%%41", ESCAPE),
         ("/kv/%4%41", ESCAPE),
         ("/kv/%+4", ESCAPE),

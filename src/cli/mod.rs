@@ -6,6 +6,7 @@ mod units;
 
 use crate::server::Config;
 use clap::Parser;
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use log::LevelFilter;
 use std::io;
@@ -15,13 +16,18 @@ pub use units::{Size, Span};
 /// The longest value unless told otherwise.
 const VALUE_BYTES_MAX: Size = Size(10 << 20);
 
+/// More threads than this are taken for a mistake: the system would not
+/// give them.
+const WORKERS_MAX: usize = 1024;
+
 /// A key-value store over HTTP. In memory; curl is the client.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Options {
     /// The address or name to listen on; there is no authentication yet, so
     /// mind who can reach it
-    #[arg(long, env = "LKV_HOST", default_value_t = Config::default().addr.ip().to_string())]
+    #[arg(long, env = "LKV_HOST", value_parser = NonEmptyStringValueParser::new(),
+          default_value_t = Config::default().addr.ip().to_string())]
     pub host: String,
 
     /// The port to listen on; 0 asks the system for a free one
@@ -30,7 +36,7 @@ pub struct Options {
 
     /// The threads that answer requests which wait for nobody [default: two
     /// for each processor]
-    #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_count)]
+    #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_workers)]
     pub workers: Option<usize>,
 
     /// The longest value; a longer one is refused with 413
@@ -65,7 +71,7 @@ pub struct Options {
 
     /// What is logged to standard error: off, error, warn, info, debug or
     /// trace; debug logs each request
-    #[arg(long, env = "LKV_LOG_LEVEL", value_name = "LEVEL", default_value_t = LevelFilter::Info)]
+    #[arg(long, env = "LKV_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LevelFilter,
 }
 
@@ -111,6 +117,13 @@ impl Options {
             request_timeout: self.request_timeout.0,
             shutdown_timeout: self.shutdown_timeout.0,
         }
+    }
+}
+
+fn parse_workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=WORKERS_MAX) => Ok(count),
+        Ok(_) | Err(_) => Err(format!("not a whole number from 1 to {WORKERS_MAX}")),
     }
 }
 
@@ -181,12 +194,15 @@ mod tests {
 
     #[test]
     fn bad_usage_is_one_line() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 12] = [
             (&["--prot", "1"], "--port"),
             (&["--port", "99999"], "99999"),
             (&["--port", "abc"], "abc"),
             (&["--port"], "--port"),
-            (&["--workers", "0"], "1 on"),
+            (&["--workers", "0"], "1 to 1024"),
+            (&["--workers", "1025"], "1 to 1024"),
+            (&["--max-connections", "0"], "1 on"),
+            (&["--host", ""], "--host"),
             (&["--max-value-size", "lots"], "lots"),
             (&["--idle-timeout", "soon"], "soon"),
             (&["--log-level", "loud"], "loud"),

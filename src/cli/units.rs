@@ -18,7 +18,7 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<bytesize::ByteSize>() {
             Ok(size) if size.as_u64() > 0 => Ok(Self(size.as_u64())),
-            Ok(_) => Err("not more than nothing".to_owned()),
+            Ok(_) => Err("it has to be more than 0".to_owned()),
             Err(_) => Err("not a size such as 1500, 64KiB or 10MB".to_owned()),
         }
     }
@@ -41,7 +41,7 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         match humantime::parse_duration(text) {
             Ok(span) if span > MAX => Err("longer than a year".to_owned()),
-            Ok(Duration::ZERO) => Err("not more than nothing".to_owned()),
+            Ok(Duration::ZERO) => Err("it has to be more than 0".to_owned()),
             Ok(span) => Ok(Self(span)),
             Err(_) => Err("not a time such as 30s, 500ms or 2m".to_owned()),
         }

@@ -16,6 +16,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// One accepted connection.
 #[derive(Debug)]
@@ -49,9 +50,12 @@ impl Socket {
         self.cookie
     }
 
-    /// Ends the connection in both directions. What waits for it, in whatever
-    /// thread, returns; what it has written is still delivered.
+    /// Ends the connection in both directions: what waits for it, in whatever
+    /// thread, returns. Once the last descriptor is closed the peer is reset,
+    /// for one that is still sending would not notice anything else.
     pub(super) fn cut(&self) {
+        let at_once = Some(Duration::ZERO);
+        rustix::net::sockopt::set_socket_linger(&self.descriptor, at_once).ok();
         self.shutdown(Shutdown::Both);
     }
 

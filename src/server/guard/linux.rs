@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often connections are looked at while anything moves.
-const PACE: Duration = Duration::from_millis(20);
+const PACE: Duration = Duration::from_millis(10);
 
 /// The same while some connection has not been served yet.
 const PACE_FRESH: Duration = Duration::from_millis(3);
@@ -37,7 +37,7 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_DRAINING: Duration = Duration::from_millis(500);
 
 /// How long a request that has begun is waited for once the server stops.
-const BEGUN_GRACE: Duration = Duration::from_secs(1);
+const BEGUN_GRACE: Duration = Duration::from_millis(300);
 
 /// How much of what a refused client still sends is thrown away in one go.
 const DISCARD_BYTES_MAX: usize = 8 << 20;
@@ -196,6 +196,7 @@ pub(in crate::server) struct Guard {
     pace: Duration,
     next_search: Instant,
     descriptors_seen: Option<u64>,
+    search_due: bool,
     waiting_since: Option<Instant>,
     accept_retry_at: Instant,
     disposal: Disposal,
@@ -247,6 +248,7 @@ impl Guard {
             pace: PACE_QUIET,
             next_search: now,
             descriptors_seen: None,
+            search_due: true,
             waiting_since: None,
             accept_retry_at: now,
             disposal: Disposal::start()?,
@@ -276,24 +278,24 @@ impl Guard {
         }
     }
 
-    /// Sleeps until the next look is due or an order comes.
+    /// Sleeps until the next look is due, an order comes, or, while nothing
+    /// moves, until something does.
     fn rest(&self) {
+        let until = Instant::now() + self.pace;
         let quiet = self.pace >= PACE_QUIET;
         self.bell.quiet.store(quiet, Ordering::Relaxed);
-        let pace = Timespec::try_from(self.pace).ok();
-        let slept = if quiet {
-            // Anything that happens on any socket ends this.
-            poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], pace.as_ref())
+        if quiet {
+            // A connection that says nothing whole rings no bell, and its
+            // arrival is over before it can be seen. Its descriptors stay.
+            while !sleep_until_readable(&self.epoll, PACE.min(left(until)))
+                && self.sockets.descriptors() == self.descriptors_seen
+                && !left(until).is_zero()
+            {}
         } else {
-            poll(&mut [PollFd::new(&self.bell.event, PollFlags::IN)], pace.as_ref())
-        };
+            sleep_until_readable(&self.bell.event, left(until));
+        }
         self.bell.quiet.store(false, Ordering::Relaxed);
         self.bell.silence();
-        if let Err(err) = slept
-            && err != rustix::io::Errno::INTR
-        {
-            log::error!("the guard cannot wait: {err}");
-        }
     }
 
     /// Which sockets have ended, and whether a connection waits to be accepted.
@@ -363,10 +365,10 @@ impl Guard {
                 let linger = if self.draining.is_some() { LINGER_DRAINING } else { LINGER };
                 match self.watched.get_mut(&socket.cookie()) {
                     Some(watched) if sent => watched.lingers_until = Some(now + linger),
-                    Some(_) | None => self.end(socket.cookie()),
+                    Some(_) | None => self.cut(socket.cookie()),
                 }
             }
-            Order::Cut(_) => self.end(socket.cookie()),
+            Order::Cut(_) => self.cut(socket.cookie()),
             Order::Ask(_, answer) => {
                 let established = socket.traffic().is_some_and(|traffic| traffic.established);
                 // Who asked waits for this and for nothing else.
@@ -390,8 +392,8 @@ impl Guard {
         self.loose.extend(self.connections.take_loose());
         let descriptors = self.sockets.descriptors();
         let changed = descriptors.is_none() || descriptors != self.descriptors_seen;
-        let wanted = changed || !self.loose.is_empty();
-        if !wanted || now < self.next_search {
+        self.search_due = changed || !self.loose.is_empty();
+        if !self.search_due || now < self.next_search {
             return;
         }
         match self.sockets.search() {
@@ -404,6 +406,7 @@ impl Guard {
         if !self.sockets.complete() {
             return;
         }
+        self.search_due = false;
         self.descriptors_seen = descriptors;
         let unfound = std::mem::take(&mut self.loose);
         self.loose.extend(unfound.into_iter().filter(|c| !self.connections.forget(c)));
@@ -484,16 +487,23 @@ impl Guard {
             if let (Some(words), Some(watched)) = (last_words, self.watched.get(&cookie)) {
                 watched.say(words);
             }
-            self.end(cookie);
+            self.cut(cookie);
         }
         moving
     }
 
-    /// Ends a connection: shuts its socket and drops the requests that were
-    /// kept until then.
+    /// Cuts a connection.
+    fn cut(&mut self, cookie: u64) {
+        if let Some(watched) = self.watched.get(&cookie) {
+            watched.socket.cut();
+        }
+        self.end(cookie);
+    }
+
+    /// Gives up the socket of a connection that is shut in both directions,
+    /// and what was kept until then.
     fn end(&mut self, cookie: u64) {
         let Some(watched) = self.watched.remove(&cookie) else { return };
-        watched.socket.cut();
         // A socket that epoll does not know needs no removal.
         epoll::delete(&self.epoll, &watched.socket).ok();
         self.sockets.ended(cookie);
@@ -593,7 +603,7 @@ impl Guard {
     fn count_leaks(&mut self) {
         let leaked = self.leaked();
         if leaked > 0 {
-            self.complain("leak", &format!("tiny_http keeps {leaked} threads that hang for ever"));
+            self.complain("leak", &format!("threads of tiny_http that hang for ever: {leaked}"));
         }
     }
 
@@ -606,6 +616,7 @@ impl Guard {
         let pace = if moving.fresh {
             PACE_FRESH
         } else if moving.any
+            || self.search_due
             || !self.pending.is_empty()
             || !self.loose.is_empty()
             || self.draining.is_some()
@@ -661,6 +672,20 @@ impl Watched {
         let answer = Answer { reply, head_only: false, persistence: Persistence::Close };
         // A client that takes no answer goes without one.
         let _sent: bool = self.socket.try_send(&answer.first_part());
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+/// Sleeps for up to `time`; says whether there is something to read.
+fn sleep_until_readable(file: &OwnedFd, time: Duration) -> bool {
+    let timeout = Timespec::try_from(time).ok();
+    match poll(&mut [PollFd::new(file, PollFlags::IN)], timeout.as_ref()) {
+        Ok(ready) => ready > 0,
+        // Interrupted, or out of memory: the rest is over, whatever came.
+        Err(_) => true,
     }
 }
 
