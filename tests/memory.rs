@@ -1,0 +1,44 @@
+//! The memory engine's account against the memory that the process really
+//! takes. A crate of one test, so that no other disturbs the figures.
+
+#![cfg(target_os = "linux")]
+
+use little_key_value::storage::{Entry, Key, Memory, Storage};
+use std::fs;
+
+/// The process's resident memory in bytes.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("and how much");
+    let kib = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+    kib.expect("in kB") * 1024
+}
+
+/// Stores `entries` values of `value_bytes` under keys of 16 bytes. Returns
+/// what the account and what the system say that it takes.
+fn load(entries: usize, value_bytes: usize) -> (Memory, u64, u64) {
+    let before = resident();
+    let memory = Memory::new();
+    for index in 0..entries {
+        let key = Key::new(format!("{index:016}")).expect("a key of 16 bytes");
+        let value = vec![b'v'; value_bytes];
+        memory.set(key, Entry::new(value.into())).expect("there is no maximum");
+    }
+    let held = memory.held();
+    (memory, held, resident() - before)
+}
+
+#[test]
+fn the_account_agrees_with_the_process() {
+    let mut kept = Vec::new();
+    for (entries, value_bytes) in [(1500, 64 * 1024), (200_000, 100), (100_000, 1), (20_000, 4000)]
+    {
+        // The stores before it stay, or this one would live in what they freed.
+        let (memory, held, resident) = load(entries, value_bytes);
+        kept.push(memory);
+        let per_entry = (held / entries as u64, resident / entries as u64);
+        println!("{entries} x {value_bytes} bytes: held, resident per entry {per_entry:?}");
+        let fair = resident * 7 / 10..resident * 13 / 10;
+        assert!(fair.contains(&held), "{held} held, {resident} resident");
+    }
+}

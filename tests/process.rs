@@ -1,0 +1,416 @@
+//! The program as a process: arguments, environment, exit codes and signals.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::thread;
+use support::http::{Connection, put_head, wait_until};
+use support::process::{Process, command, output};
+use support::server::accepts;
+
+/// Starts an upload of that many bytes and waits until the server asks for
+/// them, so that the request is in its hands.
+fn begin_upload(process: &Process, target: &str, bytes: usize) -> Connection {
+    let mut connection = process.connect();
+    let head = put_head(target, bytes);
+    connection.send(head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n"));
+    assert_eq!(connection.response().status(), 100);
+    connection
+}
+
+/// Runs the program to its end: its exit code, what it printed and what it
+/// complained about.
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    ended(command(arguments))
+}
+
+fn ended(command: Command) -> (Option<i32>, String, String) {
+    let output = output(command);
+    let [stdout, stderr] = [output.stdout, output.stderr]
+        .map(|bytes| String::from_utf8(bytes).expect("the program writes text"));
+    (output.status.code(), stdout, stderr)
+}
+
+/// Asserts that a complaint is one line that a person can use.
+#[track_caller]
+fn assert_one_line(complaint: &str, mentioned: &str) {
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    assert!(complaint.contains(mentioned), "{mentioned:?} is not in {complaint}");
+    for noise in ["panicked", "backtrace", "Os {", "Err("] {
+        assert!(!complaint.contains(noise), "{complaint}");
+    }
+}
+
+#[test]
+fn two_lines_tell_that_it_runs_and_where() {
+    let process = Process::start(&["--workers", "3"]);
+    assert_eq!(process.greeting[0], "Starting Little Key-Value Store...");
+    let second = process.greeting[1].clone();
+    assert!(second.contains(&format!("http://{}", process.addr())), "{second}");
+    assert!(second.contains("memory"), "{second}");
+    assert!(second.contains('3') && second.contains("worker"), "{second}");
+    assert_eq!(process.connect().get("/healthz").text(), "ok\n");
+    process.signal("TERM");
+    // This also asserts that there is no third line.
+    assert_eq!(process.end().0, Some(0));
+}
+
+#[test]
+fn each_signal_to_stop_ends_it_with_0() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let process = Process::start(&[]);
+        process.signal(signal);
+        assert_eq!(process.end().0, Some(0), "SIG{signal}");
+    }
+}
+
+#[test]
+fn silent_and_idle_connections_do_not_hold_the_exit() {
+    let process = Process::start(&["--shutdown-timeout", "1h", "--idle-timeout", "1h"]);
+    let silent: Vec<Connection> = (0..10).map(|_| process.connect()).collect();
+    let mut idle: Vec<Connection> = (0..10).map(|_| process.connect()).collect();
+    for connection in &mut idle {
+        assert_eq!(connection.get("/healthz").status(), 200);
+    }
+    process.signal("TERM");
+    assert_eq!(process.end().0, Some(0));
+    for connection in silent.into_iter().chain(idle) {
+        connection.expect_closed();
+    }
+}
+
+#[test]
+fn a_request_that_was_taken_is_answered_before_the_end() {
+    let process = Process::start(&["--shutdown-timeout", "1h"]);
+    let addr = process.addr();
+    let mut upload = begin_upload(&process, "/kv/late", 100_000);
+    upload.send([b'x'; 3]);
+    process.signal("TERM");
+    wait_until("it stops listening", || !accepts(addr));
+    upload.send(vec![b'x'; 99_997]);
+    let answer = upload.response();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.header("Connection"), Some("close"));
+    upload.expect_closed();
+    assert_eq!(process.end().0, Some(0));
+}
+
+#[test]
+fn a_stuck_client_does_not_hold_the_exit_past_the_timeout() {
+    let process = Process::start(&["--shutdown-timeout", "300ms"]);
+    let mut reader = process.connect();
+    assert_eq!(reader.put("/kv/large", &vec![b'x'; 10 << 20]).status(), 200);
+    let writer = begin_upload(&process, "/kv/stuck", 100_000);
+    // The answer does not fit the sockets' buffers, and nobody reads it.
+    reader.send("GET /kv/large HTTP/1.1\r\nHost: test\r\n\r\n");
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("left behind"), "{log}");
+    drop((reader, writer));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_with_1() {
+    for signal in ["TERM", "INT"] {
+        let mut process = Process::start(&["--shutdown-timeout", "1h"]);
+        let addr = process.addr();
+        let upload = begin_upload(&process, "/kv/stuck", 100_000);
+        process.signal(signal);
+        wait_until("it stops listening", || !accepts(addr));
+        assert!(process.runs());
+        process.signal(signal);
+        assert_eq!(process.end().0, Some(1), "SIG{signal}");
+        drop(upload);
+    }
+}
+
+#[test]
+fn under_load_it_ends_with_0_and_every_answer_is_whole() {
+    let process = Process::start(&["--shutdown-timeout", "1h"]);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let mut connection = process.connect();
+                scope.spawn(move || {
+                    let value = vec![b'x'; 1 + client * 1000];
+                    let mut answers = 0;
+                    loop {
+                        let mut request = put_head("/kv/key", value.len()).into_bytes();
+                        request.extend_from_slice(&value);
+                        if connection.try_send(request).is_err() {
+                            return answers;
+                        }
+                        match connection.try_response_to("PUT") {
+                            Ok(answer) => assert_eq!(answer.status(), 200),
+                            Err(_) if connection.is_at_an_answers_start() => return answers,
+                            Err(err) => panic!("part of an answer, then {err}"),
+                        }
+                        answers += 1;
+                    }
+                })
+            })
+            .collect();
+        let mut watcher = process.connect();
+        wait_until("somebody has written", || watcher.get("/kv/key").status() == 200);
+        process.signal("TERM");
+        let answers = clients.into_iter().map(|client| client.join().expect("whole answers"));
+        assert!(answers.sum::<i32>() > 0);
+    });
+    assert_eq!(process.end().0, Some(0));
+}
+
+#[test]
+fn the_port_of_the_last_run_can_be_had_again_at_once() {
+    // An address of its own, so that no other test gets the port in between.
+    let host = if cfg!(target_os = "linux") { "127.0.0.77" } else { "127.0.0.1" };
+    let first = Process::start(&["--host", host]);
+    let port = first.addr().port().to_string();
+    let mut connection = first.connect();
+    connection.send("GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    assert_eq!(connection.response().status(), 200);
+    // The server has closed first, so its side of this goes to TIME_WAIT.
+    connection.expect_closed();
+    let open = first.connect();
+    first.signal("TERM");
+    assert_eq!(first.end().0, Some(0));
+
+    let second = Process::run(command(&["--host", host, "--port", &port]));
+    assert_eq!(second.connect().get("/healthz").status(), 200);
+    drop(open);
+}
+
+#[test]
+fn a_port_in_use_is_one_line_and_1() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = other.local_addr().expect("a bound socket").to_string();
+    let (code, stdout, stderr) = run(&["--port", addr.rsplit(':').next().unwrap_or_default()]);
+    assert_eq!(code, Some(1));
+    assert_one_line(&stderr, &addr);
+    assert!(stderr.to_lowercase().contains("in use"), "{stderr}");
+    assert!(!stdout.contains("http://"), "{stdout}");
+
+    let process = Process::start(&[]);
+    let port = process.addr().port().to_string();
+    assert_eq!(run(&["--port", &port]).0, Some(1));
+    assert_eq!(process.connect().get("/healthz").status(), 200);
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_one_line_and_1() {
+    // Set aside for documentation (RFC 5737).
+    let (code, _, stderr) = run(&["--host", "192.0.2.1", "--port", "0"]);
+    assert_eq!(code, Some(1));
+    assert_one_line(&stderr, "192.0.2.1");
+}
+
+#[test]
+fn bad_usage_is_one_line_and_2() {
+    let table: [(&[&str], &str); 14] = [
+        (&["--prot", "9000"], "--prot"),
+        (&["--port", "65536"], "65536"),
+        (&["--port", "abc"], "abc"),
+        (&["--port=-1"], "-1"),
+        (&["--port"], "--port"),
+        (&["--workers", "0"], "--workers"),
+        (&["--max-value-size", "10 apples"], "10 apples"),
+        (&["--max-memory", "0"], "--max-memory"),
+        (&["--max-connections", "0"], "--max-connections"),
+        (&["--idle-timeout", "soon"], "soon"),
+        (&["--request-timeout", "0s"], "--request-timeout"),
+        (&["--shutdown-timeout=-5s"], "-5s"),
+        (&["--log-level", "loud"], "loud"),
+        (&["9000"], "9000"),
+    ];
+    for (arguments, mentioned) in table {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert_eq!(stdout, "", "{arguments:?}");
+        assert_one_line(&stderr, mentioned);
+    }
+}
+
+#[test]
+fn help_tells_every_flag_its_variable_and_its_default() {
+    let (code, stdout, stderr) = run(&["--help"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let flags = [
+        ("--host", "LKV_HOST", "127.0.0.1"),
+        ("--port", "LKV_PORT", "8888"),
+        ("--workers", "LKV_WORKERS", ""),
+        ("--max-value-size", "LKV_MAX_VALUE_SIZE", "10MiB"),
+        ("--max-memory", "LKV_MAX_MEMORY", ""),
+        ("--max-connections", "LKV_MAX_CONNECTIONS", ""),
+        ("--idle-timeout", "LKV_IDLE_TIMEOUT", "60s"),
+        ("--request-timeout", "LKV_REQUEST_TIMEOUT", "30s"),
+        ("--shutdown-timeout", "LKV_SHUTDOWN_TIMEOUT", "10s"),
+        ("--log-level", "LKV_LOG_LEVEL", "info"),
+    ];
+    for (flag, variable, default) in flags {
+        for text in [flag, variable, default] {
+            assert!(stdout.to_lowercase().contains(&text.to_lowercase()), "{text} in {stdout}");
+        }
+    }
+}
+
+#[test]
+fn version_is_the_packages() {
+    let (code, stdout, stderr) = run(&["--version"]);
+    let version = concat!("little-key-value ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), version, ""));
+}
+
+#[test]
+fn a_flag_takes_its_value_after_a_space_or_an_equals_sign() {
+    for arguments in [["--max-value-size=5", "--workers=1"].as_slice(), &["--max-value-size", "5"]]
+    {
+        let process = Process::start(arguments);
+        let mut connection = process.connect();
+        assert_eq!(connection.put("/kv/five", b"12345").status(), 200);
+        assert_eq!(connection.put("/kv/six", b"123456").status(), 413);
+    }
+}
+
+#[test]
+fn the_environment_stands_in_for_flags() {
+    let mut environment = command(&[]);
+    environment.env("LKV_PORT", "0").env("LKV_MAX_VALUE_SIZE", "5").env("LKV_WORKERS", "1");
+    environment.env("LKV_LOG_LEVEL", "debug").env("LKV_MAX_MEMORY", "1MiB");
+    environment.env("LKV_SHUTDOWN_TIMEOUT", "2h").env("LKV_IDLE_TIMEOUT", "1h");
+    let process = Process::run(environment);
+    let mut connection = process.connect();
+    assert_eq!(connection.put("/kv/five", b"12345").status(), 200);
+    assert_eq!(connection.put("/kv/six", b"123456").status(), 413);
+    process.wait_for_log("/kv/six");
+}
+
+#[test]
+fn a_flag_goes_before_the_environment() {
+    let mut both = command(&["--port", "0", "--max-value-size", "6"]);
+    both.env("LKV_PORT", "1").env("LKV_MAX_VALUE_SIZE", "5");
+    let process = Process::run(both);
+    assert_eq!(process.connect().put("/kv/six", b"123456").status(), 200);
+}
+
+#[test]
+fn a_bad_value_in_the_environment_is_bad_usage() {
+    for (variable, value) in [("LKV_PORT", "abc"), ("LKV_MAX_MEMORY", "lots"), ("LKV_WORKERS", "0")]
+    {
+        let mut bad = command(&[]);
+        bad.env(variable, value);
+        let (code, stdout, stderr) = ended(bad);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{variable}");
+        assert_one_line(&stderr, value);
+    }
+}
+
+#[test]
+fn a_value_up_to_the_limit_is_taken_and_a_longer_one_is_413() {
+    let process = Process::start(&["--max-value-size", "2KiB"]);
+    assert_eq!(process.connect().put("/kv/key", &[b'x'; 2048]).status(), 200);
+    let mut connection = process.connect();
+    let refused = connection.put("/kv/key", &[b'y'; 2049]);
+    assert_eq!((refused.status(), refused.text()), (413, "value is too large\n"));
+    assert_eq!(process.connect().get("/kv/key").body, [b'x'; 2048]);
+}
+
+#[test]
+fn a_full_store_refuses_with_507_and_keeps_what_it_has() {
+    const VALUE: [u8; 10_000] = [b'x'; 10_000];
+    let process = Process::start(&["--max-memory", "1MiB"]);
+    let mut connection = process.connect();
+    let mut put = |index: usize| connection.put(&format!("/kv/{index}"), &VALUE).status();
+    let fitted = (0..200).take_while(|index| put(*index) == 200).count();
+    assert!((80..105).contains(&fitted), "{fitted} values of 10 kB in 1 MiB");
+
+    let refused = connection.put("/kv/more", &VALUE);
+    assert_eq!((refused.status(), refused.text()), (507, "storage is full\n"));
+    assert_eq!(connection.get("/kv/more").status(), 404);
+    for index in 0..fitted {
+        assert_eq!(connection.get(&format!("/kv/{index}")).body, VALUE);
+    }
+    assert_eq!(connection.put("/kv/0", &VALUE).status(), 200);
+    assert_eq!(connection.call("DELETE", "/kv/1").status(), 200);
+    assert_eq!(connection.put("/kv/more", &VALUE[..9000]).status(), 200);
+    assert_eq!(connection.call("DELETE", "/clear").status(), 200);
+    assert_eq!(connection.put("/kv/1", &VALUE).status(), 200);
+}
+
+#[test]
+fn an_ipv6_address_works() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: this machine has no ::1");
+        assert!(std::env::var_os("CI").is_none(), "CI has to have ::1");
+        return;
+    }
+    for host in ["::1", "[::1]"] {
+        let process = Process::start(&["--host", host]);
+        assert!(process.greeting[1].contains("http://[::1]:"), "{:?}", process.greeting);
+        let mut connection = process.connect();
+        assert_eq!(connection.put("/kv/kenya:capital", b"Nairobi").status(), 200);
+        assert_eq!(connection.get("/kv/kenya:capital").text(), "Nairobi");
+        process.signal("TERM");
+        assert_eq!(process.end().0, Some(0));
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_warned_of() {
+    for (host, warned) in [("0.0.0.0", true), ("127.0.0.1", false)] {
+        let process = Process::start(&["--host", host]);
+        process.signal("TERM");
+        let (code, log) = process.end();
+        assert_eq!(code, Some(0));
+        assert_eq!(log.contains("WARN") && log.contains("authentication"), warned, "{log}");
+    }
+}
+
+#[test]
+fn debug_logs_each_request_and_info_does_not() {
+    for (level, logged) in [("debug", true), ("info", false)] {
+        let process = Process::start(&["--log-level", level]);
+        let mut connection = process.connect();
+        assert_eq!(connection.put("/kv/kenya:capital", b"Nairobi").status(), 200);
+        assert_eq!(connection.get("/kv/kenya:capital").status(), 200);
+        assert_eq!(connection.get("/kv/absent").status(), 404);
+        process.signal("TERM");
+        let (_, log) = process.end();
+        for line in
+            ["PUT /kv/kenya:capital 200 0", "GET /kv/kenya:capital 200 7", "GET /kv/absent 404 14"]
+        {
+            let line = log.lines().find(|logged| logged.contains(line));
+            assert_eq!(line.is_some(), logged, "{level}: {log}");
+            assert!(line.is_none_or(|line| line.contains("us")), "{level}: {log}");
+        }
+        assert!(!log.contains("Nairobi"), "values are nobody's business: {log}");
+    }
+}
+
+#[test]
+fn at_its_end_it_logs_a_line_for_each_method() {
+    let process = Process::start(&[]);
+    let mut connection = process.connect();
+    for target in ["/kv/absent", "/healthz", "/healthz"] {
+        connection.get(target);
+    }
+    connection.put("/kv/a", b"x");
+    connection.put("/kv/", b"x");
+    process.signal("TERM");
+    let (_, log) = process.end();
+    let lines_with = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(lines_with("GET: 3 requests (200: 2, 404: 1), mean "), 1, "{log}");
+    assert_eq!(lines_with("PUT: 2 requests (200: 1, 400: 1), mean "), 1, "{log}");
+    assert_eq!(lines_with("DELETE: "), 0, "{log}");
+    assert_eq!(lines_with(" us, highest "), 2, "{log}");
+}
+
+#[test]
+fn an_idle_run_logs_nothing_to_worry_about() {
+    let process = Process::start(&[]);
+    process.signal("TERM");
+    let (_, log) = process.end();
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+}

@@ -1,0 +1,399 @@
+//! What the storage promises, written once against the trait and run on every
+//! engine.
+
+#![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
+
+mod support;
+
+use bytes::Bytes;
+use little_key_value::storage::{Entry, KEY_BYTES_MAX, Key, Storage};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use support::engines;
+use support::history::{Plan, bytes_of, number_of, record};
+use support::linearizability::{Call, check, check_each_key};
+use support::random::Random;
+
+/// Makes a test of every promise, for one engine.
+macro_rules! keeps_its_promises {
+    ($engine:ident) => {
+        mod $engine {
+            keeps_its_promises! { $engine:
+                an_absent_key_is_none
+                a_value_is_read_back
+                setting_replaces
+                deleting_makes_absent
+                deleting_is_idempotent
+                deleting_leaves_the_others
+                a_deleted_key_can_be_set_again
+                clearing_deletes_every_key
+                clearing_is_idempotent
+                a_cleared_store_works_on
+                any_byte_is_kept
+                any_utf8_is_a_key
+                keys_are_compared_by_their_bytes
+                every_size_is_kept
+                text_is_told_from_the_rest
+                a_value_outlives_its_overwriting
+                a_value_outlives_its_deletion
+                a_value_outlives_clearing
+                a_value_outlives_the_store
+                random_operations_agree_with_a_map
+                of_many_writers_one_wins_whole
+                different_keys_do_not_disturb_each_other
+                each_key_is_linearizable
+                each_key_is_linearizable_with_clears
+                clearing_is_one_moment_for_all_keys
+            }
+        }
+    };
+    ($engine:ident: $($promise:ident)*) => {
+        $(#[test]
+        fn $promise() {
+            super::$promise(super::engines::$engine());
+        })*
+    };
+}
+
+// A new engine adds a line.
+keeps_its_promises!(memory);
+
+type Store = Arc<dyn Storage>;
+
+fn key(text: &str) -> Key {
+    Key::new(text).expect("a key of 1 to 1024 bytes")
+}
+
+#[track_caller]
+fn get(store: &Store, text: &str) -> Option<Bytes> {
+    let entry = store.get(&key(text)).expect("the engine reads");
+    entry.map(|entry| entry.value().clone())
+}
+
+#[track_caller]
+fn set(store: &Store, text: &str, value: impl Into<Bytes>) {
+    store.set(key(text), Entry::new(value.into())).expect("the engine writes");
+}
+
+#[track_caller]
+fn delete(store: &Store, text: &str) {
+    store.delete(&key(text)).expect("the engine deletes");
+}
+
+#[track_caller]
+fn clear(store: &Store) {
+    store.clear().expect("the engine clears");
+}
+
+fn an_absent_key_is_none(store: Store) {
+    assert_eq!(get(&store, "absent"), None);
+    set(&store, "present", "x");
+    assert_eq!(get(&store, "absent"), None);
+}
+
+fn a_value_is_read_back(store: Store) {
+    set(&store, "kenya:capital", "Nairobi");
+    assert_eq!(get(&store, "kenya:capital").as_deref(), Some(b"Nairobi".as_slice()));
+    assert_eq!(get(&store, "kenya:capital").as_deref(), Some(b"Nairobi".as_slice()));
+}
+
+fn setting_replaces(store: Store) {
+    let values = [vec![b'a'; 10], vec![b'b'; 100_000], vec![b'c'; 1], vec![b'd'; 5000]];
+    for value in values {
+        set(&store, "key", value.clone());
+        assert_eq!(get(&store, "key"), Some(value.into()));
+    }
+}
+
+fn deleting_makes_absent(store: Store) {
+    set(&store, "key", "x");
+    delete(&store, "key");
+    assert_eq!(get(&store, "key"), None);
+}
+
+fn deleting_is_idempotent(store: Store) {
+    delete(&store, "never there");
+    set(&store, "key", "x");
+    delete(&store, "key");
+    delete(&store, "key");
+    assert_eq!(get(&store, "key"), None);
+}
+
+fn deleting_leaves_the_others(store: Store) {
+    const KEYS: usize = 5000;
+    for index in 0..KEYS {
+        set(&store, &format!("key {index}"), format!("value {index}"));
+    }
+    for index in (0..KEYS).filter(|index| index % 10 != 0) {
+        delete(&store, &format!("key {index}"));
+    }
+    for index in 0..KEYS {
+        let left = (index % 10 == 0).then(|| format!("value {index}").into());
+        assert_eq!(get(&store, &format!("key {index}")), left, "key {index}");
+    }
+}
+
+fn a_deleted_key_can_be_set_again(store: Store) {
+    for value in ["one", "two", "three"] {
+        set(&store, "key", value);
+        assert_eq!(get(&store, "key").as_deref(), Some(value.as_bytes()));
+        delete(&store, "key");
+    }
+    assert_eq!(get(&store, "key"), None);
+}
+
+fn clearing_deletes_every_key(store: Store) {
+    const KEYS: usize = 5000;
+    for index in 0..KEYS {
+        set(&store, &format!("key {index}"), "x");
+    }
+    clear(&store);
+    let left = (0..KEYS).filter(|index| get(&store, &format!("key {index}")).is_some()).count();
+    assert_eq!(left, 0);
+}
+
+fn clearing_is_idempotent(store: Store) {
+    clear(&store);
+    set(&store, "key", "x");
+    clear(&store);
+    clear(&store);
+    assert_eq!(get(&store, "key"), None);
+}
+
+fn a_cleared_store_works_on(store: Store) {
+    set(&store, "old", "x");
+    clear(&store);
+    set(&store, "old", "y");
+    set(&store, "new", "z");
+    delete(&store, "new");
+    assert_eq!(get(&store, "old").as_deref(), Some(b"y".as_slice()));
+    assert_eq!(get(&store, "new"), None);
+}
+
+fn any_byte_is_kept(store: Store) {
+    let every_byte: Vec<u8> = (0..=u8::MAX).collect();
+    let values: [&[u8]; 6] = [&every_byte, b"\0", b"\xff", b"\r\n", b"\0\0\0\0", b"a\nb\r\n\n"];
+    for value in values {
+        set(&store, "key", value.to_vec());
+        assert_eq!(get(&store, "key").as_deref(), Some(value));
+    }
+}
+
+fn any_utf8_is_a_key(store: Store) {
+    let longest = "k".repeat(KEY_BYTES_MAX);
+    let longest_of_four_bytes = "\u{1F511}".repeat(KEY_BYTES_MAX / 4);
+    let mut keys = vec![longest.as_str(), longest_of_four_bytes.as_str()];
+    keys.extend(["a", " ", "\0", "/", "//", "..", "../..", "%41", "?", "a?b=c", "#", "\u{7f}"]);
+    keys.extend(["kenya:capital", "clé", "ключ", "鍵", "\u{1F511}", "\u{200B}", "\u{10FFFF}"]);
+    keys.extend(["a\nb", "a\r\nb", "\t", "\"", "\\", "key with spaces"]);
+    for (index, key) in keys.iter().enumerate() {
+        set(&store, key, index.to_string());
+    }
+    for (index, key) in keys.iter().enumerate() {
+        assert_eq!(get(&store, key), Some(index.to_string().into()), "{key:?}");
+    }
+    for key in &keys {
+        delete(&store, key);
+        assert_eq!(get(&store, key), None, "{key:?}");
+    }
+}
+
+fn keys_are_compared_by_their_bytes(store: Store) {
+    let composed = "\u{e9}";
+    let decomposed = "e\u{301}";
+    let near = "k".repeat(KEY_BYTES_MAX - 1);
+    let (end_in_a, end_in_b) = (format!("{near}a"), format!("{near}b"));
+    let keys = ["a", "A", "a ", " a", "a\0", "\0a", "aa", "a/", "/a", composed, decomposed];
+    let keys: Vec<&str> = keys.into_iter().chain([near.as_str(), &end_in_a, &end_in_b]).collect();
+    for key in &keys {
+        set(&store, key, format!("value of {key:?}"));
+    }
+    for key in &keys {
+        assert_eq!(get(&store, key), Some(format!("value of {key:?}").into()));
+    }
+}
+
+fn every_size_is_kept(store: Store) {
+    const MIB: usize = 1024 * 1024;
+    let mut random = Random::of_this_run();
+    let sizes = [1, 2, 7, 8, 255, 256, 4094, 4095, 4096, 4097, 4098, 65_535, 65_536, MIB, 10 * MIB];
+    let values: Vec<Bytes> = sizes.iter().map(|&size| random.bytes(size).into()).collect();
+    for (size, value) in sizes.iter().zip(&values) {
+        set(&store, &size.to_string(), value.clone());
+    }
+    for (size, value) in sizes.iter().zip(&values) {
+        assert!(get(&store, &size.to_string()).as_ref() == Some(value), "{size} bytes");
+    }
+}
+
+fn text_is_told_from_the_rest(store: Store) {
+    // Each in the compact form, at its limit and past it.
+    for copies in [1, 1365, 100_000] {
+        let text = Entry::new("\u{20ac}".repeat(copies).into());
+        let mut bytes = text.value().to_vec();
+        bytes.pop();
+        let cut = Entry::new(bytes.into());
+        assert!(text.is_text() && !cut.is_text());
+
+        for (name, entry) in [("text", text), ("cut", cut)] {
+            store.set(key(name), entry.clone()).expect("the engine writes");
+            let read = store.get(&key(name)).expect("the engine reads");
+            assert!(read == Some(entry), "{name} of {copies} characters");
+        }
+    }
+}
+
+/// The sizes of a value in the compact form, at its limit and past it.
+const SIZES: [usize; 4] = [1, 4096, 4097, 1_000_000];
+
+/// Reads a value of each size, lets `end` do its work, and looks at them again.
+fn outlives(store: Store, end: impl FnOnce(Store, Vec<String>)) {
+    let mut random = Random::of_this_run();
+    let names: Vec<String> = SIZES.iter().map(|size| format!("{size} bytes")).collect();
+    let written: Vec<Bytes> = SIZES.iter().map(|&size| random.bytes(size).into()).collect();
+    for (name, value) in names.iter().zip(&written) {
+        // A copy, so that the engine and this test share nothing.
+        set(&store, name, value.to_vec());
+    }
+    let read: Vec<_> = names.iter().map(|name| get(&store, name)).collect();
+    end(store, names);
+
+    // What was freed is used again, so that a value which points there shows.
+    let other = engines::memory();
+    for (index, size) in SIZES.iter().cycle().take(100).enumerate() {
+        set(&other, &index.to_string(), vec![0xAA; *size]);
+    }
+    for (size, (written, read)) in SIZES.iter().zip(written.into_iter().zip(read)) {
+        assert!(Some(written) == read, "{size} bytes");
+    }
+}
+
+fn a_value_outlives_its_overwriting(store: Store) {
+    outlives(store, |store, names| {
+        for (name, size) in names.iter().zip(SIZES) {
+            set(&store, name, vec![0x55; size]);
+        }
+    });
+}
+
+fn a_value_outlives_its_deletion(store: Store) {
+    outlives(store, |store, names| names.iter().for_each(|name| delete(&store, name)));
+}
+
+fn a_value_outlives_clearing(store: Store) {
+    outlives(store, |store, _names| clear(&store));
+}
+
+fn a_value_outlives_the_store(store: Store) {
+    outlives(store, |store, _names| drop(store));
+}
+
+fn random_operations_agree_with_a_map(store: Store) {
+    const OPERATIONS: usize = 20_000;
+    const KEYS: usize = 300;
+    let mut random = Random::of_this_run();
+    let mut map: BTreeMap<String, Bytes> = BTreeMap::new();
+    for index in 0..OPERATIONS {
+        let name = format!("key {}", random.below(KEYS));
+        match random.below(1000) {
+            0 => {
+                clear(&store);
+                map.clear();
+            }
+            1..300 => {
+                delete(&store, &name);
+                map.remove(&name);
+            }
+            300..700 => {
+                let sizes = [1_usize, 8, 100, 4096, 4097, 10_000];
+                let size = random.one_of(&sizes);
+                let value = Bytes::from(random.bytes(size));
+                set(&store, &name, value.clone());
+                map.insert(name, value);
+            }
+            _ => assert_eq!(get(&store, &name).as_ref(), map.get(&name), "operation {index}"),
+        }
+    }
+    for index in 0..KEYS {
+        let name = format!("key {index}");
+        assert_eq!(get(&store, &name).as_ref(), map.get(&name), "{name} at the end");
+    }
+}
+
+fn of_many_writers_one_wins_whole(store: Store) {
+    const WRITERS: u64 = 100;
+    const ROUNDS: usize = 5;
+    let start = Barrier::new(usize::try_from(WRITERS).expect("a small number"));
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (store, start) = (&store, &start);
+            scope.spawn(move || {
+                start.wait();
+                for _ in 0..ROUNDS {
+                    set(store, "key", bytes_of(writer));
+                    let seen = get(store, "key").expect("it is never deleted");
+                    assert!(number_of(&seen) < WRITERS);
+                }
+            });
+        }
+    });
+    let last = get(&store, "key").expect("it is never deleted");
+    assert!(number_of(&last) < WRITERS);
+}
+
+fn different_keys_do_not_disturb_each_other(store: Store) {
+    const KEYS_EACH: u64 = 2000;
+    thread::scope(|scope| {
+        for writer in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                for index in 0..KEYS_EACH {
+                    set(store, &format!("{writer}:{index}"), bytes_of(writer * KEYS_EACH + index));
+                    if index % 3 == 0 {
+                        delete(store, &format!("{writer}:{index}"));
+                    }
+                }
+            });
+        }
+    });
+    for number in 0..8 * KEYS_EACH {
+        let (writer, index) = (number / KEYS_EACH, number % KEYS_EACH);
+        let read = get(&store, &format!("{writer}:{index}")).map(|value| number_of(&value));
+        assert_eq!(read, (index % 3 != 0).then_some(number), "{writer}:{index}");
+    }
+}
+
+/// Performs calls on numbers as calls on the store.
+fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
+    let store = Arc::clone(store);
+    move |call| {
+        match call {
+            Call::Get(key) => {
+                return get(&store, &key.to_string()).map(|value| number_of(&value));
+            }
+            Call::Set(key, number) => set(&store, &key.to_string(), bytes_of(number)),
+            Call::Delete(key) => delete(&store, &key.to_string()),
+            Call::Clear => clear(&store),
+        }
+        None
+    }
+}
+
+fn each_key_is_linearizable(store: Store) {
+    let plan = Plan { clients: 4, calls: 4000, keys: 3, clears_per_mille: 0 };
+    let history = record(plan, &Random::of_this_run(), || perform(&store));
+    check_each_key(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+fn each_key_is_linearizable_with_clears(store: Store) {
+    let plan = Plan { clients: 4, calls: 1000, keys: 3, clears_per_mille: 50 };
+    let history = record(plan, &Random::of_this_run(), || perform(&store));
+    check_each_key(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+fn clearing_is_one_moment_for_all_keys(store: Store) {
+    let plan = Plan { clients: 4, calls: 1000, keys: 8, clears_per_mille: 100 };
+    let history = record(plan, &Random::of_this_run(), || perform(&store));
+    check(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}

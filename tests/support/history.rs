@@ -1,0 +1,83 @@
+//! Recording what concurrent clients do and see, for the judge.
+
+use super::linearizability::{Call, Operation};
+use super::random::Random;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
+/// How large a history to record.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// How many clients call at the same time.
+    pub clients: usize,
+    /// How many calls each of them makes.
+    pub calls: usize,
+    /// How many keys they share.
+    pub keys: usize,
+    /// Of a thousand calls, how many are clears.
+    pub clears_per_mille: usize,
+}
+
+/// Lets every client make its calls through a connection of its own, which
+/// performs one call and returns what a get has seen.
+pub fn record<C>(plan: Plan, random: &Random, connect: impl Fn() -> C + Sync) -> Vec<Operation>
+where
+    C: FnMut(Call) -> Option<u64>,
+{
+    let clock = AtomicU64::new(0);
+    let start = Barrier::new(plan.clients);
+    let history = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for client in 0..plan.clients {
+            let mut random = random.fork(client);
+            let (clock, start, history, connect) = (&clock, &start, &history, &connect);
+            scope.spawn(move || {
+                let mut perform = connect();
+                let mut own = Vec::with_capacity(plan.calls);
+                start.wait();
+                for index in 0..plan.calls {
+                    let value = (client * plan.calls + index) as u64;
+                    let call = choose(plan, &mut random, value);
+                    let invoked = clock.fetch_add(1, Ordering::SeqCst);
+                    let saw = perform(call);
+                    let returned = clock.fetch_add(1, Ordering::SeqCst);
+                    own.push(Operation { client, call, saw, invoked, returned });
+                }
+                history.lock().expect("no client panics with it").extend(own);
+            });
+        }
+    });
+    history.into_inner().expect("every client has ended well")
+}
+
+fn choose(plan: Plan, random: &mut Random, value: u64) -> Call {
+    let key = random.below(plan.keys);
+    if random.below(1000) < plan.clears_per_mille {
+        return Call::Clear;
+    }
+    match random.below(10) {
+        0..5 => Call::Get(key),
+        5..8 => Call::Set(key, value),
+        _ => Call::Delete(key),
+    }
+}
+
+/// The bytes that stand for a number: as many copies of it as make a length
+/// of its own, from one copy to past the limit of compact values.
+pub fn bytes_of(number: u64) -> Vec<u8> {
+    number.to_le_bytes().repeat(copies_of(number))
+}
+
+/// The number that a value stands for. Panics if the value is not whole.
+pub fn number_of(bytes: &[u8]) -> u64 {
+    let first = bytes.first_chunk().expect("a value has eight bytes or more");
+    let number = u64::from_le_bytes(*first);
+    assert!(bytes == bytes_of(number), "a torn value of {} bytes", bytes.len());
+    number
+}
+
+fn copies_of(number: u64) -> usize {
+    const COPIES_MAX: u64 = 800;
+    usize::try_from(1 + number.wrapping_mul(7919) % COPIES_MAX).expect("a small number")
+}

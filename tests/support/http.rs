@@ -1,0 +1,202 @@
+//! A client that sees every byte: it sends what it is told to and takes an
+//! answer apart, with a deadline on everything.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for anything before it fails.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One connection to a server.
+pub struct Connection {
+    stream: TcpStream,
+    /// What has come and is not taken apart yet.
+    unread: Vec<u8>,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Response {
+    /// The status line without its line end.
+    pub status_line: String,
+    /// Names and values of the header fields, in order.
+    pub headers: Vec<(String, String)>,
+    /// The body, `Content-Length` bytes of it.
+    pub body: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects.
+    pub fn open(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        stream.set_nodelay(true).expect("a socket takes no delay");
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// The same connection with another wait for what it reads.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        self.stream.set_read_timeout(Some(patience)).expect("a socket takes a timeout");
+        self
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).expect("the server takes what is sent");
+    }
+
+    /// Sends bytes to a server that may have closed the connection.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// Sends no more; answers can still be read.
+    pub fn finish_sending(&mut self) {
+        self.stream.shutdown(Shutdown::Write).expect("an open connection");
+    }
+
+    /// Sends a request without a body and reads its answer.
+    pub fn call(&mut self, method: &str, target: &str) -> Response {
+        self.send(format!("{method} {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        self.response_to(method)
+    }
+
+    /// Reads the value under a target.
+    pub fn get(&mut self, target: &str) -> Response {
+        self.call("GET", target)
+    }
+
+    /// Stores a value under a target, in one write.
+    pub fn put(&mut self, target: &str, value: &[u8]) -> Response {
+        let mut request = put_head(target, value.len()).into_bytes();
+        request.extend_from_slice(value);
+        self.send(request);
+        self.response()
+    }
+
+    /// Reads the next answer to anything but HEAD.
+    pub fn response(&mut self) -> Response {
+        self.response_to("GET")
+    }
+
+    /// Reads the next answer, to a request of that method.
+    pub fn response_to(&mut self, method: &str) -> Response {
+        self.try_response_to(method).expect("an answer in time")
+    }
+
+    /// Reads the next answer, or says why there is none.
+    pub fn try_response_to(&mut self, method: &str) -> io::Result<Response> {
+        let head_end = loop {
+            if let Some(at) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at;
+            }
+            self.read_more()?;
+        };
+        let head = String::from_utf8(self.unread[..head_end].to_vec());
+        let head = head.map_err(|err| io::Error::new(ErrorKind::InvalidData, err))?;
+        let mut response = Response::of_head(&head)?;
+        let body_start = head_end + 4;
+        let body_bytes = if method == "HEAD" { 0 } else { response.content_length() };
+        while self.unread.len() < body_start + body_bytes {
+            self.read_more()?;
+        }
+        self.unread.drain(..body_start);
+        response.body = self.unread.drain(..body_bytes).collect();
+        Ok(response)
+    }
+
+    /// Waits until the server closes the connection, and panics if it does not
+    /// or if it sends anything more.
+    #[track_caller]
+    pub fn expect_closed(mut self) {
+        self.end().unwrap_or_else(|err| panic!("{err}"));
+    }
+
+    /// Waits until the server closes the connection. The error says what it
+    /// did instead.
+    pub fn end(&mut self) -> Result<(), String> {
+        let end = self.read_more();
+        if !self.unread.is_empty() {
+            let more = String::from_utf8_lossy(&self.unread);
+            return Err(format!("expected the connection's end, got {more:?}"));
+        }
+        match end.map_err(|err| err.kind()) {
+            Err(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => Ok(()),
+            other => Err(format!("expected the connection's end, and it is open: {other:?}")),
+        }
+    }
+
+    /// Whether all that has come was whole answers.
+    pub fn is_at_an_answers_start(&self) -> bool {
+        self.unread.is_empty()
+    }
+
+    fn read_more(&mut self) -> io::Result<()> {
+        let mut piece = vec![0; 64 * 1024];
+        match self.stream.read(&mut piece) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(got) => {
+                self.unread.extend_from_slice(&piece[..got]);
+                Ok(())
+            }
+            // A signal came, which says nothing about the server.
+            Err(err) if err.kind() == ErrorKind::Interrupted => self.read_more(),
+            Err(err) => Err(err),
+        }
+    }
+}
+
+impl Response {
+    fn of_head(head: &str) -> io::Result<Self> {
+        let invalid = || io::Error::new(ErrorKind::InvalidData, head.to_owned());
+        let mut lines = head.split("\r\n");
+        let status_line = lines.next().ok_or_else(invalid)?.to_owned();
+        let fields = lines.map(|line| {
+            let (name, value) = line.split_once(':').ok_or_else(invalid)?;
+            Ok((name.to_owned(), value.trim().to_owned()))
+        });
+        let headers = fields.collect::<io::Result<_>>()?;
+        Ok(Self { status_line, headers, body: Vec::new() })
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        let code = self.status_line.split(' ').nth(1);
+        code.and_then(|code| code.parse().ok()).expect("a status line with a number")
+    }
+
+    /// The value of the only header field of that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} twice: {:?}", self.headers);
+        value
+    }
+
+    /// The body, which is text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("a body of text")
+    }
+
+    fn content_length(&self) -> usize {
+        let length = self.header("Content-Length").map(|text| text.parse().expect("a number"));
+        length.unwrap_or(0)
+    }
+}
+
+/// The head of a PUT whose body has that length.
+pub fn put_head(target: &str, body_bytes: usize) -> String {
+    format!("PUT {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {body_bytes}\r\n\r\n")
+}
+
+/// Waits until `condition` holds. Panics if it does not in time.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited too long until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

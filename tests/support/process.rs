@@ -1,0 +1,184 @@
+//! The real program, as a person runs it.
+
+use super::http::{Connection, PATIENCE, wait_until};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+/// A program that runs and listens. It is killed when it is dropped.
+pub struct Process {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    log: Arc<Mutex<String>>,
+    log_reader: Option<thread::JoinHandle<()>>,
+    /// The two lines that it wrote once it listened.
+    pub greeting: [String; 2],
+    addr: SocketAddr,
+}
+
+/// The program with these arguments and none of the environment's `LKV_…`.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_little-key-value"));
+    command.args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LKV_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs the program to its end, which has to come by itself and soon.
+pub fn output(mut command: Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.as_mut().expect("the program runs");
+    let mut stdout = child.stdout.take().expect("it is piped");
+    let mut stderr = child.stderr.take().expect("it is piped");
+    let [stdout, stderr] = thread::scope(|scope| {
+        let stdout = scope.spawn(move || read_all(&mut stdout));
+        let stderr = scope.spawn(move || read_all(&mut stderr));
+        let status = wait(child);
+        if status.is_none() {
+            child.kill().expect("it still runs");
+        }
+        let texts = [stdout, stderr].map(|reader| reader.join().expect("a pipe can be read"));
+        assert!(status.is_some(), "the program does not end; it wrote {texts:?}");
+        texts
+    });
+    let status = child.wait().expect("it has ended");
+    Output { status, stdout, stderr }
+}
+
+fn read_all(pipe: &mut impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    pipe.read_to_end(&mut bytes).expect("a pipe can be read");
+    bytes
+}
+
+/// The status of a child that ends in time.
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let end = std::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        if std::time::Instant::now() > end {
+            return None;
+        }
+        thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+impl Process {
+    /// Starts it on a port of the system's choice.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::run(command(&[&["--port", "0"], arguments].concat()))
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn run(mut command: Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the program runs");
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let log_reader = collect(child.stderr.take().expect("it is piped"), &log);
+        let greeting = [(); 2].map(|()| {
+            lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+                child.kill().expect("a child can be killed");
+                panic!("no second line; its log: {}", log.lock().expect("a whole log"))
+            })
+        });
+        let addr = addr_in(&greeting[1]);
+        Self { child, lines, log, log_reader: Some(log_reader), greeting, addr }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.addr)
+    }
+
+    /// Sends it a signal by name, `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let kill = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(kill.expect("kill runs").success(), "kill -{name} {pid}");
+    }
+
+    /// Waits for its end, which has to come by itself and soon: its exit code,
+    /// if no signal ended it, and its whole log.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let status = wait(&mut self.child);
+        if let Some(reader) = self.log_reader.take_if(|_| status.is_some()) {
+            reader.join().expect("its log can be read");
+        }
+        let status = status.unwrap_or_else(|| panic!("it does not end; its log: {}", self.log()));
+        let more: Vec<String> = self.lines.iter().collect();
+        assert!(more.is_empty(), "more than two lines on standard output: {more:?}");
+        (status.code(), self.log())
+    }
+
+    /// Whether it has not ended.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("a whole log").clone()
+    }
+
+    /// Waits until it has logged a text.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("{text:?} is logged"), || self.log().contains(text));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.runs() {
+            self.child.kill().expect("a child can be killed");
+            self.child.wait().expect("a child can be waited for");
+        }
+    }
+}
+
+/// The address in `… http://127.0.0.1:8888 …`.
+fn addr_in(line: &str) -> SocketAddr {
+    let url = line.split_whitespace().find_map(|word| word.strip_prefix("http://"));
+    let addr = url.map(|rest| rest.trim_end_matches(|c: char| !c.is_ascii_digit()));
+    let addr = addr.and_then(|addr| addr.parse().ok());
+    addr.unwrap_or_else(|| panic!("no address in {line:?}"))
+}
+
+fn lines_of(stdout: ChildStdout) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.expect("it writes text");
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+fn collect(stderr: ChildStderr, log: &Arc<Mutex<String>>) -> thread::JoinHandle<()> {
+    let log = Arc::clone(log);
+    thread::spawn(move || {
+        let mut stderr = BufReader::new(stderr);
+        let mut line = String::new();
+        while stderr.read_line(&mut line).expect("it writes text") > 0 {
+            log.lock().expect("a whole log").push_str(&line);
+            line.clear();
+        }
+    })
+}

@@ -1,0 +1,91 @@
+//! A server in the test's own process.
+
+use super::engines;
+use super::http::{Connection, PATIENCE};
+use little_key_value::api::Api;
+use little_key_value::server::{Config, Server};
+use little_key_value::storage::Storage;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The longest value that the fixture takes, in bytes.
+pub const VALUE_BYTES_MAX: u64 = 10 * 1024 * 1024;
+
+/// A running server. It stops when it is dropped, and has to.
+pub struct Fixture {
+    server: Option<Server>,
+    addr: SocketAddr,
+}
+
+impl Fixture {
+    /// A server in front of an empty memory.
+    pub fn start() -> Self {
+        Self::over(engines::memory())
+    }
+
+    /// A server in front of a storage.
+    pub fn over(storage: Arc<dyn Storage>) -> Self {
+        Self::with(storage, VALUE_BYTES_MAX, &Self::config())
+    }
+
+    /// The configuration of a test's server: a port of its own.
+    pub fn config() -> Config {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        Config { addr, workers: 4, ..Config::default() }
+    }
+
+    /// A server with a configuration of its own.
+    pub fn with(storage: Arc<dyn Storage>, value_bytes_max: u64, config: &Config) -> Self {
+        let server = Server::start(config, Api::new(storage, value_bytes_max));
+        let server = server.expect("a server starts on a port of the system's choice");
+        let addr = server.local_addr();
+        Self { server: Some(server), addr }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.addr)
+    }
+
+    /// Stops it and waits until it has stopped, as dropping it does.
+    pub fn stop(mut self) {
+        self.stop_checked();
+    }
+
+    fn stop_checked(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        let stopping = thread::spawn(move || server.stop());
+        let end = Instant::now() + 2 * PATIENCE;
+        while !stopping.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // A second panic would end the process and hide the first.
+        if !thread::panicking() {
+            assert!(stopping.is_finished(), "the server does not stop");
+            stopping.join().expect("a server stops without a panic");
+            assert!(!accepts(self.addr), "the server has stopped and still listens");
+        }
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop_checked();
+    }
+}
+
+/// Whether somebody accepts connections there.
+pub fn accepts(addr: SocketAddr) -> bool {
+    match TcpStream::connect_timeout(&addr, PATIENCE) {
+        // On the loopback a connection to a free port can meet itself.
+        Ok(stream) => stream.local_addr().is_ok_and(|own| own != addr),
+        Err(_) => false,
+    }
+}

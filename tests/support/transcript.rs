@@ -1,0 +1,316 @@
+//! Transcripts: what a client sends and a server answers, in a form that a
+//! person reads, replayed over a real socket.
+//!
+//! ```text
+//! # A comment.
+//! > PUT /kv/kenya:capital HTTP/1.1
+//! > Host: store
+//! > Content-Length: *
+//! >
+//! > Nairobi
+//!
+//! < HTTP/1.1 200 OK
+//! < Date: *
+//! < !Content-Type
+//! ```
+//!
+//! A block of lines is a request (`>`), an answer (`<`) or one event (`=`).
+//! The lines of a head end in CR LF on the wire. After an empty one come those
+//! of the body, which end in nothing; write `\n` where the body has a newline.
+//! Requests with no answer between them are sent in one piece.
+//!
+//! - `\n`, `\r`, `\t`, `\\` and `\xFF` stand for a byte, `\{1024 k}` for a
+//!   thousand and twenty-four `k`.
+//! - In a request `Content-Length: *` is counted. A block of `>>` continues
+//!   the request before it: its lines are bytes with nothing added.
+//! - In an answer the status line and the body are exact; no body in the
+//!   transcript is no body on the wire. Of the header fields those in the
+//!   transcript have to be there, `*` with any value, `!` not at all.
+//! - `= connect` opens another connection, `= closed` means that the server
+//!   closes this one, having sent nothing more.
+//!
+//! Of every answer but an interim one the replay also asks what is true of
+//! all: a date, a length, `nosniff`, and of an error what caches may not do.
+
+use super::http::{Connection, PATIENCE, Response};
+use std::collections::VecDeque;
+use std::iter::Peekable;
+use std::net::SocketAddr;
+use std::str::Lines;
+use std::time::Duration;
+
+/// A transcript, ready to be replayed.
+#[derive(Debug)]
+pub struct Transcript {
+    name: String,
+    steps: Vec<(usize, Step)>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// Opens another connection.
+    Connect,
+    /// The server closes the connection.
+    Closed,
+    /// Sends bytes; a request's method tells how its answer ends.
+    Send { method: Option<String>, bytes: Vec<u8> },
+    /// Takes an answer.
+    Answer { status_line: String, fields: Vec<Field>, body: Vec<u8> },
+}
+
+#[derive(Debug, PartialEq)]
+enum Field {
+    Absent(String),
+    Present(String),
+    Exactly(String, String),
+}
+
+/// The lines of a file with their numbers from 1, without comments.
+type Numbered<'a> = Peekable<Box<dyn Iterator<Item = (usize, &'a str)> + 'a>>;
+
+impl Transcript {
+    /// Reads a transcript. The error begins with `name` and the line.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let mut lines = numbered(text.lines());
+        let mut steps = Vec::new();
+        while let Some((number, line)) = lines.next_if(|_| true) {
+            let step = match line.split(' ').next().unwrap_or_default() {
+                "" => continue,
+                "=" if line == "= connect" => Ok(Step::Connect),
+                "=" if line == "= closed" => Ok(Step::Closed),
+                prefix @ (">" | ">>" | "<") => {
+                    let mut block = vec![rest_of(line, prefix)];
+                    while let Some((_, line)) = lines.next_if(|(_, line)| starts(line, prefix)) {
+                        block.push(rest_of(line, prefix));
+                    }
+                    Step::of_block(prefix, &block)
+                }
+                _ => Err(format!("what is {line:?}?")),
+            };
+            steps.push((number, step.map_err(|err| format!("{name}:{number}: {err}"))?));
+        }
+        Ok(Self { name: name.to_owned(), steps })
+    }
+
+    /// Replays it against a server. The error names the line where it fails,
+    /// what the transcript has there and what the server did.
+    pub fn replay(&self, addr: SocketAddr) -> Result<(), String> {
+        self.replay_within(addr, PATIENCE)
+    }
+
+    /// The same, with another wait for an answer.
+    pub fn replay_within(&self, addr: SocketAddr, patience: Duration) -> Result<(), String> {
+        let connect = || Connection::open(addr).with_patience(patience);
+        let mut replay =
+            Replay { connection: connect(), unsent: Vec::new(), asked: VecDeque::new() };
+        for (number, step) in &self.steps {
+            let outcome = match step {
+                Step::Connect => replay.end().map(|()| replay.connection = connect()),
+                Step::Closed => replay.closed(),
+                Step::Send { method, bytes } => {
+                    replay.unsent.extend_from_slice(bytes);
+                    replay.asked.extend(method.clone());
+                    Ok(())
+                }
+                Step::Answer { .. } => replay.answer(step),
+            };
+            outcome.map_err(|err| format!("{}:{number}: {err}", self.name))?;
+        }
+        replay.end().map_err(|err| format!("{}: at its end: {err}", self.name))
+    }
+}
+
+fn numbered<'a>(lines: Lines<'a>) -> Numbered<'a> {
+    let lines = (1..).zip(lines.map(str::trim_end)).filter(|(_, line)| !line.starts_with('#'));
+    let lines: Box<dyn Iterator<Item = (usize, &'a str)>> = Box::new(lines);
+    lines.peekable()
+}
+
+/// Whether a line has this prefix, and nothing or a space after it.
+fn starts(line: &str, prefix: &str) -> bool {
+    line.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
+fn rest_of<'a>(line: &'a str, prefix: &str) -> &'a str {
+    let rest = line.strip_prefix(prefix).unwrap_or(line);
+    rest.strip_prefix(' ').unwrap_or(rest)
+}
+
+impl Step {
+    fn of_block(prefix: &str, block: &[&str]) -> Result<Self, String> {
+        let head_lines = block.iter().position(|line| line.is_empty()).unwrap_or(block.len());
+        let (head, body) = block.split_at(head_lines);
+        let ends = !body.is_empty();
+        let body = body.iter().map(|line| unescape(line)).collect::<Result<Vec<_>, _>>()?.concat();
+        match prefix {
+            ">>" => {
+                let bytes =
+                    block.iter().map(|line| unescape(line)).collect::<Result<Vec<_>, _>>()?;
+                Ok(Self::Send { method: None, bytes: bytes.concat() })
+            }
+            ">" if !ends => Err("the head has no empty line after it".to_owned()),
+            ">" => Self::request(head, &body),
+            _ => Self::expected(head, body),
+        }
+    }
+
+    fn request(head: &[&str], body: &[u8]) -> Result<Self, String> {
+        let mut bytes = Vec::new();
+        for line in head {
+            let counted = format!("Content-Length: {}", body.len());
+            let line = if *line == "Content-Length: *" { &counted } else { *line };
+            bytes.extend(unescape(line)?);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(b"\r\n");
+        bytes.extend(body);
+        let method = head.first().and_then(|line| line.split(' ').next()).map(str::to_owned);
+        Ok(Self::Send { method, bytes })
+    }
+
+    fn expected(head: &[&str], body: Vec<u8>) -> Result<Self, String> {
+        let (status_line, fields) = head.split_first().ok_or("no status line")?;
+        let field = |line: &&str| match (line.strip_prefix('!'), line.split_once(": ")) {
+            (Some(name), _) => Ok(Field::Absent(name.to_owned())),
+            (None, Some((name, "*"))) => Ok(Field::Present(name.to_owned())),
+            (None, Some((name, value))) => Ok(Field::Exactly(name.to_owned(), value.to_owned())),
+            (None, None) => Err(format!("what is {line:?}?")),
+        };
+        let fields = fields.iter().map(field).collect::<Result<_, _>>()?;
+        Ok(Self::Answer { status_line: (*status_line).to_owned(), fields, body })
+    }
+}
+
+/// The bytes that a line stands for.
+fn unescape(line: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut rest = line;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        bytes.extend(plain.bytes());
+        let (escaped, after) = escaped(escape).ok_or(format!("what is \\{escape}?"))?;
+        bytes.extend(escaped);
+        rest = after;
+    }
+    bytes.extend(rest.bytes());
+    Ok(bytes)
+}
+
+/// The bytes that an escape stands for, from behind its backslash, and what
+/// comes after it.
+fn escaped(escape: &str) -> Option<(Vec<u8>, &str)> {
+    if let Some((times, after)) = escape.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        let (copies, piece) = times.split_once(' ')?;
+        return Some((piece.repeat(copies.parse().ok()?).into_bytes(), after));
+    }
+    if let Some(digits) = escape.strip_prefix('x') {
+        let byte = u8::from_str_radix(digits.get(..2)?, 16).ok()?;
+        return Some((vec![byte], digits.get(2..)?));
+    }
+    let byte = match escape.chars().next()? {
+        'n' => b'\n',
+        'r' => b'\r',
+        't' => b'\t',
+        '\\' => b'\\',
+        _ => return None,
+    };
+    Some((vec![byte], escape.get(1..)?))
+}
+
+/// A replay on its way.
+struct Replay {
+    connection: Connection,
+    unsent: Vec<u8>,
+    /// The methods of the requests that have no answer yet.
+    asked: VecDeque<String>,
+}
+
+impl Replay {
+    fn send(&mut self) -> Result<(), String> {
+        let bytes = std::mem::take(&mut self.unsent);
+        self.connection.try_send(bytes).map_err(|err| format!("sending failed: {err}"))
+    }
+
+    fn answer(&mut self, expected: &Step) -> Result<(), String> {
+        self.send()?;
+        let Some(method) = self.asked.front().cloned() else {
+            return Err("an answer to nothing".to_owned());
+        };
+        let got = self.connection.try_response_to(&method);
+        let got = got.map_err(|err| format!("no answer: {err}"))?;
+        if !(100..200).contains(&got.status()) {
+            self.asked.pop_front();
+            check_always(&got)?;
+        }
+        check_answer(expected, &got)
+    }
+
+    fn closed(&mut self) -> Result<(), String> {
+        self.send()?;
+        self.asked.clear();
+        self.connection.end()
+    }
+
+    /// Every request has had its answer.
+    fn end(&mut self) -> Result<(), String> {
+        match (self.unsent.is_empty(), self.asked.front()) {
+            (true, None) => Ok(()),
+            (_, method) => Err(format!("no answer to {method:?} in the transcript")),
+        }
+    }
+}
+
+fn check_answer(expected: &Step, got: &Response) -> Result<(), String> {
+    let Step::Answer { status_line, fields, body } = expected else { return Ok(()) };
+    if *status_line != got.status_line {
+        let text = String::from_utf8_lossy(&got.body);
+        return Err(format!("expected {status_line:?}, got {:?} {text:?}", got.status_line));
+    }
+    for field in fields {
+        match field {
+            Field::Absent(name) => match got.header(name) {
+                None => {}
+                Some(value) => return Err(format!("expected no {name}, got {value:?}")),
+            },
+            Field::Present(name) => match got.header(name) {
+                Some(_) => {}
+                None => return Err(format!("expected some {name}, got none")),
+            },
+            Field::Exactly(name, value) if got.header(name) != Some(value) => {
+                return Err(format!("expected {name} {value:?}, got {:?}", got.header(name)));
+            }
+            Field::Exactly(..) => {}
+        }
+    }
+    if *body != got.body {
+        return Err(format!("expected the body {}, got {}", shown(body), shown(&got.body)));
+    }
+    Ok(())
+}
+
+/// What is true of every answer but an interim one.
+fn check_always(got: &Response) -> Result<(), String> {
+    let date = got.header("Date").ok_or("expected some Date, got none")?;
+    if httpdate::parse_http_date(date).is_err() {
+        return Err(format!("expected Date in the form of RFC 9110, got {date:?}"));
+    }
+    if got.header("Content-Length").is_none() {
+        return Err("expected some Content-Length, got none".to_owned());
+    }
+    let error = got.status() >= 400;
+    let mut always = vec![("X-Content-Type-Options", "nosniff")];
+    always.extend(error.then_some(("Cache-Control", "no-store")));
+    always.extend(error.then_some(("Content-Type", "text/plain; charset=utf-8")));
+    for (name, value) in always {
+        if got.header(name) != Some(value) {
+            return Err(format!("expected {name} {value:?}, got {:?}", got.header(name)));
+        }
+    }
+    Ok(())
+}
+
+/// A body in a message: as text, and not all of a long one.
+fn shown(body: &[u8]) -> String {
+    const SHOWN_BYTES_MAX: usize = 200;
+    let start = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES_MAX)]).into_owned();
+    format!("{start:?} of {} bytes", body.len())
+}
