@@ -110,10 +110,12 @@ impl Connections {
         if let Some(known) = table.by_peer.get(&peer) {
             return (Arc::clone(known), false);
         }
-        let fresh = Arc::new(Connection { peer, state: Mutex::default() });
-        table.by_peer.insert(peer, Arc::clone(&fresh));
-        table.loose.push(Arc::clone(&fresh));
-        (fresh, true)
+        (table.add(peer), true)
+    }
+
+    /// A new connection in place of one that was stopped.
+    pub(super) fn renew(&self, stopped: &Connection) -> Arc<Connection> {
+        self.lock().add(stopped.peer)
     }
 
     /// The connections that have become known since the last call.
@@ -147,6 +149,15 @@ impl Connections {
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Every change below is complete before anything could panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn add(&mut self, peer: SocketAddr) -> Arc<Connection> {
+        let fresh = Arc::new(Connection { peer, state: Mutex::default() });
+        self.by_peer.insert(peer, Arc::clone(&fresh));
+        self.loose.push(Arc::clone(&fresh));
+        fresh
     }
 }
 
@@ -290,8 +301,7 @@ impl Connection {
         self.lock().socket.clone()
     }
 
-    /// Ties the connection to the socket that was found for its peer. What
-    /// was stopped belonged to the socket before it.
+    /// Ties the connection to the socket that was found for its peer.
     pub(super) fn attach(&self, socket: Arc<Socket>) {
         let mut state = self.lock();
         state.socket = Some(socket);

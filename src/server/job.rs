@@ -56,20 +56,13 @@ impl Job {
         }
     }
 
-    /// Whether dropping the request could end the process.
-    pub(super) fn must_not_drop(&self) -> bool {
+    /// Gets rid of a request on a connection that was shut. One that cannot be
+    /// dropped is kept for ever, and so is the thread that waits for its end.
+    pub(super) fn discard(self) {
         let unread_max = self.request.body_length().unwrap_or(0);
-        unread_max > DROPPED_BODY_BYTES_MAX
-    }
-
-    /// Gets rid of a request on a connection that was shut. Says whether that
-    /// cost a thread of tiny_http, which then waits for this request for ever.
-    pub(super) fn discard(self) -> bool {
-        let leaks = self.must_not_drop();
-        if leaks {
+        if unread_max > DROPPED_BODY_BYTES_MAX {
             std::mem::forget(self.request);
         }
-        leaks
     }
 }
 

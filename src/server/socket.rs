@@ -10,7 +10,7 @@
 use rustix::fs::RawDir;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use socket2::SockRef;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -161,26 +161,13 @@ pub(super) struct Sockets {
     seen: HashSet<u64>,
     /// Whether the last search could hold all that it found.
     complete: bool,
-    /// Sockets that were shut and that tiny_http has not closed since, with
-    /// the number of searches that have seen them.
-    ended: HashMap<u64, u32>,
 }
-
-/// After so many searches a socket that was shut is taken to stay open: its
-/// thread hangs.
-const SEARCHES_UNTIL_LEAKED: u32 = 100;
 
 impl Sockets {
     /// Gets ready to find the connections that `listener` accepts.
     pub(super) fn new(listener: SocketAddr) -> io::Result<Self> {
         let descriptors = File::open("/proc/self/fd")?;
-        Ok(Self {
-            listener,
-            descriptors,
-            seen: HashSet::new(),
-            complete: true,
-            ended: HashMap::new(),
-        })
+        Ok(Self { listener, descriptors, seen: HashSet::new(), complete: true })
     }
 
     /// The connections that have come since the last search. One that could
@@ -216,10 +203,6 @@ impl Sockets {
                 found.extend(self.connection(descriptor, cookie));
             }
         }
-        self.ended.retain(|cookie, searches| {
-            *searches += 1;
-            seen.contains(cookie)
-        });
         self.seen = seen;
         Ok(found)
     }
@@ -231,14 +214,9 @@ impl Sockets {
         (open > 0).then_some(open)
     }
 
-    /// Notes that a connection was shut.
-    pub(super) fn ended(&mut self, cookie: u64) {
-        self.ended.insert(cookie, 0);
-    }
-
-    /// How many connections that were shut tiny_http never closed.
-    pub(super) fn leaked(&self) -> usize {
-        self.ended.values().filter(|searches| **searches > SEARCHES_UNTIL_LEAKED).count()
+    /// Whether some descriptor of the socket was open at the last search.
+    pub(super) fn has_seen(&self, cookie: u64) -> bool {
+        self.seen.contains(&cookie)
     }
 
     /// Whether every connection there was at the last search is held.

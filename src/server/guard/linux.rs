@@ -49,6 +49,10 @@ const ACCEPT_PATIENCE: Duration = Duration::from_millis(500);
 /// How often the accept loop is replaced at most.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 
+/// How long tiny_http may keep a connection that is shut until its thread is
+/// taken to hang for ever.
+const HANGING_AFTER: Duration = Duration::from_secs(10);
+
 /// How often a complaint about the same thing is logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -199,6 +203,8 @@ pub(in crate::server) struct Guard {
     search_due: bool,
     waiting_since: Option<Instant>,
     accept_retry_at: Instant,
+    /// Connections that are shut and that tiny_http still has.
+    dying: HashMap<u64, Dying>,
     disposal: Disposal,
     complained_at: HashMap<&'static str, Instant>,
 }
@@ -211,6 +217,11 @@ struct Watched {
     lingers_until: Option<Instant>,
     /// When tiny_http was let find the end of the stream.
     dismissed_at: Option<Instant>,
+}
+
+struct Dying {
+    connection: Arc<Connection>,
+    since: Instant,
 }
 
 struct Draining {
@@ -251,6 +262,7 @@ impl Guard {
             search_due: true,
             waiting_since: None,
             accept_retry_at: now,
+            dying: HashMap::new(),
             disposal: Disposal::start()?,
             complained_at: HashMap::new(),
         })
@@ -269,7 +281,9 @@ impl Guard {
             for cookie in ended {
                 self.end(cookie);
             }
-            self.search(now);
+            let searched = self.search(now);
+            self.bury(searched);
+            self.count_leaks();
             let moving = self.look_at_all(now);
             self.keep_cap(now);
             self.keep_accepting(accept_waits, now);
@@ -381,30 +395,35 @@ impl Guard {
     /// Carries out an order about a connection that has ended by itself.
     fn obey_without(&mut self, order: Order) {
         match order {
-            Order::Close(connection, _) | Order::Cut(connection) => self.dispose(&connection),
+            Order::Close(connection, _) | Order::Cut(connection) => {
+                self.disposal.dispose(connection.discarded());
+                self.loose.push(connection);
+            }
             Order::Ask(_, answer) => drop(answer),
             Order::AcceptEnded | Order::Drain(_) | Order::Stop => {}
         }
     }
 
-    /// Finds the sockets of new connections, where there may be any.
-    fn search(&mut self, now: Instant) {
+    /// Finds the sockets of new connections, where there may be any. Says
+    /// whether all that there are have been found now.
+    fn search(&mut self, now: Instant) -> bool {
         self.loose.extend(self.connections.take_loose());
         let descriptors = self.sockets.descriptors();
         let changed = descriptors.is_none() || descriptors != self.descriptors_seen;
         self.search_due = changed || !self.loose.is_empty();
         if !self.search_due || now < self.next_search {
-            return;
+            return false;
         }
         match self.sockets.search() {
             Ok(found) => found.into_iter().for_each(|socket| self.watch(socket, now)),
             Err(err) => {
-                return self.complain("search", &format!("sockets cannot be searched: {err}"));
+                self.complain("search", &format!("sockets cannot be searched: {err}"));
+                return false;
             }
         }
         self.next_search = Instant::now() + now.elapsed() * PACE_COSTS / 2;
         if !self.sockets.complete() {
-            return;
+            return false;
         }
         self.search_due = false;
         self.descriptors_seen = descriptors;
@@ -422,7 +441,7 @@ impl Guard {
             }
         }
         self.acceptor.searched(self.watched.keys());
-        self.count_leaks();
+        true
     }
 
     fn watch(&mut self, socket: Socket, now: Instant) {
@@ -430,7 +449,11 @@ impl Guard {
         if let Err(err) = epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN) {
             self.complain("watch", &format!("a socket cannot be watched: {err}"));
         }
-        let (connection, _) = self.connections.of(socket.peer());
+        let (mut connection, _) = self.connections.of(socket.peer());
+        if connection.has_ended() && connection.activity().cut {
+            // That was another socket, which had the same peer before.
+            connection = self.connections.renew(&connection);
+        }
         let socket = Arc::new(socket);
         connection.attach(Arc::clone(&socket));
         let watch = Watch::new(connection.activity(), now);
@@ -500,23 +523,31 @@ impl Guard {
         self.end(cookie);
     }
 
-    /// Gives up the socket of a connection that is shut in both directions,
-    /// and what was kept until then.
+    /// Gives up the socket of a connection that is shut in both directions.
     fn end(&mut self, cookie: u64) {
-        let Some(watched) = self.watched.remove(&cookie) else { return };
+        let Some(Watched { socket, connection, .. }) = self.watched.remove(&cookie) else { return };
         // A socket that epoll does not know needs no removal.
-        epoll::delete(&self.epoll, &watched.socket).ok();
-        self.sockets.ended(cookie);
-        watched.connection.detach(&watched.socket);
-        self.dispose(&watched.connection);
+        epoll::delete(&self.epoll, &socket).ok();
+        connection.detach(&socket);
+        self.disposal.dispose(connection.discarded());
+        self.dying.insert(cookie, Dying { connection, since: Instant::now() });
     }
 
-    /// Drops what was kept of a connection whose socket is shut.
-    fn dispose(&mut self, connection: &Arc<Connection>) {
-        self.disposal.dispose(connection.discarded());
-        if !self.connections.forget(connection) {
-            self.loose.push(Arc::clone(connection));
-        }
+    /// Sees to the connections that are shut and that tiny_http still has.
+    ///
+    /// Until it has closed the socket, requests of such a connection may come
+    /// that were read before, so a stopped one stays known and stopped.
+    fn bury(&mut self, searched: bool) {
+        let Self { dying, disposal, sockets, connections, loose, .. } = self;
+        dying.retain(|cookie, Dying { connection, since }| {
+            disposal.dispose(connection.discarded());
+            let closed = searched && !sockets.has_seen(*cookie);
+            let hangs = since.elapsed() > HANGING_AFTER;
+            if (closed || hangs) && !connections.forget(connection) {
+                loose.push(Arc::clone(connection));
+            }
+            !closed
+        });
     }
 
     /// Closes the connections over the cap: those that were silent longest,
@@ -591,6 +622,7 @@ impl Guard {
     fn report_drained(&mut self) {
         if let Some(draining) = &self.draining
             && self.watched.is_empty()
+            && self.loose.is_empty()
             && self.pending.is_empty()
             && self.sockets.complete()
             && self.connections.busy() == 0
@@ -609,7 +641,7 @@ impl Guard {
 
     /// How many threads of tiny_http hang for ever.
     fn leaked(&self) -> usize {
-        self.disposal.leaked() + self.sockets.leaked()
+        self.dying.values().filter(|dying| dying.since.elapsed() > HANGING_AFTER).count()
     }
 
     fn set_pace(&mut self, moving: Moving, spent: Duration) {
@@ -617,6 +649,7 @@ impl Guard {
             PACE_FRESH
         } else if moving.any
             || self.search_due
+            || self.dying.values().any(|dying| dying.since.elapsed() < HANGING_AFTER)
             || !self.pending.is_empty()
             || !self.loose.is_empty()
             || self.draining.is_some()

@@ -37,9 +37,9 @@ impl Handle {
 
     pub(in crate::server) fn refuse(&self, job: Job, answer: &[u8]) {
         job.connection.stop(None);
-        if job.must_not_drop() {
-            job.discard();
-            return;
+        if !job.framing.is_ok_and(|framing| framing.arrived) {
+            // Reading the rest could take for ever, or end the process.
+            return job.discard();
         }
         let mut writer = job.request.into_writer();
         // A client that has gone needs no answer.
@@ -52,12 +52,7 @@ impl Handle {
 
     pub(in crate::server) fn cut(&self, connection: Arc<Connection>) {
         connection.stop(None);
-        // Nobody counts here what that leaks.
-        let _leaks = connection
-            .discarded()
-            .into_iter()
-            .filter_map(|job| job.discard().then_some(()))
-            .count();
+        connection.discarded().into_iter().for_each(Job::discard);
     }
 
     pub(in crate::server) fn is_established(&self, _connection: &Arc<Connection>) -> bool {
