@@ -9,6 +9,7 @@ use super::front::Front;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::HashSet;
 use std::io;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use std::time::Duration;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
+
+/// How many earlier accept loops may wait for their last connections.
+const RETIRING_MAX: usize = 32;
 
 /// A dead peer is noticed about this long after it was last heard of.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -53,8 +57,10 @@ struct Generation {
     server: Arc<tiny_http::Server>,
     flags: Arc<Flags>,
     thread: Option<JoinHandle<()>>,
-    /// The connections that it may have accepted, once that is known.
-    connections: Option<HashSet<u64>>,
+    /// The connections that it may have accepted and that still live.
+    connections: HashSet<u64>,
+    /// Whether all connections that it may have accepted are known.
+    sealed: bool,
 }
 
 #[derive(Default)]
@@ -82,23 +88,41 @@ impl Acceptor {
 
     /// Starts another accept loop in place of one that has ended.
     pub(super) fn replace(&mut self) -> io::Result<()> {
+        if self.retiring.len() >= RETIRING_MAX {
+            return Err(io::Error::other("too many earlier ones have connections yet"));
+        }
         let next = Generation::start(&self.listener, Arc::clone(&self.front), self.count)?;
         self.count += 1;
-        self.retiring.push(std::mem::replace(&mut self.current, next));
+        self.retiring.push(mem::replace(&mut self.current, next));
         Ok(())
     }
 
-    /// Tells which connections were there at a complete search. An earlier
-    /// accept loop is disposed of once all that it can have accepted are gone.
-    pub(super) fn searched<'a>(&mut self, connections: impl Iterator<Item = &'a u64> + Clone) {
-        if self.retiring.is_empty() {
-            return;
+    /// The connections that keep an accept loop from being replaced, because
+    /// there are too many earlier ones.
+    pub(super) fn in_the_way(&self) -> Vec<u64> {
+        let oldest = self.retiring.first().filter(|_| self.retiring.len() >= RETIRING_MAX);
+        oldest.map_or_else(Vec::new, |oldest| oldest.connections.iter().copied().collect())
+    }
+
+    /// Notes connections that have come since the last search.
+    pub(super) fn found(&mut self, cookies: impl Iterator<Item = u64>) {
+        for cookie in cookies {
+            let open = self.retiring.iter_mut().filter(|generation| !generation.sealed);
+            for generation in open.chain([&mut self.current]) {
+                generation.connections.insert(cookie);
+            }
         }
-        let alive: HashSet<u64> = connections.copied().collect();
+    }
+
+    /// Notes that a search was complete, and which connections live. An
+    /// earlier accept loop is disposed of once all of its connections are gone.
+    pub(super) fn searched(&mut self, lives: impl Fn(u64) -> bool) {
+        for generation in self.retiring.iter_mut().chain([&mut self.current]) {
+            generation.connections.retain(|cookie| lives(*cookie));
+        }
         for generation in &mut self.retiring {
-            let own = generation.connections.get_or_insert_with(|| alive.clone());
-            own.retain(|cookie| alive.contains(cookie));
-            if own.is_empty() {
+            generation.sealed = true;
+            if generation.connections.is_empty() {
                 generation.retire();
             }
         }
@@ -146,7 +170,7 @@ impl Generation {
         let thread = thread::Builder::new()
             .name(format!("dispatch-{number}"))
             .spawn(move || dispatch_all(&source, &its_flags, &front))?;
-        Ok(Self { server, flags, thread: Some(thread), connections: None })
+        Ok(Self { server, flags, thread: Some(thread), connections: HashSet::new(), sealed: false })
     }
 
     fn retire(&mut self) {
@@ -158,7 +182,7 @@ impl Generation {
         }
         // Dropping a server makes it connect to its own address, which may
         // hang or reach a stranger. Its accept loop has ended already.
-        std::mem::forget(Arc::clone(&self.server));
+        mem::forget(Arc::clone(&self.server));
     }
 }
 

@@ -59,6 +59,11 @@ impl Socket {
         self.shutdown(Shutdown::Both);
     }
 
+    /// Ends the connection in both directions; what was written is delivered.
+    pub(super) fn stop(&self) {
+        self.shutdown(Shutdown::Both);
+    }
+
     /// Ends the receiving direction: who reads gets what has arrived and then
     /// the end.
     pub(super) fn stop_receiving(&self) {

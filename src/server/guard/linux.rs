@@ -11,9 +11,12 @@ use crate::server::job::Job;
 use crate::server::socket::{Socket, Sockets};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,6 +38,9 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// The same once the server stops.
 const LINGER_DRAINING: Duration = Duration::from_millis(500);
+
+/// The same for a client that there is no room for.
+const LINGER_CROWDED: Duration = Duration::from_millis(50);
 
 /// How long a request that has begun is waited for once the server stops.
 const BEGUN_GRACE: Duration = Duration::from_millis(300);
@@ -272,24 +278,30 @@ impl Guard {
     pub(in crate::server) fn run(mut self) {
         loop {
             self.rest();
-            let (ended, accept_waits) = self.events();
-            let now = Instant::now();
-            if self.take_orders(now).is_break() {
-                self.acceptor.retire_all();
-                return;
+            // Without its guard the server would be lost. Every step below
+            // leaves what it has not done to the next round.
+            let round = panic::catch_unwind(AssertUnwindSafe(|| self.round()));
+            if round.is_ok_and(|flow| flow.is_break()) {
+                return self.acceptor.retire_all();
             }
-            for cookie in ended {
-                self.end(cookie);
-            }
-            let searched = self.search(now);
-            self.bury(searched);
-            self.count_leaks();
-            let moving = self.look_at_all(now);
-            self.keep_cap(now);
-            self.keep_accepting(accept_waits, now);
-            self.report_drained();
-            self.set_pace(moving, now.elapsed());
         }
+    }
+
+    fn round(&mut self) -> ControlFlow<()> {
+        let (ended, accept_waits) = self.events();
+        let now = Instant::now();
+        self.take_orders(now)?;
+        for cookie in ended {
+            self.end(cookie);
+        }
+        let searched = self.search(now);
+        self.bury(searched);
+        let moving = self.look_at_all(now);
+        self.keep_cap(now);
+        self.keep_accepting(accept_waits, now);
+        self.report_drained();
+        self.set_pace(moving, now.elapsed());
+        ControlFlow::Continue(())
     }
 
     /// Sleeps until the next look is due, an order comes, or, while nothing
@@ -334,12 +346,12 @@ impl Guard {
         (ended, accept_waits)
     }
 
-    fn take_orders(&mut self, now: Instant) -> std::ops::ControlFlow<()> {
+    fn take_orders(&mut self, now: Instant) -> ControlFlow<()> {
         let orders = std::mem::take(&mut self.pending);
         let waiting: Vec<Order> = self.orders.try_iter().collect();
         for order in orders.into_iter().chain(waiting) {
             match order {
-                Order::Stop => return std::ops::ControlFlow::Break(()),
+                Order::Stop => return ControlFlow::Break(()),
                 Order::Drain(done) => {
                     self.acceptor.close();
                     self.draining = Some(Draining { done, since: now });
@@ -349,7 +361,7 @@ impl Guard {
                 Order::Close(..) | Order::Cut(..) | Order::Ask(..) => self.obey(order, now),
             }
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
     /// Carries out an order about a connection, or keeps it until the search
@@ -415,7 +427,12 @@ impl Guard {
             return false;
         }
         match self.sockets.search() {
-            Ok(found) => found.into_iter().for_each(|socket| self.watch(socket, now)),
+            Ok(found) => {
+                self.acceptor.found(found.iter().map(Socket::cookie));
+                for socket in found {
+                    self.watch(socket, now);
+                }
+            }
             Err(err) => {
                 self.complain("search", &format!("sockets cannot be searched: {err}"));
                 return false;
@@ -440,7 +457,7 @@ impl Guard {
                 None => self.obey_without(order),
             }
         }
-        self.acceptor.searched(self.watched.keys());
+        self.acceptor.searched(|cookie| self.sockets.has_seen(cookie));
         true
     }
 
@@ -472,7 +489,10 @@ impl Guard {
         for (cookie, watched) in &mut self.watched {
             if let Some(until) = watched.lingers_until {
                 moving.any = true;
-                if !watched.socket.discard(DISCARD_BYTES_MAX) || now >= until {
+                if !watched.socket.discard(DISCARD_BYTES_MAX) {
+                    // The client has hung up, or is about to.
+                    watched.socket.stop();
+                } else if now >= until {
                     condemned.push((*cookie, None));
                 }
                 continue;
@@ -502,7 +522,9 @@ impl Guard {
             {
                 watched.dismiss(now);
             }
-            if watched.dismissed_at.is_some_and(|at| now.duration_since(at) > LINGER_DRAINING) {
+            if activity.stage.is_none()
+                && watched.dismissed_at.is_some_and(|at| now.duration_since(at) > LINGER_DRAINING)
+            {
                 condemned.push((*cookie, None));
             }
         }
@@ -554,41 +576,32 @@ impl Guard {
     /// or else the newest, which hear why.
     fn keep_cap(&mut self, now: Instant) {
         let leaked = self.leaked();
+        if leaked > 0 {
+            self.complain("leak", &format!("threads of tiny_http that hang for ever: {leaked}"));
+        }
         let cap = self.limits.connections_max.saturating_sub(leaked);
         let leaving = |w: &&Watched| w.dismissed_at.is_some() || w.lingers_until.is_some();
         let staying = self.watched.len() - self.watched.values().filter(leaving).count();
         if staying <= cap {
             return;
         }
-        let mut over = staying - cap;
-        let mut staying: Vec<_> = self.watched.iter().filter(|(_, w)| !leaving(w)).collect();
-        let is_idle = |w: &Watched| w.watch.is_served() && w.connection.is_idle();
-        staying.sort_by_key(|(_, w)| (!is_idle(w), w.watch.since()));
-        let mut idle = Vec::new();
-        let mut newest = Vec::new();
-        for (cookie, watched) in &staying {
-            if over > 0 && is_idle(watched) && !watched.watch.is_mid_request() {
-                idle.push(**cookie);
-                over -= 1;
-            }
+        let over = staying - cap;
+        let may_go = |w: &&mut Watched| {
+            w.dismissed_at.is_none() && w.lingers_until.is_none() && w.connection.is_idle()
+        };
+        let is_silent = |w: &&mut Watched| w.watch.is_served() && !w.watch.is_mid_request();
+        let (mut silent, mut others): (Vec<_>, Vec<_>) =
+            self.watched.values_mut().filter(may_go).partition(is_silent);
+        silent.sort_by_key(|watched| watched.watch.since());
+        others.sort_by_key(|watched| Reverse(watched.watch.since()));
+        let turned_away = over.saturating_sub(silent.len());
+        for watched in silent.into_iter().take(over) {
+            watched.dismiss(now);
         }
-        for (cookie, watched) in staying.iter().rev() {
-            if over > 0 && !idle.contains(*cookie) && watched.connection.is_idle() {
-                newest.push(**cookie);
-                over -= 1;
-            }
-        }
-        for cookie in idle {
-            if let Some(watched) = self.watched.get_mut(&cookie) {
-                watched.dismiss(now);
-            }
-        }
-        for cookie in newest {
-            if let Some(watched) = self.watched.get_mut(&cookie) {
-                watched.say(TOO_MANY);
-                watched.socket.stop_sending();
-                watched.lingers_until = Some(now + LINGER);
-            }
+        for watched in others.into_iter().take(turned_away) {
+            watched.say(TOO_MANY);
+            watched.socket.stop_sending();
+            watched.lingers_until = Some(now + LINGER_CROWDED);
         }
         self.complain("cap", &format!("{cap} connections are open, which is as many as may be"));
     }
@@ -605,6 +618,12 @@ impl Guard {
             return;
         }
         self.accept_retry_at = now + ACCEPT_RETRY;
+        for cookie in self.acceptor.in_the_way() {
+            if let Some(watched) = self.watched.get_mut(&cookie).filter(|w| w.connection.is_idle())
+            {
+                watched.dismiss(now);
+            }
+        }
         match self.acceptor.replace() {
             Ok(()) => {
                 self.waiting_since = None;
@@ -629,13 +648,6 @@ impl Guard {
         {
             // Whoever waits for this hears it once; more do not fit.
             draining.done.try_send(()).ok();
-        }
-    }
-
-    fn count_leaks(&mut self) {
-        let leaked = self.leaked();
-        if leaked > 0 {
-            self.complain("leak", &format!("threads of tiny_http that hang for ever: {leaked}"));
         }
     }
 
