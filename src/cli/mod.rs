@@ -16,13 +16,17 @@ pub use units::{Size, Span};
 /// The longest value unless told otherwise.
 const VALUE_BYTES_MAX: Size = Size(10 << 20);
 
+/// The highest limit for values. A value is held in memory as a whole, and
+/// tiny_http may allocate it once more.
+const VALUE_SIZE_MAX: u64 = 1 << 30;
+
 /// More threads than this are taken for a mistake: the system would not
 /// give them.
 const WORKERS_MAX: usize = 1024;
 
 /// A key-value store over HTTP. In memory; curl is the client.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, args_override_self = true)]
 pub struct Options {
     /// The address or name to listen on; there is no authentication yet, so
     /// mind who can reach it
@@ -40,7 +44,8 @@ pub struct Options {
     pub workers: Option<usize>,
 
     /// The longest value; a longer one is refused with 413
-    #[arg(long, env = "LKV_MAX_VALUE_SIZE", value_name = "SIZE", default_value_t = VALUE_BYTES_MAX)]
+    #[arg(long, env = "LKV_MAX_VALUE_SIZE", value_name = "SIZE", value_parser = parse_value_size,
+          default_value_t = VALUE_BYTES_MAX)]
     pub max_value_size: Size,
 
     /// What keys and values may take in memory; a write past it is refused
@@ -120,6 +125,13 @@ impl Options {
     }
 }
 
+fn parse_value_size(text: &str) -> Result<Size, String> {
+    match text.parse()? {
+        size @ Size(..=VALUE_SIZE_MAX) => Ok(size),
+        Size(_) => Err(format!("more than {}", Size(VALUE_SIZE_MAX))),
+    }
+}
+
 fn parse_workers(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=WORKERS_MAX) => Ok(count),
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn bad_usage_is_one_line() {
-        let cases: [(&[&str], &str); 12] = [
+        let cases: [(&[&str], &str); 13] = [
             (&["--prot", "1"], "--port"),
             (&["--port", "99999"], "99999"),
             (&["--port", "abc"], "abc"),
@@ -204,6 +216,7 @@ mod tests {
             (&["--max-connections", "0"], "1 on"),
             (&["--host", ""], "--host"),
             (&["--max-value-size", "lots"], "lots"),
+            (&["--max-value-size", "2GiB"], "1GiB"),
             (&["--idle-timeout", "soon"], "soon"),
             (&["--log-level", "loud"], "loud"),
             (&["extra"], "extra"),

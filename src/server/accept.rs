@@ -55,18 +55,12 @@ pub(super) struct Acceptor {
 /// One tiny_http server and the thread that takes its requests.
 struct Generation {
     server: Arc<tiny_http::Server>,
-    flags: Arc<Flags>,
+    retired: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     /// The connections that it may have accepted and that still live.
     connections: HashSet<u64>,
     /// Whether all connections that it may have accepted are known.
     sealed: bool,
-}
-
-#[derive(Default)]
-struct Flags {
-    accept_ended: AtomicBool,
-    retired: AtomicBool,
 }
 
 impl Acceptor {
@@ -79,11 +73,6 @@ impl Acceptor {
     /// The listening socket.
     pub(super) fn listener(&self) -> &TcpListener {
         &self.listener
-    }
-
-    /// Whether the accept loop is not known to have ended.
-    pub(super) fn is_alive(&self) -> bool {
-        !self.current.flags.accept_ended.load(Ordering::Relaxed)
     }
 
     /// Starts another accept loop in place of one that has ended.
@@ -163,31 +152,39 @@ impl Acceptor {
 
 impl Generation {
     fn start(listener: &TcpListener, front: Arc<Front>, number: usize) -> io::Result<Self> {
+        // The thread comes first: a server that could not be used would
+        // accept connections which nobody answers, and hang when dropped.
+        let (hand_over, handed_over) = crossbeam_channel::bounded::<Arc<tiny_http::Server>>(1);
+        let retired = Arc::new(AtomicBool::new(false));
+        let its_retired = Arc::clone(&retired);
+        let thread =
+            thread::Builder::new().name(format!("dispatch-{number}")).spawn(move || {
+                if let Ok(server) = handed_over.recv() {
+                    dispatch_all(&server, &its_retired, &front);
+                }
+            })?;
         let server = tiny_http::Server::from_listener(listener.try_clone()?, None);
         let server = Arc::new(server.map_err(io::Error::other)?);
-        let flags = Arc::<Flags>::default();
-        let (source, its_flags) = (Arc::clone(&server), Arc::clone(&flags));
-        let thread = thread::Builder::new()
-            .name(format!("dispatch-{number}"))
-            .spawn(move || dispatch_all(&source, &its_flags, &front))?;
-        Ok(Self { server, flags, thread: Some(thread), connections: HashSet::new(), sealed: false })
+        // Dropping a server makes it connect to its own address, which may
+        // hang or reach a stranger. One more owner keeps it from that.
+        mem::forget(Arc::clone(&server));
+        hand_over.send(Arc::clone(&server)).map_err(io::Error::other)?;
+        let connections = HashSet::new();
+        Ok(Self { server, retired, thread: Some(thread), connections, sealed: false })
     }
 
     fn retire(&mut self) {
-        self.flags.retired.store(true, Ordering::Relaxed);
+        self.retired.store(true, Ordering::Relaxed);
         self.server.unblock();
         if let Some(thread) = self.thread.take() {
             // It catches its panics, so there is nothing to hear of it.
             thread.join().ok();
         }
-        // Dropping a server makes it connect to its own address, which may
-        // hang or reach a stranger. Its accept loop has ended already.
-        mem::forget(Arc::clone(&self.server));
     }
 }
 
 /// Takes requests until the generation is retired.
-fn dispatch_all(server: &tiny_http::Server, flags: &Flags, front: &Front) {
+fn dispatch_all(server: &tiny_http::Server, retired: &AtomicBool, front: &Front) {
     loop {
         match server.recv() {
             Ok(request) => {
@@ -196,12 +193,9 @@ fn dispatch_all(server: &tiny_http::Server, flags: &Flags, front: &Front) {
                     log::error!("a request was lost in dispatch");
                 }
             }
-            Err(_) if flags.retired.load(Ordering::Relaxed) => return,
-            Err(err) => {
-                log::debug!("accepting connections has ended: {err}");
-                flags.accept_ended.store(true, Ordering::Relaxed);
-                front.guard.accept_ended();
-            }
+            Err(_) if retired.load(Ordering::Relaxed) => return,
+            // The guard sees that the accept loop has let go of its socket.
+            Err(err) => log::debug!("accepting connections has ended: {err}"),
         }
     }
 }

@@ -18,8 +18,24 @@ pub(super) enum Trouble {
     Broken(io::Error),
 }
 
+/// A reader that tells after each read how many bytes there were so far.
+struct Metered<'a, P> {
+    reader: &'a mut dyn Read,
+    progress: P,
+    bytes: u64,
+}
+
+impl<P: Fn(u64)> Read for Metered<'_, P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.reader.read(buffer)?;
+        self.bytes += got as u64;
+        (self.progress)(self.bytes);
+        Ok(got)
+    }
+}
+
 /// Reads a whole body of up to `bytes_max` bytes. `progress` is told how many
-/// bytes there are after each step.
+/// bytes there are after each read.
 ///
 /// A chunked body that is cut off inside a chunk looks whole from here; the
 /// caller has to ask the connection whether the client is still there.
@@ -34,6 +50,7 @@ pub(super) fn read(
         // One byte over the limit shows that the body is over it.
         Length::Chunked => (bytes_max.saturating_add(1), false),
     };
+    let mut reader = Metered { reader, progress, bytes: 0 };
     let mut body = Vec::new();
     while (body.len() as u64) < wanted {
         let step = (body.len() as u64).clamp(FIRST_STEP_BYTES, STEP_BYTES_MAX);
@@ -41,8 +58,7 @@ pub(super) fn read(
         if known {
             body.reserve_exact(usize::try_from(step).map_err(|_| Trouble::TooLong)?);
         }
-        let got = reader.take(step).read_to_end(&mut body).map_err(Trouble::Broken)?;
-        progress(body.len() as u64);
+        let got = reader.by_ref().take(step).read_to_end(&mut body).map_err(Trouble::Broken)?;
         if (got as u64) < step {
             break;
         }

@@ -9,15 +9,19 @@
 use super::job::Job;
 use super::socket::Socket;
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most requests that may wait on one connection behind the one in work.
 pub(super) const WAITING_MAX: usize = 1000;
 
-/// What a small answer may leave unconfirmed on its connection. A socket's
-/// send buffer takes this much from the start, so writing it waits for nobody.
-const ROOM_BYTES: u64 = 72 * 1024;
+/// How many bytes the requests that wait on one connection may hold.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+
+/// What may be written to a connection without asking the kernel: so much
+/// fits the send buffer of any connection that has just been accepted.
+const FRESH_ROOM_BYTES: u64 = 16 * 1024;
 
 /// What the kernel may spend on one write beside its bytes.
 const WRITE_OVERHEAD_BYTES: u64 = 2048;
@@ -47,12 +51,13 @@ struct State {
     work: Work,
     /// How many requests have come so far.
     begun: u64,
-    /// What small answers may have left in the send buffer, at most.
-    unconfirmed_bytes: u64,
+    /// What may have been written since the kernel was asked for the room.
+    written_bytes: u64,
     /// How much of the body in work was read.
     taken_bytes: u64,
     socket: Option<Arc<Socket>>,
-    /// The last socket has ended and no other was found since.
+    /// The last socket is shut, tiny_http has not closed it yet, and no other
+    /// was found since.
     ended: bool,
 }
 
@@ -62,10 +67,11 @@ enum Work {
     #[default]
     Idle,
     /// One request is in work, others wait behind it.
-    Busy { stage: Stage, waiting: VecDeque<Job> },
+    Busy { stage: Stage, waiting: VecDeque<Job>, waiting_bytes: usize },
     /// No request is taken any more. The ones that came are kept until the
-    /// socket is shut: tiny_http answers a request that is dropped.
-    Cut { discarded: Vec<Job> },
+    /// socket is shut, because tiny_http answers a request that is dropped,
+    /// and until none is in work, because dropping waits for that.
+    Cut { discarded: Vec<Job>, in_work: bool },
 }
 
 /// What a request in work is doing.
@@ -90,6 +96,17 @@ pub(super) struct Activity {
     pub(super) taken_bytes: u64,
     /// Whether no request is taken any more.
     pub(super) cut: bool,
+}
+
+/// Whether an answer can be written without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It can.
+    Enough,
+    /// It would have to wait for the peer.
+    None,
+    /// The socket has not been found yet, so nobody can tell.
+    Unknown,
 }
 
 /// What became of a request that came.
@@ -120,7 +137,7 @@ impl Connections {
 
     /// The connections that have become known since the last call.
     pub(super) fn take_loose(&self) -> Vec<Arc<Connection>> {
-        std::mem::take(&mut self.lock().loose)
+        mem::take(&mut self.lock().loose)
     }
 
     /// Forgets `connection` unless a request of it is in work. Says whether
@@ -131,7 +148,7 @@ impl Connections {
         if state.socket.is_some() {
             return true;
         }
-        if matches!(state.work, Work::Busy { .. }) {
+        if matches!(state.work, Work::Busy { .. } | Work::Cut { in_work: true, .. }) {
             return false;
         }
         let known = table.by_peer.get(&connection.peer);
@@ -168,26 +185,26 @@ impl Connection {
         state.begun += 1;
         match &mut state.work {
             Work::Idle => {
-                state.work = Work::Busy { stage: Stage::Working, waiting: VecDeque::new() };
+                let waiting = VecDeque::new();
+                state.work = Work::Busy { stage: Stage::Working, waiting, waiting_bytes: 0 };
                 Entered::Started(job)
             }
-            Work::Busy { waiting, .. } if waiting.len() < WAITING_MAX => {
+            Work::Busy { waiting, waiting_bytes, .. }
+                if waiting.len() < WAITING_MAX && *waiting_bytes < WAITING_BYTES_MAX =>
+            {
+                *waiting_bytes += job.bytes;
                 waiting.push_back(job);
                 Entered::Kept
             }
             Work::Busy { waiting, .. } => {
-                let mut discarded = Vec::from(std::mem::take(waiting));
+                let mut discarded = Vec::from(mem::take(waiting));
                 discarded.push(job);
-                state.work = Work::Cut { discarded };
+                state.work = Work::Cut { discarded, in_work: true };
                 Entered::Overrun
             }
-            Work::Cut { discarded } if discarded.len() <= WAITING_MAX => {
+            Work::Cut { discarded, .. } => {
                 discarded.push(job);
                 Entered::Kept
-            }
-            Work::Cut { discarded } => {
-                discarded.push(job);
-                Entered::Overrun
             }
         }
     }
@@ -197,53 +214,62 @@ impl Connection {
     pub(super) fn next(&self) -> Option<Job> {
         let mut state = self.lock();
         match &mut state.work {
-            Work::Busy { stage, waiting } => {
+            Work::Busy { stage, waiting, waiting_bytes } => {
                 *stage = Stage::Working;
                 let next = waiting.pop_front();
-                if next.is_none() {
-                    state.work = Work::Idle;
+                match &next {
+                    Some(job) => *waiting_bytes = waiting_bytes.saturating_sub(job.bytes),
+                    None => state.work = Work::Idle,
                 }
                 next
             }
-            Work::Idle | Work::Cut { .. } => None,
+            Work::Cut { in_work, .. } => {
+                *in_work = false;
+                None
+            }
+            Work::Idle => None,
         }
     }
 
-    /// Takes no request from now on. `unanswered` and all that wait are kept
-    /// until [`Connection::discarded`] asks for them.
+    /// Whether requests wait behind the one in work.
+    pub(super) fn has_waiting(&self) -> bool {
+        matches!(&self.lock().work, Work::Busy { waiting, .. } if !waiting.is_empty())
+    }
+
+    /// Ends the work on a request and takes no other from now on.
+    /// `unanswered` and all that wait are kept until they can be discarded.
     pub(super) fn stop(&self, unanswered: Option<Job>) {
         let mut state = self.lock();
-        match &mut state.work {
-            Work::Cut { discarded } => discarded.extend(unanswered),
-            Work::Idle => state.work = Work::Cut { discarded: unanswered.into_iter().collect() },
-            Work::Busy { waiting, .. } => {
-                let waiting = std::mem::take(waiting);
-                let discarded = unanswered.into_iter().chain(waiting).collect();
-                state.work = Work::Cut { discarded };
-            }
-        }
+        let kept = match mem::take(&mut state.work) {
+            Work::Idle => Vec::new(),
+            Work::Busy { waiting, .. } => waiting.into(),
+            Work::Cut { discarded, .. } => discarded,
+        };
+        let discarded = unanswered.into_iter().chain(kept).collect();
+        state.work = Work::Cut { discarded, in_work: false };
     }
 
     /// Takes no request from now on, unless one is in work that may be
     /// answered at any moment. Says whether it did.
     pub(super) fn stop_silent(&self) -> bool {
         let mut state = self.lock();
-        let kept = match &mut state.work {
+        let (kept, in_work) = match &mut state.work {
             Work::Busy { stage: Stage::Working | Stage::Sending, .. } | Work::Cut { .. } => {
                 return false;
             }
-            Work::Busy { waiting, .. } => std::mem::take(waiting),
-            Work::Idle => VecDeque::new(),
+            Work::Busy { waiting, .. } => (mem::take(waiting), true),
+            Work::Idle => (VecDeque::new(), false),
         };
-        state.work = Work::Cut { discarded: kept.into() };
+        state.work = Work::Cut { discarded: kept.into(), in_work };
         true
     }
 
-    /// The requests that were kept since the connection was stopped, in order.
+    /// The requests that were kept since the connection was stopped, in order,
+    /// once none is in work.
     pub(super) fn discarded(&self) -> Vec<Job> {
         match &mut self.lock().work {
-            Work::Cut { discarded } => std::mem::take(discarded),
-            Work::Idle | Work::Busy { .. } => Vec::new(),
+            Work::Cut { discarded, in_work: false } => mem::take(discarded),
+            Work::Idle | Work::Busy { .. } | Work::Cut { .. } => Vec::new(),
         }
     }
 
@@ -280,20 +306,28 @@ impl Connection {
 
     /// Whether an answer of `bytes` can be written without waiting for the
     /// peer; counts it as written if so. Asks the kernel now and then.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
+    pub(super) fn room_for(&self, bytes: u64) -> Room {
         let mut state = self.lock();
         let wanted = bytes + WRITE_OVERHEAD_BYTES;
-        if state.unconfirmed_bytes + wanted > ROOM_BYTES {
-            let Some(traffic) = state.socket.as_ref().and_then(|socket| socket.traffic()) else {
-                return false;
-            };
-            state.unconfirmed_bytes = traffic.outstanding;
+        if state.written_bytes + wanted > FRESH_ROOM_BYTES {
+            let Some(socket) = &state.socket else { return Room::Unknown };
+            let room = socket.room().unwrap_or(0);
+            if room < wanted {
+                return Room::None;
+            }
+            // With this much to spare the next writes need not ask.
+            let to_spare = room - wanted;
+            state.written_bytes = FRESH_ROOM_BYTES.saturating_sub(to_spare);
+            return Room::Enough;
         }
-        let fits = state.unconfirmed_bytes + wanted <= ROOM_BYTES;
-        if fits {
-            state.unconfirmed_bytes += wanted;
-        }
-        fits
+        state.written_bytes += wanted;
+        Room::Enough
+    }
+
+    /// Forgets what was written so far, where nobody can be asked.
+    #[cfg(any(portable, not(target_os = "linux")))]
+    pub(super) fn assume_room(&self) {
+        self.lock().written_bytes = 0;
     }
 
     /// The socket, once it was found.
@@ -308,14 +342,20 @@ impl Connection {
         state.ended = false;
     }
 
-    /// Whether the last socket has ended and no other was found since.
+    /// Notes that tiny_http has closed the last socket: nothing more can come.
+    pub(super) fn bury(&self) {
+        self.lock().ended = false;
+    }
+
+    /// Whether the last socket is shut and may be open in tiny_http's hands.
     pub(super) fn has_ended(&self) -> bool {
         self.lock().ended
     }
 
     /// Whether no request is in work.
     pub(super) fn is_idle(&self) -> bool {
-        !matches!(self.lock().work, Work::Busy { .. })
+        let state = self.lock();
+        !matches!(state.work, Work::Busy { .. } | Work::Cut { in_work: true, .. })
     }
 
     /// Unties the connection from a socket that has ended.

@@ -16,7 +16,7 @@
 
 use super::answer::{Answer, Persistence};
 use super::body::{self, Trouble};
-use super::connections::{Connection, Connections, Entered, Stage};
+use super::connections::{Connection, Connections, Entered, Room, Stage};
 use super::framing::{Framing, Length};
 use super::guard;
 use super::job::Job;
@@ -33,7 +33,7 @@ use tiny_http::Request;
 pub(super) struct Front {
     pub(super) api: Api,
     pub(super) connections: Arc<Connections>,
-    pub(super) ready: Sender<Message<Job>>,
+    pub(super) ready: Sender<Message<Ready>>,
     pub(super) transfer: Sender<Message<Transfer>>,
     pub(super) guard: guard::Handle,
     pub(super) tally: Tally,
@@ -48,12 +48,29 @@ pub(super) enum Message<T> {
     Stop,
 }
 
+/// Work that waits for nobody.
+#[allow(clippy::large_enum_variant, reason = "nearly all of it is requests")]
+pub(super) enum Ready {
+    /// Answer a request.
+    Request(Job),
+    /// Write an answer.
+    Answer(Job, Answer),
+}
+
 /// Work that waits for a client.
 pub(super) enum Transfer {
     /// Read the body, perform the operation and answer.
     Receive(Job, Framing, Operation),
     /// Write an answer.
     Send(Job, Answer),
+}
+
+impl Ready {
+    /// The connection that the work is for.
+    pub(super) fn connection(&self) -> Arc<Connection> {
+        let (Self::Request(job) | Self::Answer(job, _)) = self;
+        Arc::clone(&job.connection)
+    }
 }
 
 impl Transfer {
@@ -89,7 +106,7 @@ impl Front {
             Entered::Kept => {}
             Entered::Overrun => {
                 log::info!("{peer}: too many pipelined requests");
-                self.guard.cut(connection);
+                self.guard.cut_in_work(connection);
             }
         }
     }
@@ -99,7 +116,9 @@ impl Front {
         if let Err(fault) = job.framing {
             return self.refuse(job, fault.into());
         }
-        if let Err(TrySendError::Full(Message::Work(job))) = self.ready.try_send(Message::Work(job))
+        let work = Message::Work(Ready::Request(job));
+        if let Err(TrySendError::Full(Message::Work(Ready::Request(job)))) =
+            self.ready.try_send(work)
         {
             self.refuse(job, overloaded());
         }
@@ -107,24 +126,41 @@ impl Front {
 
     /// The ready lane: answers a request, or passes it on where it would have
     /// to wait for its client.
-    pub(super) fn run_ready(&self, job: Job) {
+    pub(super) fn run_ready(&self, ready: Ready) {
+        match ready {
+            Ready::Request(job) => self.run_request(job),
+            Ready::Answer(job, answer) => self.deliver(job, answer),
+        }
+    }
+
+    fn run_request(&self, job: Job) {
         let Ok(framing) = job.framing else { return };
         match self.api.admit(&job.call(framing.length)) {
             Ok(operation) if framing.arrived && !operation.takes_long() => {
                 self.run_arrived(job, framing, operation);
             }
             Ok(operation) => self.pass_on(Transfer::Receive(job, framing, operation)),
-            Err(reply) if framing.arrived => self.deliver(job, reply),
+            Err(reply) if framing.arrived => {
+                let answer = self.answer(&job, reply);
+                self.deliver(job, answer);
+            }
             Err(reply) => self.refuse(job, reply),
         }
     }
 
     fn run_arrived(&self, mut job: Job, framing: Framing, operation: Operation) {
-        let bytes_max = self.api.value_bytes_max();
-        match body::read(job.request.as_reader(), framing.length, bytes_max, |_| {}) {
+        // Asking for a body of nothing could send an interim answer, and wait.
+        let read = if framing.length == Length::Known(0) {
+            Ok(Bytes::new())
+        } else {
+            let bytes_max = self.api.value_bytes_max();
+            body::read(job.request.as_reader(), framing.length, bytes_max, |_| {})
+        };
+        match read {
             Ok(body) => {
                 let reply = self.perform(operation, body);
-                self.deliver(job, reply);
+                let answer = self.answer(&job, reply);
+                self.deliver(job, answer);
             }
             // tiny_http has the whole body, so this is its own trouble.
             Err(trouble) => {
@@ -182,31 +218,39 @@ impl Front {
     }
 
     fn answer(&self, job: &Job, reply: Reply) -> Answer {
-        let draining = self.draining.load(Ordering::Relaxed);
-        let persistence = if draining { Persistence::Close } else { job.persistence() };
+        // What waits has been taken, so it is answered before the end.
+        let ends = self.draining.load(Ordering::Relaxed) && !job.connection.has_waiting();
+        let persistence = if ends { Persistence::Close } else { job.persistence() };
         Answer { reply, head_only: job.is_head(), persistence }
     }
 
     /// Writes an answer if that waits for nobody, else passes it on.
-    fn deliver(&self, job: Job, reply: Reply) {
-        let answer = self.answer(&job, reply);
-        if answer.is_small() && job.connection.has_room(answer.body_bytes()) {
-            self.send(job, &answer);
-        } else {
-            self.pass_on(Transfer::Send(job, answer));
+    fn deliver(&self, job: Job, answer: Answer) {
+        if !answer.is_small() {
+            return self.pass_on(Transfer::Send(job, answer));
+        }
+        match job.connection.room_for(answer.body_bytes()) {
+            Room::Enough => self.send(job, &answer),
+            Room::None => self.pass_on(Transfer::Send(job, answer)),
+            Room::Unknown => self.guard.find(job, answer),
         }
     }
 
     fn pass_on(&self, transfer: Transfer) {
-        if let Err(TrySendError::Full(Message::Work(transfer))) =
+        let Err(TrySendError::Full(Message::Work(transfer))) =
             self.transfer.try_send(Message::Work(transfer))
-        {
-            let (Transfer::Receive(job, ..) | Transfer::Send(job, _)) = transfer;
-            self.refuse(job, overloaded());
+        else {
+            return;
+        };
+        match transfer {
+            // What was performed cannot be refused any more.
+            Transfer::Send(job, answer) if answer.is_small() => self.refuse(job, answer.reply),
+            Transfer::Receive(job, ..) | Transfer::Send(job, _) => self.refuse(job, overloaded()),
         }
     }
 
     fn send_waiting(&self, job: Job, answer: &Answer) {
+        // From here on the guard sees to it that this does not last for ever.
         // On a connection that was stopped the writing fails soon enough.
         let _taken: bool = job.connection.set_stage(Stage::Sending);
         self.send(job, answer);
@@ -254,6 +298,7 @@ impl Front {
         self.tally.count(record.method.as_str(), status, latency);
         if let Some(target) = &record.target {
             let (method, bytes) = (&record.method, answer.body_bytes());
+            let target = target.escape_debug();
             log::debug!("{method} {target} {status} {bytes} bytes {} us", latency.as_micros());
         }
     }

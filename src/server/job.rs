@@ -4,6 +4,7 @@ use super::answer::Persistence;
 use super::connections::Connection;
 use super::framing::{Fault, Framing, Head, Length};
 use crate::api::Call;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 use tiny_http::{HTTPVersion, Request};
@@ -16,18 +17,20 @@ pub(super) struct Job {
     pub(super) request: Request,
     pub(super) framing: Result<Framing, Fault>,
     pub(super) connection: Arc<Connection>,
+    /// What it holds in memory, about.
+    pub(super) bytes: usize,
     /// When it was taken from tiny_http.
     pub(super) came: Instant,
 }
 
-/// tiny_http allocates what is left of an unread body when it drops the
-/// request. Up to this size that is harmless, as nothing touches the memory.
-const DROPPED_BODY_BYTES_MAX: usize = 1 << 30;
+/// What tiny_http spends on a header field beside its bytes, about.
+const FIELD_OVERHEAD_BYTES: usize = 64;
 
 impl Job {
     pub(super) fn new(request: Request, connection: Arc<Connection>) -> Self {
         let framing = check(&request);
-        Self { request, framing, connection, came: Instant::now() }
+        let bytes = bytes_held(&request);
+        Self { request, framing, connection, bytes, came: Instant::now() }
     }
 
     /// The request as the API sees it, given its body's length.
@@ -48,22 +51,33 @@ impl Job {
     /// What the answer says of the connection.
     pub(super) fn persistence(&self) -> Persistence {
         match self.framing {
-            Ok(framing) if framing.keep_alive && framing.names_keep_alive => {
-                Persistence::KeepAliveNamed
-            }
-            Ok(framing) if framing.keep_alive => Persistence::KeepAlive,
-            Ok(_) | Err(_) => Persistence::Close,
+            Ok(framing) if !framing.keep_alive || !framing.more_expected => Persistence::Close,
+            Ok(framing) if framing.names_keep_alive => Persistence::KeepAliveNamed,
+            Ok(_) => Persistence::KeepAlive,
+            Err(_) => Persistence::Close,
         }
     }
 
-    /// Gets rid of a request on a connection that was shut. One that cannot be
-    /// dropped is kept for ever, and so is the thread that waits for its end.
+    /// Gets rid of a request on a connection that was shut.
+    ///
+    /// tiny_http allocates what is left of an unread body before it finds out
+    /// that nothing comes, and the process ends where it cannot. Such a
+    /// request is kept for ever, and so is the thread that waits for its end.
     pub(super) fn discard(self) {
         let unread_max = self.request.body_length().unwrap_or(0);
-        if unread_max > DROPPED_BODY_BYTES_MAX {
-            std::mem::forget(self.request);
+        // Nothing touches the memory, so there may be more of it than exists.
+        if Vec::<u8>::new().try_reserve_exact(unread_max).is_err() {
+            mem::forget(self.request);
         }
     }
+}
+
+fn bytes_held(request: &Request) -> usize {
+    let field = |field: &tiny_http::Header| {
+        field.field.as_str().len() + field.value.len() + FIELD_OVERHEAD_BYTES
+    };
+    let fields: usize = request.headers().iter().map(field).sum();
+    size_of::<Job>() + request.url().len() + fields + request.body_length().unwrap_or(0).min(1024)
 }
 
 fn check(request: &Request) -> Result<Framing, Fault> {

@@ -11,15 +11,23 @@ const DESCRIPTORS_EACH: u64 = 3;
 const DESCRIPTORS_RESERVED_MAX: u64 = 512;
 
 /// One part in so many of the memory maps: a thread takes up to four.
+#[cfg(target_os = "linux")]
 const MAPS_SHARE: u64 = 8;
 
 /// One part in so many of the threads that the system allows.
+#[cfg(target_os = "linux")]
 const THREADS_SHARE: u64 = 2;
 
-/// The most connections there can be with room to spare, never 0. Raises the
-/// process's own limit of descriptors to what it is allowed.
+/// Threads of the server beside its lanes, and of tiny_http beside its
+/// connections.
 #[cfg(target_os = "linux")]
-pub(super) fn connections_max() -> usize {
+const THREADS_RESERVED: u64 = 16;
+
+/// The most connections there can be with room to spare, never 0, beside the
+/// server's own threads. Raises the process's own limit of descriptors to what
+/// it is allowed.
+#[cfg(target_os = "linux")]
+pub(super) fn connections_max(own_threads: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let limit = getrlimit(Resource::Nofile);
@@ -29,13 +37,15 @@ pub(super) fn connections_max() -> usize {
     let threads = [
         number_in("/proc/sys/kernel/threads-max"),
         getrlimit(Resource::Nproc).current,
-        number_in("/sys/fs/cgroup/pids.max"),
+        cgroup_pids_max(),
     ];
+    let own_threads = own_threads as u64 + THREADS_RESERVED;
     let threads_min = threads.into_iter().flatten().min();
+    let threads_left = threads_min.map(|threads| threads.saturating_sub(own_threads));
     let allowed = [
         Some(by_descriptors(descriptors)),
         number_in("/proc/sys/vm/max_map_count").map(|maps| maps / MAPS_SHARE),
-        threads_min.map(|threads| threads / THREADS_SHARE),
+        threads_left.map(|threads| threads / THREADS_SHARE),
     ];
     let allowed = allowed.into_iter().flatten().min().unwrap_or(1).max(1);
     usize::try_from(allowed).unwrap_or(usize::MAX)
@@ -43,13 +53,34 @@ pub(super) fn connections_max() -> usize {
 
 /// The same elsewhere, where nothing is known: what every system gives.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn connections_max() -> usize {
+pub(super) fn connections_max(_own_threads: usize) -> usize {
     usize::try_from(by_descriptors(256)).unwrap_or(1)
 }
 
 fn by_descriptors(limit: u64) -> u64 {
     let reserved = (limit / 4).min(DESCRIPTORS_RESERVED_MAX);
     (limit - reserved) / DESCRIPTORS_EACH
+}
+
+/// Whether so few descriptors are left that an accept loop would not last.
+#[cfg(all(target_os = "linux", not(portable)))]
+pub(super) fn descriptors_are_short(open: u64) -> bool {
+    use rustix::process::{Resource, getrlimit};
+
+    const ENOUGH: u64 = 4 * DESCRIPTORS_EACH;
+    getrlimit(Resource::Nofile).current.is_some_and(|limit| open + ENOUGH > limit)
+}
+
+/// The lowest limit of threads on the way from this process's control group
+/// to the root.
+#[cfg(target_os = "linux")]
+fn cgroup_pids_max() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let paths = root.join(group);
+    let limits = paths.ancestors().take_while(|path| path.starts_with(root));
+    limits.filter_map(|path| number_in(path.join("pids.max").to_str()?)).min()
 }
 
 #[cfg(target_os = "linux")]
@@ -72,6 +103,7 @@ mod tests {
 
     #[test]
     fn there_is_room_for_a_connection() {
-        assert!(connections_max() > 0);
+        assert!(connections_max(100) > 0);
+        assert!(connections_max(usize::MAX / 2) > 0);
     }
 }

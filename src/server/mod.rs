@@ -33,10 +33,9 @@ mod tally;
 use crate::api::Api;
 use accept::Acceptor;
 use connections::Connections;
-use crossbeam_channel::{Receiver, Sender};
-use front::{Front, Message, Transfer};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use front::{Front, Message, Ready, Transfer};
 use guard::{Guard, Handle, Limits};
-use job::Job;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -49,7 +48,10 @@ use tally::Tally;
 const READY_QUEUE_MAX: usize = 4096;
 
 /// The threads of the transfer lane, and so the clients it can wait for.
-const TRANSFER_THREADS: usize = 64;
+const TRANSFER_THREADS: usize = 256;
+
+/// How long the guard may take to end after a shutdown that ran out of time.
+const GUARD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many requests may wait for a thread of the transfer lane.
 const TRANSFER_QUEUE_MAX: usize = 256;
@@ -93,7 +95,8 @@ pub struct Server {
     front: Arc<Front>,
     shutdown_timeout: Duration,
     lanes: Vec<JoinHandle<()>>,
-    guard: JoinHandle<()>,
+    /// Is disconnected once the guard has ended.
+    guard_ended: Receiver<()>,
     workers: usize,
 }
 
@@ -106,9 +109,9 @@ impl Server {
 
     fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
         let addr = listener.local_addr()?;
-        let (handle, orders) = Handle::new()?;
         let (ready, ready_queue) = crossbeam_channel::bounded(READY_QUEUE_MAX);
         let (transfer, transfer_queue) = crossbeam_channel::bounded(TRANSFER_QUEUE_MAX);
+        let (handle, orders) = Handle::new(ready.clone())?;
         let connections = Arc::<Connections>::default();
         let front = Arc::new(Front {
             api,
@@ -122,7 +125,7 @@ impl Server {
 
         let workers = config.workers.max(1);
         let lanes = start_lanes(&front, workers, &ready_queue, &transfer_queue)?;
-        let system_max = limits::connections_max();
+        let system_max = limits::connections_max(workers + TRANSFER_THREADS);
         let limits = Limits {
             idle_timeout: config.idle_timeout,
             request_timeout: config.request_timeout,
@@ -131,10 +134,14 @@ impl Server {
         log::debug!("up to {} connections", limits.connections_max);
         let acceptor = Acceptor::new(listener, Arc::clone(&front))?;
         let guard = Guard::new(limits, connections, &handle, orders, acceptor)?;
-        let guard = spawn("guard".to_owned(), move || guard.run())?;
+        let (alive, guard_ended) = crossbeam_channel::bounded::<()>(0);
+        spawn("guard".to_owned(), move || {
+            guard.run();
+            drop(alive);
+        })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addr, front, shutdown_timeout, lanes, guard, workers })
+        Ok(Self { addr, front, shutdown_timeout, lanes, guard_ended, workers })
     }
 
     /// The address it listens on, with the real port.
@@ -159,7 +166,11 @@ impl Server {
             log::warn!("clients are left behind that did not finish in time");
         }
         self.front.guard.stop();
-        end(self.guard);
+        // Nothing is ever sent here; it is over when the guard is.
+        let ended = self.guard_ended.recv_deadline(deadline.max(Instant::now() + GUARD_PATIENCE));
+        if ended == Err(RecvTimeoutError::Timeout) {
+            log::error!("the guard does not end");
+        }
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
             stop_lane(&self.front.ready, self.workers);
@@ -173,19 +184,14 @@ impl Server {
 fn start_lanes(
     front: &Arc<Front>,
     workers: usize,
-    ready: &Receiver<Message<Job>>,
+    ready: &Receiver<Message<Ready>>,
     transfer: &Receiver<Message<Transfer>>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for number in 0..workers {
         let (front, queue) = (Arc::clone(front), ready.clone());
         threads.push(spawn(format!("worker-{number}"), move || {
-            front::work(
-                &queue,
-                |job| Arc::clone(&job.connection),
-                |job| front.run_ready(job),
-                &front.guard,
-            );
+            front::work(&queue, Ready::connection, |task| front.run_ready(task), &front.guard);
         })?);
     }
     for number in 0..TRANSFER_THREADS {

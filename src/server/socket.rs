@@ -5,7 +5,10 @@
 //! connection for as long as it lives, whatever becomes of the original.
 //! The program's only unsafe code is here.
 
-#![allow(unsafe_code, reason = "duplicating a descriptor by number and TCP_INFO have no safe form")]
+#![allow(
+    unsafe_code,
+    reason = "duplicating a descriptor by number and socket options have no safe form"
+)]
 
 use rustix::fs::RawDir;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -14,7 +17,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -33,8 +36,6 @@ pub(super) struct Traffic {
     pub(super) received: u64,
     /// Bytes that the peer has confirmed.
     pub(super) acknowledged: u64,
-    /// Bytes written and not confirmed yet.
-    pub(super) outstanding: u64,
     /// Whether both sides still may send.
     pub(super) established: bool,
 }
@@ -110,42 +111,53 @@ impl Socket {
     /// What the kernel has counted so far; `None` if it does not say.
     pub(super) fn traffic(&self) -> Option<Traffic> {
         // Offsets in struct tcp_info of linux/tcp.h, which only ever grows.
-        const STATE: usize = 0;
         const ACKED: usize = 120;
         const RECEIVED: usize = 128;
-        const SENT: usize = 200;
-        const RETRANSMITTED: usize = 208;
-        const NOT_SENT: usize = 144;
-        const INFO_BYTES: usize = 216;
+        const INFO_BYTES: usize = 136;
         const ESTABLISHED: u8 = 1;
 
         let mut info = [0_u8; INFO_BYTES];
-        let mut length = libc::socklen_t::try_from(INFO_BYTES).ok()?;
-        // SAFETY: the kernel writes at most `length` bytes to `info` and the
+        self.option(libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+        let word = |at: usize| info.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
+        Some(Traffic {
+            received: word(RECEIVED)?,
+            acknowledged: word(ACKED)?,
+            established: info.first() == Some(&ESTABLISHED),
+        })
+    }
+
+    /// How many bytes can be written without waiting, at least; `None` if the
+    /// kernel does not say.
+    pub(super) fn room(&self) -> Option<u64> {
+        // Places in the array that SO_MEMINFO gives, of linux/sock_diag.h.
+        const SEND_BUFFER: usize = 3;
+        const QUEUED: usize = 5;
+        const MEMINFO_BYTES: usize = 24;
+
+        let mut info = [0_u8; MEMINFO_BYTES];
+        self.option(libc::SOL_SOCKET, libc::SO_MEMINFO, &mut info)?;
+        let (places, _) = info.as_chunks::<4>();
+        let place = |at: usize| places.get(at).map(|bytes| u64::from(u32::from_ne_bytes(*bytes)));
+        let free = place(SEND_BUFFER)?.saturating_sub(place(QUEUED)?);
+        // The kernel counts its own overhead, which comes to less than the data.
+        Some(free / 2)
+    }
+
+    /// Reads a socket option that is at least as long as `value`.
+    fn option(&self, level: libc::c_int, name: libc::c_int, value: &mut [u8]) -> Option<()> {
+        let mut length = libc::socklen_t::try_from(value.len()).ok()?;
+        // SAFETY: the kernel writes at most `length` bytes to `value` and the
         // number it wrote to `length`; both live through the call.
         let status = unsafe {
             libc::getsockopt(
                 self.descriptor.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
+                level,
+                name,
+                value.as_mut_ptr().cast(),
                 &raw mut length,
             )
         };
-        if status != 0 {
-            return None;
-        }
-        let word = |at: usize| info.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
-        let half = |at: usize| info.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-        let (sent, acknowledged) = (word(SENT)?, word(ACKED)?);
-        // `sent` counts repeats, `acknowledged` the opening of the connection too.
-        let in_flight = sent.saturating_sub(word(RETRANSMITTED)?).saturating_sub(acknowledged);
-        Some(Traffic {
-            received: word(RECEIVED)?,
-            acknowledged,
-            outstanding: in_flight + u64::from(half(NOT_SENT)?),
-            established: info.get(STATE) == Some(&ESTABLISHED),
-        })
+        (status == 0 && usize::try_from(length) == Ok(value.len())).then_some(())
     }
 }
 
@@ -166,13 +178,26 @@ pub(super) struct Sockets {
     seen: HashSet<u64>,
     /// Whether the last search could hold all that it found.
     complete: bool,
+    /// The listening socket's own cookie, and how many descriptors of it the
+    /// last search saw.
+    listener_cookie: u64,
+    listeners: usize,
 }
 
 impl Sockets {
     /// Gets ready to find the connections that `listener` accepts.
-    pub(super) fn new(listener: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(listener: &TcpListener) -> io::Result<Self> {
         let descriptors = File::open("/proc/self/fd")?;
-        Ok(Self { listener, descriptors, seen: HashSet::new(), complete: true })
+        let listener_cookie = SockRef::from(listener).cookie()?;
+        let listener = listener.local_addr()?;
+        Ok(Self {
+            listener,
+            descriptors,
+            seen: HashSet::new(),
+            complete: true,
+            listener_cookie,
+            listeners: 0,
+        })
     }
 
     /// The connections that have come since the last search. One that could
@@ -183,6 +208,7 @@ impl Sockets {
         let mut seen = HashSet::with_capacity(self.seen.len());
         let mut found = Vec::new();
         self.complete = true;
+        self.listeners = 0;
         rustix::fs::seek(&self.descriptors, rustix::fs::SeekFrom::Start(0))?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
         let mut names = RawDir::new(&self.descriptors, &mut buffer);
@@ -193,6 +219,10 @@ impl Sockets {
                 continue;
             };
             let Some(cookie) = cookie(number) else { continue };
+            if cookie == self.listener_cookie {
+                self.listeners += 1;
+                continue;
+            }
             if self.seen.contains(&cookie) || seen.contains(&cookie) {
                 seen.insert(cookie);
                 continue;
@@ -222,6 +252,16 @@ impl Sockets {
     /// Whether some descriptor of the socket was open at the last search.
     pub(super) fn has_seen(&self, cookie: u64) -> bool {
         self.seen.contains(&cookie)
+    }
+
+    /// Whether there was a search.
+    pub(super) fn has_searched(&self) -> bool {
+        self.listeners > 0
+    }
+
+    /// How many descriptors of the listening socket the last search saw.
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners
     }
 
     /// Whether every connection there was at the last search is held.

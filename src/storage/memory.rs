@@ -137,6 +137,23 @@ impl Memory {
         self.account.held.load(Ordering::Relaxed)
     }
 
+    /// Makes room in a map that is full of the traces of deleted keys, which
+    /// would double otherwise though it has not more keys than before.
+    fn rebuild_if_worn(&self, map: &mut Map) {
+        if map.len() < map.capacity() || map.is_empty() {
+            return;
+        }
+        // With an eighth to spare this does not happen again soon.
+        let wanted = map.len() + map.len() / 8 + 1;
+        let mut fresh = Map::with_capacity_and_hasher(wanted, self.hasher.clone());
+        let (before, after) = (map.allocation_size(), fresh.allocation_size());
+        if after <= before {
+            fresh.extend(map.drain());
+            *map = fresh;
+            self.account.record(before as u64, after as u64);
+        }
+    }
+
     fn shard(&self, key: &Key) -> &RwLock<Map> {
         // The maps probe with the same hash, from its top and bottom bits; the
         // shard is chosen by the middle so that each map still sees all of those.
@@ -177,6 +194,7 @@ impl Storage for Memory {
             self.account.exchange(old.cost(key.as_str()), taken)?;
             Some(mem::replace(old, stored))
         } else {
+            self.rebuild_if_worn(&mut map);
             // A full map doubles for one key more.
             let tables = map.allocation_size();
             let is_full = map.len() == map.capacity();

@@ -7,7 +7,9 @@ use crate::api::Reply;
 use crate::server::accept::Acceptor;
 use crate::server::answer::{Answer, Persistence};
 use crate::server::connections::{Connection, Connections};
+use crate::server::front::{Message, Ready};
 use crate::server::job::Job;
+use crate::server::limits;
 use crate::server::socket::{Socket, Sockets};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
@@ -48,12 +50,11 @@ const BEGUN_GRACE: Duration = Duration::from_millis(300);
 /// How much of what a refused client still sends is thrown away in one go.
 const DISCARD_BYTES_MAX: usize = 8 << 20;
 
-/// How long a connection may wait to be accepted until the accept loop is
-/// taken for dead. It is not always; a second one does no harm.
-const ACCEPT_PATIENCE: Duration = Duration::from_millis(500);
+/// How often sockets are searched at least while anything goes on.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the accept loop is replaced at most.
-const ACCEPT_RETRY: Duration = Duration::from_millis(500);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// How long tiny_http may keep a connection that is shut until its thread is
 /// taken to hang for ever.
@@ -65,20 +66,26 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 /// The last words to a client that took too long.
 const LATE: (u16, &str) = (408, "the request took too long");
 
-/// The last words to a client whose head, or whose chunking, has no end.
+/// The last words to a client whose chunks are hardly more than framing.
+const BLOATED: (u16, &str) = (400, "the chunks have too little in them");
+
+/// The last words to a client whose head has no end.
 const TOO_LARGE: (u16, &str) = (431, "the head is longer than 64 KiB");
 
 /// The last words to a client that there is no room for.
 const TOO_MANY: (u16, &str) = (503, "too many connections, try again");
 
-const LISTENER: u64 = u64::MAX;
-const WAKE: u64 = u64::MAX - 1;
+/// The most sleeping threads of tiny_http that are woken up in one round.
+const KICKS_MAX: usize = 64;
+
+/// Stands for the bell among the cookies.
+const WAKE: u64 = u64::MAX;
 
 /// How the other threads reach the guard. Nothing here blocks but
 /// [`Handle::is_established`].
 #[derive(Clone)]
 pub(in crate::server) struct Handle {
-    // No more than one order about each connection waits here at a time.
+    // Few orders about one connection wait here at a time.
     orders: Sender<Order>,
     bell: Arc<Bell>,
 }
@@ -97,23 +104,40 @@ enum Order {
     Cut(Arc<Connection>),
     /// Say whether the client could still send and receive.
     Ask(Arc<Connection>, Sender<bool>),
-    /// The accept loop has ended.
-    AcceptEnded,
+    /// Find the connection's socket, then have the answer written.
+    Find(Arc<Connection>, Box<(Job, Answer)>),
     /// Empty the server, say so, and go on until told to stop.
     Drain(Sender<()>),
     Stop,
 }
 
 /// What [`Guard::new`] needs of the channel that a [`Handle`] sends to.
-pub(in crate::server) struct Orders(Receiver<Order>);
+pub(in crate::server) struct Orders {
+    ordered: Receiver<Order>,
+    ready: Sender<Message<Ready>>,
+}
+
+impl Order {
+    /// The connection that it is about.
+    fn connection(&self) -> Option<&Arc<Connection>> {
+        match self {
+            Self::Close(connection, _)
+            | Self::Cut(connection)
+            | Self::Ask(connection, _)
+            | Self::Find(connection, _) => Some(connection),
+            Self::Drain(_) | Self::Stop => None,
+        }
+    }
+}
 
 impl Handle {
-    /// A handle, and the other end of it for the guard to come.
-    pub(in crate::server) fn new() -> io::Result<(Self, Orders)> {
+    /// A handle, and the other end of it for the guard to come, which gives
+    /// answers back to `ready`.
+    pub(in crate::server) fn new(ready: Sender<Message<Ready>>) -> io::Result<(Self, Orders)> {
         let (orders, ordered) = crossbeam_channel::unbounded();
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let bell = Arc::new(Bell { event, quiet: AtomicBool::new(true) });
-        Ok((Self { orders, bell }, Orders(ordered)))
+        Ok((Self { orders, bell }, Orders { ordered, ready }))
     }
 
     /// Answers a request without looking at the rest of its body, and ends
@@ -136,6 +160,11 @@ impl Handle {
         self.order(Order::Cut(connection));
     }
 
+    /// Ends a connection at once that was stopped while a request is in work.
+    pub(in crate::server) fn cut_in_work(&self, connection: Arc<Connection>) {
+        self.order(Order::Cut(connection));
+    }
+
     /// Whether the client could still send and receive a moment ago. Waits
     /// for the guard, some milliseconds where it does not know the connection.
     pub(in crate::server) fn is_established(&self, connection: &Arc<Connection>) -> bool {
@@ -151,9 +180,10 @@ impl Handle {
         }
     }
 
-    /// Tells that an accept loop has ended.
-    pub(in crate::server) fn accept_ended(&self) {
-        self.order(Order::AcceptEnded);
+    /// Gives an answer back to the ready lane once the socket of its connection
+    /// is known.
+    pub(in crate::server) fn find(&self, job: Job, answer: Answer) {
+        self.order(Order::Find(Arc::clone(&job.connection), Box::new((job, answer))));
     }
 
     /// Has every connection end once its request is answered; the receiver
@@ -196,6 +226,7 @@ pub(in crate::server) struct Guard {
     epoll: OwnedFd,
     bell: Arc<Bell>,
     orders: Receiver<Order>,
+    ready: Sender<Message<Ready>>,
     acceptor: Acceptor,
     watched: HashMap<u64, Watched>,
     /// Connections without a socket so far.
@@ -205,9 +236,9 @@ pub(in crate::server) struct Guard {
     draining: Option<Draining>,
     pace: Duration,
     next_search: Instant,
+    searched_at: Instant,
     descriptors_seen: Option<u64>,
     search_due: bool,
-    waiting_since: Option<Instant>,
     accept_retry_at: Instant,
     /// Connections that are shut and that tiny_http still has.
     dying: HashMap<u64, Dying>,
@@ -246,17 +277,17 @@ impl Guard {
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = Arc::clone(&handle.bell);
-        let readable = epoll::EventFlags::IN;
-        epoll::add(&epoll, &bell.event, epoll::EventData::new_u64(WAKE), readable)?;
-        epoll::add(&epoll, acceptor.listener(), epoll::EventData::new_u64(LISTENER), readable)?;
+        let wake = epoll::EventData::new_u64(WAKE);
+        epoll::add(&epoll, &bell.event, wake, epoll::EventFlags::IN)?;
         let now = Instant::now();
         Ok(Self {
             limits,
             connections,
-            sockets: Sockets::new(acceptor.listener().local_addr()?)?,
+            sockets: Sockets::new(acceptor.listener())?,
             epoll,
             bell,
-            orders: orders.0,
+            orders: orders.ordered,
+            ready: orders.ready,
             acceptor,
             watched: HashMap::new(),
             loose: Vec::new(),
@@ -264,9 +295,9 @@ impl Guard {
             draining: None,
             pace: PACE_QUIET,
             next_search: now,
+            searched_at: now,
             descriptors_seen: None,
             search_due: true,
-            waiting_since: None,
             accept_retry_at: now,
             dying: HashMap::new(),
             disposal: Disposal::start()?,
@@ -288,7 +319,7 @@ impl Guard {
     }
 
     fn round(&mut self) -> ControlFlow<()> {
-        let (ended, accept_waits) = self.events();
+        let ended = self.ended();
         let now = Instant::now();
         self.take_orders(now)?;
         for cookie in ended {
@@ -298,7 +329,7 @@ impl Guard {
         self.bury(searched);
         let moving = self.look_at_all(now);
         self.keep_cap(now);
-        self.keep_accepting(accept_waits, now);
+        self.keep_accepting(now);
         self.report_drained();
         self.set_pace(moving, now.elapsed());
         ControlFlow::Continue(())
@@ -324,26 +355,19 @@ impl Guard {
         self.bell.silence();
     }
 
-    /// Which sockets have ended, and whether a connection waits to be accepted.
-    fn events(&self) -> (Vec<u64>, bool) {
+    /// The sockets that have ended.
+    fn ended(&self) -> Vec<u64> {
         const EVENTS_MAX: usize = 1024;
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let at_once = Timespec::default();
         // An interrupted look is made up for by the next.
         epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&at_once)).ok();
-        let mut ended = Vec::new();
-        let mut accept_waits = false;
-        for event in events {
+        let has_ended = |event: &epoll::Event| {
             // The kernel's structure is packed, so no field can be borrowed.
-            let epoll::Event { flags, data } = event;
-            match data.u64() {
-                LISTENER => accept_waits = true,
-                WAKE => {}
-                cookie if flags.contains(epoll::EventFlags::HUP) => ended.push(cookie),
-                _moving => {}
-            }
-        }
-        (ended, accept_waits)
+            let epoll::Event { flags, .. } = *event;
+            flags.contains(epoll::EventFlags::HUP)
+        };
+        events.into_iter().filter(has_ended).map(|event| event.data.u64()).collect()
     }
 
     fn take_orders(&mut self, now: Instant) -> ControlFlow<()> {
@@ -356,9 +380,9 @@ impl Guard {
                     self.acceptor.close();
                     self.draining = Some(Draining { done, since: now });
                 }
-                // It was sent to end the guard's rest; the acceptor knows it.
-                Order::AcceptEnded => {}
-                Order::Close(..) | Order::Cut(..) | Order::Ask(..) => self.obey(order, now),
+                Order::Close(..) | Order::Cut(..) | Order::Ask(..) | Order::Find(..) => {
+                    self.obey(order, now);
+                }
             }
         }
         ControlFlow::Continue(())
@@ -367,11 +391,7 @@ impl Guard {
     /// Carries out an order about a connection, or keeps it until the search
     /// has told whether there is a socket for it.
     fn obey(&mut self, order: Order, now: Instant) {
-        let (Order::Close(connection, _) | Order::Cut(connection) | Order::Ask(connection, _)) =
-            &order
-        else {
-            return;
-        };
+        let Some(connection) = order.connection() else { return };
         match (connection.socket(), connection.has_ended()) {
             (Some(socket), _) => self.obey_on(&socket, order, now),
             (None, true) => self.obey_without(order),
@@ -400,7 +420,20 @@ impl Guard {
                 // Who asked waits for this and for nothing else.
                 answer.send(established).ok();
             }
-            Order::AcceptEnded | Order::Drain(_) | Order::Stop => {}
+            Order::Find(_, found) => self.give_back(*found),
+            Order::Drain(_) | Order::Stop => {}
+        }
+    }
+
+    /// Puts an answer on the ready lane again.
+    fn give_back(&mut self, (job, answer): (Job, Answer)) {
+        let connection = Arc::clone(&job.connection);
+        let work = Message::Work(Ready::Answer(job, answer));
+        if let Err(full) = self.ready.try_send(work)
+            && let Message::Work(Ready::Answer(job, _)) = full.into_inner()
+        {
+            connection.stop(Some(job));
+            self.loose.push(connection);
         }
     }
 
@@ -412,7 +445,12 @@ impl Guard {
                 self.loose.push(connection);
             }
             Order::Ask(_, answer) => drop(answer),
-            Order::AcceptEnded | Order::Drain(_) | Order::Stop => {}
+            Order::Find(connection, found) => {
+                connection.stop(Some(found.0));
+                self.disposal.dispose(connection.discarded());
+                self.loose.push(connection);
+            }
+            Order::Drain(_) | Order::Stop => {}
         }
     }
 
@@ -421,7 +459,9 @@ impl Guard {
     fn search(&mut self, now: Instant) -> bool {
         self.loose.extend(self.connections.take_loose());
         let descriptors = self.sockets.descriptors();
-        let changed = descriptors.is_none() || descriptors != self.descriptors_seen;
+        // As many may have come as have gone.
+        let stale = now.duration_since(self.searched_at) > SEARCH_INTERVAL;
+        let changed = descriptors.is_none() || descriptors != self.descriptors_seen || stale;
         self.search_due = changed || !self.loose.is_empty();
         if !self.search_due || now < self.next_search {
             return false;
@@ -438,20 +478,18 @@ impl Guard {
                 return false;
             }
         }
+        self.searched_at = now;
         self.next_search = Instant::now() + now.elapsed() * PACE_COSTS / 2;
         if !self.sockets.complete() {
             return false;
         }
         self.search_due = false;
         self.descriptors_seen = descriptors;
-        let unfound = std::mem::take(&mut self.loose);
-        self.loose.extend(unfound.into_iter().filter(|c| !self.connections.forget(c)));
+        // Those that have ended are seen to until they are closed.
+        let Self { loose, connections, .. } = self;
+        loose.retain(|connection| !connection.has_ended() && !connections.forget(connection));
         for order in std::mem::take(&mut self.pending) {
-            let (Order::Close(connection, _) | Order::Cut(connection) | Order::Ask(connection, _)) =
-                &order
-            else {
-                continue;
-            };
+            let Some(connection) = order.connection() else { continue };
             match connection.socket() {
                 Some(socket) => self.obey_on(&socket, order, now),
                 None => self.obey_without(order),
@@ -463,7 +501,9 @@ impl Guard {
 
     fn watch(&mut self, socket: Socket, now: Instant) {
         let data = epoll::EventData::new_u64(socket.cookie());
-        if let Err(err) = epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN) {
+        // Each change is told once: one that lasts would not let the guard rest.
+        let changes = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        if let Err(err) = epoll::add(&self.epoll, &socket, data, changes) {
             self.complain("watch", &format!("a socket cannot be watched: {err}"));
         }
         let (mut connection, _) = self.connections.of(socket.peer());
@@ -485,6 +525,7 @@ impl Guard {
     fn look_at_all(&mut self, now: Instant) -> Moving {
         let mut moving = Moving::default();
         let mut condemned = Vec::new();
+        let mut starved = 0;
         let draining = self.draining.as_ref().map(|draining| draining.since);
         for (cookie, watched) in &mut self.watched {
             if let Some(until) = watched.lingers_until {
@@ -499,7 +540,8 @@ impl Guard {
             }
             let activity = watched.connection.activity();
             if activity.cut {
-                // Its order is on the way.
+                // Its order is on the way, and sooner than this.
+                watched.lingers_until = Some(now + LINGER);
                 moving.any = true;
                 continue;
             }
@@ -510,11 +552,12 @@ impl Guard {
                 Verdict::Fresh => moving.fresh = true,
                 Verdict::Starved => {
                     moving.fresh = true;
-                    self.acceptor.kick();
+                    starved += 1;
                 }
                 Verdict::Idle => watched.dismiss(now),
                 Verdict::Late => condemned.push((*cookie, Some(LATE))),
                 Verdict::TooLarge => condemned.push((*cookie, Some(TOO_LARGE))),
+                Verdict::Bloated => condemned.push((*cookie, Some(BLOATED))),
             }
             if let Some(since) = draining
                 && activity.stage.is_none()
@@ -527,6 +570,10 @@ impl Guard {
             {
                 condemned.push((*cookie, None));
             }
+        }
+        // Without an accept loop a kick would only wait in its queue.
+        if self.accepts() {
+            (0..starved.min(KICKS_MAX)).for_each(|_| self.acceptor.kick());
         }
         for (cookie, last_words) in condemned {
             if let (Some(words), Some(watched)) = (last_words, self.watched.get(&cookie)) {
@@ -564,6 +611,9 @@ impl Guard {
         dying.retain(|cookie, Dying { connection, since }| {
             disposal.dispose(connection.discarded());
             let closed = searched && !sockets.has_seen(*cookie);
+            if closed {
+                connection.bury();
+            }
             let hangs = since.elapsed() > HANGING_AFTER;
             if (closed || hangs) && !connections.forget(connection) {
                 loose.push(Arc::clone(connection));
@@ -606,15 +656,16 @@ impl Guard {
         self.complain("cap", &format!("{cap} connections are open, which is as many as may be"));
     }
 
-    /// Replaces the accept loop once it seems to have ended.
-    fn keep_accepting(&mut self, accept_waits: bool, now: Instant) {
-        if self.draining.is_some() {
-            return;
-        }
-        self.waiting_since = accept_waits.then(|| self.waiting_since.unwrap_or(now));
-        let waits = self.waiting_since.is_some_and(|at| now.duration_since(at) > ACCEPT_PATIENCE);
-        let seems_dead = waits || !self.acceptor.is_alive();
-        if !seems_dead || now < self.accept_retry_at {
+    /// Whether some accept loop holds the listening socket, beside ourselves.
+    fn accepts(&self) -> bool {
+        self.sockets.listeners() > 1
+    }
+
+    /// Replaces the accept loop once it has ended.
+    fn keep_accepting(&mut self, now: Instant) {
+        let unknown = self.draining.is_some() || !self.sockets.has_searched();
+        let crowded = self.sockets.descriptors().is_some_and(limits::descriptors_are_short);
+        if unknown || crowded || self.accepts() || now < self.accept_retry_at {
             return;
         }
         self.accept_retry_at = now + ACCEPT_RETRY;
@@ -626,11 +677,9 @@ impl Guard {
         }
         match self.acceptor.replace() {
             Ok(()) => {
-                self.waiting_since = None;
-                self.complain(
-                    "accept",
-                    "connections were not accepted, so another accept loop was started",
-                );
+                // The next search finds its socket.
+                self.descriptors_seen = None;
+                self.complain("accept", "the accept loop had ended, so another was started");
             }
             Err(err) => {
                 self.complain("no accept", &format!("no accept loop can be started: {err}"));
@@ -643,6 +692,7 @@ impl Guard {
             && self.watched.is_empty()
             && self.loose.is_empty()
             && self.pending.is_empty()
+            && !self.search_due
             && self.sockets.complete()
             && self.connections.busy() == 0
         {
@@ -653,7 +703,9 @@ impl Guard {
 
     /// How many threads of tiny_http hang for ever.
     fn leaked(&self) -> usize {
-        self.dying.values().filter(|dying| dying.since.elapsed() > HANGING_AFTER).count()
+        let hangs =
+            |dying: &&Dying| dying.since.elapsed() > HANGING_AFTER && dying.connection.is_idle();
+        self.dying.values().filter(hangs).count()
     }
 
     fn set_pace(&mut self, moving: Moving, spent: Duration) {
@@ -665,8 +717,7 @@ impl Guard {
             || !self.pending.is_empty()
             || !self.loose.is_empty()
             || self.draining.is_some()
-            || self.waiting_since.is_some()
-            || !self.acceptor.is_alive()
+            || !self.accepts()
         {
             PACE
         } else {

@@ -6,7 +6,9 @@
 
 use super::Limits;
 use crate::server::accept::Acceptor;
+use crate::server::answer::Answer;
 use crate::server::connections::{Connection, Connections};
+use crate::server::front::{Message, Ready};
 use crate::server::job::Job;
 use crossbeam_channel::{Receiver, Sender};
 use std::io::{self, Write as _};
@@ -19,10 +21,10 @@ const PACE: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub(in crate::server) struct Handle {
     orders: Sender<Order>,
+    ready: Sender<Message<Ready>>,
 }
 
 enum Order {
-    AcceptEnded,
     Drain(Sender<()>),
     Stop,
 }
@@ -30,17 +32,13 @@ enum Order {
 pub(in crate::server) struct Orders(Receiver<Order>);
 
 impl Handle {
-    pub(in crate::server) fn new() -> io::Result<(Self, Orders)> {
+    pub(in crate::server) fn new(ready: Sender<Message<Ready>>) -> io::Result<(Self, Orders)> {
         let (orders, ordered) = crossbeam_channel::unbounded();
-        Ok((Self { orders }, Orders(ordered)))
+        Ok((Self { orders, ready }, Orders(ordered)))
     }
 
     pub(in crate::server) fn refuse(&self, job: Job, answer: &[u8]) {
         job.connection.stop(None);
-        if !job.framing.is_ok_and(|framing| framing.arrived) {
-            // Reading the rest could take for ever, or end the process.
-            return job.discard();
-        }
         let mut writer = job.request.into_writer();
         // A client that has gone needs no answer.
         writer.write_all(answer).and_then(|()| writer.flush()).ok();
@@ -61,8 +59,17 @@ impl Handle {
 
     pub(in crate::server) fn notice(&self) {}
 
-    pub(in crate::server) fn accept_ended(&self) {
-        self.order(Order::AcceptEnded);
+    pub(in crate::server) fn find(&self, job: Job, answer: Answer) {
+        // Nobody can tell how much room there is, so there is always some.
+        job.connection.assume_room();
+        let connection = Arc::clone(&job.connection);
+        if self.ready.try_send(Message::Work(Ready::Answer(job, answer))).is_err() {
+            self.cut(connection);
+        }
+    }
+
+    pub(in crate::server) fn cut_in_work(&self, connection: Arc<Connection>) {
+        self.cut(connection);
     }
 
     pub(in crate::server) fn drain(&self) -> Receiver<()> {
@@ -102,17 +109,12 @@ impl Guard {
         let mut waiting = None;
         loop {
             match self.orders.recv_timeout(PACE) {
-                Ok(Order::AcceptEnded) if waiting.is_none() => {
-                    if let Err(err) = self.acceptor.replace() {
-                        log::error!("no accept loop can be started: {err}");
-                    }
-                }
                 Ok(Order::Drain(done)) => {
                     self.acceptor.close();
                     waiting = Some(done);
                 }
                 Ok(Order::Stop) => return self.acceptor.retire_all(),
-                Ok(Order::AcceptEnded) | Err(_) => {}
+                Err(_) => {}
             }
             self.connections.take_loose().retain(|connection| !self.connections.forget(connection));
             if let Some(done) = &waiting

@@ -54,8 +54,10 @@ pub(super) enum Verdict {
     Idle,
     /// Its request or its transfer has taken too long.
     Late,
-    /// Its head, or the framing of its chunks, is too long.
+    /// Its head is too long.
     TooLarge,
+    /// Its chunks have much more framing than data.
+    Bloated,
 }
 
 /// What is remembered of a connection between two looks at it.
@@ -140,7 +142,7 @@ impl Watch {
             return Verdict::Moving;
         };
         if is_bloated(moved.saturating_sub(self.base)) {
-            Verdict::TooLarge
+            Verdict::Bloated
         } else if moved.saturating_sub(mark) >= MOVED_BYTES_MIN {
             (self.mark, self.since) = (Some(moved), now);
             Verdict::Moving

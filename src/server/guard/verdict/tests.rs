@@ -170,7 +170,7 @@ fn chunks_may_not_cost_much_more_than_their_data() {
     }
     // From here on nothing of it is data.
     script.counted.received += 1024;
-    assert_eq!(script.after_ms(20), Verdict::TooLarge);
+    assert_eq!(script.after_ms(20), Verdict::Bloated);
     script.counted.unread = 1024;
     assert_eq!(script.after_ms(20), Verdict::Moving);
 }
