@@ -65,19 +65,23 @@ pub(super) enum Transfer {
     Send(Job, Answer),
 }
 
-impl Ready {
-    /// The connection that the work is for.
-    pub(super) fn connection(&self) -> Arc<Connection> {
+/// What a lane does one after the other.
+pub(super) trait Work {
+    /// The request that the work is for.
+    fn job(&self) -> &Job;
+}
+
+impl Work for Ready {
+    fn job(&self) -> &Job {
         let (Self::Request(job) | Self::Answer(job, _)) = self;
-        Arc::clone(&job.connection)
+        job
     }
 }
 
-impl Transfer {
-    /// The connection that the work is for.
-    pub(super) fn connection(&self) -> Arc<Connection> {
+impl Work for Transfer {
+    fn job(&self) -> &Job {
         let (Self::Receive(job, ..) | Self::Send(job, _)) = self;
-        Arc::clone(&job.connection)
+        job
     }
 }
 
@@ -323,14 +327,9 @@ impl Record {
 
 /// A lane's thread: does one piece of work after the other until told to stop.
 /// A panic costs the connection it happened on, not the thread.
-pub(super) fn work<T>(
-    queue: &Receiver<Message<T>>,
-    connection: impl Fn(&T) -> Arc<Connection>,
-    run: impl Fn(T),
-    guard: &guard::Handle,
-) {
+pub(super) fn work<T: Work>(queue: &Receiver<Message<T>>, run: impl Fn(T), guard: &guard::Handle) {
     while let Ok(Message::Work(task)) = queue.recv() {
-        let connection = connection(&task);
+        let connection = Arc::clone(&task.job().connection);
         if panic::catch_unwind(AssertUnwindSafe(|| run(task))).is_err() {
             guard.cut(connection);
         }

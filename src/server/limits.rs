@@ -34,14 +34,8 @@ pub(super) fn connections_max(own_threads: usize) -> usize {
     // Where it cannot be raised the lower one is what there is.
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let threads = [
-        number_in("/proc/sys/kernel/threads-max"),
-        getrlimit(Resource::Nproc).current,
-        cgroup_pids_max(),
-    ];
     let own_threads = own_threads as u64 + THREADS_RESERVED;
-    let threads_min = threads.into_iter().flatten().min();
-    let threads_left = threads_min.map(|threads| threads.saturating_sub(own_threads));
+    let threads_left = threads_limit().map(|threads| threads.saturating_sub(own_threads));
     let allowed = [
         Some(by_descriptors(descriptors)),
         number_in("/proc/sys/vm/max_map_count").map(|maps| maps / MAPS_SHARE),
@@ -60,6 +54,24 @@ pub(super) fn connections_max(_own_threads: usize) -> usize {
 fn by_descriptors(limit: u64) -> u64 {
     let reserved = (limit / 4).min(DESCRIPTORS_RESERVED_MAX);
     (limit - reserved) / DESCRIPTORS_EACH
+}
+
+/// How many threads the system allows this process, as far as it tells.
+pub(super) fn threads_max() -> usize {
+    #[cfg(target_os = "linux")]
+    let limit = threads_limit().and_then(|limit| usize::try_from(limit).ok());
+    #[cfg(not(target_os = "linux"))]
+    let limit = None;
+    limit.unwrap_or(usize::MAX)
+}
+
+#[cfg(target_os = "linux")]
+fn threads_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+
+    let user_max = getrlimit(Resource::Nproc).current;
+    let limits = [number_in("/proc/sys/kernel/threads-max"), user_max, cgroup_pids_max()];
+    limits.into_iter().flatten().min()
 }
 
 /// Whether so few descriptors are left that an accept loop would not last.

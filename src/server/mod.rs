@@ -34,7 +34,7 @@ use crate::api::Api;
 use accept::Acceptor;
 use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use front::{Front, Message, Ready, Transfer};
+use front::{Front, Message, Work};
 use guard::{Guard, Handle, Limits};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -47,8 +47,14 @@ use tally::Tally;
 /// How many requests may wait for a thread of the ready lane.
 const READY_QUEUE_MAX: usize = 4096;
 
-/// The threads of the transfer lane, and so the clients it can wait for.
-const TRANSFER_THREADS: usize = 256;
+/// The most threads of the transfer lane, and so the clients it can wait for.
+const TRANSFER_THREADS_MAX: usize = 256;
+
+/// One part in so many of the threads that the system allows are of that lane.
+const TRANSFER_THREADS_SHARE: usize = 4;
+
+/// What a thread of a lane needs at most, with room to spare: they are many.
+const STACK_BYTES: usize = 512 * 1024;
 
 /// How long the guard may take to end after a shutdown that ran out of time.
 const GUARD_PATIENCE: Duration = Duration::from_millis(500);
@@ -98,6 +104,7 @@ pub struct Server {
     /// Is disconnected once the guard has ended.
     guard_ended: Receiver<()>,
     workers: usize,
+    transfers: usize,
 }
 
 impl Server {
@@ -124,8 +131,17 @@ impl Server {
         });
 
         let workers = config.workers.max(1);
-        let lanes = start_lanes(&front, workers, &ready_queue, &transfer_queue)?;
-        let system_max = limits::connections_max(workers + TRANSFER_THREADS);
+        let share = limits::threads_max() / TRANSFER_THREADS_SHARE;
+        let transfers = share.clamp(1, TRANSFER_THREADS_MAX);
+        let mut lanes = start_lane("worker", workers, &front, &ready_queue, Front::run_ready)?;
+        lanes.extend(start_lane(
+            "transfer",
+            transfers,
+            &front,
+            &transfer_queue,
+            Front::run_transfer,
+        )?);
+        let system_max = limits::connections_max(lanes.len());
         let limits = Limits {
             idle_timeout: config.idle_timeout,
             request_timeout: config.request_timeout,
@@ -135,13 +151,13 @@ impl Server {
         let acceptor = Acceptor::new(listener, Arc::clone(&front))?;
         let guard = Guard::new(limits, connections, &handle, orders, acceptor)?;
         let (alive, guard_ended) = crossbeam_channel::bounded::<()>(0);
-        spawn("guard".to_owned(), move || {
+        thread::Builder::new().name("guard".to_owned()).spawn(move || {
             guard.run();
             drop(alive);
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addr, front, shutdown_timeout, lanes, guard_ended, workers })
+        Ok(Self { addr, front, shutdown_timeout, lanes, guard_ended, workers, transfers })
     }
 
     /// The address it listens on, with the real port.
@@ -174,42 +190,28 @@ impl Server {
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
             stop_lane(&self.front.ready, self.workers);
-            stop_lane(&self.front.transfer, TRANSFER_THREADS);
+            stop_lane(&self.front.transfer, self.transfers);
             self.lanes.into_iter().for_each(end);
         }
         self.front.tally.lines()
     }
 }
 
-fn start_lanes(
+/// Starts the threads of one lane.
+fn start_lane<T: Work + Send + 'static>(
+    name: &str,
+    threads: usize,
     front: &Arc<Front>,
-    workers: usize,
-    ready: &Receiver<Message<Ready>>,
-    transfer: &Receiver<Message<Transfer>>,
+    queue: &Receiver<Message<T>>,
+    run: fn(&Front, T),
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let mut threads = Vec::new();
-    for number in 0..workers {
-        let (front, queue) = (Arc::clone(front), ready.clone());
-        threads.push(spawn(format!("worker-{number}"), move || {
-            front::work(&queue, Ready::connection, |task| front.run_ready(task), &front.guard);
-        })?);
-    }
-    for number in 0..TRANSFER_THREADS {
-        let (front, queue) = (Arc::clone(front), transfer.clone());
-        threads.push(spawn(format!("transfer-{number}"), move || {
-            front::work(
-                &queue,
-                Transfer::connection,
-                |task| front.run_transfer(task),
-                &front.guard,
-            );
-        })?);
-    }
-    Ok(threads)
-}
-
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name).spawn(run)
+    let start = |number| {
+        let (front, queue) = (Arc::clone(front), queue.clone());
+        let work = move || front::work(&queue, |task| run(&front, task), &front.guard);
+        let thread = thread::Builder::new().name(format!("{name}-{number}"));
+        thread.stack_size(STACK_BYTES).spawn(work)
+    };
+    (0..threads).map(start).collect()
 }
 
 fn stop_lane<T>(queue: &Sender<Message<T>>, threads: usize) {

@@ -440,18 +440,20 @@ impl Guard {
     /// Carries out an order about a connection that has ended by itself.
     fn obey_without(&mut self, order: Order) {
         match order {
-            Order::Close(connection, _) | Order::Cut(connection) => {
-                self.disposal.dispose(connection.discarded());
-                self.loose.push(connection);
-            }
+            Order::Close(connection, _) | Order::Cut(connection) => self.abandon(&connection),
             Order::Ask(_, answer) => drop(answer),
             Order::Find(connection, found) => {
                 connection.stop(Some(found.0));
-                self.disposal.dispose(connection.discarded());
-                self.loose.push(connection);
+                self.abandon(&connection);
             }
             Order::Drain(_) | Order::Stop => {}
         }
+    }
+
+    /// Gives up a connection that has no socket any more.
+    fn abandon(&mut self, connection: &Arc<Connection>) {
+        self.disposal.dispose(connection.discarded());
+        self.loose.push(Arc::clone(connection));
     }
 
     /// Finds the sockets of new connections, where there may be any. Says
@@ -614,8 +616,7 @@ impl Guard {
             if closed {
                 connection.bury();
             }
-            let hangs = since.elapsed() > HANGING_AFTER;
-            if (closed || hangs) && !connections.forget(connection) {
+            if (closed || since.elapsed() > HANGING_AFTER) && !connections.forget(connection) {
                 loose.push(Arc::clone(connection));
             }
             !closed
