@@ -1,9 +1,9 @@
 //! What stands between a socket and the API.
 //!
 //! tiny_http accepts and parses; all that it lacks is here, and it is named
-//! nowhere else. [`framing`] decides where a request ends, [`connections`]
-//! keeps one request of each connection in work, [`front`] moves requests
-//! through the lanes, and the [`guard`] watches every socket from outside.
+//! nowhere else. `framing` decides where a request ends, `connections`
+//! keeps one request of each connection in work, `front` moves requests
+//! through the lanes, and the `guard` watches every socket from outside.
 //! What a request means is for the [`api`](crate::api) to say.
 
 #[cfg_attr(
