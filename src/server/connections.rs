@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) const WAITING_MAX: usize = 1000;
 
 /// How many bytes the requests that wait on one connection may hold.
-const WAITING_BYTES_MAX: usize = 1 << 20;
+const WAITING_BYTES_MAX: usize = 2 << 20;
 
 /// What may be written to a connection without asking the kernel: so much
 /// fits the send buffer of any connection that has just been accepted.

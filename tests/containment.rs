@@ -1,0 +1,675 @@
+//! What one client, or the storage, does to itself may cost nobody else
+//! anything: deaf, silent, flooding and half-sent clients, a full lane, a
+//! storage that panics, a server that stops under all of that. Each test
+//! stands for a fault that the server had.
+
+mod support;
+
+use little_key_value::storage::{Entry, Error, Key, Memory, Storage};
+use std::sync::Arc;
+use support::http::Connection;
+use support::server::Fixture;
+
+/// More work than there are workers, so that each of them gets some.
+const MANY: usize = 20;
+
+fn get_head(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n")
+}
+
+/// Asserts that the server serves new connections, each on its own.
+#[track_caller]
+fn assert_serves(server: &Fixture, when: &str) {
+    let mut connections: Vec<Connection> = (0..MANY).map(|_| server.connect()).collect();
+    for connection in &mut connections {
+        assert_eq!(connection.get("/healthz").status(), 200, "{when}");
+    }
+}
+
+/// A storage that panics at the key `poison`.
+#[derive(Default)]
+struct Panicking(Memory);
+
+impl Panicking {
+    fn check(key: &Key) {
+        assert!(key.as_str() != "poison", "this panic is part of a test");
+    }
+}
+
+impl Storage for Panicking {
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
+        Self::check(key);
+        self.0.get(key)
+    }
+
+    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
+        Self::check(&key);
+        self.0.set(key, entry)
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), Error> {
+        Self::check(key);
+        self.0.delete(key)
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        self.0.clear()
+    }
+}
+
+#[test]
+fn a_storage_that_panics_answers_500_and_all_else_goes_on() {
+    let server = Fixture::over(Arc::new(Panicking::default()));
+    let mut connection = server.connect();
+    assert_eq!(connection.put("/kv/key", b"value").status(), 200);
+    for _ in 0..MANY {
+        assert_eq!(connection.get("/kv/poison").status(), 500);
+        assert_eq!(connection.put("/kv/poison", b"value").status(), 500);
+        assert_eq!(connection.put("/kv/poison", &[b'x'; 5000]).status(), 500);
+        assert_eq!(connection.call("DELETE", "/kv/poison").status(), 500);
+        assert_eq!(connection.get("/kv/key").body, b"value");
+    }
+    assert_serves(&server, "after panics");
+    assert_eq!(server.connect().get("/kv/key").body, b"value");
+}
+
+#[test]
+fn a_thousand_pipelined_requests_are_answered_in_order() {
+    let server = Fixture::start();
+    let mut connection = server.connect();
+    let values = || (0..1000).map(|index| format!("{index}:{}", "v".repeat(index % 50)));
+    let puts = values().enumerate().map(|(index, value)| {
+        let length = value.len();
+        format!("PUT /kv/{index} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{value}")
+    });
+    connection.send(puts.collect::<String>());
+    for index in 0..1000 {
+        assert_eq!(connection.response().status(), 200, "PUT {index}");
+    }
+    connection.send((0..1000).map(|index| get_head(&format!("/kv/{index}"))).collect::<String>());
+    for value in values() {
+        assert_eq!(connection.response().text(), value);
+    }
+    assert_eq!(connection.get("/healthz").status(), 200);
+}
+
+#[test]
+fn an_honest_upload_in_small_chunks_is_stored() {
+    let server = Fixture::start();
+    let value: Vec<u8> = (b'a'..=b'z').cycle().take(60_000).collect();
+    let mut upload = server.connect();
+    let mut other = server.connect();
+    upload.send("PUT /kv/key HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for piece in value.chunks(2000) {
+        let mut chunks = Vec::new();
+        for chunk in piece.chunks(10) {
+            chunks.extend(format!("{:x}\r\n", chunk.len()).bytes());
+            chunks.extend(chunk);
+            chunks.extend(b"\r\n");
+        }
+        upload.send(chunks);
+        // The server gets time to look at what has come so far.
+        for _ in 0..10 {
+            assert_eq!(other.get("/healthz").status(), 200);
+        }
+    }
+    upload.send("0\r\n\r\n");
+    assert_eq!(upload.response().status(), 200);
+    assert!(other.get("/kv/key").body == value);
+}
+
+#[test]
+fn a_connection_that_looks_like_closing_is_said_to_close_and_closed() {
+    let server = Fixture::start();
+    for option in ["closed", "x-close-notify", "close", "keep-alive, CLOSE", "disclose"] {
+        let mut connection = server.connect();
+        let head = format!("GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: {option}\r\n\r\n");
+        connection.send(head);
+        let answer = connection.response();
+        assert_eq!(answer.status(), 200, "{option}");
+        assert_eq!(answer.header("Connection"), Some("close"), "{option}");
+        connection.end().unwrap_or_else(|err| panic!("{option}: {err}"));
+    }
+}
+
+/// What takes a guard that sees the sockets.
+#[cfg(all(target_os = "linux", not(portable)))]
+mod guarded {
+    use super::support::engines;
+    use super::support::http::{PATIENCE, put_head, wait_until};
+    use super::support::process::Process;
+    use super::support::server::{VALUE_BYTES_MAX, accepts};
+    use super::*;
+    use little_key_value::server::Config;
+    use socket2::{Domain, Protocol, Socket, Type};
+    use std::fs;
+    use std::io::{self, Read, Write};
+    use std::iter;
+    use std::net::{Shutdown, SocketAddr, TcpStream};
+    use std::process::Command;
+    use std::sync::{Condvar, Mutex};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// How many uploads fill the transfer lane at most: its threads and its
+    /// queue.
+    const TRANSFERS_MAX: usize = 256 + 256;
+
+    /// Well below the shutdown timeout of a test's server, 10 s.
+    const SOON: Duration = Duration::from_secs(4);
+
+    fn server_with(change: impl FnOnce(&mut Config)) -> Fixture {
+        let mut config = Fixture::config();
+        change(&mut config);
+        Fixture::with(engines::memory(), VALUE_BYTES_MAX, &config)
+    }
+
+    /// A client that reads nothing unless asked to, with a receive buffer of
+    /// the smallest and segments as they come over Ethernet: that makes the
+    /// server's send buffer small too.
+    struct Deaf(TcpStream);
+
+    impl Deaf {
+        fn open(addr: SocketAddr) -> Self {
+            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP));
+            let socket = socket.expect("a socket");
+            socket.set_recv_buffer_size(2048).expect("a socket takes a buffer size");
+            socket.set_tcp_mss(1460).expect("a socket takes a segment size");
+            socket.connect_timeout(&addr.into(), PATIENCE).expect("the server accepts");
+            socket.set_write_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+            Self(socket.into())
+        }
+
+        fn send(&mut self, bytes: impl AsRef<[u8]>) {
+            self.try_send(bytes).expect("the server takes what is sent");
+        }
+
+        fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+            self.0.write_all(bytes.as_ref())
+        }
+
+        /// Whether the server has cut the connection, which is told once.
+        /// Reads nothing.
+        fn is_cut(&self) -> bool {
+            self.0.take_error().expect("a socket tells its error").is_some()
+        }
+
+        /// Reads to the connection's end. Panics if that does not come.
+        fn read_to_end(&mut self) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            match self.0.read_to_end(&mut bytes) {
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(err) => panic!("expected the connection's end: {err}"),
+            }
+            bytes
+        }
+    }
+
+    #[track_caller]
+    fn wait_until_cut(mut deaf: Vec<Deaf>) {
+        wait_until("deaf clients are cut", || {
+            deaf.retain(|client| !client.is_cut());
+            deaf.is_empty()
+        });
+    }
+
+    /// The statuses of answers whose bodies are not like them.
+    fn statuses(bytes: &[u8]) -> Vec<u16> {
+        let text = String::from_utf8_lossy(bytes);
+        let codes = text.split("HTTP/1.1 ").skip(1).map(|answer| answer.get(..3).map(str::parse));
+        codes.map_while(|code| code?.ok()).collect()
+    }
+
+    /// Starts an upload and waits until the server reads it.
+    fn stuck_upload(server: &Fixture, target: &str) -> Connection {
+        let mut upload = server.connect();
+        upload.send(format!(
+            "PUT {target} HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n\
+             Expect: 100-continue\r\n\r\n"
+        ));
+        assert_eq!(upload.response().status(), 100);
+        upload.send([b'x'; 2000]);
+        upload
+    }
+
+    /// Starts uploads that stay unfinished until the server takes no more, and
+    /// gives the answer to the last one.
+    fn fill_transfer_lane(server: &Fixture) -> (Vec<Connection>, Connection) {
+        let start = || {
+            let mut upload = server.connect();
+            upload.send(put_head("/kv/slow", 5000));
+            upload.send([b'x'; 2000]);
+            upload
+        };
+        let mut uploads: Vec<Connection> = (0..TRANSFERS_MAX).map(|_| start()).collect();
+        for _ in 0..MANY {
+            let mut another = start().with_patience(Duration::from_millis(500));
+            match another.try_response_to("PUT") {
+                Ok(refusal) => {
+                    assert_eq!(refusal.status(), 503);
+                    assert_eq!(refusal.header("Retry-After"), Some("1"));
+                    assert_eq!(refusal.header("Connection"), Some("close"));
+                    return (uploads, another);
+                }
+                Err(_) => uploads.push(another),
+            }
+        }
+        panic!("{} uploads at once, and none is refused", uploads.len());
+    }
+
+    #[test]
+    fn clients_who_do_not_read_small_answers_keep_no_worker_and_are_cut() {
+        let server = server_with(|config| config.request_timeout = Duration::from_secs(2));
+        assert_eq!(server.connect().put("/kv/60k", &vec![b'x'; 60_000]).status(), 200);
+        let mut deaf: Vec<Deaf> = (0..MANY).map(|_| Deaf::open(server.addr())).collect();
+        for client in &mut deaf {
+            client.send(get_head("/kv/60k").repeat(3));
+        }
+        for _ in 0..5 {
+            assert_serves(&server, "beside deaf clients");
+        }
+        assert!(!deaf.iter().any(Deaf::is_cut), "nobody is served because others were cut");
+        wait_until_cut(deaf);
+    }
+
+    #[test]
+    fn interim_answers_to_clients_who_do_not_read_keep_no_worker() {
+        let server = Fixture::start();
+        let mut connection = server.connect();
+        let expecting =
+            "GET /kv/none HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\n\r\n".repeat(900);
+        let mut deaf = Vec::new();
+        // Where the send buffer ends depends on the lengths, so try many.
+        for index in 0..60 {
+            let target = format!("/kv/{index}");
+            assert_eq!(connection.put(&target, &vec![b'x'; 10_000 + 701 * index]).status(), 200);
+            let mut client = Deaf::open(server.addr());
+            client.send(get_head(&target).repeat(1 + index % 4) + &expecting);
+            deaf.push(client);
+        }
+        for _ in 0..5 {
+            assert_serves(&server, "beside clients deaf to interim answers");
+        }
+        drop(deaf);
+        assert_serves(&server, "after them");
+    }
+
+    #[test]
+    fn pipelines_too_deep_harm_nobody_else() {
+        let server = Fixture::start();
+        assert_eq!(server.connect().put("/kv/large", &vec![b'x'; 8 << 20]).status(), 200);
+        let mut held = Vec::new();
+        for index in 0..40 {
+            let count = [1002, 1100, 2000, 5000][index % 4];
+            let mut requests = get_head("/kv/none").repeat(count);
+            requests += "GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+            if index % 2 == 0 {
+                let mut client = server.connect();
+                // It may be cut before it has sent everything.
+                if client.try_send(requests).is_ok() {
+                    while client.try_response_to("GET").is_ok() {}
+                }
+            } else {
+                // Nothing is answered here: the pipeline gets as deep as it is.
+                let mut client = Deaf::open(server.addr());
+                client.send(get_head("/kv/large"));
+                // Who hears of the cut while sending does not hear of it again.
+                if client.try_send(requests).is_ok() {
+                    held.push(client);
+                }
+            }
+        }
+        wait_until_cut(held);
+        assert_serves(&server, "after deep pipelines");
+        let since = Instant::now();
+        server.stop();
+        assert!(since.elapsed() < SOON, "stopping took {:?}", since.elapsed());
+    }
+
+    #[test]
+    fn what_waits_on_a_connection_is_bounded_in_bytes() {
+        let server = Fixture::start();
+        assert_eq!(server.connect().put("/kv/large", &vec![b'x'; 8 << 20]).status(), 200);
+        let mut client = Deaf::open(server.addr());
+        client.send(get_head("/kv/large"));
+        let field = format!("X-Field: {}\r\n", "x".repeat(1990));
+        let head = format!("GET / HTTP/1.1\r\nHost: test\r\n{}\r\n", field.repeat(30));
+        let is_end = |err: &io::Error| {
+            matches!(err.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+        };
+        let failure = (0..60).find_map(|_| client.try_send(&head).err());
+        // Sending its answer may take 30 s, so that is not why it is cut.
+        wait_until("60 heads of 60 kB are too many", || {
+            failure.as_ref().is_some_and(is_end) || client.is_cut()
+        });
+        assert_serves(&server, "after a flood of heads");
+    }
+
+    #[test]
+    fn what_was_performed_is_not_refused() {
+        let store = engines::memory();
+        let server = Fixture::over(Arc::clone(&store));
+        let is_stored = |client: usize, index: usize| {
+            let key = Key::new(format!("{client}-{index}")).expect("a key");
+            store.get(&key).expect("memory does not fail").is_some()
+        };
+        let puts = |client: usize, count: usize| -> String {
+            let put = |index| put_head(&format!("/kv/{client}-{index}"), 1) + "x";
+            (0..count).map(put).collect()
+        };
+        let _full = fill_transfer_lane(&server);
+
+        let mut answered = 0;
+        for client in 0..10 {
+            let mut connection = server.connect();
+            connection.send(puts(client, 80));
+            for index in 0..80 {
+                let Ok(answer) = connection.try_response_to("PUT") else { break };
+                let stored = is_stored(client, index);
+                assert_eq!(answer.status() == 200, stored, "{client}-{index}: {answer:?}");
+                assert!(matches!(answer.status(), 200 | 503), "{client}-{index}: {answer:?}");
+                answered += usize::from(stored);
+            }
+        }
+        assert!(answered > 0, "small requests are performed while the lane is full");
+
+        // Clients with no room for their answers, which would wait in the lane.
+        let mut deaf: Vec<Deaf> = (0..10).map(|_| Deaf::open(server.addr())).collect();
+        for (client, deaf) in (10..).zip(&mut deaf) {
+            deaf.send(puts(client, 900));
+        }
+        assert_serves(&server, "beside deaf clients and a full lane");
+        for (client, mut deaf) in (10..).zip(deaf) {
+            deaf.0.shutdown(Shutdown::Write).ok();
+            for (index, status) in statuses(&deaf.read_to_end()).into_iter().enumerate() {
+                assert_eq!(status == 200, is_stored(client, index), "{client}-{index}: {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_transfer_lane_refuses_transfers_only_and_recovers() {
+        let server = Fixture::start();
+        let (uploads, refused) = fill_transfer_lane(&server);
+        refused.expect_closed();
+        let mut connection = server.connect();
+        for _ in 0..MANY {
+            assert_eq!(connection.put("/kv/small", b"value").status(), 200);
+            assert_eq!(connection.get("/kv/small").body, b"value");
+        }
+        assert_serves(&server, "beside a full lane");
+        drop(uploads);
+        wait_until("a large value is taken again", || {
+            server.connect().put("/kv/large", &[b'x'; 5000]).status() == 200
+        });
+    }
+
+    #[test]
+    fn clients_who_wait_leave_the_processor_alone() {
+        // The shell becomes the program, and so gives it its number.
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo \"number $$.\" >&2; exec \"$0\" \"$@\""]);
+        command.arg(env!("CARGO_BIN_EXE_little-key-value")).args(["--port", "0"]);
+        let process = Process::run(command);
+        process.wait_for_log("number ");
+        let log = process.log();
+        let (_, number) = log.split_once("number ").expect("it was logged");
+        let (number, _) = number.split_once('.').expect("with a full stop");
+        assert_eq!(process.connect().put("/kv/large", &vec![b'x'; 8 << 20]).status(), 200);
+
+        let large = get_head("/kv/large");
+        let last = "GET /kv/large HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        let still = [
+            (String::new(), false),
+            (put_head("/kv/slow", 5000) + "some bytes of it", false),
+            (large.clone(), false),
+            (large.clone(), true),
+            (large + &put_head("/kv/behind", 50_000) + &"x".repeat(3000), false),
+            // What comes after the last request is never read.
+            (last.to_owned() + &"x".repeat(3000), false),
+        ];
+        let mut clients = open_clients(&process, &still);
+        assert_is_quiet(&process, number, "clients who wait");
+        clients.extend(open_clients(&process, &[("GET /kv/key HTTP/1.1\r\nHo".to_owned(), false)]));
+        assert_is_quiet(&process, number, "half-sent heads");
+    }
+
+    /// Clients that begin in each way, and send no more; some say so.
+    fn open_clients(process: &Process, beginnings: &[(String, bool)]) -> Vec<Deaf> {
+        let mut clients = Vec::new();
+        for (beginning, finished) in beginnings.iter().cycle().take(MANY * beginnings.len()) {
+            let mut client = Deaf::open(process.addr());
+            client.send(beginning);
+            if *finished {
+                client.0.shutdown(Shutdown::Write).expect("an open connection");
+            }
+            clients.push(client);
+        }
+        clients
+    }
+
+    /// Asserts that a process serves and does little beside.
+    #[track_caller]
+    fn assert_is_quiet(process: &Process, number: &str, beside: &str) {
+        const LOOK: Duration = Duration::from_millis(1500);
+        const BUSY_MAX: Duration = Duration::from_millis(500);
+        assert_eq!(process.connect().get("/healthz").status(), 200, "beside {beside}");
+        let before = processor_time(number);
+        thread::sleep(LOOK);
+        let busy = processor_time(number).saturating_sub(before);
+        assert!(busy < BUSY_MAX, "busy for {busy:?} of {LOOK:?} beside {beside}");
+        assert_eq!(process.connect().get("/healthz").status(), 200, "beside {beside}");
+    }
+
+    /// The processor time that a process has used.
+    fn processor_time(number: &str) -> Duration {
+        const TICK: Duration = Duration::from_millis(10);
+        let stat = fs::read_to_string(format!("/proc/{number}/stat")).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks.map(|ticks| TICK * ticks.parse::<u32>().expect("a number")).sum()
+    }
+
+    #[test]
+    fn over_the_cap_the_longest_silent_connections_are_closed() {
+        let server = server_with(|config| config.connections_max = Some(8));
+        let open = |_| {
+            let mut connection = server.connect();
+            assert_eq!(connection.get("/healthz").status(), 200, "a new connection");
+            connection
+        };
+        let silent: Vec<Connection> = (0..4).map(open).collect();
+        // Silence takes time; the guard tells times that are this far apart.
+        thread::sleep(Duration::from_millis(600));
+        let mut others: Vec<Connection> = (0..4).map(open).collect();
+        for _ in 0..4 {
+            others.push(open(0));
+            for connection in &mut others {
+                assert_eq!(connection.get("/healthz").status(), 200, "one that is not silent");
+            }
+        }
+        silent.into_iter().for_each(Connection::expect_closed);
+        for connection in &mut others {
+            assert_eq!(connection.get("/healthz").status(), 200, "within the cap");
+        }
+    }
+
+    #[test]
+    fn over_the_cap_with_all_at_work_the_newest_connection_is_refused() {
+        let server = server_with(|config| config.connections_max = Some(8));
+        let upload = |index| stuck_upload(&server, &format!("/kv/{index}"));
+        let uploads: Vec<Connection> = (0..8).map(upload).collect();
+        for _ in 0..3 {
+            let mut newest = server.connect();
+            let refusal = newest.response();
+            assert_eq!(refusal.status(), 503);
+            assert_eq!(refusal.header("Retry-After"), Some("1"));
+            assert_eq!(refusal.header("Connection"), Some("close"));
+            newest.expect_closed();
+        }
+        for mut upload in uploads {
+            upload.send([b'x'; 3000]);
+            assert_eq!(upload.response().status(), 200);
+        }
+        wait_until("there is room again", || {
+            let mut connection = server.connect();
+            let sent = connection.try_send(get_head("/healthz"));
+            let answer = sent.and_then(|()| connection.try_response_to("GET"));
+            answer.is_ok_and(|answer| answer.status() == 200)
+        });
+    }
+
+    #[test]
+    fn a_complete_head_that_is_too_large_is_431() {
+        let server = Fixture::start();
+        assert_eq!(server.connect().put("/kv/victim", b"unharmed").status(), 200);
+        let long = format!("X-Field: {}\r\n", "x".repeat(1400)).repeat(50);
+        let numerous = "X-Field: x\r\n".repeat(200);
+        for (fields, what) in [(long, "70 kB"), (numerous, "200 fields")] {
+            let mut connection = server.connect();
+            let delete = "DELETE /kv/victim HTTP/1.1\r\nHost: test\r\n";
+            connection.send(format!("{delete}{fields}\r\n{delete}\r\n"));
+            let answer = connection.response();
+            assert_eq!(answer.status(), 431, "{what}: {answer:?}");
+            assert_eq!(answer.header("Connection"), Some("close"), "{what}");
+            connection.end().unwrap_or_else(|err| panic!("{what}: {err}"));
+            assert_eq!(server.connect().get("/kv/victim").body, b"unharmed", "{what}");
+        }
+    }
+
+    #[test]
+    fn connections_that_come_and_go_in_bursts_are_all_served() {
+        let server = Fixture::start();
+        let mut kept: Vec<Connection> = (0..MANY).map(|_| server.connect()).collect();
+        let mut last_burst: Vec<Connection> = Vec::new();
+        for round in 0..6 {
+            let mut burst: Vec<Connection> = (0..100).map(|_| server.connect()).collect();
+            for connection in &mut burst {
+                connection.send(get_head("/healthz"));
+            }
+            for connection in burst.iter_mut().rev() {
+                assert_eq!(connection.response().status(), 200, "a new one in round {round}");
+            }
+            for connection in kept.iter_mut().chain(&mut last_burst) {
+                assert_eq!(connection.get("/healthz").status(), 200, "a kept one in round {round}");
+            }
+            // Half of them go now, the others while the next burst is there.
+            burst.truncate(50);
+            last_burst = burst;
+        }
+        assert_serves(&server, "after bursts");
+    }
+
+    /// A storage in which `gate` is found only once it is open.
+    #[derive(Default)]
+    struct Gated {
+        memory: Memory,
+        open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl Gated {
+        fn open(&self) {
+            *self.open.lock().expect("nobody panics with it") = true;
+            self.opened.notify_all();
+        }
+    }
+
+    impl Storage for Gated {
+        fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
+            if key.as_str() == "gate" {
+                let open = self.open.lock().expect("nobody panics with it");
+                let wait = self.opened.wait_timeout_while(open, PATIENCE, |open| !*open);
+                drop(wait.expect("nobody panics with it"));
+            }
+            self.memory.get(key)
+        }
+
+        fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
+            self.memory.set(key, entry)
+        }
+
+        fn delete(&self, key: &Key) -> Result<(), Error> {
+            self.memory.delete(key)
+        }
+
+        fn clear(&self) -> Result<(), Error> {
+            self.memory.clear()
+        }
+    }
+
+    /// Whether the server has read all that its peers have sent it.
+    fn has_read_everything(server: SocketAddr) -> bool {
+        let own = format!(":{:04X}", server.port());
+        let table = fs::read_to_string("/proc/net/tcp").expect("Linux tells");
+        let unread = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, _, state) = (words.next()?, words.next()?, words.next()?);
+            let connected = local.ends_with(&own) && state == "01";
+            connected.then(|| words.next().is_some_and(|queues| !queues.ends_with(":00000000")))
+        };
+        !table.lines().filter_map(unread).any(|unread| unread)
+    }
+
+    #[test]
+    fn a_server_that_stops_answers_what_it_has_taken() {
+        let gated = Arc::new(Gated::default());
+        let server = Fixture::over(Arc::clone(&gated) as Arc<dyn Storage>);
+        let addr = server.addr();
+        let mut connection = server.connect();
+        let gets = iter::once(get_head("/healthz")).chain(iter::once(get_head("/kv/gate")));
+        connection.send(gets.chain((2..200).map(|_| get_head("/healthz"))).collect::<String>());
+        assert_eq!(connection.response().status(), 200);
+        wait_until("the server has taken what came", || has_read_everything(addr));
+        thread::scope(|scope| {
+            scope.spawn(|| server.stop());
+            wait_until("nobody accepts any more", || !accepts(addr));
+            gated.open();
+            assert_eq!(connection.response().status(), 404);
+            for index in 2..200 {
+                let answer = connection.try_response_to("GET");
+                let answer = answer.unwrap_or_else(|err| panic!("request {index}: {err}"));
+                assert_eq!(answer.status(), 200);
+                let last = index == 199;
+                assert_eq!(answer.header("Connection").is_some(), last, "request {index}");
+            }
+            connection.expect_closed();
+        });
+    }
+
+    #[test]
+    fn requests_that_do_not_come_hold_no_server_that_stops() {
+        let server = Fixture::start();
+        let mut clients = Vec::new();
+        for beginning in ["", "GET /healthz HTTP/1.1\r\nHo", &put_head("/kv/key", 100)] {
+            for _ in 0..MANY {
+                let mut fresh = server.connect();
+                fresh.send(beginning);
+                let mut idle = server.connect();
+                assert_eq!(idle.get("/healthz").status(), 200);
+                idle.send(beginning);
+                clients.extend([fresh, idle]);
+            }
+        }
+        let since = Instant::now();
+        server.stop();
+        assert!(since.elapsed() < SOON, "stopping took {:?}", since.elapsed());
+    }
+
+    #[test]
+    fn an_upload_that_is_stuck_is_left_behind_at_the_shutdown_timeout() {
+        const TIMEOUT: Duration = Duration::from_millis(700);
+        let store = engines::memory();
+        let config = Config { shutdown_timeout: TIMEOUT, ..Fixture::config() };
+        let server = Fixture::with(Arc::clone(&store), VALUE_BYTES_MAX, &config);
+        let upload = stuck_upload(&server, "/kv/key");
+        let since = Instant::now();
+        server.stop();
+        let took = since.elapsed();
+        assert!((TIMEOUT..TIMEOUT + SOON).contains(&took), "stopping took {took:?}");
+        assert_eq!(store.get(&Key::new("key").expect("a key")), Ok(None));
+        drop(upload);
+    }
+}
