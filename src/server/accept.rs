@@ -13,7 +13,7 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -50,24 +50,39 @@ pub(super) struct Acceptor {
     /// Earlier ones, whose connections live on.
     retiring: Vec<Generation>,
     count: usize,
+    fences: u64,
 }
 
 /// One tiny_http server and the thread that takes its requests.
 struct Generation {
     server: Arc<tiny_http::Server>,
-    retired: Arc<AtomicBool>,
+    flags: Arc<Flags>,
     thread: Option<JoinHandle<()>>,
+    /// How many fences were put into its queue.
+    fences: u64,
     /// The connections that it may have accepted and that still live.
     connections: HashSet<u64>,
     /// Whether all connections that it may have accepted are known.
     sealed: bool,
 }
 
+#[derive(Default)]
+struct Flags {
+    retired: AtomicBool,
+    /// How many fences have come out of the queue of requests.
+    passed: AtomicU64,
+}
+
+/// A place in the queue of requests: once it is passed, all requests that
+/// tiny_http had parsed before are known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fence(u64);
+
 impl Acceptor {
     /// Starts accepting on `listener`.
     pub(super) fn new(listener: TcpListener, front: Arc<Front>) -> io::Result<Self> {
         let current = Generation::start(&listener, Arc::clone(&front), 0)?;
-        Ok(Self { listener, front, current, retiring: Vec::new(), count: 1 })
+        Ok(Self { listener, front, current, retiring: Vec::new(), count: 1, fences: 0 })
     }
 
     /// The listening socket.
@@ -118,6 +133,25 @@ impl Acceptor {
         self.retiring.retain(|generation| generation.thread.is_some());
     }
 
+    /// Puts a fence at the end of every queue of requests.
+    pub(super) fn fence(&mut self) -> Fence {
+        self.fences += 1;
+        for generation in self.retiring.iter_mut().chain([&mut self.current]) {
+            generation.fences += 1;
+            generation.server.unblock();
+        }
+        Fence(self.fences)
+    }
+
+    /// Whether every queue has been taken as far as `fence`.
+    pub(super) fn has_passed(&self, Fence(fence): Fence) -> bool {
+        self.retiring.iter().chain([&self.current]).all(|generation| {
+            let later = self.fences - fence;
+            let passed = generation.flags.passed.load(Ordering::Relaxed);
+            passed + later >= generation.fences
+        })
+    }
+
     /// Has tiny_http look at its queue of connections: a connection that says
     /// nothing and ends costs it a thread, which then takes a forgotten one.
     pub(super) fn kick(&self) {
@@ -155,12 +189,12 @@ impl Generation {
         // The thread comes first: a server that could not be used would
         // accept connections which nobody answers, and hang when dropped.
         let (hand_over, handed_over) = crossbeam_channel::bounded::<Arc<tiny_http::Server>>(1);
-        let retired = Arc::new(AtomicBool::new(false));
-        let its_retired = Arc::clone(&retired);
+        let flags = Arc::<Flags>::default();
+        let its_flags = Arc::clone(&flags);
         let thread =
             thread::Builder::new().name(format!("dispatch-{number}")).spawn(move || {
                 if let Ok(server) = handed_over.recv() {
-                    dispatch_all(&server, &its_retired, &front);
+                    dispatch_all(&server, &its_flags, &front);
                 }
             })?;
         let server = tiny_http::Server::from_listener(listener.try_clone()?, None);
@@ -170,11 +204,11 @@ impl Generation {
         mem::forget(Arc::clone(&server));
         hand_over.send(Arc::clone(&server)).map_err(io::Error::other)?;
         let connections = HashSet::new();
-        Ok(Self { server, retired, thread: Some(thread), connections, sealed: false })
+        Ok(Self { server, flags, thread: Some(thread), fences: 0, connections, sealed: false })
     }
 
     fn retire(&mut self) {
-        self.retired.store(true, Ordering::Relaxed);
+        self.flags.retired.store(true, Ordering::Relaxed);
         self.server.unblock();
         if let Some(thread) = self.thread.take() {
             // It catches its panics, so there is nothing to hear of it.
@@ -184,7 +218,7 @@ impl Generation {
 }
 
 /// Takes requests until the generation is retired.
-fn dispatch_all(server: &tiny_http::Server, retired: &AtomicBool, front: &Front) {
+fn dispatch_all(server: &tiny_http::Server, flags: &Flags, front: &Front) {
     loop {
         match server.recv() {
             Ok(request) => {
@@ -193,7 +227,11 @@ fn dispatch_all(server: &tiny_http::Server, retired: &AtomicBool, front: &Front)
                     log::error!("a request was lost in dispatch");
                 }
             }
-            Err(_) if retired.load(Ordering::Relaxed) => return,
+            Err(_) if flags.retired.load(Ordering::Relaxed) => return,
+            // tiny_http's own word for an unblocked queue has no code.
+            Err(err) if err.raw_os_error().is_none() => {
+                flags.passed.fetch_add(1, Ordering::Relaxed);
+            }
             // The guard sees that the accept loop has let go of its socket.
             Err(err) => log::debug!("accepting connections has ended: {err}"),
         }

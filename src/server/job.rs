@@ -1,9 +1,9 @@
 //! A request in work: what passes from lane to lane until it is answered.
 
-use super::answer::Persistence;
+use super::answer::{Answer, Persistence};
 use super::connections::Connection;
 use super::framing::{Fault, Framing, Head, Length};
-use crate::api::Call;
+use crate::api::{Call, Reply};
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,6 +64,17 @@ impl Job {
     /// that nothing comes, and the process ends where it cannot. Such a
     /// request is kept for ever, and so is the thread that waits for its end.
     pub(super) fn discard(self) {
+        if self.framing.is_ok_and(|framing| framing.arrived) {
+            // It may be the first request of a later connection that has the
+            // same peer, whose client is better off with this than with 500.
+            let mut writer = self.request.into_writer();
+            let reply = Reply::error(503, "this came too soon, try again");
+            let reply = reply.with_header("Retry-After", "1");
+            let answer = Answer { reply, head_only: false, persistence: Persistence::KeepAlive };
+            // Nearly always there is nobody who could read it.
+            answer.write_to(&mut *writer).ok();
+            return;
+        }
         let unread_max = self.request.body_length().unwrap_or(0);
         // Nothing touches the memory, so there may be more of it than exists.
         if Vec::<u8>::new().try_reserve_exact(unread_max).is_err() {

@@ -4,7 +4,7 @@ use super::Limits;
 use super::disposal::Disposal;
 use super::verdict::{Meter, Moved, Verdict, Watch};
 use crate::api::Reply;
-use crate::server::accept::Acceptor;
+use crate::server::accept::{Acceptor, Fence};
 use crate::server::answer::{Answer, Persistence};
 use crate::server::connections::{Connection, Connections};
 use crate::server::front::{Message, Ready};
@@ -50,8 +50,11 @@ const BEGUN_GRACE: Duration = Duration::from_millis(300);
 /// How much of what a refused client still sends is thrown away in one go.
 const DISCARD_BYTES_MAX: usize = 8 << 20;
 
-/// How often sockets are searched at least while anything goes on.
-const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often sockets are searched at least, while anything moves.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The same while nothing moves.
+const SEARCH_INTERVAL_QUIET: Duration = Duration::from_secs(1);
 
 /// How often the accept loop is replaced at most.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -59,6 +62,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long tiny_http may keep a connection that is shut until its thread is
 /// taken to hang for ever.
 const HANGING_AFTER: Duration = Duration::from_secs(10);
+
+/// How long the peer of a connection that was cut stays stopped at least,
+/// unless tiny_http has closed the connection before.
+const STOPPED_MIN: Duration = Duration::from_secs(2);
 
 /// How often a complaint about the same thing is logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
@@ -252,6 +259,8 @@ struct Watched {
     watch: Watch,
     /// The last answer was sent; by then the connection is cut.
     lingers_until: Option<Instant>,
+    /// Its head seems too large, unless requests of it come before this.
+    fence: Option<Fence>,
     /// When tiny_http was let find the end of the stream.
     dismissed_at: Option<Instant>,
 }
@@ -462,7 +471,9 @@ impl Guard {
         self.loose.extend(self.connections.take_loose());
         let descriptors = self.sockets.descriptors();
         // As many may have come as have gone.
-        let stale = now.duration_since(self.searched_at) > SEARCH_INTERVAL;
+        let quiet = self.pace >= PACE_QUIET;
+        let interval = if quiet { SEARCH_INTERVAL_QUIET } else { SEARCH_INTERVAL };
+        let stale = now.duration_since(self.searched_at) > interval;
         let changed = descriptors.is_none() || descriptors != self.descriptors_seen || stale;
         self.search_due = changed || !self.loose.is_empty();
         if !self.search_due || now < self.next_search {
@@ -517,8 +528,14 @@ impl Guard {
         connection.attach(Arc::clone(&socket));
         let watch = Watch::new(connection.activity(), now);
         let cookie = socket.cookie();
-        let watched =
-            Watched { socket, connection, watch, lingers_until: None, dismissed_at: None };
+        let watched = Watched {
+            socket,
+            connection,
+            watch,
+            lingers_until: None,
+            fence: None,
+            dismissed_at: None,
+        };
         self.watched.insert(cookie, watched);
     }
 
@@ -548,7 +565,11 @@ impl Guard {
                 continue;
             }
             let Watched { socket, watch, .. } = watched;
-            match watch.look(activity, now, &self.limits, &**socket) {
+            let verdict = watch.look(activity, now, &self.limits, &**socket);
+            if verdict != Verdict::TooLarge {
+                watched.fence = None;
+            }
+            match verdict {
                 Verdict::Quiet => {}
                 Verdict::Moving => moving.any = true,
                 Verdict::Fresh => moving.fresh = true,
@@ -558,7 +579,15 @@ impl Guard {
                 }
                 Verdict::Idle => watched.dismiss(now),
                 Verdict::Late => condemned.push((*cookie, Some(LATE))),
-                Verdict::TooLarge => condemned.push((*cookie, Some(TOO_LARGE))),
+                Verdict::TooLarge => {
+                    // It may be many requests that nobody has taken yet.
+                    moving.fresh = true;
+                    let fence = *watched.fence.get_or_insert_with(|| self.acceptor.fence());
+                    if self.acceptor.has_passed(fence) && watched.connection.activity() == activity
+                    {
+                        condemned.push((*cookie, Some(TOO_LARGE)));
+                    }
+                }
                 Verdict::Bloated => condemned.push((*cookie, Some(BLOATED))),
             }
             if let Some(since) = draining
@@ -597,6 +626,8 @@ impl Guard {
     /// Gives up the socket of a connection that is shut in both directions.
     fn end(&mut self, cookie: u64) {
         let Some(Watched { socket, connection, .. }) = self.watched.remove(&cookie) else { return };
+        // Another may have come in its place, so that none seems to have gone.
+        self.descriptors_seen = None;
         // A socket that epoll does not know needs no removal.
         epoll::delete(&self.epoll, &socket).ok();
         connection.detach(&socket);
@@ -609,14 +640,15 @@ impl Guard {
     /// Until it has closed the socket, requests of such a connection may come
     /// that were read before, so a stopped one stays known and stopped.
     fn bury(&mut self, searched: bool) {
-        let Self { dying, disposal, sockets, connections, loose, .. } = self;
+        let Self { dying, disposal, sockets, connections, loose, descriptors_seen, .. } = self;
         dying.retain(|cookie, Dying { connection, since }| {
             disposal.dispose(connection.discarded());
             let closed = searched && !sockets.has_seen(*cookie);
             if closed {
                 connection.bury();
+                *descriptors_seen = None;
             }
-            if (closed || since.elapsed() > HANGING_AFTER) && !connections.forget(connection) {
+            if (closed || since.elapsed() > STOPPED_MIN) && !connections.forget(connection) {
                 loose.push(Arc::clone(connection));
             }
             !closed

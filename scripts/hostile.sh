@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+#
+# Hostile clients of many kinds against the server, each kind beside an honest
+# client whose requests are timed, and a table of what came of it.
+#
+#     scripts/hostile.sh                              starts a server of its own
+#     scripts/hostile.sh --short                      the same in under a minute
+#     scripts/hostile.sh --short bursts smuggling     these cases alone
+#     URL=http://127.0.0.1:8888 scripts/hostile.sh    attacks one that runs
+#
+# A server that runs should have short timeouts; say which, in seconds, with
+# REQUEST_TIMEOUT and IDLE_TIMEOUT. What it holds under hostile:… is lost.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+short=
+if [ "${1:-}" = --short ]; then
+    short=--short
+    shift
+fi
+request_timeout=${REQUEST_TIMEOUT:-30}
+idle_timeout=${IDLE_TIMEOUT:-60}
+
+need python3 'hostile clients' || summary
+
+if [ -z "$URL" ]; then
+    request_timeout=3
+    idle_timeout=6
+    if [ -n "$short" ]; then
+        request_timeout=1
+        idle_timeout=2
+    fi
+    start_server --request-timeout "${request_timeout}s" --idle-timeout "${idle_timeout}s"
+fi
+
+set -- --url "$URL" --request-timeout "$request_timeout" --idle-timeout "$idle_timeout" \
+    --count "$WORK/count" $short "$@"
+if server_is_ours && [ -e "/proc/$SERVER_PID/status" ]; then
+    set -- "$@" --pid "$SERVER_PID"
+fi
+for tool in slowhttptest ab; do
+    if need "$tool" "what $tool does"; then
+        set -- "$@" --tool "$tool"
+    fi
+done
+
+python3 -B "$ROOT/scripts/hostile.py" "$@" || true
+if [ -s "$WORK/count" ]; then
+    read -r cases_passed cases_failed <"$WORK/count"
+    PASSED=$((PASSED + cases_passed))
+    FAILED=$((FAILED + cases_failed))
+else
+    failed 'the cases come to their end' 'a count of them' 'none'
+fi
+
+if server_is_ours; then
+    check 'the log has no panic of our own' '' \
+        "$(grep -a 'panicked at src' "$WORK/stderr" | head -n 3)"
+    stop_server 12
+    check 'it stops with' 0 "$CODE"
+fi
+
+summary

@@ -1,0 +1,217 @@
+//! Faults of the system under the real program: accepting fails, descriptors
+//! or threads run out. It never ends, it keeps its data, and it serves again
+//! soon after the cause is gone.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+use support::http::Connection;
+use support::process::{Process, command};
+
+/// The value that every fault has to leave as it is.
+const VALUE: &[u8] = b"Nairobi";
+
+/// How soon a new connection is served once a fault is over. The promise is
+/// two seconds; where hundreds of clients leave at once it is given more, for
+/// machines that do much else.
+const SOON: Duration = Duration::from_secs(2);
+const SOON_AFTER_A_CROWD: Duration = Duration::from_secs(5);
+
+/// Whether a tool is there. Without it a test has nothing to say, which it may
+/// not where CI is set.
+fn there_is(tool: &str) -> bool {
+    let found = Command::new(tool)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
+    assert!(found || std::env::var_os("CI").is_none(), "CI is set and there is no {tool}");
+    if !found {
+        eprintln!("skipped: there is no {tool} here");
+    }
+    found
+}
+
+/// The program with these arguments on a port of the system's choice, started
+/// by another one in its own place.
+fn under(wrapper: &[&str], program: Option<&Path>, arguments: &[&str]) -> Command {
+    let inner = command(&[&["--port", "0"], arguments].concat());
+    let program = program.map_or_else(|| inner.get_program(), Path::as_os_str);
+    let (first, more) = wrapper.split_first().expect("a wrapper has a name");
+    let mut outer = Command::new(first);
+    outer.args(more).arg(program).args(inner.get_args()).stdin(Stdio::null());
+    for (name, value) in inner.get_envs() {
+        assert!(value.is_none(), "the program under test is given no variables");
+        outer.env_remove(name);
+    }
+    outer
+}
+
+fn store_the_value(process: &Process) {
+    assert_eq!(process.connect().put("/kv/kenya:capital", VALUE).status(), 200);
+}
+
+/// Asks on new connections until one is given the value, and says how long
+/// that took. Panics past `bound`, and at once if nothing listens.
+#[track_caller]
+fn served_again(process: &mut Process, what: &str, bound: Duration) -> Duration {
+    let start = Instant::now();
+    loop {
+        assert!(process.runs(), "{what}: it has ended: {}", process.log());
+        let mut connection = process.connect().with_patience(bound);
+        let sent = connection.try_send("GET /kv/kenya:capital HTTP/1.1\r\nHost: test\r\n\r\n");
+        let answer = sent.and_then(|()| connection.try_response_to("GET"));
+        let took = start.elapsed();
+        match answer {
+            Ok(answer) if answer.status() == 200 && took <= bound => {
+                assert_eq!(answer.body, VALUE, "{what}");
+                return took;
+            }
+            answer => assert!(took < bound, "{what}: not after {took:?}: {answer:?}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// That many clients who connect and ask, whatever comes of it.
+fn crowd(process: &Process, clients: usize) -> Vec<Connection> {
+    let ask = |_| {
+        let mut connection = process.connect();
+        // The server may turn anybody away.
+        connection.try_send("GET /kv/kenya:capital HTTP/1.1\r\nHost: test\r\n\r\n").ok();
+        connection
+    };
+    (0..clients).map(ask).collect()
+}
+
+#[track_caller]
+fn assert_ends_well(process: Process, what: &str) {
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0), "{what}: {log}");
+}
+
+/// A folder that everybody may read, gone when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("lkv-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+#[test]
+fn a_failed_accept_is_not_the_last_one() {
+    if !there_is("strace") {
+        return;
+    }
+    for error in ["ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM"] {
+        // With -D the program is our child and strace is not, so signals reach it.
+        let inject = format!("inject=accept4:error={error}:when=3+3");
+        let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4"];
+        let strace = [&strace[..], &["-e", &inject, "--"]].concat();
+        let mut process = Process::run(under(&strace, None, &[]));
+        store_the_value(&process);
+        let mut kept = process.connect();
+        assert_eq!(kept.get("/kv/kenya:capital").body, VALUE);
+        for turn in 0..12 {
+            served_again(&mut process, &format!("{error}, turn {turn}"), SOON);
+        }
+        assert_eq!(kept.get("/kv/kenya:capital").body, VALUE, "{error}: a connection from before");
+        assert_ends_well(process, error);
+    }
+}
+
+#[test]
+fn out_of_descriptors_it_lives_and_serves_again() {
+    for limit in [64, 65, 256] {
+        let what = format!("{limit} descriptors");
+        let script = format!("ulimit -n {limit}; exec \"$@\"");
+        let mut process = Process::run(under(&["sh", "-c", &script, "sh"], None, &[]));
+        store_the_value(&process);
+        let clients = crowd(&process, 300);
+        thread::sleep(Duration::from_millis(500));
+        assert!(process.runs(), "{what}: it has ended: {}", process.log());
+        drop(clients);
+        let took = served_again(&mut process, &what, SOON_AFTER_A_CROWD);
+        eprintln!("{what}: served again after {took:?}");
+        assert_ends_well(process, &what);
+    }
+}
+
+#[test]
+fn refused_threads_it_lives_and_serves_again() {
+    if !there_is("setpriv") || !there_is("prlimit") || !is_root() {
+        return;
+    }
+    // A user of this test's own: others' threads would count against its limit.
+    let user = (64_000 + std::process::id() % 1000).to_string();
+    let folder = Folder::new("faults");
+    let program = folder.0.join("program");
+    fs::copy(command(&[]).get_program(), &program).expect("a copy of the program");
+    let setpriv = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"];
+
+    // The limit is there from the start, and there are more clients than threads.
+    let wrapper = [&setpriv[..], &["prlimit", "--nproc=400"]].concat();
+    let mut process = Process::run(under(&wrapper, Some(&program), &[]));
+    store_the_value(&process);
+    let clients = crowd(&process, 450);
+    thread::sleep(Duration::from_millis(500));
+    drop(clients);
+    let took = served_again(&mut process, "400 threads", SOON_AFTER_A_CROWD);
+    eprintln!("400 threads: served again after {took:?}");
+    assert_ends_well(process, "400 threads");
+
+    // The system takes back what it promised: not one more thread from here on.
+    let id_file = folder.0.join("id");
+    let script = format!("echo $$ >{}; exec \"$@\"", id_file.display());
+    let mut wrapper = vec!["sh", "-c", &script, "sh"];
+    wrapper.extend(setpriv);
+    let mut process = Process::run(under(&wrapper, Some(&program), &[]));
+    store_the_value(&process);
+    let id = fs::read_to_string(&id_file).expect("the shell has written it");
+    limit_threads(&setpriv, id.trim(), "1:2000");
+    let clients = crowd(&process, 100);
+    thread::sleep(Duration::from_millis(500));
+    assert!(process.runs(), "refused threads: it has ended: {}", process.log());
+    drop(clients);
+    limit_threads(&setpriv, id.trim(), "2000:2000");
+    let took = served_again(&mut process, "refused threads", SOON_AFTER_A_CROWD);
+    eprintln!("refused threads: served again after {took:?}");
+    assert_ends_well(process, "refused threads");
+}
+
+/// Sets the limit, as the user whom the program runs as.
+#[track_caller]
+fn limit_threads(setpriv: &[&str], process_id: &str, limit: &str) {
+    let (first, more) = setpriv.split_first().expect("a wrapper has a name");
+    let nproc = format!("--nproc={limit}");
+    let mut prlimit = Command::new(first);
+    prlimit.args(more).args(["prlimit", "--pid", process_id, &nproc]);
+    assert!(prlimit.status().expect("setpriv runs").success(), "{prlimit:?}");
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("id runs");
+    let root = output.stdout.trim_ascii() == b"0";
+    if !root {
+        eprintln!("skipped: only root may run the program as somebody else");
+    }
+    root
+}
