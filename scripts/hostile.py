@@ -411,12 +411,15 @@ def pipeline_overrun(plan):
     return wrong, "answered of " + ", ".join(remarks)
 
 
-def flood(plan, start, piece, seconds):
-    """4 flooders who send as fast as they can until they are cut."""
+def flood(plan, start, piece, seconds, again=False):
+    """4 flooders who send as fast as they can until they are cut, or for as
+    long as it lasts, on one connection after the other."""
     sent = [0] * 4
+    lasted = [0.0] * 4
 
     def run(index):
-        end = time.monotonic() + seconds
+        begin = time.monotonic()
+        end = begin + seconds
         while time.monotonic() < end:
             try:
                 with plan.server.connect(timeout=5) as client:
@@ -425,14 +428,18 @@ def flood(plan, start, piece, seconds):
                         client.sendall(piece)
                         sent[index] += len(piece)
             except OSError:
+                if not again:
+                    break
                 time.sleep(0.01)
+        lasted[index] = time.monotonic() - begin
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [], f"{sum(sent) / MIB:.0f} MiB sent"
+    wrong = [] if again or max(lasted) < seconds else ["a flood was not cut"]
+    return wrong, f"{sum(sent) / MIB:.0f} MiB sent in {max(lasted):.2f} s"
 
 
 def deep_pipelines(plan):
@@ -471,6 +478,12 @@ def chunk_size(plan):
     """4 flood with an endless chunk-size line"""
     head = b"PUT /kv/hostile:chunk HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
     return flood(plan, head + b"5;x=", b"y" * 65536, plan.pick(1.5, 5))
+
+
+def floods_again(plan):
+    """4 flood with `a:` lines, again and again"""
+    head = b"GET /kv/a HTTP/1.1\r\n" + HOST
+    return flood(plan, head, b"a:\r\n" * 4096, plan.pick(1.5, 5), again=True)
 
 
 def huge_lengths(plan):
@@ -722,6 +735,7 @@ CASES = [
     Case(header_lines, growth_mib=20),
     Case(header_line, growth_mib=20),
     Case(chunk_size, growth_mib=20),
+    Case(floods_again, growth_mib=512),
     Case(huge_lengths, leaks=18),
     Case(smuggling),
     Case(truncated_uploads),
@@ -767,8 +781,10 @@ def judged(case, plan, p99_max):
         if not wait_for(lambda: server.descriptors() <= allowed, 3):
             wrong.append(f"{server.descriptors()} descriptors, {before[2]} before")
         growth = server.memory_peak() - before[0]
-        if growth > case.growth_mib:
-            wrong.append(f"it grew by {growth:.0f} MiB, over {case.growth_mib}")
+        # A guard that does not get a processor in time lets more through.
+        growth_max = case.growth_mib * plan.pick(4, 1)
+        if growth > growth_max:
+            wrong.append(f"it grew by {growth:.0f} MiB, over {growth_max}")
         row += [f"{growth:.1f}", f"{before[1]} {server.threads()}", f"{before[2]} {server.descriptors()}"]
     else:
         row += ["-"] * 3

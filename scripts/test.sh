@@ -18,10 +18,14 @@ export LKV_BIN=$BIN
 
 verdicts=
 all_passed=true
-for script in seed curl process demo; do
+export DURATION=${DURATION:-20}
+for script in seed curl process demo hostile soak; do
     printf '\n=== scripts/%s.sh\n\n' "$script"
     code=0
-    bash "$ROOT/scripts/$script.sh" 2>&1 | tee "$WORK/output" || code=$?
+    # Hostile clients for a minute, which none of the others takes.
+    set --
+    [ "$script" = hostile ] && set -- --short
+    bash "$ROOT/scripts/$script.sh" "$@" 2>&1 | tee "$WORK/output" || code=$?
     count=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$WORK/output" | tail -n 1 || true)
     verdicts="$verdicts$(printf '%-12s %s' "$script.sh" "${count:-did not come to its end}")
 "

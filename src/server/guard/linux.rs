@@ -24,10 +24,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often connections are looked at while anything moves.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(5);
 
 /// The same while some connection has not been served yet.
-const PACE_FRESH: Duration = Duration::from_millis(3);
+const PACE_FRESH: Duration = Duration::from_millis(2);
+
+/// How often it is checked while nothing moves whether anybody has come.
+const PACE_CHECK: Duration = Duration::from_millis(10);
 
 /// How often they are looked at while nothing moves.
 const PACE_QUIET: Duration = Duration::from_millis(250);
@@ -353,7 +356,7 @@ impl Guard {
         if quiet {
             // A connection that says nothing whole rings no bell, and its
             // arrival is over before it can be seen. Its descriptors stay.
-            while !sleep_until_readable(&self.epoll, PACE.min(left(until)))
+            while !sleep_until_readable(&self.epoll, PACE_CHECK.min(left(until)))
                 && self.sockets.descriptors() == self.descriptors_seen
                 && !left(until).is_zero()
             {}
