@@ -24,7 +24,9 @@ from hostile import HOST, Plan, Server, answer, wait_for
 
 HONEST_CLIENTS = 4
 KEYS_EACH = 8
-GROWTH_MIB = 64
+# The allocator keeps what the deepest case has needed, a heap for each of some
+# threads. It stays at that, where a leak would go on.
+GROWTH_MIB = 192
 # tiny_http keeps four threads without work, and the last ones are slow to go.
 THREADS_MORE = 8
 DESCRIPTORS_MORE = 8
@@ -217,6 +219,10 @@ def main():
     command = [sys.executable, "-B", os.path.abspath(__file__), "--honest", "--url", options.url,
                "--seconds", str(options.seconds), "--seed", str(options.seed)]
     honest = subprocess.Popen(command, stdout=subprocess.PIPE)
+    if options.pid:
+        # A case counts descriptors, so the honest connections come first.
+        each = 3
+        wait_for(lambda: server.descriptors() >= before[0] + each * HONEST_CLIENTS, 10, 0.05)
     os.nice(5)
     options.short = True
     done, wrong = hostile_rounds(Plan(server, options), time.monotonic() + options.seconds)
