@@ -36,30 +36,13 @@ if [ -z "$URL" ]; then
 fi
 
 set -- --url "$URL" --request-timeout "$request_timeout" --idle-timeout "$idle_timeout" \
-    --count "$WORK/count" $short "$@"
-if server_is_ours && [ -e "/proc/$SERVER_PID/status" ]; then
-    set -- "$@" --pid "$SERVER_PID"
-fi
+    $short "$@"
 for tool in slowhttptest ab; do
     if need "$tool" "what $tool does"; then
         set -- "$@" --tool "$tool"
     fi
 done
 
-python3 -B "$ROOT/scripts/hostile.py" "$@" || true
-if [ -s "$WORK/count" ]; then
-    read -r cases_passed cases_failed <"$WORK/count"
-    PASSED=$((PASSED + cases_passed))
-    FAILED=$((FAILED + cases_failed))
-else
-    failed 'the cases come to their end' 'a count of them' 'none'
-fi
-
-if server_is_ours; then
-    check 'the log has no panic of our own' '' \
-        "$(grep -a 'panicked at src' "$WORK/stderr" | head -n 3)"
-    stop_server 12
-    check 'it stops with' 0 "$CODE"
-fi
-
+counted hostile.py "$@"
+server_ends_well
 summary

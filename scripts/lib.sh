@@ -288,6 +288,37 @@ header() {
         END { print value }'
 }
 
+# Checks in Python, and the end of a server.
+
+# counted SCRIPT ARG...: runs a Python script that counts its own checks, and
+# adds them to those here. It is told the process where that is ours.
+counted() {
+    local script=$1 passed_there failed_there
+    shift
+    set -- "$@" --count "$WORK/count"
+    if server_is_ours && [ -e "/proc/$SERVER_PID/status" ]; then
+        set -- "$@" --pid "$SERVER_PID"
+    fi
+    python3 -B "$ROOT/scripts/$script" "$@" || true
+    if [ -s "$WORK/count" ]; then
+        read -r passed_there failed_there <"$WORK/count"
+        PASSED=$((PASSED + passed_there))
+        FAILED=$((FAILED + failed_there))
+    else
+        failed "$script comes to its end" 'a count of checks' 'none'
+    fi
+}
+
+# Stops a server of our own and looks at its log.
+server_ends_well() {
+    if server_is_ours; then
+        check 'the log has no panic of our own' '' \
+            "$(grep -a 'panicked at src' "$WORK/stderr" | head -n 3)"
+        stop_server 12
+        check 'it stops with' 0 "$CODE"
+    fi
+}
+
 # What a machine may lack.
 
 # skip WHAT WHY: says that a check is not done; with CI set that is a failure.

@@ -24,26 +24,9 @@ if [ -z "$URL" ]; then
     start_server --request-timeout "${request_timeout}s" --idle-timeout "${idle_timeout}s"
 fi
 
-set -- --url "$URL" --seconds "${DURATION:-600}" --count "$WORK/count" \
+set -- --url "$URL" --seconds "${DURATION:-600}" \
     --request-timeout "$request_timeout" --idle-timeout "$idle_timeout"
-if server_is_ours && [ -e "/proc/$SERVER_PID/status" ]; then
-    set -- "$@" --pid "$SERVER_PID"
-fi
 
-python3 -B "$ROOT/scripts/soak.py" "$@" || true
-if [ -s "$WORK/count" ]; then
-    read -r checks_passed checks_failed <"$WORK/count"
-    PASSED=$((PASSED + checks_passed))
-    FAILED=$((FAILED + checks_failed))
-else
-    failed 'the soak comes to its end' 'a count of checks' 'none'
-fi
-
-if server_is_ours; then
-    check 'the log has no panic of our own' '' \
-        "$(grep -a 'panicked at src' "$WORK/stderr" | head -n 3)"
-    stop_server 12
-    check 'it stops with' 0 "$CODE"
-fi
-
+counted soak.py "$@"
+server_ends_well
 summary

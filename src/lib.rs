@@ -4,7 +4,7 @@
 //! ```text
 //! curl ──► server ───────────────────────────► api ──────────► storage
 //!          accept, frame, queue, guard; the    what a request  keys and
-//!          only place that knows tiny_http     means: pure     entries
+//!          only place that knows the library    means: pure     entries
 //! ```
 //!
 //! Arrows go one way: the API knows no sockets, storage knows no HTTP.

@@ -2,7 +2,7 @@
 
 use little_key_value::api::Api;
 use little_key_value::cli::{Instead, Options};
-use little_key_value::server::Server;
+use little_key_value::server::{LIBRARY_LOG_TARGET, Server};
 use little_key_value::storage::Memory;
 use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
 use std::fmt::Display;
@@ -96,17 +96,16 @@ fn catch_signals() -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
 }
 
 fn start_logging(level: LevelFilter) {
-    // tiny_http's own lines tell what is told here in better words.
     let config = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_thread_level(LevelFilter::Debug)
         .set_target_level(LevelFilter::Off)
         .set_location_level(LevelFilter::Off)
-        .add_filter_ignore_str("tiny_http")
+        .add_filter_ignore_str(LIBRARY_LOG_TARGET)
         .build();
     WriteLogger::init(level, config, io::stderr()).expect("nothing else has set a logger");
     std::panic::set_hook(Box::new(|panic| {
-        // Threads of ours have names. tiny_http's panic when a client resets
+        // Threads of ours have names. Those of the HTTP library panic when a client resets
         // its connection at the wrong moment, and that is nothing to act on.
         match thread::current().name() {
             Some(name) => log::error!("thread {name}: {panic}"),

@@ -34,10 +34,12 @@ impl Reply {
     }
 
     /// An error with one line of text, which ends in a newline and which no
-    /// cache may keep.
+    /// cache may keep. 503 says when to try again (RFC 9110, 10.2.3).
     pub fn error(status: u16, text: &'static str) -> Self {
         let line = format!("{text}\n");
-        Self::new(status, Some(TEXT), line.into()).with_header("Cache-Control", "no-store")
+        let reply = Self::new(status, Some(TEXT), line.into());
+        let reply = reply.with_header("Cache-Control", "no-store");
+        if status == 503 { reply.with_header("Retry-After", "1") } else { reply }
     }
 
     fn new(status: u16, kind: Option<&'static str>, body: Bytes) -> Self {

@@ -17,7 +17,7 @@ pub use units::{Size, Span};
 const VALUE_BYTES_MAX: Size = Size(10 << 20);
 
 /// The highest limit for values. A value is held in memory as a whole, and
-/// tiny_http may allocate it once more.
+/// the HTTP library may allocate it once more.
 const VALUE_SIZE_MAX: u64 = 1 << 30;
 
 /// More threads than this are taken for a mistake: the system would not

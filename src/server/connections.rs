@@ -148,7 +148,7 @@ impl Connections {
         if state.socket.is_some() {
             return true;
         }
-        if matches!(state.work, Work::Busy { .. } | Work::Cut { in_work: true, .. }) {
+        if !state.is_idle() {
             return false;
         }
         let known = table.by_peer.get(&connection.peer);
@@ -166,6 +166,12 @@ impl Connections {
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Every change below is complete before anything could panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        !matches!(self.work, Work::Busy { .. } | Work::Cut { in_work: true, .. })
     }
 }
 
@@ -354,8 +360,7 @@ impl Connection {
 
     /// Whether no request is in work.
     pub(super) fn is_idle(&self) -> bool {
-        let state = self.lock();
-        !matches!(state.work, Work::Busy { .. } | Work::Cut { in_work: true, .. })
+        self.lock().is_idle()
     }
 
     /// Unties the connection from a socket that has ended.

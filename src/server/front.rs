@@ -86,7 +86,7 @@ impl Work for Transfer {
 }
 
 fn overloaded() -> Reply {
-    Reply::error(503, "too many requests at once, try again").with_header("Retry-After", "1")
+    Reply::error(503, "too many requests at once, try again")
 }
 
 fn body_ended_early() -> Reply {

@@ -69,7 +69,6 @@ impl Job {
             // same peer, whose client is better off with this than with 500.
             let mut writer = self.request.into_writer();
             let reply = Reply::error(503, "this came too soon, try again");
-            let reply = reply.with_header("Retry-After", "1");
             let answer = Answer { reply, head_only: false, persistence: Persistence::KeepAlive };
             // Nearly always there is nobody who could read it.
             answer.write_to(&mut *writer).ok();

@@ -44,6 +44,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tally::Tally;
 
+/// The log target of the HTTP library, whose lines tell what this server tells
+/// in better words.
+pub const LIBRARY_LOG_TARGET: &str = "tiny_http";
+
 /// How many requests may wait for a thread of the ready lane.
 const READY_QUEUE_MAX: usize = 4096;
 

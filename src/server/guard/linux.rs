@@ -797,10 +797,7 @@ impl Watched {
         if !self.connection.stop_silent() {
             return;
         }
-        let mut reply = Reply::error(status, text);
-        if status == 503 {
-            reply = reply.with_header("Retry-After", "1");
-        }
+        let reply = Reply::error(status, text);
         let answer = Answer { reply, head_only: false, persistence: Persistence::Close };
         // A client that takes no answer goes without one.
         let _sent: bool = self.socket.try_send(&answer.first_part());
