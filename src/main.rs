@@ -3,8 +3,9 @@
 use little_key_value::api::Api;
 use little_key_value::cli::{Instead, Options};
 use little_key_value::server::{LIBRARY_LOG_TARGET, Server};
-use little_key_value::storage::Memory;
-use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
+use little_key_value::storage::{Durable, Memory, Storage};
+use log::{Log, Metadata, Record};
+use simplelog::{ConfigBuilder, LevelFilter, SharedLogger as _, WriteLogger};
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -39,14 +40,14 @@ fn run(options: &Options) -> Result<(), String> {
     start_logging(options.log_level);
     let signals = catch_signals().map_err(|err| format!("cannot catch signals: {err}"))?;
 
-    let memory = options.max_memory.map_or_else(Memory::new, |max| Memory::with_max(max.0));
-    let api = Api::new(Arc::new(memory), options.max_value_size.0);
+    let (engine, storage) = open(options)?;
+    let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
     let server = listen(options, &api)?;
     let (addr, workers) = (server.local_addr(), server.workers());
     if !addr.ip().is_loopback() {
         log::warn!("{addr} can be reached from other machines, and there is no authentication");
     }
-    print(&format!("Listening on http://{addr} (engine: memory, workers: {workers})"));
+    print(&format!("Listening on http://{addr} (engine: {engine}, workers: {workers})"));
 
     // The sender lives as long as the process.
     signals.recv().map_err(|err| format!("cannot wait for signals: {err}"))?;
@@ -54,7 +55,34 @@ fn run(options: &Options) -> Result<(), String> {
     for line in server.stop() {
         log::info!("{line}");
     }
-    Ok(())
+    close(storage, options.shutdown_timeout.0)
+}
+
+/// Opens the storage, and gives its engine a name.
+fn open(options: &Options) -> Result<(&'static str, Arc<dyn Storage>), String> {
+    let Some(path) = &options.working_dir else {
+        let memory = options.max_memory.map_or_else(Memory::new, |max| Memory::with_max(max.0));
+        return Ok(("memory", Arc::new(memory)));
+    };
+    let durable = Durable::open(path);
+    let durable = durable.map_err(|err| format!("cannot open {}: {err}", path.display()))?;
+    Ok(("durable", Arc::new(durable)))
+}
+
+/// Closes the storage; a disk that hangs is not waited for.
+fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
+    let (closed, outcome) = crossbeam_channel::bounded(1);
+    // Nobody is left who could use it, or hear of a thread that cannot start.
+    thread::spawn(move || closed.send(storage.close()).ok());
+    let failure = match outcome.recv_timeout(timeout) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(err)) => err.to_string(),
+        Err(_) => "the disk does not answer".to_owned(),
+    };
+    Err(format!(
+        "cannot close the storage: {failure}; what was answered with 200 is on the disk, as far \
+         as it keeps what it has synced, and other writes may be lost"
+    ))
 }
 
 /// Listens on the first address of the host that can be had.
@@ -103,7 +131,9 @@ fn start_logging(level: LevelFilter) {
         .set_location_level(LevelFilter::Off)
         .add_filter_ignore_str(LIBRARY_LOG_TARGET)
         .build();
-    WriteLogger::init(level, config, io::stderr()).expect("nothing else has set a logger");
+    let logger = Quieter(WriteLogger::new(level, config, io::stderr()));
+    log::set_max_level(level);
+    log::set_boxed_logger(Box::new(logger)).expect("nothing else has set a logger");
     std::panic::set_hook(Box::new(|panic| {
         // Threads of ours have names. Those of the HTTP library panic when a client resets
         // its connection at the wrong moment, and that is nothing to act on.
@@ -112,6 +142,31 @@ fn start_logging(level: LevelFilter) {
             None => log::debug!("a thread of a connection: {panic}"),
         }
     }));
+}
+
+/// The libraries that tell much of their insides, by the start of their targets.
+const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
+
+/// A logger that passes on what those libraries warn of, and the rest of theirs
+/// only where everything is wanted.
+struct Quieter(Box<WriteLogger<io::Stderr>>);
+
+impl Log for Quieter {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let is_insides = metadata.level() > log::Level::Warn
+            && LOQUACIOUS.iter().any(|library| metadata.target().starts_with(library));
+        self.0.enabled(metadata) && (!is_insides || self.0.level() == LevelFilter::Trace)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        Log::flush(&*self.0);
+    }
 }
 
 /// Prints a line for whoever reads standard output; nobody has to.

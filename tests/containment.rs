@@ -261,7 +261,7 @@ mod guarded {
 
     #[test]
     fn clients_who_do_not_read_small_answers_keep_no_worker_and_are_cut() {
-        let server = server_with(|config| config.request_timeout = Duration::from_secs(2));
+        let server = server_with(|config| config.request_timeout = Duration::from_secs(5));
         assert_eq!(server.connect().put("/kv/60k", &vec![b'x'; 60_000]).status(), 200);
         let mut deaf: Vec<Deaf> = (0..MANY).map(|_| Deaf::open(server.addr())).collect();
         for client in &mut deaf {

@@ -58,6 +58,7 @@ macro_rules! keeps_its_promises {
 
 // A new engine adds a line.
 keeps_its_promises!(memory);
+keeps_its_promises!(durable);
 
 type Store = Arc<dyn Storage>;
 

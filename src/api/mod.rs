@@ -13,7 +13,7 @@ mod refusal;
 mod reply;
 mod target;
 
-use crate::storage::{self, Entry, Key, Storage};
+use crate::storage::{self, Entry, Key, Outage, Storage};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -48,11 +48,15 @@ pub enum Operation {
     Health,
 }
 
-impl Operation {
-    /// Whether it may take a time that others should not wait for.
-    pub fn takes_long(&self) -> bool {
-        matches!(self, Self::Clear)
-    }
+/// What performing an operation waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Nobody.
+    Ready,
+    /// The storage, until it has committed a write.
+    Commit,
+    /// The storage, in proportion to what is stored.
+    Long,
 }
 
 /// The API over one storage.
@@ -87,6 +91,22 @@ impl Api {
         Ok(operation)
     }
 
+    /// What performing `operation` waits for, beside its body.
+    pub fn pace(&self, operation: &Operation) -> Pace {
+        match operation {
+            Operation::Set(_) | Operation::Delete(_) if self.writes_wait() => Pace::Commit,
+            Operation::Get(_) | Operation::Set(_) | Operation::Delete(_) | Operation::Health => {
+                Pace::Ready
+            }
+            Operation::Clear => Pace::Long,
+        }
+    }
+
+    /// Whether any operation has the pace [`Pace::Commit`].
+    pub fn writes_wait(&self) -> bool {
+        self.storage.writes_wait()
+    }
+
     /// Performs `operation` with the whole body of its call, which only a
     /// write looks at. Blocks as long as the storage does.
     pub fn perform(&self, operation: Operation, body: Bytes) -> Reply {
@@ -94,13 +114,16 @@ impl Api {
             Operation::Get(key) => match self.storage.get(&key) {
                 Ok(Some(entry)) => Reply::value(&entry),
                 Ok(None) => Refusal::KeyNotFound.into(),
-                Err(err) => failed(err),
+                Err(err) => failed(&err),
             },
             Operation::Set(_) if body.is_empty() => Refusal::ValueEmpty.into(),
             Operation::Set(key) => done(self.storage.set(key, Entry::new(body))),
             Operation::Delete(key) => done(self.storage.delete(&key)),
             Operation::Clear => done(self.storage.clear()),
-            Operation::Health => Reply::text("ok\n"),
+            Operation::Health => match self.storage.check() {
+                Ok(()) => Reply::text("ok\n"),
+                Err(err) => failed(&err),
+            },
         }
     }
 
@@ -139,13 +162,17 @@ impl Resource {
 fn done(outcome: Result<(), storage::Error>) -> Reply {
     match outcome {
         Ok(()) => Reply::empty(),
-        Err(err) => failed(err),
+        Err(err) => failed(&err),
     }
 }
 
-fn failed(err: storage::Error) -> Reply {
+fn failed(err: &storage::Error) -> Reply {
     match err {
         storage::Error::Full => Refusal::StorageFull.into(),
+        storage::Error::Unavailable(Outage::DiskFull) => Refusal::DiskFull.into(),
+        storage::Error::Unavailable(Outage::DiskFailed) => Refusal::DiskFailed.into(),
+        storage::Error::Unavailable(Outage::Closed) => Refusal::StorageClosed.into(),
+        storage::Error::Internal(_) => Refusal::ValueUnreadable.into(),
     }
 }
 

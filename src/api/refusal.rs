@@ -1,5 +1,5 @@
 //! Every way in which a call can be the client's fault, or more than the
-//! store can hold, with its status and its exact words in one table.
+//! store can do, with its status and its exact words in one table.
 
 use super::Reply;
 
@@ -28,6 +28,14 @@ pub enum Refusal {
     KeyNotFound,
     /// The write does not fit.
     StorageFull,
+    /// An earlier write did not fit on the disk.
+    DiskFull,
+    /// An earlier write, or this one, has failed.
+    DiskFailed,
+    /// The storage was closed.
+    StorageClosed,
+    /// The disk does not give back what was stored.
+    ValueUnreadable,
 }
 
 impl Refusal {
@@ -45,6 +53,10 @@ impl Refusal {
             Self::ValueEmpty => (400, "value cannot be empty"),
             Self::KeyNotFound => (404, "key not found"),
             Self::StorageFull => (507, "storage is full"),
+            Self::DiskFull => (503, "storage takes no writes: the disk is full"),
+            Self::DiskFailed => (503, "storage takes no writes: the disk has failed"),
+            Self::StorageClosed => (503, "storage takes no writes: it is closed"),
+            Self::ValueUnreadable => (500, "the value cannot be read from the disk"),
         }
     }
 }

@@ -6,11 +6,12 @@ mod units;
 
 use crate::server::Config;
 use clap::Parser;
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
 use clap::error::ErrorKind;
 use log::LevelFilter;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 pub use units::{Size, Span};
 
 /// The longest value unless told otherwise.
@@ -24,7 +25,7 @@ const VALUE_SIZE_MAX: u64 = 1 << 30;
 /// give them.
 const WORKERS_MAX: usize = 1024;
 
-/// A key-value store over HTTP. In memory; curl is the client.
+/// A key-value store over HTTP. In memory, or durable; curl is the client.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100, args_override_self = true)]
 pub struct Options {
@@ -38,6 +39,12 @@ pub struct Options {
     #[arg(long, env = "LKV_PORT", default_value_t = Config::default().addr.port())]
     pub port: u16,
 
+    /// Keep the store in this directory, made if missing: a write is answered
+    /// once it is synced to disk [default: in memory, gone with the process]
+    #[arg(long, env = "LKV_WORKING_DIR", value_name = "DIR", conflicts_with = "max_memory",
+          value_parser = PathBufValueParser::new())]
+    pub working_dir: Option<PathBuf>,
+
     /// The threads that answer requests which wait for nobody [default: two
     /// for each processor]
     #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_workers)]
@@ -49,7 +56,7 @@ pub struct Options {
     pub max_value_size: Size,
 
     /// What keys and values may take in memory; a write past it is refused
-    /// with 507 [default: no limit]
+    /// with 507; not with --working-dir [default: no limit]
     #[arg(long, env = "LKV_MAX_MEMORY", value_name = "SIZE")]
     pub max_memory: Option<Size>,
 
@@ -206,7 +213,7 @@ mod tests {
 
     #[test]
     fn bad_usage_is_one_line() {
-        let cases: [(&[&str], &str); 13] = [
+        let cases: [(&[&str], &str); 15] = [
             (&["--prot", "1"], "--port"),
             (&["--port", "99999"], "99999"),
             (&["--port", "abc"], "abc"),
@@ -219,6 +226,8 @@ mod tests {
             (&["--max-value-size", "2GiB"], "1GiB"),
             (&["--idle-timeout", "soon"], "soon"),
             (&["--log-level", "loud"], "loud"),
+            (&["--working-dir", ""], "--working-dir"),
+            (&["--working-dir", "dir", "--max-memory", "1GiB"], "--max-memory"),
             (&["extra"], "extra"),
         ];
         for (arguments, mentioned) in cases {

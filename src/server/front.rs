@@ -3,16 +3,21 @@
 //! ```text
 //!             dispatch             ready lane            transfer lane
 //! tiny_http ─► framing ─► queue ─► admit, perform ─► queue ─► read the body,
-//!              one per             write a small              perform, write
-//!              connection          answer                     a large answer
-//!                 │                   │                          │
+//!              one per             write a small  │           perform, write
+//!              connection          answer         │           a large answer
+//!                 │                   │           │              │
+//!                 │                   │           │  commit lane │
+//!                 │                   │           └► perform a   │
+//!                 │                   │              write       │
+//!                 │                   │              │           │
 //!                 └───────────────────┴── refuse, close, cut ────┴──► guard
 //! ```
 //!
 //! Nothing in dispatch or in the ready lane waits for a client: a request is
 //! there once all of its body is in memory, an answer is written there if the
-//! socket has room for it. What has to wait moves to the transfer lane, and
-//! what cannot be answered in the usual way goes to the guard.
+//! socket has room for it. What has to wait for a client moves to the transfer
+//! lane, what has to wait for a storage that commits its writes to the commit
+//! lane, and what cannot be answered in the usual way goes to the guard.
 
 use super::answer::{Answer, Persistence};
 use super::body::{self, Trouble};
@@ -21,7 +26,7 @@ use super::framing::{Framing, Length};
 use super::guard;
 use super::job::Job;
 use super::tally::Tally;
-use crate::api::{Api, Operation, Refusal, Reply};
+use crate::api::{Api, Operation, Pace, Refusal, Reply};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::panic::{self, AssertUnwindSafe};
@@ -35,6 +40,7 @@ pub(super) struct Front {
     pub(super) connections: Arc<Connections>,
     pub(super) ready: Sender<Message<Ready>>,
     pub(super) transfer: Sender<Message<Transfer>>,
+    pub(super) commit: Sender<Message<Commit>>,
     pub(super) guard: guard::Handle,
     pub(super) tally: Tally,
     /// Set once: answers close their connections from then on.
@@ -65,6 +71,9 @@ pub(super) enum Transfer {
     Send(Job, Answer),
 }
 
+/// Work that waits for the storage: a write whose body has arrived.
+pub(super) struct Commit(Job, Operation, Bytes);
+
 /// What a lane does one after the other.
 pub(super) trait Work {
     /// The request that the work is for.
@@ -74,6 +83,13 @@ pub(super) trait Work {
 impl Work for Ready {
     fn job(&self) -> &Job {
         let (Self::Request(job) | Self::Answer(job, _)) = self;
+        job
+    }
+}
+
+impl Work for Commit {
+    fn job(&self) -> &Job {
+        let Self(job, ..) = self;
         job
     }
 }
@@ -140,7 +156,7 @@ impl Front {
     fn run_request(&self, job: Job) {
         let Ok(framing) = job.framing else { return };
         match self.api.admit(&job.call(framing.length)) {
-            Ok(operation) if framing.arrived && !operation.takes_long() => {
+            Ok(operation) if framing.arrived && self.api.pace(&operation) != Pace::Long => {
                 self.run_arrived(job, framing, operation);
             }
             Ok(operation) => self.pass_on(Transfer::Receive(job, framing, operation)),
@@ -161,17 +177,29 @@ impl Front {
             body::read(job.request.as_reader(), framing.length, bytes_max, |_| {})
         };
         match read {
-            Ok(body) => {
-                let reply = self.perform(operation, body);
-                let answer = self.answer(&job, reply);
-                self.deliver(job, answer);
+            Ok(body) if self.api.pace(&operation) == Pace::Commit => {
+                let work = Message::Work(Commit(job, operation, body));
+                if let Err(TrySendError::Full(Message::Work(Commit(job, ..)))) =
+                    self.commit.try_send(work)
+                {
+                    let answer = self.answer(&job, overloaded());
+                    self.deliver(job, answer);
+                }
             }
+            Ok(body) => self.run_commit(Commit(job, operation, body)),
             // tiny_http has the whole body, so this is its own trouble.
             Err(trouble) => {
                 log::error!("a body that had arrived cannot be read: {trouble:?}");
                 self.refuse(job, body_ended_early());
             }
         }
+    }
+
+    /// The commit lane: a write that may wait for the storage.
+    pub(super) fn run_commit(&self, Commit(job, operation, body): Commit) {
+        let reply = self.perform(operation, body);
+        let answer = self.answer(&job, reply);
+        self.deliver(job, answer);
     }
 
     /// The transfer lane: work that may wait for its client.

@@ -4,11 +4,14 @@
 //! `dyn Storage` by many threads at once; its locks live inside it and are
 //! never held across a socket call.
 
+mod durable;
 mod memory;
 
 use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
 
+pub use durable::{Durable, OpenError};
 pub use memory::{KEYS_SHARDS, Memory};
 
 /// The longest key, in bytes of its UTF-8.
@@ -71,22 +74,70 @@ impl Entry {
 }
 
 /// Trouble of the engine's own. A key that is absent is not an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The write does not fit. What was stored is untouched.
     Full,
+    /// No write is taken until the outage ends; reads go on. The write that
+    /// hears this is not acknowledged: after a restart it may be there, whole.
+    Unavailable(Outage),
+    /// What is stored cannot be read.
+    Internal(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why an engine takes no writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// The disk has no room. Deleting may make some.
+    DiskFull,
+    /// A write to the disk has failed. What it holds is not certain before the
+    /// next start, so nothing more is written until then.
+    DiskFailed,
+    /// The engine was closed.
+    Closed,
+}
+
+impl PartialEq for Error {
+    /// Of errors with a cause only copies of the same one are equal.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Full, Self::Full) => true,
+            (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
+            (Self::Internal(one), Self::Internal(other)) => Arc::ptr_eq(one, other),
+            (Self::Full | Self::Unavailable(_) | Self::Internal(_), _) => false,
+        }
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => formatter.write_str("storage is full"),
+            Self::Unavailable(outage) => write!(formatter, "storage takes no writes: {outage}"),
+            Self::Internal(_) => formatter.write_str("what is stored cannot be read"),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl fmt::Display for Outage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::DiskFull => "the disk is full",
+            Self::DiskFailed => "the disk has failed",
+            Self::Closed => "it is closed",
+        })
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Full | Self::Unavailable(_) => None,
+            Self::Internal(cause) => Some(cause),
+        }
+    }
+}
 
 /// A map from keys to entries that many threads use at once.
 ///
@@ -103,7 +154,24 @@ pub trait Storage: Send + Sync {
     /// Deletes `key`. Deleting an absent key succeeds.
     fn delete(&self, key: &Key) -> Result<(), Error>;
 
-    /// Deletes every key. Takes time in proportion to what was stored; other
-    /// calls wait for none of it.
+    /// Deletes every key. Takes time in proportion to what was stored; reads
+    /// wait for none of it.
     fn clear(&self) -> Result<(), Error>;
+
+    /// Whether a write waits for a disk or a peer, so that many should be
+    /// under way at once and no read should stand behind one.
+    fn writes_wait(&self) -> bool {
+        false
+    }
+
+    /// Whether writes are taken. Never blocks.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Finishes the writes that were begun and takes no more. On an error
+    /// something that was acknowledged may be lost.
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

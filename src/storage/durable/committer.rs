@@ -1,0 +1,287 @@
+//! The one thread that writes.
+//!
+//! ```text
+//! set, delete ──► queue ──► committer: takes all that wait, writes one batch,
+//!     ▲                       │        syncs once
+//!     └────── outcome ◄───────┘        and only then lets readers see it
+//! ```
+//!
+//! Writers that come while it syncs make the next batch, so many share one
+//! sync and a lone one waits for nobody. Once a write to the disk has failed
+//! nobody knows what the disk holds: no other is tried before the next start.
+
+use super::generation::Generation;
+use super::room::Room;
+use super::status::Status;
+use crate::storage::{Error, Key, Outage};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
+use std::collections::HashMap;
+use std::io;
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+/// A batch takes no more writes once it has this many bytes.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// How often an idle committer looks whether the disk is well.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many full memtables may wait to be written. At four the database lets
+/// a write wait for ever if they never are.
+const MEMTABLES_WAITING_MAX: usize = 3;
+
+/// How many unsorted files there may be. At thirty it does the same.
+const RUNS_MAX: usize = 24;
+
+/// How long to wait before looking again whether there are fewer.
+const CROWDED_WAIT: Duration = Duration::from_millis(1);
+
+/// What a writer wants done.
+pub(super) enum Change {
+    /// Store a record in place of what is there.
+    Set(Key, Bytes),
+    /// Delete a key.
+    Delete(Key),
+    /// Delete every key.
+    Clear,
+}
+
+/// What the committer is told.
+pub(super) enum Message {
+    /// Do this, then say how it went.
+    Write(Change, Sender<Result<(), Error>>),
+    /// End, once everything before this is done.
+    Close,
+}
+
+/// What is committed together.
+#[derive(Default)]
+struct Batch {
+    /// The last change of each key; `None` deletes it.
+    changes: HashMap<Key, Option<Bytes>>,
+    bytes: usize,
+    waiting: Vec<Sender<Result<(), Error>>>,
+}
+
+/// The committer's own side.
+pub(super) struct Committer {
+    database: Database,
+    generation: Generation,
+    /// The keyspace that readers use.
+    current: Arc<RwLock<Keyspace>>,
+    status: Arc<Status>,
+    /// Set once a write to the disk has failed.
+    failed: Option<Outage>,
+    room: Room,
+    queue: Receiver<Message>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        database: Database,
+        generation: Generation,
+        current: Arc<RwLock<Keyspace>>,
+        status: Arc<Status>,
+        room: Room,
+        queue: Receiver<Message>,
+    ) -> Self {
+        Self { database, generation, current, status, failed: None, room, queue }
+    }
+
+    /// Commits until it is closed; then writes what is not written yet.
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        let mut next = None;
+        loop {
+            let message = match next.take() {
+                Some(message) => Ok(message),
+                None => self.queue.recv_timeout(LOOK_INTERVAL),
+            };
+            match message {
+                Ok(Message::Write(Change::Clear, done)) => {
+                    let outcome = self.guarded(Self::clear);
+                    // Whoever asked may have gone.
+                    done.send(outcome).ok();
+                }
+                Ok(Message::Write(Change::Set(key, record), done)) => {
+                    next = self.take_batch(key, Some(record), done);
+                }
+                Ok(Message::Write(Change::Delete(key), done)) => {
+                    next = self.take_batch(key, None, done);
+                }
+                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
+                Err(RecvTimeoutError::Timeout) => self.look(),
+            }
+        }
+    }
+
+    /// Commits a write together with those that wait. Gives back a message
+    /// that was taken and belongs to no batch.
+    fn take_batch(
+        &mut self,
+        key: Key,
+        record: Option<Bytes>,
+        done: Sender<Result<(), Error>>,
+    ) -> Option<Message> {
+        let mut batch = Batch::default();
+        let spare_bytes = self.room.spare_bytes();
+        self.add(&mut batch, spare_bytes, key, record, done);
+        let mut next = None;
+        while batch.bytes < BATCH_BYTES_MAX && next.is_none() {
+            match self.queue.try_recv() {
+                Ok(Message::Write(Change::Set(key, record), done)) => {
+                    self.add(&mut batch, spare_bytes, key, Some(record), done);
+                }
+                Ok(Message::Write(Change::Delete(key), done)) => {
+                    self.add(&mut batch, spare_bytes, key, None, done);
+                }
+                Ok(other) => next = Some(other),
+                Err(_) => break,
+            }
+        }
+        let Batch { changes, waiting, .. } = batch;
+        let outcome = self.guarded(|committer| committer.commit(changes));
+        for done in waiting {
+            // Whoever asked may have gone.
+            done.send(outcome.clone()).ok();
+        }
+        next
+    }
+
+    /// Adds a change to a batch; one that makes the store grow only if there
+    /// is room.
+    fn add(
+        &self,
+        batch: &mut Batch,
+        spare_bytes: u64,
+        key: Key,
+        record: Option<Bytes>,
+        done: Sender<Result<(), Error>>,
+    ) {
+        let bytes = key.as_str().len() + record.as_ref().map_or(0, Bytes::len);
+        let fits = (batch.bytes + bytes) as u64 <= spare_bytes;
+        if record.is_some() && self.failed.is_none() {
+            let before = self.note_room(fits);
+            if !fits {
+                let refusal = before.map_or(Error::Full, Error::Unavailable);
+                done.send(Err(refusal)).ok();
+                return;
+            }
+        }
+        batch.bytes += bytes;
+        batch.changes.insert(key, record);
+        batch.waiting.push(done);
+    }
+
+    /// Notes whether there is room; gives the outage that there was.
+    fn note_room(&self, is_enough: bool) -> Option<Outage> {
+        let before = self.status.set((!is_enough).then_some(Outage::DiskFull));
+        match (before, is_enough) {
+            (None, false) => log::error!("the disk has no room to spare: nothing more is stored"),
+            (Some(_), true) => log::info!("the disk has room again"),
+            (None, true) | (Some(_), false) => {}
+        }
+        before
+    }
+
+    /// Does something to the disk unless that is known to fail. A panic in the
+    /// database is taken for a failure of the disk.
+    fn guarded(
+        &mut self,
+        action: impl FnOnce(&mut Self) -> fjall::Result<()>,
+    ) -> Result<(), Error> {
+        if let Some(outage) = self.failed {
+            return Err(Error::Unavailable(outage));
+        }
+        panic::catch_unwind(AssertUnwindSafe(|| action(self)))
+            .unwrap_or(Err(fjall::Error::Unrecoverable))
+            .map_err(|err| self.fail(&err))
+    }
+
+    fn commit(&mut self, changes: HashMap<Key, Option<Bytes>>) -> fjall::Result<()> {
+        let keyspace = self.generation.keyspace();
+        self.wait_while_crowded(keyspace)?;
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for (key, record) in changes {
+            match record {
+                Some(record) => batch.insert(keyspace, key.as_str(), record),
+                None => batch.remove(keyspace, key.as_str()),
+            }
+        }
+        batch.commit()
+    }
+
+    fn clear(&mut self) -> fjall::Result<()> {
+        let next = self.generation.next(&self.database, self.room.folder())?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = next.keyspace().clone();
+        drop(current);
+
+        let old = mem::replace(&mut self.generation, next);
+        let database = self.database.clone();
+        // It may take long to remove its files, and nobody waits for that.
+        // What is left of it is removed by the next start.
+        let remove = move || {
+            if let Err(err) = old.remove(&database) {
+                log::warn!("what was cleared stays on the disk until the next start: {err}");
+            }
+        };
+        thread::Builder::new().name("remover".to_owned()).spawn(remove)?;
+        Ok(())
+    }
+
+    /// Waits until the tree has kept up with what was written. Fails if it
+    /// never will.
+    fn wait_while_crowded(&self, keyspace: &Keyspace) -> fjall::Result<()> {
+        while keyspace.sealed_memtable_count() >= MEMTABLES_WAITING_MAX
+            || keyspace.tree.l0_run_count() >= RUNS_MAX
+        {
+            // Writes nothing here, but tells of failures elsewhere.
+            self.database.persist(PersistMode::Buffer)?;
+            thread::sleep(CROWDED_WAIT);
+        }
+        Ok(())
+    }
+
+    /// Looks whether the disk is well while nobody writes.
+    fn look(&mut self) {
+        if self.guarded(|committer| committer.database.persist(PersistMode::Buffer)).is_ok()
+            && self.status.outage().is_some()
+        {
+            self.note_room(self.room.spare_bytes() > 0);
+        }
+    }
+
+    /// Takes no more writes before the next start.
+    fn fail(&mut self, err: &fjall::Error) -> Error {
+        let is_full = is_full(err) || self.room.spare_bytes() == 0;
+        let outage = if is_full { Outage::DiskFull } else { Outage::DiskFailed };
+        log::error!("writing has failed, so nothing more is written before the next start: {err}");
+        self.failed = Some(outage);
+        self.status.set(Some(outage));
+        if is_full { Error::Full } else { Error::Unavailable(outage) }
+    }
+
+    fn close(mut self) -> Result<(), Error> {
+        let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncAll));
+        self.status.set(Some(Outage::Closed));
+        closed
+    }
+}
+
+/// Whether the disk, or this process's share of it, is full.
+fn is_full(err: &fjall::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(err);
+    while let Some(err) = cause {
+        if let Some(err) = err.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+            return matches!(err.kind(), FileTooLarge | QuotaExceeded | StorageFull);
+        }
+        cause = err.source();
+    }
+    false
+}

@@ -1,0 +1,81 @@
+//! The keyspaces that hold the keys, one after the other.
+//!
+//! To clear is to begin a new generation: an empty keyspace that holds a mark,
+//! written and synced like any key. The newest with a mark is the one in use;
+//! all others are remains of a clear that was cut short, before or after it
+//! took effect.
+
+use super::directory;
+use fjall::PersistMode;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use std::path::Path;
+
+/// The mark of a generation that is in use. Keys are UTF-8, so this is none.
+const MARK: [u8; 1] = [0xff];
+
+/// How much is gathered in memory before it is written to a file of its own.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+
+/// Values from this size on are kept apart from their keys, so that putting
+/// keys in order does not copy them.
+const APART_BYTES_MIN: u32 = 4096;
+
+/// Where the database keeps its keyspaces.
+const KEYSPACES: &str = "keyspaces";
+
+/// A keyspace that is in use, and its number.
+pub(super) struct Generation {
+    number: u64,
+    keyspace: Keyspace,
+}
+
+impl Generation {
+    /// Begins the generation `number`, empty. Once this returns, it lasts.
+    pub(super) fn begin(database: &Database, data: &Path, number: u64) -> fjall::Result<Self> {
+        let keyspace = database.keyspace(&number.to_string(), options)?;
+        directory::sync(&data.join(KEYSPACES))?;
+        let mut mark = database.batch().durability(Some(PersistMode::SyncAll));
+        mark.insert(&keyspace, MARK, []);
+        mark.commit()?;
+        Ok(Self { number, keyspace })
+    }
+
+    /// The one in use. Drops all others.
+    pub(super) fn newest(database: &Database) -> fjall::Result<Self> {
+        let names = database.list_keyspace_names();
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        numbers.sort_unstable();
+        let mut newest = None;
+        while let Some(number) = numbers.pop() {
+            let keyspace = database.keyspace(&number.to_string(), options)?;
+            if newest.is_none() && keyspace.contains_key(MARK)? {
+                newest = Some(Self { number, keyspace });
+            } else {
+                database.delete_keyspace(keyspace)?;
+            }
+        }
+        newest.ok_or(fjall::Error::Unrecoverable)
+    }
+
+    /// Begins the one after this.
+    pub(super) fn next(&self, database: &Database, data: &Path) -> fjall::Result<Self> {
+        Self::begin(database, data, self.number + 1)
+    }
+
+    /// Removes it and its files.
+    pub(super) fn remove(self, database: &Database) -> fjall::Result<()> {
+        database.delete_keyspace(self.keyspace)
+    }
+
+    pub(super) fn keyspace(&self) -> &Keyspace {
+        &self.keyspace
+    }
+}
+
+fn options() -> KeyspaceCreateOptions {
+    let apart = KvSeparationOptions::default().separation_threshold(APART_BYTES_MIN);
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(MEMTABLE_BYTES)
+        .with_kv_separation(Some(apart))
+        .manual_journal_persist(true)
+}

@@ -1,0 +1,243 @@
+//! Checks the database's journals before the database reads them.
+//!
+//! A journal is a sequence of batches, each synced before the next is begun:
+//!
+//! ```text
+//! start  1  number of items: u32, sequence number: u64
+//! item   2  type: u8, compression: u8, keyspace: u64, lengths of key: u16,
+//!           value: u32 and value as written: u32, then key and value
+//! clear  4  keyspace: u64, an item too
+//! end    3  XXH3 of the items: u64, "FJL\x03"
+//! ```
+//!
+//! in little-endian. The database trusts it more than we do: it takes a
+//! sequence number that no checksum covers, drops everything after a broken
+//! batch, and does not open where the last one is torn. Here a last batch that
+//! is not whole is cut off, for nobody was told that it is stored, and a
+//! broken one with a whole one after it is refused.
+
+use super::open_error::OpenError;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
+
+/// How the database names its journals: by number, ascending.
+const EXTENSION: &str = "jnl";
+
+/// The database has no higher sequence numbers.
+const NUMBER_MAX: u64 = (1 << 62) - 1;
+
+/// Every batch ends with these bytes.
+const TRAILER: [u8; 4] = *b"FJL\x03";
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+const CLEAR: u8 = 4;
+
+/// Checks every journal in the folder of a database, and cuts off what a crash
+/// has left unfinished at the end of the last one.
+pub(super) fn check(data: &Path) -> Result<(), OpenError> {
+    let journals = journals(data).map_err(unreadable)?;
+    let mut highest = None;
+    for (index, journal) in journals.iter().enumerate() {
+        let scan = Scan::read(journal, highest).map_err(unreadable)?;
+        if scan.followed_by_zeros {
+            highest = scan.highest;
+            continue;
+        }
+        let is_last = index + 1 == journals.len();
+        if !is_last || scan.is_damaged {
+            return Err(OpenError::Damaged { file: journal.clone(), at: scan.whole_bytes });
+        }
+        cut(journal, scan.whole_bytes).map_err(|err| OpenError::io("its journal is torn", err))?;
+        log::warn!(
+            "{}: an unfinished write was cut off at byte {}",
+            journal.display(),
+            scan.whole_bytes
+        );
+    }
+    Ok(())
+}
+
+fn unreadable(err: io::Error) -> OpenError {
+    OpenError::io("its journal cannot be read", err)
+}
+
+/// The journals of a database, oldest first.
+fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut journals = Vec::new();
+    for entry in fs::read_dir(data)? {
+        let path = entry?.path();
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            journals.extend(number.map(|number| (number, path)));
+        }
+    }
+    journals.sort();
+    Ok(journals.into_iter().map(|(_, path)| path).collect())
+}
+
+fn cut(journal: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(journal)?;
+    file.set_len(bytes)?;
+    file.sync_all()
+}
+
+/// What a journal holds.
+struct Scan {
+    /// Where the whole batches end, which are in order.
+    whole_bytes: u64,
+    /// The last sequence number of those, or of an earlier journal.
+    highest: Option<u64>,
+    /// Nothing but room that was set aside comes after them.
+    followed_by_zeros: bool,
+    /// A whole batch comes after them, so that they are not the end.
+    is_damaged: bool,
+}
+
+impl Scan {
+    /// Reads a journal whose numbers have to be over `highest`.
+    fn read(journal: &Path, mut highest: Option<u64>) -> io::Result<Self> {
+        let mut file = BufReader::new(File::open(journal)?);
+        let mut whole_bytes = 0;
+        let mut is_damaged = false;
+        while let Some(batch) = Batch::read(&mut file)? {
+            // A crash leaves no whole batch in the wrong place.
+            is_damaged = highest.is_some_and(|highest| batch.number <= highest);
+            if is_damaged {
+                break;
+            }
+            highest = Some(batch.number);
+            whole_bytes += batch.bytes;
+        }
+        file.seek(SeekFrom::Start(whole_bytes))?;
+        let followed_by_zeros = is_zero(&mut file)?;
+        if !followed_by_zeros && !is_damaged {
+            file.seek(SeekFrom::Start(whole_bytes))?;
+            let mut rest = Vec::new();
+            file.read_to_end(&mut rest)?;
+            is_damaged = has_batch_over(highest, &rest)?;
+        }
+        Ok(Self { whole_bytes, highest, followed_by_zeros, is_damaged })
+    }
+}
+
+/// Whether a whole batch with a higher number begins anywhere in `bytes`.
+fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
+    for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == START) {
+        let mut from = bytes.get(at..).unwrap_or_default();
+        let batch = Batch::read(&mut from)?;
+        if batch.is_some_and(|batch| highest.is_none_or(|highest| batch.number > highest)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether nothing but zeros is left to read.
+fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
+    let mut part = vec![0; 64 * 1024];
+    loop {
+        let got = match reader.read(&mut part) {
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            got => got?,
+        };
+        let Some(part) = part.get(..got).filter(|part| !part.is_empty()) else { return Ok(true) };
+        if part.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+}
+
+/// A whole batch with the right checksum.
+struct Batch {
+    number: u64,
+    bytes: u64,
+}
+
+impl Batch {
+    /// Reads one batch; `None` if what comes is none.
+    fn read(reader: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut reader = Counted { reader, bytes: 0, checksum: Xxh3::new() };
+        match reader.batch() {
+            Ok(number) => Ok(number.map(|number| Self { number, bytes: reader.bytes })),
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+}
+
+/// A reader that counts, and sums up, what it has read.
+struct Counted<'a, R> {
+    reader: &'a mut R,
+    bytes: u64,
+    checksum: Xxh3,
+}
+
+impl<R: Read> Counted<'_, R> {
+    /// The number of the batch that comes, if it is whole.
+    fn batch(&mut self) -> io::Result<Option<u64>> {
+        if self.array()? != [START] {
+            return Ok(None);
+        }
+        let items = u32::from_le_bytes(self.array()?);
+        let number = u64::from_le_bytes(self.array()?);
+        self.checksum.reset();
+        for _ in 0..items {
+            if !self.item()? {
+                return Ok(None);
+            }
+        }
+        let checksum = self.checksum.digest();
+        let is_end = self.array()? == [END]
+            && u64::from_le_bytes(self.array()?) == checksum
+            && self.array()? == TRAILER;
+        Ok((is_end && number <= NUMBER_MAX).then_some(number))
+    }
+
+    /// Reads an item. Says whether it is one.
+    fn item(&mut self) -> io::Result<bool> {
+        match self.array()? {
+            [CLEAR] => self.array::<8>().map(|_keyspace| true),
+            [ITEM] => {
+                let [_kind, _compression] = self.array()?;
+                let _keyspace: [u8; 8] = self.array()?;
+                let key_bytes = u16::from_le_bytes(self.array()?);
+                let _value_bytes: [u8; 4] = self.array()?;
+                let written_bytes = u32::from_le_bytes(self.array()?);
+                self.skip(u64::from(key_bytes) + u64::from(written_bytes))?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut array = [0; N];
+        self.reader.read_exact(&mut array)?;
+        self.note(&array);
+        Ok(array)
+    }
+
+    fn skip(&mut self, mut bytes: u64) -> io::Result<()> {
+        let mut part = [0; 4096];
+        while bytes > 0 {
+            let step = usize::try_from(bytes).unwrap_or(usize::MAX).min(part.len());
+            let part = part.get_mut(..step).expect("a step is no longer than the buffer");
+            self.reader.read_exact(part)?;
+            self.note(part);
+            bytes -= step as u64;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, read: &[u8]) {
+        self.bytes += read.len() as u64;
+        self.checksum.update(read);
+    }
+}
+
+#[cfg(test)]
+mod tests;

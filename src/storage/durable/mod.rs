@@ -1,0 +1,174 @@
+//! The engine that keeps everything on disk: an LSM tree with a journal.
+//!
+//! A write is handed to the one committer and comes back once it is synced;
+//! a read looks into the tree and waits for nobody. `directory` says whose
+//! the files are, `journal` whether a crash or a bad disk has touched them,
+//! `record` how an entry is written.
+//!
+//! All keys live in one keyspace of the database, called a generation:
+//! clearing starts an empty one and drops the old.
+
+mod committer;
+mod directory;
+mod generation;
+mod journal;
+mod open_error;
+mod record;
+mod room;
+mod status;
+
+use super::{Entry, Error, Key, Outage, Storage};
+use bytes::Bytes;
+use committer::{Change, Committer, Message};
+use crossbeam_channel::Sender;
+use directory::Directory;
+use fjall::{Database, Keyspace};
+use generation::Generation;
+pub use open_error::OpenError;
+use room::Room;
+use status::Status;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+
+/// What is kept of the disk in memory, in bytes.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// How many files are kept open beside the journal. The server keeps at least
+/// as many descriptors for this as any system gives.
+const FILES_MAX: usize = 64;
+
+/// How large the journals grow until what they hold is written elsewhere.
+const JOURNALS_BYTES_MAX: u64 = 192 << 20;
+
+/// The engine on disk. An acknowledged write is synced.
+pub struct Durable {
+    current: Arc<RwLock<Keyspace>>,
+    status: Arc<Status>,
+    writes: Sender<Message>,
+    committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    /// Kept until the last thread is done with the files.
+    _directory: Directory,
+}
+
+impl Durable {
+    /// Opens the store in the directory `path`; makes both if there is none.
+    /// Reads the journal, which may take seconds.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let directory = Directory::take(path)?;
+        if directory.is_new() {
+            directory.found(|data| {
+                let database = open_database(data)?;
+                Generation::begin(&database, data, 0).map(drop).map_err(database_error)
+            })?;
+        }
+        let data = directory.data();
+        journal::check(&data)?;
+        let database = open_database(&data)?;
+        let generation = Generation::newest(&database).map_err(database_error)?;
+
+        let current = Arc::new(RwLock::new(generation.keyspace().clone()));
+        let status = Arc::<Status>::default();
+        let (writes, queue) = crossbeam_channel::unbounded();
+        let committer = Committer::new(
+            database,
+            generation,
+            Arc::clone(&current),
+            Arc::clone(&status),
+            Room::new(data),
+            queue,
+        );
+        let committer = thread::Builder::new()
+            .name("committer".to_owned())
+            .spawn(move || committer.run())
+            .map_err(|err| OpenError::io("no thread can be started", err))?;
+        let committer = Mutex::new(Some(committer));
+        Ok(Self { current, status, writes, committer, _directory: directory })
+    }
+
+    /// Has the committer do something, and waits until it is done.
+    fn commit(&self, change: Change) -> Result<(), Error> {
+        let (done, outcome) = crossbeam_channel::bounded(1);
+        let closed = Error::Unavailable(Outage::Closed);
+        if self.writes.send(Message::Write(change, done)).is_err() {
+            return Err(closed);
+        }
+        outcome.recv().unwrap_or(Err(closed))
+    }
+}
+
+fn database_error(err: fjall::Error) -> OpenError {
+    OpenError::Database(Box::new(err))
+}
+
+/// Opens the database, or makes an empty one. It panics on some kinds of
+/// damage.
+fn open_database(data: &Path) -> Result<Database, OpenError> {
+    let builder = Database::builder(data)
+        .cache_size(CACHE_BYTES)
+        .max_cached_files(Some(FILES_MAX))
+        .max_journaling_size(JOURNALS_BYTES_MAX)
+        .manual_journal_persist(true);
+    let opened = panic::catch_unwind(AssertUnwindSafe(|| builder.open()));
+    opened.unwrap_or_else(|_panic| Err(fjall::Error::Unrecoverable)).map_err(database_error)
+}
+
+impl Storage for Durable {
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
+        let keyspace = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let record = keyspace.get(key.as_str()).map_err(|err| unreadable(key, err))?;
+        let record: Option<Bytes> = record.map(Into::into);
+        record.map(|record| record::decode(&record)).transpose().map_err(|err| unreadable(key, err))
+    }
+
+    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
+        let record = record::encode(&entry);
+        // It waits now, and the value would be held twice.
+        drop(entry);
+        self.commit(Change::Set(key, record))
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), Error> {
+        self.commit(Change::Delete(key.clone()))
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        self.commit(Change::Clear)
+    }
+
+    fn writes_wait(&self) -> bool {
+        true
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.status.outage().map_or(Ok(()), |outage| Err(Error::Unavailable(outage)))
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        // Behind every write that was handed over before.
+        self.writes.send(Message::Close).ok();
+        let committer = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match committer.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(closed)) => closed,
+            Some(Err(_panic)) => Err(Error::Unavailable(Outage::DiskFailed)),
+        }
+    }
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        if let Err(err) = self.close() {
+            log::error!("closing the storage: {err}");
+        }
+    }
+}
+
+fn unreadable(key: &Key, err: impl std::error::Error + Send + Sync + 'static) -> Error {
+    log::error!("{:?} cannot be read: {err}", key.as_str());
+    Error::Internal(Arc::new(err))
+}
+
+#[cfg(test)]
+mod tests;

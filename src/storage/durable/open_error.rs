@@ -1,0 +1,85 @@
+//! Why a store on disk cannot be opened.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a directory cannot be opened as a store. Nothing in it was changed,
+/// but for what an earlier start had left unfinished.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The path names something else.
+    NotADirectory,
+    /// The directory has files of others and no store.
+    Foreign,
+    /// Another process has the store open.
+    InUse,
+    /// A later version of the program wrote it.
+    Later {
+        /// The version of its format.
+        version: u64,
+    },
+    /// The file that tells the version does not.
+    FormatUnknown,
+    /// A synced part of the journal is not what was written.
+    Damaged {
+        /// The journal.
+        file: PathBuf,
+        /// The first byte that makes no sense.
+        at: u64,
+    },
+    /// A file cannot be made, read or written.
+    Io {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database does not open.
+    Database(Box<dyn Error + Send + Sync>),
+}
+
+impl OpenError {
+    pub(super) fn io(what: &'static str, source: io::Error) -> Self {
+        Self::Io { what, source }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotADirectory => formatter.write_str("it is not a directory"),
+            Self::Foreign => formatter.write_str("it is not empty and holds no store"),
+            Self::InUse => formatter.write_str("another process has it open"),
+            Self::Later { version } => {
+                write!(formatter, "a later version of this program wrote it (format {version})")
+            }
+            Self::FormatUnknown => formatter.write_str("its file \"format\" is not understood"),
+            Self::Damaged { file, at } => write!(
+                formatter,
+                "its journal is damaged: {} is whole up to byte {at} alone; restore a copy of the \
+                 directory, or cut the file there and lose what was written later",
+                file.display()
+            ),
+            Self::Io { what, source } => write!(formatter, "{what}: {source}"),
+            Self::Database(source) => write!(formatter, "its data cannot be read: {source}"),
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Database(source) => Some(&**source),
+            Self::NotADirectory
+            | Self::Foreign
+            | Self::InUse
+            | Self::Later { .. }
+            | Self::FormatUnknown
+            | Self::Damaged { .. } => None,
+        }
+    }
+}
