@@ -13,7 +13,7 @@ mod refusal;
 mod reply;
 mod target;
 
-use crate::storage::{self, Entry, Key, Outage, Storage};
+use crate::storage::{self, Entry, Key, Outage, Storage, Write};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -94,17 +94,12 @@ impl Api {
     /// What performing `operation` waits for, beside its body.
     pub fn pace(&self, operation: &Operation) -> Pace {
         match operation {
-            Operation::Set(_) | Operation::Delete(_) if self.writes_wait() => Pace::Commit,
+            Operation::Set(_) | Operation::Delete(_) if self.storage.writes_wait() => Pace::Commit,
             Operation::Get(_) | Operation::Set(_) | Operation::Delete(_) | Operation::Health => {
                 Pace::Ready
             }
             Operation::Clear => Pace::Long,
         }
-    }
-
-    /// Whether any operation has the pace [`Pace::Commit`].
-    pub fn writes_wait(&self) -> bool {
-        self.storage.writes_wait()
     }
 
     /// Performs `operation` with the whole body of its call, which only a
@@ -117,14 +112,33 @@ impl Api {
                 Err(err) => failed(&err),
             },
             Operation::Set(_) if body.is_empty() => Refusal::ValueEmpty.into(),
-            Operation::Set(key) => done(self.storage.set(key, Entry::new(body))),
-            Operation::Delete(key) => done(self.storage.delete(&key)),
-            Operation::Clear => done(self.storage.clear()),
+            Operation::Set(key) => answer_to(self.storage.set(key, Entry::new(body))),
+            Operation::Delete(key) => answer_to(self.storage.delete(&key)),
+            Operation::Clear => answer_to(self.storage.clear()),
             Operation::Health => match self.storage.check() {
                 Ok(()) => Reply::text("ok\n"),
                 Err(err) => failed(&err),
             },
         }
+    }
+
+    /// Begins to perform a write, and calls `done` once it is committed, on
+    /// this thread or on another. Performs any other operation at once.
+    pub fn begin(
+        &self,
+        operation: Operation,
+        body: Bytes,
+        done: impl FnOnce(Reply) + Send + 'static,
+    ) {
+        let write = match operation {
+            Operation::Set(key) if !body.is_empty() => Write::Set(key, Entry::new(body)),
+            Operation::Delete(key) => Write::Delete(key),
+            other @ (Operation::Get(_)
+            | Operation::Set(_)
+            | Operation::Clear
+            | Operation::Health) => return done(self.perform(other, body)),
+        };
+        self.storage.begin(write, Box::new(|outcome| done(answer_to(outcome))));
     }
 
     /// The whole of it: admits the call and performs it with `body`.
@@ -159,7 +173,7 @@ impl Resource {
     }
 }
 
-fn done(outcome: Result<(), storage::Error>) -> Reply {
+fn answer_to(outcome: Result<(), storage::Error>) -> Reply {
     match outcome {
         Ok(()) => Reply::empty(),
         Err(err) => failed(&err),

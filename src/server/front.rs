@@ -3,21 +3,20 @@
 //! ```text
 //!             dispatch             ready lane            transfer lane
 //! tiny_http ─► framing ─► queue ─► admit, perform ─► queue ─► read the body,
-//!              one per             write a small  │           perform, write
-//!              connection          answer         │           a large answer
-//!                 │                   │           │              │
-//!                 │                   │           │  commit lane │
-//!                 │                   │           └► perform a   │
-//!                 │                   │              write       │
-//!                 │                   │              │           │
+//!              one per             write a small              perform, write
+//!              connection          answer                     a large answer
+//!                 │                   │    ▲                     │
+//!                 │                   │    └─► storage: commits  │
+//!                 │                   │        what waits        │
 //!                 └───────────────────┴── refuse, close, cut ────┴──► guard
 //! ```
 //!
 //! Nothing in dispatch or in the ready lane waits for a client: a request is
 //! there once all of its body is in memory, an answer is written there if the
-//! socket has room for it. What has to wait for a client moves to the transfer
-//! lane, what has to wait for a storage that commits its writes to the commit
-//! lane, and what cannot be answered in the usual way goes to the guard.
+//! socket has room for it. What has to wait for its client moves to the
+//! transfer lane. A write that has to be committed first is left with the
+//! storage, which commits many at once and gives each back to the ready lane.
+//! What cannot be answered in the usual way goes to the guard.
 
 use super::answer::{Answer, Persistence};
 use super::body::{self, Trouble};
@@ -34,13 +33,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_http::Request;
 
+/// How many requests and answers may wait for a thread of the ready lane until
+/// no more requests are taken. Answers are no more than there are connections.
+const READY_QUEUE_MAX: usize = 4096;
+
 /// What all threads of one server share.
 pub(super) struct Front {
     pub(super) api: Api,
     pub(super) connections: Arc<Connections>,
     pub(super) ready: Sender<Message<Ready>>,
     pub(super) transfer: Sender<Message<Transfer>>,
-    pub(super) commit: Sender<Message<Commit>>,
     pub(super) guard: guard::Handle,
     pub(super) tally: Tally,
     /// Set once: answers close their connections from then on.
@@ -59,6 +61,8 @@ pub(super) enum Message<T> {
 pub(super) enum Ready {
     /// Answer a request.
     Request(Job),
+    /// Answer a request with this.
+    Reply(Job, Reply),
     /// Write an answer.
     Answer(Job, Answer),
 }
@@ -71,9 +75,6 @@ pub(super) enum Transfer {
     Send(Job, Answer),
 }
 
-/// Work that waits for the storage: a write whose body has arrived.
-pub(super) struct Commit(Job, Operation, Bytes);
-
 /// What a lane does one after the other.
 pub(super) trait Work {
     /// The request that the work is for.
@@ -82,14 +83,7 @@ pub(super) trait Work {
 
 impl Work for Ready {
     fn job(&self) -> &Job {
-        let (Self::Request(job) | Self::Answer(job, _)) = self;
-        job
-    }
-}
-
-impl Work for Commit {
-    fn job(&self) -> &Job {
-        let Self(job, ..) = self;
+        let (Self::Request(job) | Self::Reply(job, _) | Self::Answer(job, _)) = self;
         job
     }
 }
@@ -136,12 +130,11 @@ impl Front {
         if let Err(fault) = job.framing {
             return self.refuse(job, fault.into());
         }
-        let work = Message::Work(Ready::Request(job));
-        if let Err(TrySendError::Full(Message::Work(Ready::Request(job)))) =
-            self.ready.try_send(work)
-        {
-            self.refuse(job, overloaded());
+        if self.ready.len() >= READY_QUEUE_MAX {
+            return self.refuse(job, overloaded());
         }
+        // The lane's threads live as long as the server.
+        self.ready.send(Message::Work(Ready::Request(job))).ok();
     }
 
     /// The ready lane: answers a request, or passes it on where it would have
@@ -149,6 +142,10 @@ impl Front {
     pub(super) fn run_ready(&self, ready: Ready) {
         match ready {
             Ready::Request(job) => self.run_request(job),
+            Ready::Reply(job, reply) => {
+                let answer = self.answer(&job, reply);
+                self.deliver(job, answer);
+            }
             Ready::Answer(job, answer) => self.deliver(job, answer),
         }
     }
@@ -178,28 +175,23 @@ impl Front {
         };
         match read {
             Ok(body) if self.api.pace(&operation) == Pace::Commit => {
-                let work = Message::Work(Commit(job, operation, body));
-                if let Err(TrySendError::Full(Message::Work(Commit(job, ..)))) =
-                    self.commit.try_send(work)
-                {
-                    let answer = self.answer(&job, overloaded());
-                    self.deliver(job, answer);
-                }
+                let ready = self.ready.clone();
+                self.api.begin(operation, body, move |reply| {
+                    // Where nobody takes it the server has stopped waiting.
+                    ready.send(Message::Work(Ready::Reply(job, reply))).ok();
+                });
             }
-            Ok(body) => self.run_commit(Commit(job, operation, body)),
+            Ok(body) => {
+                let reply = self.perform(operation, body);
+                let answer = self.answer(&job, reply);
+                self.deliver(job, answer);
+            }
             // tiny_http has the whole body, so this is its own trouble.
             Err(trouble) => {
                 log::error!("a body that had arrived cannot be read: {trouble:?}");
                 self.refuse(job, body_ended_early());
             }
         }
-    }
-
-    /// The commit lane: a write that may wait for the storage.
-    pub(super) fn run_commit(&self, Commit(job, operation, body): Commit) {
-        let reply = self.perform(operation, body);
-        let answer = self.answer(&job, reply);
-        self.deliver(job, answer);
     }
 
     /// The transfer lane: work that may wait for its client.

@@ -48,22 +48,11 @@ use tally::Tally;
 /// in better words.
 pub const LIBRARY_LOG_TARGET: &str = "tiny_http";
 
-/// How many requests may wait for a thread of the ready lane.
-const READY_QUEUE_MAX: usize = 4096;
-
 /// The most threads of the transfer lane, and so the clients it can wait for.
 const TRANSFER_THREADS_MAX: usize = 256;
 
-/// The most threads of the commit lane, and so the writes that can share one
-/// commit of the storage.
-const COMMIT_THREADS_MAX: usize = 128;
-
-/// How many requests may wait for a thread of the commit lane.
-const COMMIT_QUEUE_MAX: usize = 4096;
-
-/// One part in so many of the threads that the system allows are of the
-/// transfer lane, and as many of the commit lane.
-const LANE_THREADS_SHARE: usize = 4;
+/// One part in so many of the threads that the system allows are of that lane.
+const TRANSFER_THREADS_SHARE: usize = 4;
 
 /// What a thread of a lane needs at most, with room to spare: they are many.
 const STACK_BYTES: usize = 512 * 1024;
@@ -117,7 +106,6 @@ pub struct Server {
     guard_ended: Receiver<()>,
     workers: usize,
     transfers: usize,
-    commits: usize,
 }
 
 impl Server {
@@ -129,9 +117,8 @@ impl Server {
 
     fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
         let addr = listener.local_addr()?;
-        let (ready, ready_queue) = crossbeam_channel::bounded(READY_QUEUE_MAX);
+        let (ready, ready_queue) = crossbeam_channel::unbounded();
         let (transfer, transfer_queue) = crossbeam_channel::bounded(TRANSFER_QUEUE_MAX);
-        let (commit, commit_queue) = crossbeam_channel::bounded(COMMIT_QUEUE_MAX);
         let (handle, orders) = Handle::new(ready.clone())?;
         let connections = Arc::<Connections>::default();
         let front = Arc::new(Front {
@@ -139,17 +126,14 @@ impl Server {
             connections: Arc::clone(&connections),
             ready,
             transfer,
-            commit,
             guard: handle.clone(),
             tally: Tally::new(),
             draining: AtomicBool::new(false),
         });
 
         let workers = config.workers.max(1);
-        let share = limits::threads_max() / LANE_THREADS_SHARE;
+        let share = limits::threads_max() / TRANSFER_THREADS_SHARE;
         let transfers = share.clamp(1, TRANSFER_THREADS_MAX);
-        let writes_wait = front.api.writes_wait();
-        let commits = if writes_wait { share.clamp(1, COMMIT_THREADS_MAX) } else { 0 };
         let mut lanes = start_lane("worker", workers, &front, &ready_queue, Front::run_ready)?;
         lanes.extend(start_lane(
             "transfer",
@@ -158,7 +142,6 @@ impl Server {
             &transfer_queue,
             Front::run_transfer,
         )?);
-        lanes.extend(start_lane("commit", commits, &front, &commit_queue, Front::run_commit)?);
         let system_max = limits::connections_max(lanes.len());
         let limits = Limits {
             idle_timeout: config.idle_timeout,
@@ -175,7 +158,7 @@ impl Server {
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addr, front, shutdown_timeout, lanes, guard_ended, workers, transfers, commits })
+        Ok(Self { addr, front, shutdown_timeout, lanes, guard_ended, workers, transfers })
     }
 
     /// The address it listens on, with the real port.
@@ -209,7 +192,6 @@ impl Server {
             // Every thread is idle now, so each takes one of these and ends.
             stop_lane(&self.front.ready, self.workers);
             stop_lane(&self.front.transfer, self.transfers);
-            stop_lane(&self.front.commit, self.commits);
             self.lanes.into_iter().for_each(end);
         }
         self.front.tally.lines()

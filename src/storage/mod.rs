@@ -139,6 +139,18 @@ impl std::error::Error for Error {
     }
 }
 
+/// A write to one key.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Store an entry in place of what is there.
+    Set(Key, Entry),
+    /// Delete a key.
+    Delete(Key),
+}
+
+/// Is told, once, how a write went.
+pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
 /// A map from keys to entries that many threads use at once.
 ///
 /// Each call is atomic: it takes effect at one moment between its start and
@@ -158,8 +170,18 @@ pub trait Storage: Send + Sync {
     /// wait for none of it.
     fn clear(&self) -> Result<(), Error>;
 
-    /// Whether a write waits for a disk or a peer, so that many should be
-    /// under way at once and no read should stand behind one.
+    /// Begins a write and calls `done` once it has taken effect or failed:
+    /// before this returns, or later on a thread of the engine's own, where it
+    /// must not block.
+    fn begin(&self, write: Write, done: Done) {
+        done(match write {
+            Write::Set(key, entry) => self.set(key, entry),
+            Write::Delete(key) => self.delete(&key),
+        });
+    }
+
+    /// Whether a write waits for a disk or a peer, so that it should be begun
+    /// and not waited for.
     fn writes_wait(&self) -> bool {
         false
     }

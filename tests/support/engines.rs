@@ -1,6 +1,6 @@
 //! Every engine, for the suites that run on all of them.
 
-use little_key_value::storage::{Durable, Entry, Error, Key, Memory, Storage};
+use little_key_value::storage::{Done, Durable, Entry, Error, Key, Memory, Storage, Write};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -44,6 +44,10 @@ impl Storage for Temporary {
 
     fn clear(&self) -> Result<(), Error> {
         self.engine.clear()
+    }
+
+    fn begin(&self, write: Write, done: Done) {
+        self.engine.begin(write, done);
     }
 
     fn writes_wait(&self) -> bool {

@@ -11,11 +11,12 @@
 //! nobody knows what the disk holds: no other is tried before the next start.
 
 use super::generation::Generation;
+use super::record;
 use super::room::Room;
 use super::status::Status;
-use crate::storage::{Error, Key, Outage};
+use crate::storage::{Done, Entry, Error, Key, Outage};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
 use std::io;
@@ -43,10 +44,8 @@ const CROWDED_WAIT: Duration = Duration::from_millis(1);
 
 /// What a writer wants done.
 pub(super) enum Change {
-    /// Store a record in place of what is there.
-    Set(Key, Bytes),
-    /// Delete a key.
-    Delete(Key),
+    /// Store a record under a key in place of what is there, or delete it.
+    Write(Key, Option<Bytes>),
     /// Delete every key.
     Clear,
 }
@@ -54,7 +53,7 @@ pub(super) enum Change {
 /// What the committer is told.
 pub(super) enum Message {
     /// Do this, then say how it went.
-    Write(Change, Sender<Result<(), Error>>),
+    Change(Change, Done),
     /// End, once everything before this is done.
     Close,
 }
@@ -65,7 +64,16 @@ struct Batch {
     /// The last change of each key; `None` deletes it.
     changes: HashMap<Key, Option<Bytes>>,
     bytes: usize,
-    waiting: Vec<Sender<Result<(), Error>>>,
+    waiting: Vec<Done>,
+}
+
+impl Change {
+    /// Lets go of the entry, which would be held twice while this waits.
+    pub(super) fn set(key: Key, entry: Entry) -> Self {
+        let record = record::encode(&entry);
+        drop(entry);
+        Self::Write(key, Some(record))
+    }
 }
 
 /// The committer's own side.
@@ -79,6 +87,11 @@ pub(super) struct Committer {
     failed: Option<Outage>,
     room: Room,
     queue: Receiver<Message>,
+    /// The last batch had more than one write.
+    has_company: bool,
+    /// How many batches were written, and how many writes they held.
+    batches: u64,
+    writes: u64,
 }
 
 impl Committer {
@@ -90,7 +103,18 @@ impl Committer {
         room: Room,
         queue: Receiver<Message>,
     ) -> Self {
-        Self { database, generation, current, status, failed: None, room, queue }
+        Self {
+            database,
+            generation,
+            current,
+            status,
+            failed: None,
+            room,
+            queue,
+            has_company: false,
+            batches: 0,
+            writes: 0,
+        }
     }
 
     /// Commits until it is closed; then writes what is not written yet.
@@ -102,16 +126,12 @@ impl Committer {
                 None => self.queue.recv_timeout(LOOK_INTERVAL),
             };
             match message {
-                Ok(Message::Write(Change::Clear, done)) => {
+                Ok(Message::Change(Change::Clear, done)) => {
                     let outcome = self.guarded(Self::clear);
-                    // Whoever asked may have gone.
-                    done.send(outcome).ok();
+                    tell([done], &outcome);
                 }
-                Ok(Message::Write(Change::Set(key, record), done)) => {
-                    next = self.take_batch(key, Some(record), done);
-                }
-                Ok(Message::Write(Change::Delete(key), done)) => {
-                    next = self.take_batch(key, None, done);
+                Ok(Message::Change(Change::Write(key, record), done)) => {
+                    next = self.take_batch(key, record, done);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => self.look(),
@@ -121,34 +141,30 @@ impl Committer {
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(
-        &mut self,
-        key: Key,
-        record: Option<Bytes>,
-        done: Sender<Result<(), Error>>,
-    ) -> Option<Message> {
+    fn take_batch(&mut self, key: Key, record: Option<Bytes>, done: Done) -> Option<Message> {
         let mut batch = Batch::default();
         let spare_bytes = self.room.spare_bytes();
         self.add(&mut batch, spare_bytes, key, record, done);
+        if self.has_company {
+            // Whoever is just about to write again gets to it in time.
+            thread::yield_now();
+        }
         let mut next = None;
         while batch.bytes < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Write(Change::Set(key, record), done)) => {
-                    self.add(&mut batch, spare_bytes, key, Some(record), done);
-                }
-                Ok(Message::Write(Change::Delete(key), done)) => {
-                    self.add(&mut batch, spare_bytes, key, None, done);
+                Ok(Message::Change(Change::Write(key, record), done)) => {
+                    self.add(&mut batch, spare_bytes, key, record, done);
                 }
                 Ok(other) => next = Some(other),
                 Err(_) => break,
             }
         }
         let Batch { changes, waiting, .. } = batch;
+        self.has_company = waiting.len() > 1;
+        self.batches += 1;
+        self.writes += waiting.len() as u64;
         let outcome = self.guarded(|committer| committer.commit(changes));
-        for done in waiting {
-            // Whoever asked may have gone.
-            done.send(outcome.clone()).ok();
-        }
+        tell(waiting, &outcome);
         next
     }
 
@@ -160,7 +176,7 @@ impl Committer {
         spare_bytes: u64,
         key: Key,
         record: Option<Bytes>,
-        done: Sender<Result<(), Error>>,
+        done: Done,
     ) {
         let bytes = key.as_str().len() + record.as_ref().map_or(0, Bytes::len);
         let fits = (batch.bytes + bytes) as u64 <= spare_bytes;
@@ -168,8 +184,7 @@ impl Committer {
             let before = self.note_room(fits);
             if !fits {
                 let refusal = before.map_or(Error::Full, Error::Unavailable);
-                done.send(Err(refusal)).ok();
-                return;
+                return tell([done], &Err(refusal));
             }
         }
         batch.bytes += bytes;
@@ -267,9 +282,18 @@ impl Committer {
     }
 
     fn close(mut self) -> Result<(), Error> {
+        log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
         let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncAll));
         self.status.set(Some(Outage::Closed));
         closed
+    }
+}
+
+/// Tells writers how it went. What one of them does about it is none of the
+/// committer's business, a panic neither.
+fn tell(waiting: impl IntoIterator<Item = Done>, outcome: &Result<(), Error>) {
+    for done in waiting {
+        panic::catch_unwind(AssertUnwindSafe(|| done(outcome.clone()))).ok();
     }
 }
 

@@ -17,10 +17,10 @@ mod record;
 mod room;
 mod status;
 
-use super::{Entry, Error, Key, Outage, Storage};
+use super::{Done, Entry, Error, Key, Outage, Storage, Write};
 use bytes::Bytes;
 use committer::{Change, Committer, Message};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{SendError, Sender};
 use directory::Directory;
 use fjall::{Database, Keyspace};
 use generation::Generation;
@@ -87,14 +87,22 @@ impl Durable {
         Ok(Self { current, status, writes, committer, _directory: directory })
     }
 
-    /// Has the committer do something, and waits until it is done.
-    fn commit(&self, change: Change) -> Result<(), Error> {
-        let (done, outcome) = crossbeam_channel::bounded(1);
-        let closed = Error::Unavailable(Outage::Closed);
-        if self.writes.send(Message::Write(change, done)).is_err() {
-            return Err(closed);
+    /// Has the committer do something; `done` hears of it.
+    fn commit(&self, change: Change, done: Done) {
+        if let Err(SendError(message)) = self.writes.send(Message::Change(change, done))
+            && let Message::Change(_, done) = message
+        {
+            done(Err(Error::Unavailable(Outage::Closed)));
         }
-        outcome.recv().unwrap_or(Err(closed))
+    }
+
+    /// The same, and waits until it is done.
+    fn commit_and_wait(&self, change: Change) -> Result<(), Error> {
+        let (tell, outcome) = crossbeam_channel::bounded(1);
+        // It is waited for below.
+        self.commit(change, Box::new(move |done| tell.send(done).unwrap_or_default()));
+        // Whoever ends without telling has closed the store.
+        outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
     }
 }
 
@@ -123,18 +131,23 @@ impl Storage for Durable {
     }
 
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        let record = record::encode(&entry);
-        // It waits now, and the value would be held twice.
-        drop(entry);
-        self.commit(Change::Set(key, record))
+        self.commit_and_wait(Change::set(key, entry))
     }
 
     fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.commit(Change::Delete(key.clone()))
+        self.commit_and_wait(Change::Write(key.clone(), None))
     }
 
     fn clear(&self) -> Result<(), Error> {
-        self.commit(Change::Clear)
+        self.commit_and_wait(Change::Clear)
+    }
+
+    fn begin(&self, write: Write, done: Done) {
+        let change = match write {
+            Write::Set(key, entry) => Change::set(key, entry),
+            Write::Delete(key) => Change::Write(key, None),
+        };
+        self.commit(change, done);
     }
 
     fn writes_wait(&self) -> bool {
