@@ -6,7 +6,7 @@ BIN := target/release/little-key-value
 SCRIPTS := $(wildcard scripts/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check audit demo clean
+.PHONY: help run build test check bench audit demo clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: ## Check format, lints, documentation and scripts
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	@command -v shellcheck >/dev/null || { echo "make check needs shellcheck"; exit 1; }
 	shellcheck --external-sources --source-path=scripts $(SCRIPTS)
+
+bench: build ## Measure the store beside other servers, for ten minutes
+	@scripts/bench.sh
 
 audit: ## Check the dependencies' licences and known faults (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo "make audit needs cargo-deny"; exit 1; }

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+#
+# Measures the store beside other servers that do the same work on the same
+# machine in the same minutes: a table of medians, of how far the rounds lie
+# apart, and of ratios.
+#
+#     scripts/bench.sh                    every row
+#     scripts/bench.sh get put            these rows alone
+#     scripts/bench.sh --list             the rows there are
+#     scripts/bench.sh --short            sees in half a minute that it works
+#     ROUNDS=9 DURATION=5 OUTPUT=bench.md scripts/bench.sh
+#
+# ROUNDS is how often each measurement is repeated (5), DURATION how many
+# seconds it takes (3), OUTPUT the Markdown file with the table
+# (target/bench.md; none with --short), BENCH_DIR a folder on the disk that durable rows write to
+# ($TMPDIR or /tmp). BENCH_DURABLE=memory has the engine in memory stand in for
+# the durable one, to try these rows out.
+#
+# A row fails if any connection is not served or any answer is wrong. How fast
+# it is never decides anything.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+need python3 'the benchmark' || summary
+if [ "${1:-}" = --list ]; then
+    python3 -B "$ROOT/scripts/bench.py" --list
+    exit
+fi
+
+# What a short run measures is not worth keeping.
+output=$ROOT/target/bench.md
+[ "${1:-}" = --short ] && output=$WORK/bench.md
+find_program
+
+# peer TOOL PACKAGE: says that a server to compare with is not here.
+peer() {
+    command -v "$1" >/dev/null 2>&1 || echo "missing $1 (Debian: $2): rows stand without it"
+}
+for tool in wrk ab ss; do
+    need "$tool" "what the benchmark measures with $tool" || true
+done
+peer nginx nginx-light
+peer redis-server redis-server
+peer redis-cli redis-tools
+peer webdis webdis
+peer etcd etcd-server
+
+counted bench.py --bin "$BIN" --output "${OUTPUT:-$output}" \
+    --rounds "${ROUNDS:-5}" --duration "${DURATION:-3}" \
+    --disk "${BENCH_DIR:-${TMPDIR:-/tmp}}" --durable "${BENCH_DURABLE:-disk}" "$@"
+summary
