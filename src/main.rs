@@ -1,5 +1,7 @@
 //! Starts the store, waits for a signal, stops it.
 
+mod system;
+
 use little_key_value::api::Api;
 use little_key_value::cli::{Instead, Options};
 use little_key_value::server::{LIBRARY_LOG_TARGET, Server};
@@ -20,6 +22,8 @@ const FAILURE: u8 = 1;
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    system::limit_heaps();
+    system::survive_file_limit();
     let options = match Options::read(std::env::args_os()) {
         Ok(options) => options,
         Err(Instead::Print(text)) => {
