@@ -28,6 +28,8 @@ mod socket;
 #[cfg(any(portable, not(target_os = "linux")))]
 #[path = "socket_portable.rs"]
 mod socket;
+#[cfg(all(target_os = "linux", not(portable)))]
+mod system;
 mod tally;
 
 use crate::api::Api;

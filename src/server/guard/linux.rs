@@ -11,6 +11,7 @@ use crate::server::front::{Message, Ready};
 use crate::server::job::Job;
 use crate::server::limits;
 use crate::server::socket::{Socket, Sockets};
+use crate::server::system;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use std::cmp::Reverse;
@@ -319,6 +320,9 @@ impl Guard {
 
     /// Watches until told to stop.
     pub(in crate::server) fn run(mut self) {
+        // Whoever floods keeps the processors busy, and each millisecond of
+        // waiting for one lets tiny_http take in more.
+        system::ask_for_short_slices();
         loop {
             self.rest();
             // Without its guard the server would be lost. Every step below
