@@ -30,6 +30,9 @@ const PACE: Duration = Duration::from_millis(5);
 /// The same while some connection has not been served yet.
 const PACE_FRESH: Duration = Duration::from_millis(2);
 
+/// The same while somebody floods, or did so a short while ago.
+const PACE_FLOODED: Duration = Duration::from_micros(500);
+
 /// How often it is checked while nothing moves whether anybody has come.
 const PACE_CHECK: Duration = Duration::from_millis(10);
 
@@ -38,6 +41,12 @@ const PACE_QUIET: Duration = Duration::from_millis(250);
 
 /// Looking takes at most one part in so many of the guard's time.
 const PACE_COSTS: u32 = 20;
+
+/// The same while somebody floods.
+const PACE_COSTS_FLOODED: u32 = 5;
+
+/// How long after a flood another is expected: those who are cut come again.
+const WARY: Duration = Duration::from_secs(1);
 
 /// How long a client may take to hear a last answer and to hang up.
 const LINGER: Duration = Duration::from_secs(2);
@@ -251,6 +260,8 @@ pub(in crate::server) struct Guard {
     descriptors_seen: Option<u64>,
     search_due: bool,
     accept_retry_at: Instant,
+    /// When the last flood was cut.
+    flooded_at: Option<Instant>,
     /// Connections that are shut and that tiny_http still has.
     dying: HashMap<u64, Dying>,
     disposal: Disposal,
@@ -312,6 +323,7 @@ impl Guard {
             descriptors_seen: None,
             search_due: true,
             accept_retry_at: now,
+            flooded_at: None,
             dying: HashMap::new(),
             disposal: Disposal::start()?,
             complained_at: HashMap::new(),
@@ -335,6 +347,7 @@ impl Guard {
     }
 
     fn round(&mut self) -> ControlFlow<()> {
+        let worked_before = worked();
         let ended = self.ended();
         let now = Instant::now();
         self.take_orders(now)?;
@@ -347,7 +360,7 @@ impl Guard {
         self.keep_cap(now);
         self.keep_accepting(now);
         self.report_drained();
-        self.set_pace(moving, now.elapsed());
+        self.set_pace(moving, worked().saturating_sub(worked_before));
         ControlFlow::Continue(())
     }
 
@@ -480,12 +493,14 @@ impl Guard {
         // As many may have come as have gone.
         let quiet = self.pace >= PACE_QUIET;
         let interval = if quiet { SEARCH_INTERVAL_QUIET } else { SEARCH_INTERVAL };
-        let stale = now.duration_since(self.searched_at) > interval;
+        let wary = self.is_wary(now);
+        let stale = wary || now.duration_since(self.searched_at) > interval;
         let changed = descriptors.is_none() || descriptors != self.descriptors_seen || stale;
         self.search_due = changed || !self.loose.is_empty();
         if !self.search_due || now < self.next_search {
             return false;
         }
+        let worked_before = worked();
         match self.sockets.search() {
             Ok(found) => {
                 self.acceptor.found(found.iter().map(Socket::cookie));
@@ -499,7 +514,8 @@ impl Guard {
             }
         }
         self.searched_at = now;
-        self.next_search = Instant::now() + now.elapsed() * PACE_COSTS / 2;
+        let costs = worked().saturating_sub(worked_before);
+        self.next_search = Instant::now() + costs * pace_costs(wary) / 2;
         if !self.sockets.complete() {
             return false;
         }
@@ -588,10 +604,11 @@ impl Guard {
                 Verdict::Late => condemned.push((*cookie, Some(LATE))),
                 Verdict::TooLarge => {
                     // It may be many requests that nobody has taken yet.
-                    moving.fresh = true;
+                    moving.flooded = true;
                     let fence = *watched.fence.get_or_insert_with(|| self.acceptor.fence());
                     if self.acceptor.has_passed(fence) && watched.connection.activity() == activity
                     {
+                        self.flooded_at = Some(now);
                         condemned.push((*cookie, Some(TOO_LARGE)));
                     }
                 }
@@ -749,7 +766,10 @@ impl Guard {
     }
 
     fn set_pace(&mut self, moving: Moving, spent: Duration) {
-        let pace = if moving.fresh {
+        let flooded = moving.flooded || self.is_wary(Instant::now());
+        let pace = if flooded {
+            PACE_FLOODED
+        } else if moving.fresh {
             PACE_FRESH
         } else if moving.any
             || self.search_due
@@ -763,7 +783,12 @@ impl Guard {
         } else {
             PACE_QUIET
         };
-        self.pace = pace.max((spent * PACE_COSTS).min(PACE_QUIET));
+        self.pace = pace.max((spent * pace_costs(flooded)).min(PACE_QUIET));
+    }
+
+    /// Whether there was a flood a short while ago.
+    fn is_wary(&self, now: Instant) -> bool {
+        self.flooded_at.is_some_and(|at| now.duration_since(at) < WARY)
     }
 
     /// Logs a warning unless one of its kind was logged a short while ago.
@@ -784,6 +809,8 @@ struct Moving {
     any: bool,
     /// A connection that nobody has read yet is among it.
     fresh: bool,
+    /// A connection whose head seems too large is among it.
+    flooded: bool,
 }
 
 impl Watched {
@@ -806,6 +833,18 @@ impl Watched {
         // A client that takes no answer goes without one.
         let _sent: bool = self.socket.try_send(&answer.first_part());
     }
+}
+
+/// One part in how much of the guard's time looking may take.
+fn pace_costs(flooded: bool) -> u32 {
+    if flooded { PACE_COSTS_FLOODED } else { PACE_COSTS }
+}
+
+/// How much of a processor's time this thread has had. How long it had to
+/// wait for one says nothing of what it costs others.
+fn worked() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn left(until: Instant) -> Duration {
