@@ -251,7 +251,8 @@ pub(in crate::server) struct Guard {
     watched: HashMap<u64, Watched>,
     /// Connections without a socket so far.
     loose: Vec<Arc<Connection>>,
-    /// Orders about those.
+    /// Orders about those, and answers that the ready lane had no room for:
+    /// few for each connection.
     pending: Vec<Order>,
     draining: Option<Draining>,
     pace: Duration,
@@ -454,15 +455,15 @@ impl Guard {
         }
     }
 
-    /// Puts an answer on the ready lane again.
+    /// Puts an answer on the ready lane again. Where that is full the answer
+    /// waits for the next round: what was performed is not left unanswered.
     fn give_back(&mut self, (job, answer): (Job, Answer)) {
-        let connection = Arc::clone(&job.connection);
         let work = Message::Work(Ready::Answer(job, answer));
         if let Err(full) = self.ready.try_send(work)
-            && let Message::Work(Ready::Answer(job, _)) = full.into_inner()
+            && let Message::Work(Ready::Answer(job, answer)) = full.into_inner()
         {
-            connection.stop(Some(job));
-            self.loose.push(connection);
+            let connection = Arc::clone(&job.connection);
+            self.pending.push(Order::Find(connection, Box::new((job, answer))));
         }
     }
 
