@@ -15,7 +15,7 @@ const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
 const SEARCH_INTERVAL_QUIET: Duration = Duration::from_secs(1);
 
 /// How long the peer of a connection that was cut stays stopped at least,
-/// unless tiny_http has closed the connection before.
+/// unless tiny_http has closed the connection before, or hangs.
 const STOPPED_MIN: Duration = Duration::from_secs(2);
 
 impl Guard {
@@ -129,7 +129,8 @@ impl Guard {
                 connection.bury();
                 *descriptors_seen = None;
             }
-            if (closed || since.elapsed() > STOPPED_MIN) && !connections.forget(connection) {
+            let is_over = closed || connection.hangs() || since.elapsed() > STOPPED_MIN;
+            if is_over && !connections.forget(connection) {
                 loose.push(Arc::clone(connection));
             }
             !closed
