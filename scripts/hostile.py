@@ -735,7 +735,7 @@ CASES = [
     Case(header_lines, growth_mib=20),
     Case(header_line, growth_mib=20),
     Case(chunk_size, growth_mib=20),
-    Case(floods_again, growth_mib=512),
+    Case(floods_again, growth_mib=128),
     Case(huge_lengths, leaks=18),
     Case(smuggling),
     Case(truncated_uploads),

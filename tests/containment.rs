@@ -672,4 +672,45 @@ mod guarded {
         assert_eq!(store.get(&Key::new("key").expect("a key")), Ok(None));
         drop(upload);
     }
+
+    /// The status of the first answer to a client that takes the port over
+    /// from one whose request hangs in tiny_http for ever; `None` if it cannot
+    /// have the port.
+    fn on_the_port_of_a_hanging_request(server: &Fixture) -> Option<u16> {
+        /// Long enough for the guard, short of the two seconds that it waits
+        /// for a connection which may come to its end.
+        const PAUSE: Duration = Duration::from_millis(200);
+        let open = || Socket::new(Domain::for_address(server.addr()), Type::STREAM, None);
+        let hanging = open().expect("a socket");
+        hanging.connect(&server.addr().into()).expect("the server accepts");
+        hanging.set_linger(Some(Duration::ZERO)).expect("a socket takes a linger time");
+        let port = hanging.local_addr().expect("a connection has an address");
+        let mut hanging = TcpStream::from(hanging);
+        hanging.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        let head = put_head("/kv/key", isize::MAX.unsigned_abs());
+        hanging.write_all(head.as_bytes()).expect("the server takes a head");
+        let mut refusal = String::new();
+        hanging.read_to_string(&mut refusal).expect("a refusal and the end");
+        assert!(refusal.starts_with("HTTP/1.1 413 "), "{refusal}");
+        drop(hanging);
+        thread::sleep(PAUSE);
+
+        let honest = open().expect("a socket");
+        honest.set_reuse_address(true).expect("a socket takes an option");
+        honest.bind(&port).ok()?;
+        honest.connect(&server.addr().into()).ok()?;
+        let mut honest = Deaf(honest.into());
+        honest.send("GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        statuses(&honest.read_to_end()).first().copied()
+    }
+
+    #[test]
+    fn a_request_that_hangs_for_ever_does_not_keep_its_clients_port() {
+        let server = Fixture::start();
+        let tries = iter::repeat_with(|| on_the_port_of_a_hanging_request(&server)).take(3 * MANY);
+        let answers: Vec<u16> = tries.flatten().take(MANY / 2).collect();
+        let fine = answers.iter().filter(|status| **status == 200).count();
+        // A busy machine may hold the guard up once or twice.
+        assert!(fine + 2 >= MANY / 2, "{answers:?}");
+    }
 }

@@ -59,6 +59,8 @@ struct State {
     /// The last socket is shut, tiny_http has not closed it yet, and no other
     /// was found since.
     ended: bool,
+    /// tiny_http's thread hangs for ever, so that no request can come.
+    hangs: bool,
 }
 
 #[derive(Default)]
@@ -351,6 +353,17 @@ impl Connection {
     /// Notes that tiny_http has closed the last socket: nothing more can come.
     pub(super) fn bury(&self) {
         self.lock().ended = false;
+    }
+
+    /// Notes that tiny_http's thread hangs for ever: no request can come that
+    /// it had read before.
+    pub(super) fn set_hanging(&self) {
+        self.lock().hangs = true;
+    }
+
+    /// Whether it does.
+    pub(super) fn hangs(&self) -> bool {
+        self.lock().hangs
     }
 
     /// Whether the last socket is shut and may be open in tiny_http's hands.

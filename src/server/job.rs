@@ -78,6 +78,7 @@ impl Job {
         // Nothing touches the memory, so there may be more of it than exists.
         if Vec::<u8>::new().try_reserve_exact(unread_max).is_err() {
             mem::forget(self.request);
+            self.connection.set_hanging();
         }
     }
 }

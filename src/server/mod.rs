@@ -24,6 +24,8 @@ mod guard;
 mod job;
 mod limits;
 #[cfg(all(target_os = "linux", not(portable)))]
+mod schedule;
+#[cfg(all(target_os = "linux", not(portable)))]
 mod socket;
 #[cfg(any(portable, not(target_os = "linux")))]
 #[path = "socket_portable.rs"]

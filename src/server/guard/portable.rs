@@ -62,10 +62,8 @@ impl Handle {
     pub(in crate::server) fn find(&self, job: Job, answer: Answer) {
         // Nobody can tell how much room there is, so there is always some.
         job.connection.assume_room();
-        let connection = Arc::clone(&job.connection);
-        if self.ready.try_send(Message::Work(Ready::Answer(job, answer))).is_err() {
-            self.cut(connection);
-        }
+        // The lane's threads live as long as the server.
+        self.ready.send(Message::Work(Ready::Answer(job, answer))).ok();
     }
 
     pub(in crate::server) fn cut_in_work(&self, connection: Arc<Connection>) {
