@@ -14,6 +14,7 @@ use super::generation::Generation;
 use super::record;
 use super::room::Room;
 use super::status::Status;
+use super::tidying::Tidying;
 use crate::storage::{Done, Entry, Error, Key, Outage};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -87,6 +88,9 @@ pub(super) struct Committer {
     failed: Option<Outage>,
     room: Room,
     queue: Receiver<Message>,
+    tidying: Tidying,
+    /// Nobody has written since the last look.
+    is_idle: bool,
     /// The last batch had more than one write.
     has_company: bool,
     /// How many batches were written, and how many writes they held.
@@ -111,6 +115,8 @@ impl Committer {
             failed: None,
             room,
             queue,
+            tidying: Tidying::default(),
+            is_idle: false,
             has_company: false,
             batches: 0,
             writes: 0,
@@ -160,6 +166,8 @@ impl Committer {
             }
         }
         let Batch { changes, waiting, .. } = batch;
+        self.is_idle = false;
+        self.tidying.note(changes.len());
         self.has_company = waiting.len() > 1;
         self.batches += 1;
         self.writes += waiting.len() as u64;
@@ -237,6 +245,7 @@ impl Committer {
         drop(current);
 
         let old = mem::replace(&mut self.generation, next);
+        self.tidying.forget();
         let database = self.database.clone();
         // It may take long to remove its files, and nobody waits for that.
         // What is left of it is removed by the next start.
@@ -269,6 +278,22 @@ impl Committer {
         {
             self.note_room(self.room.spare_bytes() > 0);
         }
+        if self.is_idle && self.failed.is_none() {
+            self.tidy();
+        }
+        self.is_idle = true;
+    }
+
+    fn tidy(&mut self) {
+        if self.tidying.has_finished() {
+            let finish = |committer: &mut Self| {
+                committer.generation.mark(&committer.database)?;
+                committer.generation.keyspace().rotate_memtable().map(drop)
+            };
+            // A failure was logged.
+            self.guarded(finish).ok();
+        }
+        self.tidying.begin(self.generation.keyspace(), &self.room);
     }
 
     /// Takes no more writes before the next start.
@@ -283,6 +308,7 @@ impl Committer {
 
     fn close(mut self) -> Result<(), Error> {
         log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
+        mem::take(&mut self.tidying).end();
         let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncAll));
         self.status.set(Some(Outage::Closed));
         closed

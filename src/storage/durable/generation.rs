@@ -34,10 +34,16 @@ impl Generation {
     pub(super) fn begin(database: &Database, data: &Path, number: u64) -> fjall::Result<Self> {
         let keyspace = database.keyspace(&number.to_string(), options)?;
         directory::sync(&data.join(KEYSPACES))?;
+        let generation = Self { number, keyspace };
+        generation.mark(database)?;
+        Ok(generation)
+    }
+
+    /// Marks it as in use; marking it again changes nothing.
+    pub(super) fn mark(&self, database: &Database) -> fjall::Result<()> {
         let mut mark = database.batch().durability(Some(PersistMode::SyncAll));
-        mark.insert(&keyspace, MARK, []);
-        mark.commit()?;
-        Ok(Self { number, keyspace })
+        mark.insert(&self.keyspace, MARK, []);
+        mark.commit()
     }
 
     /// The one in use. Drops all others.

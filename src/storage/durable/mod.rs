@@ -16,6 +16,7 @@ mod open_error;
 mod record;
 mod room;
 mod status;
+mod tidying;
 
 use super::{Done, Entry, Error, Key, Outage, Storage, Write};
 use bytes::Bytes;
