@@ -7,7 +7,7 @@ use little_key_value::cli::{Instead, Options};
 use little_key_value::server::{LIBRARY_LOG_TARGET, Server};
 use little_key_value::storage::{Durable, Memory, Storage};
 use log::{Log, Metadata, Record};
-use simplelog::{ConfigBuilder, LevelFilter, SharedLogger as _, WriteLogger};
+use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -151,15 +151,15 @@ fn start_logging(level: LevelFilter) {
 /// The libraries that tell much of their insides, by the start of their targets.
 const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
 
-/// A logger that passes on what those libraries warn of, and the rest of theirs
-/// only where everything is wanted.
+/// A logger that passes on what those libraries warn of, and nothing else of
+/// theirs: they have a line for each record that is read at a start.
 struct Quieter(Box<WriteLogger<io::Stderr>>);
 
 impl Log for Quieter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let is_insides = metadata.level() > log::Level::Warn
             && LOQUACIOUS.iter().any(|library| metadata.target().starts_with(library));
-        self.0.enabled(metadata) && (!is_insides || self.0.level() == LevelFilter::Trace)
+        self.0.enabled(metadata) && !is_insides
     }
 
     fn log(&self, record: &Record<'_>) {
