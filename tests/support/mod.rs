@@ -16,3 +16,4 @@ pub mod process;
 pub mod random;
 pub mod server;
 pub mod transcript;
+pub mod wrappers;
