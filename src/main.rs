@@ -39,6 +39,8 @@ fn run(options: &Options) -> Result<(), String> {
     print("Starting Little Key-Value Store...");
     start_logging(options.log_level);
     let signals = catch_signals().map_err(|err| format!("cannot catch signals: {err}"))?;
+    #[cfg(target_os = "linux")]
+    outlive_file_limit();
 
     let (engine, storage) = open(options)?;
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
@@ -121,6 +123,15 @@ fn catch_signals() -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
         stop.try_send(()).ok();
     })?;
     Ok(stopped)
+}
+
+/// Has a write past the limit on a file's size (`ulimit -f`) fail, as one to a
+/// full disk does. Else the system ends the process there.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "no safe function ignores a signal")]
+fn outlive_file_limit() {
+    // SAFETY: no code runs when a signal comes that is ignored.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 fn start_logging(level: LevelFilter) {

@@ -3,7 +3,7 @@
 //! tiny_http keeps its sockets to itself, so they are looked up among the
 //! process's descriptors. A [`Socket`] owns a duplicate: it names the same
 //! connection for as long as it lives, whatever becomes of the original.
-//! The program's only unsafe code is here.
+//! All unsafe code is here, but for one call in `main`.
 
 #![allow(
     unsafe_code,
