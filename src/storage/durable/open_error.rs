@@ -47,6 +47,15 @@ impl OpenError {
     }
 }
 
+/// The cause behind all others. The database writes those in front of it as
+/// programmers do.
+fn first_cause<'a>(mut err: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(cause) = err.source() {
+        err = cause;
+    }
+    err
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,7 +73,9 @@ impl fmt::Display for OpenError {
                 file.display()
             ),
             Self::Io { what, source } => write!(formatter, "{what}: {source}"),
-            Self::Database(source) => write!(formatter, "its data cannot be read: {source}"),
+            Self::Database(source) => {
+                write!(formatter, "its data cannot be opened: {}", first_cause(&**source))
+            }
         }
     }
 }
