@@ -1,104 +1,21 @@
-//! The durable engine in the real program, on a disk that is slow, fails or
-//! is full: an answer of 200 means synced, and what was answered with 200
-//! stays.
+//! The durable engine in the real program, on a disk that is slow or fails: an
+//! answer of 200 means synced, and what was answered with 200 stays.
 
 #![cfg(target_os = "linux")]
 
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::http::{Connection, Response, put_head, wait_until};
-use support::process::Process;
-use support::wrappers::{there_is, under_strace};
-use tempfile::TempDir;
+use support::http::{Connection, put_head, wait_until};
+use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
+use support::wrappers::there_is;
 
 const SYNCS: &str = "fsync,fdatasync";
-
-/// A directory for a store, and the program on it.
-struct Place {
-    directory: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir().expect("a temporary directory") }
-    }
-
-    /// One that holds a store with the value `kept` under the key `kept`.
-    fn with_a_store() -> Self {
-        let place = Self::new();
-        let process = place.start();
-        acknowledged(&mut process.connect(), "kept", b"kept");
-        ends_well(process);
-        place
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("store")
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.path().join(name).display().to_string()
-    }
-
-    fn arguments(&self) -> [String; 2] {
-        ["--working-dir".to_owned(), self.path().display().to_string()]
-    }
-
-    fn start(&self) -> Process {
-        let arguments = self.arguments();
-        Process::start(&arguments.each_ref().map(String::as_str))
-    }
-
-    /// Starts it with faults that strace is told of.
-    fn start_under_strace(&self, options: &[&str]) -> Process {
-        let arguments = self.arguments();
-        Process::run(under_strace(options, &arguments.each_ref().map(String::as_str)))
-    }
-
-    /// Starts it with faults and no trace.
-    fn start_with(&self, faults: &[&str]) -> Process {
-        self.start_under_strace(&[&["-o", "/dev/null"], faults].concat())
-    }
-}
-
-#[track_caller]
-fn acknowledged(connection: &mut Connection, key: &str, value: &[u8]) {
-    let answer = connection.put(&format!("/kv/{key}"), value);
-    assert_eq!(answer.status(), 200, "{key}: {}", String::from_utf8_lossy(&answer.body));
-}
-
-#[track_caller]
-fn holds(connection: &mut Connection, key: &str, value: &[u8]) {
-    let answer = connection.get(&format!("/kv/{key}"));
-    assert_eq!(answer.status(), 200, "{key}");
-    assert!(answer.body == value, "{key}: {} bytes", answer.body.len());
-}
-
-/// The store holds that value, whole, or none.
-#[track_caller]
-fn holds_or_not(connection: &mut Connection, key: &str, value: &[u8]) {
-    let answer = connection.get(&format!("/kv/{key}"));
-    let is_whole = answer.status() == 200 && answer.body == value;
-    assert!(is_whole || answer.status() == 404, "{key}: {answer:?}");
-}
-
-#[track_caller]
-fn says(answer: &Response, status: u16, text: &str) {
-    assert_eq!((answer.status(), answer.text()), (status, text));
-}
-
-#[track_caller]
-fn ends_well(process: Process) {
-    process.signal("TERM");
-    let (code, log) = process.end();
-    assert_eq!(code, Some(0), "{log}");
-}
 
 /// How many lines of a trace name a system call. Strace may be behind.
 fn count(trace: &Path, call: &str) -> usize {
@@ -320,4 +237,64 @@ fn after_a_failed_write_nothing_is_acknowledged() {
     third_write_fails("write:error=EIO:when=3+", true, FAILED, "the disk has failed");
     third_write_fails("write:error=ENOSPC:when=3+", true, FULL, "the disk is full");
     third_write_fails("write:error=EDQUOT:when=3+", true, FULL, "the disk is full");
+}
+
+/// A failure in the background is noticed without a write.
+#[test]
+fn after_a_failure_in_the_background_nothing_is_acknowledged() {
+    const VALUE_BYTES: usize = 1 << 20;
+    if !there_is("strace") {
+        return;
+    }
+    for (fault, outage) in [("EIO", "the disk has failed"), ("ENOSPC", "the disk has failed")] {
+        let place = Place::with_a_store();
+        let tables = place.file("data/keyspaces/1/tables");
+        let inject = format!("inject=fsync:error={fault}:when=1+");
+        let process = place.start_with(&["-e", "trace=fsync", "-e", &inject, "-P", &tables]);
+        let mut connection = process.connect();
+        let mut stored = 0;
+        // Enough to fill the memory of the tree several times.
+        while stored < 150 {
+            let answer = connection.put(&format!("/kv/{stored}"), &vec![b'x'; VALUE_BYTES]);
+            if answer.status() != 200 {
+                break;
+            }
+            stored += 1;
+        }
+        assert!((16..150).contains(&stored), "{stored} values");
+        let refusal = format!("storage takes no writes: {outage}\n");
+        says(&connection.get("/healthz"), 503, &refusal);
+        says(&connection.put("/kv/more", b"x"), 503, &refusal);
+        for index in 0..stored {
+            holds(&mut connection, &index.to_string(), &vec![b'x'; VALUE_BYTES]);
+        }
+        process.signal("TERM");
+        let (code, log) = process.end();
+        assert_eq!(code, Some(1), "{log}");
+
+        let process = place.start();
+        let mut connection = process.connect();
+        for index in 0..stored {
+            holds(&mut connection, &index.to_string(), &vec![b'x'; VALUE_BYTES]);
+        }
+        acknowledged(&mut connection, "more", b"x");
+        ends_well(process);
+    }
+}
+
+#[test]
+fn a_failure_in_the_background_shows_while_nobody_writes() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let tables = place.file("data/keyspaces/1/tables");
+    // Slow enough that the last write is acknowledged before it.
+    let inject = "inject=fsync:error=EIO:delay_enter=300000";
+    let process = place.start_with(&["-e", "trace=fsync", "-e", inject, "-P", &tables]);
+    let mut connection = process.connect();
+    for index in 0..17 {
+        acknowledged(&mut connection, &index.to_string(), &vec![b'x'; 1 << 20]);
+    }
+    wait_until("it shows", || connection.get("/healthz").status() == 503);
 }
