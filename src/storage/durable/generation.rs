@@ -40,8 +40,9 @@ impl Generation {
         Ok(Self { number, keyspace })
     }
 
-    /// The one in use. Drops all others.
-    pub(super) fn newest(database: &Database) -> fjall::Result<Self> {
+    /// The one in use; there is none only where data is missing. Drops all
+    /// others.
+    pub(super) fn newest(database: &Database) -> fjall::Result<Option<Self>> {
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
@@ -54,7 +55,7 @@ impl Generation {
                 database.delete_keyspace(keyspace)?;
             }
         }
-        newest.ok_or(fjall::Error::Unrecoverable)
+        Ok(newest)
     }
 
     /// Begins the one after this.

@@ -30,6 +30,8 @@ pub enum OpenError {
         /// The first byte that makes no sense.
         at: u64,
     },
+    /// What names the data in use is gone.
+    Incomplete,
     /// A file cannot be made, read or written.
     Io {
         /// What failed.
@@ -66,6 +68,7 @@ impl fmt::Display for OpenError {
                 write!(formatter, "a later version of this program wrote it (format {version})")
             }
             Self::FormatUnknown => formatter.write_str("its file \"format\" is not understood"),
+            Self::Incomplete => formatter.write_str("a part of its data is missing"),
             Self::Damaged { file, at } => write!(
                 formatter,
                 "its journal is damaged: {} is whole up to byte {at} alone; restore a copy of the \
@@ -90,6 +93,7 @@ impl Error for OpenError {
             | Self::InUse
             | Self::Later { .. }
             | Self::FormatUnknown
+            | Self::Incomplete
             | Self::Damaged { .. } => None,
         }
     }

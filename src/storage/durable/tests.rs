@@ -116,7 +116,7 @@ impl Written {
         let copy = self.copy(journal);
         let store = match Durable::open(copy.path()) {
             Ok(store) => store,
-            Err(OpenError::Damaged { .. } | OpenError::Database(_)) => return None,
+            Err(OpenError::Damaged { .. } | OpenError::Incomplete) => return None,
             Err(err) => panic!("{err}"),
         };
         let mut map = held(&store);
