@@ -249,16 +249,16 @@ fn a_half_made_directory_is_finished() {
 fn a_start_that_is_killed_is_started_again() {
     let place = Place::new();
     let arguments = place.arguments();
-    for microseconds in (0..40).map(|round| round * 1500) {
+    for round in 0..16 {
         let mut start = command(&["--port", "0"]);
         start.args(&arguments).stdout(std::process::Stdio::null());
         let mut start = start.stderr(std::process::Stdio::null()).spawn().expect("it runs");
         // Any moment will do, and each is another one.
-        std::thread::sleep(std::time::Duration::from_micros(microseconds));
+        std::thread::sleep(std::time::Duration::from_millis(3 * round));
         start.kill().expect("a child can be killed");
         start.wait().expect("a child can be waited for");
         // Every few rounds from the beginning again.
-        if microseconds % 3000 == 0 && place.path().exists() {
+        if round % 4 == 0 && place.path().exists() {
             ends_well(place.start());
             fs::remove_dir_all(place.path()).expect("it is ours");
         }
