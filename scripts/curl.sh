@@ -4,6 +4,7 @@
 # large and binary values, exit codes, and the answers to what is wrong.
 #
 #     scripts/curl.sh                              starts a server of its own
+#     ENGINE=durable scripts/curl.sh               on the durable engine
 #     URL=http://127.0.0.1:8888 scripts/curl.sh    asks one that runs
 #
 # It overwrites a few keys (greeting, notes.txt, ...) and leaves them in the

@@ -4,6 +4,7 @@
 # flags, asks a few things, and reads every value back to compare its bytes.
 #
 #     scripts/demo.sh                              starts a server of its own
+#     ENGINE=durable scripts/demo.sh               on the durable engine
 #     URL=http://127.0.0.1:8888 scripts/demo.sh    fills one that runs
 #
 # A server of its own is gone at the end; one that runs keeps the countries.

@@ -21,6 +21,7 @@ WORK=$(mktemp -d "${TMPDIR:-/tmp}/little-key-value.XXXXXX")
 BIN=${LKV_BIN:-}
 URL=${URL:-}
 URL=${URL%/}
+ENGINE=${ENGINE:-memory}
 SERVER_PID=
 PASSED=0
 FAILED=0
@@ -91,16 +92,19 @@ second_line_is_there() {
 }
 
 # start_server [FLAG...]: the same on a port that the system gives.
-# shellcheck disable=SC2120 # The flags are for the scripts.
 start_server() {
     launch --port 0 "$@"
 }
 
-# The server at $URL if the caller gave one, else one of our own.
+# The server at $URL if the caller gave one, else one of our own. ENGINE says
+# on which engine: memory, or durable in a directory that goes with $WORK.
 use_server() {
     if [ -z "$URL" ]; then
-        # shellcheck disable=SC2119
-        start_server
+        case $ENGINE in
+            memory) start_server ;;
+            durable) start_server --working-dir "$WORK/store" ;;
+            *) echo "no such engine: $ENGINE" >&2 && exit 1 ;;
+        esac
     fi
 }
 

@@ -5,6 +5,7 @@
 # every byte of the answers.
 #
 #     scripts/seed.sh                              starts a server of its own
+#     ENGINE=durable scripts/seed.sh               on the durable engine
 #     URL=http://127.0.0.1:8888 scripts/seed.sh    asks one that runs
 #
 # It leaves the capitals of Kenya and Uganda in the store.

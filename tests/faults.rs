@@ -7,12 +7,13 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 use support::http::Connection;
 use support::process::{Process, command};
+use support::wrappers::{is_root, there_is, under, under_strace};
 
 /// The value that every fault has to leave as it is.
 const VALUE: &[u8] = b"Nairobi";
@@ -22,37 +23,6 @@ const VALUE: &[u8] = b"Nairobi";
 /// machines that do much else.
 const SOON: Duration = Duration::from_secs(2);
 const SOON_AFTER_A_CROWD: Duration = Duration::from_secs(5);
-
-/// Whether a tool is there. Without it a test has nothing to say, which it may
-/// not where CI is set.
-fn there_is(tool: &str) -> bool {
-    let found = Command::new(tool)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok();
-    assert!(found || std::env::var_os("CI").is_none(), "CI is set and there is no {tool}");
-    if !found {
-        eprintln!("skipped: there is no {tool} here");
-    }
-    found
-}
-
-/// The program with these arguments on a port of the system's choice, started
-/// by another one in its own place.
-fn under(wrapper: &[&str], program: Option<&Path>, arguments: &[&str]) -> Command {
-    let inner = command(&[&["--port", "0"], arguments].concat());
-    let program = program.map_or_else(|| inner.get_program(), Path::as_os_str);
-    let (first, more) = wrapper.split_first().expect("a wrapper has a name");
-    let mut outer = Command::new(first);
-    outer.args(more).arg(program).args(inner.get_args()).stdin(Stdio::null());
-    for (name, value) in inner.get_envs() {
-        assert!(value.is_none(), "the program under test is given no variables");
-        outer.env_remove(name);
-    }
-    outer
-}
 
 fn store_the_value(process: &Process) {
     assert_eq!(process.connect().put("/kv/kenya:capital", VALUE).status(), 200);
@@ -122,11 +92,9 @@ fn a_failed_accept_is_not_the_last_one() {
         return;
     }
     for error in ["ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM"] {
-        // With -D the program is our child and strace is not, so signals reach it.
         let inject = format!("inject=accept4:error={error}:when=3+3");
-        let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4"];
-        let strace = [&strace[..], &["-e", &inject, "--"]].concat();
-        let mut process = Process::run(under(&strace, None, &[]));
+        let options = ["-o", "/dev/null", "-e", "trace=accept4", "-e", &inject];
+        let mut process = Process::run(under_strace(&options, &[]));
         store_the_value(&process);
         let mut kept = process.connect();
         assert_eq!(kept.get("/kv/kenya:capital").body, VALUE);
@@ -205,13 +173,4 @@ fn limit_threads(setpriv: &[&str], process_id: &str, limit: &str) {
     let mut prlimit = Command::new(first);
     prlimit.args(more).args(["prlimit", "--pid", process_id, &nproc]);
     assert!(prlimit.status().expect("setpriv runs").success(), "{prlimit:?}");
-}
-
-fn is_root() -> bool {
-    let output = Command::new("id").arg("-u").output().expect("id runs");
-    let root = output.stdout.trim_ascii() == b"0";
-    if !root {
-        eprintln!("skipped: only root may run the program as somebody else");
-    }
-    root
 }

@@ -87,6 +87,11 @@ fn clear(store: &Store) {
     store.clear().expect("the engine clears");
 }
 
+/// So many, or a fifth of it where each write waits for a disk.
+fn fewer_if_slow(store: &Store, many: usize) -> usize {
+    if store.writes_wait() { many / 5 } else { many }
+}
+
 fn an_absent_key_is_none(store: Store) {
     assert_eq!(get(&store, "absent"), None);
     set(&store, "present", "x");
@@ -122,14 +127,14 @@ fn deleting_is_idempotent(store: Store) {
 }
 
 fn deleting_leaves_the_others(store: Store) {
-    const KEYS: usize = 5000;
-    for index in 0..KEYS {
+    let keys = fewer_if_slow(&store, 5000);
+    for index in 0..keys {
         set(&store, &format!("key {index}"), format!("value {index}"));
     }
-    for index in (0..KEYS).filter(|index| index % 10 != 0) {
+    for index in (0..keys).filter(|index| index % 10 != 0) {
         delete(&store, &format!("key {index}"));
     }
-    for index in 0..KEYS {
+    for index in 0..keys {
         let left = (index % 10 == 0).then(|| format!("value {index}").into());
         assert_eq!(get(&store, &format!("key {index}")), left, "key {index}");
     }
@@ -145,12 +150,12 @@ fn a_deleted_key_can_be_set_again(store: Store) {
 }
 
 fn clearing_deletes_every_key(store: Store) {
-    const KEYS: usize = 5000;
-    for index in 0..KEYS {
+    let keys = fewer_if_slow(&store, 5000);
+    for index in 0..keys {
         set(&store, &format!("key {index}"), "x");
     }
     clear(&store);
-    let left = (0..KEYS).filter(|index| get(&store, &format!("key {index}")).is_some()).count();
+    let left = (0..keys).filter(|index| get(&store, &format!("key {index}")).is_some()).count();
     assert_eq!(left, 0);
 }
 
@@ -291,11 +296,11 @@ fn a_value_outlives_the_store(store: Store) {
 }
 
 fn random_operations_agree_with_a_map(store: Store) {
-    const OPERATIONS: usize = 20_000;
     const KEYS: usize = 300;
+    let operations = fewer_if_slow(&store, 20_000);
     let mut random = Random::of_this_run();
     let mut map: BTreeMap<String, Bytes> = BTreeMap::new();
-    for index in 0..OPERATIONS {
+    for index in 0..operations {
         let name = format!("key {}", random.below(KEYS));
         match random.below(1000) {
             0 => {
@@ -344,13 +349,13 @@ fn of_many_writers_one_wins_whole(store: Store) {
 }
 
 fn different_keys_do_not_disturb_each_other(store: Store) {
-    const KEYS_EACH: u64 = 2000;
+    let keys_each = fewer_if_slow(&store, 2000) as u64;
     thread::scope(|scope| {
         for writer in 0..8 {
             let store = &store;
             scope.spawn(move || {
-                for index in 0..KEYS_EACH {
-                    set(store, &format!("{writer}:{index}"), bytes_of(writer * KEYS_EACH + index));
+                for index in 0..keys_each {
+                    set(store, &format!("{writer}:{index}"), bytes_of(writer * keys_each + index));
                     if index % 3 == 0 {
                         delete(store, &format!("{writer}:{index}"));
                     }
@@ -358,8 +363,8 @@ fn different_keys_do_not_disturb_each_other(store: Store) {
             });
         }
     });
-    for number in 0..8 * KEYS_EACH {
-        let (writer, index) = (number / KEYS_EACH, number % KEYS_EACH);
+    for number in 0..8 * keys_each {
+        let (writer, index) = (number / keys_each, number % keys_each);
         let read = get(&store, &format!("{writer}:{index}")).map(|value| number_of(&value));
         assert_eq!(read, (index % 3 != 0).then_some(number), "{writer}:{index}");
     }
@@ -382,19 +387,22 @@ fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
 }
 
 fn each_key_is_linearizable(store: Store) {
-    let plan = Plan { clients: 4, calls: 4000, keys: 3, clears_per_mille: 0 };
+    let calls = fewer_if_slow(&store, 4000);
+    let plan = Plan { clients: 4, calls, keys: 3, clears_per_mille: 0 };
     let history = record(plan, &Random::of_this_run(), || perform(&store));
     check_each_key(&history).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 fn each_key_is_linearizable_with_clears(store: Store) {
-    let plan = Plan { clients: 4, calls: 1000, keys: 3, clears_per_mille: 50 };
+    let calls = fewer_if_slow(&store, 1000);
+    let plan = Plan { clients: 4, calls, keys: 3, clears_per_mille: 50 };
     let history = record(plan, &Random::of_this_run(), || perform(&store));
     check_each_key(&history).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 fn clearing_is_one_moment_for_all_keys(store: Store) {
-    let plan = Plan { clients: 4, calls: 1000, keys: 8, clears_per_mille: 100 };
+    let calls = fewer_if_slow(&store, 1000);
+    let plan = Plan { clients: 4, calls, keys: 8, clears_per_mille: 100 };
     let history = record(plan, &Random::of_this_run(), || perform(&store));
     check(&history).unwrap_or_else(|violation| panic!("{violation}"));
 }

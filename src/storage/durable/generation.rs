@@ -46,21 +46,25 @@ impl Generation {
         mark.commit()
     }
 
-    /// The one in use. Drops all others.
-    pub(super) fn newest(database: &Database) -> fjall::Result<Self> {
+    /// The one in use; there is none only where data is missing. Removes what
+    /// is left of others.
+    pub(super) fn newest(database: &Database) -> fjall::Result<Option<Self>> {
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
-        let mut newest = None;
+        let (mut newest, mut others) = (None, Vec::new());
         while let Some(number) = numbers.pop() {
             let keyspace = database.keyspace(&number.to_string(), options)?;
             if newest.is_none() && keyspace.contains_key(MARK)? {
                 newest = Some(Self { number, keyspace });
             } else {
-                database.delete_keyspace(keyspace)?;
+                others.push(keyspace);
             }
         }
-        newest.ok_or(fjall::Error::Unrecoverable)
+        if newest.is_some() {
+            others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
+        }
+        Ok(newest)
     }
 
     /// Begins the one after this.

@@ -31,32 +31,38 @@ const NUMBER_MAX: u64 = (1 << 62) - 1;
 /// Every batch ends with these bytes.
 const TRAILER: [u8; 4] = *b"FJL\x03";
 
+/// The bytes before a batch's items, and those after them.
+const START_BYTES: usize = 13;
+const END_BYTES: usize = 13;
+
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
 
 /// Checks every journal in the folder of a database, and cuts off what a crash
-/// has left unfinished at the end of the last one.
+/// has left unfinished at the end.
 pub(super) fn check(data: &Path) -> Result<(), OpenError> {
     let journals = journals(data).map_err(unreadable)?;
     let mut highest = None;
-    for (index, journal) in journals.iter().enumerate() {
+    let mut torn: Option<(&Path, u64)> = None;
+    for journal in &journals {
         let scan = Scan::read(journal, highest).map_err(unreadable)?;
-        if scan.followed_by_zeros {
-            highest = scan.highest;
-            continue;
+        // The database may begin a journal after a write to another has failed.
+        if let Some((file, at)) = torn.filter(|_| !scan.is_empty()) {
+            return Err(OpenError::Damaged { file: file.to_owned(), at });
         }
-        let is_last = index + 1 == journals.len();
-        if !is_last || scan.is_damaged {
+        if scan.is_damaged {
             return Err(OpenError::Damaged { file: journal.clone(), at: scan.whole_bytes });
         }
-        cut(journal, scan.whole_bytes).map_err(|err| OpenError::io("its journal is torn", err))?;
-        log::warn!(
-            "{}: an unfinished write was cut off at byte {}",
-            journal.display(),
-            scan.whole_bytes
-        );
+        if !scan.followed_by_zeros {
+            torn = Some((journal, scan.whole_bytes));
+        }
+        highest = scan.highest;
+    }
+    if let Some((journal, bytes)) = torn {
+        cut(journal, bytes).map_err(|err| OpenError::io("its journal is torn", err))?;
+        log::warn!("{}: an unfinished write was cut off at byte {bytes}", journal.display());
     }
     Ok(())
 }
@@ -122,18 +128,56 @@ impl Scan {
         }
         Ok(Self { whole_bytes, highest, followed_by_zeros, is_damaged })
     }
+
+    /// Whether nothing was written to it yet.
+    fn is_empty(&self) -> bool {
+        self.whole_bytes == 0 && self.followed_by_zeros
+    }
 }
 
 /// Whether a whole batch with a higher number begins anywhere in `bytes`.
 fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == START) {
         let mut from = bytes.get(at..).unwrap_or_default();
+        // Values hold any bytes: to sum up all that begin like a batch could
+        // take days.
+        if !has_shape(from) {
+            continue;
+        }
         let batch = Batch::read(&mut from)?;
         if batch.is_some_and(|batch| highest.is_none_or(|highest| batch.number > highest)) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether `bytes` begin with as many items as they say, and then an end.
+fn has_shape(bytes: &[u8]) -> bool {
+    let Some((&[START, ref items @ ..], _)) = bytes.split_first_chunk::<5>() else { return false };
+    let mut rest = bytes.get(START_BYTES..);
+    for _ in 0..u32::from_le_bytes(*items) {
+        rest = rest.and_then(after_item);
+        if rest.is_none() {
+            return false;
+        }
+    }
+    let end = rest.and_then(|rest| rest.get(..END_BYTES));
+    end.is_some_and(|end| end.first() == Some(&END) && end.ends_with(&TRAILER))
+}
+
+/// What comes after the item that `bytes` begin with.
+fn after_item(bytes: &[u8]) -> Option<&[u8]> {
+    let (tag, rest) = bytes.split_first()?;
+    match *tag {
+        CLEAR => rest.get(8..),
+        ITEM => {
+            let key_bytes = u16::from_le_bytes(*rest.get(10..)?.first_chunk()?);
+            let written_bytes = u32::from_le_bytes(*rest.get(16..)?.first_chunk()?);
+            rest.get(20..)?.get(usize::from(key_bytes)..)?.get(written_bytes as usize..)
+        }
+        _ => None,
+    }
 }
 
 /// Whether nothing but zeros is left to read.

@@ -68,6 +68,7 @@ impl Durable {
         journal::check(&data)?;
         let database = open_database(&data)?;
         let generation = Generation::newest(&database).map_err(database_error)?;
+        let generation = generation.ok_or(OpenError::Incomplete)?;
 
         let current = Arc::new(RwLock::new(generation.keyspace().clone()));
         let status = Arc::<Status>::default();

@@ -30,6 +30,8 @@ pub enum OpenError {
         /// The first byte that makes no sense.
         at: u64,
     },
+    /// What names the data in use is gone.
+    Incomplete,
     /// A file cannot be made, read or written.
     Io {
         /// What failed.
@@ -47,6 +49,15 @@ impl OpenError {
     }
 }
 
+/// The cause behind all others. The database writes those in front of it as
+/// programmers do.
+fn first_cause<'a>(mut err: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(cause) = err.source() {
+        err = cause;
+    }
+    err
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -57,6 +68,7 @@ impl fmt::Display for OpenError {
                 write!(formatter, "a later version of this program wrote it (format {version})")
             }
             Self::FormatUnknown => formatter.write_str("its file \"format\" is not understood"),
+            Self::Incomplete => formatter.write_str("a part of its data is missing"),
             Self::Damaged { file, at } => write!(
                 formatter,
                 "its journal is damaged: {} is whole up to byte {at} alone; restore a copy of the \
@@ -64,7 +76,9 @@ impl fmt::Display for OpenError {
                 file.display()
             ),
             Self::Io { what, source } => write!(formatter, "{what}: {source}"),
-            Self::Database(source) => write!(formatter, "its data cannot be read: {source}"),
+            Self::Database(source) => {
+                write!(formatter, "its data cannot be opened: {}", first_cause(&**source))
+            }
         }
     }
 }
@@ -79,6 +93,7 @@ impl Error for OpenError {
             | Self::InUse
             | Self::Later { .. }
             | Self::FormatUnknown
+            | Self::Incomplete
             | Self::Damaged { .. } => None,
         }
     }

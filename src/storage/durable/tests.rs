@@ -1,1 +1,262 @@
+//! What a damaged directory is opened as: a copy of a store whose journal is
+//! cut or changed anywhere holds what was stored at some moment, or is refused.
+//!
+//! A sample of the positions is tried; `LKV_TEST_EVERY_BYTE=1` tries them all.
 
+use super::*;
+use std::collections::BTreeMap;
+use std::fs;
+use tempfile::TempDir;
+
+type Map = BTreeMap<String, Vec<u8>>;
+
+/// What a test stores, one write after the other.
+enum Write {
+    Set(&'static str, Vec<u8>),
+    Delete(&'static str),
+    Clear,
+    /// Moves what was written so far to tables.
+    Flush,
+}
+
+use Write::{Clear, Delete, Flush, Set};
+
+/// A directory and what its store held after each of its writes.
+struct Written {
+    directory: TempDir,
+    /// The journal without the room that is set aside behind it.
+    journal: Vec<u8>,
+    /// Where the journal ended after each write, and what was stored then.
+    moments: Vec<(usize, Map)>,
+}
+
+const JOURNAL: &str = "data/0.jnl";
+
+fn key(text: &str) -> Key {
+    Key::new(text).expect("a key of 1 to 1024 bytes")
+}
+
+fn set(store: &Durable, text: &str, value: &[u8]) {
+    let entry = Entry::new(Bytes::copy_from_slice(value));
+    store.set(key(text), entry).expect("the engine writes");
+}
+
+fn open(path: &Path) -> Durable {
+    Durable::open(path).unwrap_or_else(|err| panic!("{err}"))
+}
+
+/// What a store holds under the keys of the tests.
+fn held(store: &Durable) -> Map {
+    let mut held = Map::new();
+    for text in ["a", "b", "c", "d", "new"] {
+        if let Some(entry) = store.get(&key(text)).expect("the engine reads") {
+            held.insert(text.to_owned(), entry.value().to_vec());
+        }
+    }
+    held
+}
+
+impl Written {
+    fn new(writes: &[Write]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let journal = directory.path().join(JOURNAL);
+        let store = open(directory.path());
+        let mut map = Map::new();
+        let mut moments = vec![(used_bytes(&journal), map.clone())];
+        for write in writes {
+            match write {
+                Set(text, value) => {
+                    set(&store, text, value);
+                    map.insert((*text).to_owned(), value.clone());
+                }
+                Delete(text) => {
+                    store.delete(&key(text)).expect("the engine deletes");
+                    map.remove(*text);
+                }
+                Clear => {
+                    store.clear().expect("the engine clears");
+                    map.clear();
+                }
+                Flush => {
+                    let keyspace = store.current.read().expect("no writer panics").clone();
+                    keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+                    // What is in tables is no longer the journal's.
+                    moments.clear();
+                }
+            }
+            moments.push((used_bytes(&journal), map.clone()));
+        }
+        drop(store);
+        let mut journal = fs::read(journal).expect("there is a journal");
+        journal.truncate(moments.last().expect("a moment").0);
+        Self { directory, journal, moments }
+    }
+
+    /// A copy of the directory with another journal.
+    fn copy(&self, journal: &[u8]) -> TempDir {
+        // No crash is tried here, so the copy needs no disk that keeps it.
+        let memory = Path::new("/dev/shm");
+        let copy = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let copy = copy.expect("a directory");
+        copy_all(self.directory.path(), copy.path());
+        fs::write(copy.path().join(JOURNAL), journal).expect("a journal is written");
+        copy
+    }
+
+    /// What was stored when the journal had at most so many bytes.
+    fn moment(&self, bytes: usize) -> &Map {
+        let (_, map) =
+            self.moments.iter().rfind(|(end, _)| *end <= bytes).unwrap_or(&self.moments[0]);
+        map
+    }
+
+    /// Opens a copy with that journal; gives what it holds. It has to take
+    /// writes and keep them.
+    fn reopened(&self, journal: &[u8]) -> Option<Map> {
+        let copy = self.copy(journal);
+        let store = match Durable::open(copy.path()) {
+            Ok(store) => store,
+            Err(OpenError::Damaged { .. } | OpenError::Incomplete) => return None,
+            Err(err) => panic!("{err}"),
+        };
+        let mut map = held(&store);
+        let found = map.clone();
+        set(&store, "new", b"after the damage");
+        drop(store);
+        map.insert("new".to_owned(), b"after the damage".to_vec());
+        assert_eq!(held(&open(copy.path())), map, "after one more start");
+        Some(found)
+    }
+
+    /// Cuts the journal at one position after the other.
+    fn is_cut_anywhere(&self) {
+        for bytes in positions(0..self.journal.len()) {
+            let found = self.reopened(&self.journal[..bytes]);
+            if let Some(found) = found {
+                assert_eq!(&found, self.moment(bytes), "cut at {bytes}");
+            } else {
+                assert!(bytes < self.moments[0].0, "cut at {bytes} and refused");
+            }
+        }
+    }
+
+    /// Changes one byte after the other.
+    fn is_changed_anywhere(&self) {
+        let mut refused = 0;
+        for at in positions(0..self.journal.len()) {
+            let changes = [self.journal[at] ^ 0x01, self.journal[at] ^ 0x80, 0, 0xff];
+            for change in if every_byte() { &changes[..] } else { &changes[at % 4..=at % 4] } {
+                let mut journal = self.journal.clone();
+                journal[at] = *change;
+                let Some(found) = self.reopened(&journal) else {
+                    refused += 1;
+                    continue;
+                };
+                let is_prefix = self.moments.iter().any(|(_, map)| *map == found);
+                assert!(is_prefix, "byte {at} as {change:#x}: {found:?}");
+            }
+        }
+        assert!(refused > 0, "no damage was noticed");
+    }
+}
+
+fn every_byte() -> bool {
+    std::env::var_os("LKV_TEST_EVERY_BYTE").is_some()
+}
+
+fn positions(all: std::ops::Range<usize>) -> impl Iterator<Item = usize> {
+    all.step_by(if every_byte() { 1 } else { 7 })
+}
+
+/// How much of a journal is written.
+fn used_bytes(journal: &Path) -> usize {
+    let bytes = fs::read(journal).expect("there is a journal");
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("a readable directory");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            fs::create_dir_all(&target).expect("a directory");
+            copy_all(&entry.path(), &target);
+        } else if entry.path().extension().is_none_or(|extension| extension != "jnl") {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
+
+fn only_in_the_journal() -> Written {
+    Written::new(&[
+        Set("a", b"one".to_vec()),
+        Set("b", vec![0; 20]),
+        Set("a", b"two".to_vec()),
+        Delete("b"),
+        Set("c", vec![1; 50]),
+        Set("b", b"again".to_vec()),
+        Delete("absent"),
+        Set("d", b"\xff\x03FJL\x03".to_vec()),
+    ])
+}
+
+fn also_in_tables() -> Written {
+    Written::new(&[
+        Set("a", b"one".to_vec()),
+        Set("b", b"b".to_vec()),
+        Set("c", vec![b'c'; 50]),
+        Flush,
+        Set("a", b"two".to_vec()),
+        Delete("b"),
+        Flush,
+        Set("a", b"three".to_vec()),
+        Set("b", b"again".to_vec()),
+        Delete("c"),
+    ])
+}
+
+fn cleared_between() -> Written {
+    Written::new(&[
+        Set("a", b"one".to_vec()),
+        Set("b", b"b".to_vec()),
+        Clear,
+        Set("a", b"two".to_vec()),
+        Delete("b"),
+        Set("c", b"c".to_vec()),
+    ])
+}
+
+#[test]
+fn a_journal_cut_anywhere_is_a_moment_of_the_past() {
+    only_in_the_journal().is_cut_anywhere();
+}
+
+#[test]
+fn a_journal_cut_anywhere_beside_tables_is_a_moment_of_the_past() {
+    also_in_tables().is_cut_anywhere();
+}
+
+#[test]
+fn a_journal_with_a_changed_byte_gives_no_wrong_value() {
+    only_in_the_journal().is_changed_anywhere();
+}
+
+#[test]
+fn a_journal_with_a_changed_byte_beside_tables_gives_no_wrong_value() {
+    also_in_tables().is_changed_anywhere();
+}
+
+/// What was cleared is gone, so without the clear's own batch there is nothing
+/// that could be shown.
+#[test]
+fn a_journal_cut_or_changed_beside_a_clear_gives_no_wrong_value() {
+    let written = cleared_between();
+    let clear = written.moments[3].0;
+    for bytes in positions(0..written.journal.len()) {
+        match written.reopened(&written.journal[..bytes]) {
+            Some(found) => assert_eq!(&found, written.moment(bytes), "cut at {bytes}"),
+            None => assert!(bytes < clear, "cut at {bytes} and refused"),
+        }
+    }
+    written.is_changed_anywhere();
+}

@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+"""Kills the durable store again and again while it is written to. It is run
+by crash.sh:
+
+    crash.py --program PROGRAM --directory DIR --rounds N [--seed N] [--count FILE]
+
+Each client writes numbered values under keys of its own, deletes them, and now
+and then clears everything, while others read. After each kill -9 the store is
+started again and every key has to hold what the last acknowledged write has
+left, or what a later one that was not acknowledged has. What a reader has seen
+counts as acknowledged.
+"""
+
+import argparse
+import http.client
+import itertools
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+
+CLIENTS = 6
+READERS = 2
+KEYS_EACH = 6
+PATIENCE_SECONDS = 20
+KILLED_AFTER_SECONDS = (0.02, 0.5)
+
+FOREVER = float("inf")
+clock = itertools.count(1)
+
+
+class Write:
+    """A set, a delete or a clear: from when to when, and what it left behind."""
+
+    def __init__(self, value):
+        self.value = value
+        self.begun = next(clock)
+        # When it was known to have taken effect.
+        self.done = FOREVER
+
+
+class Key:
+    """What was written under a key since it was last read with nobody writing."""
+
+    def __init__(self):
+        self.writes = []
+        self.reads = []
+        self.settle(None)
+
+    def settle(self, value):
+        first = Write(value)
+        first.done = next(clock)
+        self.writes = [first]
+        self.reads = []
+
+
+def number_in(value):
+    return value and value.split(b" ", 1)[0]
+
+
+def value_of(number):
+    """The number, and so many bytes more that a torn value is known by them."""
+    length = random.Random(number).choice((0, 1, 20, 300, 5000, 70_000))
+    return b"%d %d " % (number, length) + b"%d" % (number % 10) * length
+
+
+class Store:
+    """The program on its directory."""
+
+    def __init__(self, program, directory):
+        self.command = [program, "--port", "0", "--log-level", "warn", "--working-dir", directory]
+        self.process = None
+        self.port = None
+
+    def start(self, killed_after=None):
+        """Starts it; gives whether it listens, which it may not if it is killed."""
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.startswith("LKV_")}
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE,
+                                        stdin=subprocess.DEVNULL, env=environment)
+        if killed_after is not None:
+            time.sleep(killed_after)
+            self.kill()
+            return False
+        timer = threading.Timer(PATIENCE_SECONDS, self.process.kill)
+        timer.start()
+        lines = [self.process.stdout.readline() for _ in range(2)]
+        timer.cancel()
+        address = lines[1].partition(b"http://")[2].split(b" ")[0]
+        if not address:
+            return False
+        self.port = int(address.rpartition(b":")[2])
+        return True
+
+    def connect(self):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def ask(connection, method, target, body=None):
+    """The status and the body; None if the store is gone."""
+    try:
+        connection.request(method, target, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+class Rounds:
+    """What is known over all rounds."""
+
+    def __init__(self, store, seed):
+        self.store = store
+        self.random = random.Random(seed)
+        self.keys = {f"{client}:{index}": Key()
+                     for client in range(CLIENTS) for index in range(KEYS_EACH)}
+        self.clears = []
+        self.numbers = itertools.count(1)
+        self.acknowledged = self.recovered = self.unacknowledged = self.read = 0
+        self.wrong = []
+
+    def writes_to(self, key):
+        return key.writes + self.clears
+
+    # While it runs.
+
+    def write(self, client, seed, stop):
+        choice = random.Random(seed)
+        connection = self.store.connect()
+        while not stop.is_set():
+            name = f"{client}:{choice.randrange(KEYS_EACH)}"
+            kind = choice.random()
+            if kind < 0.005:
+                write, call = Write(None), ("DELETE", "/clear")
+                self.clears.append(write)
+            elif kind < 0.25:
+                write, call = Write(None), ("DELETE", f"/kv/{name}")
+                self.keys[name].writes.append(write)
+            else:
+                value = value_of(next(self.numbers))
+                write, call = Write(value), ("PUT", f"/kv/{name}", value)
+                self.keys[name].writes.append(write)
+            answer = ask(connection, *call)
+            if answer is None:
+                return
+            if answer[0] == 200:
+                write.done = next(clock)
+                self.acknowledged += 1
+            elif answer[0] != 503:
+                self.wrong.append(f"{call[:2]} is answered with {answer}")
+
+    def look(self, seed, stop):
+        choice = random.Random(seed)
+        connection = self.store.connect()
+        names = list(self.keys)
+        while not stop.is_set():
+            name = choice.choice(names)
+            begun = next(clock)
+            answer = ask(connection, "GET", f"/kv/{name}")
+            if answer is None:
+                return
+            value = answer[1] if answer[0] == 200 else None
+            self.keys[name].reads.append((begun, next(clock), value))
+
+    # Once it is dead.
+
+    def judge_reads(self, name, key):
+        for begun, done, value in key.reads:
+            writes = self.writes_to(key)
+            # What had an end before another began, that had one before the read.
+            last = max((write.begun for write in writes if write.done < begun), default=0)
+            if not any(write.value == value and write.begun < done and write.done > last
+                       for write in writes):
+                self.wrong.append(f"{name}: a read saw {number_in(value)}, which was not there")
+            self.read += 1
+        for begun, done, value in key.reads:
+            for write in key.writes:
+                if value is not None and write.value == value:
+                    write.done = min(write.done, done)
+
+    def judge(self):
+        """Reads every key of a store that was started again."""
+        for name, key in self.keys.items():
+            self.judge_reads(name, key)
+        connection = self.store.connect()
+        for name, key in self.keys.items():
+            answer = ask(connection, "GET", f"/kv/{name}")
+            if answer is None or answer[0] not in (200, 404):
+                self.wrong.append(f"{name}: cannot be read: {answer}")
+                continue
+            value = answer[1] if answer[0] == 200 else None
+            writes = self.writes_to(key)
+            last = max(write.begun for write in writes if write.done < FOREVER)
+            possible = [write for write in writes if write.done > last]
+            self.unacknowledged += sum(write.done == FOREVER for write in key.writes)
+            if any(write.value == value for write in possible):
+                self.recovered += 1
+            else:
+                self.wrong.append(f"{name}: holds {number_in(value)}, and should hold one of "
+                                  f"{[number_in(write.value) for write in possible]}")
+            key.settle(value)
+        self.clears = []
+
+    def run(self):
+        """One round: start, judge, load, kill. Gives whether it starts."""
+        for _ in range(self.random.choice((0, 0, 0, 1, 2))):
+            self.store.start(killed_after=self.random.uniform(0, 0.1))
+        if not self.store.start():
+            self.wrong.append("the store does not start")
+            return False
+        self.judge()
+        stop = threading.Event()
+        threads = [threading.Thread(target=self.write,
+                                    args=(client, self.random.random(), stop))
+                   for client in range(CLIENTS)]
+        threads += [threading.Thread(target=self.look, args=(self.random.random(), stop))
+                    for _ in range(READERS)]
+        for thread in threads:
+            thread.start()
+        time.sleep(self.random.uniform(*KILLED_AFTER_SECONDS))
+        self.store.kill()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        return True
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--directory", required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--count")
+    options = parser.parse_args()
+
+    print(f"seed {options.seed}, {options.rounds} rounds", flush=True)
+    rounds = Rounds(Store(options.program, options.directory), options.seed)
+    done = 0
+    try:
+        while done < options.rounds and not rounds.wrong and rounds.run():
+            done += 1
+        if not rounds.wrong:
+            if rounds.store.start():
+                rounds.judge()
+            else:
+                rounds.wrong.append("the store does not start")
+    finally:
+        if rounds.store.process.poll() is None:
+            rounds.store.kill()
+    for wrong in rounds.wrong[:10]:
+        print(f"        {wrong}")
+    checks = [
+        (f"{done} times killed and started again", done == options.rounds),
+        (f"{rounds.acknowledged} writes acknowledged, {rounds.unacknowledged} not; "
+         f"{rounds.recovered} values as they should be, {len(rounds.wrong)} lost or wrong; "
+         f"{rounds.read} reads", rounds.acknowledged > 0 and not rounds.wrong),
+    ]
+    for what, is_right in checks:
+        print(f"{'ok     ' if is_right else 'FAILED '} {what}")
+    if options.count:
+        failed = sum(not is_right for _, is_right in checks)
+        with open(options.count, "w") as file:
+            file.write(f"{len(checks) - failed} {failed}\n")
+    sys.exit(1 if rounds.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+#
+# Kills the durable store with SIGKILL at any moment while it is written to,
+# again and again, and looks whether every acknowledged write is there.
+#
+#     scripts/crash.sh                 a hundred rounds, about a minute and a half
+#     scripts/crash.sh --short         ten
+#     ROUNDS=1000 scripts/crash.sh     as many as it says
+#
+# The store is in a temporary directory and gone at the end.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+rounds=${ROUNDS:-100}
+if [ "${1:-}" = --short ]; then
+    rounds=${ROUNDS:-10}
+fi
+
+need python3 'kills' || summary
+
+find_program
+counted crash.py --program "$BIN" --directory "$WORK/store" --rounds "$rounds"
+summary

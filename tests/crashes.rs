@@ -1,0 +1,245 @@
+//! The durable engine in the real program, which is killed while clients
+//! write: what was acknowledged is there, what was not is there whole or not
+//! at all, and no order of the calls is impossible.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use support::history::{bytes_of, number_of};
+use support::http::{Connection, Response, put_head, wait_until};
+use support::linearizability::{Call, Operation, check, check_each_key};
+use support::place::{Place, acknowledged, ends_well, holds, says};
+use support::process::Process;
+use support::random::Random;
+use support::wrappers::{there_is, under_strace};
+
+const CLIENTS: usize = 6;
+const KEYS: usize = 4;
+
+/// What happened, over several lives of the program.
+struct Log {
+    clock: AtomicU64,
+    history: Mutex<Vec<Operation>>,
+    numbers: AtomicU64,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self { clock: AtomicU64::new(0), history: Mutex::default(), numbers: AtomicU64::new(0) }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Makes a call and notes it. Gives whether the program has answered.
+    fn make(&self, connection: &mut Connection, client: usize, call: Call) -> bool {
+        let invoked = self.tick();
+        let answer = ask(connection, call);
+        let returned = self.tick();
+        let (saw, returned) = match (&answer, call) {
+            (Some(answer), Call::Get(_)) if answer.status() == 200 => {
+                (Some(number_of(&answer.body)), returned)
+            }
+            (Some(answer), Call::Get(_)) => {
+                says(answer, 404, "key not found\n");
+                (None, returned)
+            }
+            (Some(answer), _) => {
+                assert_eq!(answer.status(), 200, "{call:?}");
+                (None, returned)
+            }
+            // Nobody has seen anything.
+            (None, Call::Get(_)) => return false,
+            // It may take effect at any time from here on, or never: that is
+            // as good as after everything else.
+            (None, _) => (None, u64::MAX),
+        };
+        let operation = Operation { client, call, saw, invoked, returned };
+        self.history.lock().expect("no client panics with it").push(operation);
+        answer.is_some()
+    }
+}
+
+fn ask(connection: &mut Connection, call: Call) -> Option<Response> {
+    let request = match call {
+        Call::Get(key) => format!("GET /kv/{key} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes(),
+        Call::Delete(key) => {
+            format!("DELETE /kv/{key} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes()
+        }
+        Call::Clear => b"DELETE /clear HTTP/1.1\r\nHost: test\r\n\r\n".to_vec(),
+        Call::Set(key, number) => {
+            let value = bytes_of(number);
+            [put_head(&format!("/kv/{key}"), value.len()).into_bytes(), value].concat()
+        }
+    };
+    connection.try_send(request).ok()?;
+    connection.try_response_to("GET").ok()
+}
+
+/// Calls until the program is gone or `calls` were made.
+fn call(log: &Log, addr: SocketAddr, client: usize, mut random: Random, clears_per_mille: usize) {
+    let mut connection = Connection::open(addr);
+    loop {
+        let key = random.below(KEYS);
+        let call = match random.below(1000) {
+            choice if choice < clears_per_mille => Call::Clear,
+            choice if choice < 400 => Call::Get(key),
+            choice if choice < 800 => Call::Set(key, log.numbers.fetch_add(1, Ordering::SeqCst)),
+            _ => Call::Delete(key),
+        };
+        if !log.make(&mut connection, client, call) {
+            return;
+        }
+    }
+}
+
+/// Kills the program several times while clients call.
+fn history_with_kills(kills: usize, clears_per_mille: usize) -> Vec<Operation> {
+    let random = Random::of_this_run();
+    let (place, log) = (Place::new(), Log::new());
+    for life in 0..kills {
+        let process = place.start();
+        let addr = process.addr();
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let log = &log;
+                let random = random.fork(life * CLIENTS + client);
+                scope.spawn(move || {
+                    call(log, addr, life * CLIENTS + client, random, clears_per_mille);
+                });
+            }
+            let so_far = log.clock.load(Ordering::SeqCst);
+            wait_until("there is a history", || log.clock.load(Ordering::SeqCst) > so_far + 500);
+            process.signal("KILL");
+        });
+        process.end();
+        // What comes later comes after all of this.
+        log.tick();
+    }
+    let process = place.start();
+    let mut connection = process.connect();
+    for key in 0..KEYS {
+        assert!(log.make(&mut connection, usize::MAX, Call::Get(key)), "it has ended");
+    }
+    log.history.into_inner().expect("every client has ended well")
+}
+
+#[test]
+fn each_key_is_linearizable_over_kills() {
+    let history = history_with_kills(5, 0);
+    println!("{} calls", history.len());
+    check_each_key(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+#[test]
+fn the_store_is_linearizable_with_clears_over_kills() {
+    let history = history_with_kills(3, 20);
+    println!("{} calls", history.len());
+    check(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// Writes numbers under a key of its own until the program takes no more;
+/// gives the last one that was acknowledged.
+fn write_up(addr: SocketAddr, client: usize, acknowledged: &AtomicU64) -> Option<u64> {
+    let mut connection = Connection::open(addr);
+    let mut last = None;
+    for number in 0.. {
+        match ask(&mut connection, Call::Set(client, number)) {
+            Some(answer) if answer.status() == 200 => last = Some(number),
+            Some(answer) => {
+                assert_eq!(answer.status(), 503);
+                return last;
+            }
+            None => return last,
+        }
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+    }
+    last
+}
+
+#[test]
+fn asked_to_stop_under_load_it_ends_with_0_and_has_everything() {
+    let place = Place::new();
+    for round in 0..3 {
+        let process = place.start();
+        let (addr, written) = (process.addr(), AtomicU64::new(0));
+        let last: Vec<Option<u64>> = thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|client| {
+                    let written = &written;
+                    scope.spawn(move || write_up(addr, client, written))
+                })
+                .collect();
+            wait_until("much is written", || written.load(Ordering::SeqCst) > 300);
+            process.signal(["TERM", "INT", "HUP"][round]);
+            clients.into_iter().map(|client| client.join().expect("a client ends")).collect()
+        });
+        let (code, log) = process.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+
+        let process = place.start();
+        let mut connection = process.connect();
+        for (client, last) in last.into_iter().enumerate() {
+            let answer = connection.get(&format!("/kv/{client}"));
+            let number = (answer.status() == 200).then(|| number_of(&answer.body));
+            // The write after it may have taken effect unacknowledged.
+            assert!(number == last || number == Some(last.map_or(0, |last| last + 1)));
+        }
+        ends_well(process);
+    }
+}
+
+#[test]
+fn a_last_sync_that_fails_is_told() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let journal = place.file("data/0.jnl");
+    // Each thread counts for itself: the committer syncs this way for the
+    // clear and at the end, the main thread once at the start.
+    let inject = ["-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=2+", "-P", &journal];
+    let process = place.start_with(&inject);
+    let mut connection = process.connect();
+    assert_eq!(connection.call("DELETE", "/clear").status(), 200);
+    acknowledged(&mut connection, "key", b"x");
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(1), "{log}");
+    let last = log.lines().last().expect("it says why");
+    assert!(last.contains("cannot close the storage") && last.contains("may be lost"), "{log}");
+    let process = place.start();
+    holds(&mut process.connect(), "key", b"x");
+}
+
+#[test]
+fn a_disk_that_hangs_does_not_hold_the_exit_past_the_timeout() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let inject = "inject=fdatasync:delay_enter=5000000";
+    let faults = ["-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject];
+    let arguments = place.arguments();
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.extend(["--shutdown-timeout", "500ms"]);
+    let process = Process::run(under_strace(&faults, &arguments));
+    let mut connection = process.connect();
+    connection.send(put_head("/kv/key", 8) + "unsynced");
+    wait_until("it is written and not synced", || {
+        let journal = fs::read(place.path().join("data/0.jnl")).expect("a journal");
+        journal.windows(8).any(|bytes| bytes == b"unsynced")
+    });
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("the disk does not answer"), "{log}");
+}

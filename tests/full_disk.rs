@@ -1,0 +1,228 @@
+//! The durable engine in the real program on a disk that is full: sets are
+//! refused, reads and deletes go on, and nothing acknowledged is lost.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use support::http::{Connection, Response, wait_until};
+use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
+use support::process::{Process, output};
+use support::wrappers::{is_root, under};
+use tempfile::TempDir;
+
+/// A limit on the size of a file is met by the journal alone.
+#[test]
+fn a_file_that_may_grow_no_more_is_a_full_disk() {
+    const LIMIT: &str = "ulimit -f 65536; exec \"$@\"";
+    let place = Place::with_a_store();
+    let arguments = place.arguments();
+    let arguments = arguments.each_ref().map(String::as_str);
+    let process = Process::run(under(&["bash", "-c", LIMIT, "bash"], None, &arguments));
+    let mut connection = process.connect();
+    let value = vec![b'x'; 1 << 20];
+    let mut stored = 0;
+    let refused = loop {
+        let answer = connection.put(&format!("/kv/{stored}"), &value);
+        if answer.status() != 200 || stored > 200 {
+            break answer;
+        }
+        stored += 1;
+    };
+    says(&refused, 507, "storage is full\n");
+    let refusal = "storage takes no writes: the disk is full\n";
+    says(&connection.put("/kv/more", b"x"), 503, refusal);
+    says(&connection.get("/healthz"), 503, refusal);
+    holds(&mut connection, "kept", b"kept");
+    process.signal("TERM");
+    assert_eq!(process.end().0, Some(1));
+
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..stored {
+        holds(&mut connection, &index.to_string(), &value);
+    }
+    holds_or_not(&mut connection, &stored.to_string(), &value);
+    acknowledged(&mut connection, "more", b"x");
+    ends_well(process);
+}
+
+#[test]
+fn a_store_that_does_not_fit_at_all_is_one_line_and_1() {
+    const LIMIT: &str = "ulimit -f 1024; exec \"$@\"";
+    let place = Place::new();
+    let arguments = [&place.arguments()[..], &["--log-level".to_owned(), "off".to_owned()]];
+    let arguments = arguments.concat();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ended = output(under(&["bash", "-c", LIMIT, "bash"], None, &arguments));
+    let stderr = String::from_utf8(ended.stderr).expect("the program writes text");
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("File too large") && !stderr.contains("Os {"), "{stderr}");
+    // What it has begun is no hindrance.
+    ends_well(place.start());
+}
+
+/// A file system of its own, gone when it is dropped.
+struct Disk {
+    mounted_on: TempDir,
+}
+
+impl Disk {
+    /// One of that size, where that is permitted.
+    fn new(mebibytes: usize) -> Option<Self> {
+        if !is_root() {
+            return None;
+        }
+        let mounted_on = tempfile::tempdir().expect("a temporary directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "disk"]);
+        let mounted = mount.arg(mounted_on.path()).output();
+        if !mounted.is_ok_and(|mounted| mounted.status.success()) {
+            eprintln!("skipped: no file system can be mounted here");
+            return None;
+        }
+        Some(Self { mounted_on })
+    }
+
+    fn place(&self) -> Place {
+        let directory = tempfile::tempdir_in(self.mounted_on.path()).expect("a directory");
+        Place { directory }
+    }
+
+    /// Takes room from everybody else until the file is removed.
+    fn fill(&self, bytes: usize) -> PathBuf {
+        let file = self.mounted_on.path().join("filler");
+        fs::write(&file, vec![b'x'; bytes]).expect("there is room");
+        file
+    }
+
+    /// Takes all room that is left.
+    fn fill_to_the_end(&self) -> PathBuf {
+        let filler = self.mounted_on.path().join("more filler");
+        let mut file = fs::File::create(&filler).expect("a file");
+        for bytes in [1 << 20, 4096, 1] {
+            while std::io::Write::write(&mut file, &vec![b'x'; bytes]).is_ok_and(|took| took > 0) {}
+        }
+        filler
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a failed test may still have files open.
+        Command::new("umount").arg("-l").arg(self.mounted_on.path()).status().ok();
+    }
+}
+
+/// Stores values of a mebibyte until one is refused: how many were stored,
+/// and the refusal.
+fn store_until_refused(connection: &mut Connection, value: &[u8]) -> (usize, Response) {
+    for stored in 0..500 {
+        let answer = connection.put(&format!("/kv/{stored}"), value);
+        if answer.status() != 200 {
+            return (stored, answer);
+        }
+    }
+    panic!("a small disk takes 500 values");
+}
+
+#[test]
+fn a_full_disk_refuses_sets_and_takes_them_again_once_there_is_room() {
+    // Its reserve is large enough for the tree to keep itself in order.
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let filler = disk.fill(420 << 20);
+    let process = place.start();
+    let mut connection = process.connect();
+    let value = vec![b'x'; 1 << 20];
+    let (stored, refused) = store_until_refused(&mut connection, &value);
+    assert!(stored > 5, "{stored} values");
+    says(&refused, 507, "storage is full\n");
+    let refusal = "storage takes no writes: the disk is full\n";
+    says(&connection.put("/kv/more", &value), 503, refusal);
+    says(&connection.get("/healthz"), 503, refusal);
+    for index in 0..stored {
+        holds(&mut connection, &index.to_string(), &value);
+    }
+    // Deleting may make room, so it is let through.
+    assert_eq!(connection.call("DELETE", "/kv/0").status(), 200);
+    says(&connection.get("/kv/0"), 404, "key not found\n");
+
+    fs::remove_file(filler).expect("the filler is there");
+    wait_until("it is well again", || connection.get("/healthz").status() == 200);
+    acknowledged(&mut connection, "more", &value);
+    ends_well(process);
+    let process = place.start();
+    let mut connection = process.connect();
+    says(&connection.get("/kv/0"), 404, "key not found\n");
+    for index in 1..stored {
+        holds(&mut connection, &index.to_string(), &value);
+    }
+    holds(&mut connection, "more", &value);
+    ends_well(process);
+}
+
+#[test]
+fn clearing_makes_room_on_a_full_disk() {
+    let Some(disk) = Disk::new(96) else { return };
+    let place = disk.place();
+    let process = place.start();
+    let mut connection = process.connect();
+    let value = vec![b'x'; 1 << 20];
+    let (stored, refused) = store_until_refused(&mut connection, &value);
+    says(&refused, 507, "storage is full\n");
+    assert_eq!(connection.call("DELETE", "/clear").status(), 200);
+    says(&connection.get("/kv/0"), 404, "key not found\n");
+    ends_well(process);
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..stored {
+        says(&connection.get(&format!("/kv/{index}")), 404, "key not found\n");
+    }
+    ends_well(process);
+}
+
+#[test]
+fn a_disk_without_one_free_byte_loses_nothing() {
+    let Some(disk) = Disk::new(96) else { return };
+    let place = disk.place();
+    let filler = disk.fill(40 << 20);
+    let process = place.start();
+    let mut connection = process.connect();
+    let value = vec![b'x'; 1 << 20];
+    for index in 0..10 {
+        acknowledged(&mut connection, &index.to_string(), &value);
+    }
+    let more = disk.fill_to_the_end();
+    let mut gone = 0;
+    // Deletes are let through until the journal has no room for one.
+    for index in 0..10 {
+        match connection.call("DELETE", &format!("/kv/{index}")).status() {
+            200 => gone = index + 1,
+            status => assert!([503, 507].contains(&status), "{status}"),
+        }
+    }
+    assert_ne!(connection.put("/kv/more", &value).status(), 200);
+    for index in gone..10 {
+        holds(&mut connection, &index.to_string(), &value);
+    }
+    process.signal("KILL");
+    process.end();
+
+    fs::remove_file(more).expect("the filler is there");
+    fs::remove_file(filler).expect("the filler is there");
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..gone {
+        says(&connection.get(&format!("/kv/{index}")), 404, "key not found\n");
+    }
+    for index in gone + 1..10 {
+        holds(&mut connection, &index.to_string(), &value);
+    }
+    acknowledged(&mut connection, "more", &value);
+    ends_well(process);
+}

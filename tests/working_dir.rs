@@ -1,0 +1,306 @@
+//! The directory that a durable store owns: who may have it, and what it is
+//! made of.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use support::http::wait_until;
+use support::place::{Place, acknowledged, ends_well, holds, says};
+use support::process::{Process, command, output};
+
+/// Runs the program on a directory that it refuses; gives its one line.
+#[track_caller]
+fn refused(path: &Path) -> String {
+    let path = path.to_str().expect("a temporary directory has a plain name");
+    let ended = output(command(&["--port", "0", "--log-level", "off", "--working-dir", path]));
+    let stderr = String::from_utf8(ended.stderr).expect("the program writes text");
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains(path), "{stderr}");
+    for noise in ["panicked", "Os {", "Err(", "Error:"] {
+        assert!(!stderr.contains(noise), "{stderr}");
+    }
+    let stdout = String::from_utf8(ended.stdout).expect("the program writes text");
+    assert!(!stdout.contains("http://"), "{stdout}");
+    stderr
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+/// Every file and folder below a folder, by name and length.
+fn listing(folder: &Path) -> Vec<(String, u64)> {
+    let mut listing = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let entry = entry.expect("a readable folder");
+        let metadata = entry.metadata().expect("it is there");
+        if metadata.is_dir() {
+            listing.extend(self::listing(&entry.path()));
+        }
+        listing.push((entry.path().display().to_string(), metadata.len()));
+    }
+    listing.sort();
+    listing
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("a readable folder");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
+
+#[test]
+fn the_greeting_tells_the_engine() {
+    let process = Place::new().start();
+    assert!(process.greeting[1].contains("engine: durable"), "{:?}", process.greeting);
+}
+
+#[test]
+fn what_is_stored_is_there_after_a_restart() {
+    let place = Place::new();
+    let process = place.start();
+    let mut connection = process.connect();
+    let values = [b"Nairobi".to_vec(), (0..=255).collect(), vec![0; 70_000], vec![7; 10 << 20]];
+    for (index, value) in values.iter().enumerate() {
+        acknowledged(&mut connection, &format!("%F0%9F%94%91%00/../{index}"), value);
+    }
+    acknowledged(&mut connection, "deleted", b"x");
+    assert_eq!(connection.call("DELETE", "/kv/deleted").status(), 200);
+    ends_well(process);
+    for _ in 0..2 {
+        let process = place.start();
+        let mut connection = process.connect();
+        for (index, value) in values.iter().enumerate() {
+            holds(&mut connection, &format!("%F0%9F%94%91%00/../{index}"), value);
+        }
+        says(&connection.get("/kv/deleted"), 404, "key not found\n");
+        ends_well(process);
+    }
+}
+
+#[test]
+fn a_second_process_is_refused_and_the_first_is_unharmed() {
+    let place = Place::with_a_store();
+    let first = place.start();
+    let mut connection = first.connect();
+    for round in ["one", "two"] {
+        let line = refused(&place.path());
+        assert!(line.contains("another process has it open"), "{line}");
+        acknowledged(&mut connection, round, b"x");
+    }
+    holds(&mut connection, "kept", b"kept");
+    ends_well(first);
+    let second = place.start();
+    holds(&mut second.connect(), "two", b"x");
+}
+
+#[test]
+fn a_killed_process_holds_nothing() {
+    let place = Place::with_a_store();
+    let mut first = place.start();
+    first.signal("KILL");
+    wait_until("it is gone", || !first.runs());
+    holds(&mut place.start().connect(), "kept", b"kept");
+}
+
+#[test]
+fn a_missing_directory_is_made_for_its_owner_alone() {
+    let place = Place::new();
+    let outer = place.directory.path().join("outer");
+    let nested = outer.join("inner/innermost");
+    let process = Process::start(&["--working-dir", nested.to_str().expect("a plain name")]);
+    acknowledged(&mut process.connect(), "key", b"x");
+    for made in [&outer, &outer.join("inner"), &nested] {
+        assert_eq!(mode(made), 0o700, "{}", made.display());
+    }
+}
+
+#[test]
+fn a_directory_that_is_there_keeps_its_mode() {
+    let place = Place::new();
+    fs::create_dir(place.path()).expect("a directory");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o750)).expect("it is ours");
+    let _process = place.start();
+    assert_eq!(mode(&place.path()), 0o750);
+}
+
+#[test]
+fn a_relative_path_is_where_the_program_was_started() {
+    let place = Place::new();
+    let mut relative = command(&["--port", "0", "--working-dir", "store"]);
+    relative.current_dir(place.directory.path());
+    let process = Process::run(relative);
+    acknowledged(&mut process.connect(), "key", b"x");
+    ends_well(process);
+    holds(&mut place.start().connect(), "key", b"x");
+}
+
+#[test]
+fn a_path_that_is_no_directory_is_refused() {
+    let place = Place::new();
+    let file = place.file("");
+    let file = Path::new(file.trim_end_matches('/'));
+    fs::write(file, "somebody's").expect("a file");
+    assert!(refused(file).contains("it is not a directory"));
+    assert!(refused(&file.join("below")).contains("it is not a directory"));
+    assert_eq!(fs::read_to_string(file).expect("a file"), "somebody's");
+    // Nobody may make a folder there, root neither.
+    refused(Path::new("/proc/little-key-value"));
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused_and_left_as_it_is() {
+    let place = Place::new();
+    fs::create_dir(place.path()).expect("a directory");
+    for name in ["notes.txt", "data", ".hidden"] {
+        let theirs = place.path().join(name);
+        fs::create_dir(&theirs).expect("a directory");
+        let before = listing(&place.path());
+        let line = refused(&place.path());
+        assert!(line.contains("it is not empty and holds no store"), "{line}");
+        assert_eq!(listing(&place.path()), before);
+        fs::remove_dir(theirs).expect("it is empty");
+    }
+    ends_well(place.start());
+}
+
+#[test]
+fn a_store_of_a_later_version_is_refused_and_left_as_it_is() {
+    let place = Place::with_a_store();
+    let format = place.path().join("format");
+    let ours = fs::read(&format).expect("a store says its version");
+    let table = [
+        ("little-key-value 2\n", "a later version of this program wrote it (format 2)"),
+        ("little-key-value 18446744073709551615", "format 18446744073709551615"),
+        ("little-key-value 0\n", "not understood"),
+        ("little-key-value\n", "not understood"),
+        ("redis 7\n", "not understood"),
+        ("", "not understood"),
+    ];
+    for (text, complaint) in table {
+        fs::write(&format, text).expect("a file");
+        let before = listing(&place.path());
+        let line = refused(&place.path());
+        assert!(line.contains(complaint), "{text:?}: {line}");
+        assert_eq!(listing(&place.path()), before, "{text:?}");
+    }
+    fs::write(&format, b"\xff\xfe\x00").expect("a file");
+    refused(&place.path());
+    fs::write(&format, ours).expect("a file");
+    holds(&mut place.start().connect(), "kept", b"kept");
+}
+
+/// Every state that a crash in the making of a directory leaves.
+#[test]
+fn a_half_made_directory_is_finished() {
+    type Step = fn(&Path);
+    let whole = Place::with_a_store();
+    let steps: [(&str, Step); 8] = [
+        ("an empty directory", |_| {}),
+        ("a lock", |path| fs::write(path.join("lock"), "").expect("a file")),
+        ("an empty format", |path| fs::write(path.join("format.new"), "").expect("a file")),
+        ("half a format", |path| fs::write(path.join("format.new"), "little").expect("a file")),
+        ("a format", |path| {
+            fs::remove_file(path.join("format.new")).expect("it is there");
+            fs::write(path.join("format"), "little-key-value 1\n").expect("a file");
+        }),
+        ("no data yet", |path| fs::create_dir(path.join("data.new")).expect("a folder")),
+        ("half the data", |path| {
+            fs::create_dir(path.join("data.new/keyspaces")).expect("a folder");
+            fs::write(path.join("data.new/0.jnl"), [1, 2, 3]).expect("a file");
+        }),
+        ("all but the name of the data", |path| {
+            fs::remove_dir_all(path.join("data.new")).expect("it is there");
+        }),
+    ];
+    let half_made = Place::new();
+    fs::create_dir(half_made.path()).expect("a directory");
+    for (what, step) in steps {
+        step(&half_made.path());
+        let place = Place::new();
+        copy_all(&half_made.path(), &place.path());
+        if what.starts_with("all but") {
+            copy_all(&whole.path().join("data"), &place.path().join("data.new"));
+        }
+        let process = place.start();
+        let mut connection = process.connect();
+        says(&connection.get("/kv/kept"), 404, "key not found\n");
+        acknowledged(&mut connection, "key", b"x");
+        ends_well(process);
+        holds(&mut place.start().connect(), "key", b"x");
+        assert!(!place.path().join("data.new").exists(), "{what}");
+    }
+}
+
+/// A start that is killed at any moment leaves a directory for the next one.
+#[test]
+fn a_start_that_is_killed_is_started_again() {
+    let place = Place::new();
+    let arguments = place.arguments();
+    for round in 0..16 {
+        let mut start = command(&["--port", "0"]);
+        start.args(&arguments).stdout(std::process::Stdio::null());
+        let mut start = start.stderr(std::process::Stdio::null()).spawn().expect("it runs");
+        // Any moment will do, and each is another one.
+        std::thread::sleep(std::time::Duration::from_millis(3 * round));
+        start.kill().expect("a child can be killed");
+        start.wait().expect("a child can be waited for");
+        // Every few rounds from the beginning again.
+        if round % 4 == 0 && place.path().exists() {
+            ends_well(place.start());
+            fs::remove_dir_all(place.path()).expect("it is ours");
+        }
+    }
+    ends_well(place.start());
+}
+
+#[test]
+fn missing_data_is_refused_and_never_taken_for_an_empty_store() {
+    let place = Place::with_a_store();
+    let data = place.path().join("data");
+    let aside = place.path().join("aside");
+    fs::rename(&data, &aside).expect("it is ours");
+    fs::create_dir(&data).expect("a folder");
+    refused(&place.path());
+    refused(&place.path());
+    fs::remove_dir_all(&data).expect("it is ours");
+    fs::rename(&aside, &data).expect("it is ours");
+    fs::remove_file(data.join("0.jnl")).expect("it is there");
+    refused(&place.path());
+}
+
+#[test]
+fn limits_of_the_memory_engine_are_bad_usage_with_a_directory() {
+    let place = Place::new();
+    let arguments = place.arguments();
+    let mut both = command(&["--port", "0", "--max-memory", "1MiB"]);
+    both.args(&arguments);
+    let mut environment = command(&["--port", "0"]);
+    environment.args(&arguments).env("LKV_MAX_MEMORY", "1MiB");
+    for command in [both, environment] {
+        let ended = output(command);
+        let stderr = String::from_utf8(ended.stderr).expect("the program writes text");
+        assert_eq!(ended.status.code(), Some(2), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains("--max-memory") && stderr.contains("--working-dir"), "{stderr}");
+        assert!(!place.path().exists());
+    }
+    let mut in_the_environment = command(&["--port", "0"]);
+    in_the_environment.env("LKV_WORKING_DIR", place.path());
+    let process = Process::run(in_the_environment);
+    acknowledged(&mut process.connect(), "key", b"x");
+    ends_well(process);
+    holds(&mut place.start().connect(), "key", b"x");
+}
