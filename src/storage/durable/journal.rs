@@ -35,6 +35,13 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 const START_BYTES: usize = 13;
 const END_BYTES: usize = 13;
 
+/// How long a torn end is searched for a whole batch, in steps from item to
+/// item: far more than what nobody has made for it takes, and under a second.
+const SEARCH_STEPS_MAX: usize = 1 << 22;
+
+/// To sum up so many bytes takes as long as to step over an item.
+const STEP_BYTES: usize = 16;
+
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
@@ -135,15 +142,20 @@ impl Scan {
     }
 }
 
-/// Whether a whole batch with a higher number begins anywhere in `bytes`.
+/// Whether a whole batch with a higher number begins anywhere in `bytes`, or
+/// may: a value made to take hours is not searched to its end.
 fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
+    let mut steps = 0;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == START) {
         let mut from = bytes.get(at..).unwrap_or_default();
         // Values hold any bytes: to sum up all that begin like a batch could
         // take days.
-        if !has_shape(from) {
-            continue;
+        let shape_bytes = shape_bytes(from, &mut steps);
+        if steps > SEARCH_STEPS_MAX {
+            return Ok(true);
         }
+        let Some(shape_bytes) = shape_bytes else { continue };
+        steps += shape_bytes / STEP_BYTES;
         let batch = Batch::read(&mut from)?;
         if batch.is_some_and(|batch| highest.is_none_or(|highest| batch.number > highest)) {
             return Ok(true);
@@ -152,18 +164,18 @@ fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether `bytes` begin with as many items as they say, and then an end.
-fn has_shape(bytes: &[u8]) -> bool {
-    let Some((&[START, ref items @ ..], _)) = bytes.split_first_chunk::<5>() else { return false };
-    let mut rest = bytes.get(START_BYTES..);
+/// The length of what `bytes` begin with, if that is as many items as it says
+/// and then an end. Counts a step for each item.
+fn shape_bytes(bytes: &[u8], steps: &mut usize) -> Option<usize> {
+    let (&[START, ref items @ ..], _) = bytes.split_first_chunk::<5>()? else { return None };
+    let mut rest = bytes.get(START_BYTES..)?;
     for _ in 0..u32::from_le_bytes(*items) {
-        rest = rest.and_then(after_item);
-        if rest.is_none() {
-            return false;
-        }
+        rest = after_item(rest)?;
+        *steps += 1;
     }
-    let end = rest.and_then(|rest| rest.get(..END_BYTES));
-    end.is_some_and(|end| end.first() == Some(&END) && end.ends_with(&TRAILER))
+    let (end, after) = rest.split_at_checked(END_BYTES)?;
+    let is_end = end.first() == Some(&END) && end.ends_with(&TRAILER);
+    is_end.then_some(bytes.len() - after.len())
 }
 
 /// What comes after the item that `bytes` begin with.
