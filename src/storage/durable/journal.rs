@@ -36,7 +36,7 @@ const START_BYTES: usize = 13;
 const END_BYTES: usize = 13;
 
 /// How long a torn end is searched for a whole batch, in steps from item to
-/// item: far more than what nobody has made for it takes, and under a second.
+/// item: far more than an honest value takes, and under a second.
 const SEARCH_STEPS_MAX: usize = 1 << 22;
 
 /// To sum up so many bytes takes as long as to step over an item.
