@@ -188,7 +188,7 @@ fn clearing_makes_room_on_a_full_disk() {
 
 #[test]
 fn a_disk_without_one_free_byte_loses_nothing() {
-    let Some(disk) = Disk::new(96) else { return };
+    let Some(disk) = Disk::new(128) else { return };
     let place = disk.place();
     let filler = disk.fill(40 << 20);
     let process = place.start();

@@ -228,7 +228,7 @@ impl Committer {
     fn commit(&mut self, changes: HashMap<Key, Option<Bytes>>) -> fjall::Result<()> {
         let keyspace = self.generation.keyspace();
         self.wait_while_crowded(keyspace)?;
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let mut batch = self.generation.batch(&self.database, PersistMode::SyncData);
         for (key, record) in changes {
             match record {
                 Some(record) => batch.insert(keyspace, key.as_str(), record),

@@ -6,8 +6,9 @@
 //! took effect.
 
 use super::directory;
-use fjall::PersistMode;
+use super::journal::FLOOR_KEY;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
 use std::path::Path;
 
 /// The mark of a generation that is in use. Keys are UTF-8, so this is none.
@@ -41,9 +42,9 @@ impl Generation {
 
     /// Marks it as in use; marking it again changes nothing.
     pub(super) fn mark(&self, database: &Database) -> fjall::Result<()> {
-        let mut mark = database.batch().durability(Some(PersistMode::SyncAll));
-        mark.insert(&self.keyspace, MARK, []);
-        mark.commit()
+        let mut batch = self.batch(database, PersistMode::SyncAll);
+        batch.insert(&self.keyspace, MARK, []);
+        batch.commit()
     }
 
     /// The one in use; there is none only where data is missing. Removes what
@@ -65,6 +66,14 @@ impl Generation {
             others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
         }
         Ok(newest)
+    }
+
+    /// A batch of changes to it. Every batch is made here: it says what its
+    /// number in the journal cannot be below, where nothing else checks that.
+    pub(super) fn batch(&self, database: &Database, durability: PersistMode) -> WriteBatch {
+        let mut batch = database.batch().durability(Some(durability));
+        batch.insert(&self.keyspace, FLOOR_KEY, database.visible_seqno().to_le_bytes());
+        batch
     }
 
     /// Begins the one after this.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! in little-endian. The database trusts it more than we do: it takes a
-//! sequence number that no checksum covers, drops everything after a broken
+//! sequence number that no checksum covers (so each batch of ours has an item
+//! that tells what its number cannot be below), drops everything after a broken
 //! batch, and does not open where the last one is torn. Here a last batch that
 //! is not whole is cut off, for nobody was told that it is stored, and a
 //! broken one with a whole one after it is refused.
@@ -34,6 +35,18 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 /// The bytes before a batch's items, and those after them.
 const START_BYTES: usize = 13;
 const END_BYTES: usize = 13;
+
+/// How long a torn end is searched for a whole batch, in steps from item to
+/// item: far more than an honest value takes, and under a second.
+const SEARCH_STEPS_MAX: usize = 1 << 22;
+
+/// To sum up so many bytes takes as long as to step over an item.
+const STEP_BYTES: usize = 16;
+
+/// The key of the item that says which number a batch cannot be below. Keys of
+/// entries are UTF-8, so this is none.
+pub(super) const FLOOR_KEY: [u8; 2] = [0xff, b'f'];
+const FLOOR_BYTES: u32 = 8;
 
 const START: u8 = 1;
 const ITEM: u8 = 2;
@@ -111,7 +124,7 @@ impl Scan {
         let mut is_damaged = false;
         while let Some(batch) = Batch::read(&mut file)? {
             // A crash leaves no whole batch in the wrong place.
-            is_damaged = highest.is_some_and(|highest| batch.number <= highest);
+            is_damaged = !batch.can_follow(highest);
             if is_damaged {
                 break;
             }
@@ -135,15 +148,20 @@ impl Scan {
     }
 }
 
-/// Whether a whole batch with a higher number begins anywhere in `bytes`.
+/// Whether a whole batch with a higher number begins anywhere in `bytes`, or
+/// may: a value made to take hours is not searched to its end.
 fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
+    let mut steps = 0;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == START) {
         let mut from = bytes.get(at..).unwrap_or_default();
         // Values hold any bytes: to sum up all that begin like a batch could
         // take days.
-        if !has_shape(from) {
-            continue;
+        let shape_bytes = shape_bytes(from, &mut steps);
+        if steps > SEARCH_STEPS_MAX {
+            return Ok(true);
         }
+        let Some(shape_bytes) = shape_bytes else { continue };
+        steps += shape_bytes / STEP_BYTES;
         let batch = Batch::read(&mut from)?;
         if batch.is_some_and(|batch| highest.is_none_or(|highest| batch.number > highest)) {
             return Ok(true);
@@ -152,18 +170,18 @@ fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether `bytes` begin with as many items as they say, and then an end.
-fn has_shape(bytes: &[u8]) -> bool {
-    let Some((&[START, ref items @ ..], _)) = bytes.split_first_chunk::<5>() else { return false };
-    let mut rest = bytes.get(START_BYTES..);
+/// The length of what `bytes` begin with, if that is as many items as it says
+/// and then an end. Counts a step for each item.
+fn shape_bytes(bytes: &[u8], steps: &mut usize) -> Option<usize> {
+    let (&[START, ref items @ ..], _) = bytes.split_first_chunk::<5>()? else { return None };
+    let mut rest = bytes.get(START_BYTES..)?;
     for _ in 0..u32::from_le_bytes(*items) {
-        rest = rest.and_then(after_item);
-        if rest.is_none() {
-            return false;
-        }
+        rest = after_item(rest)?;
+        *steps += 1;
     }
-    let end = rest.and_then(|rest| rest.get(..END_BYTES));
-    end.is_some_and(|end| end.first() == Some(&END) && end.ends_with(&TRAILER))
+    let (end, after) = rest.split_at_checked(END_BYTES)?;
+    let is_end = end.first() == Some(&END) && end.ends_with(&TRAILER);
+    is_end.then_some(bytes.len() - after.len())
 }
 
 /// What comes after the item that `bytes` begin with.
@@ -198,15 +216,27 @@ fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
 /// A whole batch with the right checksum.
 struct Batch {
     number: u64,
+    /// What its number cannot be below, which the checksum covers.
+    floor: Option<u64>,
     bytes: u64,
 }
 
 impl Batch {
+    /// Whether its number, which no checksum covers, can be the one that it was
+    /// written with, after a batch with the number `highest`.
+    fn can_follow(&self, highest: Option<u64>) -> bool {
+        let floor = self.floor.or(highest.map(|highest| highest + 1)).unwrap_or(0);
+        highest.is_none_or(|highest| highest < floor) && floor <= self.number
+    }
+
     /// Reads one batch; `None` if what comes is none.
     fn read(reader: &mut impl Read) -> io::Result<Option<Self>> {
-        let mut reader = Counted { reader, bytes: 0, checksum: Xxh3::new() };
+        let mut reader = Counted { reader, bytes: 0, checksum: Xxh3::new(), floor: None };
         match reader.batch() {
-            Ok(number) => Ok(number.map(|number| Self { number, bytes: reader.bytes })),
+            Ok(number) => {
+                let Counted { bytes, floor, .. } = reader;
+                Ok(number.map(|number| Self { number, floor, bytes }))
+            }
             Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(err) => Err(err),
         }
@@ -218,6 +248,7 @@ struct Counted<'a, R> {
     reader: &'a mut R,
     bytes: u64,
     checksum: Xxh3,
+    floor: Option<u64>,
 }
 
 impl<R: Read> Counted<'_, R> {
@@ -251,7 +282,13 @@ impl<R: Read> Counted<'_, R> {
                 let key_bytes = u16::from_le_bytes(self.array()?);
                 let _value_bytes: [u8; 4] = self.array()?;
                 let written_bytes = u32::from_le_bytes(self.array()?);
-                self.skip(u64::from(key_bytes) + u64::from(written_bytes))?;
+                if (usize::from(key_bytes), written_bytes) == (FLOOR_KEY.len(), FLOOR_BYTES) {
+                    let is_floor = self.array()? == FLOOR_KEY;
+                    let floor = u64::from_le_bytes(self.array()?);
+                    self.floor = self.floor.or(is_floor.then_some(floor));
+                } else {
+                    self.skip(u64::from(key_bytes) + u64::from(written_bytes))?;
+                }
                 Ok(true)
             }
             _ => Ok(false),

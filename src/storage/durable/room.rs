@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 
-/// The same as one part in so many of a small disk.
+/// The same as one part in so many of a smaller disk.
 #[cfg(target_os = "linux")]
 const RESERVE_SHARE: u64 = 16;
+
+/// What the tree may have in memory that has to be written, which is kept free
+/// up to half of a small disk.
+#[cfg(target_os = "linux")]
+const RESERVE_BYTES_MIN: u64 = 48 << 20;
 
 /// The disk that a folder is on.
 pub(super) struct Room {
@@ -31,7 +36,8 @@ impl Room {
         let Ok(disk) = rustix::fs::statvfs(&self.folder) else { return u64::MAX };
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let reserve = (total / RESERVE_SHARE).min(RESERVE_BYTES_MAX);
+        let least = RESERVE_BYTES_MIN.min(total / 2);
+        let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
         // Some file systems do not know their size.
         if total == 0 { u64::MAX } else { free.saturating_sub(reserve) }
     }

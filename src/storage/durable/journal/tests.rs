@@ -229,3 +229,48 @@ fn a_torn_value_is_searched_in_time() {
     // Reading to the end from each of them would take hours.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
+
+/// Every item has a beginning of a batch for its key, with as many items as
+/// follow or with more than there are.
+#[test]
+fn a_torn_value_that_is_made_to_be_searched_for_hours_is_refused_in_time() {
+    const PIECES: u32 = 60_000;
+    for more_than_there_are in [0, 1] {
+        let mut value = Vec::new();
+        for left in (0..PIECES).rev() {
+            value.extend(item(START_BYTES, 0));
+            value.push(START);
+            value.extend((left + more_than_there_are).to_le_bytes());
+            value.extend(u64::MAX.to_le_bytes());
+        }
+        value.push(END);
+        value.extend([0; 8]);
+        value.extend(TRAILER);
+        let torn = batch(2, &[(b"key", &value)]);
+        let journal = [simple(1), torn[..torn.len() - 1].to_vec()].concat();
+        let start = Instant::now();
+        is_refused(&[journal], 0, simple(1).len());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    }
+}
+
+/// A batch of one item that says what its number cannot be below.
+fn above(floor: u64, number: u64) -> Vec<u8> {
+    batch(number, &[(&FLOOR_KEY, &floor.to_le_bytes()), (b"key", b"value")])
+}
+
+#[test]
+fn a_number_below_its_floor_is_refused() {
+    passes(&[above(0, 0)]);
+    passes(&[above(77, 77), [above(78, 80), simple(81)].concat()]);
+    // The first batch has no other before it to be compared with.
+    is_refused(&[above(77, 3)], 0, 0);
+    is_refused(&[[above(77, 13), above(78, 78)].concat()], 0, 0);
+}
+
+#[test]
+fn a_number_that_reaches_the_next_floor_is_refused() {
+    let raised = [above(5, 900), above(6, 901)].concat();
+    is_refused(&[raised], 0, above(5, 900).len());
+    is_refused(&[above(5, 6), above(6, 7)], 1, 0);
+}
