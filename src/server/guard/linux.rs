@@ -166,7 +166,7 @@ impl Guard {
     }
 
     fn round(&mut self) -> ControlFlow<()> {
-        let worked_before = worked();
+        let worked_before = schedule::time_worked();
         let ended = self.ended();
         let now = Instant::now();
         self.take_orders(now)?;
@@ -179,7 +179,7 @@ impl Guard {
         self.keep_cap(now);
         self.keep_accepting(now);
         self.report_drained();
-        self.set_pace(moving, worked().saturating_sub(worked_before));
+        self.set_pace(moving, schedule::time_worked().saturating_sub(worked_before));
         ControlFlow::Continue(())
     }
 
@@ -258,13 +258,6 @@ impl Guard {
 /// One part in how much of the guard's time looking may take.
 fn pace_costs(flooded: bool) -> u32 {
     if flooded { PACE_COSTS_FLOODED } else { PACE_COSTS }
-}
-
-/// How much of a processor's time this thread has had. How long it had to
-/// wait for one says nothing of what it costs others.
-fn worked() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 fn left(until: Instant) -> Duration {

@@ -1,8 +1,9 @@
 //! Finding the sockets of new connections, and giving up those of ended ones.
 
 use super::looking::Watched;
-use super::{Dying, Guard, PACE_QUIET, pace_costs, worked};
+use super::{Dying, Guard, PACE_QUIET, pace_costs};
 use crate::server::guard::verdict::Watch;
+use crate::server::schedule;
 use crate::server::socket::Socket;
 use rustix::event::epoll;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ impl Guard {
         if !self.search_due || now < self.next_search {
             return false;
         }
-        let worked_before = worked();
+        let worked_before = schedule::time_worked();
         match self.sockets.search() {
             Ok(found) => {
                 self.acceptor.found(found.iter().map(Socket::cookie));
@@ -48,7 +49,7 @@ impl Guard {
             }
         }
         self.searched_at = now;
-        let costs = worked().saturating_sub(worked_before);
+        let costs = schedule::time_worked().saturating_sub(worked_before);
         self.next_search = Instant::now() + costs * pace_costs(wary) / 2;
         if !self.sockets.complete() {
             return false;
