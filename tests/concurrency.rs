@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use support::engines;
 use support::history::{Plan, bytes_of, number_of, record};
-use support::http::Connection;
+use support::http::{Connection, Response};
 use support::linearizability::{Call, check, check_each_key};
 use support::random::Random;
 use support::server::Fixture;
@@ -63,19 +63,52 @@ fn every_writer_finds_its_own_keys() {
     }
 }
 
+/// The only entity tag of an answer.
+#[track_caller]
+fn tag_of(answer: &Response) -> String {
+    answer.header("ETag").expect("an answer that names the value").to_owned()
+}
+
+/// Stores a number under a key in place of the one that it gives, by reading
+/// that and storing only if it is still there.
+fn exchange(connection: &mut Connection, key: usize, number: u64) -> Option<u64> {
+    let target = format!("/kv/{key}");
+    loop {
+        let seen = connection.get(&target);
+        let before = (seen.status() == 200).then(|| number_of(&seen.body));
+        let condition = match before {
+            Some(_) => format!("If-Match: {}", tag_of(&seen)),
+            None => "If-None-Match: *".to_owned(),
+        };
+        let answer = connection.ask("PUT", &target, &[&condition], &bytes_of(number));
+        match (answer.status(), before) {
+            (200, Some(_)) | (201, None) => return before,
+            (412, _) => {}
+            (other, _) => panic!("{other} for {condition}"),
+        }
+    }
+}
+
+/// The number that an answer gives, or none if there was none.
+fn number_or_none(answer: &Response) -> Option<u64> {
+    if answer.status() == 404 {
+        assert_eq!(answer.text(), "key not found\n");
+        return None;
+    }
+    assert_eq!(answer.status(), 200);
+    Some(number_of(&answer.body))
+}
+
 /// Performs calls on numbers as requests on a connection.
 fn perform(mut connection: Connection) -> impl FnMut(Call) -> Option<u64> {
     move |call| {
         let answer = match call {
-            Call::Get(key) => {
-                let answer = connection.get(&format!("/kv/{key}"));
-                if answer.status() == 404 {
-                    assert_eq!(answer.text(), "key not found\n");
-                    return None;
-                }
-                assert_eq!(answer.status(), 200);
-                return Some(number_of(&answer.body));
+            Call::Get(key) => return number_or_none(&connection.get(&format!("/kv/{key}"))),
+            Call::Take(key) => {
+                let answer = connection.call("DELETE", &format!("/kv/{key}?return"));
+                return number_or_none(&answer);
             }
+            Call::Exchange(key, number) => return exchange(&mut connection, key, number),
             Call::Set(key, number) => connection.put(&format!("/kv/{key}"), &bytes_of(number)),
             Call::Delete(key) => connection.call("DELETE", &format!("/kv/{key}")),
             Call::Clear => connection.call("DELETE", "/clear"),
@@ -102,5 +135,159 @@ fn clearing_is_one_moment_for_all_keys() {
         let server = Fixture::over(open());
         let history = record(plan, &Random::of_this_run(), || perform(server.connect()));
         check(&history).unwrap_or_else(|violation| panic!("{engine}: {violation}"));
+    }
+}
+
+/// Lets so many clients do the same at once, each over a connection of its
+/// own; gives what they return.
+fn at_once<T: Send>(
+    server: &Fixture,
+    clients: usize,
+    act: impl Fn(usize, &mut Connection) -> T + Sync,
+) -> Vec<T> {
+    let start = Barrier::new(clients);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients)
+            .map(|client| {
+                let (start, act) = (&start, &act);
+                scope.spawn(move || {
+                    let mut connection = server.connect();
+                    start.wait();
+                    act(client, &mut connection)
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().expect("a client ends well")).collect()
+    })
+}
+
+#[test]
+fn of_a_hundred_who_create_a_lock_one_does_and_the_others_are_told_whose_it_is() {
+    const CLIENTS: usize = 100;
+    for (engine, open) in engines::ENGINES {
+        let server = Fixture::over(open());
+        let answers = at_once(&server, CLIENTS, |client, connection| {
+            let name = format!("client {client}");
+            connection.ask("PUT", "/kv/lock", &["If-None-Match: *"], name.as_bytes())
+        });
+        let created = |answer: &&Response| answer.status() == 201;
+        let winners: Vec<_> = answers.iter().filter(created).map(tag_of).collect();
+        let [tag] = &winners[..] else { panic!("{engine}: {} winners", winners.len()) };
+        for answer in answers.iter().filter(|answer| answer.status() != 201) {
+            assert_eq!((answer.status(), answer.text()), (412, "precondition failed\n"));
+            assert_eq!(&tag_of(answer), tag, "{engine}");
+        }
+        let held = server.connect().get("/kv/lock");
+        assert_eq!(&tag_of(&held), tag, "{engine}");
+        let owner = answers.iter().position(|answer| answer.status() == 201);
+        assert_eq!(held.text(), format!("client {}", owner.expect("a winner")), "{engine}");
+    }
+}
+
+#[test]
+fn a_thousand_increments_give_each_number_once() {
+    const CLIENTS: usize = 50;
+    const EACH: usize = 20;
+    for (engine, open) in engines::ENGINES {
+        let server = Fixture::over(open());
+        let numbers = at_once(&server, CLIENTS, |_, connection| {
+            let mut next = || {
+                let answer = connection.call("POST", "/kv/number?incr");
+                assert_eq!(answer.status(), 200, "{}", answer.text());
+                answer.text().trim_end().parse::<usize>().expect("a number")
+            };
+            let own: Vec<usize> = (0..EACH).map(|_| next()).collect();
+            assert!(own.is_sorted(), "a number that goes back: {own:?}");
+            own
+        });
+        let mut numbers: Vec<usize> = numbers.into_iter().flatten().collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(1..=CLIENTS * EACH), "{engine}: one is twice or not there");
+        assert_eq!(server.connect().get("/kv/number").text(), (CLIENTS * EACH).to_string());
+    }
+}
+
+#[test]
+fn what_many_append_is_whole_in_order_and_all_there() {
+    const CLIENTS: usize = 16;
+    const EACH: usize = 25;
+    // From one that is held compact to a value that is not.
+    let line = |client: usize, index: usize| {
+        format!("{client} {index} {}\n", "x".repeat(1 + (client * EACH + index) % 97))
+    };
+    for (engine, open) in engines::ENGINES {
+        let server = Fixture::over(open());
+        at_once(&server, CLIENTS, |client, connection| {
+            for index in 0..EACH {
+                let line = line(client, index);
+                let answer = connection.ask("POST", "/kv/log?append", &[], line.as_bytes());
+                assert_eq!(answer.status(), 200, "{}", answer.text());
+            }
+        });
+        let log = server.connect().get("/kv/log");
+        let mut next = [0; CLIENTS];
+        for found in log.text().split_inclusive('\n') {
+            let client = found.split(' ').next().and_then(|client| client.parse().ok());
+            let client: usize = client.unwrap_or_else(|| panic!("{engine}: {found:?}"));
+            assert_eq!(found, line(client, next[client]), "{engine}");
+            next[client] += 1;
+        }
+        assert_eq!(next, [EACH; CLIENTS], "{engine}");
+    }
+}
+
+#[test]
+fn compare_and_set_loops_lose_no_update() {
+    const CLIENTS: usize = 8;
+    const EACH: usize = 10;
+    for (engine, open) in engines::ENGINES {
+        let server = Fixture::over(open());
+        assert_eq!(server.connect().put("/kv/list", b"start\n").status(), 200);
+        let retries = at_once(&server, CLIENTS, |client, connection| {
+            let mut retries = 0;
+            for index in 0..EACH {
+                loop {
+                    let seen = connection.get("/kv/list");
+                    let condition = format!("If-Match: {}", tag_of(&seen));
+                    let more = format!("{}{client}:{index}\n", seen.text());
+                    let answer = connection.ask("PUT", "/kv/list", &[&condition], more.as_bytes());
+                    if answer.status() == 200 {
+                        break;
+                    }
+                    assert_eq!(answer.status(), 412, "{engine}");
+                    retries += 1;
+                }
+            }
+            retries
+        });
+        println!("{engine}: {} retries", retries.into_iter().sum::<usize>());
+        let list = server.connect().get("/kv/list");
+        let mut lines: Vec<&str> = list.text().lines().skip(1).collect();
+        lines.sort_unstable();
+        let all = (0..CLIENTS).flat_map(|client| (0..EACH).map(move |i| format!("{client}:{i}")));
+        assert!(lines.into_iter().eq(all), "{engine}: {}", list.text());
+    }
+}
+
+#[test]
+fn of_many_who_pop_one_gets_the_value() {
+    const CLIENTS: usize = 20;
+    const ROUNDS: usize = 10;
+    for (engine, open) in engines::ENGINES {
+        let server = Fixture::over(open());
+        for round in 0..ROUNDS {
+            let job = format!("job {round}");
+            assert_eq!(server.connect().put("/kv/job", job.as_bytes()).status(), 200);
+            let answers = at_once(&server, CLIENTS, |_, connection| {
+                connection.call("DELETE", "/kv/job?return")
+            });
+            let (got, missed): (Vec<_>, Vec<_>) =
+                answers.iter().partition(|answer| answer.status() == 200);
+            let [got] = got[..] else { panic!("{engine}: {} got it", got.len()) };
+            assert_eq!(got.text(), job);
+            for answer in missed {
+                assert_eq!((answer.status(), answer.text()), (404, "key not found\n"));
+            }
+        }
     }
 }

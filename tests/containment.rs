@@ -5,7 +5,7 @@
 
 mod support;
 
-use little_key_value::storage::{Entry, Error, Key, Memory, Storage};
+use little_key_value::storage::{Change, Entry, Error, Key, Memory, Storage, Updated};
 use std::sync::Arc;
 use support::http::Connection;
 use support::server::Fixture;
@@ -54,6 +54,11 @@ impl Storage for Panicking {
 
     fn clear(&self) -> Result<(), Error> {
         self.0.clear()
+    }
+
+    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
+        Self::check(&key);
+        self.0.update(key, change)
     }
 }
 
@@ -257,6 +262,23 @@ mod guarded {
             }
         }
         panic!("{} uploads at once, and none is refused", uploads.len());
+    }
+
+    /// What was performed is not called refused: of many large values that
+    /// are popped while nobody can be sent one, none is lost.
+    #[test]
+    fn a_large_value_is_not_popped_into_nothing() {
+        let server = Fixture::start();
+        let value = vec![b'x'; 100_000];
+        assert_eq!(server.connect().put("/kv/job", &value).status(), 200);
+        let (uploads, _refused) = fill_transfer_lane(&server);
+        let popped = server.connect().call("DELETE", "/kv/job?return");
+        assert_eq!(popped.status(), 503);
+        drop(uploads);
+        wait_until("the lane has room again", || {
+            let popped = server.connect().call("DELETE", "/kv/job?return");
+            popped.status() == 200 && popped.body == value
+        });
     }
 
     #[test]
@@ -597,6 +619,10 @@ mod guarded {
 
         fn clear(&self) -> Result<(), Error> {
             self.memory.clear()
+        }
+
+        fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
+            self.memory.update(key, change)
         }
     }
 

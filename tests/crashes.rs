@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 use support::history::{bytes_of, number_of};
 use support::http::{Connection, Response, put_head, wait_until};
 use support::linearizability::{Call, Operation, check, check_each_key};
@@ -73,6 +74,7 @@ fn ask(connection: &mut Connection, call: Call) -> Option<Response> {
         Call::Delete(key) => {
             format!("DELETE /kv/{key} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes()
         }
+        Call::Exchange(..) | Call::Take(_) => unreachable!("nobody knows what a lost one has seen"),
         Call::Clear => b"DELETE /clear HTTP/1.1\r\nHost: test\r\n\r\n".to_vec(),
         Call::Set(key, number) => {
             let value = bytes_of(number);
@@ -143,6 +145,120 @@ fn the_store_is_linearizable_with_clears_over_kills() {
     let history = history_with_kills(3, 20);
     println!("{} calls", history.len());
     check(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// The fields of an answer that tell what is known of a value.
+fn known(answer: &Response) -> [Option<&str>; 3] {
+    ["ETag", "Content-Type", "Content-Security-Policy"].map(|name| answer.header(name))
+}
+
+#[test]
+fn what_is_known_of_a_value_survives_a_kill() {
+    let place = Place::new();
+    let values = [("small", 10), ("medium", 1000), ("large", 100_000)];
+    let types = [("page", "text/html; charset=utf-8"), ("picture", "image/png")];
+    let process = place.start();
+    let mut connection = process.connect();
+    let mut before = Vec::new();
+    for (size, bytes) in values {
+        for (kind, content_type) in types {
+            let target = format!("/kv/{size}/{kind}");
+            let field = format!("Content-Type: {content_type}");
+            let fields = [field.as_str(), "TTL: 1000"];
+            let put = connection.ask("PUT", &target, &fields, &vec![b'x'; bytes]);
+            assert_eq!(put.status(), 200, "{}", put.text());
+            let read = connection.get(&target);
+            assert_eq!(put.header("ETag"), read.header("ETag"));
+            assert_eq!(read.header("Content-Type"), Some(content_type));
+            before.push((target, bytes, read));
+        }
+    }
+    acknowledged(&mut connection, "number", b"41");
+    assert_eq!(connection.call("POST", "/kv/number?incr").text(), "42\n");
+    assert_eq!(connection.call("POST", "/kv/number?ttl=1000").status(), 200);
+    process.signal("KILL");
+    process.end();
+
+    let process = place.start();
+    let mut connection = process.connect();
+    for (target, bytes, before) in before {
+        let after = connection.get(&target);
+        assert_eq!((after.status(), known(&after)), (200, known(&before)), "{target}");
+        assert!(after.body == vec![b'x'; bytes], "{target}");
+        let seconds = after.header("TTL").and_then(|seconds| seconds.parse().ok());
+        assert!(matches!(seconds, Some(1..=1000)), "{target}: {seconds:?}");
+        let condition = format!("If-None-Match: {}", after.header("ETag").expect("a tag"));
+        assert_eq!(connection.ask("GET", &target, &[&condition], b"").status(), 304, "{target}");
+    }
+    let number = connection.get("/kv/number");
+    assert_eq!(number.text(), "42");
+    assert!(number.header("TTL").is_some());
+}
+
+#[test]
+fn what_expires_while_the_store_is_down_is_absent_after_the_start() {
+    let place = Place::new();
+    let process = place.start();
+    let mut connection = process.connect();
+    acknowledged(&mut connection, "kept", b"kept");
+    acknowledged(&mut connection, "later?ttl=1000", b"x");
+    acknowledged(&mut connection, "soon?ttl=300ms", b"x");
+    let stored = Instant::now();
+    process.signal("KILL");
+    process.end();
+    thread::sleep(Duration::from_millis(301).saturating_sub(stored.elapsed()));
+
+    let process = place.start();
+    let mut connection = process.connect();
+    says(&connection.get("/kv/soon"), 404, "key not found\n");
+    let created = connection.ask("PUT", "/kv/soon", &["If-None-Match: *"], b"again");
+    assert_eq!(created.status(), 201);
+    holds(&mut connection, "soon", b"again");
+    holds(&mut connection, "later", b"x");
+    holds(&mut connection, "kept", b"kept");
+}
+
+/// Increments a number until the program is gone; gives the last that it was
+/// told.
+fn count_up(addr: SocketAddr) -> u64 {
+    let mut connection = Connection::open(addr);
+    let request = "POST /kv/number?incr HTTP/1.1\r\nHost: test\r\n\r\n";
+    let mut last = 0;
+    while connection.try_send(request).is_ok() {
+        let Ok(answer) = connection.try_response_to("POST") else { break };
+        last = answer.text().trim_end().parse().expect("a number");
+    }
+    last
+}
+
+#[test]
+fn increments_that_were_acknowledged_survive_a_kill() {
+    let place = Place::new();
+    let mut highest = 0;
+    for _ in 0..3 {
+        let process = place.start();
+        let addr = process.addr();
+        let told = thread::scope(|scope| {
+            let clients: Vec<_> =
+                (0..CLIENTS).map(|_| scope.spawn(move || count_up(addr))).collect();
+            wait_until("much is counted", || {
+                let number = process.connect().get("/kv/number");
+                number.status() == 200
+                    && number.text().parse().is_ok_and(|n: u64| n > highest + 100)
+            });
+            process.signal("KILL");
+            clients.into_iter().map(|client| client.join().expect("a client ends")).max()
+        });
+        process.end();
+        highest = told.expect("there are clients");
+        let process = place.start();
+        let number: u64 = process.connect().get("/kv/number").text().parse().expect("a number");
+        // Each client may have added one that it was not told of.
+        let unacknowledged = number.checked_sub(highest);
+        assert!(unacknowledged.is_some_and(|more| more <= CLIENTS as u64), "{number}, {highest}");
+        highest = number;
+        ends_well(process);
+    }
 }
 
 /// Writes numbers under a key of its own until the program takes no more;

@@ -60,6 +60,28 @@ fn a_lone_write_costs_one_sync() {
 }
 
 #[test]
+fn a_write_that_changes_nothing_costs_no_sync() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let trace = place.directory.path().join("trace");
+    let options = ["-o", &trace.display().to_string(), "-e", &format!("trace={SYNCS}")];
+    let process = place.start_under_strace(&options);
+    let mut connection = process.connect();
+    let before = settled(&trace);
+    for _ in 0..10 {
+        let refused = connection.ask("PUT", "/kv/kept", &["If-None-Match: *"], b"x");
+        says(&refused, 412, "precondition failed\n");
+        assert_eq!(connection.call("POST", "/kv/kept?incr").status(), 409);
+        says(&connection.call("DELETE", "/kv/absent?return"), 404, "key not found\n");
+    }
+    assert_eq!(settled(&trace) - before, 0);
+    assert_eq!(connection.call("DELETE", "/kv/kept?return").text(), "kept");
+    assert_eq!(settled(&trace) - before, 1);
+}
+
+#[test]
 fn many_waiting_writers_share_a_sync_and_readers_do_not_wait() {
     const WRITERS: usize = 64;
     const DELAY: Duration = Duration::from_millis(100);
@@ -113,6 +135,38 @@ fn many_waiting_writers_share_a_sync_and_readers_do_not_wait() {
     let syncs = settled(&trace) - before;
     println!("{syncs} syncs for {} writes", 3 * WRITERS);
     assert!(syncs < 3 * WRITERS / 4, "{syncs} syncs for {} writes", 3 * WRITERS);
+}
+
+#[test]
+fn increments_of_one_number_share_a_sync() {
+    const CLIENTS: usize = 50;
+    const EACH: usize = 20;
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::new();
+    let trace = place.directory.path().join("trace");
+    let inject = format!("inject={SYNCS}:delay_enter=20000");
+    let options =
+        ["-o", &trace.display().to_string(), "-e", &format!("trace={SYNCS}"), "-e", &inject];
+    let process = place.start_under_strace(&options);
+    let (before, addr) = (settled(&trace), process.addr());
+    let start = Barrier::new(CLIENTS);
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut connection = Connection::open(addr);
+                start.wait();
+                for _ in 0..EACH {
+                    assert_eq!(connection.call("POST", "/kv/number?incr").status(), 200);
+                }
+            });
+        }
+    });
+    let syncs = settled(&trace) - before;
+    println!("{syncs} syncs for {} increments", CLIENTS * EACH);
+    holds(&mut process.connect(), "number", (CLIENTS * EACH).to_string().as_bytes());
+    assert!(syncs < CLIENTS * EACH / 5, "{syncs} syncs for {} increments", CLIENTS * EACH);
 }
 
 #[test]

@@ -111,6 +111,23 @@ fn a_cleared_value_that_returns_is_rejected() {
 }
 
 #[test]
+fn an_exchange_that_two_saw_the_same_of_is_rejected() {
+    let exchange =
+        |value, saw, invoked, returned| call(Call::Exchange(0, value), saw, invoked, returned);
+    accepts(&[exchange(7, None, 0, 10), exchange(8, Some(7), 1, 9), get(8, 11, 12)]);
+    rejects(&[exchange(7, None, 0, 10), exchange(8, None, 1, 9)]);
+    rejects(&[exchange(7, None, 0, 10), exchange(8, Some(7), 1, 9), get(7, 11, 12)]);
+}
+
+#[test]
+fn a_number_that_two_took_is_rejected() {
+    let take = |saw, invoked, returned| call(Call::Take(0), saw, invoked, returned);
+    accepts(&[set(7, 0, 1), take(Some(7), 2, 10), take(None, 3, 9)]);
+    rejects(&[set(7, 0, 1), take(Some(7), 2, 10), take(Some(7), 3, 9)]);
+    rejects(&[set(7, 0, 1), take(Some(7), 2, 3), get(7, 4, 5)]);
+}
+
+#[test]
 fn a_clear_is_one_moment_for_every_key() {
     // While a clear runs, key 1 is found empty and after that key 0 full:
     // each key by itself is in order, both together are not.
@@ -155,6 +172,16 @@ fn a_recorded_history_of_a_stale_store_is_rejected() {
                 Call::Get(_) => return store.1,
                 Call::Set(_, value) => *store = (Some(value), store.0),
                 Call::Delete(_) | Call::Clear => *store = (None, store.0),
+                Call::Exchange(_, value) => {
+                    let saw = store.1;
+                    *store = (Some(value), store.0);
+                    return saw;
+                }
+                Call::Take(_) => {
+                    let saw = store.1;
+                    *store = (None, store.0);
+                    return saw;
+                }
             }
             None
         }

@@ -6,10 +6,11 @@
 mod support;
 
 use bytes::Bytes;
-use little_key_value::storage::{Entry, KEY_BYTES_MAX, Key, Storage};
+use little_key_value::storage::{Change, Decision, Entry, KEY_BYTES_MAX, Key, Storage, Time};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::Duration;
 use support::engines;
 use support::history::{Plan, bytes_of, number_of, record};
 use support::linearizability::{Call, check, check_each_key};
@@ -45,6 +46,15 @@ macro_rules! keeps_its_promises {
                 each_key_is_linearizable
                 each_key_is_linearizable_with_clears
                 clearing_is_one_moment_for_all_keys
+                what_is_known_of_a_value_is_kept
+                an_update_replaces_what_it_saw
+                an_update_of_an_absent_key_creates_it
+                an_update_can_keep_and_remove
+                an_update_that_panics_changes_nothing
+                updates_of_one_key_come_one_after_the_other
+                of_many_who_create_one_does
+                an_expired_entry_is_absent
+                an_overwritten_expiry_is_gone
             }
         }
     };
@@ -374,12 +384,22 @@ fn different_keys_do_not_disturb_each_other(store: Store) {
 fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
     let store = Arc::clone(store);
     move |call| {
+        let update = |name: usize, decision: Decision| {
+            let change: Change = Box::new(move |_| decision.clone());
+            let updated = store.update(key(&name.to_string()), change).expect("the engine writes");
+            updated.before.map(|entry| number_of(entry.value()))
+        };
         match call {
             Call::Get(key) => {
                 return get(&store, &key.to_string()).map(|value| number_of(&value));
             }
             Call::Set(key, number) => set(&store, &key.to_string(), bytes_of(number)),
             Call::Delete(key) => delete(&store, &key.to_string()),
+            Call::Exchange(key, number) => {
+                let new = Entry::new(bytes_of(number).into());
+                return update(key, Decision::Replace(new));
+            }
+            Call::Take(key) => return update(key, Decision::Remove),
             Call::Clear => clear(&store),
         }
         None
@@ -405,4 +425,148 @@ fn clearing_is_one_moment_for_all_keys(store: Store) {
     let plan = Plan { clients: 4, calls, keys: 8, clears_per_mille: 100 };
     let history = record(plan, &Random::of_this_run(), || perform(&store));
     check(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+fn what_is_known_of_a_value_is_kept(store: Store) {
+    let expiry = Time::now().after(Duration::from_secs(1000));
+    for bytes in [1, 100, 300, 4095, 4096, 5000, 100_000] {
+        let entry = Entry::new(vec![b'x'; bytes].into())
+            .with_content_type(Some("text/html; charset=utf-8".into()))
+            .with_expiry(Some(expiry));
+        store.set(key("known"), entry.clone()).expect("the engine writes");
+        let found = store.get(&key("known")).expect("the engine reads").expect("it was set");
+        assert_eq!(found, entry);
+        assert_eq!(found.digest(), entry.digest());
+        set(&store, "known", vec![b'y'; bytes]);
+        let found = store.get(&key("known")).expect("the engine reads").expect("it was set");
+        assert_eq!((found.content_type(), found.expiry()), (None, None), "{bytes} bytes");
+    }
+}
+
+/// A change that replaces whatever there is.
+fn replace_by(value: &'static str) -> Change {
+    Box::new(move |_| Decision::Replace(Entry::new(value.into())))
+}
+
+fn value_of(entry: Option<&Entry>) -> Option<&[u8]> {
+    entry.map(|entry| &entry.value()[..])
+}
+
+fn an_update_replaces_what_it_saw(store: Store) {
+    set(&store, "key", "before");
+    let updated = store.update(key("key"), replace_by("after")).expect("the engine writes");
+    assert_eq!(value_of(updated.before.as_ref()), Some(&b"before"[..]));
+    assert_eq!(value_of(updated.after.as_ref()), Some(&b"after"[..]));
+    assert_eq!(get(&store, "key").as_deref(), Some(&b"after"[..]));
+}
+
+fn an_update_of_an_absent_key_creates_it(store: Store) {
+    let updated = store.update(key("key"), replace_by("value")).expect("the engine writes");
+    assert_eq!(value_of(updated.before.as_ref()), None);
+    assert_eq!(get(&store, "key").as_deref(), Some(&b"value"[..]));
+}
+
+fn an_update_can_keep_and_remove(store: Store) {
+    for stored in [None, Some("value")] {
+        if let Some(value) = stored {
+            set(&store, "key", value);
+        }
+        let entry = stored.map(|value| Entry::new(value.into()));
+        let kept = store.update(key("key"), Box::new(|_| Decision::Keep));
+        let kept = kept.expect("the engine writes");
+        assert_eq!((&kept.before, &kept.after), (&entry, &entry));
+        assert_eq!(get(&store, "key").as_deref(), stored.map(str::as_bytes));
+        let removed = store.update(key("key"), Box::new(|_| Decision::Remove));
+        let removed = removed.expect("the engine writes");
+        assert_eq!((removed.before, removed.after), (entry, None));
+        assert_eq!(get(&store, "key"), None);
+    }
+}
+
+fn an_update_that_panics_changes_nothing(store: Store) {
+    set(&store, "key", "value");
+    let update = || store.update(key("key"), Box::new(|_| panic!("a part of a test")));
+    // Where it panics depends on whose thread decides.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(update));
+    assert!(!matches!(outcome, Ok(Ok(_))), "{outcome:?}");
+    assert_eq!(get(&store, "key").as_deref(), Some(&b"value"[..]));
+    set(&store, "key", "another");
+    assert_eq!(get(&store, "key").as_deref(), Some(&b"another"[..]));
+}
+
+fn updates_of_one_key_come_one_after_the_other(store: Store) {
+    const THREADS: usize = 8;
+    let each = if store.writes_wait() { 50 } else { 1000 };
+    let count = |entry: Option<&Entry>| {
+        let text = entry.map_or("0", |entry| std::str::from_utf8(entry.value()).expect("digits"));
+        text.parse::<usize>().expect("a number")
+    };
+    let seen: Vec<Vec<usize>> = thread::scope(|scope| {
+        let increment = || {
+            let change: Change = Box::new(move |entry| {
+                Decision::Replace(Entry::new((count(entry) + 1).to_string().into()))
+            });
+            count(store.update(key("sum"), change).expect("the engine writes").after.as_ref())
+        };
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| scope.spawn(move || (0..each).map(|_| increment()).collect()))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let mut all: Vec<usize> = seen.into_iter().flatten().collect();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(1..=THREADS * each), "some number was seen twice or never");
+}
+
+fn of_many_who_create_one_does(store: Store) {
+    const THREADS: usize = 16;
+    let start = Barrier::new(THREADS);
+    let created = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                scope.spawn(|| {
+                    start.wait();
+                    let change: Change = Box::new(|entry| match entry {
+                        None => Decision::Replace(Entry::new("mine".into())),
+                        Some(_) => Decision::Keep,
+                    });
+                    let updated = store.update(key("lock"), change).expect("the engine writes");
+                    updated.before.is_none()
+                })
+            })
+            .collect();
+        threads.into_iter().filter_map(|t| t.join().expect("no panic").then_some(())).count()
+    });
+    assert_eq!(created, 1);
+}
+
+fn an_expired_entry_is_absent(store: Store) {
+    let soon = Time::now().after(Duration::from_millis(50));
+    for bytes in [10, 10_000] {
+        let entry = Entry::new(vec![b'x'; bytes].into()).with_expiry(Some(soon));
+        store.set(key(&bytes.to_string()), entry).expect("the engine writes");
+    }
+    while Time::now() < soon {
+        thread::sleep(Duration::from_millis(1));
+    }
+    for bytes in [10, 10_000] {
+        let name = bytes.to_string();
+        assert_eq!(get(&store, &name), None);
+        let updated = store.update(key(&name), replace_by("again")).expect("the engine writes");
+        assert_eq!(updated.before, None);
+        assert_eq!(get(&store, &name).as_deref(), Some(&b"again"[..]));
+    }
+}
+
+fn an_overwritten_expiry_is_gone(store: Store) {
+    let soon = Time::now().after(Duration::from_millis(50));
+    let entry = Entry::new("value".into()).with_expiry(Some(soon));
+    store.set(key("key"), entry).expect("the engine writes");
+    set(&store, "key", "for ever");
+    // Longer than it takes to sweep.
+    let past = soon.after(Duration::from_millis(1500));
+    while Time::now() < past {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(get(&store, "key").as_deref(), Some(&b"for ever"[..]));
 }

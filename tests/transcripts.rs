@@ -112,6 +112,8 @@ fn a_line_that_means_nothing_is_a_failure() {
     let table = [
         ("GET / HTTP/1.1", ":1: what is"),
         ("# a comment\n\n= open", ":3: what is"),
+        ("= wait long", ":1: what is"),
+        ("= wait 20", ":1: what is"),
         ("> GET / HTTP/1.1\n> Host: store", ":1: the head has no empty line after it"),
         ("> GET / HTTP/1.1\n>\n> \\q", ":1: what is \\q?"),
         ("> GET / HTTP/1.1\n>\n> \\xf", ":1: what is"),

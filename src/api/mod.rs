@@ -7,19 +7,32 @@
 //! call which is refused never waits for its body.
 //!
 //! The checks come in one order, whatever else is wrong with a call: path
-//! 404, key 400, method 405, query 400, length 413, empty value 400, storage.
+//! 404, key 400, method 405, query 400, header fields 400 or 415, length 413,
+//! empty value 400, preconditions 412, storage.
 
+mod field;
+mod fields;
+mod lifetime;
+mod media_type;
+mod query;
+mod range;
+mod reading;
 mod refusal;
 mod reply;
+mod tags;
 mod target;
+mod writing;
 
-use crate::storage::{self, Entry, Key, Outage, Storage, Write};
+use crate::storage::{self, Key, Outage, Storage, Updated, Write};
 use bytes::Bytes;
-use std::sync::Arc;
-
+use fields::Fields;
+use query::Query;
+use reading::Reading;
 pub use refusal::Refusal;
 pub use reply::Reply;
+use std::sync::Arc;
 use target::{Resource, Target};
+use writing::Writing;
 
 /// The head of a request, as far as its meaning depends on it.
 #[derive(Clone, Copy, Debug)]
@@ -29,23 +42,28 @@ pub struct Call<'a> {
     /// The request target: a path with an optional query, or an absolute URL
     /// (RFC 9112, 3.2).
     pub target: &'a str,
+    /// The header fields, as they were sent.
+    pub fields: &'a [(&'a str, &'a str)],
     /// The length of the body in bytes, if the head tells it; 0 without a body.
     pub body_bytes: Option<u64>,
 }
 
 /// A call that was found to be in order and waits for its body.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Operation {
+pub struct Operation(Kind);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
     /// Read a value.
-    Get(Key),
-    /// Store the body as a value.
-    Set(Key),
-    /// Delete a value.
-    Delete(Key),
+    Read(Key, Reading),
+    /// Write one.
+    Write(Key, Writing),
     /// Delete every value.
     Clear,
     /// Say that the store is up.
     Health,
+    /// Say which methods there are.
+    Options(&'static str),
 }
 
 /// What performing an operation waits for.
@@ -55,9 +73,12 @@ pub enum Pace {
     Ready,
     /// The storage, until it has committed a write.
     Commit,
-    /// The storage, in proportion to what is stored.
+    /// The storage, in proportion to what is stored there.
     Long,
 }
+
+/// A value up to this size is read and written anew without others noticing.
+const VALUE_BYTES_SMALL_MAX: usize = 64 * 1024;
 
 /// The API over one storage.
 #[derive(Clone)]
@@ -81,44 +102,64 @@ impl Api {
     pub fn admit(&self, call: &Call<'_>) -> Result<Operation, Reply> {
         let target = Target::parse(call.target);
         let resource = target.resource()?;
-        let operation = resource.operation(call.method)?;
-        if target.has_parameters() {
-            return Err(Refusal::QueryUnknown.into());
+        let kind = resource.kind(call.method, target.query(), Fields(call.fields))?;
+        if let Some(bytes) = call.body_bytes {
+            if bytes > self.value_bytes_max {
+                return Err(Refusal::ValueTooLarge.into());
+            }
+            if let Kind::Write(_, writing) = &kind {
+                writing.check_body(bytes)?;
+            }
         }
-        if call.body_bytes.is_some_and(|bytes| bytes > self.value_bytes_max) {
-            return Err(Refusal::ValueTooLarge.into());
-        }
-        Ok(operation)
+        Ok(Operation(kind))
     }
 
     /// What performing `operation` waits for, beside its body.
-    pub fn pace(&self, operation: &Operation) -> Pace {
-        match operation {
-            Operation::Set(_) | Operation::Delete(_) if self.storage.writes_wait() => Pace::Commit,
-            Operation::Get(_) | Operation::Set(_) | Operation::Delete(_) | Operation::Health => {
-                Pace::Ready
-            }
-            Operation::Clear => Pace::Long,
+    pub fn pace(&self, Operation(kind): &Operation) -> Pace {
+        match kind {
+            Kind::Write(key, writing) if writing.takes_all() && self.is_large(key) => Pace::Long,
+            Kind::Write(..) if self.storage.writes_wait() => Pace::Commit,
+            Kind::Read(..) | Kind::Write(..) | Kind::Health | Kind::Options(_) => Pace::Ready,
+            Kind::Clear => Pace::Long,
         }
+    }
+
+    /// Whether a large value is stored under `key` at this moment.
+    fn is_large(&self, key: &Key) -> bool {
+        let entry = self.storage.get(key).ok().flatten();
+        entry.is_some_and(|entry| entry.value().len() > VALUE_BYTES_SMALL_MAX)
     }
 
     /// Performs `operation` with the whole body of its call, which only a
     /// write looks at. Blocks as long as the storage does.
-    pub fn perform(&self, operation: Operation, body: Bytes) -> Reply {
-        match operation {
-            Operation::Get(key) => match self.storage.get(&key) {
-                Ok(Some(entry)) => Reply::value(&entry),
-                Ok(None) => Refusal::KeyNotFound.into(),
+    pub fn perform(&self, Operation(kind): Operation, body: Bytes) -> Reply {
+        match kind {
+            Kind::Read(key, reading) => match self.storage.get(&key) {
+                Ok(entry) => reading.reply(entry.as_ref()),
                 Err(err) => failed(&err),
             },
-            Operation::Set(_) if body.is_empty() => Refusal::ValueEmpty.into(),
-            Operation::Set(key) => answer_to(self.storage.set(key, Entry::new(body))),
-            Operation::Delete(key) => answer_to(self.storage.delete(&key)),
-            Operation::Clear => answer_to(self.storage.clear()),
-            Operation::Health => match self.storage.check() {
+            Kind::Write(key, writing) => {
+                let (write, answer) = match self.plan(key, writing, body) {
+                    Ok(plan) => plan,
+                    Err(refusal) => return refusal.into(),
+                };
+                answer.reply(match write {
+                    Write::Set(key, entry) => {
+                        self.storage.set(key, entry).map(|()| Updated::default())
+                    }
+                    Write::Delete(key) => self.storage.delete(&key).map(|()| Updated::default()),
+                    Write::Update(key, change) => self.storage.update(key, change),
+                })
+            }
+            Kind::Clear => match self.storage.clear() {
+                Ok(()) => Reply::empty(),
+                Err(err) => failed(&err),
+            },
+            Kind::Health => match self.storage.check() {
                 Ok(()) => Reply::text("ok\n"),
                 Err(err) => failed(&err),
             },
+            Kind::Options(allow) => Reply::options(allow),
         }
     }
 
@@ -126,19 +167,38 @@ impl Api {
     /// this thread or on another. Performs any other operation at once.
     pub fn begin(
         &self,
-        operation: Operation,
+        Operation(kind): Operation,
         body: Bytes,
         done: impl FnOnce(Reply) + Send + 'static,
     ) {
-        let write = match operation {
-            Operation::Set(key) if !body.is_empty() => Write::Set(key, Entry::new(body)),
-            Operation::Delete(key) => Write::Delete(key),
-            other @ (Operation::Get(_)
-            | Operation::Set(_)
-            | Operation::Clear
-            | Operation::Health) => return done(self.perform(other, body)),
-        };
-        self.storage.begin(write, Box::new(|outcome| done(answer_to(outcome))));
+        match kind {
+            Kind::Write(key, writing) => match self.plan(key, writing, body) {
+                Ok((write, answer)) => {
+                    let done = |outcome| done(answer.reply(outcome));
+                    self.storage.begin(write, Box::new(done));
+                }
+                Err(refusal) => done(refusal.into()),
+            },
+            other @ (Kind::Read(..) | Kind::Clear | Kind::Health | Kind::Options(_)) => {
+                done(self.perform(Operation(other), body));
+            }
+        }
+    }
+
+    /// What a write is for the storage, and how it is answered.
+    fn plan(&self, key: Key, writing: Writing, body: Bytes) -> Result<(Write, Answer), Refusal> {
+        writing.check_body(body.len() as u64)?;
+        if let Some(entry) = writing.plain_entry(&body) {
+            let reply = Reply::empty().with_validators(&entry);
+            return Ok((Write::Set(key, entry), Answer::Ready(reply)));
+        }
+        if writing.is_plain_delete() {
+            return Ok((Write::Delete(key), Answer::Ready(Reply::empty())));
+        }
+        let (writing, bytes_max) = (Arc::new(writing), self.value_bytes_max);
+        let change = writing.change(body.clone(), bytes_max);
+        let answer = Answer::Derived { writing, body, bytes_max };
+        Ok((Write::Update(key, change), answer))
     }
 
     /// The whole of it: admits the call and performs it with `body`.
@@ -151,32 +211,63 @@ impl Api {
     }
 }
 
-impl Resource {
-    fn operation(self, method: &str) -> Result<Operation, Reply> {
-        let allow = self.allow();
-        match (self, method) {
-            (Self::Value(key), "GET" | "HEAD") => Ok(Operation::Get(key)),
-            (Self::Value(key), "PUT") => Ok(Operation::Set(key)),
-            (Self::Value(key), "DELETE") => Ok(Operation::Delete(key)),
-            (Self::Clear, "DELETE") => Ok(Operation::Clear),
-            (Self::Health, "GET" | "HEAD") => Ok(Operation::Health),
-            (_, _) => Err(Reply::from(Refusal::MethodNotAllowed).with_header("Allow", allow)),
-        }
-    }
+/// How a write is answered that the storage has done.
+enum Answer {
+    /// With this, whatever was there.
+    Ready(Reply),
+    /// As what was there says.
+    Derived { writing: Arc<Writing>, body: Bytes, bytes_max: u64 },
+}
 
-    fn allow(&self) -> &'static str {
-        match self {
-            Self::Value(_) => "GET, HEAD, PUT, DELETE",
-            Self::Clear => "DELETE",
-            Self::Health => "GET, HEAD",
+impl Answer {
+    fn reply(self, outcome: Result<Updated, storage::Error>) -> Reply {
+        match (outcome, self) {
+            (Err(err), _) => failed(&err),
+            (Ok(_), Self::Ready(reply)) => reply,
+            (Ok(updated), Self::Derived { writing, body, bytes_max }) => {
+                writing.reply(&body, bytes_max, &updated)
+            }
         }
     }
 }
 
-fn answer_to(outcome: Result<(), storage::Error>) -> Reply {
-    match outcome {
-        Ok(()) => Reply::empty(),
-        Err(err) => failed(&err),
+impl Resource {
+    /// What a method means here.
+    fn kind(self, method: &str, query: &str, fields: Fields<'_>) -> Result<Kind, Reply> {
+        let allow = self.allow();
+        let has_query = query.bytes().any(|byte| byte != b'&');
+        let kind = match (self, method) {
+            // It is a method of what the query names, not of the key alone.
+            (Self::Value(key), "POST") if query::is_for_post(query) => {
+                if fields.are_of_another_site() {
+                    return Err(Refusal::AnotherSite.into());
+                }
+                return Ok(Kind::Write(key, Writing::post(Query::parse(query)?, fields)?));
+            }
+            (Self::Value(key), "PUT") => {
+                return Ok(Kind::Write(key, Writing::put(Query::parse(query)?, fields)?));
+            }
+            (Self::Value(key), "DELETE") => {
+                return Ok(Kind::Write(key, Writing::delete(Query::parse(query)?, fields)?));
+            }
+            (Self::Value(key), "GET" | "HEAD") if !has_query => {
+                return Ok(Kind::Read(key, Reading::of(fields, method == "GET")?));
+            }
+            (Self::Value(_), "GET" | "HEAD") => return Err(Refusal::QueryUnknown.into()),
+            (Self::Clear, "DELETE") => Kind::Clear,
+            (Self::Health, "GET" | "HEAD") => Kind::Health,
+            (_, "OPTIONS") => Kind::Options(allow),
+            (_, _) => return Err(Refusal::MethodNotAllowed.reply().with_header("Allow", allow)),
+        };
+        if has_query { Err(Refusal::QueryUnknown.into()) } else { Ok(kind) }
+    }
+
+    fn allow(&self) -> &'static str {
+        match self {
+            Self::Value(_) => "GET, HEAD, PUT, POST, DELETE, OPTIONS",
+            Self::Clear => "DELETE, OPTIONS",
+            Self::Health => "GET, HEAD, OPTIONS",
+        }
     }
 }
 
@@ -187,6 +278,12 @@ fn failed(err: &storage::Error) -> Reply {
         storage::Error::Unavailable(Outage::DiskFailed) => Refusal::DiskFailed.into(),
         storage::Error::Unavailable(Outage::Closed) => Refusal::StorageClosed.into(),
         storage::Error::Internal(_) => Refusal::ValueUnreadable.into(),
+    }
+}
+
+impl From<query::Fault> for Reply {
+    fn from(fault: query::Fault) -> Self {
+        Refusal::from(fault).into()
     }
 }
 

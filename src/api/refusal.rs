@@ -2,6 +2,7 @@
 //! store can do, with its status and its exact words in one table.
 
 use super::Reply;
+use super::query::Fault;
 
 /// Why a call is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,38 @@ pub enum Refusal {
     KeyNotUtf8,
     /// A method that the path does not have.
     MethodNotAllowed,
+    /// A browser sends a page of another site.
+    AnotherSite,
     /// A query parameter that means nothing here.
     QueryUnknown,
+    /// The same query parameter twice, or two that exclude each other.
+    QueryContradictory,
+    /// A query parameter without its value, or with one that it has not.
+    QueryMalformed,
+    /// What is to be added is no whole number of 64 bits.
+    AmountMalformed,
+    /// A time to live that is none.
+    LifetimeMalformed,
+    /// Two different times to live.
+    LifetimesDiffer,
+    /// A condition that lists no entity tags.
+    ConditionMalformed,
+    /// A `Content-Type` that is no media type.
+    TypeMalformed,
+    /// A part of a value cannot be stored.
+    ContentRange,
+    /// A coding cannot be told from the value.
+    ContentEncoding,
+    /// A body where there is nothing to be done with it.
+    BodyUnexpected,
+    /// `If-Match` or `If-None-Match` does not hold.
+    PreconditionFailed,
+    /// The range lies past the value's end.
+    RangeUnsatisfiable,
+    /// What is stored is no number that could be added to.
+    NotANumber,
+    /// The sum is past 64 bits.
+    NumberOutOfRange,
     /// A body over the limit.
     ValueTooLarge,
     /// A value without a byte.
@@ -48,7 +79,22 @@ impl Refusal {
             Self::KeyEscape => (400, "key has a % without two hexadecimal digits"),
             Self::KeyNotUtf8 => (400, "key is not UTF-8"),
             Self::MethodNotAllowed => (405, "method not allowed"),
+            Self::AnotherSite => (403, "a page of another site may not do this"),
             Self::QueryUnknown => (400, "unknown query parameter"),
+            Self::QueryContradictory => (400, "query parameters contradict each other"),
+            Self::QueryMalformed => (400, "a query parameter is malformed"),
+            Self::AmountMalformed => (400, "what to add is not a whole number of 64 bits"),
+            Self::LifetimeMalformed => (400, "ttl is not a time"),
+            Self::LifetimesDiffer => (400, "ttl is given twice, and not the same"),
+            Self::ConditionMalformed => (400, "the condition is malformed"),
+            Self::TypeMalformed => (400, "content type is malformed"),
+            Self::ContentRange => (400, "content range is not supported"),
+            Self::ContentEncoding => (415, "content encoding is not supported"),
+            Self::BodyUnexpected => (400, "a body does not belong here"),
+            Self::PreconditionFailed => (412, "precondition failed"),
+            Self::RangeUnsatisfiable => (416, "range not satisfiable"),
+            Self::NotANumber => (409, "the value is not a whole number"),
+            Self::NumberOutOfRange => (409, "the number does not fit 64 bits"),
             Self::ValueTooLarge => (413, "value is too large"),
             Self::ValueEmpty => (400, "value cannot be empty"),
             Self::KeyNotFound => (404, "key not found"),
@@ -61,9 +107,27 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// The answer that says so.
+    pub(super) fn reply(self) -> Reply {
+        let (status, text) = self.status_and_text();
+        Reply::error(status, text)
+    }
+}
+
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
-        let (status, text) = refusal.status_and_text();
-        Self::error(status, text)
+        refusal.reply()
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unknown => Self::QueryUnknown,
+            Fault::Repeated | Fault::Contradictory => Self::QueryContradictory,
+            Fault::ValueMissing | Fault::ValueUnexpected => Self::QueryMalformed,
+            Fault::Amount => Self::AmountMalformed,
+        }
     }
 }

@@ -1,11 +1,20 @@
 //! An answer before it has a wire form.
 
-use crate::storage::Entry;
+use super::tags::EntityTag;
+use super::{lifetime, media_type, range};
+use crate::storage::{Entry, Time};
 use bytes::Bytes;
 use std::borrow::Cow;
+use std::ops::Range;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
+
+/// As many header fields as most answers have.
+const HEADERS_USUAL: usize = 6;
+
+/// The type that is told is the type that is meant.
+const NO_SNIFFING: (&str, Cow<'static, str>) = ("X-Content-Type-Options", Cow::Borrowed("nosniff"));
 
 /// A status, header fields and a body. How long the body is, when it was sent
 /// and whether the connection stays open is for the sender to add.
@@ -28,9 +37,75 @@ impl Reply {
     }
 
     /// 200 with a stored value, whose bytes are shared and not copied.
-    pub(super) fn value(entry: &Entry) -> Self {
-        let kind = if entry.is_text() { TEXT } else { BINARY };
-        Self::new(200, Some(kind), entry.value().clone())
+    pub(super) fn value(entry: &Entry, tag: EntityTag) -> Self {
+        Self::of_value(200, entry, tag, entry.value().clone())
+    }
+
+    /// 206 with a slice of one.
+    pub(super) fn part(entry: &Entry, tag: EntityTag, slice: &Range<usize>) -> Self {
+        let content_range = range::content_range(slice, entry.value().len());
+        let body = entry.value().slice(slice.clone());
+        Self::of_value(206, entry, tag, body).with_header("Content-Range", content_range)
+    }
+
+    fn of_value(status: u16, entry: &Entry, tag: EntityTag, body: Bytes) -> Self {
+        let content_type = match entry.content_type() {
+            Some(content_type) => Cow::Owned(content_type.to_string()),
+            None if entry.is_text() => Cow::Borrowed(TEXT),
+            None => Cow::Borrowed(BINARY),
+        };
+        let is_active = entry.content_type().is_some_and(|text| media_type::is_active(text));
+        let mut headers = Vec::with_capacity(HEADERS_USUAL);
+        headers.push(("ETag", Cow::Owned(tag.to_field())));
+        headers.push(("Content-Type", content_type));
+        headers.push(("Accept-Ranges", Cow::Borrowed("bytes")));
+        // It may change at any moment, whenever it expires.
+        headers.push(("Cache-Control", Cow::Borrowed("no-cache")));
+        headers.push(NO_SNIFFING);
+        if is_active {
+            // Nothing in it may act in the name of the store.
+            headers.push(("Content-Security-Policy", Cow::Borrowed("sandbox")));
+        }
+        Self { status, headers, body }.with_ttl(entry)
+    }
+
+    /// 201 without a body: the key was not there.
+    pub(super) fn created() -> Self {
+        Self::new(201, None, Bytes::new())
+    }
+
+    /// 304: the client has what is there.
+    pub(super) fn not_modified(tag: EntityTag) -> Self {
+        Self::new(304, None, Bytes::new()).with_tag(tag).with_header("Cache-Control", "no-cache")
+    }
+
+    /// 200 with the number that an entry holds, and a newline.
+    pub(super) fn number(entry: &Entry) -> Self {
+        Self::new(200, Some(TEXT), [entry.value(), &b"\n"[..]].concat().into())
+    }
+
+    /// 204 that says which methods there are.
+    pub(super) fn options(allow: &'static str) -> Self {
+        Self::new(204, None, Bytes::new()).with_header("Allow", allow)
+    }
+
+    /// The same with the tag of what is there.
+    pub(super) fn with_tag(self, tag: EntityTag) -> Self {
+        self.with_header("ETag", tag.to_field())
+    }
+
+    /// The same with the tag of what is there now, and how long it lives.
+    pub(super) fn with_validators(self, entry: &Entry) -> Self {
+        self.with_tag(EntityTag::new(entry.digest())).with_ttl(entry)
+    }
+
+    fn with_ttl(self, entry: &Entry) -> Self {
+        let Some(expiry) = entry.expiry() else { return self };
+        let left = Time::now().until(expiry).as_millis();
+        // It was there when it was looked at.
+        let left = u64::try_from(left).unwrap_or(u64::MAX).max(1);
+        let seconds = lifetime::seconds_left(left);
+        self.with_header("TTL", seconds.to_string())
     }
 
     /// An error with one line of text, which ends in a newline and which no
@@ -43,10 +118,9 @@ impl Reply {
     }
 
     fn new(status: u16, kind: Option<&'static str>, body: Bytes) -> Self {
-        const HEADERS_USUAL: usize = 4;
         let mut headers = Vec::with_capacity(HEADERS_USUAL);
         headers.extend(kind.map(|kind| ("Content-Type", Cow::Borrowed(kind))));
-        headers.push(("X-Content-Type-Options", Cow::Borrowed("nosniff")));
+        headers.push(NO_SNIFFING);
         Self { status, headers, body }
     }
 

@@ -31,9 +31,9 @@ impl<'a> Target<'a> {
         Self { path, query }
     }
 
-    /// Whether the query holds a parameter; empty ones do not count.
-    pub(super) fn has_parameters(&self) -> bool {
-        self.query.split('&').any(|parameter| !parameter.is_empty())
+    /// What follows the path's `?`; empty without one.
+    pub(super) fn query(&self) -> &'a str {
+        self.query
     }
 
     /// The thing that the path names. Nothing is collapsed or redirected.

@@ -1,7 +1,7 @@
 //! Every rule of the API, as tables of a call and its reply.
 
-use super::{Api, Call, Operation, Reply};
-use crate::storage::{Entry, Error, KEY_BYTES_MAX, Key, Memory, Storage};
+use super::{Api, Call, Kind, Operation, Reply};
+use crate::storage::{Change, Entry, Error, KEY_BYTES_MAX, Key, Memory, Storage, Updated};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -32,6 +32,10 @@ impl Storage for Full {
     fn clear(&self) -> Result<(), Error> {
         Err(Error::Full)
     }
+
+    fn update(&self, _key: Key, _change: Change) -> Result<Updated, Error> {
+        Err(Error::Full)
+    }
 }
 
 /// A storage that nobody may come to.
@@ -53,6 +57,10 @@ impl Storage for Untouchable {
     fn clear(&self) -> Result<(), Error> {
         panic!("a clear")
     }
+
+    fn update(&self, key: Key, _change: Change) -> Result<Updated, Error> {
+        panic!("an update of {key:?}")
+    }
 }
 
 fn api_over(storage: impl Storage + 'static) -> Api {
@@ -73,7 +81,7 @@ fn key(text: &str) -> Key {
 /// A call written as its request line, `PUT /kv/a`.
 fn call(line: &str, body_bytes: Option<u64>) -> Call<'_> {
     let (method, target) = line.split_once(' ').unwrap();
-    Call { method, target, body_bytes }
+    Call { method, target, fields: &[], body_bytes }
 }
 
 fn answer(api: &Api, line: &str, body: &[u8]) -> Reply {
@@ -94,10 +102,11 @@ fn check_form(line: &str, reply: &Reply) {
     for (name, value) in reply.headers() {
         assert!(!value.contains(|c: char| c.is_ascii_control()), "{line}: {name}");
     }
-    assert_eq!(reply.status() == 405, reply.header("Allow").is_some(), "{line}");
+    let names_methods = matches!(reply.status(), 204 | 405);
+    assert_eq!(names_methods, reply.header("Allow").is_some(), "{line}");
     assert_eq!(reply.body().is_empty(), reply.header("Content-Type").is_none(), "{line}");
-    if reply.status() == 200 {
-        assert_eq!(reply.header("Cache-Control"), None, "{line}");
+    if reply.status() < 400 {
+        assert_ne!(reply.header("Cache-Control"), Some("no-store"), "{line}");
         return;
     }
     assert_eq!(reply.header("Cache-Control"), Some("no-store"), "{line}");
@@ -167,12 +176,12 @@ fn any_other_path_names_the_paths_there_are() {
 
 #[test]
 fn a_method_that_a_path_does_not_have_is_told_which_it_has() {
-    let others = ["POST", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "Put", "GETT", ""];
+    let others = ["POST", "PATCH", "TRACE", "CONNECT", "get", "Put", "GETT", ""];
     let table = [
-        ("/kv/there", "GET, HEAD, PUT, DELETE", [].as_slice()),
-        ("/kv/absent", "GET, HEAD, PUT, DELETE", &[]),
-        ("/clear", "DELETE", &["GET", "HEAD", "PUT"]),
-        ("/healthz", "GET, HEAD", &["PUT", "DELETE"]),
+        ("/kv/there", "GET, HEAD, PUT, POST, DELETE, OPTIONS", [].as_slice()),
+        ("/kv/absent", "GET, HEAD, PUT, POST, DELETE, OPTIONS", &[]),
+        ("/clear", "DELETE, OPTIONS", &["GET", "HEAD", "PUT"]),
+        ("/healthz", "GET, HEAD, OPTIONS", &["PUT", "DELETE"]),
     ];
     for (target, allow, more) in table {
         for method in others.iter().chain(more) {
@@ -278,27 +287,37 @@ fn a_length_past_the_limit_is_refused_before_the_body() {
         let reply = api.admit(&call("PUT /kv/a", Some(bytes))).unwrap_err();
         assert_eq!(reply.status(), 413, "{bytes}");
     }
-    for bytes in [None, Some(0), Some(VALUE_BYTES_MAX)] {
-        assert_eq!(api.admit(&call("PUT /kv/a", bytes)), Ok(Operation::Set(key("a"))));
+    for bytes in [None, Some(1), Some(VALUE_BYTES_MAX)] {
+        let admitted = api.admit(&call("PUT /kv/a", bytes));
+        assert!(matches!(admitted, Ok(Operation(Kind::Write(..)))), "{admitted:?}");
     }
 }
+
+type IsRight<'a> = &'a dyn Fn(&Kind) -> bool;
 
 #[test]
 fn a_call_in_order_is_admitted_without_touching_the_storage() {
     let api = api_over(Untouchable);
-    let table = [
-        ("GET /kv/a", Operation::Get(key("a"))),
-        ("HEAD /kv/a", Operation::Get(key("a"))),
-        ("PUT /kv/a", Operation::Set(key("a"))),
-        ("DELETE /kv/a", Operation::Delete(key("a"))),
-        ("DELETE /clear", Operation::Clear),
-        ("GET /healthz", Operation::Health),
-        ("HEAD /healthz", Operation::Health),
+    let is_read = |kind: &Kind| matches!(kind, Kind::Read(at, _) if *at == key("a"));
+    let is_write = |kind: &Kind| matches!(kind, Kind::Write(at, _) if *at == key("a"));
+    let table: [(&str, IsRight<'_>); 11] = [
+        ("GET /kv/a", &is_read),
+        ("HEAD /kv/a", &is_read),
+        ("PUT /kv/a", &is_write),
+        ("PUT /kv/a?ttl=60", &is_write),
+        ("POST /kv/a?append", &is_write),
+        ("DELETE /kv/a", &is_write),
+        ("DELETE /kv/a?return", &is_write),
+        ("DELETE /clear", &|kind| *kind == Kind::Clear),
+        ("GET /healthz", &|kind| *kind == Kind::Health),
+        ("HEAD /healthz", &|kind| *kind == Kind::Health),
+        ("OPTIONS /healthz", &|kind| matches!(kind, Kind::Options(_))),
     ];
-    for (line, operation) in table {
-        assert_eq!(api.admit(&call(line, Some(0))), Ok(operation), "{line}");
+    for (line, is_right) in table {
+        let Operation(kind) = api.admit(&call(line, Some(1))).unwrap();
+        assert!(is_right(&kind), "{line}: {kind:?}");
     }
-    assert_eq!(api.perform(Operation::Health, Bytes::new()).status(), 200);
+    assert_eq!(api.perform(Operation(Kind::Health), Bytes::new()).status(), 200);
 }
 
 /// Each call is wrong in every way that comes after the one it is told about.
@@ -365,7 +384,7 @@ fn a_full_memory_keeps_what_is_there() {
 /// The key that a target names, or the text that refuses it.
 fn key_of(target: &str) -> Result<String, String> {
     match api_over(Untouchable).admit(&call(&format!("GET {target}"), Some(0))) {
-        Ok(Operation::Get(key)) => Ok(key.as_str().to_owned()),
+        Ok(Operation(Kind::Read(key, _))) => Ok(key.as_str().to_owned()),
         Ok(operation) => panic!("{target} is {operation:?}"),
         Err(reply) => {
             let text = String::from_utf8(reply.body().to_vec()).unwrap();
@@ -567,11 +586,36 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 0..200),
         body_bytes in prop::option::of(any::<u64>()),
     ) {
-        let call = Call { method: &method, target: &target, body_bytes };
+        let call = Call { method: &method, target: &target, fields: &[], body_bytes };
         for api in [api(), api_over(Full)] {
             let reply = api.answer(&call, body.clone().into());
             check_form(&target, &reply);
             prop_assert!([200, 400, 404, 405, 413, 507].contains(&reply.status()));
         }
+    }
+}
+
+/// A browser lets any page send such a `POST`, and asks first before a `PUT`.
+#[test]
+fn a_page_of_another_site_may_not_post() {
+    let own = [("Host", "127.0.0.1:8888"), ("Origin", "http://127.0.0.1:8888")];
+    let fetched = [("Host", "127.0.0.1:8888"), ("Sec-Fetch-Site", "same-origin")];
+    let others: [&[(&str, &str)]; 5] = [
+        &[("Host", "127.0.0.1:8888"), ("Origin", "http://evil.example")],
+        &[("Host", "127.0.0.1:8888"), ("origin", "null")],
+        &[("Host", "127.0.0.1:8888"), ("Origin", "http://127.0.0.1:3000")],
+        &[("Host", "127.0.0.1:8888"), ("Sec-Fetch-Site", "cross-site")],
+        &[("Origin", "http://evil.example")],
+    ];
+    let post = |fields| {
+        let api = api();
+        let target = "/kv/there?incr";
+        let call = Call { method: "POST", target, fields, body_bytes: Some(0) };
+        api.answer(&call, Bytes::new()).status()
+    };
+    // The value is no number, which is found out only behind this check.
+    assert_eq!([post(&own), post(&fetched), post(&[])], [409; 3]);
+    for fields in others {
+        assert_eq!(post(fields), 403, "{fields:?}");
     }
 }

@@ -12,7 +12,7 @@ use tiny_http::StatusCode;
 pub(super) const SMALL_ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// The most bytes of a head of ours.
-const HEAD_BYTES_USUAL: usize = 256;
+const HEAD_BYTES_USUAL: usize = 512;
 
 /// What becomes of the connection after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,9 @@ impl Answer {
             Persistence::Close => bytes.extend_from_slice(b"Connection: close\r\n"),
         }
         for (name, value) in self.reply.headers() {
-            write!(bytes, "{name}: {value}\r\n")?;
+            for part in [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
         }
         bytes.extend_from_slice(b"\r\n");
         Ok(())

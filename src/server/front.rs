@@ -152,7 +152,8 @@ impl Front {
 
     fn run_request(&self, job: Job) {
         let Ok(framing) = job.framing else { return };
-        match self.api.admit(&job.call(framing.length)) {
+        let admitted = self.api.admit(&job.call(&job.fields(), framing.length));
+        match admitted {
             Ok(operation) if framing.arrived && self.api.pace(&operation) != Pace::Long => {
                 self.run_arrived(job, framing, operation);
             }
@@ -269,6 +270,8 @@ impl Front {
         match transfer {
             // What was performed cannot be refused any more.
             Transfer::Send(job, answer) if answer.is_small() => self.refuse(job, answer.reply),
+            // Nor be left untold: it comes back by and by until there is room.
+            Transfer::Send(job, answer) if !job.is_safe() => self.guard.find(job, answer),
             Transfer::Receive(job, ..) | Transfer::Send(job, _) => self.refuse(job, overloaded()),
         }
     }

@@ -33,19 +33,30 @@ impl Job {
         Self { request, framing, connection, bytes, came: Instant::now() }
     }
 
+    /// The header fields, names and values.
+    pub(super) fn fields(&self) -> Vec<(&str, &str)> {
+        let fields = self.request.headers().iter();
+        fields.map(|field| (field.field.as_str().as_str(), field.value.as_str())).collect()
+    }
+
     /// The request as the API sees it, given its body's length.
-    pub(super) fn call(&self, length: Length) -> Call<'_> {
+    pub(super) fn call<'a>(&'a self, fields: &'a [(&'a str, &'a str)], length: Length) -> Call<'a> {
         let body_bytes = match length {
             Length::Known(bytes) => Some(bytes),
             Length::Chunked => None,
         };
         let method = self.request.method().as_str();
-        Call { method, target: self.request.url(), body_bytes }
+        Call { method, target: self.request.url(), fields, body_bytes }
     }
 
     /// Whether the answer is to have no body, only its length (RFC 9110, 9.3.2).
     pub(super) fn is_head(&self) -> bool {
         self.request.method() == &tiny_http::Method::Head
+    }
+
+    /// Whether it asks for nothing to be changed (RFC 9110, 9.2.1).
+    pub(super) fn is_safe(&self) -> bool {
+        matches!(self.request.method(), tiny_http::Method::Get | tiny_http::Method::Head)
     }
 
     /// What the answer says of the connection.

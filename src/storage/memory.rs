@@ -5,115 +5,49 @@
 //! needs is allocated before a lock is taken and freed after it is given
 //! back; under a lock there are pointers to move and one hash probe.
 
-use super::{Entry, Error, Key, Storage};
-use bytes::Bytes;
+mod account;
+mod stored;
+mod sweep;
+
+use super::{Change, Decision, Entry, Error, Key, Storage, Time, Updated};
+use account::Account;
 use hashbrown::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use stored::Stored;
+use sweep::Sweeper;
 
 /// How many maps the keys are spread over. At a hundred million keys one map
 /// holds a hundred thousand and moves them in some milliseconds.
 pub const KEYS_SHARDS: usize = 1024;
 
-/// A value up to this size is copied into one compact block; a larger one
-/// keeps the buffer that it arrived in.
-const COMPACT_BYTES_MAX: usize = 4096;
+/// How often an update decides anew, because somebody else was quicker, until
+/// it locks everybody out.
+const ROUNDS_MAX: usize = 4;
 
 /// The in-memory engine. A clone is another handle on the same keys.
 #[derive(Clone)]
-pub struct Memory {
-    shards: Arc<[RwLock<Map>]>,
-    hasher: RandomState,
-    account: Arc<Account>,
-}
+pub struct Memory(Arc<Maps>);
 
 type Map = HashMap<Box<str>, Stored, RandomState>;
 
-/// An entry as the map holds it: two words, and no metadata for a plain one.
-#[derive(Clone)]
-enum Stored {
-    /// One byte that says whether it is text, then the value's bytes.
-    Compact(Arc<[u8]>),
-    /// An entry whose value is too large to be worth a copy.
-    Whole(Arc<Entry>),
+/// What all handles share.
+struct Maps {
+    shards: Box<[Shard]>,
+    hasher: RandomState,
+    account: Account,
+    sweeper: Sweeper,
+    /// Held by who sweeps.
+    sweeping: Mutex<()>,
 }
 
-impl Stored {
-    fn new(entry: Entry) -> Self {
-        let value = entry.value();
-        if value.len() > COMPACT_BYTES_MAX {
-            return Self::Whole(Arc::new(entry));
-        }
-        let mut block = Vec::with_capacity(1 + value.len());
-        block.push(u8::from(entry.is_text()));
-        block.extend_from_slice(value);
-        Self::Compact(block.into())
-    }
-
-    fn into_entry(self) -> Entry {
-        match self {
-            Self::Whole(entry) => Entry::clone(&entry),
-            Self::Compact(block) => {
-                let text = block.first() == Some(&1);
-                Entry { value: Bytes::from_owner(block).slice(1..), text }
-            }
-        }
-    }
-
-    /// The bytes that the allocator gives for this entry and its key.
-    fn cost(&self, key: &str) -> u64 {
-        let value = match self {
-            Self::Compact(block) => allocated(ARC_HEADER_BYTES + block.len()),
-            Self::Whole(entry) => {
-                allocated(ARC_HEADER_BYTES + size_of::<Entry>())
-                    + allocated(BYTES_HEADER_BYTES)
-                    + allocated(entry.value().len())
-            }
-        };
-        allocated(key.len()) + value
-    }
-}
-
-/// The two counters in front of what an `Arc` points to.
-const ARC_HEADER_BYTES: usize = 16;
-
-/// What `Bytes` allocates beside a buffer once it is shared.
-const BYTES_HEADER_BYTES: usize = 24;
-
-/// The bytes that a request for `size` takes from a general-purpose allocator:
-/// a header of 8, steps of 16, never under 32.
-fn allocated(size: usize) -> u64 {
-    ((size + 8).next_multiple_of(16)).max(32) as u64
-}
-
-/// How many bytes are held and how many may be.
-struct Account {
-    held: AtomicU64,
-    max: u64,
-}
-
-impl Account {
-    /// Exchanges `freed` bytes for `taken` more. Refuses, and changes nothing,
-    /// if the account grows and would pass its maximum.
-    fn exchange(&self, freed: u64, taken: u64) -> Result<(), Error> {
-        let fits = |held: u64| {
-            let after = held.saturating_sub(freed).saturating_add(taken);
-            (after <= self.max || taken <= freed).then_some(after)
-        };
-        self.held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .map(drop)
-            .map_err(|_held| Error::Full)
-    }
-
-    /// Replaces `before` bytes by `after` whatever the maximum says.
-    fn record(&self, before: u64, after: u64) {
-        // In one step, so that nobody sees the sum pass the maximum. Wrapping
-        // around makes an addition of a difference below zero.
-        self.held.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
-    }
+/// One of the maps.
+struct Shard {
+    map: RwLock<Map>,
+    /// Until this moment, in milliseconds, nothing in the map has expired.
+    due: AtomicU64,
 }
 
 impl Memory {
@@ -126,15 +60,166 @@ impl Memory {
     /// come to more than `max` bytes.
     pub fn with_max(max: u64) -> Self {
         let hasher = RandomState::new();
-        let empty = || RwLock::new(Map::with_hasher(hasher.clone()));
+        let empty = || Shard {
+            map: RwLock::new(Map::with_hasher(hasher.clone())),
+            due: AtomicU64::new(u64::MAX),
+        };
         let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
-        let account = Arc::new(Account { held: AtomicU64::new(0), max });
-        Self { shards, hasher, account }
+        let (account, sweeper) = (Account::new(max), Sweeper::default());
+        Self(Arc::new(Maps { shards, hasher, account, sweeper, sweeping: Mutex::new(()) }))
     }
 
     /// The bytes held: keys, values and overhead, as the allocator gives them.
     pub fn held(&self) -> u64 {
-        self.account.held.load(Ordering::Relaxed)
+        self.0.account.held()
+    }
+
+    /// Does something that is refused when the store is full; then sweeps away
+    /// what has expired, map by map, until it is not refused any more.
+    fn with_room<T>(&self, mut write: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        let outcome = write();
+        if !matches!(outcome, Err(Error::Full)) {
+            return outcome;
+        }
+        // One at a time, or what somebody else is about to remove would be
+        // missing from the count.
+        let _turn = self.0.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Time::now();
+        for shard in self.0.shards.iter().filter(|shard| shard.is_due(now)) {
+            self.0.sweep(shard, now);
+            let outcome = write();
+            if !matches!(outcome, Err(Error::Full)) {
+                return outcome;
+            }
+        }
+        // Somebody else may have swept before.
+        write()
+    }
+}
+
+/// What has to be under a key for a change to take place.
+#[derive(Clone, Copy)]
+enum Expected<'a> {
+    /// Whatever there is.
+    Anything,
+    /// What was found there before, or nothing.
+    Same(Option<&'a Stored>),
+}
+
+impl Expected<'_> {
+    fn is_met(self, current: Option<&Stored>) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Same(expected) => Stored::are_same(expected, current),
+        }
+    }
+}
+
+impl Memory {
+    /// Decides on a change under the lock, which a slow one needs that others
+    /// always come before.
+    fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Error> {
+        let shard = self.0.shard(key.as_str());
+        let mut map = write(&shard.map);
+        let before = map.get(key.as_str()).cloned().and_then(Stored::into_living);
+        match change(before.as_ref()) {
+            Decision::Keep => Ok(Updated { after: before.clone(), before }),
+            Decision::Remove => {
+                drop(self.0.remove_from(&mut map, key.as_str()));
+                Ok(Updated { before, after: None })
+            }
+            Decision::Replace(entry) => {
+                let stored = Stored::new(entry.clone());
+                self.watch(&stored);
+                drop(self.0.put_in(shard, &mut map, key.as_str().into(), stored)?);
+                Ok(Updated { before, after: Some(entry) })
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Whether something in it may have expired.
+    fn is_due(&self, now: Time) -> bool {
+        self.due.load(Ordering::Relaxed) <= now.to_bits()
+    }
+}
+
+impl Maps {
+    fn shard(&self, key: &str) -> &Shard {
+        // The maps probe with the same hash, from its top and bottom bits; the
+        // shard is chosen by the middle so that each map still sees all of those.
+        let index = (self.hasher.hash_one(key) >> 24) as usize % KEYS_SHARDS;
+        self.shards.get(index).expect("the index is below the number of shards")
+    }
+
+    /// What is stored under a key, expired or not.
+    fn stored(&self, key: &Key) -> Option<Stored> {
+        read(&self.shard(key.as_str()).map).get(key.as_str()).cloned()
+    }
+
+    /// Puts `stored` under `key` if what is there is as `expected`. Says whether
+    /// it did.
+    fn put(&self, key: &Key, stored: &Stored, expected: Expected<'_>) -> Result<bool, Error> {
+        // What may be needed under the lock is made before, and what was
+        // replaced goes after.
+        let new_key = Box::<str>::from(key.as_str());
+        let shard = self.shard(key.as_str());
+        let mut map = write(&shard.map);
+        if !expected.is_met(map.get(key.as_str())) {
+            return Ok(false);
+        }
+        let replaced = self.put_in(shard, &mut map, new_key, stored.clone());
+        drop(map);
+        replaced.map(|_dropped| true)
+    }
+
+    /// Puts `stored` into a map; gives what it has replaced.
+    fn put_in(
+        &self,
+        shard: &Shard,
+        map: &mut Map,
+        key: Box<str>,
+        stored: Stored,
+    ) -> Result<Option<Stored>, Error> {
+        if let Some(expiry) = stored.expiry() {
+            shard.due.fetch_min(expiry.to_bits(), Ordering::Relaxed);
+        }
+        let taken = stored.cost(&key);
+        if let Some(old) = map.get_mut(&key) {
+            self.account.exchange(old.cost(&key), taken)?;
+            return Ok(Some(mem::replace(old, stored)));
+        }
+        self.rebuild_if_worn(map);
+        // A full map doubles for one key more.
+        let tables = map.allocation_size();
+        let is_full = map.len() == map.capacity();
+        let growth = if is_full { tables.max(MAP_BYTES_MIN) } else { 0 };
+        self.account.exchange(0, taken + growth as u64)?;
+        map.insert(key, stored);
+        self.account.record((tables + growth) as u64, map.allocation_size() as u64);
+        Ok(None)
+    }
+
+    /// Removes `key` if what is there is as `expected`. Says whether it did.
+    fn remove(&self, key: &str, expected: Expected<'_>) -> bool {
+        let mut map = write(&self.shard(key).map);
+        if !expected.is_met(map.get(key)) {
+            return false;
+        }
+        let removed = self.remove_from(&mut map, key);
+        drop(map);
+
+        drop(removed);
+        true
+    }
+
+    /// Removes `key` from a map; gives what was there.
+    fn remove_from(&self, map: &mut Map, key: &str) -> Option<(Box<str>, Stored)> {
+        let removed = map.remove_entry(key)?;
+        self.account.record(removed.1.cost(key), 0);
+        give_back(map, &self.account);
+        Some(removed)
     }
 
     /// Makes room in a map that is full of the traces of deleted keys, which
@@ -152,13 +237,6 @@ impl Memory {
             *map = fresh;
             self.account.record(before as u64, after as u64);
         }
-    }
-
-    fn shard(&self, key: &Key) -> &RwLock<Map> {
-        // The maps probe with the same hash, from its top and bottom bits; the
-        // shard is chosen by the middle so that each map still sees all of those.
-        let index = (self.hasher.hash_one(key.as_str()) >> 24) as usize % KEYS_SHARDS;
-        self.shards.get(index).expect("the index is below the number of shards")
     }
 }
 
@@ -181,52 +259,61 @@ fn write(shard: &RwLock<Map>) -> RwLockWriteGuard<'_, Map> {
 
 impl Storage for Memory {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let stored = read(self.shard(key)).get(key.as_str()).cloned();
-        Ok(stored.map(Stored::into_entry))
+        let mut stored = self.0.stored(key);
+        loop {
+            let entry = stored.clone().and_then(Stored::into_living);
+            if entry.is_some() || stored.is_none() {
+                return Ok(entry);
+            }
+            // It has expired since, or was replaced before.
+            let now = self.0.stored(key);
+            if Stored::are_same(stored.as_ref(), now.as_ref()) {
+                return Ok(None);
+            }
+            stored = now;
+        }
     }
 
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
         let stored = Stored::new(entry);
-        let taken = stored.cost(key.as_str());
-
-        let mut map = write(self.shard(&key));
-        let replaced = if let Some(old) = map.get_mut(key.as_str()) {
-            self.account.exchange(old.cost(key.as_str()), taken)?;
-            Some(mem::replace(old, stored))
-        } else {
-            self.rebuild_if_worn(&mut map);
-            // A full map doubles for one key more.
-            let tables = map.allocation_size();
-            let is_full = map.len() == map.capacity();
-            let growth = if is_full { tables.max(MAP_BYTES_MIN) } else { 0 };
-            self.account.exchange(0, taken + growth as u64)?;
-            map.insert(key.0, stored);
-            self.account.record((tables + growth) as u64, map.allocation_size() as u64);
-            None
-        };
-        drop(map);
-
-        drop(replaced);
-        Ok(())
+        self.watch(&stored);
+        self.with_room(|| self.0.put(&key, &stored, Expected::Anything)).map(drop)
     }
 
     fn delete(&self, key: &Key) -> Result<(), Error> {
-        let mut map = write(self.shard(key));
-        let removed = map.remove_entry(key.as_str());
-        if let Some((_, old)) = &removed {
-            self.account.record(old.cost(key.as_str()), 0);
-            give_back(&mut map, &self.account);
-        }
-        drop(map);
-
-        drop(removed);
+        let _removed: bool = self.0.remove(key.as_str(), Expected::Anything);
         Ok(())
     }
 
+    fn update(&self, key: Key, mut change: Change) -> Result<Updated, Error> {
+        // Reads, decides outside the lock, and begins anew if somebody else
+        // was there meanwhile.
+        for _ in 0..ROUNDS_MAX {
+            let current = self.0.stored(&key);
+            let before = current.clone().and_then(Stored::into_living);
+            let expected = Expected::Same(current.as_ref());
+            let (done, after) = match change(before.as_ref()) {
+                Decision::Keep => (true, before.clone()),
+                Decision::Remove => (self.0.remove(key.as_str(), expected), None),
+                Decision::Replace(entry) => {
+                    let stored = Stored::new(entry.clone());
+                    self.watch(&stored);
+                    let put = || self.0.put(&key, &stored, expected);
+                    (self.with_room(put)?, Some(entry))
+                }
+            };
+            if done {
+                return Ok(Updated { before, after });
+            }
+        }
+        self.with_room(|| self.update_locked(&key, &mut change))
+    }
+
     fn clear(&self) -> Result<(), Error> {
+        let Maps { shards, account, .. } = &*self.0;
         // All locks at once make it one moment for every key. The others take
         // one lock each, so nobody waits in a circle.
-        let mut maps: Vec<_> = self.shards.iter().map(write).collect();
+        let mut maps: Vec<_> = shards.iter().map(|shard| write(&shard.map)).collect();
         let emptied: Vec<Map> = maps
             .iter_mut()
             .map(|map| {
@@ -234,7 +321,7 @@ impl Storage for Memory {
                 mem::replace(&mut **map, empty)
             })
             .collect();
-        let freed = self.account.held.swap(0, Ordering::Relaxed);
+        let freed = account.clear();
         drop(maps);
 
         log::debug!("clearing {freed} bytes");

@@ -5,14 +5,18 @@
 //! never held across a socket call.
 
 mod durable;
+mod entry;
 mod memory;
+mod record;
+mod time;
 
-use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
 
 pub use durable::{Durable, OpenError};
+pub use entry::{Digest, Entry};
 pub use memory::{KEYS_SHARDS, Memory};
+pub use time::Time;
 
 /// The longest key, in bytes of its UTF-8.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -44,32 +48,6 @@ impl Key {
     /// The key's text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// What is stored under a key: the value's bytes, shared, and what was found
-/// out about them when they were written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    value: Bytes,
-    text: bool,
-}
-
-impl Entry {
-    /// An entry of any bytes. Reads them once, to tell text from the rest.
-    pub fn new(value: Bytes) -> Self {
-        let text = std::str::from_utf8(&value).is_ok();
-        Self { value, text }
-    }
-
-    /// The value. Cloning it shares the bytes.
-    pub fn value(&self) -> &Bytes {
-        &self.value
-    }
-
-    /// Whether the value is UTF-8.
-    pub fn is_text(&self) -> bool {
-        self.text
     }
 }
 
@@ -139,22 +117,49 @@ impl std::error::Error for Error {
     }
 }
 
+/// What becomes of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// What is there stays, or nothing does.
+    Keep,
+    /// This takes its place.
+    Replace(Entry),
+    /// Nothing is there any more.
+    Remove,
+}
+
+/// A pure function from the entry of a key, or none, to what becomes of it. It
+/// may be called several times, on any thread; the last call is the one that
+/// counts.
+pub type Change = Box<dyn FnMut(Option<&Entry>) -> Decision + Send>;
+
+/// What an update found and left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Updated {
+    /// The entry that the change was decided on.
+    pub before: Option<Entry>,
+    /// The entry that is there since.
+    pub after: Option<Entry>,
+}
+
 /// A write to one key.
-#[derive(Clone, Debug)]
 pub enum Write {
     /// Store an entry in place of what is there.
     Set(Key, Entry),
     /// Delete a key.
     Delete(Key),
+    /// Change a key depending on what is there.
+    Update(Key, Change),
 }
 
-/// Is told, once, how a write went.
-pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// Is told, once, how a write went: an update what it did, the others nothing.
+pub type Done = Box<dyn FnOnce(Result<Updated, Error>) + Send>;
 
 /// A map from keys to entries that many threads use at once.
 ///
 /// Each call is atomic: it takes effect at one moment between its start and
-/// its return, for all keys it names, and a later call sees it.
+/// its return, for all keys it names, and a later call sees it. An entry that
+/// has expired is absent for all of them from that moment on.
 pub trait Storage: Send + Sync {
     /// The entry under `key`; absence is `None`.
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error>;
@@ -170,13 +175,19 @@ pub trait Storage: Send + Sync {
     /// wait for none of it.
     fn clear(&self) -> Result<(), Error>;
 
+    /// Changes what is under `key` as `change` decides, in one step: nothing
+    /// comes between the entry it was shown and what takes its place. On an
+    /// error nothing has changed.
+    fn update(&self, key: Key, change: Change) -> Result<Updated, Error>;
+
     /// Begins a write and calls `done` once it has taken effect or failed:
     /// before this returns, or later on a thread of the engine's own, where it
     /// must not block.
     fn begin(&self, write: Write, done: Done) {
         done(match write {
-            Write::Set(key, entry) => self.set(key, entry),
-            Write::Delete(key) => self.delete(&key),
+            Write::Set(key, entry) => self.set(key, entry).map(|()| Updated::default()),
+            Write::Delete(key) => self.delete(&key).map(|()| Updated::default()),
+            Write::Update(key, change) => self.update(key, change),
         });
     }
 

@@ -1,6 +1,8 @@
 //! Every engine, for the suites that run on all of them.
 
-use little_key_value::storage::{Done, Durable, Entry, Error, Key, Memory, Storage, Write};
+use little_key_value::storage::{
+    Change, Done, Durable, Entry, Error, Key, Memory, Storage, Updated, Write,
+};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -44,6 +46,10 @@ impl Storage for Temporary {
 
     fn clear(&self) -> Result<(), Error> {
         self.engine.clear()
+    }
+
+    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
+        self.engine.update(key, change)
     }
 
     fn begin(&self, write: Write, done: Done) {

@@ -20,7 +20,7 @@ pub struct Plan {
 }
 
 /// Lets every client make its calls through a connection of its own, which
-/// performs one call and returns what a get has seen.
+/// performs one call and returns what it has seen.
 pub fn record<C>(plan: Plan, random: &Random, connect: impl Fn() -> C + Sync) -> Vec<Operation>
 where
     C: FnMut(Call) -> Option<u64>,
@@ -57,9 +57,11 @@ fn choose(plan: Plan, random: &mut Random, value: u64) -> Call {
         return Call::Clear;
     }
     match random.below(10) {
-        0..5 => Call::Get(key),
-        5..8 => Call::Set(key, value),
-        _ => Call::Delete(key),
+        0..4 => Call::Get(key),
+        4..6 => Call::Set(key, value),
+        6 => Call::Delete(key),
+        7 => Call::Take(key),
+        _ => Call::Exchange(key, value),
     }
 }
 

@@ -76,6 +76,17 @@ impl Connection {
         self.response()
     }
 
+    /// Sends a request with header fields of its own and a body, in one write,
+    /// and reads its answer.
+    pub fn ask(&mut self, method: &str, target: &str, fields: &[&str], body: &[u8]) -> Response {
+        let fields: String = fields.iter().flat_map(|field| [*field, "\r\n"]).collect();
+        let start = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{fields}");
+        let mut request = format!("{start}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+        request.extend_from_slice(body);
+        self.send(request);
+        self.response_to(method)
+    }
+
     /// Reads the next answer to anything but HEAD.
     pub fn response(&mut self) -> Response {
         self.response_to("GET")

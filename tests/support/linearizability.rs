@@ -18,6 +18,10 @@ pub enum Call {
     Set(usize, u64),
     /// Deletes a key.
     Delete(usize),
+    /// Stores a number under a key, and sees what was there.
+    Exchange(usize, u64),
+    /// Deletes a key, and sees what was there.
+    Take(usize),
     /// Deletes every key.
     Clear,
 }
@@ -29,7 +33,7 @@ pub struct Operation {
     pub client: usize,
     /// What was called.
     pub call: Call,
-    /// What a get saw; the others see nothing.
+    /// What a get, an exchange or a take saw; the others see nothing.
     pub saw: Option<u64>,
     /// A tick of the common clock before the call.
     pub invoked: u64,
@@ -100,7 +104,11 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
 impl Call {
     fn key(&self) -> Option<usize> {
         match *self {
-            Self::Get(key) | Self::Set(key, _) | Self::Delete(key) => Some(key),
+            Self::Get(key)
+            | Self::Set(key, _)
+            | Self::Delete(key)
+            | Self::Exchange(key, _)
+            | Self::Take(key) => Some(key),
             Self::Clear => None,
         }
     }
@@ -136,10 +144,16 @@ impl Position {
     fn with(&self, index: usize, operation: &Operation) -> Option<Self> {
         let mut next = self.clone();
         match operation.call {
-            Call::Get(key) if self.store.get(&key).copied() != operation.saw => return None,
+            Call::Get(key) | Call::Exchange(key, _) | Call::Take(key)
+                if self.store.get(&key).copied() != operation.saw =>
+            {
+                return None;
+            }
             Call::Get(_) => {}
-            Call::Set(key, value) => drop(next.store.insert(key, value)),
-            Call::Delete(key) => drop(next.store.remove(&key)),
+            Call::Set(key, value) | Call::Exchange(key, value) => {
+                next.store.insert(key, value);
+            }
+            Call::Delete(key) | Call::Take(key) => drop(next.store.remove(&key)),
             Call::Clear => next.store.clear(),
         }
         next.taken.insert(index);

@@ -27,16 +27,19 @@
 //!   transcript is no body on the wire. Of the header fields those in the
 //!   transcript have to be there, `*` with any value, `!` not at all.
 //! - `= connect` opens another connection, `= closed` means that the server
-//!   closes this one, having sent nothing more.
+//!   closes this one, having sent nothing more. `= wait 20 ms` lets that time
+//!   pass, for what is over after it.
 //!
 //! Of every answer but an interim one the replay also asks what is true of
-//! all: a date, a length, `nosniff`, and of an error what caches may not do.
+//! all: a date, a length unless its status can have no body, `nosniff`, and of
+//! an error what caches may not do.
 
 use super::http::{Connection, PATIENCE, Response};
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::net::SocketAddr;
 use std::str::Lines;
+use std::thread;
 use std::time::Duration;
 
 /// A transcript, ready to be replayed.
@@ -52,6 +55,8 @@ enum Step {
     Connect,
     /// The server closes the connection.
     Closed,
+    /// Lets time pass.
+    Wait(Duration),
     /// Sends bytes; a request's method tells how its answer ends.
     Send { method: Option<String>, bytes: Vec<u8> },
     /// Takes an answer.
@@ -78,6 +83,7 @@ impl Transcript {
                 "" => continue,
                 "=" if line == "= connect" => Ok(Step::Connect),
                 "=" if line == "= closed" => Ok(Step::Closed),
+                "=" if line.starts_with("= wait ") => Step::wait(line),
                 prefix @ (">" | ">>" | "<") => {
                     let mut block = vec![rest_of(line, prefix)];
                     while let Some((_, line)) = lines.next_if(|(_, line)| starts(line, prefix)) {
@@ -107,6 +113,7 @@ impl Transcript {
             let outcome = match step {
                 Step::Connect => replay.end().map(|()| replay.connection = connect()),
                 Step::Closed => replay.closed(),
+                Step::Wait(time) => replay.send().map(|()| thread::sleep(*time)),
                 Step::Send { method, bytes } => {
                     replay.unsent.extend_from_slice(bytes);
                     replay.asked.extend(method.clone());
@@ -152,6 +159,13 @@ impl Step {
             ">" => Self::request(head, &body),
             _ => Self::expected(head, body),
         }
+    }
+
+    fn wait(line: &str) -> Result<Self, String> {
+        let time = line.strip_prefix("= wait ").and_then(|time| time.strip_suffix(" ms"));
+        let millis = time.and_then(|millis| millis.parse().ok());
+        let millis = millis.ok_or_else(|| format!("what is {line:?}?"))?;
+        Ok(Self::Wait(Duration::from_millis(millis)))
     }
 
     fn request(head: &[&str], body: &[u8]) -> Result<Self, String> {
@@ -293,8 +307,11 @@ fn check_always(got: &Response) -> Result<(), String> {
     if httpdate::parse_http_date(date).is_err() {
         return Err(format!("expected Date in the form of RFC 9110, got {date:?}"));
     }
-    if got.header("Content-Length").is_none() {
-        return Err("expected some Content-Length, got none".to_owned());
+    let bodiless = matches!(got.status(), 204 | 304);
+    match got.header("Content-Length") {
+        None if !bodiless => return Err("expected some Content-Length, got none".to_owned()),
+        Some(length) if bodiless => return Err(format!("expected no length, got {length:?}")),
+        None | Some(_) => {}
     }
     let error = got.status() >= 400;
     let mut always = vec![("X-Content-Type-Options", "nosniff")];

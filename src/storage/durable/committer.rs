@@ -10,13 +10,13 @@
 //! sync and a lone one waits for nobody. Once a write to the disk has failed
 //! nobody knows what the disk holds: no other is tried before the next start.
 
+use super::batch::{self, Action, Batch, Decided, Record};
+use super::expiry::Sweep;
 use super::generation::Generation;
-use super::record;
 use super::room::Room;
 use super::status::Status;
 use super::tidying::Tidying;
-use crate::storage::{Done, Entry, Error, Key, Outage};
-use bytes::Bytes;
+use crate::storage::{Done, Error, Key, Outage, Time, Updated, record};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
@@ -24,10 +24,10 @@ use std::io;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-/// A batch takes no more writes once it has this many bytes.
+/// A batch takes no more writes once it holds this many bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// How often an idle committer looks whether the disk is well.
@@ -43,38 +43,14 @@ const RUNS_MAX: usize = 24;
 /// How long to wait before looking again whether there are fewer.
 const CROWDED_WAIT: Duration = Duration::from_millis(1);
 
-/// What a writer wants done.
-pub(super) enum Change {
-    /// Store a record under a key in place of what is there, or delete it.
-    Write(Key, Option<Bytes>),
-    /// Delete every key.
-    Clear,
-}
-
 /// What the committer is told.
 pub(super) enum Message {
-    /// Do this, then say how it went.
-    Change(Change, Done),
+    /// Do this to a key, then say how it went.
+    Write(Key, Action, Done),
+    /// Delete every key, then say how it went.
+    Clear(Done),
     /// End, once everything before this is done.
     Close,
-}
-
-/// What is committed together.
-#[derive(Default)]
-struct Batch {
-    /// The last change of each key; `None` deletes it.
-    changes: HashMap<Key, Option<Bytes>>,
-    bytes: usize,
-    waiting: Vec<Done>,
-}
-
-impl Change {
-    /// Lets go of the entry, which would be held twice while this waits.
-    pub(super) fn set(key: Key, entry: Entry) -> Self {
-        let record = record::encode(&entry);
-        drop(entry);
-        Self::Write(key, Some(record))
-    }
 }
 
 /// The committer's own side.
@@ -88,9 +64,11 @@ pub(super) struct Committer {
     failed: Option<Outage>,
     room: Room,
     queue: Receiver<Message>,
+    sweep: Sweep,
     tidying: Tidying,
-    /// Nobody has written since the last look.
-    is_idle: bool,
+    /// Removes the files of what was cleared.
+    remover: Option<JoinHandle<()>>,
+    last_write: Instant,
     /// The last batch had more than one write.
     has_company: bool,
     /// How many batches were written, and how many writes they held.
@@ -107,6 +85,7 @@ impl Committer {
         room: Room,
         queue: Receiver<Message>,
     ) -> Self {
+        let sweep = Sweep::new(Some(generation.keyspace()));
         Self {
             database,
             generation,
@@ -115,8 +94,10 @@ impl Committer {
             failed: None,
             room,
             queue,
+            sweep,
             tidying: Tidying::default(),
-            is_idle: false,
+            remover: None,
+            last_write: Instant::now(),
             has_company: false,
             batches: 0,
             writes: 0,
@@ -127,17 +108,19 @@ impl Committer {
     pub(super) fn run(mut self) -> Result<(), Error> {
         let mut next = None;
         loop {
+            if self.sweep.due_in().is_zero() && self.failed.is_none() {
+                // A failure was logged.
+                self.guarded(Self::sweep).ok();
+            }
             let message = match next.take() {
                 Some(message) => Ok(message),
-                None => self.queue.recv_timeout(LOOK_INTERVAL),
+                None => self.queue.recv_timeout(LOOK_INTERVAL.min(self.sweep.due_in())),
             };
             match message {
-                Ok(Message::Change(Change::Clear, done)) => {
+                Ok(Message::Write(key, action, done)) => next = self.take_batch(key, action, done),
+                Ok(Message::Clear(done)) => {
                     let outcome = self.guarded(Self::clear);
-                    tell([done], &outcome);
-                }
-                Ok(Message::Change(Change::Write(key, record), done)) => {
-                    next = self.take_batch(key, record, done);
+                    tell([(done, Updated::default())], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => self.look(),
@@ -147,26 +130,31 @@ impl Committer {
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(&mut self, key: Key, record: Option<Bytes>, done: Done) -> Option<Message> {
+    fn take_batch(&mut self, key: Key, action: Action, done: Done) -> Option<Message> {
         let mut batch = Batch::default();
         let spare_bytes = self.room.spare_bytes();
-        self.add(&mut batch, spare_bytes, key, record, done);
+        self.add(&mut batch, spare_bytes, key, action, done);
         if self.has_company {
             // Whoever is just about to write again gets to it in time.
             thread::yield_now();
         }
         let mut next = None;
-        while batch.bytes < BATCH_BYTES_MAX && next.is_none() {
+        while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Change(Change::Write(key, record), done)) => {
-                    self.add(&mut batch, spare_bytes, key, record, done);
+                Ok(Message::Write(key, action, done)) => {
+                    self.add(&mut batch, spare_bytes, key, action, done);
                 }
                 Ok(other) => next = Some(other),
                 Err(_) => break,
             }
         }
-        let Batch { changes, waiting, .. } = batch;
-        self.is_idle = false;
+        let (changes, waiting) = batch.into_parts();
+        if changes.is_empty() {
+            // All that was seen is on the disk already.
+            tell(waiting, &Ok(()));
+            return next;
+        }
+        self.last_write = Instant::now();
         self.tidying.note(changes.len());
         self.has_company = waiting.len() > 1;
         self.batches += 1;
@@ -176,28 +164,24 @@ impl Committer {
         next
     }
 
-    /// Adds a change to a batch; one that makes the store grow only if there
-    /// is room.
-    fn add(
-        &self,
-        batch: &mut Batch,
-        spare_bytes: u64,
-        key: Key,
-        record: Option<Bytes>,
-        done: Done,
-    ) {
-        let bytes = key.as_str().len() + record.as_ref().map_or(0, Bytes::len);
-        let fits = (batch.bytes + bytes) as u64 <= spare_bytes;
-        if record.is_some() && self.failed.is_none() {
+    /// Decides on an action and adds it to a batch; one that makes the store
+    /// grow only if there is room.
+    fn add(&self, batch: &mut Batch, spare_bytes: u64, key: Key, action: Action, done: Done) {
+        let decided = match batch.decide(self.generation.keyspace(), &key, action) {
+            Ok(decided) => decided,
+            Err(err) => return tell([(done, Updated::default())], &Err(err)),
+        };
+        if let Decided::Write(Some(record), _) = &decided
+            && self.failed.is_none()
+        {
+            let fits = (batch.bytes() + batch::bytes(&key, Some(record))) as u64 <= spare_bytes;
             let before = self.note_room(fits);
             if !fits {
                 let refusal = before.map_or(Error::Full, Error::Unavailable);
-                return tell([done], &Err(refusal));
+                return tell([(done, Updated::default())], &Err(refusal));
             }
         }
-        batch.bytes += bytes;
-        batch.changes.insert(key, record);
-        batch.waiting.push(done);
+        batch.add(key, decided, done);
     }
 
     /// Notes whether there is room; gives the outage that there was.
@@ -225,11 +209,13 @@ impl Committer {
             .map_err(|err| self.fail(&err))
     }
 
-    fn commit(&mut self, changes: HashMap<Key, Option<Bytes>>) -> fjall::Result<()> {
+    fn commit(&mut self, changes: HashMap<Key, Record>) -> fjall::Result<()> {
         let keyspace = self.generation.keyspace();
         self.wait_while_crowded(keyspace)?;
         let mut batch = self.generation.batch(&self.database, PersistMode::SyncData);
         for (key, record) in changes {
+            let expiry = record.as_deref().and_then(record::expiry);
+            self.sweep.note(&mut batch, keyspace, &key, expiry);
             match record {
                 Some(record) => batch.insert(keyspace, key.as_str(), record),
                 None => batch.remove(keyspace, key.as_str()),
@@ -246,15 +232,36 @@ impl Committer {
 
         let old = mem::replace(&mut self.generation, next);
         self.tidying.forget();
+        self.sweep = Sweep::new(None);
+        self.remove(old);
+        Ok(())
+    }
+
+    /// Removes a generation that is not in use any more. It may take long to
+    /// remove its files, and nobody waits for that.
+    fn remove(&mut self, old: Generation) {
         let database = self.database.clone();
-        // It may take long to remove its files, and nobody waits for that.
-        // What is left of it is removed by the next start.
+        // One at a time: this one waits for the one before it.
+        let before = self.remover.take();
         let remove = move || {
+            // A panic there was logged.
+            before.map(JoinHandle::join);
             if let Err(err) = old.remove(&database) {
                 log::warn!("what was cleared stays on the disk until the next start: {err}");
             }
         };
-        thread::Builder::new().name("remover".to_owned()).spawn(remove)?;
+        match thread::Builder::new().name("remover".to_owned()).spawn(remove) {
+            Ok(remover) => self.remover = Some(remover),
+            Err(err) => {
+                log::warn!("what was cleared stays on the disk until the next start: {err}");
+            }
+        }
+    }
+
+    fn sweep(&mut self) -> fjall::Result<()> {
+        self.wait_while_crowded(self.generation.keyspace())?;
+        let removed = self.sweep.step(&self.database, &self.generation, Time::now())?;
+        self.tidying.note(removed);
         Ok(())
     }
 
@@ -278,10 +285,9 @@ impl Committer {
         {
             self.note_room(self.room.spare_bytes() > 0);
         }
-        if self.is_idle && self.failed.is_none() {
+        if self.last_write.elapsed() > LOOK_INTERVAL && self.failed.is_none() {
             self.tidy();
         }
-        self.is_idle = true;
     }
 
     fn tidy(&mut self) {
@@ -309,6 +315,8 @@ impl Committer {
     fn close(mut self) -> Result<(), Error> {
         log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
         mem::take(&mut self.tidying).end();
+        // A panic there was logged.
+        self.remover.take().map(JoinHandle::join);
         let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncAll));
         self.status.set(Some(Outage::Closed));
         closed
@@ -317,9 +325,10 @@ impl Committer {
 
 /// Tells writers how it went. What one of them does about it is none of the
 /// committer's business, a panic neither.
-fn tell(waiting: impl IntoIterator<Item = Done>, outcome: &Result<(), Error>) {
-    for done in waiting {
-        panic::catch_unwind(AssertUnwindSafe(|| done(outcome.clone()))).ok();
+fn tell(waiting: impl IntoIterator<Item = (Done, Updated)>, outcome: &Result<(), Error>) {
+    for (done, updated) in waiting {
+        let outcome = outcome.clone().map(|()| updated);
+        panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
     }
 }
 

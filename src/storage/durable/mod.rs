@@ -3,24 +3,25 @@
 //! A write is handed to the one committer and comes back once it is synced;
 //! a read looks into the tree and waits for nobody. `directory` says whose
 //! the files are, `journal` whether a crash or a bad disk has touched them,
-//! `record` how an entry is written.
+//! `expiry` what is to be swept away.
 //!
 //! All keys live in one keyspace of the database, called a generation:
 //! clearing starts an empty one and drops the old.
 
+mod batch;
 mod committer;
 mod directory;
+mod expiry;
 mod generation;
 mod journal;
 mod open_error;
-mod record;
 mod room;
 mod status;
 mod tidying;
 
-use super::{Done, Entry, Error, Key, Outage, Storage, Write};
-use bytes::Bytes;
-use committer::{Change, Committer, Message};
+use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write, record};
+use batch::Action;
+use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::Directory;
 use fjall::{Database, Keyspace};
@@ -89,20 +90,20 @@ impl Durable {
         Ok(Self { current, status, writes, committer, _directory: directory })
     }
 
-    /// Has the committer do something; `done` hears of it.
-    fn commit(&self, change: Change, done: Done) {
-        if let Err(SendError(message)) = self.writes.send(Message::Change(change, done))
-            && let Message::Change(_, done) = message
-        {
-            done(Err(Error::Unavailable(Outage::Closed)));
+    /// Tells the committer something; the `done` in it hears of it.
+    fn tell(&self, message: Message) {
+        let closed = Err(Error::Unavailable(Outage::Closed));
+        match self.writes.send(message) {
+            Err(SendError(Message::Write(_, _, done) | Message::Clear(done))) => done(closed),
+            Ok(()) | Err(SendError(Message::Close)) => {}
         }
     }
 
     /// The same, and waits until it is done.
-    fn commit_and_wait(&self, change: Change) -> Result<(), Error> {
+    fn tell_and_wait(&self, message: impl FnOnce(Done) -> Message) -> Result<Updated, Error> {
         let (tell, outcome) = crossbeam_channel::bounded(1);
         // It is waited for below.
-        self.commit(change, Box::new(move |done| tell.send(done).unwrap_or_default()));
+        self.tell(message(Box::new(move |done| tell.send(done).unwrap_or_default())));
         // Whoever ends without telling has closed the store.
         outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
     }
@@ -128,28 +129,35 @@ impl Storage for Durable {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
         let keyspace = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         let record = keyspace.get(key.as_str()).map_err(|err| unreadable(key, err))?;
-        let record: Option<Bytes> = record.map(Into::into);
-        record.map(|record| record::decode(&record)).transpose().map_err(|err| unreadable(key, err))
+        let entry = record.map(|record| record::decode(record.into())).transpose();
+        let entry = entry.map_err(|err| unreadable(key, err))?;
+        Ok(entry.filter(|entry| entry.lives(Time::now)))
     }
 
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        self.commit_and_wait(Change::set(key, entry))
+        self.tell_and_wait(|done| Message::Write(key, Action::set(entry), done)).map(drop)
     }
 
     fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.commit_and_wait(Change::Write(key.clone(), None))
+        let key = key.clone();
+        self.tell_and_wait(|done| Message::Write(key, Action::Put(None), done)).map(drop)
     }
 
     fn clear(&self) -> Result<(), Error> {
-        self.commit_and_wait(Change::Clear)
+        self.tell_and_wait(Message::Clear).map(drop)
+    }
+
+    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
+        self.tell_and_wait(|done| Message::Write(key, Action::Decide(change), done))
     }
 
     fn begin(&self, write: Write, done: Done) {
-        let change = match write {
-            Write::Set(key, entry) => Change::set(key, entry),
-            Write::Delete(key) => Change::Write(key, None),
+        let (key, action) = match write {
+            Write::Set(key, entry) => (key, Action::set(entry)),
+            Write::Delete(key) => (key, Action::Put(None)),
+            Write::Update(key, change) => (key, Action::Decide(change)),
         };
-        self.commit(change, done);
+        self.tell(Message::Write(key, action, done));
     }
 
     fn writes_wait(&self) -> bool {
@@ -162,7 +170,7 @@ impl Storage for Durable {
 
     fn close(&self) -> Result<(), Error> {
         // Behind every write that was handed over before.
-        self.writes.send(Message::Close).ok();
+        self.tell(Message::Close);
         let committer = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
         match committer.map(JoinHandle::join) {
             None => Ok(()),
@@ -185,5 +193,7 @@ fn unreadable(key: &Key, err: impl std::error::Error + Send + Sync + 'static) ->
     Error::Internal(Arc::new(err))
 }
 
+#[cfg(test)]
+mod first_version;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! A sample of the positions is tried; `LKV_TEST_EVERY_BYTE=1` tries them all.
 
 use super::*;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
 use tempfile::TempDir;

@@ -2,11 +2,15 @@
 //! promises is tested in `tests/storage.rs`, and the account against the
 //! process's real memory in `tests/memory.rs`.
 
-use super::{Bytes, Entry, Error, KEYS_SHARDS, Key, Memory, Storage, Stored, allocated, read};
+use super::stored::allocated;
+use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Storage, Stored, read};
+use crate::storage::{Decision, Time};
+use bytes::Bytes;
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
@@ -18,6 +22,14 @@ fn entry(bytes: usize) -> Entry {
 
 fn set(memory: &Memory, text: &str, bytes: usize) -> Result<(), Error> {
     memory.set(key(text), entry(bytes))
+}
+
+/// Sweeps all maps; how many keys are gone since.
+fn sweep(memory: &Memory, now: Time) -> usize {
+    let keys = || memory.0.shards.iter().map(|shard| read(&shard.map).len()).sum::<usize>();
+    let before = keys();
+    memory.0.shards.iter().for_each(|shard| memory.0.sweep(shard, now));
+    before - keys()
 }
 
 fn delete(memory: &Memory, text: &str) {
@@ -37,8 +49,8 @@ fn value_bytes(memory: &Memory, text: &str) -> Option<usize> {
 
 /// What the account should say: every entry and table, counted one by one.
 fn counted(memory: &Memory) -> u64 {
-    let shards = memory.shards.iter().map(|shard| {
-        let map = read(shard);
+    let shards = memory.0.shards.iter().map(|shard| {
+        let map = read(&shard.map);
         let entries: u64 = map.iter().map(|(key, stored)| stored.cost(key)).sum();
         entries + map.allocation_size() as u64
     });
@@ -296,7 +308,7 @@ fn keys_are_spread_over_all_maps() {
     for index in 0..KEYS_PER_SHARD * KEYS_SHARDS {
         set(&memory, &index.to_string(), 1).unwrap();
     }
-    let sizes: Vec<usize> = memory.shards.iter().map(|shard| read(shard).len()).collect();
+    let sizes: Vec<usize> = memory.0.shards.iter().map(|shard| read(&shard.map).len()).collect();
     // Ten standard deviations: chance does not come here.
     assert!(sizes.iter().all(|size| (1..2 * KEYS_PER_SHARD).contains(size)), "{sizes:?}");
 }
@@ -334,7 +346,144 @@ fn replacing_keys_by_others_keeps_a_full_store_full() {
         // Now and then a key comes to a table that is really full.
         assert!(matches!(outcome, Ok(()) | Err(Error::Full)));
     }
-    let left: usize = memory.shards.iter().map(|shard| read(shard).len()).sum();
+    let left: usize = memory.0.shards.iter().map(|shard| read(&shard.map).len()).sum();
     assert!(left > fitted * 9 / 10, "{left} of {fitted}");
     assert_eq!(memory.held(), counted(&memory));
+}
+
+/// Sets a value that expires at a moment.
+fn set_until(memory: &Memory, text: &str, bytes: usize, expiry: Time) -> Result<(), Error> {
+    memory.set(key(text), entry(bytes).with_expiry(Some(expiry)))
+}
+
+fn wait_past(moment: Time) {
+    while Time::now() < moment {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn what_has_expired_is_given_back_though_nobody_asks() {
+    const KEYS: usize = 50_000;
+    const BYTES: usize = 1000;
+    let memory = Memory::new();
+    let expiry = Time::now().after(Duration::from_millis(300));
+    set(&memory, "for ever", 100).unwrap();
+    for index in 0..KEYS {
+        set_until(&memory, &format!("key {index}"), BYTES, expiry).unwrap();
+    }
+    wait_past(expiry);
+    // By hand it is within a second or so. What is left is small tables.
+    let end = Instant::now() + Duration::from_secs(10);
+    while memory.held() > (KEYS * BYTES / 20) as u64 {
+        assert!(Instant::now() < end, "{} bytes are still held", memory.held());
+        thread::sleep(Duration::from_millis(5));
+    }
+    println!("given back within {:?} of the expiry", expiry.until(Time::now()));
+    assert_eq!(value_bytes(&memory, "for ever"), Some(100));
+}
+
+/// Sets keys that expire at a moment until one is refused; how many fitted.
+fn fill_until(memory: &Memory, expiry: Time) -> usize {
+    let fits = |index: &usize| set_until(memory, &format!("key {index}"), 1000, expiry).is_ok();
+    (0..1000).take_while(fits).count()
+}
+
+#[test]
+fn a_store_full_of_what_has_expired_takes_a_write_at_once() {
+    // One by `set`, one by `update`; the sweeper's thread comes later.
+    let by_update = |memory: &Memory| {
+        let change = |_: Option<&super::Entry>| Decision::Replace(entry(50_000));
+        memory.update(key("new"), Box::new(change)).map(drop)
+    };
+    let by_set = |memory: &Memory| set(memory, "new", 50_000);
+    for write in [&by_update as &dyn Fn(&Memory) -> Result<(), Error>, &by_set] {
+        let memory = Memory::with_max(100_000);
+        let expiry = Time::now().after(Duration::from_millis(200));
+        assert!(fill_until(&memory, expiry) > 50);
+        wait_past(expiry);
+        assert_eq!(write(&memory), Ok(()));
+        assert_eq!(value_bytes(&memory, "new"), Some(50_000));
+        assert_eq!(memory.held(), counted(&memory));
+    }
+}
+
+#[test]
+fn a_full_store_keeps_what_has_not_expired() {
+    let memory = Memory::with_max(100_000);
+    let fitted = fill_until(&memory, Time::now().after(Duration::from_secs(1000)));
+    assert_eq!(set(&memory, "new", 50_000), Err(Error::Full));
+    for index in 0..fitted {
+        assert_eq!(value_bytes(&memory, &format!("key {index}")), Some(1000));
+    }
+}
+
+#[test]
+fn a_value_stored_since_is_not_swept_with_the_expired_one() {
+    let memory = Memory::new();
+    let now = Time::now();
+    for text in ["for ever", "longer", "expired"] {
+        set_until(&memory, text, 10, now).unwrap();
+    }
+    let later = now.after(Duration::from_secs(1000));
+    set(&memory, "for ever", 20).unwrap();
+    set_until(&memory, "longer", 20, later).unwrap();
+    // The thread may come first.
+    assert!(sweep(&memory, now) <= 1);
+    assert_eq!(sweep(&memory, now), 0);
+    assert_eq!(value_bytes(&memory, "for ever"), Some(20));
+    assert_eq!(value_bytes(&memory, "longer"), Some(20));
+    assert_eq!(memory.held(), counted(&memory));
+    assert_eq!(sweep(&memory, later), 1);
+}
+
+#[test]
+fn nothing_is_refused_that_fits_once_others_have_swept() {
+    const WRITERS: usize = 4;
+    for _ in 0..200 {
+        let memory = Memory::with_max(300_000);
+        let expiry = Time::now().after(Duration::from_millis(2));
+        for index in 0..3 {
+            set_until(&memory, &format!("old {index}"), 99_000, expiry).unwrap();
+        }
+        while Time::now() <= expiry {
+            thread::yield_now();
+        }
+        let start = std::sync::Barrier::new(WRITERS);
+        thread::scope(|scope| {
+            for index in 0..WRITERS {
+                let (memory, start) = (&memory, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    assert_eq!(set(memory, &format!("new {index}"), 9000), Ok(()));
+                });
+            }
+        });
+    }
+}
+
+/// A change that takes long is not put off for ever by others that do not.
+#[test]
+fn a_slow_update_gets_on_among_quick_ones() {
+    let memory = Memory::new();
+    set(&memory, "key", 10).unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                set(&memory, "key", 10).unwrap();
+            }
+        });
+        let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let slow: Change = Box::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(5));
+            Decision::Replace(entry(20))
+        });
+        let updated = memory.update(key("key"), slow).unwrap();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(updated.after.map(|entry| entry.value().len()), Some(20));
+        assert!(calls.load(Ordering::Relaxed) < 10, "it was decided {calls:?} times");
+    });
 }

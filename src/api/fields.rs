@@ -1,0 +1,75 @@
+//! The header fields that a call's meaning depends on.
+
+use super::Refusal;
+use super::field::OWS;
+use super::tags::{Conditions, Tags};
+use super::{lifetime, media_type};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The fields of a call, names and values as they were sent.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a>(pub(super) &'a [(&'a str, &'a str)]);
+
+impl<'a> Fields<'a> {
+    /// The values of all fields of one name.
+    fn all(self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, v)| *v)
+    }
+
+    /// Whether there is a field of this name.
+    pub(super) fn has(self, name: &str) -> bool {
+        self.all(name).next().is_some()
+    }
+
+    /// The value of the one field of this name. Of several none counts.
+    pub(super) fn only(self, name: &str) -> Option<&'a str> {
+        let mut values = self.all(name);
+        let value = values.next()?;
+        values.next().is_none().then_some(value)
+    }
+
+    /// Whether a browser sends this for a page of another site. It does not ask
+    /// the server before it sends such a `POST`, as it does before a `PUT`.
+    pub(super) fn are_of_another_site(self) -> bool {
+        let site = self.only("Sec-Fetch-Site");
+        let authority = |origin: &'a str| origin.split_once("://").map(|(_, authority)| authority);
+        self.has("Origin") && self.only("Origin").and_then(authority) != self.only("Host")
+            || site.is_some_and(|site| matches!(site, "cross-site" | "same-site"))
+    }
+
+    /// `If-Match` and `If-None-Match`.
+    pub(super) fn conditions(self) -> Result<Conditions, Refusal> {
+        let tags = |name| {
+            let has_any = self.has(name);
+            has_any.then(|| Tags::parse(self.all(name)).ok_or(Refusal::ConditionMalformed))
+        };
+        Ok(Conditions {
+            if_match: tags("If-Match").transpose()?,
+            if_none_match: tags("If-None-Match").transpose()?,
+        })
+    }
+
+    /// `Content-Type`, as far as it is worth storing.
+    pub(super) fn content_type(self) -> Result<Option<Arc<str>>, Refusal> {
+        let mut values = self.all("Content-Type");
+        let Some(value) = values.next() else { return Ok(None) };
+        match media_type::check(value) {
+            Ok(text) if values.next().is_none() => Ok(text.map(Into::into)),
+            Ok(_) | Err(media_type::Malformed) => Err(Refusal::TypeMalformed),
+        }
+    }
+
+    /// `TTL`: how long the key is to live.
+    pub(super) fn ttl(self) -> Result<Option<Duration>, Refusal> {
+        let mut lifetime = None;
+        for value in self.all("TTL") {
+            let this =
+                lifetime::parse(value.trim_matches(OWS)).ok_or(Refusal::LifetimeMalformed)?;
+            if lifetime.replace(this).is_some_and(|other| other != this) {
+                return Err(Refusal::LifetimesDiffer);
+            }
+        }
+        Ok(lifetime)
+    }
+}

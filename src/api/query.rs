@@ -1,0 +1,224 @@
+//! The query of `/kv/{key}`: what a request asks for beside its method.
+//!
+//! Names and values are plain ASCII, so nothing is percent-decoded: an
+//! escaped name is an unknown one.
+
+/// What the parameters of a query say. Whether the method takes them is for
+/// the caller to judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Query<'a> {
+    /// `ttl=`: the text of a lifetime.
+    pub(super) ttl: Option<&'a str>,
+    /// What to do, if the method does not say it alone.
+    pub(super) action: Option<Action>,
+}
+
+/// What a query asks to be done. There is one at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// `incr`, `incr=5`, `decr=2`: add to the number that is stored.
+    Add(i64),
+    /// `append`: put the body behind the value that is stored.
+    Append,
+    /// `return`: answer with the value that is deleted.
+    Return,
+}
+
+/// Why a query is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No such parameter.
+    Unknown,
+    /// The same parameter twice.
+    Repeated,
+    /// Two parameters that each ask for another action.
+    Contradictory,
+    /// `decr` without a value.
+    ValueMissing,
+    /// `append` or `return` with a value.
+    ValueUnexpected,
+    /// `incr` or `decr` by what is no whole number of 64 bits with its sign.
+    Amount,
+}
+
+/// Whether a query has any of the parameters that a `POST` can have.
+pub(super) fn is_for_post(query: &str) -> bool {
+    query.split('&').any(|parameter| {
+        let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+        matches!(name, "ttl" | "incr" | "decr" | "append")
+    })
+}
+
+impl<'a> Query<'a> {
+    /// Parses what follows the `?` of a target. Empty parameters do not count.
+    pub(super) fn parse(query: &'a str) -> Result<Self, Fault> {
+        let mut ttl = None;
+        let mut named: Option<(&str, Action)> = None;
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = match parameter.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (parameter, None),
+            };
+            let action = match (name, value) {
+                ("decr", None | Some("")) => return Err(Fault::ValueMissing),
+                ("ttl", value) => {
+                    if ttl.replace(value.unwrap_or_default()).is_some() {
+                        return Err(Fault::Repeated);
+                    }
+                    continue;
+                }
+                ("incr", _) => Action::Add(amount(value, false).ok_or(Fault::Amount)?),
+                ("decr", _) => Action::Add(amount(value, true).ok_or(Fault::Amount)?),
+                // What builds queries of pairs writes `append=`.
+                ("append", None | Some("")) => Action::Append,
+                ("return", None | Some("")) => Action::Return,
+                ("append" | "return", Some(_)) => return Err(Fault::ValueUnexpected),
+                _ => return Err(Fault::Unknown),
+            };
+            match named.replace((name, action)) {
+                None => {}
+                Some((earlier, _)) if earlier == name => return Err(Fault::Repeated),
+                Some(_) => return Err(Fault::Contradictory),
+            }
+        }
+        Ok(Self { ttl, action: named.map(|(_, action)| action) })
+    }
+}
+
+/// What to add for `text`, or for its negative: a whole number, perhaps with a
+/// minus and never with a plus, and 1 without a text. `None` past 64 bits with
+/// the sign, so -2^63 can be asked for both ways.
+pub(super) fn amount(text: Option<&str>, negative: bool) -> Option<i64> {
+    let text = text.unwrap_or("1");
+    if text.starts_with('+') {
+        return None;
+    }
+    let amount: i128 = text.parse().ok()?;
+    let amount = if negative { amount.checked_neg()? } else { amount };
+    i64::try_from(amount).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ttl(text: &str) -> Query<'_> {
+        Query { ttl: Some(text), action: None }
+    }
+
+    fn action(action: Action) -> Query<'static> {
+        Query { ttl: None, action: Some(action) }
+    }
+
+    #[test]
+    fn known_parameters_are_understood() {
+        let cases = [
+            ("", Query::default()),
+            ("&&", Query::default()),
+            ("ttl=60", ttl("60")),
+            ("&ttl=5&", ttl("5")),
+            ("ttl=keep", ttl("keep")),
+            ("ttl=a=b", ttl("a=b")),
+            ("ttl=1;incr", ttl("1;incr")),
+            ("incr", action(Action::Add(1))),
+            ("incr=5", action(Action::Add(5))),
+            ("incr=-5", action(Action::Add(-5))),
+            ("decr=2", action(Action::Add(-2))),
+            ("decr=-2", action(Action::Add(2))),
+            ("append", action(Action::Append)),
+            ("append=", action(Action::Append)),
+            ("return", action(Action::Return)),
+            ("return=", action(Action::Return)),
+            ("incr&ttl=60", Query { ttl: Some("60"), action: Some(Action::Add(1)) }),
+            ("ttl=60&append", Query { ttl: Some("60"), action: Some(Action::Append) }),
+        ];
+        for (query, understood) in cases {
+            assert_eq!(Query::parse(query), Ok(understood), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let cases = [
+            ("tll=60", Fault::Unknown),
+            ("TTL=60", Fault::Unknown),
+            ("incr&x", Fault::Unknown),
+            ("=", Fault::Unknown),
+            ("=5", Fault::Unknown),
+            ("%74tl=60", Fault::Unknown),
+            ("incr%3D5", Fault::Unknown),
+            (" incr", Fault::Unknown),
+            ("?ttl=60", Fault::Unknown),
+            ("decr", Fault::ValueMissing),
+            ("decr=", Fault::ValueMissing),
+            ("append=x", Fault::ValueUnexpected),
+            ("return=1", Fault::ValueUnexpected),
+            ("ttl=60&ttl=60", Fault::Repeated),
+            ("incr&incr=2", Fault::Repeated),
+            ("append&&append", Fault::Repeated),
+            ("incr&decr=1", Fault::Contradictory),
+            ("incr&ttl=60&append", Fault::Contradictory),
+            ("append&return", Fault::Contradictory),
+            ("incr=", Fault::Amount),
+            ("incr=x", Fault::Amount),
+            ("decr=1.5", Fault::Amount),
+        ];
+        for (query, fault) in cases {
+            assert_eq!(Query::parse(query), Err(fault), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_whole_numbers_of_64_bits() {
+        let cases = [
+            (None, 1),
+            (Some("0"), 0),
+            (Some("-0"), 0),
+            (Some("007"), 7),
+            (Some("9223372036854775807"), i64::MAX),
+            (Some("-9223372036854775807"), -i64::MAX),
+        ];
+        for (text, number) in cases {
+            assert_eq!(amount(text, false), Some(number), "{text:?}");
+            assert_eq!(amount(text, true), Some(-number), "{text:?}");
+        }
+        assert_eq!(amount(Some("-9223372036854775808"), false), Some(i64::MIN));
+        assert_eq!(amount(Some("-9223372036854775808"), true), None);
+        assert_eq!(amount(Some("9223372036854775808"), true), Some(i64::MIN));
+        assert_eq!(amount(Some("9223372036854775808"), false), None);
+
+        let huge = "9".repeat(40);
+        let smallest = i128::MIN.to_string();
+        for text in
+            ["", "-", "+1", "--1", " 1", "1 ", "1.0", "1e3", "0x1", "\u{661}", &huge, &smallest]
+        {
+            assert_eq!(amount(Some(text), false), None, "{text:?}");
+            assert_eq!(amount(Some(text), true), None, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_amount_reads_back(number: i64) {
+            let text = number.to_string();
+            prop_assert_eq!(amount(Some(&text), false), Some(number));
+            prop_assert_eq!(amount(Some(&text), true), number.checked_neg());
+        }
+
+        /// Nothing that passes was left out, and the order does not matter.
+        #[test]
+        fn a_query_that_passes_has_one_reading(
+            query in "((ttl|incr|decr|append|return|x)?=?[0-9-]{0,2}&?){0,4}|.{0,8}",
+        ) {
+            let Ok(understood) = Query::parse(&query) else { return Ok(()) };
+            let named = query.split('&').filter(|parameter| !parameter.is_empty()).count();
+            let read = [understood.ttl.is_some(), understood.action.is_some()];
+            prop_assert_eq!(named, read.into_iter().filter(|is_read| *is_read).count());
+
+            let parameters: Vec<_> = query.split('&').rev().collect();
+            let reversed = parameters.join("&");
+            prop_assert_eq!(Query::parse(&reversed), Ok(understood));
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a `GET` or `HEAD` of a key is answered with.
+
+use super::fields::Fields;
+use super::range::{self, Part};
+use super::tags::{self, Conditions, EntityTag, Verdict};
+use super::{Refusal, Reply};
+use crate::storage::Entry;
+
+/// What a read asks for beside the key.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    conditions: Conditions,
+    /// `Range`, of a `GET` alone (RFC 9110, 14.2).
+    range: Option<Box<str>>,
+    /// `If-Range`: the range counts only if this is the value's tag.
+    if_range: Option<Box<str>>,
+}
+
+impl Reading {
+    pub(super) fn of(fields: Fields<'_>, is_get: bool) -> Result<Self, Refusal> {
+        let range = fields.only("Range").filter(|_| is_get);
+        // Several of these hold as little as one that is malformed.
+        let if_range = fields.has("If-Range").then(|| fields.only("If-Range").unwrap_or(""));
+        Ok(Self {
+            conditions: fields.conditions()?,
+            range: range.map(Into::into),
+            if_range: if_range.filter(|_| range.is_some()).map(Into::into),
+        })
+    }
+
+    /// The answer for what is stored, in the order of RFC 9110, 13.2.2.
+    pub(super) fn reply(&self, entry: Option<&Entry>) -> Reply {
+        let Some(entry) = entry else { return Refusal::KeyNotFound.into() };
+        let tag = EntityTag::new(entry.digest());
+        match self.conditions.verdict(Some(tag)) {
+            Verdict::Holds => {}
+            Verdict::Matched => return Reply::not_modified(tag),
+            Verdict::Failed => return Refusal::PreconditionFailed.reply().with_tag(tag),
+        }
+        let bytes = entry.value().len();
+        match self.part(tag, bytes) {
+            Part::Whole => Reply::value(entry, tag),
+            Part::Slice(slice) => Reply::part(entry, tag, &slice),
+            Part::Unsatisfiable => Refusal::RangeUnsatisfiable
+                .reply()
+                .with_header("Content-Range", range::unsatisfied(bytes)),
+        }
+    }
+
+    fn part(&self, tag: EntityTag, bytes: usize) -> Part {
+        let counts = self.if_range.as_ref().is_none_or(|field| tags::if_range_holds(field, tag));
+        match &self.range {
+            Some(range) if counts => range::select(range, bytes),
+            Some(_) | None => Part::Whole,
+        }
+    }
+}

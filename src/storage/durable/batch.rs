@@ -1,0 +1,155 @@
+//! What is committed together: changes to keys, each decided on what the ones
+//! before it leave.
+
+use super::unreadable;
+use crate::storage::{Change, Decision, Done, Entry, Error, Key, Time, Updated, record};
+use bytes::Bytes;
+use fjall::Keyspace;
+use std::collections::HashMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+
+/// What is to happen to a key.
+pub(super) enum Action {
+    /// A record takes the place of what is there, or nothing does.
+    Put(Record),
+    /// It depends on what is there.
+    Decide(Change),
+}
+
+/// The changes of a batch, and who waits for them.
+#[derive(Default)]
+pub(super) struct Batch {
+    /// The last record of each changed key; `None` deletes it.
+    changes: HashMap<Key, Record>,
+    bytes: usize,
+    /// The values that were read to decide, which are held until they are told.
+    seen_bytes: usize,
+    waiting: Waiting,
+}
+
+/// A record to be written, or `None` to delete what is there.
+pub(super) type Record = Option<Bytes>;
+
+/// Whoever waits for a batch, and what to tell them of an update.
+pub(super) type Waiting = Vec<(Done, Updated)>;
+
+/// What an action comes to.
+pub(super) enum Decided {
+    /// Nothing is written, but what was seen may be of this batch.
+    Keep(Updated),
+    /// This is written.
+    Write(Record, Updated),
+}
+
+impl Action {
+    /// Stores an entry. Lets go of it, for it would be held twice meanwhile.
+    pub(super) fn set(entry: Entry) -> Self {
+        let record = record::encode(&entry);
+        drop(entry);
+        Self::Put(Some(record.into()))
+    }
+}
+
+impl Batch {
+    /// The bytes of all keys and records.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The bytes that it holds in memory, about.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes + self.seen_bytes
+    }
+
+    /// Decides what an action does to a key, on what the batch has made of it
+    /// or else on what `keyspace` holds.
+    pub(super) fn decide(
+        &self,
+        keyspace: &Keyspace,
+        key: &Key,
+        action: Action,
+    ) -> Result<Decided, Error> {
+        let mut change = match action {
+            Action::Put(record) => return Ok(Decided::Write(record, Updated::default())),
+            Action::Decide(change) => change,
+        };
+        let found = match self.changes.get(key) {
+            Some(record) => record.clone(),
+            None => keyspace.get(key.as_str()).map_err(|err| unreadable(key, err))?.map(Into::into),
+        };
+        let before = found.map(record::decode).transpose().map_err(|err| unreadable(key, err))?;
+        let before = before.filter(|entry| entry.lives(Time::now));
+        let decision = panic::catch_unwind(AssertUnwindSafe(|| change(before.as_ref())))
+            .map_err(|_panic| Error::Internal(Arc::new(Undecided)))?;
+        Ok(match decision {
+            Decision::Remove if before.is_some() => {
+                Decided::Write(None, Updated { before, after: None })
+            }
+            Decision::Keep | Decision::Remove => {
+                Decided::Keep(Updated { after: before.clone(), before })
+            }
+            Decision::Replace(entry) => {
+                let record = Some(record::encode(&entry).into());
+                Decided::Write(record, Updated { before, after: Some(entry) })
+            }
+        })
+    }
+
+    /// Adds what was decided; `done` is told once the batch is committed.
+    pub(super) fn add(&mut self, key: Key, decided: Decided, done: Done) {
+        let updated = match decided {
+            Decided::Keep(updated) => updated,
+            Decided::Write(record, updated) => {
+                self.bytes += bytes(&key, record.as_ref());
+                let key_bytes = key.as_str().len();
+                if let Some(replaced) = self.changes.insert(key, record) {
+                    self.bytes -= key_bytes + replaced.map_or(0, |record| record.len());
+                }
+                updated
+            }
+        };
+        self.seen_bytes += updated.before.as_ref().map_or(0, |entry| entry.value().len());
+        self.waiting.push((done, updated));
+    }
+
+    /// The changes, and who waits for them.
+    pub(super) fn into_parts(self) -> (HashMap<Key, Record>, Waiting) {
+        (self.changes, self.waiting)
+    }
+}
+
+/// What a change takes.
+pub(super) fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
+    key.as_str().len() + record.map_or(0, Bytes::len)
+}
+
+/// A function that was to decide has panicked.
+#[derive(Debug)]
+struct Undecided;
+
+impl std::fmt::Display for Undecided {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("what becomes of a key could not be decided")
+    }
+}
+
+impl std::error::Error for Undecided {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Many small requests that see a large value would hold it many times.
+    #[test]
+    fn what_was_seen_counts_as_held() {
+        let entry = Entry::new(vec![b'x'; 1000].into());
+        let updated = Updated { before: Some(entry.clone()), after: Some(entry) };
+        let key = |text: &str| Key::new(text).expect("a key");
+        let mut batch = Batch::default();
+        batch.add(key("kept"), Decided::Keep(updated.clone()), Box::new(|_| {}));
+        assert_eq!((batch.bytes(), batch.held_bytes()), (0, 1000));
+        batch.add(key("taken"), Decided::Write(None, updated), Box::new(|_| {}));
+        assert_eq!((batch.bytes(), batch.held_bytes()), (5, 2005));
+    }
+}

@@ -1,0 +1,231 @@
+//! What the sweep removes and what it leaves: first by itself, at moments that
+//! a test chooses, then in the store.
+
+use super::*;
+use crate::storage::durable::{Durable, open_database};
+use crate::storage::{Entry, Storage, Write, record};
+use std::sync::{PoisonError, mpsc};
+use std::thread;
+use tempfile::TempDir;
+
+fn key(text: &str) -> Key {
+    Key::new(text).expect("a key")
+}
+
+fn moment(milliseconds: u64) -> Time {
+    Time::from_bits(milliseconds)
+}
+
+fn entry(value: &str, expiry: impl Into<Option<Time>>) -> Entry {
+    Entry::new(value.to_owned().into()).with_expiry(expiry.into())
+}
+
+/// What a keyspace holds, but for the notes that the engine makes for itself,
+/// of one byte or two.
+fn held(keyspace: &fjall::Keyspace) -> Vec<Vec<u8>> {
+    let keys = keyspace.iter().map(|found| found.key().expect("it can be read").to_vec());
+    keys.filter(|key| key.len() > PREFIX.len() || key[0] != PREFIX[0]).collect()
+}
+
+/// A sweep and what it sweeps, without the committer.
+struct Index {
+    sweep: Sweep,
+    generation: Generation,
+    database: Database,
+    // The fields are dropped in this order.
+    _directory: TempDir,
+}
+
+impl Index {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
+        let generation = Generation::begin(&database, &data, 0).expect("it begins");
+        Self { sweep: Sweep::new(None), generation, database, _directory: directory }
+    }
+
+    /// Writes a record and its entries in the index, as the committer does.
+    fn set(&mut self, text: &str, expiry: impl Into<Option<Time>>) {
+        let expiry = expiry.into();
+        self.write(text, expiry, Some(record::encode(&entry("value", expiry))));
+    }
+
+    fn delete(&mut self, text: &str) {
+        self.write(text, None, None);
+    }
+
+    fn write(&mut self, text: &str, expiry: Option<Time>, record: Option<Vec<u8>>) {
+        let keyspace = self.generation.keyspace();
+        let mut batch = self.generation.batch(&self.database, PersistMode::Buffer);
+        self.sweep.note(&mut batch, keyspace, &key(text), expiry);
+        match record {
+            Some(record) => batch.insert(keyspace, text, record),
+            None => batch.remove(keyspace, text),
+        }
+        batch.commit().expect("it is written");
+    }
+
+    /// Takes one step at a moment; gives how many keys it has removed.
+    fn step(&mut self, milliseconds: u64) -> usize {
+        let Self { sweep, generation, database, .. } = self;
+        sweep.step(database, generation, moment(milliseconds)).expect("it is written")
+    }
+
+    fn is_empty(&self) -> bool {
+        self.held().is_empty()
+    }
+
+    fn held(&self) -> Vec<Vec<u8>> {
+        held(self.generation.keyspace())
+    }
+}
+
+#[test]
+fn the_index_is_in_order_of_time() {
+    let entries = [
+        index_entry(moment(0), &key("z")),
+        index_entry(moment(255), &key("y")),
+        index_entry(moment(256), &key("a")),
+        index_entry(moment(256), &key("b")),
+        index_from(moment(257)),
+    ];
+    assert!(entries.is_sorted(), "{entries:?}");
+    assert_eq!(parse(&entries[2]), Some((moment(256), &b"a"[..])));
+    assert_eq!(parse(&[0xff]), None);
+}
+
+#[test]
+fn a_key_is_swept_from_the_moment_when_it_expires() {
+    let mut index = Index::new();
+    index.set("key", moment(6000));
+    assert_eq!(index.step(5999), 0);
+    assert_eq!(index.held().len(), 3);
+    assert_eq!(index.step(6000), 1);
+    assert!(index.is_empty());
+}
+
+#[test]
+fn a_step_is_short_and_the_next_one_goes_on() {
+    let mut index = Index::new();
+    for number in 0..STEP_KEYS_MAX + 10 {
+        index.set(&number.to_string(), moment(1000 + number as u64 % 7));
+    }
+    assert_eq!(index.step(2000), STEP_KEYS_MAX);
+    assert!(index.sweep.due_in() <= INTERVAL_BUSY);
+    assert_eq!(index.step(2000), 10);
+    assert!(index.sweep.due_in() > INTERVAL_BUSY);
+    assert!(index.is_empty());
+}
+
+#[test]
+fn what_was_stored_again_since_is_left() {
+    let mut index = Index::new();
+    for text in ["for ever", "longer", "deleted"] {
+        index.set(text, moment(1000));
+    }
+    index.set("for ever", None);
+    index.set("longer", moment(3000));
+    index.delete("deleted");
+    assert_eq!(index.step(2000), 0);
+    let left = [
+        b"for ever".to_vec(),
+        b"longer".to_vec(),
+        index_entry(moment(3000), &key("longer")),
+        expiry_of(b"longer"),
+    ];
+    assert_eq!(index.held(), left);
+    assert_eq!(index.step(3000), 1);
+    assert_eq!(index.held(), [b"for ever"]);
+}
+
+#[test]
+fn what_comes_in_behind_the_sweep_is_found() {
+    let mut index = Index::new();
+    index.set("first", moment(5000));
+    assert_eq!(index.step(6000), 1);
+    index.set("behind", moment(3000));
+    index.set("before all", moment(0));
+    assert_eq!(index.step(6000), 2);
+    assert!(index.is_empty());
+}
+
+/// Waits until a store holds nothing but these.
+#[track_caller]
+fn wait_until_held(store: &Durable, left: &[&[u8]]) {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let keyspace = store.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = held(&keyspace);
+        if held == left {
+            return;
+        }
+        assert!(Instant::now() < end, "{} are held, {:?} first", held.len(), held.first());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_store_gives_back_records_and_index() {
+    const KEYS: usize = 3 * STEP_KEYS_MAX;
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Durable::open(directory.path()).unwrap_or_else(|err| panic!("{err}"));
+    let (later, soon) = (Time::now().after(Duration::from_secs(1000)), Time::now());
+    store.set(key("for ever"), entry("value", None)).expect("it is written");
+    store.set(key("later"), entry("value", later)).expect("it is written");
+    let (tell, written) = mpsc::channel();
+    for number in 0..KEYS {
+        let expiry = soon.after(Duration::from_millis(number as u64));
+        let tell = tell.clone();
+        let done = Box::new(move |outcome| tell.send(outcome).expect("it is waited for"));
+        store.begin(Write::Set(key(&number.to_string()), entry("value", expiry)), done);
+    }
+    drop(tell);
+    assert_eq!(written.iter().flatten().count(), KEYS);
+    let (index, by_key) = (index_entry(later, &key("later")), expiry_of(b"later"));
+    let left: [&[u8]; 4] = [b"for ever", b"later", &index, &by_key];
+    wait_until_held(&store, &left);
+
+    // By now the sweep has passed this one's place.
+    store.set(key("long past"), entry("value", moment(1))).expect("it is written");
+    wait_until_held(&store, &left);
+
+    store.set(key("later"), entry("value", None)).expect("it is written");
+    store.clear().expect("it is written");
+    store.set(key("past"), entry("value", moment(1))).expect("it is written");
+    store.set(key("new"), entry("value", None)).expect("it is written");
+    wait_until_held(&store, &[b"new"]);
+}
+
+/// What was not swept before the end is swept after the next start.
+#[test]
+fn what_expires_between_two_starts_is_swept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = || Durable::open(directory.path()).unwrap_or_else(|err| panic!("{err}"));
+    let store = open();
+    let soon = Time::now().after(Duration::from_millis(300));
+    store.set(key("key"), entry("value", soon)).expect("it is written");
+    store.set(key("for ever"), entry("value", None)).expect("it is written");
+    drop(store);
+    while Time::now() < soon {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let store = open();
+    assert_eq!(store.get(&key("key")).expect("it can be read"), None);
+    wait_until_held(&store, &[b"for ever"]);
+}
+
+/// A session that is prolonged again and again leaves no trace of each time.
+#[test]
+fn the_index_has_no_more_than_one_entry_of_a_key() {
+    let mut index = Index::new();
+    for expiry in 1000..1100 {
+        index.set("session", moment(expiry));
+    }
+    assert_eq!(index.held().len(), 3);
+    index.set("session", None);
+    assert_eq!(index.held(), [b"session"]);
+    index.set("session", moment(1000));
+    index.delete("session");
+    assert!(index.is_empty());
+}

@@ -1,0 +1,98 @@
+//! Giving back the memory of what has expired.
+//!
+//! Nobody sees an expired entry, so there is no hurry: a thread, started with
+//! the first entry that can expire, looks at the maps where something has.
+
+use super::stored::Stored;
+use super::{Expected, Maps, Memory, Shard, read};
+use crate::storage::Time;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often the maps are looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sweeping takes at most one part in so many of a processor.
+const PACE_COSTS: u32 = 20;
+
+/// How many keys are looked up under one lock, which no write passes. Each is
+/// then removed under a lock of its own.
+const EXPIRED_MAX: usize = 4096;
+
+/// The thread that sweeps.
+#[derive(Default)]
+pub(super) struct Sweeper {
+    /// Nothing is sent; the thread ends when this is dropped.
+    alive: OnceLock<Sender<()>>,
+}
+
+impl Memory {
+    /// Sees to it that `stored` is swept away once it has expired.
+    pub(super) fn watch(&self, stored: &Stored) {
+        if stored.expiry().is_some() {
+            self.0.sweeper.alive.get_or_init(|| start(Arc::downgrade(&self.0)));
+        }
+    }
+}
+
+fn start(maps: Weak<Maps>) -> Sender<()> {
+    let (alive, ended) = crossbeam_channel::bounded(0);
+    let sweeper = thread::Builder::new().name("sweeper".to_owned());
+    if let Err(err) = sweeper.spawn(move || run(&maps, &ended)) {
+        // What is full sweeps for itself.
+        log::warn!("no thread to give back what has expired: {err}");
+    }
+    alive
+}
+
+fn run(maps: &Weak<Maps>, ended: &Receiver<()>) {
+    let mut pause = INTERVAL;
+    while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        let Some(maps) = maps.upgrade() else { return };
+        let (begun, now) = (Instant::now(), Time::now());
+        for shard in maps.shards.iter().filter(|shard| shard.is_due(now)) {
+            let _turn = maps.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+            maps.sweep(shard, now);
+        }
+        pause = INTERVAL.max(begun.elapsed() * PACE_COSTS);
+    }
+}
+
+impl Maps {
+    /// Removes what has expired from one of the maps.
+    pub(super) fn sweep(&self, shard: &Shard, now: Time) {
+        while shard.is_due(now) {
+            let expired = expired_in(shard, now);
+            for (key, old) in &expired {
+                let _removed: bool = self.remove(key, Expected::Same(Some(old)));
+            }
+            if expired.len() < EXPIRED_MAX {
+                return;
+            }
+        }
+    }
+}
+
+/// Some entries of a map that have expired. If these are all, the moment when
+/// the next one will is noted.
+fn expired_in(shard: &Shard, now: Time) -> Vec<(Box<str>, Stored)> {
+    let map = read(&shard.map);
+    let mut expired = Vec::new();
+    let mut due = u64::MAX;
+    for (key, stored) in map.iter() {
+        match stored.expiry() {
+            Some(expiry) if expiry <= now => expired.push((key.clone(), stored.clone())),
+            Some(expiry) => due = due.min(expiry.to_bits()),
+            None => {}
+        }
+        if expired.len() == EXPIRED_MAX {
+            return expired;
+        }
+    }
+    // Nobody puts anything into the map while it is read.
+    shard.due.store(due, Ordering::Relaxed);
+    expired
+}

@@ -1,0 +1,188 @@
+//! How an entry is written as bytes: a byte that says what follows, that, and
+//! the value.
+//!
+//! ```text
+//! flags    bit 0  the value is UTF-8
+//!          bit 1  an expiry follows: milliseconds since the epoch, u64
+//!          bit 2  the digest follows: 16 bytes
+//!          bit 3  a content type follows: its length, u8, and its bytes
+//!          the other bits are reserved for fields after these
+//! ```
+//!
+//! in little-endian and in this order.
+
+use super::entry::{Digest, Entry};
+use super::time::Time;
+use bytes::Bytes;
+use std::error::Error;
+use std::fmt;
+
+const TEXT: u8 = 1;
+const EXPIRY: u8 = 1 << 1;
+const DIGEST: u8 = 1 << 2;
+const CONTENT_TYPE: u8 = 1 << 3;
+const KNOWN: u8 = TEXT | EXPIRY | DIGEST | CONTENT_TYPE;
+
+/// Why bytes are no record that this version writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotUnderstood {
+    /// They end too soon.
+    Short,
+    /// They have fields of a later version.
+    Flags(u8),
+    /// The content type is not UTF-8.
+    ContentType,
+}
+
+/// The length of an entry's record.
+pub(super) fn bytes(entry: &Entry) -> usize {
+    let content_type = entry.content_type.as_ref().map_or(0, |text| 1 + text.len());
+    let expiry = entry.expiry.map_or(0, |_| size_of::<u64>());
+    1 + expiry + entry.digest.map_or(0, |digest| digest.len()) + content_type + entry.value.len()
+}
+
+/// The record of an entry.
+pub(super) fn encode(entry: &Entry) -> Vec<u8> {
+    let Entry { value, text, digest, content_type, expiry } = entry;
+    // A longer one has no place; nobody stores such a thing.
+    let content_type = content_type.as_deref().filter(|text| text.len() <= u8::MAX.into());
+    let flag = |flag, is_set: bool| if is_set { flag } else { 0 };
+    let mut record = Vec::with_capacity(bytes(entry));
+    record.push(
+        flag(TEXT, *text)
+            | flag(EXPIRY, expiry.is_some())
+            | flag(DIGEST, digest.is_some())
+            | flag(CONTENT_TYPE, content_type.is_some()),
+    );
+    if let Some(expiry) = expiry {
+        record.extend_from_slice(&expiry.to_bits().to_le_bytes());
+    }
+    if let Some(digest) = digest {
+        record.extend_from_slice(digest);
+    }
+    if let Some(content_type) = content_type {
+        record.push(u8::try_from(content_type.len()).unwrap_or(u8::MAX));
+        record.extend_from_slice(content_type.as_bytes());
+    }
+    record.extend_from_slice(value);
+    record
+}
+
+/// The entry of a record. The value shares the record's bytes.
+pub(super) fn decode(record: Bytes) -> Result<Entry, NotUnderstood> {
+    let mut fields = Fields::of(&record)?;
+    let text = fields.flags & TEXT != 0;
+    let expiry = fields.expiry()?;
+    let digest = fields.digest()?;
+    let content_type = fields.content_type()?.map(Into::into);
+    let at = record.len() - fields.rest.len();
+    let value = if at == 0 { record } else { record.slice(at..) };
+    Ok(Entry { value, text, digest, content_type, expiry })
+}
+
+/// The expiry of a record, if it has one.
+pub(super) fn expiry(record: &[u8]) -> Option<Time> {
+    Fields::of(record).ok()?.expiry().ok()?
+}
+
+/// What is left to read of a record.
+struct Fields<'a> {
+    flags: u8,
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn of(record: &'a [u8]) -> Result<Self, NotUnderstood> {
+        let (&flags, rest) = record.split_first().ok_or(NotUnderstood::Short)?;
+        if flags & !KNOWN == 0 {
+            Ok(Self { flags, rest })
+        } else {
+            Err(NotUnderstood::Flags(flags))
+        }
+    }
+
+    // In the order in which they come.
+
+    fn expiry(&mut self) -> Result<Option<Time>, NotUnderstood> {
+        let bits: Option<[u8; 8]> = self.array(EXPIRY)?;
+        Ok(bits.map(|bits| Time::from_bits(u64::from_le_bytes(bits))))
+    }
+
+    fn digest(&mut self) -> Result<Option<Digest>, NotUnderstood> {
+        self.array(DIGEST)
+    }
+
+    fn content_type(&mut self) -> Result<Option<&'a str>, NotUnderstood> {
+        let Some([length]) = self.array(CONTENT_TYPE)? else { return Ok(None) };
+        let (text, rest) = self.rest.split_at_checked(length.into()).ok_or(NotUnderstood::Short)?;
+        self.rest = rest;
+        std::str::from_utf8(text).map(Some).map_err(|_| NotUnderstood::ContentType)
+    }
+
+    fn array<const N: usize>(&mut self, flag: u8) -> Result<Option<[u8; N]>, NotUnderstood> {
+        if self.flags & flag == 0 {
+            return Ok(None);
+        }
+        let (array, rest) = self.rest.split_first_chunk().ok_or(NotUnderstood::Short)?;
+        self.rest = rest;
+        Ok(Some(*array))
+    }
+}
+
+impl fmt::Display for NotUnderstood {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short => formatter.write_str("a record that ends too soon"),
+            Self::Flags(flags) => write!(formatter, "a record of a later version ({flags:#x})"),
+            Self::ContentType => formatter.write_str("a record with a content type of no text"),
+        }
+    }
+}
+
+impl Error for NotUnderstood {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_back(
+            value in prop::collection::vec(any::<u8>(), 0..600),
+            content_type in prop::option::of("[ -~]{0,255}"),
+            expiry in prop::option::of(any::<u64>()),
+        ) {
+            let entry = Entry::new(value.into())
+                .with_content_type(content_type.map(Into::into))
+                .with_expiry(expiry.map(Time::from_bits));
+            let record = encode(&entry);
+            prop_assert_eq!(record.len(), bytes(&entry));
+            prop_assert_eq!(super::expiry(&record), entry.expiry);
+            prop_assert_eq!(decode(record.into()), Ok(entry));
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(entry) = decode(bytes.clone().into()) {
+                prop_assert!(bytes.ends_with(entry.value()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_refused() {
+        assert_eq!(decode(Bytes::new()), Err(NotUnderstood::Short));
+        for flags in [1 << 4, 0x81, 0xff] {
+            let record = Bytes::copy_from_slice(&[flags, b'v']);
+            assert_eq!(decode(record), Err(NotUnderstood::Flags(flags)));
+        }
+    }
+
+    #[test]
+    fn a_plain_record_of_the_first_version_is_read() {
+        let entry = decode(Bytes::from_static(b"\x01text")).expect("it is whole");
+        assert_eq!((&entry.value()[..], entry.is_text()), (&b"text"[..], true));
+        assert_eq!((entry.content_type(), entry.expiry()), (None, None));
+    }
+}
