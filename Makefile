@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 BIN := target/release/little-key-value
-SCRIPTS := $(wildcard scripts/*.sh) .ci/run
+SCRIPTS := $(wildcard scripts/*.sh scripts/examples/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test check bench audit demo clean

@@ -230,17 +230,16 @@ allowed() {
 }
 
 answer 405 'method not allowed\n' curl -d 'a POST, as -X PUT is missing' "$URL/kv/greeting"
-allowed 'DELETE GET HEAD PUT'
+allowed 'DELETE GET HEAD OPTIONS POST PUT'
 answer 405 'method not allowed\n' curl -X PATCH -d 'x' "$URL/kv/greeting"
-answer 405 'method not allowed\n' curl -X OPTIONS "$URL/kv/greeting"
 answer 405 'method not allowed\n' curl -X put -d 'x' "$URL/kv/greeting"
 answer 405 'method not allowed\n' curl -X POST -T film.bin "$URL/kv/greeting"
 answer 405 'method not allowed\n' curl -X POST -T - "$URL/kv/greeting" < <(cat film.bin)
 answer 405 'method not allowed\n' curl "$URL/clear"
-allowed 'DELETE'
+allowed 'DELETE OPTIONS'
 answer 405 'method not allowed\n' curl -X PUT -d 'x' "$URL/healthz"
-allowed 'GET HEAD'
-answer 405 'method not allowed\n' curl -d 'x' "$URL/kv/greeting?ttl=5"
+allowed 'GET HEAD OPTIONS'
+answer 405 'method not allowed\n' curl -X PATCH -d 'x' "$URL/kv/greeting?ttl=5"
 answer 200 'hello' curl "$URL/kv/greeting"
 
 for path in '' /kv /kv.txt /KV/greeting /clear/ /healthz/ /favicon.ico; do

@@ -28,14 +28,14 @@ run() {
     printf '\n=== scripts/%s\n\n' "$name"
     ENGINE=$engine bash "$ROOT/scripts/$script.sh" "$@" 2>&1 | tee "$WORK/output" || code=$?
     count=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$WORK/output" | tail -n 1 || true)
-    verdicts="$verdicts$(printf '%-18s %s' "$name" "${count:-did not come to its end}")
+    verdicts="$verdicts$(printf '%-22s %s' "$name" "${count:-did not come to its end}")
 "
     [ "$code" -eq 0 ] || all_passed=false
 }
 
 export DURATION=${DURATION:-20}
 for engine in memory durable; do
-    for script in seed curl demo; do
+    for script in seed curl semantics examples demo; do
         run "$engine" "$script"
     done
 done

@@ -1,0 +1,253 @@
+#!/usr/bin/env bash
+#
+# The programs in scripts/examples, alone and many at once, and whether they
+# do what their first lines say.
+#
+#     scripts/examples.sh                              starts a server of its own
+#     ENGINE=durable scripts/examples.sh               on the durable engine
+#     URL=http://127.0.0.1:8888 scripts/examples.sh    asks one that runs
+#
+# It leaves some keys named after test-… in the store.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+use_server
+cd "$WORK"
+
+# The examples are programs of their own: from them too is kept what the person
+# has in .curlrc, and none waits for ever.
+export URL TTL=20s CURL_HOME=$WORK
+echo 'max-time = 20' >.curlrc
+
+NAME=test-$$
+
+# example NAME ARG...: runs one of them.
+example() {
+    local name=$1
+    shift
+    bash "$ROOT/scripts/examples/$name.sh" "$@"
+}
+
+# run ARG...: runs one to its end. Sets CODE; its output is in stdout and
+# stderr.
+run() {
+    CODE=0
+    example "$@" >stdout 2>stderr || CODE=$?
+}
+
+# gives CODE OUTPUT EXAMPLE ARG...: it ends with this exit code and prints,
+# byte for byte, this output, in which \n is a newline.
+gives() {
+    local code=$1
+    printf '%b' "$2" >expected
+    shift 2
+    run "$@"
+    if [ "$CODE" = "$code" ] && cmp -s expected stdout; then
+        passed "examples/$(quoted "$@")"
+    else
+        failed "examples/$(quoted "$@")" "$code $(describe expected)" \
+            "$CODE $(describe stdout) $(cat stderr)"
+    fi
+}
+
+# at_once TIMES COMMAND...: runs a function so many times at once, each with
+# its number, from 1, as a further argument. Sets SUCCEEDED, how many did.
+at_once() {
+    local times=$1 pids=() pid number
+    shift
+    for ((number = 1; number <= times; number++)); do
+        "$@" "$number" &
+        pids+=("$!")
+    done
+    SUCCEEDED=0
+    for pid in "${pids[@]}"; do
+        if wait "$pid"; then SUCCEEDED=$((SUCCEEDED + 1)); fi
+    done
+}
+
+# A counter.
+
+gives 0 '1\n' counter "$NAME"
+gives 0 '101\n' counter "$NAME" 100
+gives 0 '98\n' counter "$NAME" -3
+answer 200 '98' curl "$URL/kv/counter/$NAME"
+answer 200 '' curl -X PUT -d 'many' "$URL/kv/counter/$NAME-word"
+gives 22 '' counter "$NAME-word"
+
+# shellcheck disable=SC2317 # at_once calls it, and those below.
+count_three_times() {
+    local i
+    for ((i = 0; i < 3; i++)); do
+        example counter "$NAME-sum" >>"numbers-$1" || return
+    done
+}
+at_once 10 count_three_times
+check 'ten that count three times each' 10 "$SUCCEEDED"
+answer 200 '30' curl "$URL/kv/counter/$NAME-sum"
+check 'nobody gets the number of another' "$(seq 30)" "$(sort -n numbers-*)"
+
+# A lock.
+
+gives 0 'held\n' lock "$NAME" echo held
+gives 7 '' lock "$NAME" sh -c 'exit 7'
+answer 404 'key not found\n' curl "$URL/kv/lock/$NAME"
+
+# shellcheck disable=SC2016,SC2317 # The inner shell expands it.
+add_under_lock() {
+    example lock "$NAME" sh -c 'sum=$(cat sum); sleep 0.01; echo "$((sum + $0))" >sum' "$1"
+}
+echo 0 >sum
+at_once 10 add_under_lock
+check 'ten that add to a file, each under the lock' 10 "$SUCCEEDED"
+check 'lose nothing' 55 "$(cat sum)"
+answer 404 'key not found\n' curl "$URL/kv/lock/$NAME"
+
+# One whose owner has died.
+answer 201 '' curl -X PUT -d 'dead' -H 'If-None-Match: *' "$URL/kv/lock/$NAME?ttl=1s"
+gives 0 'mine\n' lock "$NAME" echo mine
+
+# One that is lost while its command runs is not taken from its new owner.
+# shellcheck disable=SC2016
+gives 0 '' lock "$NAME" sh -c 'curl -q -sS -X PUT -d other "$0"' "$URL/kv/lock/$NAME"
+check_match 'a lock that was lost is told' 'lost' "$(cat stderr)"
+answer 200 'other' curl "$URL/kv/lock/$NAME"
+answer 200 '' curl -X DELETE "$URL/kv/lock/$NAME"
+
+# A rate limiter.
+
+gives 0 '' limit "$NAME" 2 60
+gives 0 '' limit "$NAME" 2 60
+gives 1 '' limit "$NAME" 2 60
+gives 2 '' limit "$NAME" 2 soon
+# shellcheck disable=SC2317
+may_it() {
+    example limit "$NAME-many" 5 60
+}
+at_once 12 may_it
+check 'of twelve at once five may' 5 "$SUCCEEDED"
+
+gives 0 '' limit "$NAME-short" 1 2
+gives 1 '' limit "$NAME-short" 1 2
+check_that 'and when the time is over it may again' within 5 example limit "$NAME-short" 1 2
+
+# A log.
+
+# follow LOG FILE: follows a log in the background. Sets FOLLOWER.
+follow() {
+    EVERY=0.1 bash "$ROOT/scripts/examples/log.sh" tail "$1" >"$2" 2>stderr &
+    FOLLOWER=$!
+    STARTED_PIDS="$STARTED_PIDS$FOLLOWER "
+}
+
+# shellcheck disable=SC2317
+has_lines() {
+    [ "$(wc -l <"$2")" -ge "$1" ]
+}
+
+follow "$NAME" followed
+gives 0 '' log append "$NAME" 'first line'
+check_that 'a log is followed from its first line' within 5 has_lines 1 followed
+run log append "$NAME" < <(printf 'second\nthird\n')
+check 'several lines at once' 0 "$CODE"
+check_that 'and on' within 5 has_lines 3 followed
+answer 200 'first line\nsecond\nthird\n' curl "$URL/kv/log/$NAME"
+
+# shellcheck disable=SC2317
+append_three_lines() {
+    local i
+    for ((i = 0; i < 3; i++)); do
+        example log append "$NAME" "line $i of $1" || return
+    done
+}
+at_once 10 append_three_lines
+check 'ten that append three lines each' 10 "$SUCCEEDED"
+check_that 'all of them are followed' within 5 has_lines 33 followed
+ask "$URL/kv/log/$NAME"
+check_file 'who follows has what is there' body followed
+for ((writer = 1; writer <= 10; writer++)); do
+    for ((i = 0; i < 3; i++)); do echo "line $i of $writer"; done
+done | sort >sent
+sed 1,3d body | sort >there
+check_file 'every line is whole and there once' sent there
+stop "$FOLLOWER"
+
+# A queue.
+
+gives 1 '' queue pop "$NAME"
+gives 0 '' queue push "$NAME" 'first  item'
+gives 0 '' queue push "$NAME" '@second'
+gives 0 'first  item' queue pop "$NAME"
+gives 0 '@second' queue pop "$NAME"
+gives 1 '' queue pop "$NAME"
+
+# shellcheck disable=SC2317
+push_three_items() {
+    local i
+    for ((i = 0; i < 3; i++)); do
+        example queue push "$NAME" "$1-$i" || return
+    done
+}
+
+# Pops until it has what the others leave.
+# shellcheck disable=SC2317
+pop_all() {
+    local item
+    while item=$(example queue pop "$NAME"); do
+        echo "$item" >>"popped-$1"
+    done
+}
+
+at_once 5 push_three_items
+check 'five that push three items each' 5 "$SUCCEEDED"
+at_once 5 pop_all
+for ((pusher = 1; pusher <= 5; pusher++)); do
+    for ((i = 0; i < 3; i++)); do echo "$pusher-$i"; done
+done >pushed
+cat popped-* | sort >popped
+check_file 'of five that pop, each item goes to one' pushed popped
+gives 1 '' queue pop "$NAME"
+
+# A configuration.
+
+answer 200 '' curl -X PUT -d '{"count":0}' -H 'Content-Type: application/json' \
+    "$URL/kv/$NAME.json?ttl=1h"
+gives 0 '' config "$NAME.json" sed 's/0/1/'
+answer 200 '{"count":1}' curl "$URL/kv/$NAME.json"
+check 'the value keeps its type' application/json "$(header Content-Type)"
+check_match 'and its expiry' '^(3600|35[0-9]{2})$' "$(header TTL)"
+gives 22 '' config "$NAME-absent" cat
+gives 4 '' config "$NAME.json" sh -c 'exit 4'
+gives 1 '' config "$NAME.json" true
+check 'an empty value is refused' 'value cannot be empty' "$(cat stderr)"
+answer 200 '{"count":1}' curl "$URL/kv/$NAME.json"
+
+# shellcheck disable=SC2016,SC2317
+add_a_line() {
+    example config "$NAME.conf" sh -c 'cat && echo "$0"' "name-$1"
+}
+answer 200 '' curl -T - "$URL/kv/$NAME.conf" < <(echo 'name-0')
+at_once 10 add_a_line
+check 'ten that change one value' 10 "$SUCCEEDED"
+ask "$URL/kv/$NAME.conf"
+check 'lose nothing' "$(seq -f 'name-%g' 0 10 | sort)" "$(sort body)"
+
+# A cache.
+
+gives 22 '' cache "$NAME-absent" copy
+check_that 'of what is absent there is no copy' test ! -e copy
+gives 0 'changed\n' cache "$NAME.conf" copy
+check_file 'the copy is the value' body copy
+gives 0 'unchanged\n' cache "$NAME.conf" copy
+check_file 'and stays' body copy
+run config "$NAME.conf" tr a-z A-Z
+gives 0 'changed\n' cache "$NAME.conf" copy
+ask "$URL/kv/$NAME.conf"
+check_file 'the copy is what the value has become' body copy
+rm copy
+gives 0 'changed\n' cache "$NAME.conf" copy
+check_file 'a copy that is gone comes back' body copy
+check 'nothing else is left there' 'copy copy.etag' "$(echo copy*)"
+
+summary

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+#
+# A log that many append to and many follow.
+#
+#     URL=http://127.0.0.1:8888 scripts/examples/log.sh append web 'a line'
+#     make 2>&1 | scripts/examples/log.sh append build
+#     scripts/examples/log.sh tail build
+#
+# It shows ?append, which adds all of what it sends or nothing, and a range
+# that begins where the last one ended (curl -r): 206 is what is new, 416 says
+# that nothing is. `tail` follows the log until Ctrl-C and asks again every
+# second (EVERY=0.2 for more). A log is one value: past the server's
+# --max-value-size, 10 MiB, append fails with 413.
+
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: $0 append NAME [LINE] | $0 tail NAME" >&2
+    exit 2
+fi
+log=${URL:-http://127.0.0.1:8888}/kv/log/$2
+
+append() {
+    curl -fsS -X POST --data-binary @- -H 'Content-Type: text/plain; charset=utf-8' "$log?append"
+}
+
+follow() {
+    local offset=0 status
+    piece=$(mktemp)
+    trap 'rm -f "$piece"' EXIT
+    while true; do
+        status=$(curl -sS -r "$offset-" -o "$piece" -w '%{http_code}' "$log")
+        case $status in
+            206) cat "$piece" && offset=$((offset + $(wc -c <"$piece"))) ;;
+            404 | 416) sleep "${EVERY:-1}" ;;
+            *) echo "the server answers $status" >&2 && exit 1 ;;
+        esac
+    done
+}
+
+case $1 in
+    append) if [ $# -gt 2 ]; then printf '%s\n' "${*:3}"; else cat; fi | append ;;
+    tail) follow ;;
+    *) echo "$0: neither append nor tail: $1" >&2 && exit 2 ;;
+esac
