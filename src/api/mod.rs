@@ -138,19 +138,10 @@ impl Api {
                 Ok(entry) => reading.reply(entry.as_ref()),
                 Err(err) => failed(&err),
             },
-            Kind::Write(key, writing) => {
-                let (write, answer) = match self.plan(key, writing, body) {
-                    Ok(plan) => plan,
-                    Err(refusal) => return refusal.into(),
-                };
-                answer.reply(match write {
-                    Write::Set(key, entry) => {
-                        self.storage.set(key, entry).map(|()| Updated::default())
-                    }
-                    Write::Delete(key) => self.storage.delete(&key).map(|()| Updated::default()),
-                    Write::Update(key, change) => self.storage.update(key, change),
-                })
-            }
+            Kind::Write(key, writing) => match self.plan(key, writing, body) {
+                Ok((write, answer)) => answer.reply(self.storage.perform(write)),
+                Err(refusal) => refusal.into(),
+            },
             Kind::Clear => match self.storage.clear() {
                 Ok(()) => Reply::empty(),
                 Err(err) => failed(&err),

@@ -142,10 +142,7 @@ impl Front {
     pub(super) fn run_ready(&self, ready: Ready) {
         match ready {
             Ready::Request(job) => self.run_request(job),
-            Ready::Reply(job, reply) => {
-                let answer = self.answer(&job, reply);
-                self.deliver(job, answer);
-            }
+            Ready::Reply(job, reply) => self.reply(job, reply),
             Ready::Answer(job, answer) => self.deliver(job, answer),
         }
     }
@@ -154,19 +151,19 @@ impl Front {
         let Ok(framing) = job.framing else { return };
         let admitted = self.api.admit(&job.call(&job.fields(), framing.length));
         match admitted {
-            Ok(operation) if framing.arrived && self.api.pace(&operation) != Pace::Long => {
-                self.run_arrived(job, framing, operation);
-            }
+            Ok(operation) if framing.arrived => match self.api.pace(&operation) {
+                Pace::Long => self.pass_on(Transfer::Receive(job, framing, operation)),
+                pace @ (Pace::Ready | Pace::Commit) => {
+                    self.run_arrived(job, framing, operation, pace);
+                }
+            },
             Ok(operation) => self.pass_on(Transfer::Receive(job, framing, operation)),
-            Err(reply) if framing.arrived => {
-                let answer = self.answer(&job, reply);
-                self.deliver(job, answer);
-            }
+            Err(reply) if framing.arrived => self.reply(job, reply),
             Err(reply) => self.refuse(job, reply),
         }
     }
 
-    fn run_arrived(&self, mut job: Job, framing: Framing, operation: Operation) {
+    fn run_arrived(&self, mut job: Job, framing: Framing, operation: Operation, pace: Pace) {
         // Asking for a body of nothing could send an interim answer, and wait.
         let read = if framing.length == Length::Known(0) {
             Ok(Bytes::new())
@@ -175,7 +172,7 @@ impl Front {
             body::read(job.request.as_reader(), framing.length, bytes_max, |_| {})
         };
         match read {
-            Ok(body) if self.api.pace(&operation) == Pace::Commit => {
+            Ok(body) if pace == Pace::Commit => {
                 let ready = self.ready.clone();
                 self.api.begin(operation, body, move |reply| {
                     // Where nobody takes it the server has stopped waiting.
@@ -184,8 +181,7 @@ impl Front {
             }
             Ok(body) => {
                 let reply = self.perform(operation, body);
-                let answer = self.answer(&job, reply);
-                self.deliver(job, answer);
+                self.reply(job, reply);
             }
             // tiny_http has the whole body, so this is its own trouble.
             Err(trouble) => {
@@ -247,6 +243,12 @@ impl Front {
         let ends = self.draining.load(Ordering::Relaxed) && !job.connection.has_waiting();
         let persistence = if ends { Persistence::Close } else { job.persistence() };
         Answer { reply, head_only: job.is_head(), persistence }
+    }
+
+    /// Answers a request whose body was read. Never blocks.
+    fn reply(&self, job: Job, reply: Reply) {
+        let answer = self.answer(&job, reply);
+        self.deliver(job, answer);
     }
 
     /// Writes an answer if that waits for nobody, else passes it on.

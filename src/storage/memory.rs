@@ -95,6 +95,30 @@ impl Memory {
         // Somebody else may have swept before.
         write()
     }
+
+    /// Decides on a change under the lock, which a slow one needs that others
+    /// always come before.
+    fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Error> {
+        let shard = self.0.shard(key.as_str());
+        let mut map = write(&shard.map);
+        let before = map.get(key.as_str()).cloned().and_then(Stored::into_living);
+        let (replaced, after) = match change(before.as_ref()) {
+            Decision::Keep => (None, before.clone()),
+            Decision::Remove => {
+                let removed = self.0.remove_from(&mut map, key.as_str());
+                (removed.map(|(_, old)| old), None)
+            }
+            Decision::Replace(entry) => {
+                let stored = Stored::new(entry.clone());
+                self.watch(&stored);
+                (self.0.put_in(shard, &mut map, key.as_str().into(), stored)?, Some(entry))
+            }
+        };
+        drop(map);
+
+        drop(replaced);
+        Ok(Updated { before, after })
+    }
 }
 
 /// What has to be under a key for a change to take place.
@@ -111,29 +135,6 @@ impl Expected<'_> {
         match self {
             Self::Anything => true,
             Self::Same(expected) => Stored::are_same(expected, current),
-        }
-    }
-}
-
-impl Memory {
-    /// Decides on a change under the lock, which a slow one needs that others
-    /// always come before.
-    fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Error> {
-        let shard = self.0.shard(key.as_str());
-        let mut map = write(&shard.map);
-        let before = map.get(key.as_str()).cloned().and_then(Stored::into_living);
-        match change(before.as_ref()) {
-            Decision::Keep => Ok(Updated { after: before.clone(), before }),
-            Decision::Remove => {
-                drop(self.0.remove_from(&mut map, key.as_str()));
-                Ok(Updated { before, after: None })
-            }
-            Decision::Replace(entry) => {
-                let stored = Stored::new(entry.clone());
-                self.watch(&stored);
-                drop(self.0.put_in(shard, &mut map, key.as_str().into(), stored)?);
-                Ok(Updated { before, after: Some(entry) })
-            }
         }
     }
 }
@@ -246,8 +247,8 @@ impl Default for Memory {
     }
 }
 
-// A poisoned map is still whole: every critical section below is one map
-// call, so a panic cannot leave it half changed.
+// A poisoned map is still whole: in every critical section what could panic
+// comes before the one call that changes the map, or is that call.
 
 fn read(shard: &RwLock<Map>) -> RwLockReadGuard<'_, Map> {
     shard.read().unwrap_or_else(PoisonError::into_inner)

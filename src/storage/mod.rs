@@ -184,11 +184,17 @@ pub trait Storage: Send + Sync {
     /// before this returns, or later on a thread of the engine's own, where it
     /// must not block.
     fn begin(&self, write: Write, done: Done) {
-        done(match write {
+        done(self.perform(write));
+    }
+
+    /// Does a write and waits until it has taken effect. Gives what an update
+    /// did, and nothing of the others.
+    fn perform(&self, write: Write) -> Result<Updated, Error> {
+        match write {
             Write::Set(key, entry) => self.set(key, entry).map(|()| Updated::default()),
             Write::Delete(key) => self.delete(&key).map(|()| Updated::default()),
             Write::Update(key, change) => self.update(key, change),
-        });
+        }
     }
 
     /// Whether a write waits for a disk or a peer, so that it should be begun

@@ -1,9 +1,9 @@
 //! The one thread that writes.
 //!
 //! ```text
-//! set, delete ──► queue ──► committer: takes all that wait, writes one batch,
-//!     ▲                       │        syncs once
-//!     └────── outcome ◄───────┘        and only then lets readers see it
+//! writes ──► queue ──► committer: takes all that wait, decides on the updates,
+//!   ▲                      │      writes one batch, syncs once,
+//!   └────── outcome ◄──────┘      and only then lets readers see it
 //! ```
 //!
 //! Writers that come while it syncs make the next batch, so many share one

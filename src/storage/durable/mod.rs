@@ -109,6 +109,16 @@ impl Durable {
     }
 }
 
+/// A write as the committer is told of it.
+fn message(write: Write, done: Done) -> Message {
+    let (key, action) = match write {
+        Write::Set(key, entry) => (key, Action::set(entry)),
+        Write::Delete(key) => (key, Action::Put(None)),
+        Write::Update(key, change) => (key, Action::Decide(change)),
+    };
+    Message::Write(key, action, done)
+}
+
 fn database_error(err: fjall::Error) -> OpenError {
     OpenError::Database(Box::new(err))
 }
@@ -135,12 +145,11 @@ impl Storage for Durable {
     }
 
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        self.tell_and_wait(|done| Message::Write(key, Action::set(entry), done)).map(drop)
+        self.perform(Write::Set(key, entry)).map(drop)
     }
 
     fn delete(&self, key: &Key) -> Result<(), Error> {
-        let key = key.clone();
-        self.tell_and_wait(|done| Message::Write(key, Action::Put(None), done)).map(drop)
+        self.perform(Write::Delete(key.clone())).map(drop)
     }
 
     fn clear(&self) -> Result<(), Error> {
@@ -148,16 +157,15 @@ impl Storage for Durable {
     }
 
     fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-        self.tell_and_wait(|done| Message::Write(key, Action::Decide(change), done))
+        self.perform(Write::Update(key, change))
+    }
+
+    fn perform(&self, write: Write) -> Result<Updated, Error> {
+        self.tell_and_wait(|done| message(write, done))
     }
 
     fn begin(&self, write: Write, done: Done) {
-        let (key, action) = match write {
-            Write::Set(key, entry) => (key, Action::set(entry)),
-            Write::Delete(key) => (key, Action::Put(None)),
-            Write::Update(key, change) => (key, Action::Decide(change)),
-        };
-        self.tell(Message::Write(key, action, done));
+        self.tell(message(write, done));
     }
 
     fn writes_wait(&self) -> bool {
