@@ -588,6 +588,8 @@ mod guarded {
     #[derive(Default)]
     struct Gated {
         memory: Memory,
+        /// What it says of itself.
+        waits: bool,
         open: Mutex<bool>,
         opened: Condvar,
     }
@@ -596,6 +598,10 @@ mod guarded {
         fn open(&self) {
             *self.open.lock().expect("nobody panics with it") = true;
             self.opened.notify_all();
+        }
+
+        fn shut(&self) {
+            *self.open.lock().expect("nobody panics with it") = false;
         }
     }
 
@@ -623,6 +629,77 @@ mod guarded {
 
         fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
             self.memory.update(key, change)
+        }
+
+        fn waits(&self) -> bool {
+            self.waits
+        }
+    }
+
+    /// As many clients as that ask for what is behind the gate.
+    fn stand_at_gate(server: &Fixture, clients: usize) -> Vec<Connection> {
+        let mut waiting: Vec<Connection> = (0..clients).map(|_| server.connect()).collect();
+        for connection in &mut waiting {
+            connection.send(get_head("/kv/gate"));
+        }
+        waiting
+    }
+
+    #[test]
+    fn a_leader_that_is_stuck_is_replaced() {
+        const WORKERS: usize = 3;
+        for round in 0..5 {
+            let gated = Arc::new(Gated::default());
+            let config = Config { workers: WORKERS, ..Fixture::config() };
+            let store = Arc::clone(&gated) as Arc<dyn Storage>;
+            let server = Fixture::with(store, VALUE_BYTES_MAX, &config);
+            // One after the other, each of them stops the thread that leads.
+            let mut waiting = Vec::new();
+            for stuck in 1..=WORKERS {
+                waiting.extend(stand_at_gate(&server, 1));
+                let since = Instant::now();
+                assert_serves(&server, &format!("beside {stuck} that are stuck"));
+                assert!(since.elapsed() < SOON, "round {round}: it took {:?}", since.elapsed());
+            }
+            gated.open();
+            for connection in &mut waiting {
+                assert_eq!(connection.response().status(), 404);
+                assert_eq!(connection.get("/healthz").status(), 200);
+            }
+            assert_serves(&server, "after they have come back");
+        }
+    }
+
+    #[test]
+    fn requests_taken_by_a_leader_that_is_stuck_are_answered_by_another() {
+        let gated = Arc::new(Gated::default());
+        let server = Fixture::over(Arc::clone(&gated) as Arc<dyn Storage>);
+        let mut clients: Vec<Connection> = (0..MANY).map(|_| server.connect()).collect();
+        for round in 0..20 {
+            // All at once, so that some are taken together with the stuck one.
+            let mut waiting = stand_at_gate(&server, 1);
+            for client in &mut clients {
+                client.send(get_head("/healthz"));
+            }
+            for client in &mut clients {
+                assert_eq!(client.response().status(), 200, "round {round}");
+            }
+            gated.open();
+            assert_eq!(waiting.remove(0).response().status(), 404);
+            gated.shut();
+        }
+    }
+
+    #[test]
+    fn slow_reads_from_a_disk_hold_up_only_what_needs_the_disk() {
+        let gated = Arc::new(Gated { waits: true, ..Gated::default() });
+        let server = Fixture::over(Arc::clone(&gated) as Arc<dyn Storage>);
+        // As many as there are threads for them, and more.
+        let mut waiting = stand_at_gate(&server, MANY);
+        assert_serves(&server, "beside slow reads");
+        gated.open();
+        for connection in &mut waiting {
+            assert_eq!(connection.response().status(), 404);
         }
     }
 

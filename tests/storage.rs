@@ -99,7 +99,7 @@ fn clear(store: &Store) {
 
 /// So many, or a fifth of it where each write waits for a disk.
 fn fewer_if_slow(store: &Store, many: usize) -> usize {
-    if store.writes_wait() { many / 5 } else { many }
+    if store.waits() { many / 5 } else { many }
 }
 
 fn an_absent_key_is_none(store: Store) {
@@ -496,7 +496,7 @@ fn an_update_that_panics_changes_nothing(store: Store) {
 
 fn updates_of_one_key_come_one_after_the_other(store: Store) {
     const THREADS: usize = 8;
-    let each = if store.writes_wait() { 50 } else { 1000 };
+    let each = if store.waits() { 50 } else { 1000 };
     let count = |entry: Option<&Entry>| {
         let text = entry.map_or("0", |entry| std::str::from_utf8(entry.value()).expect("digits"));
         text.parse::<usize>().expect("a number")

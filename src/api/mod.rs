@@ -71,6 +71,8 @@ enum Kind {
 pub enum Pace {
     /// Nobody.
     Ready,
+    /// A disk that has to be read; see [`Api::pace_on_disk`] for more.
+    Disk,
     /// The storage, until it has committed a write.
     Commit,
     /// The storage, in proportion to what is stored there.
@@ -114,11 +116,20 @@ impl Api {
         Ok(Operation(kind))
     }
 
-    /// What performing `operation` waits for, beside its body.
-    pub fn pace(&self, Operation(kind): &Operation) -> Pace {
+    /// What performing `operation` waits for, beside its body. Never blocks.
+    pub fn pace(&self, operation: &Operation) -> Pace {
+        if self.storage.waits() && operation.looks_first() {
+            return Pace::Disk;
+        }
+        self.pace_on_disk(operation)
+    }
+
+    /// The same on a thread that may wait for a disk: what performing
+    /// `operation` waits for besides. Blocks as long as the storage does.
+    pub fn pace_on_disk(&self, Operation(kind): &Operation) -> Pace {
         match kind {
             Kind::Write(key, writing) if writing.takes_all() && self.is_large(key) => Pace::Long,
-            Kind::Write(..) if self.storage.writes_wait() => Pace::Commit,
+            Kind::Write(..) if self.storage.waits() => Pace::Commit,
             Kind::Read(..) | Kind::Write(..) | Kind::Health | Kind::Options(_) => Pace::Ready,
             Kind::Clear => Pace::Long,
         }
@@ -198,6 +209,17 @@ impl Api {
             Ok(_) if body.len() as u64 > self.value_bytes_max => Refusal::ValueTooLarge.into(),
             Ok(operation) => self.perform(operation, body),
             Err(reply) => reply,
+        }
+    }
+}
+
+impl Operation {
+    /// Whether it has to read before anything is known of it.
+    fn looks_first(&self) -> bool {
+        match &self.0 {
+            Kind::Read(..) => true,
+            Kind::Write(_, writing) => writing.takes_all(),
+            Kind::Clear | Kind::Health | Kind::Options(_) => false,
         }
     }
 }

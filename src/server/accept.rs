@@ -5,17 +5,16 @@
 //! The listening socket is therefore ours: a new server starts on another
 //! handle of the same socket, while the connections of the old one live on.
 
-use super::front::Front;
+use super::front::{self, Front, Message, Ready};
+use super::lead::{Lead, Left, Mark};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::HashSet;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -50,39 +49,26 @@ pub(super) struct Acceptor {
     /// Earlier ones, whose connections live on.
     retiring: Vec<Generation>,
     count: usize,
-    fences: u64,
 }
 
-/// One tiny_http server and the thread that takes its requests.
+/// One tiny_http server, and who takes its requests.
 struct Generation {
-    server: Arc<tiny_http::Server>,
-    flags: Arc<Flags>,
-    thread: Option<JoinHandle<()>>,
-    /// How many fences were put into its queue.
-    fences: u64,
+    lead: Arc<Lead>,
     /// The connections that it may have accepted and that still live.
     connections: HashSet<u64>,
     /// Whether all connections that it may have accepted are known.
     sealed: bool,
 }
 
-#[derive(Default)]
-struct Flags {
-    retired: AtomicBool,
-    /// How many fences have come out of the queue of requests.
-    passed: AtomicU64,
-}
-
-/// A place in the queue of requests: once it is passed, all requests that
-/// tiny_http had parsed before are known here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fence(u64);
+/// A place in the queues of all tiny_http servers.
+#[derive(Clone)]
+pub(super) struct Fence(Vec<(Arc<Lead>, Mark)>);
 
 impl Acceptor {
     /// Starts accepting on `listener`.
     pub(super) fn new(listener: TcpListener, front: Arc<Front>) -> io::Result<Self> {
         let current = Generation::start(&listener, Arc::clone(&front), 0)?;
-        Ok(Self { listener, front, current, retiring: Vec::new(), count: 1, fences: 0 })
+        Ok(Self { listener, front, current, retiring: Vec::new(), count: 1 })
     }
 
     /// The listening socket.
@@ -127,29 +113,31 @@ impl Acceptor {
         for generation in &mut self.retiring {
             generation.sealed = true;
             if generation.connections.is_empty() {
-                generation.retire();
+                generation.lead.retire();
             }
         }
-        self.retiring.retain(|generation| generation.thread.is_some());
+        self.retiring.retain(|generation| !generation.lead.is_retired());
     }
 
     /// Puts a fence at the end of every queue of requests.
-    pub(super) fn fence(&mut self) -> Fence {
-        self.fences += 1;
-        for generation in self.retiring.iter_mut().chain([&mut self.current]) {
-            generation.fences += 1;
-            generation.server.unblock();
-        }
-        Fence(self.fences)
+    pub(super) fn fence(&self) -> Fence {
+        let leads = self.generations().map(|generation| &generation.lead);
+        Fence(leads.map(|lead| (Arc::clone(lead), lead.put_mark())).collect())
     }
 
-    /// Whether every queue has been taken as far as `fence`.
-    pub(super) fn has_passed(&self, Fence(fence): Fence) -> bool {
-        self.retiring.iter().chain([&self.current]).all(|generation| {
-            let later = self.fences - fence;
-            let passed = generation.flags.passed.load(Ordering::Relaxed);
-            passed + later >= generation.fences
-        })
+    /// Gives the lead to another thread where the one that has it is stuck.
+    pub(super) fn displace_stuck(&self, now: Instant) {
+        for lead in self.generations().map(|generation| &generation.lead) {
+            if let Some(term) = lead.displace_stuck(now) {
+                // The lane's threads live as long as the server.
+                let next = Ready::Lead(Arc::clone(lead), term);
+                self.front.ready.send(Message::Work(next)).ok();
+            }
+        }
+    }
+
+    fn generations(&self) -> impl Iterator<Item = &Generation> {
+        self.retiring.iter().chain([&self.current])
     }
 
     /// Has tiny_http look at its queue of connections: a connection that says
@@ -178,62 +166,39 @@ impl Acceptor {
     }
 
     /// Ends the threads that take requests.
-    pub(super) fn retire_all(&mut self) {
-        self.current.retire();
-        self.retiring.iter_mut().for_each(Generation::retire);
+    pub(super) fn retire_all(&self) {
+        self.generations().for_each(|generation| generation.lead.retire());
+    }
+}
+
+impl Fence {
+    /// Whether all requests that were parsed before it are known.
+    pub(super) fn is_passed(&self) -> bool {
+        self.0.iter().all(|(lead, mark)| lead.has_passed(*mark))
     }
 }
 
 impl Generation {
+    /// Starts to accept, on one more thread of the ready lane, which leads.
     fn start(listener: &TcpListener, front: Arc<Front>, number: usize) -> io::Result<Self> {
-        // The thread comes first: a server that could not be used would
-        // accept connections which nobody answers, and hang when dropped.
-        let (hand_over, handed_over) = crossbeam_channel::bounded::<Arc<tiny_http::Server>>(1);
-        let flags = Arc::<Flags>::default();
-        let its_flags = Arc::clone(&flags);
-        let thread =
-            thread::Builder::new().name(format!("dispatch-{number}")).spawn(move || {
-                if let Ok(server) = handed_over.recv() {
-                    dispatch_all(&server, &its_flags, &front);
-                }
-            })?;
-        let server = tiny_http::Server::from_listener(listener.try_clone()?, None);
-        let server = Arc::new(server.map_err(io::Error::other)?);
-        // Dropping a server makes it connect to its own address, which may
-        // hang or reach a stranger. One more owner keeps it from that.
-        mem::forget(Arc::clone(&server));
-        hand_over.send(Arc::clone(&server)).map_err(io::Error::other)?;
-        let connections = HashSet::new();
-        Ok(Self { server, flags, thread: Some(thread), fences: 0, connections, sealed: false })
-    }
-
-    fn retire(&mut self) {
-        self.flags.retired.store(true, Ordering::Relaxed);
-        self.server.unblock();
-        if let Some(thread) = self.thread.take() {
-            // It catches its panics, so there is nothing to hear of it.
-            thread.join().ok();
-        }
-    }
-}
-
-/// Takes requests until the generation is retired.
-fn dispatch_all(server: &tiny_http::Server, flags: &Flags, front: &Front) {
-    loop {
-        match server.recv() {
-            Ok(request) => {
-                let dispatched = panic::catch_unwind(AssertUnwindSafe(|| front.dispatch(request)));
-                if dispatched.is_err() {
-                    log::error!("a request was lost in dispatch");
+        let listener = listener.try_clone()?;
+        let (hand_over, handed_over) = crossbeam_channel::bounded(1);
+        let thread = thread::Builder::new().name(format!("lead-{number}"));
+        thread.stack_size(front::STACK_BYTES).spawn(move || match Lead::new(listener) {
+            Ok(lead) => {
+                let lead = Arc::new(lead);
+                // Who has started this waits for it.
+                hand_over.send(Ok(Arc::clone(&lead))).ok();
+                if lead.run(0, &front) == Left::Displaced {
+                    front.work_ready();
                 }
             }
-            Err(_) if flags.retired.load(Ordering::Relaxed) => return,
-            // tiny_http's own word for an unblocked queue has no code.
-            Err(err) if err.raw_os_error().is_none() => {
-                flags.passed.fetch_add(1, Ordering::Relaxed);
+            Err(err) => {
+                hand_over.send(Err(err)).ok();
             }
-            // The guard sees that the accept loop has let go of its socket.
-            Err(err) => log::debug!("accepting connections has ended: {err}"),
-        }
+        })?;
+        let lost = |_| io::Error::other("tiny_http cannot start its threads");
+        let lead = handed_over.recv().map_err(lost)??;
+        Ok(Self { lead, connections: HashSet::new(), sealed: false })
     }
 }

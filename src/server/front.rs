@@ -1,22 +1,26 @@
 //! The way of a request through the server: dispatch, lanes, answer.
 //!
 //! ```text
-//!             dispatch             ready lane            transfer lane
-//! tiny_http ─► framing ─► queue ─► admit, perform ─► queue ─► read the body,
-//!              one per             write a small              perform, write
-//!              connection          answer                     a large answer
-//!                 │                   │    ▲                     │
-//!                 │                   │    └─► storage: commits  │
-//!                 │                   │        what waits        │
-//!                 └───────────────────┴── refuse, close, cut ────┴──► guard
+//!                        ready lane
+//!              ┌──────────────────────────────┐  transfer lane
+//! tiny_http ─► │ lead: framing ─► one request │  read the body,
+//!              │       per connection ─► api ─┼─► perform, write
+//!              │       ─► a small answer      │  a large answer
+//!              │           │           ▲      │
+//!              │           ▼           │      │
+//!              │ others: disk reads, commits  │
+//!              └──────┬──────────────────▲────┘
+//!      refuse, close, cut ─► guard    storage: commits what waits
 //! ```
 //!
-//! Nothing in dispatch or in the ready lane waits for a client: a request is
-//! there once all of its body is in memory, an answer is written there if the
-//! socket has room for it. What has to wait for its client moves to the
-//! transfer lane. A write that has to be committed first is left with the
-//! storage, which commits many at once and gives each back to the ready lane.
-//! What cannot be answered in the usual way goes to the guard.
+//! Nothing in the ready lane waits for a client: a request is there once all of
+//! its body is in memory, an answer is written there if the socket has room for
+//! it. What has to wait for its client moves to the transfer lane. The thread
+//! that [leads](Lead) waits for nothing at all but requests: what has to read
+//! from a disk is for the lane's other threads. A write that has to be committed
+//! first is left with the storage, which commits many at once and gives each
+//! back to the ready lane. What cannot be answered in the usual way goes to the
+//! guard.
 
 use super::answer::{Answer, Persistence};
 use super::body::{self, Trouble};
@@ -24,10 +28,13 @@ use super::connections::{Connection, Connections, Entered, Room, Stage};
 use super::framing::{Framing, Length};
 use super::guard;
 use super::job::Job;
+use super::lead::{Lead, Left, Term};
+use super::schedule;
 use super::tally::Tally;
 use crate::api::{Api, Operation, Pace, Refusal, Reply};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,12 +44,17 @@ use tiny_http::Request;
 /// no more requests are taken. Answers are no more than there are connections.
 const READY_QUEUE_MAX: usize = 4096;
 
+/// What a thread of a lane needs at most, with room to spare: they are many.
+pub(super) const STACK_BYTES: usize = 512 * 1024;
+
 /// What all threads of one server share.
 pub(super) struct Front {
     pub(super) api: Api,
     pub(super) connections: Arc<Connections>,
     pub(super) ready: Sender<Message<Ready>>,
+    pub(super) ready_queue: Receiver<Message<Ready>>,
     pub(super) transfer: Sender<Message<Transfer>>,
+    pub(super) transfer_queue: Receiver<Message<Transfer>>,
     pub(super) guard: guard::Handle,
     pub(super) tally: Tally,
     /// Set once: answers close their connections from then on.
@@ -56,15 +68,19 @@ pub(super) enum Message<T> {
     Stop,
 }
 
-/// Work that waits for nobody.
+/// Work that waits for no client.
 #[allow(clippy::large_enum_variant, reason = "nearly all of it is requests")]
 pub(super) enum Ready {
     /// Answer a request.
     Request(Job),
+    /// Answer a request that may have to wait for a disk.
+    Disk(Job, Framing, Operation),
     /// Answer a request with this.
     Reply(Job, Reply),
     /// Write an answer.
     Answer(Job, Answer),
+    /// Lead in place of a thread that is stuck.
+    Lead(Arc<Lead>, Term),
 }
 
 /// Work that waits for a client.
@@ -73,26 +89,6 @@ pub(super) enum Transfer {
     Receive(Job, Framing, Operation),
     /// Write an answer.
     Send(Job, Answer),
-}
-
-/// What a lane does one after the other.
-pub(super) trait Work {
-    /// The request that the work is for.
-    fn job(&self) -> &Job;
-}
-
-impl Work for Ready {
-    fn job(&self) -> &Job {
-        let (Self::Request(job) | Self::Reply(job, _) | Self::Answer(job, _)) = self;
-        job
-    }
-}
-
-impl Work for Transfer {
-    fn job(&self) -> &Job {
-        let (Self::Receive(job, ..) | Self::Send(job, _)) = self;
-        job
-    }
 }
 
 fn overloaded() -> Reply {
@@ -104,62 +100,122 @@ fn body_ended_early() -> Reply {
 }
 
 impl Front {
-    /// Takes a request from tiny_http. Never blocks.
-    pub(super) fn dispatch(&self, request: Request) {
-        let Some(peer) = request.remote_addr().copied() else {
-            // Only Unix sockets have no address, and none is listened on.
-            return;
-        };
+    /// Takes a request from tiny_http, and gives it back if its turn has come.
+    /// Never blocks.
+    pub(super) fn enter(&self, request: Request) -> Option<Job> {
+        // Only Unix sockets have no address, and none is listened on.
+        let peer = request.remote_addr().copied()?;
         let (connection, is_new) = self.connections.of(peer);
         if is_new {
             self.guard.notice();
         }
         let job = Job::new(request, Arc::clone(&connection));
         match connection.enter(job) {
-            Entered::Started(job) => self.start(job),
-            Entered::Kept => {}
+            Entered::Started(job) => Some(job),
+            Entered::Kept => None,
             Entered::Overrun => {
                 log::info!("{peer}: too many pipelined requests");
                 self.guard.cut_in_work(connection);
+                None
             }
         }
     }
 
-    /// Queues a request whose turn has come. Never blocks.
-    fn start(&self, job: Job) {
-        if let Err(fault) = job.framing {
-            return self.refuse(job, fault.into());
-        }
-        if self.ready.len() >= READY_QUEUE_MAX {
-            return self.refuse(job, overloaded());
-        }
-        // The lane's threads live as long as the server.
-        self.ready.send(Message::Work(Ready::Request(job))).ok();
+    /// Answers a request on the thread that leads. Never blocks.
+    pub(super) fn run_taken(&self, job: Job) {
+        self.guarded(job, |job| self.run_request(job, true));
     }
 
-    /// The ready lane: answers a request, or passes it on where it would have
-    /// to wait for its client.
-    pub(super) fn run_ready(&self, ready: Ready) {
+    /// Queues a request for the lane's other threads. Never blocks.
+    fn queue(&self, ready: Ready) {
+        if self.ready.len() < READY_QUEUE_MAX {
+            // The lane's threads live as long as the server.
+            self.ready.send(Message::Work(ready)).ok();
+        } else if let Ready::Request(job) | Ready::Disk(job, ..) = ready {
+            self.refuse(job, overloaded());
+        }
+    }
+
+    /// A thread of the ready lane: does one piece of work after the other
+    /// until told to stop.
+    pub(super) fn work_ready(&self) {
+        schedule::ask_for_slices(schedule::SLICE);
+        while let Ok(Message::Work(ready)) = self.ready_queue.recv() {
+            if self.run_ready(ready).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn run_ready(&self, ready: Ready) -> ControlFlow<()> {
         match ready {
-            Ready::Request(job) => self.run_request(job),
-            Ready::Reply(job, reply) => self.reply(job, reply),
-            Ready::Answer(job, answer) => self.deliver(job, answer),
+            Ready::Request(job) => self.guarded(job, |job| self.run_request(job, false)),
+            Ready::Disk(job, framing, operation) => {
+                self.guarded(job, |job| self.run_at(Pace::Disk, job, framing, operation));
+            }
+            Ready::Reply(job, reply) => self.guarded(job, |job| self.reply(job, reply)),
+            Ready::Answer(job, answer) => self.guarded(job, |job| self.deliver(job, answer)),
+            Ready::Lead(lead, term) => {
+                if lead.run(term, self) == Left::Retired {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A thread of the transfer lane: the same for work that may wait for its
+    /// client.
+    pub(super) fn work_transfer(&self) {
+        while let Ok(Message::Work(transfer)) = self.transfer_queue.recv() {
+            match transfer {
+                Transfer::Receive(job, framing, operation) => {
+                    self.guarded(job, |job| self.receive(job, framing, operation));
+                }
+                Transfer::Send(job, answer) => {
+                    self.guarded(job, |job| self.send_waiting(job, &answer));
+                }
+            }
         }
     }
 
-    fn run_request(&self, job: Job) {
-        let Ok(framing) = job.framing else { return };
+    /// A panic costs the connection it happened on, not the thread.
+    fn guarded(&self, job: Job, work: impl FnOnce(Job)) {
+        let connection = Arc::clone(&job.connection);
+        if panic::catch_unwind(AssertUnwindSafe(|| work(job))).is_err() {
+            self.guard.cut(connection);
+        }
+    }
+
+    /// Answers a request, or passes it on where it would have to wait.
+    fn run_request(&self, job: Job, leads: bool) {
+        let framing = match job.framing {
+            Ok(framing) => framing,
+            Err(fault) => return self.refuse(job, fault.into()),
+        };
         let admitted = self.api.admit(&job.call(&job.fields(), framing.length));
         match admitted {
-            Ok(operation) if framing.arrived => match self.api.pace(&operation) {
-                Pace::Long => self.pass_on(Transfer::Receive(job, framing, operation)),
-                pace @ (Pace::Ready | Pace::Commit) => {
-                    self.run_arrived(job, framing, operation, pace);
+            Ok(operation) if framing.arrived => {
+                let pace = self.api.pace(&operation);
+                if leads && pace == Pace::Disk {
+                    return self.queue(Ready::Disk(job, framing, operation));
                 }
-            },
+                self.run_at(pace, job, framing, operation);
+            }
             Ok(operation) => self.pass_on(Transfer::Receive(job, framing, operation)),
             Err(reply) if framing.arrived => self.reply(job, reply),
             Err(reply) => self.refuse(job, reply),
+        }
+    }
+
+    fn run_at(&self, pace: Pace, job: Job, framing: Framing, operation: Operation) {
+        match pace {
+            Pace::Long => self.pass_on(Transfer::Receive(job, framing, operation)),
+            Pace::Disk => {
+                let pace = self.api.pace_on_disk(&operation);
+                self.run_at(pace, job, framing, operation);
+            }
+            Pace::Ready | Pace::Commit => self.run_arrived(job, framing, operation, pace),
         }
     }
 
@@ -188,14 +244,6 @@ impl Front {
                 log::error!("a body that had arrived cannot be read: {trouble:?}");
                 self.refuse(job, body_ended_early());
             }
-        }
-    }
-
-    /// The transfer lane: work that may wait for its client.
-    pub(super) fn run_transfer(&self, transfer: Transfer) {
-        match transfer {
-            Transfer::Receive(job, framing, operation) => self.receive(job, framing, operation),
-            Transfer::Send(job, answer) => self.send_waiting(job, &answer),
         }
     }
 
@@ -306,7 +354,7 @@ impl Front {
             }
             Ok(()) => {
                 if let Some(next) = connection.next() {
-                    self.start(next);
+                    self.queue(Ready::Request(next));
                 }
             }
         }
@@ -347,16 +395,5 @@ impl Record {
         let wanted = log::log_enabled!(log::Level::Debug);
         let target = wanted.then(|| job.request.url().to_owned());
         Self { method, target, came: job.came }
-    }
-}
-
-/// A lane's thread: does one piece of work after the other until told to stop.
-/// A panic costs the connection it happened on, not the thread.
-pub(super) fn work<T: Work>(queue: &Receiver<Message<T>>, run: impl Fn(T), guard: &guard::Handle) {
-    while let Ok(Message::Work(task)) = queue.recv() {
-        let connection = Arc::clone(&task.job().connection);
-        if panic::catch_unwind(AssertUnwindSafe(|| run(task))).is_err() {
-            guard.cut(connection);
-        }
     }
 }

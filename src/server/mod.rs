@@ -22,8 +22,8 @@ mod framing;
 mod front;
 mod guard;
 mod job;
+mod lead;
 mod limits;
-#[cfg(all(target_os = "linux", not(portable)))]
 mod schedule;
 #[cfg(all(target_os = "linux", not(portable)))]
 mod socket;
@@ -36,7 +36,7 @@ use crate::api::Api;
 use accept::Acceptor;
 use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use front::{Front, Message, Work};
+use front::{Front, Message};
 use guard::{Guard, Handle, Limits};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -55,9 +55,6 @@ const TRANSFER_THREADS_MAX: usize = 256;
 
 /// One part in so many of the threads that the system allows are of that lane.
 const TRANSFER_THREADS_SHARE: usize = 4;
-
-/// What a thread of a lane needs at most, with room to spare: they are many.
-const STACK_BYTES: usize = 512 * 1024;
 
 /// How long the guard may take to end after a shutdown that ran out of time.
 const GUARD_PATIENCE: Duration = Duration::from_millis(500);
@@ -127,7 +124,9 @@ impl Server {
             api,
             connections: Arc::clone(&connections),
             ready,
+            ready_queue,
             transfer,
+            transfer_queue,
             guard: handle.clone(),
             tally: Tally::new(),
             draining: AtomicBool::new(false),
@@ -136,14 +135,8 @@ impl Server {
         let workers = config.workers.max(1);
         let share = limits::threads_max() / TRANSFER_THREADS_SHARE;
         let transfers = share.clamp(1, TRANSFER_THREADS_MAX);
-        let mut lanes = start_lane("worker", workers, &front, &ready_queue, Front::run_ready)?;
-        lanes.extend(start_lane(
-            "transfer",
-            transfers,
-            &front,
-            &transfer_queue,
-            Front::run_transfer,
-        )?);
+        let mut lanes = start_lane("worker", workers, &front, Front::work_ready)?;
+        lanes.extend(start_lane("transfer", transfers, &front, Front::work_transfer)?);
         let system_max = limits::connections_max(lanes.len());
         let limits = Limits {
             idle_timeout: config.idle_timeout,
@@ -201,18 +194,16 @@ impl Server {
 }
 
 /// Starts the threads of one lane.
-fn start_lane<T: Work + Send + 'static>(
+fn start_lane(
     name: &str,
     threads: usize,
     front: &Arc<Front>,
-    queue: &Receiver<Message<T>>,
-    run: fn(&Front, T),
+    work: fn(&Front),
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let start = |number| {
-        let (front, queue) = (Arc::clone(front), queue.clone());
-        let work = move || front::work(&queue, |task| run(&front, task), &front.guard);
+        let front = Arc::clone(front);
         let thread = thread::Builder::new().name(format!("{name}-{number}"));
-        thread.stack_size(STACK_BYTES).spawn(work)
+        thread.stack_size(front::STACK_BYTES).spawn(move || work(&front))
     };
     (0..threads).map(start).collect()
 }

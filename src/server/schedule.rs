@@ -1,54 +1,89 @@
-//! What the server asks of the kernel for a thread of its own.
+//! What the server asks of the kernel for its threads.
 
-#![allow(unsafe_code, reason = "the scheduler's attributes have no safe form")]
+#![cfg_attr(
+    all(target_os = "linux", not(portable)),
+    allow(unsafe_code, reason = "the scheduler's attributes have no safe form")
+)]
 
 use std::time::Duration;
 
-/// What a thread that asks for it is given of a processor at a time.
-const SLICE_NANOS: u64 = 100_000;
+/// What a thread of the ready lane is given of a processor at a time. It is
+/// shorter than what others have, so a request is not kept waiting by them.
+pub(super) const SLICE: Duration = Duration::from_micros(500);
 
-/// The kernel's `struct sched_attr` in its first version.
-#[repr(C)]
-struct Attributes {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    runtime: u64,
-    deadline: u64,
-    period: u64,
-}
+/// The same for a thread whose wake-up is urgent.
+#[cfg(all(target_os = "linux", not(portable)))]
+pub(super) const SLICE_SHORT: Duration = Duration::from_micros(100);
 
-/// Asks for the calling thread to run soon after it wakes up, for a short
-/// time: a short slice goes before the long ones of threads that compute.
+/// Asks for the calling thread, and for those that it starts, to run soon
+/// after they wake up, for a short time: a short slice goes before the long
+/// ones of threads that compute.
 ///
 /// Linux 6.12 and later heed it, older ones give an equal share as before.
-pub(super) fn ask_for_short_slices() {
-    let size = u32::try_from(size_of::<Attributes>()).unwrap_or(0);
-    let attributes = Attributes {
-        size,
-        policy: 0,
-        flags: 0,
-        nice: rustix::process::getpriority_process(None).unwrap_or(0),
-        priority: 0,
-        runtime: SLICE_NANOS,
-        deadline: 0,
-        period: 0,
-    };
-    // SAFETY: the kernel reads `size` bytes of what lives through the call. It
-    // changes how the calling thread is scheduled and nothing else.
-    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+pub(super) fn ask_for_slices(slice: Duration) {
+    #[cfg(all(target_os = "linux", not(portable)))]
+    linux::set_attributes(libc::SCHED_OTHER, slice);
+    #[cfg(any(portable, not(target_os = "linux")))]
+    let _ = slice;
 }
 
-/// How much of a processor's time the calling thread has had. How long it had
-/// to wait for one says nothing of what it costs others.
-pub(super) fn time_worked() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // The safe form of rustix finds its own way to the kernel's page of code,
-    // which valgrind does not survive.
-    // SAFETY: the kernel writes to `time`, which lives through the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    let part = |number| u64::try_from(number).unwrap_or_default();
-    Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
+/// Has the calling thread, and those that it starts, wait after a wake-up
+/// until the thread that runs has finished or has used up its time.
+///
+/// A thread that reads requests runs for some microseconds. Breaking off the
+/// one that answers them for each costs two switches and gains nothing.
+pub(super) fn let_others_finish() {
+    #[cfg(all(target_os = "linux", not(portable)))]
+    linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
+}
+
+#[cfg(all(target_os = "linux", not(portable)))]
+pub(super) use linux::time_worked;
+
+#[cfg(all(target_os = "linux", not(portable)))]
+mod linux {
+    use std::time::Duration;
+
+    /// The kernel's `struct sched_attr` in its first version.
+    #[repr(C)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+
+    /// Sets the calling thread's policy and slice; `ZERO` stands for the usual
+    /// slice. Where the kernel refuses, all stays as it was.
+    pub(super) fn set_attributes(policy: libc::c_int, slice: Duration) {
+        let attributes = Attributes {
+            size: u32::try_from(size_of::<Attributes>()).unwrap_or(0),
+            policy: policy.unsigned_abs(),
+            flags: 0,
+            nice: rustix::process::getpriority_process(None).unwrap_or(0),
+            priority: 0,
+            runtime: u64::try_from(slice.as_nanos()).unwrap_or(0),
+            deadline: 0,
+            period: 0,
+        };
+        // SAFETY: the kernel reads `size` bytes of what lives through the call.
+        // It changes how the calling thread is scheduled and nothing else.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+
+    /// How much of a processor's time the calling thread has had. How long it
+    /// had to wait for one says nothing of what it costs others.
+    pub(in crate::server) fn time_worked() -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // The safe form of rustix finds its own way to the kernel's page of
+        // code, which valgrind does not survive.
+        // SAFETY: the kernel writes to `time`, which lives through the call.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        let part = |number| u64::try_from(number).unwrap_or_default();
+        Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
+    }
 }

@@ -197,9 +197,9 @@ pub trait Storage: Send + Sync {
         }
     }
 
-    /// Whether a write waits for a disk or a peer, so that it should be begun
-    /// and not waited for.
-    fn writes_wait(&self) -> bool {
+    /// Whether a call may wait for a disk or a peer, so that a write should be
+    /// begun and not waited for.
+    fn waits(&self) -> bool {
         false
     }
 

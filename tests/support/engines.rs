@@ -56,8 +56,8 @@ impl Storage for Temporary {
         self.engine.begin(write, done);
     }
 
-    fn writes_wait(&self) -> bool {
-        self.engine.writes_wait()
+    fn waits(&self) -> bool {
+        self.engine.waits()
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -153,7 +153,7 @@ impl Guard {
     pub(in crate::server) fn run(mut self) {
         // Whoever floods keeps the processors busy, and each millisecond of
         // waiting for one lets tiny_http take in more.
-        schedule::ask_for_short_slices();
+        schedule::ask_for_slices(schedule::SLICE_SHORT);
         loop {
             self.rest();
             // Without its guard the server would be lost. Every step below
@@ -173,6 +173,7 @@ impl Guard {
         for cookie in ended {
             self.end(cookie);
         }
+        self.acceptor.displace_stuck(now);
         let searched = self.search(now);
         self.bury(searched);
         let moving = self.look_at_all(now);

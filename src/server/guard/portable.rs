@@ -13,7 +13,7 @@ use crate::server::job::Job;
 use crossbeam_channel::{Receiver, Sender};
 use std::io::{self, Write as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often it is asked whether every request has been answered.
 const PACE: Duration = Duration::from_millis(20);
@@ -103,7 +103,7 @@ impl Guard {
         Ok(Self { connections, orders: orders.0, acceptor })
     }
 
-    pub(in crate::server) fn run(mut self) {
+    pub(in crate::server) fn run(self) {
         let mut waiting = None;
         loop {
             match self.orders.recv_timeout(PACE) {
@@ -114,6 +114,7 @@ impl Guard {
                 Ok(Order::Stop) => return self.acceptor.retire_all(),
                 Err(_) => {}
             }
+            self.acceptor.displace_stuck(Instant::now());
             self.connections.take_loose().retain(|connection| !self.connections.forget(connection));
             if let Some(done) = &waiting
                 && self.connections.busy() == 0

@@ -168,7 +168,7 @@ impl Storage for Durable {
         self.tell(message(write, done));
     }
 
-    fn writes_wait(&self) -> bool {
+    fn waits(&self) -> bool {
         true
     }
 

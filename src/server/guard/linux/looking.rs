@@ -96,9 +96,8 @@ impl Guard {
                 Verdict::TooLarge => {
                     // It may be many requests that nobody has taken yet.
                     moving.flooded = true;
-                    let fence = *watched.fence.get_or_insert_with(|| self.acceptor.fence());
-                    if self.acceptor.has_passed(fence) && watched.connection.activity() == activity
-                    {
+                    let fence = watched.fence.get_or_insert_with(|| self.acceptor.fence());
+                    if fence.is_passed() && watched.connection.activity() == activity {
                         self.flooded_at = Some(now);
                         condemned.push((*cookie, Some(TOO_LARGE)));
                     }
