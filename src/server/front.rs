@@ -139,7 +139,7 @@ impl Front {
     /// A thread of the ready lane: does one piece of work after the other
     /// until told to stop.
     pub(super) fn work_ready(&self) {
-        schedule::ask_for_slices(schedule::SLICE);
+        schedule::let_others_finish();
         while let Ok(Message::Work(ready)) = self.ready_queue.recv() {
             if self.run_ready(ready).is_break() {
                 return;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A leader that is at the same request for so long loses the lead.
+/// A leader that is at the same answer for so long loses the lead.
 const STUCK_AFTER: Duration = Duration::from_millis(5);
 
 /// The lead over the requests of one tiny_http server.
@@ -46,13 +46,15 @@ struct Turn {
 /// What the leader does.
 #[derive(Clone, Copy, Default)]
 enum Doing {
-    /// It waits for a request, or there is none yet.
+    /// It waits for a request, or takes one; or another is about to lead. Were
+    /// it displaced here, a request could be overtaken by the next one of its
+    /// connection, which then waits for its answer for ever.
     #[default]
-    Waiting,
-    /// It is busy, and nobody has looked at it since it began.
-    Busy,
-    /// It is busy with what it was busy with at this time.
-    BusySince(Instant),
+    Taking,
+    /// It answers one, and nobody has looked at it since it began.
+    Answering,
+    /// It is at the same one since this time, or longer.
+    AnsweringSince(Instant),
 }
 
 /// Why a thread does not lead any more.
@@ -76,7 +78,6 @@ impl Lead {
         // What tiny_http starts is scheduled as the thread that starts it.
         schedule::let_others_finish();
         let server = tiny_http::Server::from_listener(listener, None);
-        schedule::ask_for_slices(schedule::SLICE);
         let server = Arc::new(server.map_err(io::Error::other)?);
         // Dropping a server makes it connect to its own address, which may
         // hang or reach a stranger. One more owner keeps it from that.
@@ -92,35 +93,36 @@ impl Lead {
 
     /// Takes requests, and answers them, until the turn is over.
     pub(super) fn run(&self, term: Term, front: &Front) -> Left {
-        while self.answer_taken(term, front) && !self.is_retired() {
-            self.set_doing(term, Doing::Waiting);
+        schedule::ask_for_slices(schedule::SLICE);
+        while self.answer_taken(term, front) {
+            if self.is_retired() {
+                return Left::Retired;
+            }
             self.take(front);
             // All that has come is counted where it belongs before any of it
             // is begun with: tiny_http's own queue has no end.
             let Mark(last) = self.put_mark();
-            while self.set_doing(term, Doing::Busy) && self.marks_met.load(Ordering::Relaxed) < last
-            {
+            while self.marks_met.load(Ordering::Relaxed) < last {
                 self.take(front);
             }
         }
-        if self.is_term(term) {
-            return Left::Retired;
-        }
-        // What this one has taken last is for the other, which may be waiting.
-        self.put_mark();
+        schedule::let_others_finish();
         Left::Displaced
     }
 
     /// Answers what was taken, by a leader before this one too. Says whether
-    /// the turn goes on.
+    /// the turn goes on; until the next call nobody can end it.
     fn answer_taken(&self, term: Term, front: &Front) -> bool {
         loop {
             let mut turn = self.lock();
             if turn.term != term {
                 return false;
             }
-            turn.doing = Doing::Busy;
-            let Some(job) = turn.taken.pop_front() else { return true };
+            let Some(job) = turn.taken.pop_front() else {
+                turn.doing = Doing::Taking;
+                return true;
+            };
+            turn.doing = Doing::Answering;
             drop(turn);
             front.run_taken(job);
         }
@@ -142,34 +144,20 @@ impl Lead {
         }
     }
 
-    /// Notes what the leader does; `false` for a thread that was displaced.
-    fn set_doing(&self, term: Term, doing: Doing) -> bool {
-        let mut turn = self.lock();
-        if turn.term != term {
-            return false;
-        }
-        turn.doing = doing;
-        true
-    }
-
-    fn is_term(&self, term: Term) -> bool {
-        self.lock().term == term
-    }
-
     /// Looks whether the leader is stuck, at most once in a while. If so its
     /// turn is over, and another thread is to lead in the term that this gives.
     pub(super) fn displace_stuck(&self, now: Instant) -> Option<Term> {
         let mut turn = self.lock();
         match turn.doing {
-            Doing::Waiting => None,
-            Doing::Busy => {
-                turn.doing = Doing::BusySince(now);
+            Doing::Taking => None,
+            Doing::Answering => {
+                turn.doing = Doing::AnsweringSince(now);
                 None
             }
-            Doing::BusySince(since) if now.duration_since(since) < STUCK_AFTER => None,
-            Doing::BusySince(_) => {
+            Doing::AnsweringSince(since) if now.duration_since(since) < STUCK_AFTER => None,
+            Doing::AnsweringSince(_) => {
                 turn.term += 1;
-                turn.doing = Doing::Waiting;
+                turn.doing = Doing::Taking;
                 Some(turn.term)
             }
         }
@@ -191,10 +179,7 @@ impl Lead {
     /// Ends the thread that leads.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
-        // A displaced one may have come to wait beside it.
-        for _ in 0..=self.lock().term {
-            self.put_mark();
-        }
+        self.put_mark();
     }
 
     /// Whether nobody leads any more.

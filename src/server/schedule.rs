@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-/// What a thread of the ready lane is given of a processor at a time. It is
-/// shorter than what others have, so a request is not kept waiting by them.
+/// What the thread that leads is given of a processor at a time. It is shorter
+/// than what others have, so it is not kept waiting by them.
 pub(super) const SLICE: Duration = Duration::from_micros(500);
 
 /// The same for a thread whose wake-up is urgent.
@@ -30,8 +30,8 @@ pub(super) fn ask_for_slices(slice: Duration) {
 /// Has the calling thread, and those that it starts, wait after a wake-up
 /// until the thread that runs has finished or has used up its time.
 ///
-/// A thread that reads requests runs for some microseconds. Breaking off the
-/// one that answers them for each costs two switches and gains nothing.
+/// A thread that reads a request or writes an answer runs for microseconds.
+/// To break off another one for each costs two switches and gains nothing.
 pub(super) fn let_others_finish() {
     #[cfg(all(target_os = "linux", not(portable)))]
     linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
