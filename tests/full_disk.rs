@@ -8,6 +8,8 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 use support::http::{Connection, Response, wait_until};
 use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
 use support::process::{Process, output};
@@ -183,6 +185,28 @@ fn clearing_makes_room_on_a_full_disk() {
     for index in 0..stored {
         says(&connection.get(&format!("/kv/{index}")), 404, "key not found\n");
     }
+    ends_well(process);
+}
+
+#[test]
+fn what_expires_makes_room_on_a_full_disk() {
+    const TTL: Duration = Duration::from_secs(5);
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let _filler = disk.fill(300 << 20);
+    let process = place.start();
+    let mut connection = process.connect();
+    acknowledged(&mut connection, "kept", b"kept");
+    let value = vec![b'x'; 200_000];
+    let refused = (0..5000).find_map(|index| {
+        let answer = connection.put(&format!("/kv/{index}?ttl={}s", TTL.as_secs()), &value);
+        (answer.status() != 200).then_some(answer)
+    });
+    says(&refused.expect("a small disk is full at some time"), 507, "storage is full\n");
+    thread::sleep(TTL);
+    // It is not refused because of what nobody can read any more.
+    acknowledged(&mut connection, "more", &value);
+    holds(&mut connection, "kept", b"kept");
     ends_well(process);
 }
 

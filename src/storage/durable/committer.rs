@@ -40,6 +40,16 @@ const MEMTABLES_WAITING_MAX: usize = 3;
 /// How many unsorted files there may be. At thirty it does the same.
 const RUNS_MAX: usize = 24;
 
+/// With less room to spare than this, it is tried to make some.
+const SPARE_BYTES_LOW: u64 = 16 << 20;
+
+/// How long after it was tried, and nothing came of it, it is tried again.
+const MAKE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long what has expired is swept in one go to make room, and how long it
+/// may take until files that are of no use any more are gone.
+const MAKE_ROOM_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long to wait before looking again whether there are fewer.
 const CROWDED_WAIT: Duration = Duration::from_millis(1);
 
@@ -69,6 +79,8 @@ pub(super) struct Committer {
     /// Removes the files of what was cleared.
     remover: Option<JoinHandle<()>>,
     last_write: Instant,
+    /// When it was last tried to make room.
+    made_room: Option<Instant>,
     /// The last batch had more than one write.
     has_company: bool,
     /// How many batches were written, and how many writes they held.
@@ -98,6 +110,7 @@ impl Committer {
             tidying: Tidying::default(),
             remover: None,
             last_write: Instant::now(),
+            made_room: None,
             has_company: false,
             batches: 0,
             writes: 0,
@@ -132,7 +145,7 @@ impl Committer {
     /// that was taken and belongs to no batch.
     fn take_batch(&mut self, key: Key, action: Action, done: Done) -> Option<Message> {
         let mut batch = Batch::default();
-        let spare_bytes = self.room.spare_bytes();
+        let spare_bytes = self.spare_bytes();
         self.add(&mut batch, spare_bytes, key, action, done);
         if self.has_company {
             // Whoever is just about to write again gets to it in time.
@@ -162,6 +175,44 @@ impl Committer {
         let outcome = self.guarded(|committer| committer.commit(changes));
         tell(waiting, &outcome);
         next
+    }
+
+    /// How many bytes can be written. Where they are few, room is made first:
+    /// nothing is refused for want of room that expired values or deleted ones
+    /// take. Writers wait meanwhile, readers do not.
+    fn spare_bytes(&mut self) -> u64 {
+        let spare_bytes = self.room.spare_bytes();
+        let is_due = self.made_room.is_none_or(|at| at.elapsed() > MAKE_ROOM_INTERVAL);
+        if spare_bytes >= SPARE_BYTES_LOW || !is_due || self.failed.is_some() {
+            return spare_bytes;
+        }
+        // A failure was logged.
+        self.guarded(Self::make_room).ok();
+        self.made_room = Some(Instant::now());
+        self.room.spare_bytes()
+    }
+
+    /// Takes what has expired or was deleted off the disk.
+    fn make_room(&mut self) -> fjall::Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < MAKE_ROOM_PATIENCE {
+            let removed = self.sweep.step(&self.database, &self.generation, Time::now())?;
+            self.tidying.note(removed);
+            if !self.sweep.has_more() {
+                break;
+            }
+            self.wait_while_crowded(self.generation.keyspace())?;
+        }
+        self.tidying.begin(self.generation.keyspace(), &self.room, true);
+        if !self.tidying.finish() {
+            return Ok(());
+        }
+        self.turn_over()?;
+        let begun = Instant::now();
+        while self.room.spare_bytes() < SPARE_BYTES_LOW && begun.elapsed() < MAKE_ROOM_PATIENCE {
+            thread::sleep(CROWDED_WAIT);
+        }
+        Ok(())
     }
 
     /// Decides on an action and adds it to a batch; one that makes the store
@@ -292,14 +343,17 @@ impl Committer {
 
     fn tidy(&mut self) {
         if self.tidying.has_finished() {
-            let finish = |committer: &mut Self| {
-                committer.generation.mark(&committer.database)?;
-                committer.generation.keyspace().rotate_memtable().map(drop)
-            };
             // A failure was logged.
-            self.guarded(finish).ok();
+            self.guarded(Self::turn_over).ok();
         }
-        self.tidying.begin(self.generation.keyspace(), &self.room);
+        self.tidying.begin(self.generation.keyspace(), &self.room, false);
+    }
+
+    /// Lets go of old versions of the tree: it does once it takes a write and
+    /// turns to a file.
+    fn turn_over(&mut self) -> fjall::Result<()> {
+        self.generation.mark(&self.database)?;
+        self.generation.keyspace().rotate_memtable().map(drop)
     }
 
     /// Takes no more writes before the next start.

@@ -65,13 +65,20 @@ pub(super) struct Sweep {
     from: Vec<u8>,
     /// Nothing was ever put into the index.
     is_unused: bool,
+    /// The last step has not found the end.
+    has_more: bool,
 }
 
 impl Sweep {
     /// A sweep of a keyspace that is empty, or of this one.
     pub(super) fn new(keyspace: Option<&Keyspace>) -> Self {
         let is_unused = keyspace.is_none_or(|it| it.prefix(KEY_PREFIX).next().is_none());
-        Self { next: Instant::now(), from: PREFIX.to_vec(), is_unused }
+        Self { next: Instant::now(), from: PREFIX.to_vec(), is_unused, has_more: false }
+    }
+
+    /// Whether the last step has left some for the next.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// How long it is until the next step.
@@ -143,8 +150,8 @@ impl Sweep {
         if looked_at > 0 {
             batch.commit()?;
         }
-        let has_more = looked_at == STEP_KEYS_MAX;
-        self.next = Instant::now() + if has_more { INTERVAL_BUSY } else { INTERVAL };
+        self.has_more = looked_at == STEP_KEYS_MAX;
+        self.next = Instant::now() + if self.has_more { INTERVAL_BUSY } else { INTERVAL };
         Ok(removed)
     }
 }

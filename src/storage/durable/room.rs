@@ -29,6 +29,19 @@ impl Room {
         &self.folder
     }
 
+    /// How many bytes are free, as far as the system tells.
+    #[cfg(target_os = "linux")]
+    pub(super) fn free_bytes(&self) -> u64 {
+        let free = |disk: rustix::fs::StatVfs| disk.f_bavail.saturating_mul(disk.f_frsize);
+        rustix::fs::statvfs(&self.folder).map_or(u64::MAX, free)
+    }
+
+    /// The same elsewhere.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn free_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     /// How many bytes can be written while enough is kept free, as far as the
     /// system tells.
     #[cfg(target_os = "linux")]

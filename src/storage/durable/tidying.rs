@@ -46,15 +46,18 @@ impl Tidying {
         self.changes = 0;
     }
 
-    /// Begins to tidy up if that is worth it. Blocks for nothing.
-    pub(super) fn begin(&mut self, keyspace: &Keyspace, room: &Room) {
+    /// Begins to tidy up if that is worth it; where room is needed it soon is.
+    /// Blocks for nothing.
+    pub(super) fn begin(&mut self, keyspace: &Keyspace, room: &Room, is_needed: bool) {
         let tree_bytes = match &keyspace.tree {
             AnyTree::Standard(tree) => tree.disk_space(),
             AnyTree::Blob(tree) => tree.index.disk_space(),
         };
-        let much = (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
-        // It writes the tree anew before it removes the old one.
-        let fits = tree_bytes < TREE_BYTES_MAX.min(room.spare_bytes());
+        let share = keyspace.approximate_len() as u64 / KEYS_EACH;
+        let much = if is_needed { CHANGES_MIN } else { share.max(CHANGES_MIN) };
+        // It writes the tree anew before it removes the old one: that is what
+        // some room is always kept for.
+        let fits = tree_bytes < TREE_BYTES_MAX.min(room.free_bytes() / 2);
         if self.thread.is_some() || self.changes < much || !fits {
             return;
         }
@@ -77,6 +80,12 @@ impl Tidying {
         let finished = self.thread.take_if(|thread| thread.is_finished());
         // A panic there was logged, and the files are as they were.
         finished.is_some_and(|thread| thread.join().is_ok())
+    }
+
+    /// Waits until nothing is being tidied up. Says whether anything was.
+    pub(super) fn finish(&mut self) -> bool {
+        // As above.
+        self.thread.take().is_some_and(|thread| thread.join().is_ok())
     }
 
     /// Waits until nothing is being tidied up.
