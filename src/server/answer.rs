@@ -4,8 +4,9 @@
 //! are right whatever the request said; tiny_http only carries the bytes.
 
 use crate::api::Reply;
+use std::cell::RefCell;
 use std::io::{self, Write};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::StatusCode;
 
 /// An answer up to this size is built in one buffer and sent by one write.
@@ -75,8 +76,8 @@ impl Answer {
     fn write_head(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         let status = self.reply.status();
         let reason = StatusCode(status).default_reason_phrase();
-        let date = httpdate::HttpDate::from(SystemTime::now());
-        write!(bytes, "HTTP/1.1 {status} {reason}\r\nDate: {date}\r\n")?;
+        write!(bytes, "HTTP/1.1 {status} {reason}\r\n")?;
+        Date::with_now(|date| bytes.extend_from_slice(date.as_bytes()));
         if !self.is_bodiless() {
             write!(bytes, "Content-Length: {}\r\n", self.reply.body().len())?;
         }
@@ -92,5 +93,54 @@ impl Answer {
         }
         bytes.extend_from_slice(b"\r\n");
         Ok(())
+    }
+}
+
+thread_local! {
+    static DATE: RefCell<Date> = const { RefCell::new(Date { second: None, field: String::new() }) };
+}
+
+/// The `Date` field of a second (RFC 9110, 6.6.1): to write it out takes as
+/// long as all the rest of a head.
+struct Date {
+    /// Since 1970; none before the first.
+    second: Option<u64>,
+    field: String,
+}
+
+impl Date {
+    /// Shows `action` the field for this second.
+    fn with_now(action: impl FnOnce(&str)) {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        DATE.with_borrow_mut(|date| {
+            if date.second != Some(second) {
+                date.second = Some(second);
+                date.field = format!("Date: {}\r\n", httpdate::fmt_http_date(now));
+            }
+            action(&date.field);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn the_date_is_that_of_each_moment() {
+        // Long enough that a second begins meanwhile.
+        for _ in 0..4 {
+            let before = SystemTime::now();
+            Date::with_now(|field| {
+                let date =
+                    field.strip_prefix("Date: ").and_then(|field| field.strip_suffix("\r\n"));
+                let date = httpdate::parse_http_date(date.expect("a field")).expect("a date");
+                assert!(date <= SystemTime::now() && before <= date + Duration::from_secs(1));
+            });
+            thread::sleep(Duration::from_millis(300));
+        }
     }
 }

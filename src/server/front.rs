@@ -1,16 +1,13 @@
-//! The way of a request through the server: dispatch, lanes, answer.
+//! The way of a request through the server: the lead, the lanes, the answer.
 //!
 //! ```text
-//!                        ready lane
-//!              ┌──────────────────────────────┐  transfer lane
-//! tiny_http ─► │ lead: framing ─► one request │  read the body,
-//!              │       per connection ─► api ─┼─► perform, write
-//!              │       ─► a small answer      │  a large answer
-//!              │           │           ▲      │
-//!              │           ▼           │      │
-//!              │ others: disk reads, commits  │
-//!              └──────┬──────────────────▲────┘
-//!      refuse, close, cut ─► guard    storage: commits what waits
+//! tiny_http ─► lead: framing, one per connection ─► admit, perform ─► answer
+//!                                                         │
+//!              ┌───────────────────────┬──────────────────┤
+//!              ▼                       ▼                  ▼
+//!      may read a disk:        waits for a client:   is to be committed:
+//!      queue ─► other threads  queue ─► transfer     storage ─► queue ─►
+//!      of the ready lane       lane                  the same others
 //! ```
 //!
 //! Nothing in the ready lane waits for a client: a request is there once all of
