@@ -659,7 +659,9 @@ mod guarded {
                 waiting.extend(stand_at_gate(&server, 1));
                 let since = Instant::now();
                 assert_serves(&server, &format!("beside {stuck} that are stuck"));
-                assert!(since.elapsed() < SOON, "round {round}: it took {:?}", since.elapsed());
+                let took = since.elapsed();
+                // Long before the gate opens by itself.
+                assert!(took < PATIENCE / 2, "round {round}, {stuck} stuck: it took {took:?}");
             }
             gated.open();
             for connection in &mut waiting {

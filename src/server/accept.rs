@@ -61,7 +61,6 @@ struct Generation {
 }
 
 /// A place in the queues of all tiny_http servers.
-#[derive(Clone)]
 pub(super) struct Fence(Vec<(Arc<Lead>, Mark)>);
 
 impl Acceptor {
