@@ -43,7 +43,7 @@ const RUNS_MAX: usize = 24;
 /// With less room to spare than this, it is tried to make some.
 const SPARE_BYTES_LOW: u64 = 16 << 20;
 
-/// How long after it was tried, and nothing came of it, it is tried again.
+/// How long after it was tried it is tried again at the soonest.
 const MAKE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long what has expired is swept in one go to make room, and how long it
@@ -195,13 +195,9 @@ impl Committer {
     /// Takes what has expired or was deleted off the disk.
     fn make_room(&mut self) -> fjall::Result<()> {
         let begun = Instant::now();
-        while begun.elapsed() < MAKE_ROOM_PATIENCE {
-            let removed = self.sweep.step(&self.database, &self.generation, Time::now())?;
-            self.tidying.note(removed);
-            if !self.sweep.has_more() {
-                break;
-            }
-            self.wait_while_crowded(self.generation.keyspace())?;
+        self.sweep()?;
+        while self.sweep.has_more() && begun.elapsed() < MAKE_ROOM_PATIENCE {
+            self.sweep()?;
         }
         self.tidying.begin(self.generation.keyspace(), &self.room, true);
         if !self.tidying.finish() {
@@ -368,7 +364,7 @@ impl Committer {
 
     fn close(mut self) -> Result<(), Error> {
         log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
-        mem::take(&mut self.tidying).end();
+        self.tidying.finish();
         // A panic there was logged.
         self.remover.take().map(JoinHandle::join);
         let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncAll));

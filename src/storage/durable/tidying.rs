@@ -87,14 +87,6 @@ impl Tidying {
         // As above.
         self.thread.take().is_some_and(|thread| thread.join().is_ok())
     }
-
-    /// Waits until nothing is being tidied up.
-    pub(super) fn end(self) {
-        if let Some(thread) = self.thread {
-            // As above.
-            thread.join().ok();
-        }
-    }
 }
 
 fn tidy(keyspace: &Keyspace) -> fjall::Result<()> {
