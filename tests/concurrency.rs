@@ -17,20 +17,12 @@ fn of_a_hundred_writers_one_wins_whole() {
     const ROUNDS: usize = 3;
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
-        let start = Barrier::new(WRITERS);
-        thread::scope(|scope| {
-            for writer in 0..WRITERS as u64 {
-                let (server, start) = (&server, &start);
-                scope.spawn(move || {
-                    let mut connection = server.connect();
-                    start.wait();
-                    for _ in 0..ROUNDS {
-                        assert_eq!(connection.put("/kv/key", &bytes_of(writer)).status(), 200);
-                        let seen = connection.get("/kv/key");
-                        assert_eq!(seen.status(), 200);
-                        assert!(number_of(&seen.body) < WRITERS as u64);
-                    }
-                });
+        at_once(&server, WRITERS, |writer, connection| {
+            for _ in 0..ROUNDS {
+                assert_eq!(connection.put("/kv/key", &bytes_of(writer as u64)).status(), 200);
+                let seen = connection.get("/kv/key");
+                assert_eq!(seen.status(), 200);
+                assert!(number_of(&seen.body) < WRITERS as u64);
             }
         });
         let last = server.connect().get("/kv/key");
@@ -43,16 +35,10 @@ fn every_writer_finds_its_own_keys() {
     const KEYS_EACH: u64 = 100;
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
-        thread::scope(|scope| {
-            for writer in 0..8 {
-                let server = &server;
-                scope.spawn(move || {
-                    let mut connection = server.connect();
-                    for number in writer * KEYS_EACH..(writer + 1) * KEYS_EACH {
-                        let put = connection.put(&format!("/kv/{number}"), &bytes_of(number));
-                        assert_eq!(put.status(), 200);
-                    }
-                });
+        at_once(&server, 8, |writer, connection| {
+            for number in writer as u64 * KEYS_EACH..(writer as u64 + 1) * KEYS_EACH {
+                let put = connection.put(&format!("/kv/{number}"), &bytes_of(number));
+                assert_eq!(put.status(), 200);
             }
         });
         let mut connection = server.connect();
