@@ -8,7 +8,6 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 use support::http::{Connection, Response, wait_until};
 use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
@@ -200,10 +199,12 @@ fn what_expires_makes_room_on_a_full_disk() {
     let value = vec![b'x'; 200_000];
     let refused = (0..5000).find_map(|index| {
         let answer = connection.put(&format!("/kv/{index}?ttl={}s", TTL.as_secs()), &value);
-        (answer.status() != 200).then_some(answer)
+        (answer.status() != 200).then_some((index, answer))
     });
-    says(&refused.expect("a small disk is full at some time"), 507, "storage is full\n");
-    thread::sleep(TTL);
+    let (stored, refused) = refused.expect("a small disk is full at some time");
+    says(&refused, 507, "storage is full\n");
+    let last = format!("/kv/{}", stored - 1);
+    wait_until("all have expired", || connection.get(&last).status() == 404);
     // It is not refused because of what nobody can read any more.
     acknowledged(&mut connection, "more", &value);
     holds(&mut connection, "kept", b"kept");
