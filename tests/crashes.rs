@@ -23,6 +23,9 @@ use support::wrappers::{there_is, under_strace};
 const CLIENTS: usize = 6;
 const KEYS: usize = 4;
 
+/// When a call returned that was not answered.
+const NOT_YET: u64 = u64::MAX;
+
 /// What happened, over several lives of the program.
 struct Log {
     clock: AtomicU64,
@@ -58,13 +61,21 @@ impl Log {
             }
             // Nobody has seen anything.
             (None, Call::Get(_)) => return false,
-            // It may take effect at any time from here on, or never: that is
-            // as good as after everything else.
-            (None, _) => (None, u64::MAX),
+            (None, _) => (None, NOT_YET),
         };
-        let operation = Operation { client, call, saw, invoked, returned };
+        let is_lost = answer.is_none();
+        let operation = Operation { client, call, saw, invoked, returned, is_lost };
         self.history.lock().expect("no client panics with it").push(operation);
         answer.is_some()
+    }
+
+    /// Notes that the program has ended: what was not answered is done by now,
+    /// or never will be.
+    fn end_of_life(&self) {
+        let now = self.tick();
+        for operation in self.history.lock().expect("no client panics with it").iter_mut() {
+            operation.returned = operation.returned.min(now);
+        }
     }
 }
 
@@ -122,8 +133,7 @@ fn history_with_kills(kills: usize, clears_per_mille: usize) -> Vec<Operation> {
             process.signal("KILL");
         });
         process.end();
-        // What comes later comes after all of this.
-        log.tick();
+        log.end_of_life();
     }
     let process = place.start();
     let mut connection = process.connect();

@@ -9,7 +9,7 @@ use support::random::Random;
 
 /// A call from `invoked` to `returned` by nobody in particular.
 fn call(call: Call, saw: Option<u64>, invoked: u64, returned: u64) -> Operation {
-    Operation { client: 0, call, saw, invoked, returned }
+    Operation { client: 0, call, saw, invoked, returned, is_lost: false }
 }
 
 fn set(value: u64, invoked: u64, returned: u64) -> Operation {
@@ -54,6 +54,17 @@ fn calls_at_the_same_time_go_in_any_order() {
         accepts(&[set(7, 0, 10), set(8, 1, 9), get(saw, 2, 8)]);
     }
     accepts(&[set(7, 0, 1), delete(2, 10), get(7, 3, 4), get(None, 5, 6)]);
+}
+
+#[test]
+fn a_lost_call_takes_effect_before_its_end_or_not_at_all() {
+    let lost = |operation: Operation| Operation { is_lost: true, ..operation };
+    for saw in [None, Some(7)] {
+        accepts(&[lost(set(7, 0, 4)), get(saw, 1, 2), get(saw, 5, 6)]);
+    }
+    accepts(&[lost(set(7, 0, 4)), get(None, 1, 2), get(7, 5, 6)]);
+    rejects(&[lost(set(7, 0, 4)), get(7, 1, 2), get(None, 5, 6)]);
+    rejects(&[lost(set(7, 0, 4)), get(None, 5, 6), get(7, 7, 8)]);
 }
 
 #[test]

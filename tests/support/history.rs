@@ -42,7 +42,8 @@ where
                     let invoked = clock.fetch_add(1, Ordering::SeqCst);
                     let saw = perform(call);
                     let returned = clock.fetch_add(1, Ordering::SeqCst);
-                    own.push(Operation { client, call, saw, invoked, returned });
+                    let is_lost = false;
+                    own.push(Operation { client, call, saw, invoked, returned, is_lost });
                 }
                 history.lock().expect("no client panics with it").extend(own);
             });

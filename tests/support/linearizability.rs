@@ -26,7 +26,7 @@ pub enum Call {
     Clear,
 }
 
-/// A call that was made and has returned.
+/// A call that was made, and has returned or was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Who made it, for the report alone.
@@ -37,8 +37,11 @@ pub struct Operation {
     pub saw: Option<u64>,
     /// A tick of the common clock before the call.
     pub invoked: u64,
-    /// A tick of the common clock after its return.
+    /// A tick of the common clock after its return, or after the end of what
+    /// was called.
     pub returned: u64,
+    /// Nobody has learnt whether it took effect: it may have done nothing.
+    pub is_lost: bool,
 }
 
 /// A history that no order explains.
@@ -54,10 +57,11 @@ impl fmt::Display for Violation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "no order explains the history; after {} calls:", self.explained)?;
         for operation in &self.stuck {
-            let Operation { client, call, saw, invoked, returned } = operation;
+            let Operation { client, call, saw, invoked, returned, is_lost } = operation;
+            let lost = if *is_lost { ", lost" } else { "" };
             writeln!(
                 formatter,
-                "  client {client}: {call:?} saw {saw:?} in {invoked}..{returned}"
+                "  client {client}: {call:?} saw {saw:?} in {invoked}..{returned}{lost}"
             )?;
         }
         Ok(())
@@ -87,10 +91,12 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
             return Ok(());
         }
         for index in position.candidates(&history) {
-            if let Some(next) = position.with(index, &history[index])
-                && visited.insert(next.clone())
-            {
-                waiting.push(next);
+            let operation = &history[index];
+            let in_vain = operation.is_lost.then(|| position.without(index));
+            for next in position.with(index, operation).into_iter().chain(in_vain) {
+                if visited.insert(next.clone()) {
+                    waiting.push(next);
+                }
             }
         }
         if position.taken.count > furthest.taken.count {
@@ -158,6 +164,13 @@ impl Position {
         }
         next.taken.insert(index);
         Some(next)
+    }
+
+    /// The position after one more call that has done nothing.
+    fn without(&self, index: usize) -> Self {
+        let mut next = self.clone();
+        next.taken.insert(index);
+        next
     }
 }
 
