@@ -2,11 +2,9 @@
 
 mod support;
 
-use std::sync::Barrier;
-use std::thread;
 use support::engines;
 use support::history::{Plan, bytes_of, number_of, record};
-use support::http::{Connection, Response};
+use support::http::{Connection, Response, at_once};
 use support::linearizability::{Call, check, check_each_key};
 use support::random::Random;
 use support::server::Fixture;
@@ -17,7 +15,7 @@ fn of_a_hundred_writers_one_wins_whole() {
     const ROUNDS: usize = 3;
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
-        at_once(&server, WRITERS, |writer, connection| {
+        at_once(server.addr(), WRITERS, |writer, connection| {
             for _ in 0..ROUNDS {
                 assert_eq!(connection.put("/kv/key", &bytes_of(writer as u64)).status(), 200);
                 let seen = connection.get("/kv/key");
@@ -35,7 +33,7 @@ fn every_writer_finds_its_own_keys() {
     const KEYS_EACH: u64 = 100;
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
-        at_once(&server, 8, |writer, connection| {
+        at_once(server.addr(), 8, |writer, connection| {
             for number in writer as u64 * KEYS_EACH..(writer as u64 + 1) * KEYS_EACH {
                 let put = connection.put(&format!("/kv/{number}"), &bytes_of(number));
                 assert_eq!(put.status(), 200);
@@ -124,35 +122,12 @@ fn clearing_is_one_moment_for_all_keys() {
     }
 }
 
-/// Lets so many clients do the same at once, each over a connection of its
-/// own; gives what they return.
-fn at_once<T: Send>(
-    server: &Fixture,
-    clients: usize,
-    act: impl Fn(usize, &mut Connection) -> T + Sync,
-) -> Vec<T> {
-    let start = Barrier::new(clients);
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients)
-            .map(|client| {
-                let (start, act) = (&start, &act);
-                scope.spawn(move || {
-                    let mut connection = server.connect();
-                    start.wait();
-                    act(client, &mut connection)
-                })
-            })
-            .collect();
-        clients.into_iter().map(|client| client.join().expect("a client ends well")).collect()
-    })
-}
-
 #[test]
 fn of_a_hundred_who_create_a_lock_one_does_and_the_others_are_told_whose_it_is() {
     const CLIENTS: usize = 100;
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
-        let answers = at_once(&server, CLIENTS, |client, connection| {
+        let answers = at_once(server.addr(), CLIENTS, |client, connection| {
             let name = format!("client {client}");
             connection.ask("PUT", "/kv/lock", &["If-None-Match: *"], name.as_bytes())
         });
@@ -176,7 +151,7 @@ fn a_thousand_increments_give_each_number_once() {
     const EACH: usize = 20;
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
-        let numbers = at_once(&server, CLIENTS, |_, connection| {
+        let numbers = at_once(server.addr(), CLIENTS, |_, connection| {
             let mut next = || {
                 let answer = connection.call("POST", "/kv/number?incr");
                 assert_eq!(answer.status(), 200, "{}", answer.text());
@@ -203,7 +178,7 @@ fn what_many_append_is_whole_in_order_and_all_there() {
     };
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
-        at_once(&server, CLIENTS, |client, connection| {
+        at_once(server.addr(), CLIENTS, |client, connection| {
             for index in 0..EACH {
                 let line = line(client, index);
                 let answer = connection.ask("POST", "/kv/log?append", &[], line.as_bytes());
@@ -229,7 +204,7 @@ fn compare_and_set_loops_lose_no_update() {
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
         assert_eq!(server.connect().put("/kv/list", b"start\n").status(), 200);
-        let retries = at_once(&server, CLIENTS, |client, connection| {
+        let retries = at_once(server.addr(), CLIENTS, |client, connection| {
             let mut retries = 0;
             for index in 0..EACH {
                 loop {
@@ -264,7 +239,7 @@ fn of_many_who_pop_one_gets_the_value() {
         for round in 0..ROUNDS {
             let job = format!("job {round}");
             assert_eq!(server.connect().put("/kv/job", job.as_bytes()).status(), 200);
-            let answers = at_once(&server, CLIENTS, |_, connection| {
+            let answers = at_once(server.addr(), CLIENTS, |_, connection| {
                 connection.call("DELETE", "/kv/job?return")
             });
             let (got, missed): (Vec<_>, Vec<_>) =

@@ -3,6 +3,8 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a test waits for anything before it fails.
@@ -208,6 +210,29 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < end, "waited too long until {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Lets so many clients do the same at once, each over a connection of its
+/// own; gives what they return.
+pub fn at_once<T: Send>(
+    addr: SocketAddr,
+    clients: usize,
+    act: impl Fn(usize, &mut Connection) -> T + Sync,
+) -> Vec<T> {
+    let start = Barrier::new(clients);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients)
+            .map(|client| {
+                let (start, act) = (&start, &act);
+                scope.spawn(move || {
+                    let mut connection = Connection::open(addr);
+                    start.wait();
+                    act(client, &mut connection)
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().expect("a client ends well")).collect()
+    })
 }
