@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-use support::http::{Connection, Response, wait_until};
+use support::http::{Connection, Response, at_once, wait_until};
 use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
 use support::process::{Process, output};
 use support::wrappers::{is_root, under};
@@ -136,7 +136,7 @@ fn a_full_disk_refuses_sets_and_takes_them_again_once_there_is_room() {
     // Its reserve is large enough for the tree to keep itself in order.
     let Some(disk) = Disk::new(512) else { return };
     let place = disk.place();
-    let filler = disk.fill(420 << 20);
+    let filler = disk.fill(340 << 20);
     let process = place.start();
     let mut connection = process.connect();
     let value = vec![b'x'; 1 << 20];
@@ -208,6 +208,46 @@ fn what_expires_makes_room_on_a_full_disk() {
     // It is not refused because of what nobody can read any more.
     acknowledged(&mut connection, "more", &value);
     holds(&mut connection, "kept", b"kept");
+    ends_well(process);
+}
+
+/// They are where the keys are, and there is no room to write all of those
+/// anew while the old ones are there.
+#[test]
+fn small_values_that_were_deleted_make_room_on_a_full_disk() {
+    const CLIENTS: usize = 8;
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let _filler = disk.fill(285 << 20);
+    let process = place.start();
+    let value = |key: &str| key.repeat(4000 / key.len()).into_bytes();
+    let key =
+        |client: usize, index: usize| format!("{}", (index * CLIENTS + client) * 7919 % 999_983);
+    let stored = at_once(process.addr(), CLIENTS, |client, connection| {
+        let is_refused = |index: &usize| {
+            let key = key(client, *index);
+            connection.put(&format!("/kv/{key}"), &value(&key)).status() != 200
+        };
+        (0..20_000).find(is_refused).expect("a small disk is full at some time")
+    });
+    // Every tenth is kept.
+    at_once(process.addr(), CLIENTS, |client, connection| {
+        for index in (0..stored[client]).filter(|index| index % 10 != 0) {
+            let answer = connection.call("DELETE", &format!("/kv/{}", key(client, index)));
+            assert_eq!(answer.status(), 200);
+        }
+    });
+    let mut connection = process.connect();
+    wait_until("there is room", || connection.put("/kv/more", b"x").status() == 200);
+    for index in 0..2000 {
+        acknowledged(&mut connection, &format!("more{index}"), &value("more"));
+    }
+    for (client, &stored) in stored.iter().enumerate() {
+        for index in (0..stored).step_by(10) {
+            let key = key(client, index);
+            holds(&mut connection, &key, &value(&key));
+        }
+    }
     ends_well(process);
 }
 

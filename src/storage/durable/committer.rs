@@ -15,7 +15,7 @@ use super::expiry::Sweep;
 use super::generation::Generation;
 use super::room::Room;
 use super::status::Status;
-use super::tidying::Tidying;
+use super::tidying::{Occasion, Tidying};
 use crate::storage::{Done, Error, Key, Outage, Time, Updated, record};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
@@ -40,15 +40,18 @@ const MEMTABLES_WAITING_MAX: usize = 3;
 /// How many unsorted files there may be. At thirty it does the same.
 const RUNS_MAX: usize = 24;
 
-/// With less room to spare than this, it is tried to make some.
-const SPARE_BYTES_LOW: u64 = 16 << 20;
+/// Room is made until so much can be spared.
+const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
-/// How long after it was tried it is tried again at the soonest.
-const MAKE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long writers are not kept waiting again to make room, unless there
+/// are deletions to make it of: so many times as long as it took, but no
+/// longer than this.
+const MAKE_ROOM_SHARE: u32 = 10;
+const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// How long what has expired is swept in one go to make room, and how long it
-/// may take until files that are of no use any more are gone.
-const MAKE_ROOM_PATIENCE: Duration = Duration::from_millis(500);
+/// How long what has expired is swept in one go to make room, and for how long
+/// one piece of the tree after the other is put in order.
+const MAKE_ROOM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long to wait before looking again whether there are fewer.
 const CROWDED_WAIT: Duration = Duration::from_millis(1);
@@ -79,8 +82,8 @@ pub(super) struct Committer {
     /// Removes the files of what was cleared.
     remover: Option<JoinHandle<()>>,
     last_write: Instant,
-    /// When it was last tried to make room.
-    made_room: Option<Instant>,
+    /// When it may be tried to make room again.
+    make_room_at: Instant,
     /// The last batch had more than one write.
     has_company: bool,
     /// How many batches were written, and how many writes they held.
@@ -110,7 +113,7 @@ impl Committer {
             tidying: Tidying::default(),
             remover: None,
             last_write: Instant::now(),
-            made_room: None,
+            make_room_at: Instant::now(),
             has_company: false,
             batches: 0,
             writes: 0,
@@ -145,8 +148,8 @@ impl Committer {
     /// that was taken and belongs to no batch.
     fn take_batch(&mut self, key: Key, action: Action, done: Done) -> Option<Message> {
         let mut batch = Batch::default();
-        let spare_bytes = self.spare_bytes();
-        self.add(&mut batch, spare_bytes, key, action, done);
+        let mut spare_bytes = self.room.spare_bytes();
+        self.add(&mut batch, &mut spare_bytes, key, action, done);
         if self.has_company {
             // Whoever is just about to write again gets to it in time.
             thread::yield_now();
@@ -155,7 +158,7 @@ impl Committer {
         while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
                 Ok(Message::Write(key, action, done)) => {
-                    self.add(&mut batch, spare_bytes, key, action, done);
+                    self.add(&mut batch, &mut spare_bytes, key, action, done);
                 }
                 Ok(other) => next = Some(other),
                 Err(_) => break,
@@ -168,27 +171,29 @@ impl Committer {
             return next;
         }
         self.last_write = Instant::now();
-        self.tidying.note(changes.len());
+        let deletions = changes.values().filter(|record| record.is_none()).count();
+        self.tidying.note(changes.len(), deletions);
         self.has_company = waiting.len() > 1;
         self.batches += 1;
         self.writes += waiting.len() as u64;
         let outcome = self.guarded(|committer| committer.commit(changes));
         tell(waiting, &outcome);
+        self.tidy(Occasion::Written);
         next
     }
 
-    /// How many bytes can be written. Where they are few, room is made first:
-    /// nothing is refused for want of room that expired values or deleted ones
-    /// take. Writers wait meanwhile, readers do not.
-    fn spare_bytes(&mut self) -> u64 {
-        let spare_bytes = self.room.spare_bytes();
-        let is_due = self.made_room.is_none_or(|at| at.elapsed() > MAKE_ROOM_INTERVAL);
-        if spare_bytes >= SPARE_BYTES_LOW || !is_due || self.failed.is_some() {
-            return spare_bytes;
+    /// How many bytes can be written once room was made: nothing is refused for
+    /// want of room that expired values or deleted ones take. Writers wait
+    /// meanwhile, readers do not; most of the time is left to writers, too.
+    fn spare_bytes_at_best(&mut self) -> u64 {
+        let begun = Instant::now();
+        let is_due = self.make_room_at <= begun || self.tidying.has_deletions_left();
+        if is_due && self.failed.is_none() {
+            // A failure was logged.
+            self.guarded(Self::make_room).ok();
+            let wait = begun.elapsed() * MAKE_ROOM_SHARE;
+            self.make_room_at = Instant::now() + wait.min(MAKE_ROOM_INTERVAL_MAX);
         }
-        // A failure was logged.
-        self.guarded(Self::make_room).ok();
-        self.made_room = Some(Instant::now());
         self.room.spare_bytes()
     }
 
@@ -199,21 +204,32 @@ impl Committer {
         while self.sweep.has_more() && begun.elapsed() < MAKE_ROOM_PATIENCE {
             self.sweep()?;
         }
-        self.tidying.begin(self.generation.keyspace(), &self.room, true);
-        if !self.tidying.finish() {
-            return Ok(());
+        self.tidying.stop();
+        self.tidying.finish();
+        if self.tidying.has_old_files() {
+            self.turn_over()?;
         }
-        self.turn_over()?;
         let begun = Instant::now();
-        while self.room.spare_bytes() < SPARE_BYTES_LOW && begun.elapsed() < MAKE_ROOM_PATIENCE {
-            thread::sleep(CROWDED_WAIT);
+        while self.room.spare_bytes() < SPARE_BYTES_ENOUGH && begun.elapsed() < MAKE_ROOM_PATIENCE {
+            self.begin_to_tidy(Occasion::Full);
+            if !self.tidying.finish_within(MAKE_ROOM_PATIENCE) {
+                break;
+            }
+            self.turn_over()?;
         }
         Ok(())
     }
 
     /// Decides on an action and adds it to a batch; one that makes the store
     /// grow only if there is room.
-    fn add(&self, batch: &mut Batch, spare_bytes: u64, key: Key, action: Action, done: Done) {
+    fn add(
+        &mut self,
+        batch: &mut Batch,
+        spare_bytes: &mut u64,
+        key: Key,
+        action: Action,
+        done: Done,
+    ) {
         let decided = match batch.decide(self.generation.keyspace(), &key, action) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Updated::default())], &Err(err)),
@@ -221,7 +237,11 @@ impl Committer {
         if let Decided::Write(Some(record), _) = &decided
             && self.failed.is_none()
         {
-            let fits = (batch.bytes() + batch::bytes(&key, Some(record))) as u64 <= spare_bytes;
+            let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
+            if bytes > *spare_bytes {
+                *spare_bytes = self.spare_bytes_at_best();
+            }
+            let fits = bytes <= *spare_bytes;
             let before = self.note_room(fits);
             if !fits {
                 let refusal = before.map_or(Error::Full, Error::Unavailable);
@@ -257,8 +277,8 @@ impl Committer {
     }
 
     fn commit(&mut self, changes: HashMap<Key, Record>) -> fjall::Result<()> {
+        self.wait_while_crowded()?;
         let keyspace = self.generation.keyspace();
-        self.wait_while_crowded(keyspace)?;
         let mut batch = self.generation.batch(&self.database, PersistMode::SyncData);
         for (key, record) in changes {
             let expiry = record.as_deref().and_then(record::expiry);
@@ -306,23 +326,36 @@ impl Committer {
     }
 
     fn sweep(&mut self) -> fjall::Result<()> {
-        self.wait_while_crowded(self.generation.keyspace())?;
+        self.wait_while_crowded()?;
         let removed = self.sweep.step(&self.database, &self.generation, Time::now())?;
-        self.tidying.note(removed);
+        self.tidying.note(removed, removed);
         Ok(())
     }
 
     /// Waits until the tree has kept up with what was written. Fails if it
     /// never will.
-    fn wait_while_crowded(&self, keyspace: &Keyspace) -> fjall::Result<()> {
-        while keyspace.sealed_memtable_count() >= MEMTABLES_WAITING_MAX
-            || keyspace.tree.l0_run_count() >= RUNS_MAX
-        {
+    fn wait_while_crowded(&mut self) -> fjall::Result<()> {
+        while self.is_unwritten() || self.is_unsorted() {
             // Writes nothing here, but tells of failures elsewhere.
             self.database.persist(PersistMode::Buffer)?;
+            self.tidying.has_finished();
+            self.begin_to_tidy(Occasion::Written);
+            if self.is_unsorted() && !self.tidying.is_at_work() {
+                let is_full = self.room.spare_bytes() == 0;
+                let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+                return Err(io::Error::from(kind).into());
+            }
             thread::sleep(CROWDED_WAIT);
         }
         Ok(())
+    }
+
+    fn is_unwritten(&self) -> bool {
+        self.generation.keyspace().sealed_memtable_count() >= MEMTABLES_WAITING_MAX
+    }
+
+    fn is_unsorted(&self) -> bool {
+        self.generation.keyspace().tree.l0_run_count() >= RUNS_MAX
     }
 
     /// Looks whether the disk is well while nobody writes.
@@ -332,24 +365,35 @@ impl Committer {
         {
             self.note_room(self.room.spare_bytes() > 0);
         }
-        if self.last_write.elapsed() > LOOK_INTERVAL && self.failed.is_none() {
-            self.tidy();
+        if self.last_write.elapsed() > LOOK_INTERVAL {
+            self.tidy(Occasion::Idle);
         }
     }
 
-    fn tidy(&mut self) {
-        if self.tidying.has_finished() {
+    /// Sees to it that the tree is in order. Blocks for nothing but a sync.
+    fn tidy(&mut self, occasion: Occasion) {
+        if self.failed.is_some() {
+            return;
+        }
+        let has_finished = self.tidying.has_finished();
+        if has_finished && (occasion == Occasion::Idle || self.tidying.is_to_go_on()) {
             // A failure was logged.
             self.guarded(Self::turn_over).ok();
         }
-        self.tidying.begin(self.generation.keyspace(), &self.room, false);
+        self.begin_to_tidy(occasion);
+    }
+
+    fn begin_to_tidy(&mut self, occasion: Occasion) {
+        self.tidying.begin(&self.database, self.generation.keyspace(), &self.room, occasion);
     }
 
     /// Lets go of old versions of the tree: it does once it takes a write and
     /// turns to a file.
     fn turn_over(&mut self) -> fjall::Result<()> {
         self.generation.mark(&self.database)?;
-        self.generation.keyspace().rotate_memtable().map(drop)
+        self.generation.keyspace().rotate_memtable()?;
+        self.tidying.note_turn();
+        Ok(())
     }
 
     /// Takes no more writes before the next start.
@@ -364,6 +408,7 @@ impl Committer {
 
     fn close(mut self) -> Result<(), Error> {
         log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
+        self.tidying.stop();
         self.tidying.finish();
         // A panic there was logged.
         self.remover.take().map(JoinHandle::join);

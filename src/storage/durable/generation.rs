@@ -7,15 +7,24 @@
 
 use super::directory;
 use super::journal::FLOOR_KEY;
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The mark of a generation that is in use. Keys are UTF-8, so this is none.
 const MARK: [u8; 1] = [0xff];
 
 /// How much is gathered in memory before it is written to a file of its own.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+pub(super) const MEMTABLE_BYTES: u64 = 16 << 20;
+
+/// How large a file is made that is put in order: the smaller, the less room
+/// that takes meanwhile.
+pub(super) const TABLE_BYTES: u64 = 4 << 20;
+
+/// From so many files on that are not in order they are put in order.
+pub(super) const UNSORTED_FILES_MAX: u8 = 4;
 
 /// Values from this size on are kept apart from their keys, so that putting
 /// keys in order does not copy them.
@@ -93,7 +102,11 @@ impl Generation {
 
 fn options() -> KeyspaceCreateOptions {
     let apart = KvSeparationOptions::default().separation_threshold(APART_BYTES_MIN);
+    // The database is to leave its files as they are, but for those that need
+    // not be written anew: merging them is the tidying's.
+    let as_they_are = Leveled::default().with_l0_threshold(u8::MAX).with_table_target_size(1 << 50);
     KeyspaceCreateOptions::default()
+        .compaction_strategy(Arc::new(as_they_are))
         .max_memtable_size(MEMTABLE_BYTES)
         .with_kv_separation(Some(apart))
         .manual_journal_persist(true)

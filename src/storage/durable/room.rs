@@ -1,5 +1,6 @@
 //! How much room the disk has.
 
+use super::generation::MEMTABLE_BYTES;
 use std::path::{Path, PathBuf};
 
 /// What is kept free, in bytes: the tree needs room to put its files in order.
@@ -10,9 +11,14 @@ const RESERVE_SHARE: u64 = 16;
 
 /// What the tree may have in memory that has to be written, which is kept free
 /// up to half of a small disk.
-const RESERVE_BYTES_MIN: u64 = 48 << 20;
+const MEMORY_BYTES: u64 = 3 * MEMTABLE_BYTES;
+
+/// What a step of putting the tree in order takes at most, with what comes
+/// meanwhile, which is kept free up to a quarter of a small disk.
+const STEP_BYTES: u64 = 8 * MEMTABLE_BYTES;
 
 /// The disk that a folder is on.
+#[derive(Clone)]
 pub(super) struct Room {
     folder: PathBuf,
 }
@@ -35,7 +41,7 @@ impl Room {
     /// system does not tell, a write has to fail to do so.
     pub(super) fn spare_bytes(&self) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
-            let least = RESERVE_BYTES_MIN.min(total / 2);
+            let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
             free.saturating_sub((total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX))
         })
     }

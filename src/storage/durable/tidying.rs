@@ -1,12 +1,24 @@
-//! Taking what was deleted or overwritten off the disk.
+//! Putting the tree in order: merging its files, and taking what was deleted
+//! or overwritten off the disk.
 //!
-//! The tree puts its files in order as it is written to, and a store that is
-//! deleted from and then left alone would keep its size. So once nobody
-//! writes, and much has changed, a thread puts all of it in order at once.
+//! The database would do the first itself, with no regard to how much room is
+//! left: with too little, it takes no more writes before the next start. So it
+//! is told to leave that alone, and a thread does it here, step by step, while
+//! there is room for a step. What a step replaces is gone once the tree has
+//! taken a write and turned to another memtable.
+//!
+//! As files are merged only when there are many, a store that is deleted from
+//! and then left alone would keep its size. So once nobody writes, and much
+//! has changed, the whole tree is put in order; and before a write is refused
+//! for want of room.
 
+use super::generation::{MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX};
 use super::room::Room;
-use fjall::{AbstractTree as _, AnyTree, Keyspace};
+use fjall::compaction::Leveled;
+use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,97 +28,337 @@ const CHANGES_MIN: u64 = 16;
 /// One change for so many keys is much.
 const KEYS_EACH: u64 = 4;
 
-/// A tree larger than this, without the values that are kept apart, is put in
-/// order by its own size, bit by bit.
-const TREE_BYTES_MAX: u64 = 512 << 20;
+/// A tree larger than this, without the values that are kept apart, is not
+/// written anew in one go.
+const WHOLE_BYTES_MAX: u64 = 512 << 20;
 
-/// How often the tree is put in order at most until waste is less than one
+/// How often the tree is written anew at most until waste is less than one
 /// part in so many.
 const ROUNDS_MAX: usize = 4;
 const WASTE_SHARE: u64 = 8;
 
-/// How long the last changes may take to reach a file.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+/// A step takes a file from above, and usually no more than so many times as
+/// much from below.
+const STEP_SHARE: u64 = 16;
 
-/// The changes since the last time, and the thread that is at it.
+/// How large files are made that are to take with them what they delete. They
+/// may hold nothing but deletions, and these are many times smaller than what
+/// they delete.
+const FINE_TABLE_BYTES: u64 = 256 << 10;
+
+/// How long the last changes may take to reach a file.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long nothing is tried after it has failed.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long to wait before looking again.
+const WAIT: Duration = Duration::from_millis(5);
+
+/// What there is to do, and the thread that is at it.
 #[derive(Default)]
 pub(super) struct Tidying {
+    /// How many keys were written or deleted since the whole was put in order.
     changes: u64,
-    thread: Option<JoinHandle<()>>,
+    /// How many of them were deleted.
+    deletions: u64,
+    job: Option<Job>,
+    /// What the last job was about, if it has left some of that.
+    unfinished: Option<Aim>,
+    /// There may be files that the tree does not need any more.
+    has_old_files: bool,
+    failed_at: Option<Instant>,
+}
+
+/// What is a reason to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// Something was written.
+    Written,
+    /// Nobody has written for a while.
+    Idle,
+    /// A write is about to be refused.
+    Full,
+}
+
+/// What a job is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// That there are no more unsorted files than there should be.
+    Upkeep,
+    /// That all that was deleted is gone.
+    Order,
+}
+
+struct Job {
+    aim: Aim,
+    is_stopped: Arc<AtomicBool>,
+    thread: JoinHandle<fjall::Result<Ended>>,
+}
+
+/// How a job has ended.
+enum Ended {
+    Done,
+    /// It was told to, or short of room.
+    Early,
 }
 
 impl Tidying {
-    /// Notes that so many keys were written or deleted.
-    pub(super) fn note(&mut self, changes: usize) {
+    /// Notes that so many keys were written or deleted, and how many of them
+    /// were deleted.
+    pub(super) fn note(&mut self, changes: usize, deletions: usize) {
         self.changes += changes as u64;
+        self.deletions += deletions as u64;
     }
 
-    /// Forgets the changes: what they were made to is gone.
+    /// Forgets what was changed, for the tree is gone.
     pub(super) fn forget(&mut self) {
-        self.changes = 0;
+        self.stop();
+        (self.changes, self.deletions, self.unfinished) = (0, 0, None);
     }
 
-    /// Begins to tidy up if that is worth it; where room is needed it soon is.
-    /// Blocks for nothing.
-    pub(super) fn begin(&mut self, keyspace: &Keyspace, room: &Room, is_needed: bool) {
-        let tree_bytes = match &keyspace.tree {
-            AnyTree::Standard(tree) => tree.disk_space(),
-            AnyTree::Blob(tree) => tree.index.disk_space(),
-        };
-        let share = keyspace.approximate_len() as u64 / KEYS_EACH;
-        let much = if is_needed { CHANGES_MIN } else { share.max(CHANGES_MIN) };
-        // It writes the tree anew before it removes the old one: that is what
-        // some room is always kept for.
-        let fits = tree_bytes < TREE_BYTES_MAX.min(room.free_bytes() / 2);
-        if self.thread.is_some() || self.changes < much || !fits {
+    /// Begins to do what there is to do, unless it is being done. Blocks for
+    /// nothing.
+    pub(super) fn begin(
+        &mut self,
+        database: &Database,
+        keyspace: &Keyspace,
+        room: &Room,
+        occasion: Occasion,
+    ) {
+        let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < FAILURE_INTERVAL);
+        if self.job.is_some() || has_failed {
             return;
         }
-        self.changes = 0;
-        let keyspace = keyspace.clone();
-        let work = move || {
-            if let Err(err) = tidy(&keyspace) {
-                log::warn!("what was deleted stays on the disk for now: {err}");
-            }
+        let Some(aim) = self.aim(keyspace, occasion) else { return };
+        let is_whole =
+            aim == Aim::Order && tree_bytes(keyspace) < WHOLE_BYTES_MAX.min(room.free_bytes() / 2);
+        if !is_whole && room.free_bytes() < step_needs(keyspace) {
+            return;
+        }
+        if aim == Aim::Order {
+            (self.changes, self.deletions) = (0, 0);
+        }
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let steps = Steps {
+            database: database.clone(),
+            keyspace: keyspace.clone(),
+            room: room.clone(),
+            is_stopped: Arc::clone(&is_stopped),
         };
+        let work = move || if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) };
         match thread::Builder::new().name("tidier".to_owned()).spawn(work) {
-            Ok(thread) => self.thread = Some(thread),
-            Err(err) => log::warn!("what was deleted stays on the disk for now: {err}"),
+            Ok(thread) => self.job = Some(Job { aim, is_stopped, thread }),
+            Err(err) => self.fail(&err),
         }
     }
 
-    /// Whether, since the last call, something was tidied up. Old versions of
-    /// the tree are there until it takes the next write and turns to a file.
-    pub(super) fn has_finished(&mut self) -> bool {
-        let finished = self.thread.take_if(|thread| thread.is_finished());
-        // A panic there was logged, and the files are as they were.
-        finished.is_some_and(|thread| thread.join().is_ok())
+    fn fail(&mut self, err: &dyn std::error::Error) {
+        log::warn!("the files cannot be put in order, and take more room: {err}");
+        self.failed_at = Some(Instant::now());
     }
 
-    /// Waits until nothing is being tidied up. Says whether anything was.
+    fn aim(&self, keyspace: &Keyspace, occasion: Occasion) -> Option<Aim> {
+        let much = || (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
+        let orders = match occasion {
+            Occasion::Written => false,
+            Occasion::Idle => self.unfinished == Some(Aim::Order) || self.changes >= much(),
+            Occasion::Full => self.has_deletions_left() || self.changes >= much(),
+        };
+        if orders {
+            return Some(Aim::Order);
+        }
+        let is_unsorted = unsorted_files(keyspace) >= u64::from(UNSORTED_FILES_MAX);
+        (is_unsorted || self.unfinished == Some(Aim::Upkeep)).then_some(Aim::Upkeep)
+    }
+
+    /// Whether enough was deleted for room to be made of it, and it was not yet.
+    pub(super) fn has_deletions_left(&self) -> bool {
+        self.deletions >= CHANGES_MIN || self.unfinished == Some(Aim::Order)
+    }
+
+    /// Whether a job has ended since the last call.
+    pub(super) fn has_finished(&mut self) -> bool {
+        let has_ended = self.job.as_ref().is_some_and(|job| job.thread.is_finished());
+        has_ended && self.finish()
+    }
+
+    /// Waits until the job that there is has ended. Says whether there was one.
     pub(super) fn finish(&mut self) -> bool {
-        // As above.
-        self.thread.take().is_some_and(|thread| thread.join().is_ok())
+        let Some(Job { aim, thread, .. }) = self.job.take() else { return false };
+        self.has_old_files = true;
+        self.unfinished = None;
+        // The files are as they were where it has failed.
+        match thread.join() {
+            Ok(Ok(Ended::Early)) => self.unfinished = Some(aim),
+            Ok(Ok(Ended::Done)) => {}
+            Ok(Err(err)) => self.fail(&err),
+            Err(_panic) => self.fail(&fjall::Error::Unrecoverable),
+        }
+        true
+    }
+
+    /// The same, but not for much longer than `patience`. A tree that is
+    /// written anew as a whole is waited for.
+    pub(super) fn finish_within(&mut self, patience: Duration) -> bool {
+        let begun = Instant::now();
+        while self.job.as_ref().is_some_and(|job| !job.thread.is_finished()) {
+            if begun.elapsed() > patience {
+                self.stop();
+                break;
+            }
+            thread::sleep(WAIT);
+        }
+        self.finish()
+    }
+
+    /// Has the job end after the step that it is at.
+    pub(super) fn stop(&self) {
+        if let Some(job) = &self.job {
+            job.is_stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_at_work(&self) -> bool {
+        self.job.is_some()
+    }
+
+    /// Whether the last job had to end before it was done.
+    pub(super) fn is_to_go_on(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Whether some room may be had by turning to another memtable.
+    pub(super) fn has_old_files(&self) -> bool {
+        self.has_old_files
+    }
+
+    /// Notes that the tree has turned to another memtable.
+    pub(super) fn note_turn(&mut self) {
+        self.has_old_files = false;
     }
 }
 
-fn tidy(keyspace: &Keyspace) -> fjall::Result<()> {
+/// What a job works with.
+struct Steps {
+    database: Database,
+    keyspace: Keyspace,
+    room: Room,
+    is_stopped: Arc<AtomicBool>,
+}
+
+impl Steps {
+    /// Writes the whole tree anew.
+    fn all_at_once(&self) -> fjall::Result<Ended> {
+        let Self { keyspace, .. } = self;
+        let begun = Instant::now();
+        let before = keyspace.disk_space();
+        write_memtables(keyspace)?;
+        // What the first finds to be of no use the next ones remove.
+        for _ in 0..ROUNDS_MAX {
+            keyspace.tree.major_compact(TABLE_BYTES, self.not_read_any_more())?;
+            if keyspace.fragmented_blob_bytes() < keyspace.disk_space() / WASTE_SHARE {
+                break;
+            }
+        }
+        let (after, took) = (keyspace.disk_space(), begun.elapsed().as_millis());
+        log::debug!("put {before} bytes in order, {after} are left, in {took} ms");
+        Ok(Ended::Done)
+    }
+
+    /// Takes one step after the other towards `aim`.
+    fn one_by_one(&self, aim: Aim) -> fjall::Result<Ended> {
+        let Self { keyspace, room, is_stopped, .. } = self;
+        let begun = Instant::now();
+        if aim == Aim::Order {
+            write_memtables(keyspace)?;
+        }
+        let before = shape_of(keyspace);
+        let mut shape = before.clone();
+        let ended = loop {
+            if is_stopped.load(Ordering::Relaxed) || room.free_bytes() < step_needs(keyspace) {
+                break Ended::Early;
+            }
+            let step = Arc::new(next_step(aim, keyspace));
+            keyspace.tree.compact(step, self.not_read_any_more())?;
+            let now = shape_of(keyspace);
+            if now == shape {
+                break Ended::Done;
+            }
+            shape = now;
+        };
+        let took = begun.elapsed().as_millis();
+        log::debug!("{aim:?}: {before:?} is {shape:?}, in {took} ms");
+        Ok(ended)
+    }
+
+    /// Versions of keys before this one have no readers.
+    fn not_read_any_more(&self) -> u64 {
+        self.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc()
+    }
+}
+
+/// The next step towards an aim.
+fn next_step(aim: Aim, keyspace: &Keyspace) -> Leveled {
+    let files = shape_of(keyspace).files;
+    let last = files.len().saturating_sub(1);
+    let (unsorted, table_bytes) = match aim {
+        Aim::Upkeep => (UNSORTED_FILES_MAX, TABLE_BYTES),
+        // What is unsorted goes to a level of its own, in small files;
+        Aim::Order if files.iter().take(last).skip(1).all(|&files| files == 0) => {
+            (1, FINE_TABLE_BYTES)
+        }
+        // and from there to the last one, file by file: no level may hold
+        // anything where there may be no unsorted file.
+        Aim::Order => (0, TABLE_BYTES),
+    };
+    Leveled::default().with_l0_threshold(unsorted).with_table_target_size(table_bytes)
+}
+
+/// The files of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shape {
+    /// How many each level has.
+    files: Vec<usize>,
+    bytes: u64,
+}
+
+fn shape_of(keyspace: &Keyspace) -> Shape {
+    let files = (0..).map_while(|level| keyspace.tree.level_table_count(level));
+    Shape { files: files.collect(), bytes: tree_bytes(keyspace) }
+}
+
+/// The bytes of the tree's files, but for values that are kept apart.
+fn tree_bytes(keyspace: &Keyspace) -> u64 {
+    match &keyspace.tree {
+        AnyTree::Standard(tree) => tree.disk_space(),
+        AnyTree::Blob(tree) => tree.index.disk_space(),
+    }
+}
+
+/// How many files hold what was written, in the order in which it was written.
+fn unsorted_files(keyspace: &Keyspace) -> u64 {
+    keyspace.tree.level_table_count(0).unwrap_or(0) as u64
+}
+
+/// The room that a step needs until what it replaces is gone.
+fn step_needs(keyspace: &Keyspace) -> u64 {
+    // All of the unsorted files go at once.
+    (unsorted_files(keyspace) * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES)
+}
+
+/// Waits until what is in memory is in files.
+fn write_memtables(keyspace: &Keyspace) -> fjall::Result<()> {
     let begun = Instant::now();
-    let before = keyspace.disk_space();
     keyspace.rotate_memtable()?;
     while keyspace.sealed_memtable_count() > 0 {
-        if begun.elapsed() > FLUSH_PATIENCE {
+        if begun.elapsed() > PATIENCE {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(WAIT);
     }
-    // What the first finds to be of no use the next ones remove.
-    for _ in 0..ROUNDS_MAX {
-        keyspace.major_compact()?;
-        if keyspace.fragmented_blob_bytes() < keyspace.disk_space() / WASTE_SHARE {
-            break;
-        }
-    }
-    let (after, took) = (keyspace.disk_space(), begun.elapsed());
-    log::debug!("put {before} bytes in order, {after} are left, in {} ms", took.as_millis());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What becomes of the files of a tree.
+
+use super::*;
+use crate::storage::durable::generation::Generation;
+use tempfile::TempDir;
+
+/// A tree of a database of its own, and the folder of that.
+struct Tree {
+    folder: TempDir,
+    database: Database,
+    generation: Generation,
+}
+
+impl Tree {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::builder(folder.path()).open().expect("a database");
+        let generation = Generation::begin(&database, folder.path(), 1).expect("a tree");
+        Self { folder, database, generation }
+    }
+
+    fn keyspace(&self) -> &Keyspace {
+        self.generation.keyspace()
+    }
+
+    /// Writes into a file of their own what the tree did not hold before.
+    fn write(&self, keys: impl IntoIterator<Item = usize>, value: Option<&[u8]>) {
+        for key in keys {
+            let key = key.to_be_bytes();
+            match value {
+                Some(value) => self.keyspace().insert(key, value),
+                None => self.keyspace().remove(key),
+            }
+            .expect("it is written");
+        }
+        write_memtables(self.keyspace()).expect("it is in a file");
+    }
+
+    fn steps(&self) -> Steps {
+        Steps {
+            database: self.database.clone(),
+            keyspace: self.keyspace().clone(),
+            room: Room::new(self.folder.path().to_owned()),
+            is_stopped: Arc::default(),
+        }
+    }
+
+    fn begin(&self, tidying: &mut Tidying, occasion: Occasion) {
+        let room = Room::new(self.folder.path().to_owned());
+        tidying.begin(&self.database, self.keyspace(), &room, occasion);
+    }
+
+    #[track_caller]
+    fn holds(&self, keys: impl IntoIterator<Item = usize>, value: Option<&[u8]>) {
+        for key in keys {
+            let found = self.keyspace().get(key.to_be_bytes()).expect("it can be read");
+            assert_eq!(found.as_deref(), value, "{key}");
+        }
+    }
+}
+
+#[test]
+fn files_are_merged_here_and_not_by_the_database() {
+    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+    for round in 0_u8..6 {
+        tree.write(0..100, Some(&[round; 100]));
+    }
+    while tree.database.active_compactions() > 0 {
+        thread::sleep(WAIT);
+    }
+    let before = unsorted_files(tree.keyspace());
+    assert!(before >= 5, "{before} files");
+    tree.begin(&mut tidying, Occasion::Written);
+    assert!(tidying.finish() && !tidying.is_to_go_on());
+    assert_eq!(unsorted_files(tree.keyspace()), 0);
+    tree.holds(0..100, Some(&[5; 100]));
+    tree.begin(&mut tidying, Occasion::Written);
+    assert!(!tidying.is_at_work(), "there is nothing to do");
+}
+
+#[test]
+fn what_was_deleted_goes_step_by_step() {
+    const KEYS: usize = 10_000;
+    let tree = Tree::new();
+    let value = [b'x'; 2000];
+    tree.write(0..KEYS, Some(&value));
+    let full = tree_bytes(tree.keyspace());
+    let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
+    tree.write(deleted(), None);
+    let ended = tree.steps().one_by_one(Aim::Order).expect("it is put in order");
+    assert!(matches!(ended, Ended::Done));
+    let Shape { files, bytes } = shape_of(tree.keyspace());
+    assert!(bytes < full / 8, "{bytes} of {full} bytes are left");
+    let (last, others) = files.split_last().expect("there are levels");
+    assert!(*last > 0 && others.iter().all(|&files| files == 0), "{files:?}");
+    tree.holds(deleted(), None);
+    tree.holds((0..KEYS).step_by(10), Some(&value));
+}
+
+#[test]
+fn a_job_that_is_stopped_is_gone_on_with() {
+    let tree = Tree::new();
+    tree.write(0..100, Some(b"value"));
+    tree.write(0..90, None);
+    let steps = tree.steps();
+    steps.is_stopped.store(true, Ordering::Relaxed);
+    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Early)));
+
+    let mut tidying = Tidying { unfinished: Some(Aim::Order), ..Tidying::default() };
+    tree.begin(&mut tidying, Occasion::Written);
+    assert!(!tidying.is_at_work(), "others write");
+    tree.begin(&mut tidying, Occasion::Idle);
+    assert!(tidying.finish() && !tidying.is_to_go_on());
+    tree.holds(90..100, Some(b"value"));
+}
