@@ -50,7 +50,7 @@ impl Answer {
         let body = self.body();
         let first = body.get(..SMALL_ANSWER_BYTES_MAX).unwrap_or(body);
         let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL + first.len());
-        self.write_head(&mut bytes).expect("a vector takes all that is written to it");
+        self.write_head(&mut bytes);
         bytes.extend_from_slice(first);
         bytes
     }
@@ -73,26 +73,30 @@ impl Answer {
         matches!(self.reply.status(), 204 | 304)
     }
 
-    fn write_head(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+    fn write_head(&self, bytes: &mut Vec<u8>) {
         let status = self.reply.status();
-        let reason = StatusCode(status).default_reason_phrase();
-        write!(bytes, "HTTP/1.1 {status} {reason}\r\n")?;
-        Date::with_now(|date| bytes.extend_from_slice(date.as_bytes()));
+        let mut number = itoa::Buffer::new();
+        put(bytes, ["HTTP/1.1 ", number.format(status), " "]);
+        put(bytes, [StatusCode(status).default_reason_phrase(), "\r\n"]);
+        Date::with_now(|date| put(bytes, [date]));
         if !self.is_bodiless() {
-            write!(bytes, "Content-Length: {}\r\n", self.reply.body().len())?;
+            put(bytes, ["Content-Length: ", number.format(self.reply.body().len()), "\r\n"]);
         }
         match self.persistence {
             Persistence::KeepAlive => {}
-            Persistence::KeepAliveNamed => bytes.extend_from_slice(b"Connection: keep-alive\r\n"),
-            Persistence::Close => bytes.extend_from_slice(b"Connection: close\r\n"),
+            Persistence::KeepAliveNamed => put(bytes, ["Connection: keep-alive\r\n"]),
+            Persistence::Close => put(bytes, ["Connection: close\r\n"]),
         }
         for (name, value) in self.reply.headers() {
-            for part in [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                bytes.extend_from_slice(part);
-            }
+            put(bytes, [name, ": ", value, "\r\n"]);
         }
-        bytes.extend_from_slice(b"\r\n");
-        Ok(())
+        put(bytes, ["\r\n"]);
+    }
+}
+
+fn put<const N: usize>(bytes: &mut Vec<u8>, parts: [&str; N]) {
+    for part in parts {
+        bytes.extend_from_slice(part.as_bytes());
     }
 }
 
