@@ -598,6 +598,17 @@ def start_etcd(bench, port):
         "--initial-cluster", f"bench={between}"], folder, port, b"/health")
 
 
+def start_go(bench, port):
+    folder = bench.folder()
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bench.go")
+    built = subprocess.run(["go", "build", "-o", f"{folder}/store", source], text=True,
+                           env={**os.environ, "GOCACHE": f"{folder}/cache", "GO111MODULE": "off"},
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    if built.returncode != 0:
+        raise Wrong(f"go build: {built.stdout}")
+    return Process("Go net/http", [f"{folder}/store", str(port)], folder, port)
+
+
 class Servers:
     """Servers that are stopped together when the block ends, last first."""
 
@@ -635,6 +646,7 @@ def store_and_nginx(bench):
 def get(bench):
     """GET of 100 bytes, 64 connections"""
     with store_and_nginx(bench) as servers:
+        servers.add(bench.peer("go", start_go))
         for server in servers:
             store_value(server, path_of(0), VALUE)
         loads = [gets(server, path_of(0), VALUE) for server in servers]
@@ -649,6 +661,7 @@ def put(bench):
             # The practical limit, which is not that of a server that writes files.
             store_value(server, path_of(PUT_KEYS), VALUE)
             loads.append(gets(server, path_of(PUT_KEYS), VALUE, name=f"GET from {server.name}"))
+        loads += [puts(server) for server in servers.add(bench.peer("go", start_go))]
         lines = bench.load_race(put.__doc__, [RATE, P99, CPU], loads)
         for server in servers:
             check_stored(server, PUT_KEYS)

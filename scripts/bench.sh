@@ -46,6 +46,7 @@ peer redis-server redis-server
 peer redis-cli redis-tools
 peer webdis webdis
 peer etcd etcd-server
+peer go golang-go
 
 counted bench.py --bin "$BIN" --output "${OUTPUT:-$output}" \
     --rounds "${ROUNDS:-5}" --duration "${DURATION:-3}" \
