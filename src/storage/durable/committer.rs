@@ -43,10 +43,8 @@ const RUNS_MAX: usize = 24;
 /// Room is made until so much can be spared.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
-/// For how long writers are not kept waiting again to make room, unless there
-/// are deletions to make it of: so many times as long as it took, but no
-/// longer than this.
-const MAKE_ROOM_SHARE: u32 = 10;
+/// For how long writers are not kept waiting again to make room: as long as it
+/// took, but no longer than this.
 const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// How long what has expired is swept in one go to make room, and for how long
@@ -130,7 +128,7 @@ impl Committer {
             }
             let message = match next.take() {
                 Some(message) => Ok(message),
-                None => self.queue.recv_timeout(LOOK_INTERVAL.min(self.sweep.due_in())),
+                None => self.queue.recv_timeout(self.patience()),
             };
             match message {
                 Ok(Message::Write(key, action, done)) => next = self.take_batch(key, action, done),
@@ -142,6 +140,12 @@ impl Committer {
                 Err(RecvTimeoutError::Timeout) => self.look(),
             }
         }
+    }
+
+    /// How long it has nothing to do if nobody writes.
+    fn patience(&self) -> Duration {
+        let sweep = self.sweep.due_in();
+        if self.failed.is_some() { LOOK_INTERVAL } else { LOOK_INTERVAL.min(sweep) }
     }
 
     /// Commits a write together with those that wait. Gives back a message
@@ -187,12 +191,11 @@ impl Committer {
     /// meanwhile, readers do not; most of the time is left to writers, too.
     fn spare_bytes_at_best(&mut self) -> u64 {
         let begun = Instant::now();
-        let is_due = self.make_room_at <= begun || self.tidying.has_deletions_left();
-        if is_due && self.failed.is_none() {
+        if self.make_room_at <= begun && self.failed.is_none() {
             // A failure was logged.
             self.guarded(Self::make_room).ok();
-            let wait = begun.elapsed() * MAKE_ROOM_SHARE;
-            self.make_room_at = Instant::now() + wait.min(MAKE_ROOM_INTERVAL_MAX);
+            let wait = begun.elapsed().min(MAKE_ROOM_INTERVAL_MAX);
+            self.make_room_at = Instant::now() + wait;
         }
         self.room.spare_bytes()
     }
@@ -338,6 +341,9 @@ impl Committer {
         while self.is_unwritten() || self.is_unsorted() {
             // Writes nothing here, but tells of failures elsewhere.
             self.database.persist(PersistMode::Buffer)?;
+            if self.is_unsorted() {
+                self.tidying.hurry();
+            }
             self.tidying.has_finished();
             self.begin_to_tidy(Occasion::Written);
             if self.is_unsorted() && !self.tidying.is_at_work() {

@@ -28,7 +28,13 @@ pub(super) const UNSORTED_FILES_MAX: u8 = 4;
 
 /// Values from this size on are kept apart from their keys, so that putting
 /// keys in order does not copy them.
-const APART_BYTES_MIN: u32 = 4096;
+pub(super) const APART_BYTES_MIN: u32 = 4096;
+
+/// The files of those. Of the ones that hold much that was deleted, one in so
+/// many is written anew in one step of putting the tree in order: the fewer,
+/// the less room that takes meanwhile.
+const APART_FILE_BYTES: u64 = 8 << 20;
+pub(super) const APART_STEP_SHARE: u8 = 20;
 
 /// Where the database keeps its keyspaces.
 const KEYSPACES: &str = "keyspaces";
@@ -101,7 +107,10 @@ impl Generation {
 }
 
 fn options() -> KeyspaceCreateOptions {
-    let apart = KvSeparationOptions::default().separation_threshold(APART_BYTES_MIN);
+    let apart = KvSeparationOptions::default()
+        .separation_threshold(APART_BYTES_MIN)
+        .file_target_size(APART_FILE_BYTES)
+        .age_cutoff(1.0 / f32::from(APART_STEP_SHARE));
     // The database is to leave its files as they are, but for those that need
     // not be written anew: merging them is the tidying's.
     let as_they_are = Leveled::default().with_l0_threshold(u8::MAX).with_table_target_size(1 << 50);

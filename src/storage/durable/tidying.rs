@@ -12,11 +12,13 @@
 //! has changed, the whole tree is put in order; and before a write is refused
 //! for want of room.
 
-use super::generation::{MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX};
+use super::generation::{
+    APART_BYTES_MIN, APART_STEP_SHARE, MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX,
+};
 use super::room::Room;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
-use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -32,9 +34,11 @@ const KEYS_EACH: u64 = 4;
 /// written anew in one go.
 const WHOLE_BYTES_MAX: u64 = 512 << 20;
 
-/// How often the tree is written anew at most until waste is less than one
-/// part in so many.
-const ROUNDS_MAX: usize = 4;
+/// What a file has of an entry beside its value, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 100;
+
+/// The tree is written anew until less than one part in so many of the values
+/// apart is waste.
 const WASTE_SHARE: u64 = 8;
 
 /// A step takes a file from above, and usually no more than so many times as
@@ -44,7 +48,7 @@ const STEP_SHARE: u64 = 16;
 /// How large files are made that are to take with them what they delete. They
 /// may hold nothing but deletions, and these are many times smaller than what
 /// they delete.
-const FINE_TABLE_BYTES: u64 = 256 << 10;
+const FINE_TABLE_BYTES: u64 = 64 << 10;
 
 /// How long the last changes may take to reach a file.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -101,6 +105,8 @@ enum Ended {
     Done,
     /// It was told to, or short of room.
     Early,
+    /// No step is small enough.
+    Stuck,
 }
 
 impl Tidying {
@@ -131,13 +137,9 @@ impl Tidying {
             return;
         }
         let Some(aim) = self.aim(keyspace, occasion) else { return };
-        let is_whole =
-            aim == Aim::Order && tree_bytes(keyspace) < WHOLE_BYTES_MAX.min(room.free_bytes() / 2);
+        let is_whole = aim == Aim::Order && fits_whole(keyspace, room, tree_bytes(keyspace));
         if !is_whole && room.free_bytes() < step_needs(keyspace) {
             return;
-        }
-        if aim == Aim::Order {
-            (self.changes, self.deletions) = (0, 0);
         }
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
@@ -191,6 +193,9 @@ impl Tidying {
         // The files are as they were where it has failed.
         match thread.join() {
             Ok(Ok(Ended::Early)) => self.unfinished = Some(aim),
+            Ok(Ok(Ended::Done)) if aim == Aim::Order => (self.changes, self.deletions) = (0, 0),
+            // To be tried again if room is needed.
+            Ok(Ok(Ended::Stuck)) => self.changes = 0,
             Ok(Ok(Ended::Done)) => {}
             Ok(Err(err)) => self.fail(&err),
             Err(_panic) => self.fail(&fjall::Error::Unrecoverable),
@@ -223,6 +228,14 @@ impl Tidying {
         self.job.is_some()
     }
 
+    /// Has what cannot wait come before all else, even if it has just failed.
+    pub(super) fn hurry(&mut self) {
+        self.failed_at = None;
+        if self.job.as_ref().is_some_and(|job| job.aim == Aim::Order) {
+            self.stop();
+        }
+    }
+
     /// Whether the last job had to end before it was done.
     pub(super) fn is_to_go_on(&self) -> bool {
         self.unfinished.is_some()
@@ -250,15 +263,25 @@ struct Steps {
 impl Steps {
     /// Writes the whole tree anew.
     fn all_at_once(&self) -> fjall::Result<Ended> {
-        let Self { keyspace, .. } = self;
+        let Self { keyspace, room, .. } = self;
         let begun = Instant::now();
         let before = keyspace.disk_space();
-        write_memtables(keyspace)?;
-        // What the first finds to be of no use the next ones remove.
-        for _ in 0..ROUNDS_MAX {
+        if !write_memtables(keyspace)? {
+            return Ok(Ended::Early);
+        }
+        // What one finds to be of no use the next ones remove.
+        let mut waste = u64::MAX;
+        loop {
+            if self.is_stopped.load(Ordering::Relaxed) {
+                return Ok(Ended::Early);
+            }
             keyspace.tree.major_compact(TABLE_BYTES, self.not_read_any_more())?;
-            if keyspace.fragmented_blob_bytes() < keyspace.disk_space() / WASTE_SHARE {
+            let waste_before = mem::replace(&mut waste, keyspace.fragmented_blob_bytes());
+            if waste < keyspace.disk_space() / WASTE_SHARE || waste == waste_before {
                 break;
+            }
+            if !fits_whole(keyspace, room, tree_bytes(keyspace)) {
+                return Ok(Ended::Early);
             }
         }
         let (after, took) = (keyspace.disk_space(), begun.elapsed().as_millis());
@@ -270,8 +293,8 @@ impl Steps {
     fn one_by_one(&self, aim: Aim) -> fjall::Result<Ended> {
         let Self { keyspace, room, is_stopped, .. } = self;
         let begun = Instant::now();
-        if aim == Aim::Order {
-            write_memtables(keyspace)?;
+        if aim == Aim::Order && !write_memtables(keyspace)? {
+            return Ok(Ended::Early);
         }
         let before = shape_of(keyspace);
         let mut shape = before.clone();
@@ -283,7 +306,14 @@ impl Steps {
             keyspace.tree.compact(step, self.not_read_any_more())?;
             let now = shape_of(keyspace);
             if now == shape {
-                break Ended::Done;
+                if aim == Aim::Upkeep || is_in_order(&now.files) {
+                    break Ended::Done;
+                }
+                // What is above has the keys of more than one step may take.
+                if now.bytes < WHOLE_BYTES_MAX && fits_whole(keyspace, room, self.left_bytes()?) {
+                    return self.all_at_once();
+                }
+                break Ended::Stuck;
             }
             shape = now;
         };
@@ -292,27 +322,50 @@ impl Steps {
         Ok(ended)
     }
 
+    /// What the tree's files would have if it was written anew. Reads all keys.
+    fn left_bytes(&self) -> fjall::Result<u64> {
+        let mut bytes = 0;
+        for entry in self.keyspace.iter() {
+            bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(APART_BYTES_MIN));
+        }
+        Ok(bytes)
+    }
+
     /// Versions of keys before this one have no readers.
     fn not_read_any_more(&self) -> u64 {
         self.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc()
     }
 }
 
+/// Whether the tree can be written anew as a whole if `left_bytes` are left of
+/// it: with those of the values apart that the database writes anew as well.
+fn fits_whole(keyspace: &Keyspace, room: &Room, left_bytes: u64) -> bool {
+    let needed = 2 * left_bytes + apart_needs(keyspace);
+    tree_bytes(keyspace) < WHOLE_BYTES_MAX && needed < room.free_bytes()
+}
+
+/// The room that a step needs for values that are kept apart.
+fn apart_needs(keyspace: &Keyspace) -> u64 {
+    keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(APART_STEP_SHARE)
+}
+
 /// The next step towards an aim.
 fn next_step(aim: Aim, keyspace: &Keyspace) -> Leveled {
-    let files = shape_of(keyspace).files;
-    let last = files.len().saturating_sub(1);
     let (unsorted, table_bytes) = match aim {
         Aim::Upkeep => (UNSORTED_FILES_MAX, TABLE_BYTES),
         // What is unsorted goes to a level of its own, in small files;
-        Aim::Order if files.iter().take(last).skip(1).all(|&files| files == 0) => {
-            (1, FINE_TABLE_BYTES)
-        }
+        Aim::Order if is_in_order(&shape_of(keyspace).files) => (1, FINE_TABLE_BYTES),
         // and from there to the last one, file by file: no level may hold
         // anything where there may be no unsorted file.
         Aim::Order => (0, TABLE_BYTES),
     };
     Leveled::default().with_l0_threshold(unsorted).with_table_target_size(table_bytes)
+}
+
+/// Whether there is nothing between what is unsorted and the last level.
+fn is_in_order(files: &[usize]) -> bool {
+    let last = files.len().saturating_sub(1);
+    files.iter().take(last).skip(1).all(|&files| files == 0)
 }
 
 /// The files of a tree.
@@ -343,21 +396,24 @@ fn unsorted_files(keyspace: &Keyspace) -> u64 {
 
 /// The room that a step needs until what it replaces is gone.
 fn step_needs(keyspace: &Keyspace) -> u64 {
-    // All of the unsorted files go at once.
-    (unsorted_files(keyspace) * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES)
+    // All of the unsorted files go at once. Where there are more of them than
+    // usual the others are small.
+    let unsorted = unsorted_files(keyspace).min(UNSORTED_FILES_MAX.into());
+    let step_bytes = (unsorted * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES);
+    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + apart_needs(keyspace)
 }
 
-/// Waits until what is in memory is in files.
-fn write_memtables(keyspace: &Keyspace) -> fjall::Result<()> {
+/// Waits until what is in memory is in files. Says whether it is, in time.
+fn write_memtables(keyspace: &Keyspace) -> fjall::Result<bool> {
     let begun = Instant::now();
     keyspace.rotate_memtable()?;
     while keyspace.sealed_memtable_count() > 0 {
         if begun.elapsed() > PATIENCE {
-            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            return Ok(false);
         }
         thread::sleep(WAIT);
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]

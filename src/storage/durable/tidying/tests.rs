@@ -33,7 +33,7 @@ impl Tree {
             }
             .expect("it is written");
         }
-        write_memtables(self.keyspace()).expect("it is in a file");
+        assert!(write_memtables(self.keyspace()).expect("it is in a file"));
     }
 
     fn steps(&self) -> Steps {
@@ -112,4 +112,34 @@ fn a_job_that_is_stopped_is_gone_on_with() {
     tree.begin(&mut tidying, Occasion::Idle);
     assert!(tidying.finish() && !tidying.is_to_go_on());
     tree.holds(90..100, Some(b"value"));
+}
+
+/// Deletions of all over the tree, so few that one file has them, are more
+/// than a step can take.
+#[test]
+fn what_no_step_can_take_is_written_anew_as_a_whole() {
+    const KEYS: usize = 56_000;
+    let tree = Tree::new();
+    // Compressed it would be too little.
+    let mut random = 1_u64;
+    let mut word = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        random.rotate_left(29).to_le_bytes()
+    };
+    let values: Vec<u8> = (0..250_000).flat_map(|_| word()).collect();
+    for start in (0..KEYS).step_by(4000) {
+        for key in start..start + 4000 {
+            let value = values.chunks(4000).nth(key % 500).expect("there are 500");
+            tree.keyspace().insert(key.to_be_bytes(), value).expect("it is written");
+        }
+        tree.write([], None);
+    }
+    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
+    let full = tree_bytes(tree.keyspace());
+    let is_deleted = |key: &usize| key.is_multiple_of(10);
+    tree.write((0..KEYS).filter(is_deleted), None);
+    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
+    let left = tree_bytes(tree.keyspace());
+    assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
+    tree.holds((0..KEYS).filter(is_deleted), None);
 }
