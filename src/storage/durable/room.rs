@@ -4,7 +4,7 @@ use super::generation::MEMTABLE_BYTES;
 use std::path::{Path, PathBuf};
 
 /// What is kept free, in bytes: the tree needs room to put its files in order.
-const RESERVE_BYTES_MAX: u64 = 256 << 20;
+const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
 /// The same as one part in so many of a smaller disk.
 const RESERVE_SHARE: u64 = 16;
