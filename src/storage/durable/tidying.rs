@@ -96,6 +96,9 @@ enum Aim {
 
 struct Job {
     aim: Aim,
+    /// The changes, and those that were deletions, that it began with.
+    changes: u64,
+    deletions: u64,
     is_stopped: Arc<AtomicBool>,
     thread: JoinHandle<fjall::Result<Ended>>,
 }
@@ -150,7 +153,10 @@ impl Tidying {
         };
         let work = move || if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) };
         match thread::Builder::new().name("tidier".to_owned()).spawn(work) {
-            Ok(thread) => self.job = Some(Job { aim, is_stopped, thread }),
+            Ok(thread) => {
+                let Self { changes, deletions, .. } = *self;
+                self.job = Some(Job { aim, changes, deletions, is_stopped, thread });
+            }
             Err(err) => self.fail(&err),
         }
     }
@@ -187,13 +193,16 @@ impl Tidying {
 
     /// Waits until the job that there is has ended. Says whether there was one.
     pub(super) fn finish(&mut self) -> bool {
-        let Some(Job { aim, thread, .. }) = self.job.take() else { return false };
+        let Some(job) = self.job.take() else { return false };
         self.has_old_files = true;
         self.unfinished = None;
         // The files are as they were where it has failed.
-        match thread.join() {
-            Ok(Ok(Ended::Early)) => self.unfinished = Some(aim),
-            Ok(Ok(Ended::Done)) if aim == Aim::Order => (self.changes, self.deletions) = (0, 0),
+        match job.thread.join() {
+            Ok(Ok(Ended::Early)) => self.unfinished = Some(job.aim),
+            Ok(Ok(Ended::Done)) if job.aim == Aim::Order => {
+                self.changes = self.changes.saturating_sub(job.changes);
+                self.deletions = self.deletions.saturating_sub(job.deletions);
+            }
             // To be tried again if room is needed.
             Ok(Ok(Ended::Stuck)) => self.changes = 0,
             Ok(Ok(Ended::Done)) => {}

@@ -143,3 +143,16 @@ fn what_no_step_can_take_is_written_anew_as_a_whole() {
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).filter(is_deleted), None);
 }
+
+#[test]
+fn what_is_deleted_during_a_job_is_left_for_the_next() {
+    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+    tree.write(0..100, Some(b"value"));
+    tree.write(0..90, None);
+    tidying.note(190, 90);
+    tree.begin(&mut tidying, Occasion::Full);
+    tidying.note(20, 20);
+    assert!(tidying.finish() && tidying.has_deletions_left());
+    tree.begin(&mut tidying, Occasion::Full);
+    assert!(tidying.finish() && !tidying.has_deletions_left());
+}
