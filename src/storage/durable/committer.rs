@@ -188,7 +188,7 @@ impl Committer {
 
     /// How many bytes can be written once room was made: nothing is refused for
     /// want of room that expired values or deleted ones take. Writers wait
-    /// meanwhile, readers do not; most of the time is left to writers, too.
+    /// meanwhile, half of the time at most; readers do not.
     fn spare_bytes_at_best(&mut self) -> u64 {
         let begun = Instant::now();
         if self.make_room_at <= begun && self.failed.is_none() {
