@@ -181,7 +181,7 @@ impl Tidying {
     }
 
     /// Whether enough was deleted for room to be made of it, and it was not yet.
-    pub(super) fn has_deletions_left(&self) -> bool {
+    fn has_deletions_left(&self) -> bool {
         self.deletions >= CHANGES_MIN || self.unfinished == Some(Aim::Order)
     }
 
@@ -311,7 +311,7 @@ impl Steps {
             if is_stopped.load(Ordering::Relaxed) || room.free_bytes() < step_needs(keyspace) {
                 break Ended::Early;
             }
-            let step = Arc::new(next_step(aim, keyspace));
+            let step = Arc::new(next_step(aim, &shape.files));
             keyspace.tree.compact(step, self.not_read_any_more())?;
             let now = shape_of(keyspace);
             if now == shape {
@@ -358,12 +358,12 @@ fn apart_needs(keyspace: &Keyspace) -> u64 {
     keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(APART_STEP_SHARE)
 }
 
-/// The next step towards an aim.
-fn next_step(aim: Aim, keyspace: &Keyspace) -> Leveled {
+/// The next step towards an aim, of a tree with so many files in each level.
+fn next_step(aim: Aim, files: &[usize]) -> Leveled {
     let (unsorted, table_bytes) = match aim {
         Aim::Upkeep => (UNSORTED_FILES_MAX, TABLE_BYTES),
         // What is unsorted goes to a level of its own, in small files;
-        Aim::Order if is_in_order(&shape_of(keyspace).files) => (1, FINE_TABLE_BYTES),
+        Aim::Order if is_in_order(files) => (1, FINE_TABLE_BYTES),
         // and from there to the last one, file by file: no level may hold
         // anything where there may be no unsorted file.
         Aim::Order => (0, TABLE_BYTES),

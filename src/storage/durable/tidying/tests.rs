@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::durable::generation::Generation;
+use crate::storage::durable::open_database;
 use tempfile::TempDir;
 
 /// A tree of a database of its own, and the folder of that.
@@ -14,13 +15,18 @@ struct Tree {
 impl Tree {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let database = Database::builder(folder.path()).open().expect("a database");
-        let generation = Generation::begin(&database, folder.path(), 1).expect("a tree");
+        let data = folder.path().join("data");
+        let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
+        let generation = Generation::begin(&database, &data, 1).expect("a tree");
         Self { folder, database, generation }
     }
 
     fn keyspace(&self) -> &Keyspace {
         self.generation.keyspace()
+    }
+
+    fn room(&self) -> Room {
+        Room::new(self.folder.path().to_owned())
     }
 
     /// Writes into a file of their own what the tree did not hold before.
@@ -40,14 +46,13 @@ impl Tree {
         Steps {
             database: self.database.clone(),
             keyspace: self.keyspace().clone(),
-            room: Room::new(self.folder.path().to_owned()),
+            room: self.room(),
             is_stopped: Arc::default(),
         }
     }
 
     fn begin(&self, tidying: &mut Tidying, occasion: Occasion) {
-        let room = Room::new(self.folder.path().to_owned());
-        tidying.begin(&self.database, self.keyspace(), &room, occasion);
+        tidying.begin(&self.database, self.keyspace(), &self.room(), occasion);
     }
 
     #[track_caller]
