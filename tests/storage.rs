@@ -55,6 +55,7 @@ macro_rules! keeps_its_promises {
                 of_many_who_create_one_does
                 an_expired_entry_is_absent
                 an_overwritten_expiry_is_gone
+                what_was_seen_to_expire_does_not_come_back
             }
         }
     };
@@ -569,4 +570,35 @@ fn an_overwritten_expiry_is_gone(store: Store) {
         thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(get(&store, "key").as_deref(), Some(&b"for ever"[..]));
+}
+
+/// A change may be decided while the entry is there and take effect when it
+/// would not be any more.
+fn what_was_seen_to_expire_does_not_come_back(store: Store) {
+    for bytes in [10, 10_000] {
+        let soon = Time::now().after(Duration::from_millis(100));
+        let entry = Entry::new(vec![b'x'; bytes].into()).with_expiry(Some(soon));
+        let name = bytes.to_string();
+        store.set(key(&name), entry).expect("the engine writes");
+        let change: Change = Box::new(move |before| {
+            while before.is_some() && Time::now() < soon.after(Duration::from_millis(50)) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            before
+                .map_or(Decision::Keep, |entry| Decision::Replace(entry.clone().with_expiry(None)))
+        });
+        let seen: Vec<bool> = thread::scope(|scope| {
+            let update = scope.spawn(|| store.update(key(&name), change));
+            let mut seen = Vec::new();
+            while !update.is_finished() {
+                seen.push(get(&store, &name).is_some());
+                thread::sleep(Duration::from_millis(1));
+            }
+            seen.push(get(&store, &name).is_some());
+            let updated = update.join().expect("no panic").expect("the engine writes");
+            assert_eq!(updated.before.is_some(), seen.ends_with(&[true]), "{bytes} bytes");
+            seen
+        });
+        assert!(seen.is_sorted_by_key(|is_there| !is_there), "{bytes} bytes: {seen:?}");
+    }
 }

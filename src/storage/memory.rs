@@ -128,6 +128,8 @@ enum Expected<'a> {
     Anything,
     /// What was found there before, or nothing.
     Same(Option<&'a Stored>),
+    /// The same, and it has not expired since.
+    Living(&'a Stored),
 }
 
 impl Expected<'_> {
@@ -135,6 +137,7 @@ impl Expected<'_> {
         match self {
             Self::Anything => true,
             Self::Same(expected) => Stored::are_same(expected, current),
+            Self::Living(expected) => Stored::are_same(Some(expected), current) && expected.lives(),
         }
     }
 }
@@ -292,7 +295,11 @@ impl Storage for Memory {
         for _ in 0..ROUNDS_MAX {
             let current = self.0.stored(&key);
             let before = current.clone().and_then(Stored::into_living);
-            let expected = Expected::Same(current.as_ref());
+            let expected = match &current {
+                // Or what somebody has seen expire would come back.
+                Some(stored) if before.is_some() => Expected::Living(stored),
+                stored => Expected::Same(stored.as_ref()),
+            };
             let (done, after) = match change(before.as_ref()) {
                 Decision::Keep => (true, before.clone()),
                 Decision::Remove => (self.0.remove(key.as_str(), expected), None),

@@ -1,7 +1,8 @@
 //! What is committed together: changes to keys, each decided on what the ones
 //! before it leave.
 
-use super::unreadable;
+use super::pins::Pins;
+use super::{entry_in, entry_of};
 use crate::storage::{Change, Decision, Done, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
 use fjall::Keyspace;
@@ -63,10 +64,11 @@ impl Batch {
     }
 
     /// Decides what an action does to a key, on what the batch has made of it
-    /// or else on what `keyspace` holds.
+    /// or else on what `keyspace` holds. That is pinned then.
     pub(super) fn decide(
         &self,
         keyspace: &Keyspace,
+        pins: &Pins,
         key: &Key,
         action: Action,
     ) -> Result<Decided, Error> {
@@ -74,12 +76,14 @@ impl Batch {
             Action::Put(record) => return Ok(Decided::Write(record, Updated::default())),
             Action::Decide(change) => change,
         };
-        let found = match self.changes.get(key) {
-            Some(record) => record.clone(),
-            None => keyspace.get(key.as_str()).map_err(|err| unreadable(key, err))?.map(Into::into),
+        let before = match self.changes.get(key) {
+            Some(record) => {
+                let changed = record.clone().map(|record| entry_of(key, record)).transpose()?;
+                // No reader has seen this one, so none sees it come back.
+                changed.filter(|entry| entry.lives(Time::now))
+            }
+            None => entry_in(keyspace, key)?.filter(|entry| pins.pin(key, entry)),
         };
-        let before = found.map(record::decode).transpose().map_err(|err| unreadable(key, err))?;
-        let before = before.filter(|entry| entry.lives(Time::now));
         let decision = panic::catch_unwind(AssertUnwindSafe(|| change(before.as_ref())))
             .map_err(|_panic| Error::Internal(Arc::new(Undecided)))?;
         Ok(match decision {

@@ -13,6 +13,7 @@
 use super::batch::{self, Action, Batch, Decided, Record};
 use super::expiry::Sweep;
 use super::generation::Generation;
+use super::pins::Pins;
 use super::room::Room;
 use super::status::Status;
 use super::tidying::{Occasion, Tidying};
@@ -70,6 +71,7 @@ pub(super) struct Committer {
     generation: Generation,
     /// The keyspace that readers use.
     current: Arc<RwLock<Keyspace>>,
+    pins: Arc<Pins>,
     status: Arc<Status>,
     /// Set once a write to the disk has failed.
     failed: Option<Outage>,
@@ -94,6 +96,7 @@ impl Committer {
         database: Database,
         generation: Generation,
         current: Arc<RwLock<Keyspace>>,
+        pins: Arc<Pins>,
         status: Arc<Status>,
         room: Room,
         queue: Receiver<Message>,
@@ -103,6 +106,7 @@ impl Committer {
             database,
             generation,
             current,
+            pins,
             status,
             failed: None,
             room,
@@ -171,6 +175,7 @@ impl Committer {
         let (changes, waiting) = batch.into_parts();
         if changes.is_empty() {
             // All that was seen is on the disk already.
+            self.pins.clear();
             tell(waiting, &Ok(()));
             return next;
         }
@@ -181,6 +186,7 @@ impl Committer {
         self.batches += 1;
         self.writes += waiting.len() as u64;
         let outcome = self.guarded(|committer| committer.commit(changes));
+        self.pins.clear();
         tell(waiting, &outcome);
         self.tidy(Occasion::Written);
         next
@@ -233,7 +239,7 @@ impl Committer {
         action: Action,
         done: Done,
     ) {
-        let decided = match batch.decide(self.generation.keyspace(), &key, action) {
+        let decided = match batch.decide(self.generation.keyspace(), &self.pins, &key, action) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Updated::default())], &Err(err)),
         };

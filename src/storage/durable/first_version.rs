@@ -6,6 +6,7 @@
 //! batch says nothing of the one before it.
 
 use super::*;
+use crate::storage::Time;
 use crate::storage::Decision;
 use fjall::{KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use std::time::Duration;

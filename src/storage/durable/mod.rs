@@ -15,18 +15,21 @@ mod expiry;
 mod generation;
 mod journal;
 mod open_error;
+mod pins;
 mod room;
 mod status;
 mod tidying;
 
-use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write, record};
+use super::{Change, Done, Entry, Error, Key, Outage, Storage, Updated, Write, record};
 use batch::Action;
+use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::Directory;
 use fjall::{Database, Keyspace};
 use generation::Generation;
 pub use open_error::OpenError;
+use pins::Pins;
 use room::Room;
 use status::Status;
 use std::panic::{self, AssertUnwindSafe};
@@ -47,6 +50,7 @@ const JOURNALS_BYTES_MAX: u64 = 192 << 20;
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
     current: Arc<RwLock<Keyspace>>,
+    pins: Arc<Pins>,
     status: Arc<Status>,
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
@@ -72,12 +76,13 @@ impl Durable {
         let generation = generation.ok_or(OpenError::Incomplete)?;
 
         let current = Arc::new(RwLock::new(generation.keyspace().clone()));
-        let status = Arc::<Status>::default();
+        let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let committer = Committer::new(
             database,
             generation,
             Arc::clone(&current),
+            Arc::clone(&pins),
             Arc::clone(&status),
             Room::new(data),
             queue,
@@ -87,7 +92,7 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        Ok(Self { current, status, writes, committer, _directory: directory })
+        Ok(Self { current, pins, status, writes, committer, _directory: directory })
     }
 
     /// Tells the committer something; the `done` in it hears of it.
@@ -138,10 +143,16 @@ fn open_database(data: &Path) -> Result<Database, OpenError> {
 impl Storage for Durable {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
         let keyspace = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let record = keyspace.get(key.as_str()).map_err(|err| unreadable(key, err))?;
-        let entry = record.map(|record| record::decode(record.into())).transpose();
-        let entry = entry.map_err(|err| unreadable(key, err))?;
-        Ok(entry.filter(|entry| entry.lives(Time::now)))
+        let mut found = entry_in(&keyspace, key)?;
+        while let Some(entry) = &found
+            && !self.pins.lives(key, entry)
+        {
+            // It has expired, unless a change that was decided before has been
+            // committed since it was found.
+            let expiry = entry.expiry();
+            found = entry_in(&keyspace, key)?.filter(|entry| entry.expiry() != expiry);
+        }
+        Ok(found)
     }
 
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
@@ -194,6 +205,17 @@ impl Drop for Durable {
             log::error!("closing the storage: {err}");
         }
     }
+}
+
+/// What a keyspace holds under `key`, expired or not.
+fn entry_in(keyspace: &Keyspace, key: &Key) -> Result<Option<Entry>, Error> {
+    let record = keyspace.get(key.as_str()).map_err(|err| unreadable(key, err))?;
+    record.map(|record| entry_of(key, record.into())).transpose()
+}
+
+/// The entry of a record that was found under `key`.
+fn entry_of(key: &Key, record: Bytes) -> Result<Entry, Error> {
+    record::decode(record).map_err(|err| unreadable(key, err))
 }
 
 fn unreadable(key: &Key, err: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -45,6 +45,11 @@ impl Stored {
         }
     }
 
+    /// Whether it is there at this moment.
+    pub(super) fn lives(&self) -> bool {
+        self.expiry().is_none_or(|expiry| expiry > Time::now())
+    }
+
     /// Whether these are the same thing in memory, or both nothing. While one
     /// is held no other can be in its place.
     pub(super) fn are_same(one: Option<&Self>, other: Option<&Self>) -> bool {

@@ -1,0 +1,42 @@
+//! Entries that do not expire yet, for a change was decided on them.
+//!
+//! A change takes effect once its batch is committed. If the entry that it was
+//! decided on expired before that, readers would see it go and then come back.
+
+use crate::storage::{Entry, Key, Time};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The keys of such entries, and when each would have expired.
+#[derive(Default)]
+pub(super) struct Pins(Mutex<HashMap<Key, Time>>);
+
+impl Pins {
+    /// Keeps what is stored under `key` from expiring until all pins are
+    /// cleared, unless it has expired. Says whether it lives.
+    pub(super) fn pin(&self, key: &Key, entry: &Entry) -> bool {
+        let Some(expiry) = entry.expiry() else { return true };
+        let mut pins = self.lock();
+        // Who has looked here before, and found no pin, had an earlier time.
+        let lives = entry.lives(Time::now);
+        if lives {
+            pins.insert(key.clone(), expiry);
+        }
+        lives
+    }
+
+    /// Whether an entry that was found under `key` is there at this moment.
+    pub(super) fn lives(&self, key: &Key, entry: &Entry) -> bool {
+        entry.lives(Time::now) || self.lock().get(key).copied() == entry.expiry()
+    }
+
+    /// Lets all of them expire.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Time>> {
+        // The map is whole at all times.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
