@@ -16,8 +16,8 @@
 //! that [leads](Lead) waits for nothing at all but requests: what has to read
 //! from a disk is for the lane's other threads. A write that has to be committed
 //! first is left with the storage, which commits many at once and gives each
-//! back to the ready lane. What cannot be answered in the usual way goes to the
-//! guard.
+//! back to the ready lane, or answers it there and then if no other is left.
+//! What cannot be answered in the usual way goes to the guard.
 
 use super::answer::{Answer, Persistence};
 use super::body::{self, Trouble};
@@ -34,7 +34,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tiny_http::Request;
 
 /// How many requests and answers may wait for a thread of the ready lane until
@@ -54,6 +54,8 @@ pub(super) struct Front {
     pub(super) transfer_queue: Receiver<Message<Transfer>>,
     pub(super) guard: guard::Handle,
     pub(super) tally: Tally,
+    /// How many writes were begun that the storage has not committed yet.
+    pub(super) committing: AtomicUsize,
     /// Set once: answers close their connections from then on.
     pub(super) draining: AtomicBool,
 }
@@ -119,7 +121,7 @@ impl Front {
     }
 
     /// Answers a request on the thread that leads. Never blocks.
-    pub(super) fn run_taken(&self, job: Job) {
+    pub(super) fn run_taken(self: &Arc<Self>, job: Job) {
         self.guarded(job, |job| self.run_request(job, true));
     }
 
@@ -135,7 +137,7 @@ impl Front {
 
     /// A thread of the ready lane: does one piece of work after the other
     /// until told to stop.
-    pub(super) fn work_ready(&self) {
+    pub(super) fn work_ready(self: &Arc<Self>) {
         schedule::let_others_finish();
         while let Ok(Message::Work(ready)) = self.ready_queue.recv() {
             if self.run_ready(ready).is_break() {
@@ -144,7 +146,7 @@ impl Front {
         }
     }
 
-    fn run_ready(&self, ready: Ready) -> ControlFlow<()> {
+    fn run_ready(self: &Arc<Self>, ready: Ready) -> ControlFlow<()> {
         match ready {
             Ready::Request(job) => self.guarded(job, |job| self.run_request(job, false)),
             Ready::Disk(job, framing, operation) => {
@@ -163,7 +165,7 @@ impl Front {
 
     /// A thread of the transfer lane: the same for work that may wait for its
     /// client.
-    pub(super) fn work_transfer(&self) {
+    pub(super) fn work_transfer(self: &Arc<Self>) {
         while let Ok(Message::Work(transfer)) = self.transfer_queue.recv() {
             match transfer {
                 Transfer::Receive(job, framing, operation) => {
@@ -185,7 +187,7 @@ impl Front {
     }
 
     /// Answers a request, or passes it on where it would have to wait.
-    fn run_request(&self, job: Job, leads: bool) {
+    fn run_request(self: &Arc<Self>, job: Job, leads: bool) {
         let framing = match job.framing {
             Ok(framing) => framing,
             Err(fault) => return self.refuse(job, fault.into()),
@@ -205,7 +207,7 @@ impl Front {
         }
     }
 
-    fn run_at(&self, pace: Pace, job: Job, framing: Framing, operation: Operation) {
+    fn run_at(self: &Arc<Self>, pace: Pace, job: Job, framing: Framing, operation: Operation) {
         match pace {
             Pace::Long => self.pass_on(Transfer::Receive(job, framing, operation)),
             Pace::Disk => {
@@ -216,7 +218,13 @@ impl Front {
         }
     }
 
-    fn run_arrived(&self, mut job: Job, framing: Framing, operation: Operation, pace: Pace) {
+    fn run_arrived(
+        self: &Arc<Self>,
+        mut job: Job,
+        framing: Framing,
+        operation: Operation,
+        pace: Pace,
+    ) {
         // Asking for a body of nothing could send an interim answer, and wait.
         let read = if framing.length == Length::Known(0) {
             Ok(Bytes::new())
@@ -226,11 +234,9 @@ impl Front {
         };
         match read {
             Ok(body) if pace == Pace::Commit => {
-                let ready = self.ready.clone();
-                self.api.begin(operation, body, move |reply| {
-                    // Where nobody takes it the server has stopped waiting.
-                    ready.send(Message::Work(Ready::Reply(job, reply))).ok();
-                });
+                let front = Arc::clone(self);
+                self.committing.fetch_add(1, Ordering::Relaxed);
+                self.api.begin(operation, body, move |reply| front.reply_committed(job, reply));
             }
             Ok(body) => {
                 let reply = self.perform(operation, body);
@@ -242,6 +248,19 @@ impl Front {
                 self.refuse(job, body_ended_early());
             }
         }
+    }
+
+    /// Sees to the answer of a request that was committed, on the storage's own
+    /// thread. Never blocks.
+    fn reply_committed(&self, job: Job, reply: Reply) {
+        let is_last = self.committing.fetch_sub(1, Ordering::Relaxed) == 1;
+        if is_last {
+            // No other waits to be committed, so there is time, and to wake a
+            // thread of the lane up would only take longer.
+            return self.guarded(job, |job| self.reply(job, reply));
+        }
+        // Where nobody takes it the server has stopped waiting.
+        self.ready.send(Message::Work(Ready::Reply(job, reply))).ok();
     }
 
     fn receive(&self, mut job: Job, framing: Framing, operation: Operation) {

@@ -92,7 +92,7 @@ impl Lead {
     }
 
     /// Takes requests, and answers them, until the turn is over.
-    pub(super) fn run(&self, term: Term, front: &Front) -> Left {
+    pub(super) fn run(&self, term: Term, front: &Arc<Front>) -> Left {
         schedule::ask_for_slices(schedule::SLICE);
         while self.answer_taken(term, front) {
             if self.is_retired() {
@@ -112,7 +112,7 @@ impl Lead {
 
     /// Answers what was taken, by a leader before this one too. Says whether
     /// the turn goes on; until the next call nobody can end it.
-    fn answer_taken(&self, term: Term, front: &Front) -> bool {
+    fn answer_taken(&self, term: Term, front: &Arc<Front>) -> bool {
         loop {
             let mut turn = self.lock();
             if turn.term != term {

@@ -41,7 +41,7 @@ use guard::{Guard, Handle, Limits};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tally::Tally;
@@ -129,6 +129,7 @@ impl Server {
             transfer_queue,
             guard: handle.clone(),
             tally: Tally::new(),
+            committing: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
         });
 
@@ -198,7 +199,7 @@ fn start_lane(
     name: &str,
     threads: usize,
     front: &Arc<Front>,
-    work: fn(&Front),
+    work: fn(&Arc<Front>),
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let start = |number| {
         let front = Arc::clone(front);

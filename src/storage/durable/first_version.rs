@@ -6,8 +6,8 @@
 //! batch says nothing of the one before it.
 
 use super::*;
-use crate::storage::Time;
 use crate::storage::Decision;
+use crate::storage::Time;
 use fjall::{KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use std::time::Duration;
 use tempfile::TempDir;
