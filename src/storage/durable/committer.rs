@@ -16,7 +16,7 @@ use super::generation::Generation;
 use super::pins::Pins;
 use super::room::Room;
 use super::status::Status;
-use super::tidying::{Occasion, Tidying};
+use super::tidying::{self, Occasion, Tidying};
 use crate::storage::{Done, Error, Key, Outage, Time, Updated, record};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
@@ -216,7 +216,7 @@ impl Committer {
         self.tidying.stop();
         self.tidying.finish();
         if self.tidying.has_old_files() {
-            self.turn_over()?;
+            self.let_go()?;
         }
         let begun = Instant::now();
         while self.room.spare_bytes() < SPARE_BYTES_ENOUGH && begun.elapsed() < MAKE_ROOM_PATIENCE {
@@ -224,7 +224,7 @@ impl Committer {
             if !self.tidying.finish_within(MAKE_ROOM_PATIENCE) {
                 break;
             }
-            self.turn_over()?;
+            self.let_go()?;
         }
         Ok(())
     }
@@ -405,6 +405,13 @@ impl Committer {
         self.generation.mark(&self.database)?;
         self.generation.keyspace().rotate_memtable()?;
         self.tidying.note_turn();
+        Ok(())
+    }
+
+    /// The same, and waits until there is the room that this gives.
+    fn let_go(&mut self) -> fjall::Result<()> {
+        self.turn_over()?;
+        tidying::wait_for_memtables(self.generation.keyspace());
         Ok(())
     }
 

@@ -414,15 +414,20 @@ fn step_needs(keyspace: &Keyspace) -> u64 {
 
 /// Waits until what is in memory is in files. Says whether it is, in time.
 fn write_memtables(keyspace: &Keyspace) -> fjall::Result<bool> {
-    let begun = Instant::now();
     keyspace.rotate_memtable()?;
+    Ok(wait_for_memtables(keyspace))
+}
+
+/// The same for what was in memory when the tree turned to another memtable.
+pub(super) fn wait_for_memtables(keyspace: &Keyspace) -> bool {
+    let begun = Instant::now();
     while keyspace.sealed_memtable_count() > 0 {
         if begun.elapsed() > PATIENCE {
-            return Ok(false);
+            return false;
         }
         thread::sleep(WAIT);
     }
-    Ok(true)
+    true
 }
 
 #[cfg(test)]
