@@ -5,9 +5,11 @@
 
 mod support;
 
+use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Storage as _, Time};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 use support::http::{Connection, Response, at_once, wait_until};
 use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
@@ -99,6 +101,11 @@ impl Disk {
         let file = self.mounted_on.path().join("filler");
         fs::write(&file, vec![b'x'; bytes]).expect("there is room");
         file
+    }
+
+    fn free_bytes(&self) -> usize {
+        let disk = rustix::fs::statvfs(self.mounted_on.path()).expect("it is mounted");
+        (disk.f_bavail * disk.f_frsize).try_into().expect("a small disk")
     }
 
     /// Takes all room that is left.
@@ -249,6 +256,73 @@ fn small_values_that_were_deleted_make_room_on_a_full_disk() {
         }
     }
     ends_well(process);
+}
+
+/// A file of deletions from all over a large tree may be more than there is room
+/// to put in order at once.
+#[test]
+fn deletions_from_all_over_a_large_tree_make_room() {
+    const CLIENTS: usize = 8;
+    const KEYS_EACH: usize = 6000;
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let process = place.start();
+    let value = vec![b'x'; 4000];
+    let key = |client: usize, index: usize| format!("{}", index * CLIENTS + client);
+    at_once(process.addr(), CLIENTS, |client, connection| {
+        (0..KEYS_EACH).for_each(|index| acknowledged(connection, &key(client, index), &value));
+    });
+    // No more than 10 MiB over what is kept free.
+    let _filler = disk.fill(disk.free_bytes() - (138 << 20));
+    at_once(process.addr(), CLIENTS, |client, connection| {
+        for index in (0..KEYS_EACH).step_by(3) {
+            let answer = connection.call("DELETE", &format!("/kv/{}", key(client, index)));
+            assert_eq!(answer.status(), 200);
+        }
+    });
+    // Five eighths of what was deleted.
+    at_once(process.addr(), CLIENTS, |client, connection| {
+        (0..1250).for_each(|index| {
+            acknowledged(connection, &format!("more-{}", key(client, index)), &value);
+        });
+    });
+    let mut connection = process.connect();
+    (0..CLIENTS).for_each(|client| holds(&mut connection, &key(client, 1), &value));
+    ends_well(process);
+}
+
+/// Expired entries are swept to make room, but for those that a change was
+/// decided on which is not committed yet.
+#[test]
+fn what_was_decided_on_is_not_swept_to_make_room() {
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let store = Durable::open(place.directory.path()).expect("an empty directory");
+    let key = || Key::new("key").expect("a key");
+    // 20 MiB over what is kept free, which is less than the change takes.
+    let filler = disk.fill(disk.free_bytes() - (148 << 20));
+    let soon = Time::now().after(Duration::from_millis(300));
+    store.set(key(), Entry::new("value".into()).with_expiry(Some(soon))).expect("it is stored");
+    let change: Change = Box::new(move |before| {
+        while before.is_some() && Time::now() < soon.after(Duration::from_millis(50)) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        fs::remove_file(&filler).ok();
+        before
+            .map_or(Decision::Keep, |_| Decision::Replace(Entry::new(vec![b'x'; 24 << 20].into())))
+    });
+    thread::scope(|scope| {
+        let update = scope.spawn(|| store.update(key(), change));
+        let mut seen = Vec::new();
+        let mut look = || seen.push(store.get(&key()).expect("it can be read").is_some());
+        while !update.is_finished() {
+            look();
+            thread::sleep(Duration::from_millis(1));
+        }
+        look();
+        update.join().expect("no panic").expect("there is room");
+        assert!(seen.is_sorted_by_key(|is_there| !is_there), "{seen:?}");
+    });
 }
 
 #[test]

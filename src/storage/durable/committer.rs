@@ -82,6 +82,8 @@ pub(super) struct Committer {
     /// Removes the files of what was cleared.
     remover: Option<JoinHandle<()>>,
     last_write: Instant,
+    /// When the first change of the last batch was about to be decided on.
+    batch_begun: Time,
     /// When it may be tried to make room again.
     make_room_at: Instant,
     /// The last batch had more than one write.
@@ -115,6 +117,7 @@ impl Committer {
             tidying: Tidying::default(),
             remover: None,
             last_write: Instant::now(),
+            batch_begun: Time::now(),
             make_room_at: Instant::now(),
             has_company: false,
             batches: 0,
@@ -128,7 +131,7 @@ impl Committer {
         loop {
             if self.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
-                self.guarded(Self::sweep).ok();
+                self.guarded(|committer| committer.sweep(Time::now())).ok();
             }
             let message = match next.take() {
                 Some(message) => Ok(message),
@@ -155,6 +158,7 @@ impl Committer {
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
     fn take_batch(&mut self, key: Key, action: Action, done: Done) -> Option<Message> {
+        self.batch_begun = Time::now();
         let mut batch = Batch::default();
         let mut spare_bytes = self.room.spare_bytes();
         self.add(&mut batch, &mut spare_bytes, key, action, done);
@@ -194,14 +198,17 @@ impl Committer {
 
     /// How many bytes can be written once room was made: nothing is refused for
     /// want of room that expired values or deleted ones take. Writers wait
-    /// meanwhile, half of the time at most; readers do not.
+    /// meanwhile, half of the time at most unless that gives enough; readers do
+    /// not.
     fn spare_bytes_at_best(&mut self) -> u64 {
         let begun = Instant::now();
         if self.make_room_at <= begun && self.failed.is_none() {
             // A failure was logged.
             self.guarded(Self::make_room).ok();
-            let wait = begun.elapsed().min(MAKE_ROOM_INTERVAL_MAX);
-            self.make_room_at = Instant::now() + wait;
+            if self.room.spare_bytes() < SPARE_BYTES_ENOUGH {
+                let wait = begun.elapsed().min(MAKE_ROOM_INTERVAL_MAX);
+                self.make_room_at = Instant::now() + wait;
+            }
         }
         self.room.spare_bytes()
     }
@@ -209,9 +216,12 @@ impl Committer {
     /// Takes what has expired or was deleted off the disk.
     fn make_room(&mut self) -> fjall::Result<()> {
         let begun = Instant::now();
-        self.sweep()?;
+        // Nothing that this batch was decided on, which stays until it is
+        // committed.
+        let until = self.batch_begun;
+        self.sweep(until)?;
         while self.sweep.has_more() && begun.elapsed() < MAKE_ROOM_PATIENCE {
-            self.sweep()?;
+            self.sweep(until)?;
         }
         self.tidying.stop();
         self.tidying.finish();
@@ -334,9 +344,10 @@ impl Committer {
         }
     }
 
-    fn sweep(&mut self) -> fjall::Result<()> {
+    /// Removes some of what has expired at a moment.
+    fn sweep(&mut self, until: Time) -> fjall::Result<()> {
         self.wait_while_crowded()?;
-        let removed = self.sweep.step(&self.database, &self.generation, Time::now())?;
+        let removed = self.sweep.step(&self.database, &self.generation, until)?;
         self.tidying.note(removed, removed);
         Ok(())
     }
@@ -388,7 +399,9 @@ impl Committer {
             return;
         }
         let has_finished = self.tidying.has_finished();
-        if has_finished && (occasion == Occasion::Idle || self.tidying.is_to_go_on()) {
+        let is_wanted = occasion == Occasion::Idle || self.tidying.is_to_go_on();
+        // Each turn makes a file, and there may be only so many.
+        if has_finished && is_wanted && !self.is_unsorted() {
             // A failure was logged.
             self.guarded(Self::turn_over).ok();
         }
