@@ -54,7 +54,8 @@ pub(super) struct Front {
     pub(super) transfer_queue: Receiver<Message<Transfer>>,
     pub(super) guard: guard::Handle,
     pub(super) tally: Tally,
-    /// How many writes were begun that the storage has not committed yet.
+    /// How many writes the lane has left with the storage, which has not
+    /// committed them yet.
     pub(super) committing: AtomicUsize,
     /// Set once: answers close their connections from then on.
     pub(super) draining: AtomicBool,
@@ -250,13 +251,13 @@ impl Front {
         }
     }
 
-    /// Sees to the answer of a request that was committed, on the storage's own
-    /// thread. Never blocks.
+    /// Sees to the answer of a request that was committed or cannot be, on the
+    /// thread that says so: usually one of the storage's own. Never blocks.
     fn reply_committed(&self, job: Job, reply: Reply) {
         let is_last = self.committing.fetch_sub(1, Ordering::Relaxed) == 1;
         if is_last {
-            // No other waits to be committed, so there is time, and to wake a
-            // thread of the lane up would only take longer.
+            // No other of the lane waits for that thread, so there is time, and
+            // to wake one of the lane's up would only take longer.
             return self.guarded(job, |job| self.reply(job, reply));
         }
         // Where nobody takes it the server has stopped waiting.
