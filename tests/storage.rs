@@ -77,9 +77,11 @@ fn key(text: &str) -> Key {
     Key::new(text).expect("a key of 1 to 1024 bytes")
 }
 
+/// What is stored, as far as a look in memory shows it, or else a read.
 #[track_caller]
 fn get(store: &Store, text: &str) -> Option<Bytes> {
-    let entry = store.get(&key(text)).expect("the engine reads");
+    let peeked = store.peek(&key(text));
+    let entry = peeked.or_else(|| store.get(&key(text)).expect("the engine reads"));
     entry.map(|entry| entry.value().clone())
 }
 

@@ -135,6 +135,15 @@ impl Api {
         }
     }
 
+    /// The reply to a read of a small value that is at hand, though its pace is
+    /// [`Pace::Disk`]. Never blocks.
+    pub fn peek(&self, Operation(kind): &Operation) -> Option<Reply> {
+        let Kind::Read(key, reading) = kind else { return None };
+        let entry = self.storage.peek(key)?;
+        let is_small = entry.value().len() <= VALUE_BYTES_SMALL_MAX;
+        is_small.then(|| reading.reply(Some(&entry)))
+    }
+
     /// Whether a large value is stored under `key` at this moment.
     fn is_large(&self, key: &Key) -> bool {
         let entry = self.storage.get(key).ok().flatten();

@@ -198,6 +198,10 @@ impl Front {
             Ok(operation) if framing.arrived => {
                 let pace = self.api.pace(&operation);
                 if leads && pace == Pace::Disk {
+                    let is_bare = framing.length == Length::Known(0);
+                    if let Some(reply) = is_bare.then(|| self.api.peek(&operation)).flatten() {
+                        return self.reply(job, reply);
+                    }
                     return self.queue(Ready::Disk(job, framing, operation));
                 }
                 self.run_at(pace, job, framing, operation);

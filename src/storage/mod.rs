@@ -164,6 +164,12 @@ pub trait Storage: Send + Sync {
     /// The entry under `key`; absence is `None`.
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error>;
 
+    /// The entry under `key`, if a look in memory shows it; `None` says nothing.
+    /// Never waits for a disk or a peer.
+    fn peek(&self, _key: &Key) -> Option<Entry> {
+        None
+    }
+
     /// Stores `entry` under `key` in place of what was there. On an error
     /// nothing has changed.
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error>;

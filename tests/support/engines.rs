@@ -36,6 +36,10 @@ impl Storage for Temporary {
         self.engine.get(key)
     }
 
+    fn peek(&self, key: &Key) -> Option<Entry> {
+        self.engine.peek(key)
+    }
+
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
         self.engine.set(key, entry)
     }

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::Directory;
-use fjall::{Database, Keyspace};
+use fjall::{AbstractTree as _, Database, Keyspace};
 use generation::Generation;
 pub use open_error::OpenError;
 use pins::Pins;
@@ -95,6 +95,11 @@ impl Durable {
         Ok(Self { current, pins, status, writes, committer, _directory: directory })
     }
 
+    /// The keyspace that is in use.
+    fn keyspace(&self) -> Keyspace {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Tells the committer something; the `done` in it hears of it.
     fn tell(&self, message: Message) {
         let closed = Err(Error::Unavailable(Outage::Closed));
@@ -142,7 +147,7 @@ fn open_database(data: &Path) -> Result<Database, OpenError> {
 
 impl Storage for Durable {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let keyspace = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let keyspace = self.keyspace();
         let mut found = entry_in(&keyspace, key)?;
         while let Some(entry) = &found
             && !self.pins.lives(key, entry)
@@ -153,6 +158,17 @@ impl Storage for Durable {
             found = entry_in(&keyspace, key)?.filter(|entry| entry.expiry() != expiry);
         }
         Ok(found)
+    }
+
+    /// What was written last is in the active memtable. What may expire needs
+    /// another look, so it is not shown.
+    fn peek(&self, key: &Key) -> Option<Entry> {
+        let memtable = self.keyspace().tree.active_memtable();
+        let found = memtable.get(key.as_str().as_bytes(), u64::MAX)?;
+        if found.is_tombstone() {
+            return None;
+        }
+        record::decode(found.value.into()).ok().filter(|entry| entry.expiry().is_none())
     }
 
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {

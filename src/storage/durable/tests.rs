@@ -261,3 +261,28 @@ fn a_journal_cut_or_changed_beside_a_clear_gives_no_wrong_value() {
     }
     written.is_changed_anywhere();
 }
+
+#[test]
+fn a_peek_shows_what_was_written_last_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    let peek = || store.peek(&key("a")).map(|entry| entry.value().to_vec());
+    assert_eq!(peek(), None);
+    set(&store, "a", b"one");
+    assert_eq!(peek().as_deref(), Some(&b"one"[..]));
+    set(&store, "a", b"two");
+    assert_eq!(peek().as_deref(), Some(&b"two"[..]));
+    store.delete(&key("a")).expect("the engine deletes");
+    assert_eq!(peek(), None);
+    let soon = crate::storage::Time::now().after(std::time::Duration::from_secs(1000));
+    let entry = Entry::new("expires".into()).with_expiry(Some(soon));
+    store.set(key("a"), entry).expect("the engine writes");
+    assert_eq!(peek(), None);
+    set(&store, "a", b"cleared");
+    store.clear().expect("the engine clears");
+    assert_eq!(peek(), None);
+    set(&store, "a", b"in a file");
+    store.keyspace().rotate_memtable_and_wait().expect("the engine flushes");
+    assert_eq!(peek(), None);
+    assert!(store.get(&key("a")).is_ok_and(|entry| entry.is_some()));
+}
