@@ -166,7 +166,7 @@ impl Front {
 
     /// A thread of the transfer lane: the same for work that may wait for its
     /// client.
-    pub(super) fn work_transfer(self: &Arc<Self>) {
+    pub(super) fn work_transfer(&self) {
         while let Ok(Message::Work(transfer)) = self.transfer_queue.recv() {
             match transfer {
                 Transfer::Receive(job, framing, operation) => {
@@ -198,8 +198,9 @@ impl Front {
             Ok(operation) if framing.arrived => {
                 let pace = self.api.pace(&operation);
                 if leads && pace == Pace::Disk {
-                    let is_bare = framing.length == Length::Known(0);
-                    if let Some(reply) = is_bare.then(|| self.api.peek(&operation)).flatten() {
+                    if framing.length == Length::Known(0)
+                        && let Some(reply) = self.api.peek(&operation)
+                    {
                         return self.reply(job, reply);
                     }
                     return self.queue(Ready::Disk(job, framing, operation));

@@ -137,7 +137,7 @@ impl Server {
         let share = limits::threads_max() / TRANSFER_THREADS_SHARE;
         let transfers = share.clamp(1, TRANSFER_THREADS_MAX);
         let mut lanes = start_lane("worker", workers, &front, Front::work_ready)?;
-        lanes.extend(start_lane("transfer", transfers, &front, Front::work_transfer)?);
+        lanes.extend(start_lane("transfer", transfers, &front, |front| front.work_transfer())?);
         let system_max = limits::connections_max(lanes.len());
         let limits = Limits {
             idle_timeout: config.idle_timeout,

@@ -19,8 +19,9 @@ pub(super) enum Action {
 }
 
 /// The changes of a batch, and who waits for them.
-#[derive(Default)]
 pub(super) struct Batch {
+    /// Nothing was decided on before.
+    begun: Time,
     /// The last record of each changed key; `None` deletes it.
     changes: HashMap<Key, Record>,
     bytes: usize,
@@ -53,6 +54,17 @@ impl Action {
 }
 
 impl Batch {
+    /// A batch without changes.
+    pub(super) fn begin() -> Self {
+        let (changes, waiting) = (HashMap::new(), Waiting::new());
+        Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiting }
+    }
+
+    /// When it was begun. What was decided on expires later, if it does.
+    pub(super) fn begun(&self) -> Time {
+        self.begun
+    }
+
     /// The bytes of all keys and records.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -150,7 +162,7 @@ mod tests {
         let entry = Entry::new(vec![b'x'; 1000].into());
         let updated = Updated { before: Some(entry.clone()), after: Some(entry) };
         let key = |text: &str| Key::new(text).expect("a key");
-        let mut batch = Batch::default();
+        let mut batch = Batch::begin();
         batch.add(key("kept"), Decided::Keep(updated.clone()), Box::new(|_| {}));
         assert_eq!((batch.bytes(), batch.held_bytes()), (0, 1000));
         batch.add(key("taken"), Decided::Write(None, updated), Box::new(|_| {}));

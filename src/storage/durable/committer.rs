@@ -82,8 +82,6 @@ pub(super) struct Committer {
     /// Removes the files of what was cleared.
     remover: Option<JoinHandle<()>>,
     last_write: Instant,
-    /// When the first change of the last batch was about to be decided on.
-    batch_begun: Time,
     /// When it may be tried to make room again.
     make_room_at: Instant,
     /// The last batch had more than one write.
@@ -117,7 +115,6 @@ impl Committer {
             tidying: Tidying::default(),
             remover: None,
             last_write: Instant::now(),
-            batch_begun: Time::now(),
             make_room_at: Instant::now(),
             has_company: false,
             batches: 0,
@@ -158,8 +155,7 @@ impl Committer {
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
     fn take_batch(&mut self, key: Key, action: Action, done: Done) -> Option<Message> {
-        self.batch_begun = Time::now();
-        let mut batch = Batch::default();
+        let mut batch = Batch::begin();
         let mut spare_bytes = self.room.spare_bytes();
         self.add(&mut batch, &mut spare_bytes, key, action, done);
         if self.has_company {
@@ -199,12 +195,12 @@ impl Committer {
     /// How many bytes can be written once room was made: nothing is refused for
     /// want of room that expired values or deleted ones take. Writers wait
     /// meanwhile, half of the time at most unless that gives enough; readers do
-    /// not.
-    fn spare_bytes_at_best(&mut self) -> u64 {
+    /// not. What expires after `until` stays.
+    fn spare_bytes_at_best(&mut self, until: Time) -> u64 {
         let begun = Instant::now();
         if self.make_room_at <= begun && self.failed.is_none() {
             // A failure was logged.
-            self.guarded(Self::make_room).ok();
+            self.guarded(|committer| committer.make_room(until)).ok();
             if self.room.spare_bytes() < SPARE_BYTES_ENOUGH {
                 let wait = begun.elapsed().min(MAKE_ROOM_INTERVAL_MAX);
                 self.make_room_at = Instant::now() + wait;
@@ -213,12 +209,9 @@ impl Committer {
         self.room.spare_bytes()
     }
 
-    /// Takes what has expired or was deleted off the disk.
-    fn make_room(&mut self) -> fjall::Result<()> {
+    /// Takes what has expired by a moment, or was deleted, off the disk.
+    fn make_room(&mut self, until: Time) -> fjall::Result<()> {
         let begun = Instant::now();
-        // Nothing that this batch was decided on, which stays until it is
-        // committed.
-        let until = self.batch_begun;
         self.sweep(until)?;
         while self.sweep.has_more() && begun.elapsed() < MAKE_ROOM_PATIENCE {
             self.sweep(until)?;
@@ -258,7 +251,8 @@ impl Committer {
         {
             let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
             if bytes > *spare_bytes {
-                *spare_bytes = self.spare_bytes_at_best();
+                // What the batch was decided on stays until it is committed.
+                *spare_bytes = self.spare_bytes_at_best(batch.begun());
             }
             let fits = bytes <= *spare_bytes;
             let before = self.note_room(fits);
