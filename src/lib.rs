@@ -9,6 +9,9 @@
 //!
 //! Arrows go one way: the API knows no sockets, storage knows no HTTP.
 
+#[cfg(all(target_os = "linux", not(portable)))]
+mod allocator;
+
 pub mod cli;
 pub mod server;
 

@@ -22,7 +22,6 @@ const FAILURE: u8 = 1;
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    system::limit_heaps();
     system::survive_file_limit();
     let options = match Options::read(std::env::args_os()) {
         Ok(options) => options,
