@@ -7,6 +7,7 @@
 
 use super::directory;
 use super::journal::FLOOR_KEY;
+use crate::storage::KEY_BYTES_MAX;
 use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
@@ -15,6 +16,12 @@ use std::sync::Arc;
 
 /// The mark of a generation that is in use. Keys are UTF-8, so this is none.
 const MARK: [u8; 1] = [0xff];
+
+/// Before and behind all other keys, but for some that are nothing but zeros.
+/// A file is merged into the next level only if its keys are between the first
+/// and the last one there, and these get to the last level with the first file.
+const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
+const LAST_KEY: [u8; 2] = [0xff, 0xff];
 
 /// How much is gathered in memory before it is written to a file of its own.
 pub(super) const MEMTABLE_BYTES: u64 = 16 << 20;
@@ -51,6 +58,10 @@ impl Generation {
         let keyspace = database.keyspace(&number.to_string(), options)?;
         directory::sync(&data.join(KEYSPACES))?;
         let generation = Self { number, keyspace };
+        let mut batch = generation.batch(database, PersistMode::Buffer);
+        batch.insert(&generation.keyspace, FIRST_KEY, []);
+        batch.insert(&generation.keyspace, LAST_KEY, []);
+        batch.commit()?;
         generation.mark(database)?;
         Ok(generation)
     }

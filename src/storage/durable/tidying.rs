@@ -18,6 +18,7 @@ use super::generation::{
 use super::room::Room;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
+use std::iter;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,9 +42,25 @@ const ENTRY_OVERHEAD_BYTES: u64 = 100;
 /// apart is waste.
 const WASTE_SHARE: u64 = 8;
 
+/// How many unsorted files there may be as long as there is no room to spare,
+/// and how much they may have. Small ones hold deletions above all: sorted into
+/// files of the usual size, each of these would delete from too many below it
+/// for one step.
+const UNSORTED_FILES_MAX_SHORT: u64 = 16;
+const UNSORTED_BYTES_MAX_SHORT: u64 = 2 * MEMTABLE_BYTES;
+
 /// A step takes a file from above, and usually no more than so many times as
 /// much from below.
 const STEP_SHARE: u64 = 16;
+
+/// A step from one level to the next takes no more than so many times what the
+/// files have that it makes: from below, the database's own limit is 50.
+const STEP_FILES_MAX: u64 = 64;
+
+/// A level that may be so many times larger than the one above it is never too
+/// large, or always.
+const ANY_RATIO: f32 = 1e9;
+const NO_RATIO: f32 = 1e-9;
 
 /// How large files are made that are to take with them what they delete. They
 /// may hold nothing but deletions, and these are many times smaller than what
@@ -104,9 +121,11 @@ struct Job {
 }
 
 /// How a job has ended.
+#[derive(Clone, Copy, Debug)]
 enum Ended {
     Done,
-    /// It was told to, or short of room.
+    /// It was told to, or is short of room as long as what it has replaced is
+    /// still there.
     Early,
     /// No step is small enough.
     Stuck,
@@ -139,9 +158,10 @@ impl Tidying {
         if self.job.is_some() || has_failed {
             return;
         }
-        let Some(aim) = self.aim(keyspace, occasion) else { return };
+        let is_short = room.spare_bytes() == 0;
+        let Some(aim) = self.aim(keyspace, occasion, is_short) else { return };
         let is_whole = aim == Aim::Order && fits_whole(keyspace, room, tree_bytes(keyspace));
-        if !is_whole && room.free_bytes() < step_needs(keyspace) {
+        if !is_whole && !fits_step(keyspace, room, aim, &shape_of(keyspace).files) {
             return;
         }
         let is_stopped = Arc::new(AtomicBool::new(false));
@@ -166,7 +186,7 @@ impl Tidying {
         self.failed_at = Some(Instant::now());
     }
 
-    fn aim(&self, keyspace: &Keyspace, occasion: Occasion) -> Option<Aim> {
+    fn aim(&self, keyspace: &Keyspace, occasion: Occasion, is_short: bool) -> Option<Aim> {
         let much = || (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
         let orders = match occasion {
             Occasion::Written => false,
@@ -176,7 +196,9 @@ impl Tidying {
         if orders {
             return Some(Aim::Order);
         }
-        let is_unsorted = unsorted_files(keyspace) >= u64::from(UNSORTED_FILES_MAX);
+        let may_wait = is_short && unsorted_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT;
+        let files_max = if may_wait { UNSORTED_FILES_MAX_SHORT } else { UNSORTED_FILES_MAX.into() };
+        let is_unsorted = unsorted_files(keyspace) >= files_max;
         (is_unsorted || self.unfinished == Some(Aim::Upkeep)).then_some(Aim::Upkeep)
     }
 
@@ -204,7 +226,7 @@ impl Tidying {
                 self.deletions = self.deletions.saturating_sub(job.deletions);
             }
             // To be tried again if room is needed.
-            Ok(Ok(Ended::Stuck)) => self.changes = 0,
+            Ok(Ok(Ended::Stuck)) => self.changes = self.changes.saturating_sub(job.changes),
             Ok(Ok(Ended::Done)) => {}
             Ok(Err(err)) => self.fail(&err),
             Err(_panic) => self.fail(&fjall::Error::Unrecoverable),
@@ -308,27 +330,43 @@ impl Steps {
         let before = shape_of(keyspace);
         let mut shape = before.clone();
         let ended = loop {
-            if is_stopped.load(Ordering::Relaxed) || room.free_bytes() < step_needs(keyspace) {
+            if is_stopped.load(Ordering::Relaxed) || !fits_step(keyspace, room, aim, &shape.files) {
                 break Ended::Early;
             }
-            let step = Arc::new(next_step(aim, &shape.files));
-            keyspace.tree.compact(step, self.not_read_any_more())?;
-            let now = shape_of(keyspace);
-            if now == shape {
-                if aim == Aim::Upkeep || is_in_order(&now.files) {
+            if !self.step(aim, &mut shape)? {
+                if aim == Aim::Upkeep || is_in_order(&shape.files) {
                     break Ended::Done;
                 }
                 // What is above has the keys of more than one step may take.
-                if now.bytes < WHOLE_BYTES_MAX && fits_whole(keyspace, room, self.left_bytes()?) {
+                if shape.bytes < WHOLE_BYTES_MAX && fits_whole(keyspace, room, self.left_bytes()?) {
                     return self.all_at_once();
                 }
-                break Ended::Stuck;
+                // Unless what it has replaced takes the room that they need.
+                let moved_bytes = before.above_bytes.saturating_sub(shape.above_bytes);
+                let is_stuck = moved_bytes < FINE_TABLE_BYTES;
+                break if is_stuck { Ended::Stuck } else { Ended::Early };
             }
-            shape = now;
         };
         let took = begun.elapsed().as_millis();
-        log::debug!("{aim:?}: {before:?} is {shape:?}, in {took} ms");
+        log::debug!("{aim:?} {ended:?} in {took} ms: {before:?} is {shape:?}");
         Ok(ended)
+    }
+
+    /// Takes one step towards `aim`. Says whether there was one.
+    fn step(&self, aim: Aim, shape: &mut Shape) -> fjall::Result<bool> {
+        let steps = match aim {
+            Aim::Upkeep => vec![files_merged(UNSORTED_FILES_MAX, TABLE_BYTES)],
+            Aim::Order => steps_to_order(&self.keyspace, &self.room, &shape.files),
+        };
+        for step in steps {
+            self.keyspace.tree.compact(Arc::new(step), self.not_read_any_more())?;
+            let now = shape_of(&self.keyspace);
+            if now != *shape {
+                *shape = now;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What the tree's files would have if it was written anew. Reads all keys.
@@ -358,16 +396,42 @@ fn apart_needs(keyspace: &Keyspace) -> u64 {
     keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(APART_STEP_SHARE)
 }
 
-/// The next step towards an aim, of a tree with so many files in each level.
-fn next_step(aim: Aim, files: &[usize]) -> Leveled {
-    let (unsorted, table_bytes) = match aim {
-        Aim::Upkeep => (UNSORTED_FILES_MAX, TABLE_BYTES),
+/// The steps towards order that there is room for, of a tree with so many files
+/// in each level. The first that finds something to do is the one.
+fn steps_to_order(keyspace: &Keyspace, room: &Room, files: &[usize]) -> Vec<Leveled> {
+    if is_in_order(files) {
         // What is unsorted goes to a level of its own, in small files;
-        Aim::Order if is_in_order(files) => (1, FINE_TABLE_BYTES),
-        // and from there to the last one, file by file: no level may hold
-        // anything where there may be no unsorted file.
-        Aim::Order => (0, TABLE_BYTES),
-    };
+        return vec![files_merged(1, FINE_TABLE_BYTES)];
+    }
+    // and from there to the last one, file by file: no level may hold anything
+    // where there may be no unsorted file.
+    let bytes = spare_for_step(keyspace, room);
+    // Others write meanwhile.
+    let largest = (bytes / 2 / STEP_FILES_MAX).min(TABLE_BYTES);
+    let halved = |bytes: &u64| Some(bytes / 2);
+    let sizes = iter::successors(Some(largest), halved).take_while(|&it| it >= FINE_TABLE_BYTES);
+    let sizes: Vec<u64> = sizes.collect();
+    let all = sizes.iter().map(|&bytes| files_merged(0, bytes));
+    // The same for all levels but the first, which may have nothing that can go.
+    let lower =
+        sizes.iter().map(|&bytes| files_merged(1, bytes).with_level_ratio_policy(vec![NO_RATIO]));
+    let mut steps: Vec<Leveled> = all.chain(lower).collect();
+    // Where a file has the keys of too many below it, what the first level that
+    // holds anything has is written anew in smaller files, with what comes in
+    // from above or with what is below it.
+    if first_levels_bytes(keyspace) <= bytes {
+        let first = sizes
+            .iter()
+            .rev()
+            .map(|&bytes| files_merged(1, bytes).with_level_ratio_policy(vec![ANY_RATIO]));
+        steps.extend(first);
+    }
+    steps
+}
+
+/// Merges files from one level into the next where there are more than there
+/// may be: unsorted ones, or of `table_bytes` each.
+fn files_merged(unsorted: u8, table_bytes: u64) -> Leveled {
     Leveled::default().with_l0_threshold(unsorted).with_table_target_size(table_bytes)
 }
 
@@ -383,11 +447,23 @@ struct Shape {
     /// How many each level has.
     files: Vec<usize>,
     bytes: u64,
+    /// The bytes of those above the last level.
+    above_bytes: u64,
 }
 
 fn shape_of(keyspace: &Keyspace) -> Shape {
     let files = (0..).map_while(|level| keyspace.tree.level_table_count(level));
-    Shape { files: files.collect(), bytes: tree_bytes(keyspace) }
+    let above_bytes = level_bytes(keyspace).iter().rev().skip(1).sum();
+    Shape { files: files.collect(), bytes: tree_bytes(keyspace), above_bytes }
+}
+
+/// The bytes of each level's files.
+fn level_bytes(keyspace: &Keyspace) -> Vec<u64> {
+    #[allow(
+        clippy::redundant_closure_for_method_calls,
+        reason = "what it is a method of has no name outside of its crate"
+    )]
+    keyspace.tree.current_version().iter_levels().map(|level| level.size()).collect()
 }
 
 /// The bytes of the tree's files, but for values that are kept apart.
@@ -403,13 +479,42 @@ fn unsorted_files(keyspace: &Keyspace) -> u64 {
     keyspace.tree.level_table_count(0).unwrap_or(0) as u64
 }
 
-/// The room that a step needs until what it replaces is gone.
-fn step_needs(keyspace: &Keyspace) -> u64 {
+/// What they have.
+fn unsorted_bytes(keyspace: &Keyspace) -> u64 {
+    keyspace.tree.current_version().l0().size()
+}
+
+/// Whether there is room for a step of a tree with so many files in each level.
+fn fits_step(keyspace: &Keyspace, room: &Room, aim: Aim, files: &[usize]) -> bool {
+    let spare_bytes = spare_for_step(keyspace, room);
+    match aim {
+        Aim::Upkeep => upkeep_needs(keyspace) <= spare_bytes,
+        Aim::Order if is_in_order(files) => first_levels_bytes(keyspace) <= spare_bytes,
+        Aim::Order => 2 * STEP_FILES_MAX * FINE_TABLE_BYTES <= spare_bytes,
+    }
+}
+
+/// What is free for keys and the values with them.
+fn spare_for_step(keyspace: &Keyspace, room: &Room) -> u64 {
+    room.free_bytes().saturating_sub(apart_needs(keyspace))
+}
+
+/// What is unsorted, which goes at once, and what the first level below it has
+/// that holds anything, unless that is the last one.
+fn first_levels_bytes(keyspace: &Keyspace) -> u64 {
+    let bytes = level_bytes(keyspace);
+    let sorted = bytes.get(1..bytes.len() - 1).unwrap_or_default();
+    let first_bytes = sorted.iter().find(|&&bytes| bytes > 0);
+    unsorted_bytes(keyspace) + first_bytes.unwrap_or(&0)
+}
+
+/// The room that a step of upkeep needs until what it replaces is gone.
+fn upkeep_needs(keyspace: &Keyspace) -> u64 {
     // All of the unsorted files go at once. Where there are more of them than
     // usual the others are small.
     let unsorted = unsorted_files(keyspace).min(UNSORTED_FILES_MAX.into());
     let step_bytes = (unsorted * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES);
-    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + apart_needs(keyspace)
+    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES)
 }
 
 /// Waits until what is in memory is in files. Says whether it is, in time.

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::storage::durable::{Durable, open_database};
-use crate::storage::{Entry, Storage, Write, record};
+use crate::storage::{Entry, KEY_BYTES_MAX, Storage, Write, record};
 use std::sync::{PoisonError, mpsc};
 use std::thread;
 use tempfile::TempDir;
@@ -21,9 +21,10 @@ fn entry(value: &str, expiry: impl Into<Option<Time>>) -> Entry {
 }
 
 /// What a keyspace holds, but for the notes that the engine makes for itself,
-/// of one byte or two.
+/// of one byte or two, or longer than any key.
 fn held(keyspace: &fjall::Keyspace) -> Vec<Vec<u8>> {
     let keys = keyspace.iter().map(|found| found.key().expect("it can be read").to_vec());
+    let keys = keys.filter(|key| key.len() <= KEY_BYTES_MAX);
     keys.filter(|key| key.len() > PREFIX.len() || key[0] != PREFIX[0]).collect()
 }
 
