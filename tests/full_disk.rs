@@ -5,10 +5,12 @@
 
 mod support;
 
+use bytes::Bytes;
 use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Storage as _, Time};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 use support::http::{Connection, Response, at_once, wait_until};
@@ -289,6 +291,52 @@ fn deletions_from_all_over_a_large_tree_make_room() {
     let mut connection = process.connect();
     (0..CLIENTS).for_each(|client| holds(&mut connection, &key(client, 1), &value));
     ends_well(process);
+}
+
+/// What expires is a small part of a large tree, on a disk where writers go on
+/// to try. None of them is refused from that moment on.
+#[test]
+fn what_expires_all_over_a_large_tree_makes_room() {
+    const WRITERS: u64 = 8;
+    const KEYS_EACH: u64 = 10_000;
+    const EXPIRING_EACH: u64 = 1_000;
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let store = Durable::open(place.directory.path()).expect("an empty directory");
+    let value = Bytes::from(vec![b'x'; 3000]);
+    let key = |number: u64| {
+        let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Key::new(format!("{scattered:016x}")).expect("a key")
+    };
+    let set = |number: u64, expiry: Option<Time>| {
+        store.set(key(number), Entry::new(value.clone()).with_expiry(expiry))
+    };
+    let next = AtomicU64::new(0);
+    let number = || next.fetch_add(1, Ordering::Relaxed);
+    let all_write = |write: &(dyn Fn() + Sync)| {
+        thread::scope(|scope| (0..WRITERS).for_each(|_| drop(scope.spawn(write))));
+    };
+
+    all_write(&|| (0..KEYS_EACH).for_each(|_| set(number(), None).expect("there is room")));
+    let expiry = Time::now().after(Duration::from_secs(12));
+    all_write(&|| {
+        (0..EXPIRING_EACH).for_each(|_| set(number(), Some(expiry)).expect("there is room"));
+    });
+    all_write(&|| while Time::now() < expiry && set(number(), None).is_ok() {});
+    all_write(&|| {
+        while Time::now() < expiry {
+            set(number(), None).ok();
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    // A fifth of what has expired.
+    all_write(&|| {
+        (0..EXPIRING_EACH / 5).for_each(|_| set(number(), None).expect("there is room again"));
+    });
+    for number in (0..WRITERS * KEYS_EACH).step_by(100) {
+        let found = store.get(&key(number)).expect("it can be read");
+        assert_eq!(found.as_ref().map(Entry::value), Some(&value), "{number}");
+    }
 }
 
 /// Expired entries are swept to make room, but for those that a change was

@@ -48,9 +48,13 @@ const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 /// took, but no longer than this.
 const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// How long what has expired is swept in one go to make room, and for how long
-/// one piece of the tree after the other is put in order.
-const MAKE_ROOM_PATIENCE: Duration = Duration::from_secs(1);
+/// How long what has expired is swept in one go to make room, and then the tree
+/// put in order.
+const MAKE_ROOM_PIECE: Duration = Duration::from_secs(1);
+
+/// For how long one follows on the other at most. A write waits for it before
+/// it is refused, and no longer than a client may wait at a shutdown.
+const MAKE_ROOM_PATIENCE: Duration = Duration::from_secs(8);
 
 /// How long to wait before looking again whether there are fewer.
 const CROWDED_WAIT: Duration = Duration::from_millis(1);
@@ -193,9 +197,10 @@ impl Committer {
     }
 
     /// How many bytes can be written once room was made: nothing is refused for
-    /// want of room that expired values or deleted ones take. Writers wait
-    /// meanwhile, half of the time at most unless that gives enough; readers do
-    /// not. What expires after `until` stays.
+    /// want of room that expired values or deleted ones take, as far as it can
+    /// be had in time. Writers wait meanwhile, and after a time in which there
+    /// was not enough they are refused for a while; readers do not wait. What
+    /// expires after `until` stays.
     fn spare_bytes_at_best(&mut self, until: Time) -> u64 {
         let begun = Instant::now();
         if self.make_room_at <= begun && self.failed.is_none() {
@@ -209,25 +214,40 @@ impl Committer {
         self.room.spare_bytes()
     }
 
-    /// Takes what has expired by a moment, or was deleted, off the disk.
+    /// Takes what has expired by a moment, or was deleted, off the disk until
+    /// enough is free or nothing more can be had.
     fn make_room(&mut self, until: Time) -> fjall::Result<()> {
         let begun = Instant::now();
-        self.sweep(until)?;
-        while self.sweep.has_more() && begun.elapsed() < MAKE_ROOM_PATIENCE {
-            self.sweep(until)?;
-        }
         self.tidying.stop();
         self.tidying.finish();
-        if self.tidying.has_old_files() {
-            self.let_go()?;
-        }
-        let begun = Instant::now();
-        while self.room.spare_bytes() < SPARE_BYTES_ENOUGH && begun.elapsed() < MAKE_ROOM_PATIENCE {
-            self.begin_to_tidy(Occasion::Full);
-            if !self.tidying.finish_within(MAKE_ROOM_PATIENCE) {
-                break;
+        self.sweep_for(MAKE_ROOM_PIECE, until)?;
+        let mut goes_on = true;
+        loop {
+            if self.tidying.has_old_files() {
+                self.let_go()?;
             }
-            self.let_go()?;
+            let is_enough = self.room.spare_bytes() >= SPARE_BYTES_ENOUGH;
+            if is_enough || !goes_on || begun.elapsed() > MAKE_ROOM_PATIENCE {
+                let (bytes, took) = (self.room.spare_bytes(), begun.elapsed().as_millis());
+                log::debug!("made room for {bytes} bytes in {took} ms");
+                return Ok(());
+            }
+            self.begin_to_tidy(Occasion::Full);
+            let has_tidied = self.tidying.finish_within(MAKE_ROOM_PIECE);
+            goes_on = has_tidied && self.tidying.is_to_go_on();
+            if self.sweep.has_more() {
+                self.sweep_for(MAKE_ROOM_PIECE, until)?;
+                goes_on = true;
+            }
+        }
+    }
+
+    /// Sweeps what has expired by `until`, but not for much longer than that.
+    fn sweep_for(&mut self, patience: Duration, until: Time) -> fjall::Result<()> {
+        let begun = Instant::now();
+        self.sweep(until)?;
+        while self.sweep.has_more() && begun.elapsed() < patience {
+            self.sweep(until)?;
         }
         Ok(())
     }
