@@ -324,14 +324,13 @@ fn what_expires_all_over_a_large_tree_makes_room() {
     };
     all_write(&|| while Time::now() < expiry && try_next().is_ok() {});
     let stored = next.load(Ordering::Relaxed) - WRITERS;
+    // Whoever is refused just before is refused for a second.
     all_write(&|| {
-        while Time::now() < expiry {
+        while Time::now() < expiry.after(Duration::from_secs(1)) {
             try_next().ok();
             thread::sleep(Duration::from_millis(20));
         }
     });
-    // Whoever was refused just before is for a second.
-    thread::sleep(Duration::from_secs(1));
     // No more than a quarter of what has expired.
     let more = stored / EXPIRING / 4 / WRITERS;
     all_write(&|| {

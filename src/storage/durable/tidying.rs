@@ -160,17 +160,18 @@ impl Tidying {
         }
         let is_short = room.spare_bytes() == 0;
         let Some(aim) = self.aim(keyspace, occasion, is_short) else { return };
-        let is_whole = aim == Aim::Order && fits_whole(keyspace, room, tree_bytes(keyspace));
-        if !is_whole && !fits_step(keyspace, room, aim, &shape_of(keyspace).files) {
-            return;
-        }
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
             database: database.clone(),
             keyspace: keyspace.clone(),
             room: room.clone(),
+            kept_bytes: room.free_bytes() / 2,
             is_stopped: Arc::clone(&is_stopped),
         };
+        let is_whole = aim == Aim::Order && fits_whole(keyspace, room, tree_bytes(keyspace));
+        if !is_whole && !steps.fits(aim, &shape_of(keyspace).files) {
+            return;
+        }
         let work = move || if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) };
         match thread::Builder::new().name("tidier".to_owned()).spawn(work) {
             Ok(thread) => {
@@ -288,6 +289,9 @@ struct Steps {
     database: Database,
     keyspace: Keyspace,
     room: Room,
+    /// What is left free, as others write meanwhile, and all that is replaced
+    /// stays until the tree turns to another memtable.
+    kept_bytes: u64,
     is_stopped: Arc<AtomicBool>,
 }
 
@@ -330,7 +334,12 @@ impl Steps {
         let before = shape_of(keyspace);
         let mut shape = before.clone();
         let ended = loop {
-            if is_stopped.load(Ordering::Relaxed) || !fits_step(keyspace, room, aim, &shape.files) {
+            if is_stopped.load(Ordering::Relaxed) || !self.fits(aim, &shape.files) {
+                break Ended::Early;
+            }
+            if aim == Aim::Order && is_in_order(&shape.files) && unsorted_files(keyspace) == 1 {
+                // A single file would go as it is. There is another one once
+                // the tree has turned to another memtable.
                 break Ended::Early;
             }
             if !self.step(aim, &mut shape)? {
@@ -356,7 +365,7 @@ impl Steps {
     fn step(&self, aim: Aim, shape: &mut Shape) -> fjall::Result<bool> {
         let steps = match aim {
             Aim::Upkeep => vec![files_merged(UNSORTED_FILES_MAX, TABLE_BYTES)],
-            Aim::Order => steps_to_order(&self.keyspace, &self.room, &shape.files),
+            Aim::Order => self.steps_to_order(&shape.files),
         };
         for step in steps {
             self.keyspace.tree.compact(Arc::new(step), self.not_read_any_more())?;
@@ -367,6 +376,55 @@ impl Steps {
             }
         }
         Ok(false)
+    }
+
+    /// Whether there is room for a step of a tree with so many files in each
+    /// level.
+    fn fits(&self, aim: Aim, files: &[usize]) -> bool {
+        let Self { keyspace, room, .. } = self;
+        match aim {
+            Aim::Upkeep => upkeep_needs(keyspace) <= room.free_bytes(),
+            Aim::Order if is_in_order(files) => first_levels_bytes(keyspace) <= self.spare_bytes(),
+            Aim::Order => STEP_FILES_MAX * FINE_TABLE_BYTES <= self.spare_bytes(),
+        }
+    }
+
+    /// What a step towards order may take for keys and the values with them.
+    fn spare_bytes(&self) -> u64 {
+        let kept = self.kept_bytes + apart_needs(&self.keyspace);
+        self.room.free_bytes().saturating_sub(kept)
+    }
+
+    /// The steps towards order that there is room for, of a tree with so many
+    /// files in each level. The first that finds something to do is the one.
+    fn steps_to_order(&self, files: &[usize]) -> Vec<Leveled> {
+        let bytes = self.spare_bytes();
+        if is_in_order(files) {
+            // What is unsorted goes to a level of its own, in files so small
+            // that each has the keys of few others;
+            let step_bytes = (STEP_SHARE * TABLE_BYTES).min(bytes / 2);
+            let bytes = unsorted_bytes(&self.keyspace).saturating_mul(step_bytes)
+                / tree_bytes(&self.keyspace).max(1);
+            return vec![files_merged(1, bytes.clamp(FINE_TABLE_BYTES, TABLE_BYTES))];
+        }
+        // and from there to the last one, file by file: no level may hold
+        // anything where there may be no unsorted file.
+        let largest = (bytes / STEP_FILES_MAX).min(TABLE_BYTES);
+        let sizes = iter::successors(Some(largest), |bytes| Some(bytes / 2));
+        let sizes: Vec<u64> = sizes.take_while(|&bytes| bytes >= FINE_TABLE_BYTES).collect();
+        let of_ratio =
+            |ratio| move |&bytes: &u64| files_merged(1, bytes).with_level_ratio_policy(vec![ratio]);
+        let all = sizes.iter().map(|&bytes| files_merged(0, bytes));
+        // The same for all levels but the first, which may have nothing that
+        // can go.
+        let mut steps: Vec<Leveled> = all.chain(sizes.iter().map(of_ratio(NO_RATIO))).collect();
+        // Where a file has the keys of too many below it, what the first level
+        // that holds anything has is written anew in smaller files, with what
+        // comes in from above or with what is below it.
+        if first_levels_bytes(&self.keyspace) <= bytes {
+            steps.extend(sizes.iter().rev().map(of_ratio(ANY_RATIO)));
+        }
+        steps
     }
 
     /// What the tree's files would have if it was written anew. Reads all keys.
@@ -394,39 +452,6 @@ fn fits_whole(keyspace: &Keyspace, room: &Room, left_bytes: u64) -> bool {
 /// The room that a step needs for values that are kept apart.
 fn apart_needs(keyspace: &Keyspace) -> u64 {
     keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(APART_STEP_SHARE)
-}
-
-/// The steps towards order that there is room for, of a tree with so many files
-/// in each level. The first that finds something to do is the one.
-fn steps_to_order(keyspace: &Keyspace, room: &Room, files: &[usize]) -> Vec<Leveled> {
-    if is_in_order(files) {
-        // What is unsorted goes to a level of its own, in small files;
-        return vec![files_merged(1, FINE_TABLE_BYTES)];
-    }
-    // and from there to the last one, file by file: no level may hold anything
-    // where there may be no unsorted file.
-    let bytes = spare_for_step(keyspace, room);
-    // Others write meanwhile.
-    let largest = (bytes / 2 / STEP_FILES_MAX).min(TABLE_BYTES);
-    let halved = |bytes: &u64| Some(bytes / 2);
-    let sizes = iter::successors(Some(largest), halved).take_while(|&it| it >= FINE_TABLE_BYTES);
-    let sizes: Vec<u64> = sizes.collect();
-    let all = sizes.iter().map(|&bytes| files_merged(0, bytes));
-    // The same for all levels but the first, which may have nothing that can go.
-    let lower =
-        sizes.iter().map(|&bytes| files_merged(1, bytes).with_level_ratio_policy(vec![NO_RATIO]));
-    let mut steps: Vec<Leveled> = all.chain(lower).collect();
-    // Where a file has the keys of too many below it, what the first level that
-    // holds anything has is written anew in smaller files, with what comes in
-    // from above or with what is below it.
-    if first_levels_bytes(keyspace) <= bytes {
-        let first = sizes
-            .iter()
-            .rev()
-            .map(|&bytes| files_merged(1, bytes).with_level_ratio_policy(vec![ANY_RATIO]));
-        steps.extend(first);
-    }
-    steps
 }
 
 /// Merges files from one level into the next where there are more than there
@@ -484,21 +509,6 @@ fn unsorted_bytes(keyspace: &Keyspace) -> u64 {
     keyspace.tree.current_version().l0().size()
 }
 
-/// Whether there is room for a step of a tree with so many files in each level.
-fn fits_step(keyspace: &Keyspace, room: &Room, aim: Aim, files: &[usize]) -> bool {
-    let spare_bytes = spare_for_step(keyspace, room);
-    match aim {
-        Aim::Upkeep => upkeep_needs(keyspace) <= spare_bytes,
-        Aim::Order if is_in_order(files) => first_levels_bytes(keyspace) <= spare_bytes,
-        Aim::Order => 2 * STEP_FILES_MAX * FINE_TABLE_BYTES <= spare_bytes,
-    }
-}
-
-/// What is free for keys and the values with them.
-fn spare_for_step(keyspace: &Keyspace, room: &Room) -> u64 {
-    room.free_bytes().saturating_sub(apart_needs(keyspace))
-}
-
 /// What is unsorted, which goes at once, and what the first level below it has
 /// that holds anything, unless that is the last one.
 fn first_levels_bytes(keyspace: &Keyspace) -> u64 {
@@ -514,7 +524,7 @@ fn upkeep_needs(keyspace: &Keyspace) -> u64 {
     // usual the others are small.
     let unsorted = unsorted_files(keyspace).min(UNSORTED_FILES_MAX.into());
     let step_bytes = (unsorted * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES);
-    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES)
+    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + apart_needs(keyspace)
 }
 
 /// Waits until what is in memory is in files. Says whether it is, in time.

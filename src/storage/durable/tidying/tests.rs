@@ -47,6 +47,7 @@ impl Tree {
             database: self.database.clone(),
             keyspace: self.keyspace().clone(),
             room: self.room(),
+            kept_bytes: 0,
             is_stopped: Arc::default(),
         }
     }
@@ -143,10 +144,31 @@ fn what_no_step_can_take_is_written_anew_as_a_whole() {
     let full = tree_bytes(tree.keyspace());
     let is_deleted = |key: &usize| key.is_multiple_of(10);
     tree.write((0..KEYS).filter(is_deleted), None);
+    // By itself it would have waited for another one, to be taken apart.
+    let as_it_is = Arc::new(files_merged(1, TABLE_BYTES));
+    tree.keyspace().tree.compact(as_it_is, 0).expect("it is moved");
     assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
     let left = tree_bytes(tree.keyspace());
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).filter(is_deleted), None);
+}
+
+#[test]
+fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
+    const KEYS: usize = 10_000;
+    let tree = Tree::new();
+    tree.write(0..KEYS, Some(&[b'x'; 1000]));
+    tree.keyspace().tree.major_compact(TABLE_BYTES, 0).expect("it is in the last level");
+    tree.write((0..KEYS).step_by(2), None);
+    let full = tree_bytes(tree.keyspace());
+    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Early)));
+    assert_eq!(unsorted_files(tree.keyspace()), 1);
+    tree.generation.mark(&tree.database).expect("it is written");
+    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
+    let left = tree_bytes(tree.keyspace());
+    assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
+    tree.holds((0..KEYS).step_by(2), None);
+    tree.holds((1..KEYS).step_by(2), Some(&[b'x'; 1000]));
 }
 
 #[test]
