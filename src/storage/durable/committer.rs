@@ -221,7 +221,7 @@ impl Committer {
         self.tidying.stop();
         self.tidying.finish();
         self.sweep_for(MAKE_ROOM_PIECE, until)?;
-        let mut goes_on = true;
+        let (mut goes_on, mut has_spanned) = (true, false);
         loop {
             if self.tidying.has_old_files() {
                 self.let_go()?;
@@ -235,6 +235,11 @@ impl Committer {
             self.begin_to_tidy(Occasion::Full);
             let has_tidied = self.tidying.finish_within(MAKE_ROOM_PIECE);
             goes_on = has_tidied && self.tidying.is_to_go_on();
+            let spans = self.tidying.spans_wanted(self.generation.keyspace());
+            if spans > 0 && !has_spanned {
+                self.span(spans)?;
+                (goes_on, has_spanned) = (true, true);
+            }
             if self.sweep.has_more() {
                 self.sweep_for(MAKE_ROOM_PIECE, until)?;
                 goes_on = true;
@@ -439,6 +444,15 @@ impl Committer {
     fn let_go(&mut self) -> fjall::Result<()> {
         self.turn_over()?;
         tidying::wait_for_memtables(self.generation.keyspace());
+        Ok(())
+    }
+
+    /// Makes so many unsorted files that span all keys.
+    fn span(&mut self, files: u64) -> fjall::Result<()> {
+        for _ in 0..files {
+            self.generation.span(&self.database)?;
+            self.let_go()?;
+        }
         Ok(())
     }
 

@@ -58,10 +58,7 @@ impl Generation {
         let keyspace = database.keyspace(&number.to_string(), options)?;
         directory::sync(&data.join(KEYSPACES))?;
         let generation = Self { number, keyspace };
-        let mut batch = generation.batch(database, PersistMode::Buffer);
-        batch.insert(&generation.keyspace, FIRST_KEY, []);
-        batch.insert(&generation.keyspace, LAST_KEY, []);
-        batch.commit()?;
+        generation.span(database)?;
         generation.mark(database)?;
         Ok(generation)
     }
@@ -70,6 +67,15 @@ impl Generation {
     pub(super) fn mark(&self, database: &Database) -> fjall::Result<()> {
         let mut batch = self.batch(database, PersistMode::SyncAll);
         batch.insert(&self.keyspace, MARK, []);
+        batch.commit()
+    }
+
+    /// Has the memtable, and so the file that it becomes, begin before all keys
+    /// and end behind them. Nothing is synced.
+    pub(super) fn span(&self, database: &Database) -> fjall::Result<()> {
+        let mut batch = self.batch(database, PersistMode::Buffer);
+        batch.insert(&self.keyspace, FIRST_KEY, []);
+        batch.insert(&self.keyspace, LAST_KEY, []);
         batch.commit()
     }
 

@@ -88,6 +88,8 @@ pub(super) struct Tidying {
     unfinished: Option<Aim>,
     /// There may be files that the tree does not need any more.
     has_old_files: bool,
+    /// The last job has found no step that is small enough.
+    is_stuck: bool,
     failed_at: Option<Instant>,
 }
 
@@ -219,6 +221,7 @@ impl Tidying {
         let Some(job) = self.job.take() else { return false };
         self.has_old_files = true;
         self.unfinished = None;
+        self.is_stuck = false;
         // The files are as they were where it has failed.
         match job.thread.join() {
             Ok(Ok(Ended::Early)) => self.unfinished = Some(job.aim),
@@ -227,7 +230,10 @@ impl Tidying {
                 self.deletions = self.deletions.saturating_sub(job.deletions);
             }
             // To be tried again if room is needed.
-            Ok(Ok(Ended::Stuck)) => self.changes = self.changes.saturating_sub(job.changes),
+            Ok(Ok(Ended::Stuck)) => {
+                self.changes = self.changes.saturating_sub(job.changes);
+                self.is_stuck = true;
+            }
             Ok(Ok(Ended::Done)) => {}
             Ok(Err(err)) => self.fail(&err),
             Err(_panic) => self.fail(&fjall::Error::Unrecoverable),
@@ -271,6 +277,14 @@ impl Tidying {
     /// Whether the last job had to end before it was done.
     pub(super) fn is_to_go_on(&self) -> bool {
         self.unfinished.is_some()
+    }
+
+    /// Whether the last job was stuck, and how many unsorted files that span all
+    /// keys it takes to go on: what the first level has that holds anything is
+    /// merged with them, into about as many files as they are.
+    pub(super) fn spans_wanted(&self, keyspace: &Keyspace) -> u64 {
+        let wanted = UNSORTED_FILES_MAX_SHORT.saturating_sub(unsorted_files(keyspace));
+        if self.is_stuck { wanted } else { 0 }
     }
 
     /// Whether some room may be had by turning to another memtable.
