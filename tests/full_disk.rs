@@ -7,9 +7,11 @@ mod support;
 
 use bytes::Bytes;
 use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Storage as _, Time};
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -293,54 +295,113 @@ fn deletions_from_all_over_a_large_tree_make_room() {
     ends_well(process);
 }
 
+/// A store whose keys are all over a large tree of small values.
+struct Large {
+    store: Durable,
+    value: Bytes,
+    next: AtomicU64,
+    refused: Mutex<HashSet<u64>>,
+}
+
+impl Large {
+    const WRITERS: u64 = 8;
+
+    fn new(place: &Place) -> Self {
+        let store = Durable::open(place.directory.path()).expect("an empty directory");
+        let (next, refused) = (AtomicU64::new(0), Mutex::default());
+        Self { store, value: vec![b'x'; 3000].into(), next, refused }
+    }
+
+    fn key(number: u64) -> Key {
+        let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Key::new(format!("{scattered:016x}")).expect("a key")
+    }
+
+    /// Stores under the next number; says whether there was room.
+    fn set_next(&self, expiry: impl Fn(u64) -> Option<Time>) -> bool {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let entry = Entry::new(self.value.clone()).with_expiry(expiry(number));
+        let is_stored = self.store.set(Self::key(number), entry).is_ok();
+        if !is_stored {
+            self.refused.lock().expect("no panic").insert(number);
+        }
+        is_stored
+    }
+
+    /// How many numbers there were.
+    fn numbers(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Has all writers do it at once, each with its number.
+    fn all(write: impl Fn(u64) + Sync) {
+        let write = &write;
+        thread::scope(|scope| {
+            (0..Self::WRITERS).for_each(|writer| drop(scope.spawn(move || write(writer))));
+        });
+    }
+
+    /// Some of the numbers below `end` are stored, unless they were refused or
+    /// are `gone`.
+    #[track_caller]
+    fn holds_below(&self, end: u64, gone: impl Fn(u64) -> bool) {
+        let refused = self.refused.lock().expect("no panic");
+        for number in (0..end).step_by(101).filter(|number| !refused.contains(number)) {
+            let found = self.store.get(&Self::key(number)).expect("it can be read");
+            let expected = (!gone(number)).then_some(&self.value);
+            assert_eq!(found.as_ref().map(Entry::value), expected, "{number}");
+        }
+    }
+}
+
 /// What expires is a small part of a large tree, on a disk where writers go on
 /// to try. None of them is refused soon after.
 #[test]
 fn what_expires_all_over_a_large_tree_makes_room() {
-    const WRITERS: u64 = 8;
     /// One in so many expires.
     const EXPIRING: u64 = 20;
     let Some(disk) = Disk::new(512) else { return };
     let place = disk.place();
-    let store = Durable::open(place.directory.path()).expect("an empty directory");
-    let value = Bytes::from(vec![b'x'; 3000]);
-    let key = |number: u64| {
-        let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Key::new(format!("{scattered:016x}")).expect("a key")
-    };
-    let set = |number: u64, expiry: Option<Time>| {
-        store.set(key(number), Entry::new(value.clone()).with_expiry(expiry))
-    };
-    let next = AtomicU64::new(0);
-    let number = || next.fetch_add(1, Ordering::Relaxed);
-    let all_write = |write: &(dyn Fn() + Sync)| {
-        thread::scope(|scope| (0..WRITERS).for_each(|_| drop(scope.spawn(write))));
-    };
-
+    let large = Large::new(&place);
     let expiry = Time::now().after(Duration::from_secs(16));
-    let try_next = || {
-        let number = number();
-        set(number, (number % EXPIRING == 0).then_some(expiry))
-    };
-    all_write(&|| while Time::now() < expiry && try_next().is_ok() {});
-    let stored = next.load(Ordering::Relaxed) - WRITERS;
+    let expiry_of = |number: u64| number.is_multiple_of(EXPIRING).then_some(expiry);
+    Large::all(|_| while Time::now() < expiry && large.set_next(expiry_of) {});
+    let stored = large.numbers();
     // Whoever is refused just before is refused for a second.
-    all_write(&|| {
+    Large::all(|_| {
         while Time::now() < expiry.after(Duration::from_secs(1)) {
-            try_next().ok();
+            large.set_next(expiry_of);
             thread::sleep(Duration::from_millis(20));
         }
     });
     // No more than a quarter of what has expired.
-    let more = stored / EXPIRING / 4 / WRITERS;
-    all_write(&|| {
-        (0..more).for_each(|_| set(number(), None).expect("there is room again"));
+    let more = stored / EXPIRING / 4 / Large::WRITERS;
+    Large::all(|_| (0..more).for_each(|_| assert!(large.set_next(|_| None), "refused")));
+    large.holds_below(stored, |number| number.is_multiple_of(EXPIRING));
+}
+
+/// After deletions from all over it, and a pause, no step is small enough for
+/// what is left above the last level of the tree.
+#[test]
+fn what_is_deleted_all_over_a_full_disk_makes_room() {
+    /// One in so many is deleted.
+    const DELETED: u64 = 3;
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let large = Large::new(&place);
+    Large::all(|_| while large.set_next(|_| None) {});
+    let stored = large.numbers();
+    Large::all(|writer| {
+        let numbers = (0..stored / DELETED).filter(|it| it % Large::WRITERS == writer);
+        for number in numbers.map(|number| number * DELETED) {
+            large.store.delete(&Large::key(number)).expect("it is deleted");
+        }
     });
-    for number in (1..stored).step_by(100) {
-        let found = store.get(&key(number)).expect("it can be read");
-        let expected = (number % EXPIRING != 0).then_some(&value);
-        assert_eq!(found.as_ref().map(Entry::value), expected, "{number}");
-    }
+    thread::sleep(Duration::from_millis(600));
+    // No more than a quarter of what was deleted.
+    let more = stored / DELETED / 4 / Large::WRITERS;
+    Large::all(|_| (0..more).for_each(|_| assert!(large.set_next(|_| None), "refused")));
+    large.holds_below(stored / DELETED * DELETED, |number| number.is_multiple_of(DELETED));
 }
 
 /// Expired entries are swept to make room, but for those that a change was
