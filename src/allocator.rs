@@ -12,10 +12,11 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// What a thread keeps for itself: few blocks, for there are thousands of
-/// threads, and none that is larger than what a small request takes. What
-/// nobody has used for a while goes back to the system, on an idle store too.
+/// threads, and none that is larger than what a small request takes. What all
+/// share has four parts, each of which keeps what large values leave behind for
+/// about a second; then it goes back to the system, on an idle store too.
 const SETTINGS: &[u8] = concat!(
-    "background_thread:true,max_background_threads:1,",
+    "background_thread:true,max_background_threads:1,narenas:4,dirty_decay_ms:1000,",
     "lg_tcache_max:12,tcache_nslots_large:2,",
     "tcache_nslots_small_min:2,tcache_nslots_small_max:2\0",
 )
