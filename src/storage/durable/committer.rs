@@ -41,6 +41,9 @@ const MEMTABLES_WAITING_MAX: usize = 3;
 /// How many unsorted files there may be. At thirty it does the same.
 const RUNS_MAX: usize = 24;
 
+/// No more room is made from so many on: each time that it is makes another.
+const RUNS_MAX_TO_MAKE_ROOM: usize = RUNS_MAX - 4;
+
 /// Room is made until so much can be spared.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
@@ -244,6 +247,7 @@ impl Committer {
                 self.sweep_for(MAKE_ROOM_PIECE, until)?;
                 goes_on = true;
             }
+            goes_on &= self.generation.keyspace().tree.l0_run_count() < RUNS_MAX_TO_MAKE_ROOM;
         }
     }
 
