@@ -455,7 +455,7 @@ impl Committer {
     fn span(&mut self, files: u64) -> fjall::Result<()> {
         for _ in 0..files {
             self.generation.span(&self.database)?;
-            self.let_go()?;
+            tidying::write_memtables(self.generation.keyspace())?;
         }
         Ok(())
     }

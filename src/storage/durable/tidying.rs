@@ -520,16 +520,15 @@ fn unsorted_files(keyspace: &Keyspace) -> u64 {
 
 /// What they have.
 fn unsorted_bytes(keyspace: &Keyspace) -> u64 {
-    keyspace.tree.current_version().l0().size()
+    level_bytes(keyspace).first().copied().unwrap_or(0)
 }
 
 /// What is unsorted, which goes at once, and what the first level below it has
 /// that holds anything, unless that is the last one.
 fn first_levels_bytes(keyspace: &Keyspace) -> u64 {
     let bytes = level_bytes(keyspace);
-    let sorted = bytes.get(1..bytes.len() - 1).unwrap_or_default();
-    let first_bytes = sorted.iter().find(|&&bytes| bytes > 0);
-    unsorted_bytes(keyspace) + first_bytes.unwrap_or(&0)
+    let Some((unsorted_bytes, [sorted @ .., _last])) = bytes.split_first() else { return 0 };
+    unsorted_bytes + sorted.iter().find(|&&bytes| bytes > 0).unwrap_or(&0)
 }
 
 /// The room that a step of upkeep needs until what it replaces is gone.
@@ -542,7 +541,7 @@ fn upkeep_needs(keyspace: &Keyspace) -> u64 {
 }
 
 /// Waits until what is in memory is in files. Says whether it is, in time.
-fn write_memtables(keyspace: &Keyspace) -> fjall::Result<bool> {
+pub(super) fn write_memtables(keyspace: &Keyspace) -> fjall::Result<bool> {
     keyspace.rotate_memtable()?;
     Ok(wait_for_memtables(keyspace))
 }
