@@ -277,7 +277,7 @@ fn deletions_from_all_over_a_large_tree_make_room() {
         (0..KEYS_EACH).for_each(|index| acknowledged(connection, &key(client, index), &value));
     });
     // No more than 10 MiB over what is kept free.
-    let _filler = disk.fill(disk.free_bytes() - (138 << 20));
+    let _filler = disk.fill(disk.free_bytes() - (170 << 20));
     at_once(process.addr(), CLIENTS, |client, connection| {
         for index in (0..KEYS_EACH).step_by(3) {
             let answer = connection.call("DELETE", &format!("/kv/{}", key(client, index)));
@@ -413,7 +413,7 @@ fn what_was_decided_on_is_not_swept_to_make_room() {
     let store = Durable::open(place.directory.path()).expect("an empty directory");
     let key = || Key::new("key").expect("a key");
     // 20 MiB over what is kept free, which is less than the change takes.
-    let filler = disk.fill(disk.free_bytes() - (148 << 20));
+    let filler = disk.fill(disk.free_bytes() - (180 << 20));
     let soon = Time::now().after(Duration::from_millis(300));
     store.set(key(), Entry::new("value".into()).with_expiry(Some(soon))).expect("it is stored");
     let change: Change = Box::new(move |before| {

@@ -1,6 +1,7 @@
 //! How much room the disk has.
 
 use super::generation::MEMTABLE_BYTES;
+use fjall::Database;
 use std::path::{Path, PathBuf};
 
 /// What is kept free, in bytes: the tree needs room to put its files in order.
@@ -17,15 +18,21 @@ const MEMORY_BYTES: u64 = 3 * MEMTABLE_BYTES;
 /// meanwhile, which is kept free up to a quarter of a small disk.
 const STEP_BYTES: u64 = 8 * MEMTABLE_BYTES;
 
-/// The disk that a folder is on.
+/// How large the journal grows before it begins anew, and as one part in so many
+/// of a small disk.
+const JOURNAL_BYTES: u64 = 64 << 20;
+const JOURNAL_SHARE: u64 = 8;
+
+/// The disk that the folder of a database is on.
 #[derive(Clone)]
 pub(super) struct Room {
     folder: PathBuf,
+    database: Database,
 }
 
 impl Room {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub(super) fn new(folder: PathBuf, database: Database) -> Self {
+        Self { folder, database }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -37,12 +44,22 @@ impl Room {
         self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
     }
 
-    /// How many of them can be written while enough is kept free. Where the
-    /// system does not tell, a write has to fail to do so.
+    /// How many of them can be written while enough is kept free. What is only
+    /// in memory will take as much, and the journal no more than it has grown
+    /// already: neither of them takes later what others have given back. Where
+    /// the system does not tell, a write has to fail to do so.
     pub(super) fn spare_bytes(&self) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
             let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
-            free.saturating_sub((total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX))
+            let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
+            let journal_max = JOURNAL_BYTES.min(total / JOURNAL_SHARE);
+            let kept = reserve + journal_max / 2 + self.database.write_buffer_size();
+            if free > kept + journal_max {
+                // Then it is not near enough to look closer.
+                return free - kept;
+            }
+            let journal = self.database.journal_disk_space().unwrap_or(0);
+            (free + journal.min(journal_max)).saturating_sub(kept)
         })
     }
 
