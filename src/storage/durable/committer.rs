@@ -44,11 +44,12 @@ const RUNS_MAX: usize = 24;
 /// No more room is made from so many on: each time that it is makes another.
 const RUNS_MAX_TO_MAKE_ROOM: usize = RUNS_MAX - 4;
 
-/// Room is made until so much can be spared.
+/// Room is made until so much can be spared, but for no longer than a piece if
+/// less is enough.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
-/// For how long writers are not kept waiting again to make room: as long as it
-/// took, but no longer than this.
+/// For how long writers are not kept waiting again to make room unless more has
+/// expired: as long as it took, but no longer than this.
 const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// How long what has expired is swept in one go to make room, and then the tree
@@ -199,17 +200,19 @@ impl Committer {
         next
     }
 
-    /// How many bytes can be written once room was made: nothing is refused for
-    /// want of room that expired values or deleted ones take, as far as it can
-    /// be had in time. Writers wait meanwhile, and after a time in which there
-    /// was not enough they are refused for a while; readers do not wait. What
-    /// expires after `until` stays.
-    fn spare_bytes_at_best(&mut self, until: Time) -> u64 {
+    /// How many bytes can be written once room was made for `needed_bytes`:
+    /// nothing is refused for want of room that expired values or deleted ones
+    /// take, as far as it can be had in time. Writers wait meanwhile, and after
+    /// a time in which there was not enough they are refused for a while;
+    /// readers do not wait. What expires after `until` stays.
+    fn spare_bytes_at_best(&mut self, needed_bytes: u64, until: Time) -> u64 {
         let begun = Instant::now();
-        if self.make_room_at <= begun && self.failed.is_none() {
+        let is_due =
+            self.make_room_at <= begun || self.sweep.has_expired(self.generation.keyspace(), until);
+        if is_due && self.failed.is_none() {
             // A failure was logged.
-            self.guarded(|committer| committer.make_room(until)).ok();
-            if self.room.spare_bytes() < SPARE_BYTES_ENOUGH {
+            self.guarded(|committer| committer.make_room(needed_bytes, until)).ok();
+            if self.room.spare_bytes() < needed_bytes {
                 let wait = begun.elapsed().min(MAKE_ROOM_INTERVAL_MAX);
                 self.make_room_at = Instant::now() + wait;
             }
@@ -219,30 +222,29 @@ impl Committer {
 
     /// Takes what has expired by a moment, or was deleted, off the disk until
     /// enough is free or nothing more can be had.
-    fn make_room(&mut self, until: Time) -> fjall::Result<()> {
+    fn make_room(&mut self, needed_bytes: u64, until: Time) -> fjall::Result<()> {
         let begun = Instant::now();
         self.tidying.stop();
         self.tidying.finish();
         self.sweep_for(MAKE_ROOM_PIECE, until)?;
-        let (mut goes_on, mut has_spanned) = (true, false);
+        let mut goes_on = true;
         loop {
             if self.tidying.has_old_files() {
                 self.let_go()?;
             }
-            let is_enough = self.room.spare_bytes() >= SPARE_BYTES_ENOUGH;
-            if is_enough || !goes_on || begun.elapsed() > MAKE_ROOM_PATIENCE {
-                let (bytes, took) = (self.room.spare_bytes(), begun.elapsed().as_millis());
-                log::debug!("made room for {bytes} bytes in {took} ms");
+            let (bytes, took) = (self.room.spare_bytes(), begun.elapsed());
+            let (enough, patience) = if bytes < needed_bytes {
+                (needed_bytes, MAKE_ROOM_PATIENCE)
+            } else {
+                (SPARE_BYTES_ENOUGH, MAKE_ROOM_PIECE)
+            };
+            if bytes >= enough || !goes_on || took > patience {
+                log::debug!("made room for {bytes} bytes in {} ms", took.as_millis());
                 return Ok(());
             }
             self.begin_to_tidy(Occasion::Full);
             let has_tidied = self.tidying.finish_within(MAKE_ROOM_PIECE);
             goes_on = has_tidied && self.tidying.is_to_go_on();
-            let spans = self.tidying.spans_wanted(self.generation.keyspace());
-            if spans > 0 && !has_spanned {
-                self.span(spans)?;
-                (goes_on, has_spanned) = (true, true);
-            }
             if self.sweep.has_more() {
                 self.sweep_for(MAKE_ROOM_PIECE, until)?;
                 goes_on = true;
@@ -281,7 +283,7 @@ impl Committer {
             let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
             if bytes > *spare_bytes {
                 // What the batch was decided on stays until it is committed.
-                *spare_bytes = self.spare_bytes_at_best(batch.begun());
+                *spare_bytes = self.spare_bytes_at_best(bytes, batch.begun());
             }
             let fits = bytes <= *spare_bytes;
             let before = self.note_room(fits);
@@ -416,7 +418,7 @@ impl Committer {
         }
     }
 
-    /// Sees to it that the tree is in order. Blocks for nothing but a sync.
+    /// Sees to it that the tree is in order. Blocks for nothing.
     fn tidy(&mut self, occasion: Occasion) {
         if self.failed.is_some() {
             return;
@@ -438,7 +440,7 @@ impl Committer {
     /// Lets go of old versions of the tree: it does once it takes a write and
     /// turns to a file.
     fn turn_over(&mut self) -> fjall::Result<()> {
-        self.generation.mark(&self.database)?;
+        self.generation.span(&self.database)?;
         self.generation.keyspace().rotate_memtable()?;
         self.tidying.note_turn();
         Ok(())
@@ -448,15 +450,6 @@ impl Committer {
     fn let_go(&mut self) -> fjall::Result<()> {
         self.turn_over()?;
         tidying::wait_for_memtables(self.generation.keyspace());
-        Ok(())
-    }
-
-    /// Makes so many unsorted files that span all keys.
-    fn span(&mut self, files: u64) -> fjall::Result<()> {
-        for _ in 0..files {
-            self.generation.span(&self.database)?;
-            tidying::write_memtables(self.generation.keyspace())?;
-        }
         Ok(())
     }
 

@@ -35,6 +35,11 @@ fn index_from(expiry: Time) -> Vec<u8> {
     [&PREFIX[..], &expiry.to_bits().to_be_bytes()].concat()
 }
 
+/// Where they end.
+fn index_behind(expiry: Time) -> Vec<u8> {
+    index_from(expiry.after(Duration::from_millis(1)))
+}
+
 /// The expiry and the key that an entry names.
 fn parse(index_entry: &[u8]) -> Option<(Time, &[u8])> {
     let (expiry, key) = index_entry.strip_prefix(&PREFIX)?.split_first_chunk()?;
@@ -79,6 +84,12 @@ impl Sweep {
     /// Whether the last step has left some for the next.
     pub(super) fn has_more(&self) -> bool {
         self.has_more
+    }
+
+    /// Whether anything has expired by a moment and was not removed.
+    pub(super) fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
+        let until = index_behind(until);
+        self.from < until && keyspace.range(self.from.clone()..until).next().is_some()
     }
 
     /// How long it is until the next step.
@@ -126,7 +137,7 @@ impl Sweep {
         let keyspace = generation.keyspace();
         let mut batch = generation.batch(database, PersistMode::Buffer);
         let (mut looked_at, mut removed) = (0, 0);
-        let until = index_from(now.after(Duration::from_millis(1)));
+        let until = index_behind(now);
         for entry in keyspace.range(self.from.clone()..until).take(STEP_KEYS_MAX) {
             let entry = match entry.key() {
                 Ok(entry) => entry,

@@ -63,8 +63,8 @@ impl Generation {
         Ok(generation)
     }
 
-    /// Marks it as in use; marking it again changes nothing.
-    pub(super) fn mark(&self, database: &Database) -> fjall::Result<()> {
+    /// Marks it as in use.
+    fn mark(&self, database: &Database) -> fjall::Result<()> {
         let mut batch = self.batch(database, PersistMode::SyncAll);
         batch.insert(&self.keyspace, MARK, []);
         batch.commit()

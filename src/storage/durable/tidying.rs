@@ -18,6 +18,7 @@ use super::generation::{
 use super::room::Room;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
+use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
 use std::iter;
 use std::mem;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ const CHANGES_MIN: u64 = 16;
 const KEYS_EACH: u64 = 4;
 
 /// A tree larger than this, without the values that are kept apart, is not
-/// written anew in one go.
+/// written anew in one go, and neither are two of its levels.
 const WHOLE_BYTES_MAX: u64 = 512 << 20;
 
 /// What a file has of an entry beside its value, about.
@@ -42,8 +43,8 @@ const ENTRY_OVERHEAD_BYTES: u64 = 100;
 /// apart is waste.
 const WASTE_SHARE: u64 = 8;
 
-/// How many unsorted files there may be as long as there is no room to spare,
-/// and how much they may have. Small ones hold deletions above all: sorted into
+/// How many unsorted files there may be as long as there is little room to
+/// spare, and how much they may have. Small ones hold deletions above all: sorted into
 /// files of the usual size, each of these would delete from too many below it
 /// for one step.
 const UNSORTED_FILES_MAX_SHORT: u64 = 16;
@@ -57,15 +58,21 @@ const STEP_SHARE: u64 = 16;
 /// files have that it makes: from below, the database's own limit is 50.
 const STEP_FILES_MAX: u64 = 64;
 
-/// A level that may be so many times larger than the one above it is never too
-/// large, or always.
-const ANY_RATIO: f32 = 1e9;
-const NO_RATIO: f32 = 1e-9;
+/// How large files are made at least where a step may not take much.
+const STEP_TABLE_BYTES_MIN: u64 = 64 << 10;
 
-/// How large files are made that are to take with them what they delete. They
-/// may hold nothing but deletions, and these are many times smaller than what
-/// they delete.
-const FINE_TABLE_BYTES: u64 = 64 << 10;
+/// How large files are made at least that are to take with them what they
+/// delete. They may hold nothing but deletions, and these are many times smaller
+/// than what they delete. None is smaller than a block.
+const FINE_TABLE_BYTES: u64 = 1 << 10;
+
+/// Files of which none can be moved are taken apart into ones of a quarter of
+/// the size, so often; then into larger ones again, once.
+const FINENESS_MAX: u32 = 3;
+
+/// A level that may be so many times larger than the one above it is never too
+/// large.
+const ANY_RATIO: f32 = 1e9;
 
 /// How long the last changes may take to reach a file.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -86,10 +93,13 @@ pub(super) struct Tidying {
     job: Option<Job>,
     /// What the last job was about, if it has left some of that.
     unfinished: Option<Aim>,
+    /// How often files were taken apart since any could be moved or something
+    /// was deleted.
+    taken_apart: u32,
+    /// How often their size was divided.
+    fineness: u32,
     /// There may be files that the tree does not need any more.
     has_old_files: bool,
-    /// The last job has found no step that is small enough.
-    is_stuck: bool,
     failed_at: Option<Instant>,
 }
 
@@ -127,8 +137,13 @@ struct Job {
 enum Ended {
     Done,
     /// It was told to, or is short of room as long as what it has replaced is
-    /// still there.
-    Early,
+    /// still there. Says whether anything has come to the last level.
+    Early {
+        has_moved: bool,
+    },
+    /// No step was small enough, and all that is above the last level is
+    /// unsorted again, or on the way there.
+    TakenApart,
     /// No step is small enough.
     Stuck,
 }
@@ -139,6 +154,9 @@ impl Tidying {
     pub(super) fn note(&mut self, changes: usize, deletions: usize) {
         self.changes += changes as u64;
         self.deletions += deletions as u64;
+        if deletions > 0 {
+            self.taken_apart = 0;
+        }
     }
 
     /// Forgets what was changed, for the tree is gone.
@@ -160,17 +178,22 @@ impl Tidying {
         if self.job.is_some() || has_failed {
             return;
         }
-        let is_short = room.spare_bytes() == 0;
+        let is_short = room.spare_bytes() < UNSORTED_BYTES_MAX_SHORT;
         let Some(aim) = self.aim(keyspace, occasion, is_short) else { return };
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
             database: database.clone(),
             keyspace: keyspace.clone(),
-            room: room.clone(),
+            free_bytes: Box::new({
+                let room = room.clone();
+                move || room.free_bytes()
+            }),
             kept_bytes: room.free_bytes() / 2,
+            fineness: self.fineness,
+            may_take_apart: self.taken_apart <= FINENESS_MAX,
             is_stopped: Arc::clone(&is_stopped),
         };
-        let is_whole = aim == Aim::Order && fits_whole(keyspace, room, tree_bytes(keyspace));
+        let is_whole = aim == Aim::Order && steps.fits_whole(tree_bytes(keyspace));
         if !is_whole && !steps.fits(aim, &shape_of(keyspace).files) {
             return;
         }
@@ -221,19 +244,23 @@ impl Tidying {
         let Some(job) = self.job.take() else { return false };
         self.has_old_files = true;
         self.unfinished = None;
-        self.is_stuck = false;
         // The files are as they were where it has failed.
         match job.thread.join() {
-            Ok(Ok(Ended::Early)) => self.unfinished = Some(job.aim),
+            Ok(Ok(Ended::Early { has_moved })) => {
+                self.unfinished = Some(job.aim);
+                self.taken_apart = if has_moved { 0 } else { self.taken_apart };
+            }
+            Ok(Ok(Ended::TakenApart)) => {
+                self.unfinished = Some(job.aim);
+                self.taken_apart += 1;
+                self.fineness = (self.fineness + 1) % (FINENESS_MAX + 1);
+            }
             Ok(Ok(Ended::Done)) if job.aim == Aim::Order => {
                 self.changes = self.changes.saturating_sub(job.changes);
                 self.deletions = self.deletions.saturating_sub(job.deletions);
             }
             // To be tried again if room is needed.
-            Ok(Ok(Ended::Stuck)) => {
-                self.changes = self.changes.saturating_sub(job.changes);
-                self.is_stuck = true;
-            }
+            Ok(Ok(Ended::Stuck)) => self.changes = self.changes.saturating_sub(job.changes),
             Ok(Ok(Ended::Done)) => {}
             Ok(Err(err)) => self.fail(&err),
             Err(_panic) => self.fail(&fjall::Error::Unrecoverable),
@@ -279,14 +306,6 @@ impl Tidying {
         self.unfinished.is_some()
     }
 
-    /// Whether the last job was stuck, and how many unsorted files that span all
-    /// keys it takes to go on: what the first level has that holds anything is
-    /// merged with them, into about as many files as they are.
-    pub(super) fn spans_wanted(&self, keyspace: &Keyspace) -> u64 {
-        let wanted = UNSORTED_FILES_MAX_SHORT.saturating_sub(unsorted_files(keyspace));
-        if self.is_stuck { wanted } else { 0 }
-    }
-
     /// Whether some room may be had by turning to another memtable.
     pub(super) fn has_old_files(&self) -> bool {
         self.has_old_files
@@ -298,39 +317,45 @@ impl Tidying {
     }
 }
 
+/// What a step merges or moves.
+type Step = Arc<dyn CompactionStrategy>;
+
 /// What a job works with.
 struct Steps {
     database: Database,
     keyspace: Keyspace,
-    room: Room,
+    /// How many bytes are free.
+    free_bytes: Box<dyn Fn() -> u64 + Send>,
     /// What is left free, as others write meanwhile, and all that is replaced
     /// stays until the tree turns to another memtable.
     kept_bytes: u64,
+    fineness: u32,
+    may_take_apart: bool,
     is_stopped: Arc<AtomicBool>,
 }
 
 impl Steps {
     /// Writes the whole tree anew.
     fn all_at_once(&self) -> fjall::Result<Ended> {
-        let Self { keyspace, room, .. } = self;
+        let Self { keyspace, .. } = self;
         let begun = Instant::now();
         let before = keyspace.disk_space();
         if !write_memtables(keyspace)? {
-            return Ok(Ended::Early);
+            return Ok(Ended::Early { has_moved: false });
         }
         // What one finds to be of no use the next ones remove.
         let mut waste = u64::MAX;
         loop {
             if self.is_stopped.load(Ordering::Relaxed) {
-                return Ok(Ended::Early);
+                return Ok(Ended::Early { has_moved: false });
             }
             keyspace.tree.major_compact(TABLE_BYTES, self.not_read_any_more())?;
             let waste_before = mem::replace(&mut waste, keyspace.fragmented_blob_bytes());
             if waste < keyspace.disk_space() / WASTE_SHARE || waste == waste_before {
                 break;
             }
-            if !fits_whole(keyspace, room, tree_bytes(keyspace)) {
-                return Ok(Ended::Early);
+            if !self.fits_whole(tree_bytes(keyspace)) {
+                return Ok(Ended::Early { has_moved: true });
             }
         }
         let (after, took) = (keyspace.disk_space(), begun.elapsed().as_millis());
@@ -340,36 +365,43 @@ impl Steps {
 
     /// Takes one step after the other towards `aim`.
     fn one_by_one(&self, aim: Aim) -> fjall::Result<Ended> {
-        let Self { keyspace, room, is_stopped, .. } = self;
+        let Self { keyspace, is_stopped, .. } = self;
         let begun = Instant::now();
         if aim == Aim::Order && !write_memtables(keyspace)? {
-            return Ok(Ended::Early);
+            return Ok(Ended::Early { has_moved: false });
         }
         let before = shape_of(keyspace);
         let mut shape = before.clone();
         let ended = loop {
+            let has_moved = before.last_bytes() != shape.last_bytes();
             if is_stopped.load(Ordering::Relaxed) || !self.fits(aim, &shape.files) {
-                break Ended::Early;
+                break Ended::Early { has_moved };
             }
             if aim == Aim::Order && is_in_order(&shape.files) && unsorted_files(keyspace) == 1 {
-                // A single file would go as it is. There is another one once
-                // the tree has turned to another memtable.
-                break Ended::Early;
+                // A single file would go as it is. There is another one, with
+                // keys from all over it, once the tree has turned to another
+                // memtable.
+                break Ended::Early { has_moved };
             }
             if !self.step(aim, &mut shape)? {
                 if aim == Aim::Upkeep || is_in_order(&shape.files) {
                     break Ended::Done;
                 }
-                // What is above has the keys of more than one step may take.
-                if shape.bytes < WHOLE_BYTES_MAX && fits_whole(keyspace, room, self.left_bytes()?) {
+                // What is above has the keys of more than one step may take,
+                // unless what was replaced takes the room for that.
+                if has_moved {
+                    break Ended::Early { has_moved };
+                }
+                if self.may_take_apart && self.unsort()? {
+                    break Ended::TakenApart;
+                }
+                if shape.bytes < WHOLE_BYTES_MAX && self.fits_whole(self.left_bytes()?) {
                     return self.all_at_once();
                 }
-                // Unless what it has replaced takes the room that they need.
-                let moved_bytes = before.above_bytes.saturating_sub(shape.above_bytes);
-                let is_stuck = moved_bytes < FINE_TABLE_BYTES;
-                break if is_stuck { Ended::Stuck } else { Ended::Early };
+                break Ended::Stuck;
             }
         };
+        shape = shape_of(keyspace);
         let took = begun.elapsed().as_millis();
         log::debug!("{aim:?} {ended:?} in {took} ms: {before:?} is {shape:?}");
         Ok(ended)
@@ -377,12 +409,12 @@ impl Steps {
 
     /// Takes one step towards `aim`. Says whether there was one.
     fn step(&self, aim: Aim, shape: &mut Shape) -> fjall::Result<bool> {
-        let steps = match aim {
-            Aim::Upkeep => vec![files_merged(UNSORTED_FILES_MAX, TABLE_BYTES)],
+        let steps: Vec<Step> = match aim {
+            Aim::Upkeep => vec![Arc::new(files_merged(UNSORTED_FILES_MAX, TABLE_BYTES))],
             Aim::Order => self.steps_to_order(&shape.files),
         };
         for step in steps {
-            self.keyspace.tree.compact(Arc::new(step), self.not_read_any_more())?;
+            self.keyspace.tree.compact(step, self.not_read_any_more())?;
             let now = shape_of(&self.keyspace);
             if now != *shape {
                 *shape = now;
@@ -395,50 +427,108 @@ impl Steps {
     /// Whether there is room for a step of a tree with so many files in each
     /// level.
     fn fits(&self, aim: Aim, files: &[usize]) -> bool {
-        let Self { keyspace, room, .. } = self;
+        let keyspace = &self.keyspace;
         match aim {
-            Aim::Upkeep => upkeep_needs(keyspace) <= room.free_bytes(),
-            Aim::Order if is_in_order(files) => first_levels_bytes(keyspace) <= self.spare_bytes(),
-            Aim::Order => STEP_FILES_MAX * FINE_TABLE_BYTES <= self.spare_bytes(),
+            Aim::Upkeep => upkeep_needs(keyspace) <= (self.free_bytes)(),
+            Aim::Order if is_in_order(files) => unsorted_bytes(keyspace) <= self.spare_bytes(),
+            Aim::Order => STEP_FILES_MAX * STEP_TABLE_BYTES_MIN <= self.spare_bytes(),
         }
+    }
+
+    /// Whether the tree can be written anew as a whole if `left_bytes` are left
+    /// of it: with those of the values apart that the database writes anew as
+    /// well.
+    fn fits_whole(&self, left_bytes: u64) -> bool {
+        let needed = 2 * left_bytes + apart_needs(&self.keyspace);
+        tree_bytes(&self.keyspace) < WHOLE_BYTES_MAX && needed < (self.free_bytes)()
     }
 
     /// What a step towards order may take for keys and the values with them.
     fn spare_bytes(&self) -> u64 {
         let kept = self.kept_bytes + apart_needs(&self.keyspace);
-        self.room.free_bytes().saturating_sub(kept)
+        (self.free_bytes)().saturating_sub(kept)
     }
 
     /// The steps towards order that there is room for, of a tree with so many
     /// files in each level. The first that finds something to do is the one.
-    fn steps_to_order(&self, files: &[usize]) -> Vec<Leveled> {
-        let bytes = self.spare_bytes();
-        if is_in_order(files) {
+    fn steps_to_order(&self, files: &[usize]) -> Vec<Step> {
+        let mut levels: Vec<(u8, usize)> = (1..).zip(sorted_files(files).to_vec()).collect();
+        let deepest = levels.last().map_or(0, |&(level, _)| level);
+        levels.retain(|&(_, files)| files > 0);
+        let Some(&(lowest, _)) = levels.last() else {
             // What is unsorted goes to a level of its own, in files so small
             // that each has the keys of few others;
-            let step_bytes = (STEP_SHARE * TABLE_BYTES).min(bytes / 2);
-            let bytes = unsorted_bytes(&self.keyspace).saturating_mul(step_bytes)
-                / tree_bytes(&self.keyspace).max(1);
-            return vec![files_merged(1, bytes.clamp(FINE_TABLE_BYTES, TABLE_BYTES))];
-        }
+            let bytes = self.fine_bytes(unsorted_bytes(&self.keyspace));
+            return vec![Arc::new(files_merged(1, bytes))];
+        };
         // and from there to the last one, file by file: no level may hold
-        // anything where there may be no unsorted file.
-        let largest = (bytes / STEP_FILES_MAX).min(TABLE_BYTES);
-        let sizes = iter::successors(Some(largest), |bytes| Some(bytes / 2));
-        let sizes: Vec<u64> = sizes.take_while(|&bytes| bytes >= FINE_TABLE_BYTES).collect();
-        let of_ratio =
-            |ratio| move |&bytes: &u64| files_merged(1, bytes).with_level_ratio_policy(vec![ratio]);
-        let all = sizes.iter().map(|&bytes| files_merged(0, bytes));
-        // The same for all levels but the first, which may have nothing that
-        // can go.
-        let mut steps: Vec<Leveled> = all.chain(sizes.iter().map(of_ratio(NO_RATIO))).collect();
-        // Where a file has the keys of too many below it, what the first level
-        // that holds anything has is written anew in smaller files, with what
-        // comes in from above or with what is below it.
-        if first_levels_bytes(&self.keyspace) <= bytes {
-            steps.extend(sizes.iter().rev().map(of_ratio(ANY_RATIO)));
+        // anything where there may be no unsorted file. One with an empty level
+        // below it would be the last to be looked at.
+        let mut steps: Vec<Step> = Vec::new();
+        if lowest < deepest {
+            steps.push(Arc::new(MoveDown(lowest, deepest)));
+        }
+        let largest = (self.spare_bytes() / STEP_FILES_MAX).min(TABLE_BYTES);
+        let sizes = iter::successors(Some(largest), |bytes| Some(bytes / 2))
+            .take_while(|&bytes| bytes >= STEP_TABLE_BYTES_MIN);
+        steps.extend(sizes.map(|bytes| Arc::new(files_merged(0, bytes)) as Step));
+        // Where the files of the lowest level have the keys of too many, those
+        // above come to them, and they are taken apart.
+        if levels.len() > 1 {
+            let above_bytes = shape_of(&self.keyspace).above_bytes;
+            let bytes = self.fine_bytes(above_bytes).min(largest);
+            let first_merged = |unsorted: u64| -> Step {
+                let unsorted = u8::try_from(unsorted).unwrap_or(u8::MAX);
+                Arc::new(files_merged(unsorted, bytes).with_level_ratio_policy(vec![ANY_RATIO]))
+            };
+            steps.push(first_merged(1 + unsorted_files(&self.keyspace)));
+            if first_levels_bytes(&self.keyspace) <= self.spare_bytes() {
+                steps.push(first_merged(1));
+            }
         }
         steps
+    }
+
+    /// How large files are to be, of which there are `bytes` above the last
+    /// level, for each to have the keys of no more below than a step can take.
+    fn fine_bytes(&self, bytes: u64) -> u64 {
+        let step_bytes = (STEP_SHARE * TABLE_BYTES).min(self.spare_bytes() / 2);
+        let bytes = bytes.saturating_mul(step_bytes) / tree_bytes(&self.keyspace).max(1);
+        (bytes >> (2 * self.fineness)).clamp(FINE_TABLE_BYTES, TABLE_BYTES)
+    }
+
+    /// Has all that is above the last level be unsorted, to be sorted into
+    /// smaller files once there is another unsorted one; or takes steps towards
+    /// that. Says whether there was any.
+    fn unsort(&self) -> fjall::Result<bool> {
+        let tree = &self.keyspace.tree;
+        let mut has_begun = false;
+        loop {
+            let mut above: Vec<(u8, u64)> = (0..).zip(level_bytes(&self.keyspace)).collect();
+            above.pop();
+            above.retain(|&(_, bytes)| bytes > 0);
+            match above[..] {
+                [] => return Ok(has_begun),
+                [(level, _)] => {
+                    // As it is to where unsorted files are. None must come there
+                    // before it, which only what was in memory could.
+                    let _lock = tree.get_flush_lock();
+                    if unsorted_files(&self.keyspace) == 0 {
+                        tree.compact(Arc::new(MoveDown(level, 0)), self.not_read_any_more())?;
+                    }
+                    return Ok(true);
+                }
+                [.., (upper, upper_bytes), (lower, lower_bytes)] => {
+                    let bytes_max = self.spare_bytes().min(WHOLE_BYTES_MAX);
+                    if upper_bytes + lower_bytes > bytes_max {
+                        return Ok(has_begun);
+                    }
+                    let into = Arc::new(PullDown(upper, lower));
+                    tree.compact(into, self.not_read_any_more())?;
+                    has_begun = true;
+                }
+            }
+        }
     }
 
     /// What the tree's files would have if it was written anew. Reads all keys.
@@ -456,13 +546,6 @@ impl Steps {
     }
 }
 
-/// Whether the tree can be written anew as a whole if `left_bytes` are left of
-/// it: with those of the values apart that the database writes anew as well.
-fn fits_whole(keyspace: &Keyspace, room: &Room, left_bytes: u64) -> bool {
-    let needed = 2 * left_bytes + apart_needs(keyspace);
-    tree_bytes(keyspace) < WHOLE_BYTES_MAX && needed < room.free_bytes()
-}
-
 /// The room that a step needs for values that are kept apart.
 fn apart_needs(keyspace: &Keyspace) -> u64 {
     keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(APART_STEP_SHARE)
@@ -476,8 +559,12 @@ fn files_merged(unsorted: u8, table_bytes: u64) -> Leveled {
 
 /// Whether there is nothing between what is unsorted and the last level.
 fn is_in_order(files: &[usize]) -> bool {
-    let last = files.len().saturating_sub(1);
-    files.iter().take(last).skip(1).all(|&files| files == 0)
+    sorted_files(files).iter().all(|&files| files == 0)
+}
+
+/// The files of the levels between what is unsorted and the last one.
+fn sorted_files(files: &[usize]) -> &[usize] {
+    if let [_unsorted, sorted @ .., _last] = files { sorted } else { &[] }
 }
 
 /// The files of a tree.
@@ -488,6 +575,12 @@ struct Shape {
     bytes: u64,
     /// The bytes of those above the last level.
     above_bytes: u64,
+}
+
+impl Shape {
+    fn last_bytes(&self) -> u64 {
+        self.bytes.saturating_sub(self.above_bytes)
+    }
 }
 
 fn shape_of(keyspace: &Keyspace) -> Shape {

@@ -46,8 +46,10 @@ impl Tree {
         Steps {
             database: self.database.clone(),
             keyspace: self.keyspace().clone(),
-            room: self.room(),
+            free_bytes: Box::new(|| u64::MAX),
             kept_bytes: 0,
+            fineness: 0,
+            may_take_apart: true,
             is_stopped: Arc::default(),
         }
     }
@@ -110,7 +112,7 @@ fn a_job_that_is_stopped_is_gone_on_with() {
     tree.write(0..90, None);
     let steps = tree.steps();
     steps.is_stopped.store(true, Ordering::Relaxed);
-    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Early)));
+    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Early { .. })));
 
     let mut tidying = Tidying { unfinished: Some(Aim::Order), ..Tidying::default() };
     tree.begin(&mut tidying, Occasion::Written);
@@ -147,7 +149,8 @@ fn what_no_step_can_take_is_written_anew_as_a_whole() {
     // By itself it would have waited for another one, to be taken apart.
     let as_it_is = Arc::new(files_merged(1, TABLE_BYTES));
     tree.keyspace().tree.compact(as_it_is, 0).expect("it is moved");
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
+    let steps = Steps { may_take_apart: false, ..tree.steps() };
+    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Done)));
     let left = tree_bytes(tree.keyspace());
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).filter(is_deleted), None);
@@ -161,14 +164,149 @@ fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
     tree.keyspace().tree.major_compact(TABLE_BYTES, 0).expect("it is in the last level");
     tree.write((0..KEYS).step_by(2), None);
     let full = tree_bytes(tree.keyspace());
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Early)));
+    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Early { .. })));
     assert_eq!(unsorted_files(tree.keyspace()), 1);
-    tree.generation.mark(&tree.database).expect("it is written");
+    tree.generation.span(&tree.database).expect("it is written");
     assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
     let left = tree_bytes(tree.keyspace());
     assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).step_by(2), None);
     tree.holds((1..KEYS).step_by(2), Some(&[b'x'; 1000]));
+}
+
+/// A tree of many keys, and what it is to hold: a thousand times a letter each.
+struct Letters {
+    tree: Tree,
+    expected: Vec<Option<u8>>,
+}
+
+impl Letters {
+    /// All `a`, in small files of the last level.
+    fn new() -> Self {
+        let mut letters = Self { tree: Tree::new(), expected: vec![None; 20_000] };
+        letters.write(1, 1, Some(b'a'));
+        let tree = &letters.tree.keyspace().tree;
+        tree.major_compact(STEP_TABLE_BYTES_MIN, 0).expect("it is in the last level");
+        letters
+    }
+
+    /// Writes every so manyth key from one on.
+    fn write(&mut self, first: usize, each: usize, letter: Option<u8>) {
+        let keys = || (first..self.expected.len()).step_by(each);
+        self.tree.write(keys(), letter.map(|letter| [letter; 1000]).as_ref().map(|it| &it[..]));
+        for expected in self.expected.iter_mut().skip(first).step_by(each) {
+            *expected = letter;
+        }
+    }
+
+    /// Has the next file have keys from all over.
+    fn span(&self) {
+        self.tree.generation.span(&self.tree.database).expect("it is written");
+    }
+
+    /// Merges what is unsorted into a level, as one file.
+    fn merge_into(&self, level: u8) {
+        let strategy = Arc::new(PullDown(0, level));
+        self.tree.keyspace().tree.compact(strategy, 0).expect("it is merged");
+    }
+
+    /// Takes jobs until all is in order where `free_bytes` are free, but for a
+    /// file that has keys from all over and nothing else. Says in how many of
+    /// them files were taken apart.
+    fn put_in_order(&self, free_bytes: u64) -> u32 {
+        const JOBS_MAX: usize = 12;
+        let mut fineness = 0;
+        for _ in 0..JOBS_MAX {
+            let mut steps = self.tree.steps();
+            steps.free_bytes = Box::new(move || free_bytes);
+            steps.fineness = fineness;
+            steps.may_take_apart = fineness < FINENESS_MAX;
+            match steps.one_by_one(Aim::Order).expect("nothing fails") {
+                Ended::Done => return fineness,
+                Ended::Early { .. } => {}
+                Ended::TakenApart => fineness += 1,
+                Ended::Stuck => {
+                    let above_bytes = shape_of(self.tree.keyspace()).above_bytes;
+                    assert!(above_bytes < 4096, "no step is small enough for {above_bytes}");
+                    return fineness;
+                }
+            }
+            self.span();
+            self.tree.write([], None);
+        }
+        panic!("there is no end to it");
+    }
+
+    fn hold(&self) {
+        for (key, letter) in self.expected.iter().enumerate() {
+            let value = letter.map(|letter| [letter; 1000]);
+            self.tree.holds([key], value.as_ref().map(|it| &it[..]));
+        }
+    }
+}
+
+/// What was deleted is in files of which each has the keys of more than a step
+/// can take; what was written last stays what is read.
+#[test]
+fn files_that_no_step_can_take_are_taken_apart() {
+    let mut letters = Letters::new();
+    let full = tree_bytes(letters.tree.keyspace());
+    letters.write(10, 20, None);
+    letters.write(1, 500, None);
+    letters.write(5, 500, Some(b'b'));
+    letters.merge_into(5);
+    letters.write(20, 20, None);
+    letters.write(1, 500, Some(b'c'));
+    letters.write(5, 1000, Some(b'c'));
+    letters.merge_into(4);
+    letters.write(5, 2000, Some(b'd'));
+    assert!(letters.put_in_order(6 << 20) > 0, "no file was too large");
+    let left = tree_bytes(letters.tree.keyspace());
+    assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
+    letters.hold();
+}
+
+/// Less than there is above the last level.
+const FREE_BYTES: u64 = 9 << 19;
+
+/// The same where all that is above the last level is more than can be merged
+/// at once.
+#[test]
+fn levels_that_no_step_can_take_are_merged_file_by_file() {
+    let mut letters = Letters::new();
+    for (first, letter, level) in [(1, b'b', 5), (3, b'c', 4)] {
+        letters.span();
+        letters.write(5 * (first - 1) + 10, 20, None);
+        letters.write(first, 8, Some(letter));
+        letters.merge_into(level);
+    }
+    let [.., upper, lower, _last] = level_bytes(letters.tree.keyspace())[..] else {
+        panic!("there are levels")
+    };
+    assert!(upper.max(lower) < FREE_BYTES && FREE_BYTES < upper + lower, "{upper}, {lower}");
+    letters.put_in_order(FREE_BYTES);
+    letters.hold();
+}
+
+/// A file with keys from all over the tree does not keep what is below it from
+/// going on.
+#[test]
+fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
+    let mut letters = Letters::new();
+    letters.write(10, 10, None);
+    letters.write(1, 8, Some(b'b'));
+    letters.write(3, 8, Some(b'c'));
+    let tree = &letters.tree.keyspace().tree;
+    tree.compact(Arc::new(files_merged(1, 128 << 10)), 0).expect("it is in small files");
+    tree.compact(Arc::new(MoveDown(5, 4)), 0).expect("they are moved");
+    letters.span();
+    letters.tree.write([], None);
+    letters.merge_into(3);
+    let Shape { files, above_bytes, .. } = shape_of(letters.tree.keyspace());
+    assert!(matches!(files[..], [0, 0, 0, 1, many, 0, _] if many > 20), "{files:?}");
+    assert!(above_bytes > FREE_BYTES, "{above_bytes}");
+    letters.put_in_order(FREE_BYTES);
+    letters.hold();
 }
 
 #[test]
