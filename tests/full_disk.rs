@@ -404,6 +404,23 @@ fn what_is_deleted_all_over_a_full_disk_makes_room() {
     large.holds_below(stored / DELETED * DELETED, |number| number.is_multiple_of(DELETED));
 }
 
+/// What was only in memory is no longer reckoned with once it was cleared.
+#[test]
+fn what_was_cleared_gives_its_room_back() {
+    const ROUNDS: usize = 40;
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let store = Durable::open(place.directory.path()).expect("an empty directory");
+    for round in 0..ROUNDS {
+        for key in ["one", "two", "three"] {
+            let entry = Entry::new(vec![b'x'; 3 << 20].into());
+            let outcome = store.set(Key::new(key).expect("a key"), entry);
+            assert!(outcome.is_ok(), "{round}: {outcome:?}");
+        }
+        store.clear().expect("it is cleared");
+    }
+}
+
 /// Expired entries are swept to make room, but for those that a change was
 /// decided on which is not committed yet.
 #[test]

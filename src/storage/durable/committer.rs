@@ -164,7 +164,7 @@ impl Committer {
     /// that was taken and belongs to no batch.
     fn take_batch(&mut self, key: Key, action: Action, done: Done) -> Option<Message> {
         let mut batch = Batch::begin();
-        let mut spare_bytes = self.room.spare_bytes();
+        let mut spare_bytes = self.spare_bytes();
         self.add(&mut batch, &mut spare_bytes, key, action, done);
         if self.has_company {
             // Whoever is just about to write again gets to it in time.
@@ -212,12 +212,17 @@ impl Committer {
         if is_due && self.failed.is_none() {
             // A failure was logged.
             self.guarded(|committer| committer.make_room(needed_bytes, until)).ok();
-            if self.room.spare_bytes() < needed_bytes {
+            if self.spare_bytes() < needed_bytes {
                 let wait = begun.elapsed().min(MAKE_ROOM_INTERVAL_MAX);
                 self.make_room_at = Instant::now() + wait;
             }
         }
-        self.room.spare_bytes()
+        self.spare_bytes()
+    }
+
+    /// How many bytes can be written while enough is kept free.
+    fn spare_bytes(&self) -> u64 {
+        self.room.spare_bytes(self.generation.keyspace())
     }
 
     /// Takes what has expired by a moment, or was deleted, off the disk until
@@ -232,7 +237,7 @@ impl Committer {
             if self.tidying.has_old_files() {
                 self.let_go()?;
             }
-            let (bytes, took) = (self.room.spare_bytes(), begun.elapsed());
+            let (bytes, took) = (self.spare_bytes(), begun.elapsed());
             let (enough, patience) = if bytes < needed_bytes {
                 (needed_bytes, MAKE_ROOM_PATIENCE)
             } else {
@@ -389,7 +394,7 @@ impl Committer {
             self.tidying.has_finished();
             self.begin_to_tidy(Occasion::Written);
             if self.is_unsorted() && !self.tidying.is_at_work() {
-                let is_full = self.room.spare_bytes() == 0;
+                let is_full = self.spare_bytes() == 0;
                 let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
                 return Err(io::Error::from(kind).into());
             }
@@ -411,7 +416,7 @@ impl Committer {
         if self.guarded(|committer| committer.database.persist(PersistMode::Buffer)).is_ok()
             && self.status.outage().is_some()
         {
-            self.note_room(self.room.spare_bytes() > 0);
+            self.note_room(self.spare_bytes() > 0);
         }
         if self.last_write.elapsed() > LOOK_INTERVAL {
             self.tidy(Occasion::Idle);
@@ -455,7 +460,7 @@ impl Committer {
 
     /// Takes no more writes before the next start.
     fn fail(&mut self, err: &fjall::Error) -> Error {
-        let is_full = is_full(err) || self.room.spare_bytes() == 0;
+        let is_full = is_full(err) || self.spare_bytes() == 0;
         let outage = if is_full { Outage::DiskFull } else { Outage::DiskFailed };
         log::error!("writing has failed, so nothing more is written before the next start: {err}");
         self.failed = Some(outage);

@@ -178,7 +178,7 @@ impl Tidying {
         if self.job.is_some() || has_failed {
             return;
         }
-        let is_short = room.spare_bytes() < UNSORTED_BYTES_MAX_SHORT;
+        let is_short = room.spare_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT;
         let Some(aim) = self.aim(keyspace, occasion, is_short) else { return };
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
