@@ -71,8 +71,9 @@ const FINE_TABLE_BYTES: u64 = 1 << 10;
 const FINENESS_MAX: u32 = 3;
 
 /// A level that may be so many times larger than the one above it is never too
-/// large.
-const ANY_RATIO: f32 = 1e9;
+/// large, or always.
+const ANY_RATIO: f32 = 1e37;
+const NO_RATIO: f32 = 1e-37;
 
 /// How long the last changes may take to reach a file.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -474,17 +475,21 @@ impl Steps {
         steps.extend(sizes.map(|bytes| Arc::new(files_merged(0, bytes)) as Step));
         // Where the files of the lowest level have the keys of too many, those
         // above come to them, and they are taken apart.
-        if levels.len() > 1 {
-            let above_bytes = shape_of(&self.keyspace).above_bytes;
-            let bytes = self.fine_bytes(above_bytes).min(largest);
-            let first_merged = |unsorted: u64| -> Step {
-                let unsorted = u8::try_from(unsorted).unwrap_or(u8::MAX);
-                Arc::new(files_merged(unsorted, bytes).with_level_ratio_policy(vec![ANY_RATIO]))
-            };
-            steps.push(first_merged(1 + unsorted_files(&self.keyspace)));
-            if first_levels_bytes(&self.keyspace) <= self.spare_bytes() {
-                steps.push(first_merged(1));
+        let [(first, _), .., _] = levels[..] else { return steps };
+        let bytes = self.fine_bytes(shape_of(&self.keyspace).above_bytes).min(largest);
+        let files = u8::try_from(1 + unsorted_files(&self.keyspace)).unwrap_or(u8::MAX);
+        for &(level, _) in levels.iter().rev().skip(1) {
+            // By what each level may be larger than the one above it: what this
+            // one is too large by is more than for any other.
+            let mut ratios = vec![1.0; usize::from(level - first)];
+            if let Some(ratio) = ratios.last_mut() {
+                *ratio = NO_RATIO;
             }
+            ratios.push(ANY_RATIO);
+            steps.push(Arc::new(files_merged(files, bytes).with_level_ratio_policy(ratios)));
+        }
+        if first_levels_bytes(&self.keyspace) <= self.spare_bytes() {
+            steps.push(Arc::new(files_merged(1, bytes).with_level_ratio_policy(vec![ANY_RATIO])));
         }
         steps
     }

@@ -269,21 +269,47 @@ fn files_that_no_step_can_take_are_taken_apart() {
 /// Less than there is above the last level.
 const FREE_BYTES: u64 = 9 << 19;
 
-/// The same where all that is above the last level is more than can be merged
-/// at once.
+/// The same where any two of the levels are more than can be merged at once.
 #[test]
 fn levels_that_no_step_can_take_are_merged_file_by_file() {
-    let mut letters = Letters::new();
-    for (first, letter, level) in [(1, b'b', 5), (3, b'c', 4)] {
-        letters.span();
-        letters.write(5 * (first - 1) + 10, 20, None);
-        letters.write(first, 8, Some(letter));
-        letters.merge_into(level);
+    let all = [(1, b'b', 5), (3, b'c', 4), (7, b'd', 3), (6, b'e', 2)];
+    for levels in (2..=all.len()).map(|count| &all[..count]) {
+        let mut letters = Letters::new();
+        for &(first, letter, level) in levels {
+            letters.span();
+            letters.write(5 * first + 1, 40, None);
+            letters.write(first, 8, Some(letter));
+            letters.merge_into(level);
+        }
+        let bytes: Vec<u64> = level_bytes(letters.tree.keyspace())[1..6].to_vec();
+        let bytes: Vec<u64> = bytes.into_iter().filter(|&bytes| bytes > 0).collect();
+        assert!(bytes.len() == levels.len(), "{bytes:?}");
+        assert!(
+            bytes.iter().all(|bytes| (FREE_BYTES / 2..FREE_BYTES).contains(bytes)),
+            "{bytes:?}"
+        );
+        letters.put_in_order(FREE_BYTES);
+        letters.hold();
     }
-    let [.., upper, lower, _last] = level_bytes(letters.tree.keyspace())[..] else {
-        panic!("there are levels")
-    };
-    assert!(upper.max(lower) < FREE_BYTES && FREE_BYTES < upper + lower, "{upper}, {lower}");
+}
+
+/// The same where only the levels in between can be merged.
+#[test]
+fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
+    let mut letters = Letters::new();
+    letters.write(3, 5, Some(b'c'));
+    letters.write(8, 100, None);
+    let tree = letters.tree.keyspace().tree.clone();
+    tree.compact(Arc::new(files_merged(1, 128 << 10)), 0).expect("it is in small files");
+    tree.compact(Arc::new(MoveDown(5, 4)), 0).expect("they are moved");
+    // Of other keys, so it may come to be below them.
+    letters.write(1, 10, Some(b'b'));
+    letters.merge_into(5);
+    letters.span();
+    letters.write(5, 40, Some(b'd'));
+    letters.merge_into(3);
+    let Shape { files, .. } = shape_of(letters.tree.keyspace());
+    assert!(matches!(files[..], [0, 0, 0, 1, many, 1, _] if many > 20), "{files:?}");
     letters.put_in_order(FREE_BYTES);
     letters.hold();
 }
