@@ -404,6 +404,28 @@ fn what_is_deleted_all_over_a_full_disk_makes_room() {
     large.holds_below(stored / DELETED * DELETED, |number| number.is_multiple_of(DELETED));
 }
 
+/// On a small disk there may be no room for a single step, but for all that is
+/// left once most is deleted.
+#[test]
+fn most_that_is_deleted_on_a_small_disk_makes_room() {
+    /// All but one in so many are deleted.
+    const KEPT: u64 = 50;
+    let Some(disk) = Disk::new(200) else { return };
+    let place = disk.place();
+    let large = Large::new(&place);
+    Large::all(|_| while large.set_next(|_| None) {});
+    let stored = large.numbers();
+    Large::all(|writer| {
+        let numbers = (0..stored).filter(|it| it % Large::WRITERS == writer);
+        for number in numbers.filter(|number| !number.is_multiple_of(KEPT)) {
+            large.store.delete(&Large::key(number)).expect("it is deleted");
+        }
+    });
+    let more = stored / 4 / Large::WRITERS;
+    Large::all(|_| (0..more).for_each(|_| assert!(large.set_next(|_| None), "refused")));
+    large.holds_below(stored, |number| !number.is_multiple_of(KEPT));
+}
+
 /// What was only in memory is no longer reckoned with once it was cleared.
 #[test]
 fn what_was_cleared_gives_its_room_back() {

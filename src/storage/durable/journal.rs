@@ -84,6 +84,27 @@ fn unreadable(err: io::Error) -> OpenError {
     OpenError::io("its journal cannot be read", err)
 }
 
+/// How much of the disk the journals of a database take. They are made as long
+/// as they may become, and take it only as they are written.
+pub(super) fn disk_bytes(data: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for journal in journals(data)? {
+        bytes += allocated_bytes(&journal.metadata()?);
+    }
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+fn allocated_bytes(file: &fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    file.blocks() * 512
+}
+
+#[cfg(not(unix))]
+fn allocated_bytes(file: &fs::Metadata) -> u64 {
+    file.len()
+}
+
 /// The journals of a database, oldest first.
 fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();

@@ -79,12 +79,12 @@ impl Durable {
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let committer = Committer::new(
-            database.clone(),
+            database,
             generation,
             Arc::clone(&current),
             Arc::clone(&pins),
             Arc::clone(&status),
-            Room::new(data, database),
+            Room::new(data),
             queue,
         );
         let committer = thread::Builder::new()

@@ -1,7 +1,8 @@
 //! How much room the disk has.
 
 use super::generation::MEMTABLE_BYTES;
-use fjall::{AbstractTree as _, Database, Keyspace};
+use super::journal;
+use fjall::{AbstractTree as _, Keyspace};
 use std::path::{Path, PathBuf};
 
 /// What is kept free, in bytes: the tree needs room to put its files in order.
@@ -27,12 +28,11 @@ const JOURNAL_SHARE: u64 = 8;
 #[derive(Clone)]
 pub(super) struct Room {
     folder: PathBuf,
-    database: Database,
 }
 
 impl Room {
-    pub(super) fn new(folder: PathBuf, database: Database) -> Self {
-        Self { folder, database }
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -56,8 +56,13 @@ impl Room {
             let full = keyspace.tree.sealed_memtable_count() as u64 * MEMTABLE_BYTES;
             let unwritten = keyspace.tree.active_memtable().size() + full;
             let kept = reserve + journal_max / 2 + unwritten;
-            let journal = self.database.journal_disk_space().unwrap_or(0);
-            (free + journal.min(journal_max)).saturating_sub(kept)
+            let spare = free.saturating_sub(kept);
+            if spare >= journal_max {
+                return spare;
+            }
+            // It is near enough to look closer.
+            let journal = journal::disk_bytes(&self.folder).unwrap_or(0).min(journal_max);
+            (free + journal).saturating_sub(kept).min(journal_max)
         })
     }
 

@@ -195,7 +195,8 @@ impl Tidying {
             is_stopped: Arc::clone(&is_stopped),
         };
         let is_whole = aim == Aim::Order && steps.fits_whole(tree_bytes(keyspace));
-        if !is_whole && !steps.fits(aim, &shape_of(keyspace).files) {
+        let may_fit_whole = aim == Aim::Order && tree_bytes(keyspace) < WHOLE_BYTES_MAX;
+        if !may_fit_whole && !steps.fits(aim, &shape_of(keyspace).files) {
             return;
         }
         let work = move || if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) };
@@ -375,8 +376,17 @@ impl Steps {
         let mut shape = before.clone();
         let ended = loop {
             let has_moved = before.last_bytes() != shape.last_bytes();
-            if is_stopped.load(Ordering::Relaxed) || !self.fits(aim, &shape.files) {
+            if is_stopped.load(Ordering::Relaxed) {
                 break Ended::Early { has_moved };
+            }
+            if !self.fits(aim, &shape.files) {
+                if aim == Aim::Upkeep || shape != before {
+                    break Ended::Early { has_moved };
+                }
+                if self.is_left_to_fit_whole()? {
+                    return self.all_at_once();
+                }
+                break Ended::Stuck;
             }
             if aim == Aim::Order && is_in_order(&shape.files) && unsorted_files(keyspace) == 1 {
                 // A single file would go as it is. There is another one, with
@@ -396,7 +406,7 @@ impl Steps {
                 if self.may_take_apart && self.unsort()? {
                     break Ended::TakenApart;
                 }
-                if shape.bytes < WHOLE_BYTES_MAX && self.fits_whole(self.left_bytes()?) {
+                if self.is_left_to_fit_whole()? {
                     return self.all_at_once();
                 }
                 break Ended::Stuck;
@@ -507,14 +517,18 @@ impl Steps {
     /// that. Says whether there was any.
     fn unsort(&self) -> fjall::Result<bool> {
         let tree = &self.keyspace.tree;
+        let bytes_max = || self.spare_bytes().min(WHOLE_BYTES_MAX);
         let mut has_begun = false;
-        loop {
+        // One level after the other, and what they come to.
+        for _ in level_bytes(&self.keyspace) {
+            if self.is_stopped.load(Ordering::Relaxed) {
+                break;
+            }
             let mut above: Vec<(u8, u64)> = (0..).zip(level_bytes(&self.keyspace)).collect();
             above.pop();
             above.retain(|&(_, bytes)| bytes > 0);
             match above[..] {
-                [] => return Ok(has_begun),
-                [(level, _)] => {
+                [(level, bytes)] if bytes <= bytes_max() => {
                     // As it is to where unsorted files are. None must come there
                     // before it, which only what was in memory could.
                     let _lock = tree.get_flush_lock();
@@ -523,26 +537,29 @@ impl Steps {
                     }
                     return Ok(true);
                 }
-                [.., (upper, upper_bytes), (lower, lower_bytes)] => {
-                    let bytes_max = self.spare_bytes().min(WHOLE_BYTES_MAX);
-                    if upper_bytes + lower_bytes > bytes_max {
-                        return Ok(has_begun);
-                    }
+                [.., (upper, upper_bytes), (lower, lower_bytes)]
+                    if upper_bytes + lower_bytes <= bytes_max() =>
+                {
                     let into = Arc::new(PullDown(upper, lower));
                     tree.compact(into, self.not_read_any_more())?;
                     has_begun = true;
                 }
+                _ => break,
             }
         }
+        Ok(has_begun)
     }
 
-    /// What the tree's files would have if it was written anew. Reads all keys.
-    fn left_bytes(&self) -> fjall::Result<u64> {
+    /// Whether so little is left of the tree that it can be written anew as a
+    /// whole. Reads all keys, unless it is too large.
+    fn is_left_to_fit_whole(&self) -> fjall::Result<bool> {
         let mut bytes = 0;
-        for entry in self.keyspace.iter() {
+        let mut entries = self.keyspace.iter();
+        while self.fits_whole(bytes) {
+            let Some(entry) = entries.next() else { return Ok(true) };
             bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(APART_BYTES_MIN));
         }
-        Ok(bytes)
+        Ok(false)
     }
 
     /// Versions of keys before this one have no readers.
@@ -632,9 +649,10 @@ fn first_levels_bytes(keyspace: &Keyspace) -> u64 {
 /// The room that a step of upkeep needs until what it replaces is gone.
 fn upkeep_needs(keyspace: &Keyspace) -> u64 {
     // All of the unsorted files go at once. Where there are more of them than
-    // usual the others are small.
+    // usual the others are small, or they were sorted before.
     let unsorted = unsorted_files(keyspace).min(UNSORTED_FILES_MAX.into());
     let step_bytes = (unsorted * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES);
+    let step_bytes = step_bytes.max(unsorted_bytes(keyspace));
     step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + apart_needs(keyspace)
 }
 

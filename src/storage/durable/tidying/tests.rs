@@ -26,7 +26,7 @@ impl Tree {
     }
 
     fn room(&self) -> Room {
-        Room::new(self.folder.path().to_owned(), self.database.clone())
+        Room::new(self.folder.path().to_owned())
     }
 
     /// Writes into a file of their own what the tree did not hold before.
