@@ -250,7 +250,10 @@ impl Tidying {
         match job.thread.join() {
             Ok(Ok(Ended::Early { has_moved })) => {
                 self.unfinished = Some(job.aim);
-                self.taken_apart = if has_moved { 0 } else { self.taken_apart };
+                if has_moved {
+                    // Many small files take longer than few large ones.
+                    (self.taken_apart, self.fineness) = (0, self.fineness.saturating_sub(1));
+                }
             }
             Ok(Ok(Ended::TakenApart)) => {
                 self.unfinished = Some(job.aim);
