@@ -727,7 +727,9 @@ mod guarded {
         let gets = iter::once(get_head("/healthz")).chain(iter::once(get_head("/kv/gate")));
         connection.send(gets.chain((2..200).map(|_| get_head("/healthz"))).collect::<String>());
         assert_eq!(connection.response().status(), 200);
-        wait_until("the server has taken what came", || has_read_everything(addr));
+        wait_until("the server has read what came", || has_read_everything(addr));
+        // What comes later is taken later.
+        assert_serves(&server, "beside a request at the gate");
         thread::scope(|scope| {
             scope.spawn(|| server.stop());
             wait_until("nobody accepts any more", || !accepts(addr));
