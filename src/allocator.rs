@@ -2,7 +2,7 @@
 //!
 //! Each connection has a thread, and what that thread allocates for a request
 //! another one frees. The system's allocator does a seventh fewer requests a
-//! second then: most of what tiny_http asks for is too large for its caches.
+//! second then: most of what a request asks for is too large for its caches.
 
 #![allow(unsafe_code, reason = "a name for the linker is not checked to be unique")]
 

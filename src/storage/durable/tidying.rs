@@ -179,8 +179,7 @@ impl Tidying {
         if self.job.is_some() || has_failed {
             return;
         }
-        let is_short = room.spare_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT;
-        let Some(aim) = self.aim(keyspace, occasion, is_short) else { return };
+        let Some(aim) = self.aim(keyspace, room, occasion) else { return };
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
             database: database.clone(),
@@ -194,9 +193,9 @@ impl Tidying {
             may_take_apart: self.taken_apart <= FINENESS_MAX,
             is_stopped: Arc::clone(&is_stopped),
         };
-        let is_whole = aim == Aim::Order && steps.fits_whole(tree_bytes(keyspace));
+        let is_whole = aim == Aim::Order && steps.fits_whole();
         let may_fit_whole = aim == Aim::Order && tree_bytes(keyspace) < WHOLE_BYTES_MAX;
-        if !may_fit_whole && !steps.fits(aim, &shape_of(keyspace).files) {
+        if !may_fit_whole && !steps.fits(aim, &shape_of(keyspace)) {
             return;
         }
         let work = move || if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) };
@@ -214,7 +213,7 @@ impl Tidying {
         self.failed_at = Some(Instant::now());
     }
 
-    fn aim(&self, keyspace: &Keyspace, occasion: Occasion, is_short: bool) -> Option<Aim> {
+    fn aim(&self, keyspace: &Keyspace, room: &Room, occasion: Occasion) -> Option<Aim> {
         let much = || (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
         let orders = match occasion {
             Occasion::Written => false,
@@ -224,9 +223,13 @@ impl Tidying {
         if orders {
             return Some(Aim::Order);
         }
-        let may_wait = is_short && unsorted_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT;
-        let files_max = if may_wait { UNSORTED_FILES_MAX_SHORT } else { UNSORTED_FILES_MAX.into() };
-        let is_unsorted = unsorted_files(keyspace) >= files_max;
+        // This is asked after each batch, the room only where it decides.
+        let is_short = || room.spare_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT;
+        let may_wait = || unsorted_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT && is_short();
+        let is_unsorted = match unsorted_files(keyspace) {
+            UNSORTED_FILES_MAX_SHORT.. => true,
+            files => files >= UNSORTED_FILES_MAX.into() && !may_wait(),
+        };
         (is_unsorted || self.unfinished == Some(Aim::Upkeep)).then_some(Aim::Upkeep)
     }
 
@@ -359,7 +362,7 @@ impl Steps {
             if waste < keyspace.disk_space() / WASTE_SHARE || waste == waste_before {
                 break;
             }
-            if !self.fits_whole(tree_bytes(keyspace)) {
+            if !self.fits_whole() {
                 return Ok(Ended::Early { has_moved: true });
             }
         }
@@ -382,7 +385,7 @@ impl Steps {
             if is_stopped.load(Ordering::Relaxed) {
                 break Ended::Early { has_moved };
             }
-            if !self.fits(aim, &shape.files) {
+            if !self.fits(aim, &shape) {
                 if aim == Aim::Upkeep || shape != before {
                     break Ended::Early { has_moved };
                 }
@@ -425,7 +428,7 @@ impl Steps {
     fn step(&self, aim: Aim, shape: &mut Shape) -> fjall::Result<bool> {
         let steps: Vec<Step> = match aim {
             Aim::Upkeep => vec![Arc::new(files_merged(UNSORTED_FILES_MAX, TABLE_BYTES))],
-            Aim::Order => self.steps_to_order(&shape.files),
+            Aim::Order => self.steps_to_order(shape),
         };
         for step in steps {
             self.keyspace.tree.compact(step, self.not_read_any_more())?;
@@ -438,23 +441,30 @@ impl Steps {
         Ok(false)
     }
 
-    /// Whether there is room for a step of a tree with so many files in each
-    /// level.
-    fn fits(&self, aim: Aim, files: &[usize]) -> bool {
+    /// Whether there is room for a step of a tree of that shape.
+    fn fits(&self, aim: Aim, shape: &Shape) -> bool {
         let keyspace = &self.keyspace;
         match aim {
             Aim::Upkeep => upkeep_needs(keyspace) <= (self.free_bytes)(),
-            Aim::Order if is_in_order(files) => unsorted_bytes(keyspace) <= self.spare_bytes(),
+            Aim::Order if is_in_order(&shape.files) => {
+                unsorted_bytes(keyspace) <= self.spare_bytes()
+            }
             Aim::Order => STEP_FILES_MAX * STEP_TABLE_BYTES_MIN <= self.spare_bytes(),
         }
     }
 
-    /// Whether the tree can be written anew as a whole if `left_bytes` are left
-    /// of it: with those of the values apart that the database writes anew as
-    /// well.
-    fn fits_whole(&self, left_bytes: u64) -> bool {
-        let needed = 2 * left_bytes + apart_needs(&self.keyspace);
-        tree_bytes(&self.keyspace) < WHOLE_BYTES_MAX && needed < (self.free_bytes)()
+    /// Whether the tree can be written anew as a whole if all of it is left.
+    fn fits_whole(&self) -> bool {
+        tree_bytes(&self.keyspace) < self.whole_bytes_max()
+    }
+
+    /// How much may be left of the tree, and a byte more, for it to be written
+    /// anew as a whole: with those of the values apart that the database writes
+    /// anew as well.
+    fn whole_bytes_max(&self) -> u64 {
+        let is_small = tree_bytes(&self.keyspace) < WHOLE_BYTES_MAX;
+        let free = (self.free_bytes)().saturating_sub(apart_needs(&self.keyspace));
+        if is_small { free.div_ceil(2) } else { 0 }
     }
 
     /// What a step towards order may take for keys and the values with them.
@@ -463,10 +473,11 @@ impl Steps {
         (self.free_bytes)().saturating_sub(kept)
     }
 
-    /// The steps towards order that there is room for, of a tree with so many
-    /// files in each level. The first that finds something to do is the one.
-    fn steps_to_order(&self, files: &[usize]) -> Vec<Step> {
-        let mut levels: Vec<(u8, usize)> = (1..).zip(sorted_files(files).to_vec()).collect();
+    /// The steps towards order that there is room for, of a tree of that shape.
+    /// The first that finds something to do is the one.
+    fn steps_to_order(&self, shape: &Shape) -> Vec<Step> {
+        let sorted_files = sorted_files(&shape.files).iter().copied();
+        let mut levels: Vec<(u8, usize)> = (1..).zip(sorted_files).collect();
         let deepest = levels.last().map_or(0, |&(level, _)| level);
         levels.retain(|&(_, files)| files > 0);
         let Some(&(lowest, _)) = levels.last() else {
@@ -489,7 +500,7 @@ impl Steps {
         // Where the files of the lowest level have the keys of too many, those
         // above come to them, and they are taken apart.
         let [(first, _), .., _] = levels[..] else { return steps };
-        let bytes = self.fine_bytes(shape_of(&self.keyspace).above_bytes).min(largest);
+        let bytes = self.fine_bytes(shape.above_bytes).min(largest);
         let files = u8::try_from(1 + unsorted_files(&self.keyspace)).unwrap_or(u8::MAX);
         for &(level, _) in levels.iter().rev().skip(1) {
             // By what each level may be larger than the one above it: what this
@@ -556,9 +567,10 @@ impl Steps {
     /// Whether so little is left of the tree that it can be written anew as a
     /// whole. Reads all keys, unless it is too large.
     fn is_left_to_fit_whole(&self) -> fjall::Result<bool> {
+        let bytes_max = self.whole_bytes_max();
         let mut bytes = 0;
         let mut entries = self.keyspace.iter();
-        while self.fits_whole(bytes) {
+        while bytes < bytes_max {
             let Some(entry) = entries.next() else { return Ok(true) };
             bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(APART_BYTES_MIN));
         }
@@ -660,7 +672,7 @@ fn upkeep_needs(keyspace: &Keyspace) -> u64 {
 }
 
 /// Waits until what is in memory is in files. Says whether it is, in time.
-pub(super) fn write_memtables(keyspace: &Keyspace) -> fjall::Result<bool> {
+fn write_memtables(keyspace: &Keyspace) -> fjall::Result<bool> {
     keyspace.rotate_memtable()?;
     Ok(wait_for_memtables(keyspace))
 }
