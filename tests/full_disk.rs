@@ -304,7 +304,7 @@ struct Large {
 }
 
 impl Large {
-    const WRITERS: u64 = 8;
+    const WRITERS: usize = 8;
 
     fn new(place: &Place) -> Self {
         let store = Durable::open(place.directory.path()).expect("an empty directory");
@@ -334,11 +334,33 @@ impl Large {
     }
 
     /// Has all writers do it at once, each with its number.
-    fn all(write: impl Fn(u64) + Sync) {
+    fn all(write: impl Fn(usize) + Sync) {
         let write = &write;
         thread::scope(|scope| {
             (0..Self::WRITERS).for_each(|writer| drop(scope.spawn(move || write(writer))));
         });
+    }
+
+    /// Stores until there is no room. Says how many numbers there were.
+    fn fill(&self) -> u64 {
+        Self::all(|_| while self.set_next(|_| None) {});
+        self.numbers()
+    }
+
+    /// Deletes the numbers below `end` that are `gone`.
+    fn delete_below(&self, end: u64, gone: impl Fn(u64) -> bool + Sync) {
+        Self::all(|writer| {
+            let own = (0..end).filter(|&number| gone(number)).skip(writer);
+            for number in own.step_by(Self::WRITERS) {
+                self.store.delete(&Self::key(number)).expect("it is deleted");
+            }
+        });
+    }
+
+    /// Stores so many more, which have room.
+    fn set_more(&self, count: u64) {
+        let each = count / Self::WRITERS as u64;
+        Self::all(|_| (0..each).for_each(|_| assert!(self.set_next(|_| None), "refused")));
     }
 
     /// Some of the numbers below `end` are stored, unless they were refused or
@@ -375,8 +397,7 @@ fn what_expires_all_over_a_large_tree_makes_room() {
         }
     });
     // No more than a quarter of what has expired.
-    let more = stored / EXPIRING / 4 / Large::WRITERS;
-    Large::all(|_| (0..more).for_each(|_| assert!(large.set_next(|_| None), "refused")));
+    large.set_more(stored / EXPIRING / 4);
     large.holds_below(stored, |number| number.is_multiple_of(EXPIRING));
 }
 
@@ -389,19 +410,13 @@ fn what_is_deleted_all_over_a_full_disk_makes_room() {
     let Some(disk) = Disk::new(512) else { return };
     let place = disk.place();
     let large = Large::new(&place);
-    Large::all(|_| while large.set_next(|_| None) {});
-    let stored = large.numbers();
-    Large::all(|writer| {
-        let numbers = (0..stored / DELETED).filter(|it| it % Large::WRITERS == writer);
-        for number in numbers.map(|number| number * DELETED) {
-            large.store.delete(&Large::key(number)).expect("it is deleted");
-        }
-    });
+    let stored = large.fill() / DELETED * DELETED;
+    let is_deleted = |number: u64| number.is_multiple_of(DELETED);
+    large.delete_below(stored, is_deleted);
     thread::sleep(Duration::from_millis(600));
     // No more than a quarter of what was deleted.
-    let more = stored / DELETED / 4 / Large::WRITERS;
-    Large::all(|_| (0..more).for_each(|_| assert!(large.set_next(|_| None), "refused")));
-    large.holds_below(stored / DELETED * DELETED, |number| number.is_multiple_of(DELETED));
+    large.set_more(stored / DELETED / 4);
+    large.holds_below(stored, is_deleted);
 }
 
 /// On a small disk there may be no room for a single step, but for all that is
@@ -413,17 +428,11 @@ fn most_that_is_deleted_on_a_small_disk_makes_room() {
     let Some(disk) = Disk::new(200) else { return };
     let place = disk.place();
     let large = Large::new(&place);
-    Large::all(|_| while large.set_next(|_| None) {});
-    let stored = large.numbers();
-    Large::all(|writer| {
-        let numbers = (0..stored).filter(|it| it % Large::WRITERS == writer);
-        for number in numbers.filter(|number| !number.is_multiple_of(KEPT)) {
-            large.store.delete(&Large::key(number)).expect("it is deleted");
-        }
-    });
-    let more = stored / 4 / Large::WRITERS;
-    Large::all(|_| (0..more).for_each(|_| assert!(large.set_next(|_| None), "refused")));
-    large.holds_below(stored, |number| !number.is_multiple_of(KEPT));
+    let stored = large.fill();
+    let is_deleted = |number: u64| !number.is_multiple_of(KEPT);
+    large.delete_below(stored, is_deleted);
+    large.set_more(stored / 4);
+    large.holds_below(stored, is_deleted);
 }
 
 /// What was only in memory is no longer reckoned with once it was cleared.
