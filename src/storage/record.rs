@@ -6,6 +6,7 @@
 //!          bit 1  an expiry follows: milliseconds since the epoch, u64
 //!          bit 2  the digest follows: 16 bytes
 //!          bit 3  a content type follows: its length, u8, and its bytes
+//!          bit 4  the record is kept elsewhere; nothing but its expiry follows
 //!          the other bits are reserved for fields after these
 //! ```
 //!
@@ -21,6 +22,7 @@ const TEXT: u8 = 1;
 const EXPIRY: u8 = 1 << 1;
 const DIGEST: u8 = 1 << 2;
 const CONTENT_TYPE: u8 = 1 << 3;
+const ELSEWHERE: u8 = 1 << 4;
 const KNOWN: u8 = TEXT | EXPIRY | DIGEST | CONTENT_TYPE;
 
 /// Why bytes are no record that this version writes.
@@ -83,6 +85,17 @@ pub(super) fn decode(record: Bytes) -> Result<Entry, NotUnderstood> {
 /// The expiry of a record, if it has one.
 pub(super) fn expiry(record: &[u8]) -> Option<Time> {
     Fields::of(record).ok()?.expiry().ok()?
+}
+
+/// What stands for a record that is kept elsewhere, in order of its expiry.
+pub(super) fn reference(expiry: Time) -> Vec<u8> {
+    [&[ELSEWHERE | EXPIRY][..], &expiry.to_bits().to_le_bytes()].concat()
+}
+
+/// The expiry of the record that this stands for; `None` if it is the record.
+pub(super) fn referred(record: &[u8]) -> Option<Time> {
+    let bits = record.strip_prefix(&[ELSEWHERE | EXPIRY])?.first_chunk()?;
+    Some(Time::from_bits(u64::from_le_bytes(*bits)))
 }
 
 /// What is left to read of a record.
@@ -177,6 +190,17 @@ mod tests {
             let record = Bytes::copy_from_slice(&[flags, b'v']);
             assert_eq!(decode(record), Err(NotUnderstood::Flags(flags)));
         }
+    }
+
+    #[test]
+    fn a_reference_is_no_record() {
+        let expiry = Time::from_bits(1 << 40);
+        let reference = reference(expiry);
+        assert_eq!(referred(&reference), Some(expiry));
+        assert_eq!(super::expiry(&reference), None);
+        assert_eq!(decode(reference.into()), Err(NotUnderstood::Flags(ELSEWHERE | EXPIRY)));
+        let record = encode(&Entry::new("value".into()).with_expiry(Some(expiry)));
+        assert_eq!(referred(&record), None);
     }
 
     #[test]

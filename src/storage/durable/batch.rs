@@ -1,11 +1,12 @@
 //! What is committed together: changes to keys, each decided on what the ones
 //! before it leave.
 
+use super::generation::Keyspaces;
 use super::pins::Pins;
 use super::{entry_in, entry_of};
 use crate::storage::{Change, Decision, Done, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
-use fjall::Keyspace;
+use fjall::Database;
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -76,10 +77,11 @@ impl Batch {
     }
 
     /// Decides what an action does to a key, on what the batch has made of it
-    /// or else on what `keyspace` holds. That is pinned then.
+    /// or else on what the keyspaces hold. That is pinned then.
     pub(super) fn decide(
         &self,
-        keyspace: &Keyspace,
+        database: &Database,
+        keyspaces: &Keyspaces,
         pins: &Pins,
         key: &Key,
         action: Action,
@@ -94,7 +96,7 @@ impl Batch {
                 // No reader has seen this one, so none sees it come back.
                 changed.filter(|entry| entry.lives(Time::now))
             }
-            None => entry_in(keyspace, key)?.filter(|entry| pins.pin(key, entry)),
+            None => entry_in(database, keyspaces, key)?.filter(|entry| pins.pin(key, entry)),
         };
         let decision = panic::catch_unwind(AssertUnwindSafe(|| change(before.as_ref())))
             .map_err(|_panic| Error::Internal(Arc::new(Undecided)))?;

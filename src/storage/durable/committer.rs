@@ -11,15 +11,15 @@
 //! nobody knows what the disk holds: no other is tried before the next start.
 
 use super::batch::{self, Action, Batch, Decided, Record};
-use super::expiry::Sweep;
-use super::generation::Generation;
+use super::expiry::{Changes, Sweep};
+use super::generation::{Both, Generation, Keyspaces};
 use super::pins::Pins;
 use super::room::Room;
 use super::status::Status;
 use super::tidying::{self, Occasion, Tidying};
-use crate::storage::{Done, Error, Key, Outage, Time, Updated, record};
+use crate::storage::{Done, Error, Key, Outage, Time, Updated};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
+use fjall::{AbstractTree as _, Database, PersistMode};
 use std::collections::HashMap;
 use std::io;
 use std::mem;
@@ -77,8 +77,8 @@ pub(super) enum Message {
 pub(super) struct Committer {
     database: Database,
     generation: Generation,
-    /// The keyspace that readers use.
-    current: Arc<RwLock<Keyspace>>,
+    /// The keyspaces that readers use.
+    current: Arc<RwLock<Arc<Keyspaces>>>,
     pins: Arc<Pins>,
     status: Arc<Status>,
     /// Set once a write to the disk has failed.
@@ -86,7 +86,7 @@ pub(super) struct Committer {
     room: Room,
     queue: Receiver<Message>,
     sweep: Sweep,
-    tidying: Tidying,
+    tidying: Both<Tidying>,
     /// Removes the files of what was cleared.
     remover: Option<JoinHandle<()>>,
     last_write: Instant,
@@ -103,13 +103,13 @@ impl Committer {
     pub(super) fn new(
         database: Database,
         generation: Generation,
-        current: Arc<RwLock<Keyspace>>,
+        current: Arc<RwLock<Arc<Keyspaces>>>,
         pins: Arc<Pins>,
         status: Arc<Status>,
         room: Room,
         queue: Receiver<Message>,
     ) -> Self {
-        let sweep = Sweep::new(Some(generation.keyspace()));
+        let sweep = Sweep::new(Some(generation.keys()));
         Self {
             database,
             generation,
@@ -120,7 +120,7 @@ impl Committer {
             room,
             queue,
             sweep,
-            tidying: Tidying::default(),
+            tidying: Both::default(),
             remover: None,
             last_write: Instant::now(),
             make_room_at: Instant::now(),
@@ -136,7 +136,7 @@ impl Committer {
         loop {
             if self.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
-                self.guarded(|committer| committer.sweep(Time::now())).ok();
+                self.guarded(Self::sweep_in_turn).ok();
             }
             let message = match next.take() {
                 Some(message) => Ok(message),
@@ -189,7 +189,7 @@ impl Committer {
         }
         self.last_write = Instant::now();
         let deletions = changes.values().filter(|record| record.is_none()).count();
-        self.tidying.note(changes.len(), deletions);
+        self.tidying.keys.note(changes.len(), deletions);
         self.has_company = waiting.len() > 1;
         self.batches += 1;
         self.writes += waiting.len() as u64;
@@ -208,7 +208,7 @@ impl Committer {
     fn spare_bytes_at_best(&mut self, needed_bytes: u64, until: Time) -> u64 {
         let begun = Instant::now();
         let is_due =
-            self.make_room_at <= begun || self.sweep.has_expired(self.generation.keyspace(), until);
+            self.make_room_at <= begun || self.sweep.has_expired(self.generation.keys(), until);
         if is_due && self.failed.is_none() {
             // A failure was logged.
             self.guarded(|committer| committer.make_room(needed_bytes, until)).ok();
@@ -222,21 +222,19 @@ impl Committer {
 
     /// How many bytes can be written while enough is kept free.
     fn spare_bytes(&self) -> u64 {
-        self.room.spare_bytes(self.generation.keyspace())
+        self.room.spare_bytes(&self.generation)
     }
 
     /// Takes what has expired by a moment, or was deleted, off the disk until
     /// enough is free or nothing more can be had.
     fn make_room(&mut self, needed_bytes: u64, until: Time) -> fjall::Result<()> {
         let begun = Instant::now();
-        self.tidying.stop();
-        self.tidying.finish();
+        self.stop_tidying();
         self.sweep_for(MAKE_ROOM_PIECE, until)?;
         let mut goes_on = true;
         loop {
-            if self.tidying.has_old_files() {
-                self.let_go()?;
-            }
+            self.drop_files()?;
+            self.let_go()?;
             let (bytes, took) = (self.spare_bytes(), begun.elapsed());
             let (enough, patience) = if bytes < needed_bytes {
                 (needed_bytes, MAKE_ROOM_PATIENCE)
@@ -247,15 +245,37 @@ impl Committer {
                 log::debug!("made room for {bytes} bytes in {} ms", took.as_millis());
                 return Ok(());
             }
-            self.begin_to_tidy(Occasion::Full);
-            let has_tidied = self.tidying.finish_within(MAKE_ROOM_PIECE);
-            goes_on = has_tidied && self.tidying.is_to_go_on();
+            goes_on = self.tidy_for(MAKE_ROOM_PIECE);
             if self.sweep.has_more() {
                 self.sweep_for(MAKE_ROOM_PIECE, until)?;
                 goes_on = true;
             }
-            goes_on &= self.generation.keyspace().tree.l0_run_count() < RUNS_MAX_TO_MAKE_ROOM;
+            goes_on &= self.unsorted_runs() < RUNS_MAX_TO_MAKE_ROOM;
         }
+    }
+
+    /// Puts both keyspaces in order to make room, each for not much longer than
+    /// that. Says whether there is more of it.
+    fn tidy_for(&mut self, patience: Duration) -> bool {
+        let Self { database, generation, tidying, room, .. } = self;
+        let mut goes_on = false;
+        for (keyspace, tidying) in generation.keyspaces().each().into_iter().zip(tidying.each_mut())
+        {
+            tidying.begin(database, generation, keyspace, room, Occasion::Full);
+            goes_on |= tidying.finish_within(patience) && tidying.is_to_go_on();
+        }
+        goes_on
+    }
+
+    /// Drops the files of what has expired, unless files are being merged. Says
+    /// whether there were any, which are gone once the tree has turned over.
+    fn drop_files(&mut self) -> fjall::Result<bool> {
+        let tidying = &mut self.tidying.expiring;
+        if tidying.is_at_work() || !self.sweep.drop_files(self.generation.expiring())? {
+            return Ok(false);
+        }
+        tidying.note_drop();
+        Ok(true)
     }
 
     /// Sweeps what has expired by `until`, but not for much longer than that.
@@ -278,7 +298,8 @@ impl Committer {
         action: Action,
         done: Done,
     ) {
-        let decided = match batch.decide(self.generation.keyspace(), &self.pins, &key, action) {
+        let keyspaces = self.generation.keyspaces();
+        let decided = match batch.decide(&self.database, keyspaces, &self.pins, &key, action) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Updated::default())], &Err(err)),
         };
@@ -327,27 +348,29 @@ impl Committer {
 
     fn commit(&mut self, changes: HashMap<Key, Record>) -> fjall::Result<()> {
         self.wait_while_crowded()?;
-        let keyspace = self.generation.keyspace();
         let mut batch = self.generation.batch(&self.database, PersistMode::SyncData);
         for (key, record) in changes {
-            let expiry = record.as_deref().and_then(record::expiry);
-            self.sweep.note(&mut batch, keyspace, &key, expiry);
-            match record {
-                Some(record) => batch.insert(keyspace, key.as_str(), record),
-                None => batch.remove(keyspace, key.as_str()),
-            }
+            self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
         }
-        batch.commit()
+        batch.commit()?;
+        self.note_large();
+        self.generation.write_if_full()
+    }
+
+    /// Notes what was changed of what expires.
+    fn note_large(&mut self) {
+        let Changes { changes, deletions } = self.sweep.take_large();
+        self.tidying.expiring.note(changes, deletions);
     }
 
     fn clear(&mut self) -> fjall::Result<()> {
         let next = self.generation.next(&self.database, self.room.folder())?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = next.keyspace().clone();
+        *current = Arc::clone(next.keyspaces());
         drop(current);
 
         let old = mem::replace(&mut self.generation, next);
-        self.tidying.forget();
+        self.tidying.each_mut().into_iter().for_each(Tidying::forget);
         self.sweep = Sweep::new(None);
         self.remove(old);
         Ok(())
@@ -374,12 +397,23 @@ impl Committer {
         }
     }
 
+    /// Removes some of what has expired by now, and the files of it once that
+    /// is all.
+    fn sweep_in_turn(&mut self) -> fjall::Result<()> {
+        self.sweep(Time::now())?;
+        if !self.sweep.has_more() && self.drop_files()? && !self.is_unsorted() {
+            self.turn_over()?;
+        }
+        Ok(())
+    }
+
     /// Removes some of what has expired at a moment.
     fn sweep(&mut self, until: Time) -> fjall::Result<()> {
         self.wait_while_crowded()?;
         let removed = self.sweep.step(&self.database, &self.generation, until)?;
-        self.tidying.note(removed, removed);
-        Ok(())
+        self.tidying.keys.note(removed, removed);
+        self.note_large();
+        self.generation.write_if_full()
     }
 
     /// Waits until the tree has kept up with what was written. Fails if it
@@ -389,11 +423,13 @@ impl Committer {
             // Writes nothing here, but tells of failures elsewhere.
             self.database.persist(PersistMode::Buffer)?;
             if self.is_unsorted() {
-                self.tidying.hurry();
+                self.tidying.each_mut().into_iter().for_each(Tidying::hurry);
             }
-            self.tidying.has_finished();
+            for tidying in self.tidying.each_mut() {
+                tidying.has_finished();
+            }
             self.begin_to_tidy(Occasion::Written);
-            if self.is_unsorted() && !self.tidying.is_at_work() {
+            if self.is_unsorted() && !self.is_tidying() {
                 let is_full = self.spare_bytes() == 0;
                 let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
                 return Err(io::Error::from(kind).into());
@@ -404,11 +440,18 @@ impl Committer {
     }
 
     fn is_unwritten(&self) -> bool {
-        self.generation.keyspace().sealed_memtable_count() >= MEMTABLES_WAITING_MAX
+        self.generation.waiting_memtables() >= MEMTABLES_WAITING_MAX
     }
 
     fn is_unsorted(&self) -> bool {
-        self.generation.keyspace().tree.l0_run_count() >= RUNS_MAX
+        self.unsorted_runs() >= RUNS_MAX
+    }
+
+    /// How many runs of unsorted files there are, of the keyspace that has more
+    /// of them.
+    fn unsorted_runs(&self) -> usize {
+        let runs = self.generation.keyspaces().each().map(|it| it.tree.l0_run_count());
+        runs.into_iter().max().unwrap_or(0)
     }
 
     /// Looks whether the disk is well while nobody writes.
@@ -423,38 +466,77 @@ impl Committer {
         }
     }
 
-    /// Sees to it that the tree is in order. Blocks for nothing.
+    /// Sees to it that the trees are in order. Blocks for nothing.
     fn tidy(&mut self, occasion: Occasion) {
         if self.failed.is_some() {
             return;
         }
-        let has_finished = self.tidying.has_finished();
-        let is_wanted = occasion == Occasion::Idle || self.tidying.is_to_go_on();
+        let is_wanted = |tidying: &mut Tidying| {
+            tidying.has_finished() && (occasion == Occasion::Idle || tidying.is_to_go_on())
+        };
+        let [keys, expiring] = self.tidying.each_mut().map(is_wanted);
         // Each turn makes a file, and there may be only so many.
-        if has_finished && is_wanted && !self.is_unsorted() {
+        if (keys || expiring) && !self.is_unsorted() {
             // A failure was logged.
             self.guarded(Self::turn_over).ok();
         }
         self.begin_to_tidy(occasion);
     }
 
+    /// Has one tree be put in order at a time, for that reckons with half of
+    /// the room: first the one that has more unsorted files.
     fn begin_to_tidy(&mut self, occasion: Occasion) {
-        self.tidying.begin(&self.database, self.generation.keyspace(), &self.room, occasion);
+        let Self { database, generation, tidying, room, .. } = self;
+        let [keys, expiring] = generation.keyspaces().each();
+        let mut trees = [(keys, &mut tidying.keys), (expiring, &mut tidying.expiring)];
+        if trees.iter().any(|(_, tidying)| tidying.is_at_work()) {
+            return;
+        }
+        if keys.tree.l0_run_count() < expiring.tree.l0_run_count() {
+            trees.reverse();
+        }
+        for (keyspace, tidying) in trees {
+            tidying.begin(database, generation, keyspace, room, occasion);
+            if tidying.is_at_work() {
+                return;
+            }
+        }
     }
 
-    /// Lets go of old versions of the tree: it does once it takes a write and
-    /// turns to a file.
+    fn is_tidying(&self) -> bool {
+        self.tidying.each().into_iter().any(Tidying::is_at_work)
+    }
+
+    fn stop_tidying(&mut self) {
+        for tidying in self.tidying.each_mut() {
+            tidying.stop();
+            tidying.finish();
+        }
+    }
+
+    /// Lets go of old versions of the trees: each does once it takes a write
+    /// and turns to a file.
     fn turn_over(&mut self) -> fjall::Result<()> {
-        self.generation.span(&self.database)?;
-        self.generation.keyspace().rotate_memtable()?;
-        self.tidying.note_turn();
+        let Self { database, generation, tidying, .. } = self;
+        if tidying.keys.has_old_files() {
+            generation.span(database)?;
+            generation.keys().rotate_memtable()?;
+            tidying.keys.note_turn();
+        }
+        if tidying.expiring.has_old_files() {
+            generation.touch_expiring(database)?;
+            generation.expiring().rotate_memtable()?;
+            tidying.expiring.note_turn();
+        }
         Ok(())
     }
 
     /// The same, and waits until there is the room that this gives.
     fn let_go(&mut self) -> fjall::Result<()> {
         self.turn_over()?;
-        tidying::wait_for_memtables(self.generation.keyspace());
+        for keyspace in self.generation.keyspaces().each() {
+            tidying::wait_for_memtables(keyspace);
+        }
         Ok(())
     }
 
@@ -470,8 +552,7 @@ impl Committer {
 
     fn close(mut self) -> Result<(), Error> {
         log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
-        self.tidying.stop();
-        self.tidying.finish();
+        self.stop_tidying();
         // A panic there was logged.
         self.remover.take().map(JoinHandle::join);
         let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncAll));

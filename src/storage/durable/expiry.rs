@@ -1,20 +1,33 @@
-//! Which keys expire when: an index among the keys themselves.
+//! Which keys expire when, and where their records are.
 //!
 //! ```text
+//! among the keys:
+//! key                             a small record, or a reference to a large one
 //! 0xff 'e'  expiry: u64, big-endian  key    nothing: in order of time
-//! 0xff 'x'  key                             expiry: u64: where to find that
+//! 0xff 'x'  key                   expiry: u64, and 1 if the record is large
+//!
+//! in the keyspace of what expires:
+//! 0xff 'e'  expiry  key           a large record, in order of time
 //! ```
 //!
-//! Keys are UTF-8, so none looks like this. Both are written and removed in one
-//! batch with the record that they are for.
+//! Keys are UTF-8, so none looks like these. All are written and removed in one
+//! batch. What expires together is together in the second keyspace, whatever
+//! its keys are: once all of a file has expired it is dropped as it is, while
+//! what is among the keys is only given back as these are put in order.
 
-use super::generation::Generation;
-use crate::storage::{Key, Time};
-use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
+use super::batch::Record;
+use super::generation::{Generation, Keyspaces};
+use crate::storage::{Key, Time, record};
+use fjall::{AbstractTree as _, Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
+use std::mem;
 use std::time::{Duration, Instant};
 
 const PREFIX: [u8; 2] = [0xff, b'e'];
 const KEY_PREFIX: [u8; 2] = [0xff, b'x'];
+
+/// From how many bytes on a record that expires is large: what the index takes
+/// for it among the keys is little against it.
+const LARGE_BYTES_MIN: usize = 512;
 
 /// How many keys one step looks at, which others wait for.
 const STEP_KEYS_MAX: usize = 256;
@@ -26,7 +39,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_BUSY: Duration = Duration::from_millis(2);
 
 /// The index's entry for a key, in order of time.
-fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
+pub(super) fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
     [&index_from(expiry), key.as_str().as_bytes()].concat()
 }
 
@@ -51,15 +64,44 @@ fn expiry_of(key: &[u8]) -> Vec<u8> {
     [&KEY_PREFIX[..], key].concat()
 }
 
-/// When a key expires, as the index has it.
-fn found(keyspace: &Keyspace, expiry_of: &[u8]) -> Option<Time> {
-    match keyspace.get(expiry_of) {
-        Ok(bits) => Some(Time::from_bits(u64::from_be_bytes(*bits?.first_chunk()?))),
-        Err(err) => {
-            log::error!("the index of what expires cannot be read: {err}");
-            None
-        }
+/// What the index has of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Due {
+    expiry: Time,
+    /// Whether its record is in the keyspace of what expires.
+    is_large: bool,
+}
+
+impl Due {
+    fn of(record: &[u8]) -> Option<Self> {
+        let expiry = record::expiry(record)?;
+        Some(Self { expiry, is_large: record.len() >= LARGE_BYTES_MIN })
     }
+
+    /// What is found at a key's `expiry_of`.
+    fn found(keys: &Keyspace, expiry_of: &[u8]) -> Option<Self> {
+        let found = match keys.get(expiry_of) {
+            Ok(found) => found?,
+            Err(err) => {
+                log::error!("the index of what expires cannot be read: {err}");
+                return None;
+            }
+        };
+        let (bits, rest) = found.split_first_chunk()?;
+        Some(Self { expiry: Time::from_bits(u64::from_be_bytes(*bits)), is_large: rest == [1] })
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        let is_large: &[u8] = if self.is_large { &[1] } else { &[] };
+        [&self.expiry.to_bits().to_be_bytes(), is_large].concat()
+    }
+}
+
+/// How many keys were written or deleted, and how many of them were deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) changes: usize,
+    pub(super) deletions: usize,
 }
 
 /// Removes what has expired, a little at a time.
@@ -72,13 +114,21 @@ pub(super) struct Sweep {
     is_unused: bool,
     /// The last step has not found the end.
     has_more: bool,
+    /// What was changed in the keyspace of what expires, or has expired there.
+    large: Changes,
 }
 
 impl Sweep {
     /// A sweep of a keyspace that is empty, or of this one.
     pub(super) fn new(keyspace: Option<&Keyspace>) -> Self {
         let is_unused = keyspace.is_none_or(|it| it.prefix(KEY_PREFIX).next().is_none());
-        Self { next: Instant::now(), from: PREFIX.to_vec(), is_unused, has_more: false }
+        Self {
+            next: Instant::now(),
+            from: PREFIX.to_vec(),
+            is_unused,
+            has_more: false,
+            large: Changes::default(),
+        }
     }
 
     /// Whether the last step has left some for the next.
@@ -97,33 +147,65 @@ impl Sweep {
         self.next.saturating_duration_since(Instant::now())
     }
 
-    /// Has a batch note when a key expires that it writes, or that it does not.
-    pub(super) fn note(
+    /// Takes what was changed in the keyspace of what expires since the last
+    /// call.
+    pub(super) fn take_large(&mut self) -> Changes {
+        mem::take(&mut self.large)
+    }
+
+    /// Has a batch write a record under a key, or delete it, and note when it
+    /// expires.
+    pub(super) fn put(
         &mut self,
         batch: &mut WriteBatch,
-        keyspace: &Keyspace,
+        keyspaces: &Keyspaces,
         key: &Key,
-        expiry: Option<Time>,
+        record: Record,
     ) {
-        if expiry.is_none() && self.is_unused {
+        let due = record.as_deref().and_then(Due::of);
+        self.note(batch, keyspaces, key, due);
+        let Keyspaces { keys, expiring } = keyspaces;
+        match (record, due) {
+            (None, _) => batch.remove(keys, key.as_str()),
+            (Some(record), Some(Due { expiry, is_large: true })) => {
+                batch.insert(keys, key.as_str(), record::reference(expiry));
+                batch.insert(expiring, index_entry(expiry, key), record);
+                self.large.changes += 1;
+            }
+            (Some(record), _) => batch.insert(keys, key.as_str(), record),
+        }
+    }
+
+    /// Has the index say what is due of a key.
+    fn note(&mut self, batch: &mut WriteBatch, keyspaces: &Keyspaces, key: &Key, due: Option<Due>) {
+        if due.is_none() && self.is_unused {
             return;
         }
+        let Keyspaces { keys, expiring } = keyspaces;
         let expiry_of = expiry_of(key.as_str().as_bytes());
-        let before = found(keyspace, &expiry_of);
-        if before == expiry {
+        let before = Due::found(keys, &expiry_of);
+        if before == due {
             return;
         }
         if let Some(before) = before {
-            batch.remove(keyspace, index_entry(before, key));
+            let entry = index_entry(before.expiry, key);
+            if before.is_large {
+                batch.remove(expiring, entry.clone());
+                self.large.changes += 1;
+                self.large.deletions += 1;
+            }
+            if due.is_none_or(|due| due.expiry != before.expiry) {
+                batch.remove(keys, entry);
+            }
         }
-        let Some(expiry) = expiry else { return batch.remove(keyspace, expiry_of) };
-        let index_entry = index_entry(expiry, key);
-        if index_entry < self.from {
-            self.from.clone_from(&index_entry);
+        let Some(due) = due else { return batch.remove(keys, expiry_of) };
+        let entry = index_entry(due.expiry, key);
+        if entry < self.from {
+            self.from.clone_from(&entry);
         }
         self.is_unused = false;
-        batch.insert(keyspace, index_entry, []);
-        batch.insert(keyspace, expiry_of, expiry.to_bits().to_be_bytes());
+        batch.insert(keys, entry, []);
+        batch.insert(keys, expiry_of, due.to_bytes());
     }
 
     /// Removes some of what has expired by now. Says how many keys that were.
@@ -134,36 +216,66 @@ impl Sweep {
         generation: &Generation,
         now: Time,
     ) -> fjall::Result<usize> {
-        let keyspace = generation.keyspace();
+        let keys = generation.keys();
         let mut batch = generation.batch(database, PersistMode::Buffer);
-        let (mut looked_at, mut removed) = (0, 0);
+        let (mut looked_at, mut removed, mut is_readable) = (0, 0, true);
         let until = index_behind(now);
-        for entry in keyspace.range(self.from.clone()..until).take(STEP_KEYS_MAX) {
+        for entry in keys.range(self.from.clone()..until.clone()).take(STEP_KEYS_MAX) {
             let entry = match entry.key() {
                 Ok(entry) => entry,
                 Err(err) => {
                     log::error!("the index of what expires cannot be read: {err}");
+                    is_readable = false;
                     break;
                 }
             };
             looked_at += 1;
             if let Some((expiry, key)) = parse(&entry) {
                 let expiry_of = expiry_of(key);
-                if found(keyspace, &expiry_of) == Some(expiry) {
-                    batch.remove(keyspace, key);
-                    batch.remove(keyspace, expiry_of);
+                let due = Due::found(keys, &expiry_of).filter(|due| due.expiry == expiry);
+                if let Some(due) = due {
+                    batch.remove(keys, key);
+                    batch.remove(keys, expiry_of);
                     removed += 1;
+                    // A large record stays until its file is dropped.
+                    let large = usize::from(due.is_large);
+                    self.large.changes += large;
+                    self.large.deletions += large;
                 }
             }
             self.from = entry.to_vec();
-            batch.remove(keyspace, entry);
+            batch.remove(keys, entry);
         }
         if looked_at > 0 {
             batch.commit()?;
         }
         self.has_more = looked_at == STEP_KEYS_MAX;
+        if is_readable && !self.has_more && self.from < until {
+            self.from = until;
+        }
         self.next = Instant::now() + if self.has_more { INTERVAL_BUSY } else { INTERVAL };
         Ok(removed)
+    }
+
+    /// Drops the files that hold nothing but large records which were swept.
+    /// Says whether there were any. Waits for whoever merges files of the
+    /// keyspace.
+    pub(super) fn drop_files(&self, expiring: &Keyspace) -> fjall::Result<bool> {
+        #[allow(
+            clippy::redundant_closure_for_method_calls,
+            reason = "what it is a method of has no name outside of its crate"
+        )]
+        let has_any = expiring.tree.current_version().iter_levels().any(|level| {
+            let mut files = level.iter().flat_map(|run| run.iter());
+            files.any(|file| {
+                let last = file.metadata.key_range.max();
+                last.as_ref() > &PREFIX[..] && last.as_ref() < &self.from[..]
+            })
+        });
+        if has_any {
+            expiring.tree.drop_range(..&self.from[..])?;
+        }
+        Ok(has_any)
     }
 }
 

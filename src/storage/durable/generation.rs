@@ -1,18 +1,27 @@
-//! The keyspaces that hold the keys, one after the other.
+//! The keyspaces that hold the keys and what is stored under them, one pair
+//! after the other.
 //!
-//! To clear is to begin a new generation: an empty keyspace that holds a mark,
-//! written and synced like any key. The newest with a mark is the one in use;
-//! all others are remains of a clear that was cut short, before or after it
-//! took effect.
+//! ```text
+//! 7             the keys, with their records
+//! 7.expiring    records of what expires, in order of time
+//! ```
+//!
+//! To clear is to begin a new generation: a pair of empty keyspaces, the first
+//! of which holds a mark, written and synced like any key. The newest with a
+//! mark is the one in use; all others are remains of a clear that was cut
+//! short, before or after it took effect.
 
 use super::directory;
 use super::journal::FLOOR_KEY;
 use crate::storage::KEY_BYTES_MAX;
 use fjall::compaction::Leveled;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
 use std::path::Path;
 use std::sync::Arc;
+
+/// What the name of a generation's second keyspace ends with.
+const EXPIRING: &str = ".expiring";
 
 /// The mark of a generation that is in use. Keys are UTF-8, so this is none.
 const MARK: [u8; 1] = [0xff];
@@ -23,7 +32,11 @@ const MARK: [u8; 1] = [0xff];
 const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
 const LAST_KEY: [u8; 2] = [0xff, 0xff];
 
-/// How much is gathered in memory before it is written to a file of its own.
+/// Before all that is in the keyspace of what expires.
+const LEAST_KEY: [u8; 1] = [0];
+
+/// How much is gathered in memory, of both keyspaces, before it is written to
+/// files of its own.
 pub(super) const MEMTABLE_BYTES: u64 = 16 << 20;
 
 /// How large a file is made that is put in order: the smaller, the less room
@@ -46,27 +59,54 @@ pub(super) const APART_STEP_SHARE: u8 = 20;
 /// Where the database keeps its keyspaces.
 const KEYSPACES: &str = "keyspaces";
 
-/// A keyspace that is in use, and its number.
+/// One for each keyspace of a generation.
+#[derive(Clone, Default)]
+pub(super) struct Both<T> {
+    pub(super) keys: T,
+    pub(super) expiring: T,
+}
+
+impl<T> Both<T> {
+    pub(super) fn each(&self) -> [&T; 2] {
+        [&self.keys, &self.expiring]
+    }
+
+    pub(super) fn each_mut(&mut self) -> [&mut T; 2] {
+        [&mut self.keys, &mut self.expiring]
+    }
+}
+
+/// The two keyspaces of a generation.
+pub(super) type Keyspaces = Both<Keyspace>;
+
+/// The keyspaces that are in use, and their number.
 pub(super) struct Generation {
     number: u64,
-    keyspace: Keyspace,
+    keyspaces: Arc<Keyspaces>,
 }
 
 impl Generation {
     /// Begins the generation `number`, empty. Once this returns, it lasts.
     pub(super) fn begin(database: &Database, data: &Path, number: u64) -> fjall::Result<Self> {
-        let keyspace = database.keyspace(&number.to_string(), options)?;
-        directory::sync(&data.join(KEYSPACES))?;
-        let generation = Self { number, keyspace };
+        let keys = database.keyspace(&number.to_string(), keys_options)?;
+        let generation = Self::of(database, data, number, keys)?;
         generation.span(database)?;
         generation.mark(database)?;
         Ok(generation)
     }
 
+    /// The generation of these keys. Makes its second keyspace if there is
+    /// none, as in a directory of before there were any.
+    fn of(database: &Database, data: &Path, number: u64, keys: Keyspace) -> fjall::Result<Self> {
+        let expiring = database.keyspace(&format!("{number}{EXPIRING}"), expiring_options)?;
+        directory::sync(&data.join(KEYSPACES))?;
+        Ok(Self { number, keyspaces: Arc::new(Keyspaces { keys, expiring }) })
+    }
+
     /// Marks it as in use.
     fn mark(&self, database: &Database) -> fjall::Result<()> {
         let mut batch = self.batch(database, PersistMode::SyncAll);
-        batch.insert(&self.keyspace, MARK, []);
+        batch.insert(self.keys(), MARK, []);
         batch.commit()
     }
 
@@ -74,37 +114,51 @@ impl Generation {
     /// and end behind them. Nothing is synced.
     pub(super) fn span(&self, database: &Database) -> fjall::Result<()> {
         let mut batch = self.batch(database, PersistMode::Buffer);
-        batch.insert(&self.keyspace, FIRST_KEY, []);
-        batch.insert(&self.keyspace, LAST_KEY, []);
+        batch.insert(self.keys(), FIRST_KEY, []);
+        batch.insert(self.keys(), LAST_KEY, []);
+        batch.commit()
+    }
+
+    /// Has there be something in memory of what expires, and nothing that comes
+    /// behind any of it. Nothing is synced.
+    pub(super) fn touch_expiring(&self, database: &Database) -> fjall::Result<()> {
+        if !self.expiring().tree.active_memtable().is_empty() {
+            return Ok(());
+        }
+        let mut batch = self.batch(database, PersistMode::Buffer);
+        batch.insert(self.expiring(), LEAST_KEY, []);
         batch.commit()
     }
 
     /// The one in use; there is none only where data is missing. Removes what
     /// is left of others.
-    pub(super) fn newest(database: &Database) -> fjall::Result<Option<Self>> {
+    pub(super) fn newest(database: &Database, data: &Path) -> fjall::Result<Option<Self>> {
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
         let (mut newest, mut others) = (None, Vec::new());
         while let Some(number) = numbers.pop() {
-            let keyspace = database.keyspace(&number.to_string(), options)?;
-            if newest.is_none() && keyspace.contains_key(MARK)? {
-                newest = Some(Self { number, keyspace });
+            let keys = database.keyspace(&number.to_string(), keys_options)?;
+            if newest.is_none() && keys.contains_key(MARK)? {
+                newest = Some(Self::of(database, data, number, keys)?);
             } else {
-                others.push(keyspace);
+                others.push(keys);
             }
         }
-        if newest.is_some() {
-            others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
+        let Some(newest) = newest else { return Ok(None) };
+        others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
+        let in_use = newest.expiring().name();
+        for name in names.iter().filter(|name| name.ends_with(EXPIRING) && *name != in_use) {
+            database.delete_keyspace(database.keyspace(name, expiring_options)?)?;
         }
-        Ok(newest)
+        Ok(Some(newest))
     }
 
     /// A batch of changes to it. Every batch is made here: it says what its
     /// number in the journal cannot be below, where nothing else checks that.
     pub(super) fn batch(&self, database: &Database, durability: PersistMode) -> WriteBatch {
         let mut batch = database.batch().durability(Some(durability));
-        batch.insert(&self.keyspace, FLOOR_KEY, database.visible_seqno().to_le_bytes());
+        batch.insert(self.keys(), FLOOR_KEY, database.visible_seqno().to_le_bytes());
         batch
     }
 
@@ -115,25 +169,73 @@ impl Generation {
 
     /// Removes it and its files.
     pub(super) fn remove(self, database: &Database) -> fjall::Result<()> {
-        database.delete_keyspace(self.keyspace)
+        self.keyspaces.each().into_iter().try_for_each(|it| database.delete_keyspace(it.clone()))
     }
 
-    pub(super) fn keyspace(&self) -> &Keyspace {
-        &self.keyspace
+    /// Writes what is in memory to files once that is much. Both keyspaces turn
+    /// to another memtable then, for the journal is needed as long as one of
+    /// them has something of it in memory alone. Blocks for nothing.
+    pub(super) fn write_if_full(&self) -> fjall::Result<()> {
+        if self.memtable_bytes() < MEMTABLE_BYTES {
+            return Ok(());
+        }
+        for keyspace in self.keyspaces.each() {
+            if !keyspace.tree.active_memtable().is_empty() {
+                keyspace.rotate_memtable()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is gathered in memory.
+    fn memtable_bytes(&self) -> u64 {
+        self.keyspaces.each().map(|it| it.tree.active_memtable().size()).iter().sum()
+    }
+
+    /// What is in memory and not in a file yet.
+    pub(super) fn unwritten_bytes(&self) -> u64 {
+        self.memtable_bytes() + self.waiting_memtables() as u64 * MEMTABLE_BYTES
+    }
+
+    /// How many full memtables wait to be written, of the keyspace that has
+    /// more of them.
+    pub(super) fn waiting_memtables(&self) -> usize {
+        let waiting = self.keyspaces.each().map(|it| it.tree.sealed_memtable_count());
+        waiting.into_iter().max().unwrap_or(0)
+    }
+
+    pub(super) fn keyspaces(&self) -> &Arc<Keyspaces> {
+        &self.keyspaces
+    }
+
+    /// Where the keys are.
+    pub(super) fn keys(&self) -> &Keyspace {
+        &self.keyspaces.keys
+    }
+
+    /// Where records of what expires are.
+    pub(super) fn expiring(&self) -> &Keyspace {
+        &self.keyspaces.expiring
     }
 }
 
-fn options() -> KeyspaceCreateOptions {
+fn keys_options() -> KeyspaceCreateOptions {
     let apart = KvSeparationOptions::default()
         .separation_threshold(APART_BYTES_MIN)
         .file_target_size(APART_FILE_BYTES)
         .age_cutoff(1.0 / f32::from(APART_STEP_SHARE));
+    expiring_options().with_kv_separation(Some(apart))
+}
+
+/// Here even large values stay with their keys: a file is dropped once all that
+/// is in it has expired, and large ones are what there is to gain.
+fn expiring_options() -> KeyspaceCreateOptions {
     // The database is to leave its files as they are, but for those that need
-    // not be written anew: merging them is the tidying's.
+    // not be written anew: merging them is the tidying's. It is told when to
+    // write memtables.
     let as_they_are = Leveled::default().with_l0_threshold(u8::MAX).with_table_target_size(1 << 50);
     KeyspaceCreateOptions::default()
         .compaction_strategy(Arc::new(as_they_are))
-        .max_memtable_size(MEMTABLE_BYTES)
-        .with_kv_separation(Some(apart))
+        .max_memtable_size(2 * MEMTABLE_BYTES)
         .manual_journal_persist(true)
 }

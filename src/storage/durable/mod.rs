@@ -5,8 +5,9 @@
 //! the files are, `journal` whether a crash or a bad disk has touched them,
 //! `expiry` what is to be swept away.
 //!
-//! All keys live in one keyspace of the database, called a generation:
-//! clearing starts an empty one and drops the old.
+//! All keys live in one keyspace of the database, and what expires in another;
+//! the two are called a generation: clearing starts an empty one and drops the
+//! old.
 
 mod batch;
 mod committer;
@@ -26,8 +27,8 @@ use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::Directory;
-use fjall::{AbstractTree as _, Database, Keyspace};
-use generation::Generation;
+use fjall::{AbstractTree as _, Database, Readable as _};
+use generation::{Generation, Keyspaces};
 pub use open_error::OpenError;
 use pins::Pins;
 use room::Room;
@@ -49,7 +50,8 @@ const JOURNALS_BYTES_MAX: u64 = 192 << 20;
 
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
-    current: Arc<RwLock<Keyspace>>,
+    database: Database,
+    current: Arc<RwLock<Arc<Keyspaces>>>,
     pins: Arc<Pins>,
     status: Arc<Status>,
     writes: Sender<Message>,
@@ -72,14 +74,14 @@ impl Durable {
         let data = directory.data();
         journal::check(&data)?;
         let database = open_database(&data)?;
-        let generation = Generation::newest(&database).map_err(database_error)?;
+        let generation = Generation::newest(&database, &data).map_err(database_error)?;
         let generation = generation.ok_or(OpenError::Incomplete)?;
 
-        let current = Arc::new(RwLock::new(generation.keyspace().clone()));
+        let current = Arc::new(RwLock::new(Arc::clone(generation.keyspaces())));
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let committer = Committer::new(
-            database,
+            database.clone(),
             generation,
             Arc::clone(&current),
             Arc::clone(&pins),
@@ -92,12 +94,12 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        Ok(Self { current, pins, status, writes, committer, _directory: directory })
+        Ok(Self { database, current, pins, status, writes, committer, _directory: directory })
     }
 
-    /// The keyspace that is in use.
-    fn keyspace(&self) -> Keyspace {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The keyspaces that are in use.
+    fn keyspaces(&self) -> Arc<Keyspaces> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tells the committer something; the `done` in it hears of it.
@@ -147,15 +149,16 @@ fn open_database(data: &Path) -> Result<Database, OpenError> {
 
 impl Storage for Durable {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let keyspace = self.keyspace();
-        let mut found = entry_in(&keyspace, key)?;
+        let keyspaces = self.keyspaces();
+        let look = || entry_in(&self.database, &keyspaces, key);
+        let mut found = look()?;
         while let Some(entry) = &found
             && !self.pins.lives(key, entry)
         {
             // It has expired, unless a change that was decided before has been
             // committed since it was found.
             let expiry = entry.expiry();
-            found = entry_in(&keyspace, key)?.filter(|entry| entry.expiry() != expiry);
+            found = look()?.filter(|entry| entry.expiry() != expiry);
         }
         Ok(found)
     }
@@ -163,7 +166,7 @@ impl Storage for Durable {
     /// What was written last is in the active memtable. What may expire needs
     /// another look, so it is not shown.
     fn peek(&self, key: &Key) -> Option<Entry> {
-        let memtable = self.keyspace().tree.active_memtable();
+        let memtable = self.keyspaces().keys.tree.active_memtable();
         let found = memtable.get(key.as_str().as_bytes(), u64::MAX)?;
         if found.is_tombstone() {
             return None;
@@ -223,10 +226,25 @@ impl Drop for Durable {
     }
 }
 
-/// What a keyspace holds under `key`, expired or not.
-fn entry_in(keyspace: &Keyspace, key: &Key) -> Result<Option<Entry>, Error> {
-    let record = keyspace.get(key.as_str()).map_err(|err| unreadable(key, err))?;
-    record.map(|record| entry_of(key, record.into())).transpose()
+/// What is held under `key`, expired or not.
+fn entry_in(database: &Database, keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
+    let unreadable = |err| unreadable(key, err);
+    let Keyspaces { keys, expiring } = keyspaces;
+    let Some(mut record) = keys.get(key.as_str()).map_err(unreadable)? else { return Ok(None) };
+    if record::referred(&record).is_some() {
+        // Both at one moment: another may have taken its place since.
+        let then = database.snapshot();
+        let found = then.get(keys, key.as_str()).map_err(unreadable)?;
+        let Some(found) = found else { return Ok(None) };
+        record = found;
+        if let Some(expiry) = record::referred(&record) {
+            let found = then.get(expiring, expiry::index_entry(expiry, key)).map_err(unreadable)?;
+            // What has expired may be dropped before what refers to it.
+            let Some(found) = found else { return Ok(None) };
+            record = found;
+        }
+    }
+    entry_of(key, record.into()).map(Some)
 }
 
 /// The entry of a record that was found under `key`.

@@ -1,8 +1,7 @@
 //! How much room the disk has.
 
-use super::generation::MEMTABLE_BYTES;
+use super::generation::{Generation, MEMTABLE_BYTES};
 use super::journal;
-use fjall::{AbstractTree as _, Keyspace};
 use std::path::{Path, PathBuf};
 
 /// What is kept free, in bytes: the tree needs room to put its files in order.
@@ -44,18 +43,16 @@ impl Room {
         self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
     }
 
-    /// How many of them `keyspace` can write while enough is kept free. What it
-    /// has only in memory will take as much, and the journal no more than it has
-    /// grown already: neither of them takes later what others have given back.
-    /// Where the system does not tell, a write has to fail to do so.
-    pub(super) fn spare_bytes(&self, keyspace: &Keyspace) -> u64 {
+    /// How many of them a generation can write while enough is kept free. What
+    /// it has only in memory will take as much, and the journal no more than it
+    /// has grown already: neither of them takes later what others have given
+    /// back. Where the system does not tell, a write has to fail to do so.
+    pub(super) fn spare_bytes(&self, generation: &Generation) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
             let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
             let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
             let journal_max = JOURNAL_BYTES.min(total / JOURNAL_SHARE);
-            let full = keyspace.tree.sealed_memtable_count() as u64 * MEMTABLE_BYTES;
-            let unwritten = keyspace.tree.active_memtable().size() + full;
-            let kept = reserve + journal_max / 2 + unwritten;
+            let kept = reserve + journal_max / 2 + generation.unwritten_bytes();
             let spare = free.saturating_sub(kept);
             if spare >= journal_max {
                 return spare;

@@ -4,9 +4,11 @@
 //! A sample of the positions is tried; `LKV_TEST_EVERY_BYTE=1` tries them all.
 
 use super::*;
+use crate::storage::Time;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 use tempfile::TempDir;
 
 type Map = BTreeMap<String, Vec<u8>>;
@@ -14,13 +16,15 @@ type Map = BTreeMap<String, Vec<u8>>;
 /// What a test stores, one write after the other.
 enum Write {
     Set(&'static str, Vec<u8>),
+    /// The same for as long as the test takes.
+    Lend(&'static str, Vec<u8>),
     Delete(&'static str),
     Clear,
     /// Moves what was written so far to tables.
     Flush,
 }
 
-use Write::{Clear, Delete, Flush, Set};
+use Write::{Clear, Delete, Flush, Lend, Set};
 
 /// A directory and what its store held after each of its writes.
 struct Written {
@@ -44,6 +48,13 @@ fn set(store: &Durable, text: &str, value: &[u8]) {
 
 fn open(path: &Path) -> Durable {
     Durable::open(path).unwrap_or_else(|err| panic!("{err}"))
+}
+
+/// Moves what was written to tables.
+fn flush(store: &Durable) {
+    for keyspace in store.keyspaces().each() {
+        keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+    }
 }
 
 /// What a store holds under the keys of the tests.
@@ -70,6 +81,12 @@ impl Written {
                     set(&store, text, value);
                     map.insert((*text).to_owned(), value.clone());
                 }
+                Lend(text, value) => {
+                    let later = Time::now().after(Duration::from_secs(1000));
+                    let entry = Entry::new(value.clone().into()).with_expiry(Some(later));
+                    store.set(key(text), entry).expect("the engine writes");
+                    map.insert((*text).to_owned(), value.clone());
+                }
                 Delete(text) => {
                     store.delete(&key(text)).expect("the engine deletes");
                     map.remove(*text);
@@ -79,8 +96,7 @@ impl Written {
                     map.clear();
                 }
                 Flush => {
-                    let keyspace = store.current.read().expect("no writer panics").clone();
-                    keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+                    flush(&store);
                     // What is in tables is no longer the journal's.
                     moments.clear();
                 }
@@ -227,6 +243,27 @@ fn cleared_between() -> Written {
     ])
 }
 
+/// Records of what expires, which are kept apart from their keys.
+fn some_that_expires() -> Written {
+    let large = |letter| vec![letter; 600];
+    Written::new(&[
+        Lend("a", large(b'a')),
+        Lend("b", large(b'b')),
+        Flush,
+        Lend("a", large(b'c')),
+        Set("b", b"small".to_vec()),
+        Lend("c", large(b'd')),
+        Delete("c"),
+    ])
+}
+
+#[test]
+fn a_journal_cut_or_changed_gives_no_wrong_value_of_what_expires() {
+    let written = some_that_expires();
+    written.is_cut_anywhere();
+    written.is_changed_anywhere();
+}
+
 #[test]
 fn a_journal_cut_anywhere_is_a_moment_of_the_past() {
     only_in_the_journal().is_cut_anywhere();
@@ -274,15 +311,17 @@ fn a_peek_shows_what_was_written_last_and_nothing_else() {
     assert_eq!(peek().as_deref(), Some(&b"two"[..]));
     store.delete(&key("a")).expect("the engine deletes");
     assert_eq!(peek(), None);
-    let soon = crate::storage::Time::now().after(std::time::Duration::from_secs(1000));
-    let entry = Entry::new("expires".into()).with_expiry(Some(soon));
-    store.set(key("a"), entry).expect("the engine writes");
-    assert_eq!(peek(), None);
+    let soon = Time::now().after(Duration::from_secs(1000));
+    for value in ["expires".to_owned(), "expires ".repeat(1000)] {
+        let entry = Entry::new(value.into()).with_expiry(Some(soon));
+        store.set(key("a"), entry).expect("the engine writes");
+        assert_eq!(peek(), None);
+    }
     set(&store, "a", b"cleared");
     store.clear().expect("the engine clears");
     assert_eq!(peek(), None);
     set(&store, "a", b"in a file");
-    store.keyspace().rotate_memtable_and_wait().expect("the engine flushes");
+    flush(&store);
     assert_eq!(peek(), None);
     assert!(store.get(&key("a")).is_ok_and(|entry| entry.is_some()));
 }

@@ -13,7 +13,7 @@
 //! for want of room.
 
 use super::generation::{
-    APART_BYTES_MIN, APART_STEP_SHARE, MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX,
+    APART_BYTES_MIN, APART_STEP_SHARE, Generation, MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX,
 };
 use super::room::Room;
 use fjall::compaction::Leveled;
@@ -166,11 +166,12 @@ impl Tidying {
         (self.changes, self.deletions, self.unfinished) = (0, 0, None);
     }
 
-    /// Begins to do what there is to do, unless it is being done. Blocks for
-    /// nothing.
+    /// Begins to do what there is to do for a keyspace of a generation, unless
+    /// it is being done. Blocks for nothing.
     pub(super) fn begin(
         &mut self,
         database: &Database,
+        generation: &Generation,
         keyspace: &Keyspace,
         room: &Room,
         occasion: Occasion,
@@ -179,7 +180,8 @@ impl Tidying {
         if self.job.is_some() || has_failed {
             return;
         }
-        let Some(aim) = self.aim(keyspace, room, occasion) else { return };
+        let spare_bytes = || room.spare_bytes(generation);
+        let Some(aim) = self.aim(keyspace, spare_bytes, occasion) else { return };
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
             database: database.clone(),
@@ -213,7 +215,12 @@ impl Tidying {
         self.failed_at = Some(Instant::now());
     }
 
-    fn aim(&self, keyspace: &Keyspace, room: &Room, occasion: Occasion) -> Option<Aim> {
+    fn aim(
+        &self,
+        keyspace: &Keyspace,
+        spare_bytes: impl Fn() -> u64,
+        occasion: Occasion,
+    ) -> Option<Aim> {
         let much = || (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
         let orders = match occasion {
             Occasion::Written => false,
@@ -224,7 +231,7 @@ impl Tidying {
             return Some(Aim::Order);
         }
         // This is asked after each batch, the room only where it decides.
-        let is_short = || room.spare_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT;
+        let is_short = || spare_bytes() < UNSORTED_BYTES_MAX_SHORT;
         let may_wait = || unsorted_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT && is_short();
         let is_unsorted = match unsorted_files(keyspace) {
             UNSORTED_FILES_MAX_SHORT.. => true,
@@ -312,6 +319,11 @@ impl Tidying {
     /// Whether the last job had to end before it was done.
     pub(super) fn is_to_go_on(&self) -> bool {
         self.unfinished.is_some()
+    }
+
+    /// Notes that files were dropped.
+    pub(super) fn note_drop(&mut self) {
+        self.has_old_files = true;
     }
 
     /// Whether some room may be had by turning to another memtable.

@@ -2,9 +2,9 @@
 //! a test chooses, then in the store.
 
 use super::*;
-use crate::storage::durable::{Durable, open_database};
+use crate::storage::durable::{Durable, entry_in, open_database};
 use crate::storage::{Entry, KEY_BYTES_MAX, Storage, Write, record};
-use std::sync::{PoisonError, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use tempfile::TempDir;
 
@@ -49,22 +49,27 @@ impl Index {
     /// Writes a record and its entries in the index, as the committer does.
     fn set(&mut self, text: &str, expiry: impl Into<Option<Time>>) {
         let expiry = expiry.into();
-        self.write(text, expiry, Some(record::encode(&entry("value", expiry))));
+        self.write(text, Some(&entry("value", expiry)));
+    }
+
+    /// The same with a record that is kept in order of time.
+    fn set_large(&mut self, text: &str, expiry: u64) {
+        self.write(text, Some(&entry(&text.repeat(LARGE_BYTES_MIN), moment(expiry))));
     }
 
     fn delete(&mut self, text: &str) {
-        self.write(text, None, None);
+        self.write(text, None);
     }
 
-    fn write(&mut self, text: &str, expiry: Option<Time>, record: Option<Vec<u8>>) {
-        let keyspace = self.generation.keyspace();
+    fn write(&mut self, text: &str, entry: Option<&Entry>) {
+        let record = entry.map(|entry| record::encode(entry).into());
         let mut batch = self.generation.batch(&self.database, PersistMode::Buffer);
-        self.sweep.note(&mut batch, keyspace, &key(text), expiry);
-        match record {
-            Some(record) => batch.insert(keyspace, text, record),
-            None => batch.remove(keyspace, text),
-        }
+        self.sweep.put(&mut batch, self.generation.keyspaces(), &key(text), record);
         batch.commit().expect("it is written");
+    }
+
+    fn get(&self, text: &str) -> Option<Entry> {
+        entry_in(&self.database, self.generation.keyspaces(), &key(text)).expect("it can be read")
     }
 
     /// Takes one step at a moment; gives how many keys it has removed.
@@ -78,7 +83,19 @@ impl Index {
     }
 
     fn held(&self) -> Vec<Vec<u8>> {
-        held(self.generation.keyspace())
+        held(self.generation.keys())
+    }
+
+    /// What is held in order of time.
+    fn held_large(&self) -> Vec<Vec<u8>> {
+        held(self.generation.expiring())
+    }
+
+    /// Puts what is in memory into a file; drops those of what was swept.
+    fn drop_files(&self) -> bool {
+        let expiring = self.generation.expiring();
+        expiring.rotate_memtable_and_wait().expect("it is in a file");
+        self.sweep.drop_files(expiring).expect("they are dropped")
     }
 }
 
@@ -156,8 +173,7 @@ fn what_comes_in_behind_the_sweep_is_found() {
 fn wait_until_held(store: &Durable, left: &[&[u8]]) {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        let keyspace = store.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let held = held(&keyspace);
+        let held = held(&store.keyspaces().keys);
         if held == left {
             return;
         }
@@ -229,4 +245,59 @@ fn the_index_has_no_more_than_one_entry_of_a_key() {
     index.set("session", moment(1000));
     index.delete("session");
     assert!(index.is_empty());
+}
+
+#[test]
+fn a_large_record_is_in_order_of_time_and_goes_with_its_file() {
+    let mut index = Index::new();
+    index.set_large("later", 3000);
+    index.set_large("sooner", 1000);
+    index.set("small", moment(1000));
+    let large =
+        [index_entry(moment(1000), &key("sooner")), index_entry(moment(3000), &key("later"))];
+    assert_eq!(index.held_large(), large);
+    assert_eq!(index.sweep.take_large(), Changes { changes: 2, deletions: 0 });
+    let sooner = index.get("sooner").expect("it is there");
+    assert_eq!((sooner.value().len(), sooner.expiry()), (6 * LARGE_BYTES_MIN, Some(moment(1000))));
+
+    assert_eq!(index.step(2000), 2);
+    assert_eq!(index.sweep.take_large(), Changes { changes: 1, deletions: 1 });
+    assert_eq!(index.get("sooner"), None);
+    // The other one is in the same file, as long as that is not taken apart.
+    assert!(!index.drop_files());
+    assert_eq!(index.held_large(), large);
+    index.set_large("another", 2500);
+    assert_eq!(index.step(3000), 2);
+    assert!(index.drop_files() && !index.drop_files());
+    assert!(index.is_empty() && index.held_large().is_empty());
+}
+
+/// However a record was kept before, it is kept once.
+#[test]
+fn a_record_that_grows_or_shrinks_or_lasts_is_kept_once() {
+    let mut index = Index::new();
+    let (at, later) = (moment(1000), moment(2000));
+    let by_key =
+        |index: &Index| index.generation.keys().get(expiry_of(b"key")).expect("it can be read");
+    for round in 0..3 {
+        index.set("key", at);
+        assert_eq!((index.held().len(), index.held_large().len()), (3, 0), "{round}");
+        index.set_large("key", 1000);
+        assert_eq!((index.held().len(), index.held_large().len()), (3, 1), "{round}");
+        index.set_large("key", 2000);
+        assert_eq!(index.held_large(), [index_entry(later, &key("key"))]);
+        assert_eq!(by_key(&index).map(|it| it.len()), Some(9));
+        index.set("key", later);
+        assert_eq!((index.held().len(), index.held_large().len()), (3, 0), "{round}");
+        assert_eq!(by_key(&index).map(|it| it.len()), Some(8));
+        index.set_large("key", 1500);
+        match round {
+            0 => index.set("key", None),
+            1 => index.delete("key"),
+            _ => assert_eq!(index.step(1500), 1),
+        }
+        assert_eq!(index.held().len(), usize::from(round == 0));
+        assert_eq!(index.held_large().len(), usize::from(round == 2));
+        assert_eq!(index.get("key").is_some(), round == 0);
+    }
 }

@@ -22,7 +22,7 @@ impl Tree {
     }
 
     fn keyspace(&self) -> &Keyspace {
-        self.generation.keyspace()
+        self.generation.keys()
     }
 
     fn room(&self) -> Room {
@@ -55,7 +55,8 @@ impl Tree {
     }
 
     fn begin(&self, tidying: &mut Tidying, occasion: Occasion) {
-        tidying.begin(&self.database, self.keyspace(), &self.room(), occasion);
+        let (room, generation) = (self.room(), &self.generation);
+        tidying.begin(&self.database, generation, self.keyspace(), &room, occasion);
     }
 
     #[track_caller]
@@ -91,7 +92,8 @@ fn what_was_deleted_goes_step_by_step() {
     const KEYS: usize = 10_000;
     let tree = Tree::new();
     let value = [b'x'; 2000];
-    tree.write(0..KEYS, Some(&value));
+    tree.write(0..KEYS / 2, Some(&value));
+    tree.write(KEYS / 2..KEYS, Some(&value));
     let full = tree_bytes(tree.keyspace());
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
