@@ -60,6 +60,12 @@ def number_in(value):
     return value and value.split(b" ", 1)[0]
 
 
+def target_of(name, number):
+    """Where it is put. Some of the values expire, though not before the end."""
+    ttl = ("", "", "?ttl=1d", f"?ttl={1 + number % 9}h")[number % 4]
+    return f"/kv/{name}{ttl}"
+
+
 def value_of(number):
     """The number, and so many bytes more that a torn value is known by them."""
     length = random.Random(number).choice((0, 1, 20, 300, 5000, 70_000))
@@ -144,8 +150,9 @@ class Rounds:
                 write, call = Write(None), ("DELETE", f"/kv/{name}")
                 self.keys[name].writes.append(write)
             else:
-                value = value_of(next(self.numbers))
-                write, call = Write(value), ("PUT", f"/kv/{name}", value)
+                number = next(self.numbers)
+                value = value_of(number)
+                write, call = Write(value), ("PUT", target_of(name, number), value)
                 self.keys[name].writes.append(write)
             answer = ask(connection, *call)
             if answer is None:

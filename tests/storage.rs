@@ -310,6 +310,8 @@ fn a_value_outlives_the_store(store: Store) {
 
 fn random_operations_agree_with_a_map(store: Store) {
     const KEYS: usize = 300;
+    const SECOND: Duration = Duration::from_secs(1);
+    let later = Time::now().after(1000 * SECOND);
     let operations = fewer_if_slow(&store, 20_000);
     let mut random = Random::of_this_run();
     let mut map: BTreeMap<String, Bytes> = BTreeMap::new();
@@ -325,10 +327,12 @@ fn random_operations_agree_with_a_map(store: Store) {
                 map.remove(&name);
             }
             300..700 => {
-                let sizes = [1_usize, 8, 100, 4096, 4097, 10_000];
+                let sizes = [1_usize, 8, 100, 600, 4096, 4097, 10_000];
                 let size = random.one_of(&sizes);
                 let value = Bytes::from(random.bytes(size));
-                set(&store, &name, value.clone());
+                let expiry = random.one_of(&[None, Some(later), Some(later.after(SECOND))]);
+                let entry = Entry::new(value.clone()).with_expiry(expiry);
+                store.set(key(&name), entry).expect("the engine writes");
                 map.insert(name, value);
             }
             _ => assert_eq!(get(&store, &name).as_ref(), map.get(&name), "operation {index}"),
@@ -383,9 +387,19 @@ fn different_keys_do_not_disturb_each_other(store: Store) {
     }
 }
 
-/// Performs calls on numbers as calls on the store.
+/// Performs calls on numbers as calls on the store. Some of the values expire,
+/// though not before the end.
 fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
     let store = Arc::clone(store);
+    let later = Time::now().after(Duration::from_secs(1000));
+    let entry_of = move |number: u64| {
+        let expiry = match number % 4 {
+            0 | 1 => None,
+            2 => Some(later),
+            _ => Some(later.after(Duration::from_secs(number % 100))),
+        };
+        Entry::new(bytes_of(number).into()).with_expiry(expiry)
+    };
     move |call| {
         let update = |name: usize, decision: Decision| {
             let change: Change = Box::new(move |_| decision.clone());
@@ -396,11 +410,13 @@ fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
             Call::Get(key) => {
                 return get(&store, &key.to_string()).map(|value| number_of(&value));
             }
-            Call::Set(key, number) => set(&store, &key.to_string(), bytes_of(number)),
+            Call::Set(name, number) => {
+                let name = key(&name.to_string());
+                store.set(name, entry_of(number)).expect("the engine writes");
+            }
             Call::Delete(key) => delete(&store, &key.to_string()),
             Call::Exchange(key, number) => {
-                let new = Entry::new(bytes_of(number).into());
-                return update(key, Decision::Replace(new));
+                return update(key, Decision::Replace(entry_of(number)));
             }
             Call::Take(key) => return update(key, Decision::Remove),
             Call::Clear => clear(&store),
@@ -563,15 +579,19 @@ fn an_expired_entry_is_absent(store: Store) {
 
 fn an_overwritten_expiry_is_gone(store: Store) {
     let soon = Time::now().after(Duration::from_millis(50));
-    let entry = Entry::new("value".into()).with_expiry(Some(soon));
-    store.set(key("key"), entry).expect("the engine writes");
-    set(&store, "key", "for ever");
+    for bytes in [10, 10_000] {
+        let entry = Entry::new(vec![b'x'; bytes].into()).with_expiry(Some(soon));
+        store.set(key(&bytes.to_string()), entry).expect("the engine writes");
+        set(&store, &bytes.to_string(), "for ever");
+    }
     // Longer than it takes to sweep.
     let past = soon.after(Duration::from_millis(1500));
     while Time::now() < past {
         thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(get(&store, "key").as_deref(), Some(&b"for ever"[..]));
+    for bytes in [10, 10_000] {
+        assert_eq!(get(&store, &bytes.to_string()).as_deref(), Some(&b"for ever"[..]));
+    }
 }
 
 /// A change may be decided while the entry is there and take effect when it

@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 const PREFIX: [u8; 2] = [0xff, b'e'];
 const KEY_PREFIX: [u8; 2] = [0xff, b'x'];
 
-/// From how many bytes on a record that expires is large: what the index takes
-/// for it among the keys is little against it.
-const LARGE_BYTES_MIN: usize = 512;
+/// From how many bytes on a record that expires is large: less would be won by
+/// dropping it than its entries in the index take until they are gone.
+const LARGE_BYTES_MIN: usize = 256;
 
 /// How many keys one step looks at, which others wait for.
 const STEP_KEYS_MAX: usize = 256;

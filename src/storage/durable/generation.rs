@@ -239,3 +239,35 @@ fn expiring_options() -> KeyspaceCreateOptions {
         .max_memtable_size(2 * MEMTABLE_BYTES)
         .manual_journal_persist(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::durable::open_database;
+
+    #[test]
+    fn what_is_left_of_other_generations_is_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        let open = || open_database(&data).unwrap_or_else(|err| panic!("{err}"));
+        let database = open();
+        for number in 0..2 {
+            let generation = Generation::begin(&database, &data, number).expect("it begins");
+            generation.keys().insert("key", number.to_string()).expect("it is written");
+        }
+        // One that was cut short before its mark, and one half removed.
+        for name in ["2", "2.expiring", "7.expiring"] {
+            database.keyspace(name, expiring_options).expect("it is made");
+        }
+        database.persist(PersistMode::SyncAll).expect("it is synced");
+        drop(database);
+
+        let database = open();
+        let newest = Generation::newest(&database, &data).expect("it opens").expect("it is there");
+        let held = newest.keys().get("key").expect("it can be read");
+        assert_eq!((newest.number, held.as_deref()), (1, Some(&b"1"[..])));
+        let mut names = database.list_keyspace_names();
+        names.sort();
+        assert_eq!(names, ["1", "1.expiring"].map(Into::into));
+    }
+}

@@ -299,6 +299,35 @@ fn a_journal_cut_or_changed_beside_a_clear_gives_no_wrong_value() {
     written.is_changed_anywhere();
 }
 
+/// The journal is needed as long as something of it is only in memory, however
+/// little.
+#[test]
+fn a_little_that_expires_keeps_no_journal() {
+    const MEBIBYTES: u64 = 180;
+    // It is much, and not to be kept.
+    let memory = Path::new("/dev/shm");
+    let directory =
+        if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let directory = directory.expect("a directory");
+    let store = open(directory.path());
+    let journals = || journal::disk_bytes(&directory.path().join("data")).expect("there are some");
+    for large_expires in [false, true] {
+        let later = Some(Time::now().after(Duration::from_secs(1000)));
+        for round in 0..MEBIBYTES {
+            let expires = round == 0 || large_expires;
+            let is_large = round > 0;
+            let entry = Entry::new(vec![b'x'; if is_large { 1 << 20 } else { 1000 }].into());
+            let entry = entry.with_expiry(later.filter(|_| expires));
+            store.set(key("a"), entry).expect("the engine writes");
+        }
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while journals() > (MEBIBYTES - 60) << 20 {
+            assert!(std::time::Instant::now() < end, "{} MiB are kept", journals() >> 20);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 #[test]
 fn a_peek_shows_what_was_written_last_and_nothing_else() {
     let directory = tempfile::tempdir().expect("a directory");

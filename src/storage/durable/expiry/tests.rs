@@ -301,3 +301,27 @@ fn a_record_that_grows_or_shrinks_or_lasts_is_kept_once() {
         assert_eq!(index.get("key").is_some(), round == 0);
     }
 }
+
+/// Before there was a keyspace for what expires, its records were with the keys.
+#[test]
+fn what_was_written_before_is_read_and_written_and_swept() {
+    let mut index = Index::new();
+    let at = moment(1000);
+    let before = entry(&"before".repeat(LARGE_BYTES_MIN), at);
+    for text in ["overwritten", "shorter", "deleted", "swept"] {
+        let mut batch = index.generation.batch(&index.database, PersistMode::Buffer);
+        let keys = index.generation.keys();
+        batch.insert(keys, text, record::encode(&before));
+        batch.insert(keys, index_entry(at, &key(text)), []);
+        batch.insert(keys, expiry_of(text.as_bytes()), at.to_bits().to_be_bytes());
+        batch.commit().expect("it is written");
+    }
+    index.sweep = Sweep::new(Some(index.generation.keys()));
+    assert_eq!(index.get("swept"), Some(before));
+    index.set_large("overwritten", 1000);
+    assert_eq!(index.held_large().len(), 1);
+    index.set("shorter", at);
+    index.delete("deleted");
+    assert_eq!(index.step(1000), 3);
+    assert!(index.is_empty());
+}
