@@ -402,7 +402,7 @@ impl Committer {
     fn sweep_in_turn(&mut self) -> fjall::Result<()> {
         self.sweep(Time::now())?;
         if !self.sweep.has_more() && self.drop_files()? && !self.is_unsorted() {
-            self.turn_over()?;
+            self.turn_expiring_over()?;
         }
         Ok(())
     }
@@ -517,16 +517,19 @@ impl Committer {
     /// Lets go of old versions of the trees: each does once it takes a write
     /// and turns to a file.
     fn turn_over(&mut self) -> fjall::Result<()> {
-        let Self { database, generation, tidying, .. } = self;
-        if tidying.keys.has_old_files() {
-            generation.span(database)?;
-            generation.keys().rotate_memtable()?;
-            tidying.keys.note_turn();
+        if self.tidying.keys.has_old_files() {
+            self.generation.span(&self.database)?;
+            self.generation.keys().rotate_memtable()?;
+            self.tidying.keys.note_turn();
         }
-        if tidying.expiring.has_old_files() {
-            generation.touch_expiring(database)?;
-            generation.expiring().rotate_memtable()?;
-            tidying.expiring.note_turn();
+        self.turn_expiring_over()
+    }
+
+    fn turn_expiring_over(&mut self) -> fjall::Result<()> {
+        if self.tidying.expiring.has_old_files() {
+            self.generation.touch_expiring(&self.database)?;
+            self.generation.expiring().rotate_memtable()?;
+            self.tidying.expiring.note_turn();
         }
         Ok(())
     }
