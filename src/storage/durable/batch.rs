@@ -6,7 +6,6 @@ use super::pins::Pins;
 use super::{entry_in, entry_of};
 use crate::storage::{Change, Decision, Done, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
-use fjall::Database;
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -80,7 +79,6 @@ impl Batch {
     /// or else on what the keyspaces hold. That is pinned then.
     pub(super) fn decide(
         &self,
-        database: &Database,
         keyspaces: &Keyspaces,
         pins: &Pins,
         key: &Key,
@@ -96,7 +94,7 @@ impl Batch {
                 // No reader has seen this one, so none sees it come back.
                 changed.filter(|entry| entry.lives(Time::now))
             }
-            None => entry_in(database, keyspaces, key)?.filter(|entry| pins.pin(key, entry)),
+            None => entry_in(keyspaces, key)?.filter(|entry| pins.pin(key, entry)),
         };
         let decision = panic::catch_unwind(AssertUnwindSafe(|| change(before.as_ref())))
             .map_err(|_panic| Error::Internal(Arc::new(Undecided)))?;

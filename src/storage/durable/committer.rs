@@ -299,7 +299,7 @@ impl Committer {
         done: Done,
     ) {
         let keyspaces = self.generation.keyspaces();
-        let decided = match batch.decide(&self.database, keyspaces, &self.pins, &key, action) {
+        let decided = match batch.decide(keyspaces, &self.pins, &key, action) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Updated::default())], &Err(err)),
         };
@@ -353,14 +353,21 @@ impl Committer {
             self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
         }
         batch.commit()?;
-        self.note_large();
-        self.generation.write_if_full()
+        self.has_written()
     }
 
-    /// Notes what was changed of what expires.
-    fn note_large(&mut self) {
+    /// Notes what was changed of what expires, and has what is in memory be
+    /// written to files once that is much.
+    fn has_written(&mut self) -> fjall::Result<()> {
         let Changes { changes, deletions } = self.sweep.take_large();
         self.tidying.expiring.note(changes, deletions);
+        if !self.generation.is_full() {
+            return Ok(());
+        }
+        // A journal is kept until files have something newer, and the newest may
+        // have been dropped.
+        self.turn_expiring_over()?;
+        self.generation.write()
     }
 
     fn clear(&mut self) -> fjall::Result<()> {
@@ -412,8 +419,7 @@ impl Committer {
         self.wait_while_crowded()?;
         let removed = self.sweep.step(&self.database, &self.generation, until)?;
         self.tidying.keys.note(removed, removed);
-        self.note_large();
-        self.generation.write_if_full()
+        self.has_written()
     }
 
     /// Waits until the tree has kept up with what was written. Fails if it

@@ -154,7 +154,8 @@ impl Sweep {
     }
 
     /// Has a batch write a record under a key, or delete it, and note when it
-    /// expires.
+    /// expires. What is put into a batch first is seen first: a record is there
+    /// before what refers to it, and until nothing does any more.
     pub(super) fn put(
         &mut self,
         batch: &mut WriteBatch,
@@ -162,25 +163,24 @@ impl Sweep {
         key: &Key,
         record: Record,
     ) {
-        let due = record.as_deref().and_then(Due::of);
-        self.note(batch, keyspaces, key, due);
         let Keyspaces { keys, expiring } = keyspaces;
+        let due = record.as_deref().and_then(Due::of);
         match (record, due) {
             (None, _) => batch.remove(keys, key.as_str()),
             (Some(record), Some(Due { expiry, is_large: true })) => {
-                batch.insert(keys, key.as_str(), record::reference(expiry));
                 batch.insert(expiring, index_entry(expiry, key), record);
+                batch.insert(keys, key.as_str(), record::reference(expiry));
                 self.large.changes += 1;
             }
             (Some(record), _) => batch.insert(keys, key.as_str(), record),
         }
+        if due.is_some() || !self.is_unused {
+            self.note(batch, keyspaces, key, due);
+        }
     }
 
-    /// Has the index say what is due of a key.
+    /// Has the index say what is due of a key, and removes what it was said of.
     fn note(&mut self, batch: &mut WriteBatch, keyspaces: &Keyspaces, key: &Key, due: Option<Due>) {
-        if due.is_none() && self.is_unused {
-            return;
-        }
         let Keyspaces { keys, expiring } = keyspaces;
         let expiry_of = expiry_of(key.as_str().as_bytes());
         let before = Due::found(keys, &expiry_of);
@@ -189,13 +189,13 @@ impl Sweep {
         }
         if let Some(before) = before {
             let entry = index_entry(before.expiry, key);
+            if due.is_none_or(|due| due.expiry != before.expiry) {
+                batch.remove(keys, entry.clone());
+            }
             if before.is_large {
-                batch.remove(expiring, entry.clone());
+                batch.remove(expiring, entry);
                 self.large.changes += 1;
                 self.large.deletions += 1;
-            }
-            if due.is_none_or(|due| due.expiry != before.expiry) {
-                batch.remove(keys, entry);
             }
         }
         let Some(due) = due else { return batch.remove(keys, expiry_of) };

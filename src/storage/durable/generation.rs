@@ -172,13 +172,15 @@ impl Generation {
         self.keyspaces.each().into_iter().try_for_each(|it| database.delete_keyspace(it.clone()))
     }
 
-    /// Writes what is in memory to files once that is much. Both keyspaces turn
-    /// to another memtable then, for the journal is needed as long as one of
-    /// them has something of it in memory alone. Blocks for nothing.
-    pub(super) fn write_if_full(&self) -> fjall::Result<()> {
-        if self.memtable_bytes() < MEMTABLE_BYTES {
-            return Ok(());
-        }
+    /// Whether so much is gathered in memory that it is to be written to files.
+    pub(super) fn is_full(&self) -> bool {
+        self.memtable_bytes() >= MEMTABLE_BYTES
+    }
+
+    /// Writes what is in memory to files. Both keyspaces turn to another
+    /// memtable, for the journal is needed as long as one of them has something
+    /// of it in memory alone. Blocks for nothing.
+    pub(super) fn write(&self) -> fjall::Result<()> {
         for keyspace in self.keyspaces.each() {
             if !keyspace.tree.active_memtable().is_empty() {
                 keyspace.rotate_memtable()?;

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::Directory;
-use fjall::{AbstractTree as _, Database, Readable as _};
+use fjall::{AbstractTree as _, Database};
 use generation::{Generation, Keyspaces};
 pub use open_error::OpenError;
 use pins::Pins;
@@ -48,9 +48,12 @@ const FILES_MAX: usize = 64;
 /// How large the journals grow until what they hold is written elsewhere.
 const JOURNALS_BYTES_MAX: u64 = 192 << 20;
 
+/// How often a record is looked for that is not where it is said to be, as long
+/// as the same is said.
+const LOOKS_MAX: u32 = 8;
+
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
-    database: Database,
     current: Arc<RwLock<Arc<Keyspaces>>>,
     pins: Arc<Pins>,
     status: Arc<Status>,
@@ -81,7 +84,7 @@ impl Durable {
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let committer = Committer::new(
-            database.clone(),
+            database,
             generation,
             Arc::clone(&current),
             Arc::clone(&pins),
@@ -94,7 +97,7 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        Ok(Self { database, current, pins, status, writes, committer, _directory: directory })
+        Ok(Self { current, pins, status, writes, committer, _directory: directory })
     }
 
     /// The keyspaces that are in use.
@@ -150,15 +153,14 @@ fn open_database(data: &Path) -> Result<Database, OpenError> {
 impl Storage for Durable {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
         let keyspaces = self.keyspaces();
-        let look = || entry_in(&self.database, &keyspaces, key);
-        let mut found = look()?;
+        let mut found = entry_in(&keyspaces, key)?;
         while let Some(entry) = &found
             && !self.pins.lives(key, entry)
         {
             // It has expired, unless a change that was decided before has been
             // committed since it was found.
             let expiry = entry.expiry();
-            found = look()?.filter(|entry| entry.expiry() != expiry);
+            found = entry_in(&keyspaces, key)?.filter(|entry| entry.expiry() != expiry);
         }
         Ok(found)
     }
@@ -227,24 +229,27 @@ impl Drop for Durable {
 }
 
 /// What is held under `key`, expired or not.
-fn entry_in(database: &Database, keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
+fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
     let unreadable = |err| unreadable(key, err);
     let Keyspaces { keys, expiring } = keyspaces;
-    let Some(mut record) = keys.get(key.as_str()).map_err(unreadable)? else { return Ok(None) };
-    if record::referred(&record).is_some() {
-        // Both at one moment: another may have taken its place since.
-        let then = database.snapshot();
-        let found = then.get(keys, key.as_str()).map_err(unreadable)?;
-        let Some(found) = found else { return Ok(None) };
-        record = found;
-        if let Some(expiry) = record::referred(&record) {
-            let found = then.get(expiring, expiry::index_entry(expiry, key)).map_err(unreadable)?;
-            // What has expired may be dropped before what refers to it.
-            let Some(found) = found else { return Ok(None) };
-            record = found;
+    let (mut missed, mut tries) = (None, 0);
+    while let Some(record) = keys.get(key.as_str()).map_err(unreadable)? {
+        let Some(expiry) = record::referred(&record) else {
+            return entry_of(key, record.into()).map(Some);
+        };
+        let found = expiring.get(expiry::index_entry(expiry, key)).map_err(unreadable)?;
+        if let Some(record) = found {
+            return entry_of(key, record.into()).map(Some);
         }
+        // Another has taken its place meanwhile, and the next look finds that;
+        // or it had expired, was dropped, and will be missed again.
+        tries = if missed == Some(expiry) { tries + 1 } else { 1 };
+        if tries == LOOKS_MAX {
+            break;
+        }
+        missed = Some(expiry);
     }
-    entry_of(key, record.into()).map(Some)
+    Ok(None)
 }
 
 /// The entry of a record that was found under `key`.

@@ -8,7 +8,7 @@ use crate::storage::Time;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 type Map = BTreeMap<String, Vec<u8>>;
@@ -111,10 +111,7 @@ impl Written {
 
     /// A copy of the directory with another journal.
     fn copy(&self, journal: &[u8]) -> TempDir {
-        // No crash is tried here, so the copy needs no disk that keeps it.
-        let memory = Path::new("/dev/shm");
-        let copy = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let copy = copy.expect("a directory");
+        let copy = in_memory();
         copy_all(self.directory.path(), copy.path());
         fs::write(copy.path().join(JOURNAL), journal).expect("a journal is written");
         copy
@@ -175,6 +172,14 @@ impl Written {
         }
         assert!(refused > 0, "no damage was noticed");
     }
+}
+
+/// A directory where no crash is tried, so it needs no disk that keeps it.
+fn in_memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let directory =
+        if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    directory.expect("a directory")
 }
 
 fn every_byte() -> bool {
@@ -320,12 +325,53 @@ fn a_little_that_expires_keeps_no_journal() {
             let entry = entry.with_expiry(later.filter(|_| expires));
             store.set(key("a"), entry).expect("the engine writes");
         }
-        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(10);
         while journals() > (MEBIBYTES - 60) << 20 {
-            assert!(std::time::Instant::now() < end, "{} MiB are kept", journals() >> 20);
-            std::thread::sleep(Duration::from_millis(10));
+            assert!(Instant::now() < end, "{} MiB are kept", journals() >> 20);
+            thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// It is looked up in two places, which are never changed at one moment.
+#[test]
+fn what_is_replaced_all_the_time_is_never_absent() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let directory = in_memory();
+    let store = open(directory.path());
+    let begun = Instant::now();
+    let is_over = || begun.elapsed() > 2 * SECOND;
+    let lend = |text: &str, number: u32| {
+        let later = Time::now().after((1000 + number % 977) * SECOND);
+        let entry = Entry::new(vec![b'x'; 800].into()).with_expiry(Some(later));
+        store.set(key(text), entry).expect("the engine writes");
+    };
+    let keys = ["a", "b", "c", "d"];
+    for text in keys {
+        lend(text, 0);
+    }
+    thread::scope(|scope| {
+        for text in keys {
+            scope.spawn(move || {
+                (1..u32::MAX).take_while(|_| !is_over()).for_each(|it| lend(text, it));
+            });
+        }
+        // Whatever the database does meanwhile must not show.
+        scope.spawn(|| {
+            while !is_over() {
+                for keyspace in store.keyspaces().each() {
+                    if keyspace.tree.l0_run_count() < 15 {
+                        keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+                    }
+                }
+            }
+        });
+        let absent = keys.into_iter().cycle().take_while(|_| !is_over()).filter(|text| {
+            let found = store.get(&key(text)).expect("the engine reads");
+            found.is_none()
+        });
+        assert_eq!(absent.count(), 0, "reads that found nothing");
+    });
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Index {
     }
 
     fn get(&self, text: &str) -> Option<Entry> {
-        entry_in(&self.database, self.generation.keyspaces(), &key(text)).expect("it can be read")
+        entry_in(self.generation.keyspaces(), &key(text)).expect("it can be read")
     }
 
     /// Takes one step at a moment; gives how many keys it has removed.

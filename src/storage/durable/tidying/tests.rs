@@ -337,6 +337,21 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     letters.hold();
 }
 
+/// Values from some size on are kept apart from the keys and stay where they
+/// are, but in the keyspace of what expires they are written anew as well.
+#[test]
+fn what_is_left_is_reckoned_with_the_values_that_move() {
+    let tree = Tree::new();
+    for (keyspace, fits) in [(tree.generation.keys(), true), (tree.generation.expiring(), false)] {
+        for key in 0_u32..500 {
+            keyspace.insert(key.to_be_bytes(), vec![b'x'; 20_000]).expect("it is written");
+        }
+        let keyspace = keyspace.clone();
+        let steps = Steps { keyspace, free_bytes: Box::new(|| 12 << 20), ..tree.steps() };
+        assert_eq!(steps.is_left_to_fit_whole().expect("it can be read"), fits);
+    }
+}
+
 #[test]
 fn what_is_deleted_during_a_job_is_left_for_the_next() {
     let (tree, mut tidying) = (Tree::new(), Tidying::default());
