@@ -345,8 +345,8 @@ impl Large {
     }
 
     /// Stores until there is no room. Says how many numbers there were.
-    fn fill(&self) -> u64 {
-        Self::all(|_| while self.set_next(|_| None) {});
+    fn fill(&self, expiry: impl Fn(u64) -> Option<Time> + Sync) -> u64 {
+        Self::all(|_| while self.set_next(&expiry) {});
         self.numbers()
     }
 
@@ -413,16 +413,27 @@ fn expires_all_over(value_bytes: usize, patience: Duration) {
     large.holds_below(stored, |number| number.is_multiple_of(EXPIRING));
 }
 
-/// After deletions from all over it, and a pause, no step is small enough for
-/// what is left above the last level of the tree.
 #[test]
 fn what_is_deleted_all_over_a_full_disk_makes_room() {
+    deleted_all_over(SMALL, |_| None);
+}
+
+#[test]
+fn what_is_deleted_long_before_it_expires_makes_room() {
+    let later = Time::now().after(Duration::from_secs(1000));
+    let expiry = |number| Some(later.after(Duration::from_secs(number * 7919 % 9973)));
+    deleted_all_over(20_000, expiry);
+}
+
+/// After deletions from all over it, and a pause, no step is small enough for
+/// what is left above the last level of the tree.
+fn deleted_all_over(value_bytes: usize, expiry: impl Fn(u64) -> Option<Time> + Sync) {
     /// One in so many is deleted.
     const DELETED: u64 = 3;
     let Some(disk) = Disk::new(512) else { return };
     let place = disk.place();
-    let large = Large::new(&place, SMALL);
-    let stored = large.fill() / DELETED * DELETED;
+    let large = Large::new(&place, value_bytes);
+    let stored = large.fill(expiry) / DELETED * DELETED;
     let is_deleted = |number: u64| number.is_multiple_of(DELETED);
     large.delete_below(stored, is_deleted);
     thread::sleep(Duration::from_millis(600));
@@ -440,7 +451,7 @@ fn most_that_is_deleted_on_a_small_disk_makes_room() {
     let Some(disk) = Disk::new(200) else { return };
     let place = disk.place();
     let large = Large::new(&place, SMALL);
-    let stored = large.fill();
+    let stored = large.fill(|_| None);
     let is_deleted = |number: u64| !number.is_multiple_of(KEPT);
     large.delete_below(stored, is_deleted);
     large.set_more(stored / 4);

@@ -523,14 +523,20 @@ impl Committer {
     /// Lets go of old versions of the trees: each does once it takes a write
     /// and turns to a file.
     fn turn_over(&mut self) -> fjall::Result<()> {
-        if self.tidying.keys.has_old_files() {
-            self.generation.span(&self.database)?;
-            self.generation.keys().rotate_memtable()?;
-            self.tidying.keys.note_turn();
+        let Self { database, generation, tidying, .. } = self;
+        if tidying.keys.has_old_files() {
+            generation.span(database, generation.keys())?;
+            generation.keys().rotate_memtable()?;
+            tidying.keys.note_turn();
+        }
+        if tidying.expiring.has_old_files() && tidying.expiring.is_to_go_on() {
+            // It may be a file that has to be taken apart.
+            generation.span(database, generation.expiring())?;
         }
         self.turn_expiring_over()
     }
 
+    /// The same where what has expired can be dropped next time.
     fn turn_expiring_over(&mut self) -> fjall::Result<()> {
         if self.tidying.expiring.has_old_files() {
             self.generation.touch_expiring(&self.database)?;

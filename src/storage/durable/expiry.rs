@@ -16,10 +16,11 @@
 //! what is among the keys is only given back as these are put in order.
 
 use super::batch::Record;
-use super::generation::{Generation, Keyspaces};
+use super::generation::{FIRST_KEY, Generation, Keyspaces};
 use crate::storage::{Key, Time, record};
 use fjall::{AbstractTree as _, Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 use std::mem;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 const PREFIX: [u8; 2] = [0xff, b'e'];
@@ -261,6 +262,8 @@ impl Sweep {
     /// Says whether there were any. Waits for whoever merges files of the
     /// keyspace.
     pub(super) fn drop_files(&self, expiring: &Keyspace) -> fjall::Result<bool> {
+        // The first key stays, so that other files come behind it.
+        let (first, end) = (&FIRST_KEY[..], &self.from[..]);
         #[allow(
             clippy::redundant_closure_for_method_calls,
             reason = "what it is a method of has no name outside of its crate"
@@ -268,12 +271,13 @@ impl Sweep {
         let has_any = expiring.tree.current_version().iter_levels().any(|level| {
             let mut files = level.iter().flat_map(|run| run.iter());
             files.any(|file| {
-                let last = file.metadata.key_range.max();
-                last.as_ref() > &PREFIX[..] && last.as_ref() < &self.from[..]
+                let keys = &file.metadata.key_range;
+                first < keys.min().as_ref() && keys.max().as_ref() < end
             })
         });
         if has_any {
-            expiring.tree.drop_range(..&self.from[..])?;
+            let between = (Bound::Excluded(first), Bound::Excluded(end));
+            expiring.tree.drop_range::<&[u8], _>(between)?;
         }
         Ok(has_any)
     }

@@ -29,11 +29,8 @@ const MARK: [u8; 1] = [0xff];
 /// Before and behind all other keys, but for some that are nothing but zeros.
 /// A file is merged into the next level only if its keys are between the first
 /// and the last one there, and these get to the last level with the first file.
-const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
+pub(super) const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
 const LAST_KEY: [u8; 2] = [0xff, 0xff];
-
-/// Before all that is in the keyspace of what expires.
-const LEAST_KEY: [u8; 1] = [0];
 
 /// How much is gathered in memory, of both keyspaces, before it is written to
 /// files of its own.
@@ -88,9 +85,9 @@ pub(super) struct Generation {
 impl Generation {
     /// Begins the generation `number`, empty. Once this returns, it lasts.
     pub(super) fn begin(database: &Database, data: &Path, number: u64) -> fjall::Result<Self> {
-        let keys = database.keyspace(&number.to_string(), keys_options)?;
+        let keys = database.keyspace(&number.to_string(), options)?;
         let generation = Self::of(database, data, number, keys)?;
-        generation.span(database)?;
+        generation.span(database, generation.keys())?;
         generation.mark(database)?;
         Ok(generation)
     }
@@ -98,7 +95,7 @@ impl Generation {
     /// The generation of these keys. Makes its second keyspace if there is
     /// none, as in a directory of before there were any.
     fn of(database: &Database, data: &Path, number: u64, keys: Keyspace) -> fjall::Result<Self> {
-        let expiring = database.keyspace(&format!("{number}{EXPIRING}"), expiring_options)?;
+        let expiring = database.keyspace(&format!("{number}{EXPIRING}"), options)?;
         directory::sync(&data.join(KEYSPACES))?;
         Ok(Self { number, keyspaces: Arc::new(Keyspaces { keys, expiring }) })
     }
@@ -110,23 +107,23 @@ impl Generation {
         batch.commit()
     }
 
-    /// Has the memtable, and so the file that it becomes, begin before all keys
-    /// and end behind them. Nothing is synced.
-    pub(super) fn span(&self, database: &Database) -> fjall::Result<()> {
+    /// Has the memtable of a keyspace, and so the file that it becomes, begin
+    /// before all keys and end behind them. Nothing is synced.
+    pub(super) fn span(&self, database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
         let mut batch = self.batch(database, PersistMode::Buffer);
-        batch.insert(self.keys(), FIRST_KEY, []);
-        batch.insert(self.keys(), LAST_KEY, []);
+        batch.insert(keyspace, FIRST_KEY, []);
+        batch.insert(keyspace, LAST_KEY, []);
         batch.commit()
     }
 
-    /// Has there be something in memory of what expires, and nothing that comes
-    /// behind any of it. Nothing is synced.
+    /// Has something of what expires be in memory, and nothing that comes behind
+    /// any of it. Nothing is synced.
     pub(super) fn touch_expiring(&self, database: &Database) -> fjall::Result<()> {
         if !self.expiring().tree.active_memtable().is_empty() {
             return Ok(());
         }
         let mut batch = self.batch(database, PersistMode::Buffer);
-        batch.insert(self.expiring(), LEAST_KEY, []);
+        batch.insert(self.expiring(), FIRST_KEY, []);
         batch.commit()
     }
 
@@ -138,7 +135,7 @@ impl Generation {
         numbers.sort_unstable();
         let (mut newest, mut others) = (None, Vec::new());
         while let Some(number) = numbers.pop() {
-            let keys = database.keyspace(&number.to_string(), keys_options)?;
+            let keys = database.keyspace(&number.to_string(), options)?;
             if newest.is_none() && keys.contains_key(MARK)? {
                 newest = Some(Self::of(database, data, number, keys)?);
             } else {
@@ -149,7 +146,7 @@ impl Generation {
         others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
         let in_use = newest.expiring().name();
         for name in names.iter().filter(|name| name.ends_with(EXPIRING) && *name != in_use) {
-            database.delete_keyspace(database.keyspace(name, expiring_options)?)?;
+            database.delete_keyspace(database.keyspace(name, options)?)?;
         }
         Ok(Some(newest))
     }
@@ -221,17 +218,11 @@ impl Generation {
     }
 }
 
-fn keys_options() -> KeyspaceCreateOptions {
+fn options() -> KeyspaceCreateOptions {
     let apart = KvSeparationOptions::default()
         .separation_threshold(APART_BYTES_MIN)
         .file_target_size(APART_FILE_BYTES)
         .age_cutoff(1.0 / f32::from(APART_STEP_SHARE));
-    expiring_options().with_kv_separation(Some(apart))
-}
-
-/// Here even large values stay with their keys: a file is dropped once all that
-/// is in it has expired, and large ones are what there is to gain.
-fn expiring_options() -> KeyspaceCreateOptions {
     // The database is to leave its files as they are, but for those that need
     // not be written anew: merging them is the tidying's. It is told when to
     // write memtables.
@@ -239,6 +230,7 @@ fn expiring_options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .compaction_strategy(Arc::new(as_they_are))
         .max_memtable_size(2 * MEMTABLE_BYTES)
+        .with_kv_separation(Some(apart))
         .manual_journal_persist(true)
 }
 
@@ -259,7 +251,7 @@ mod tests {
         }
         // One that was cut short before its mark, and one half removed.
         for name in ["2", "2.expiring", "7.expiring"] {
-            database.keyspace(name, expiring_options).expect("it is made");
+            database.keyspace(name, options).expect("it is made");
         }
         database.persist(PersistMode::SyncAll).expect("it is synced");
         drop(database);

@@ -580,13 +580,11 @@ impl Steps {
     /// whole. Reads all keys, unless it is too large.
     fn is_left_to_fit_whole(&self) -> fjall::Result<bool> {
         let bytes_max = self.whole_bytes_max();
-        let has_values_apart = self.keyspace.is_kv_separated();
-        let beside_key_max = if has_values_apart { APART_BYTES_MIN } else { u32::MAX };
         let mut bytes = 0;
         let mut entries = self.keyspace.iter();
         while bytes < bytes_max {
             let Some(entry) = entries.next() else { return Ok(true) };
-            bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(beside_key_max));
+            bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(APART_BYTES_MIN));
         }
         Ok(false)
     }

@@ -168,7 +168,7 @@ fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
     let full = tree_bytes(tree.keyspace());
     assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Early { .. })));
     assert_eq!(unsorted_files(tree.keyspace()), 1);
-    tree.generation.span(&tree.database).expect("it is written");
+    tree.generation.span(&tree.database, tree.keyspace()).expect("it is written");
     assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
     let left = tree_bytes(tree.keyspace());
     assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
@@ -203,7 +203,10 @@ impl Letters {
 
     /// Has the next file have keys from all over.
     fn span(&self) {
-        self.tree.generation.span(&self.tree.database).expect("it is written");
+        self.tree
+            .generation
+            .span(&self.tree.database, self.tree.keyspace())
+            .expect("it is written");
     }
 
     /// Merges what is unsorted into a level, as one file.
@@ -335,21 +338,6 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     assert!(above_bytes > FREE_BYTES, "{above_bytes}");
     letters.put_in_order(FREE_BYTES);
     letters.hold();
-}
-
-/// Values from some size on are kept apart from the keys and stay where they
-/// are, but in the keyspace of what expires they are written anew as well.
-#[test]
-fn what_is_left_is_reckoned_with_the_values_that_move() {
-    let tree = Tree::new();
-    for (keyspace, fits) in [(tree.generation.keys(), true), (tree.generation.expiring(), false)] {
-        for key in 0_u32..500 {
-            keyspace.insert(key.to_be_bytes(), vec![b'x'; 20_000]).expect("it is written");
-        }
-        let keyspace = keyspace.clone();
-        let steps = Steps { keyspace, free_bytes: Box::new(|| 12 << 20), ..tree.steps() };
-        assert_eq!(steps.is_left_to_fit_whole().expect("it can be read"), fits);
-    }
 }
 
 #[test]
