@@ -19,7 +19,7 @@ use super::status::Status;
 use super::tidying::{self, Occasion, Tidying};
 use crate::storage::{Done, Error, Key, Outage, Time, Updated};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use fjall::{AbstractTree as _, Database, PersistMode};
+use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
 use std::io;
 use std::mem;
@@ -245,7 +245,7 @@ impl Committer {
                 log::debug!("made room for {bytes} bytes in {} ms", took.as_millis());
                 return Ok(());
             }
-            goes_on = self.tidy_for(MAKE_ROOM_PIECE);
+            goes_on = self.tidy_to_make_room(needed_bytes)?;
             if self.sweep.has_more() {
                 self.sweep_for(MAKE_ROOM_PIECE, until)?;
                 goes_on = true;
@@ -254,17 +254,32 @@ impl Committer {
         }
     }
 
-    /// Puts both keyspaces in order to make room, each for not much longer than
-    /// that. Says whether there is more of it.
-    fn tidy_for(&mut self, patience: Duration) -> bool {
-        let Self { database, generation, tidying, room, .. } = self;
-        let mut goes_on = false;
-        for (keyspace, tidying) in generation.keyspaces().each().into_iter().zip(tidying.each_mut())
-        {
-            tidying.begin(database, generation, keyspace, room, Occasion::Full);
-            goes_on |= tidying.finish_within(patience) && tidying.is_to_go_on();
+    /// Puts both keyspaces in order, each for not much longer than a piece: that
+    /// of what expires first, and the other one if that is not enough. Says
+    /// whether there is more of it.
+    fn tidy_to_make_room(&mut self, needed_bytes: u64) -> fjall::Result<bool> {
+        let goes_on = self.begin_and_finish(|both| &mut both.expiring, Generation::expiring);
+        if goes_on.is_some() {
+            self.let_go()?;
+            if self.spare_bytes() >= needed_bytes {
+                return Ok(true);
+            }
         }
-        goes_on
+        let keys_go_on = self.begin_and_finish(|both| &mut both.keys, Generation::keys);
+        Ok(goes_on == Some(true) || keys_go_on == Some(true))
+    }
+
+    /// Puts a keyspace in order if there is something to do. Says whether there
+    /// is more of it.
+    fn begin_and_finish(
+        &mut self,
+        tidying: fn(&mut Both<Tidying>) -> &mut Tidying,
+        keyspace: fn(&Generation) -> &Keyspace,
+    ) -> Option<bool> {
+        let Self { database, generation, room, .. } = self;
+        let tidying = tidying(&mut self.tidying);
+        tidying.begin(database, generation, keyspace(generation), room, Occasion::Full);
+        tidying.finish_within(MAKE_ROOM_PIECE).then(|| tidying.is_to_go_on())
     }
 
     /// Drops the files of what has expired, unless files are being merged. Says

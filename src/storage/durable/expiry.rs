@@ -12,8 +12,8 @@
 //!
 //! Keys are UTF-8, so none looks like these. All are written and removed in one
 //! batch. What expires together is together in the second keyspace, whatever
-//! its keys are: once all of a file has expired it is dropped as it is, while
-//! what is among the keys is only given back as these are put in order.
+//! its keys are: once all of a file has expired it can go as it is, while what
+//! is among the keys is only given back as these are put in order.
 
 use super::batch::Record;
 use super::generation::{FIRST_KEY, Generation, Keyspaces};
@@ -115,7 +115,7 @@ pub(super) struct Sweep {
     is_unused: bool,
     /// The last step has not found the end.
     has_more: bool,
-    /// What was changed in the keyspace of what expires, or has expired there.
+    /// What was changed in the keyspace of what expires.
     large: Changes,
 }
 
@@ -217,7 +217,7 @@ impl Sweep {
         generation: &Generation,
         now: Time,
     ) -> fjall::Result<usize> {
-        let keys = generation.keys();
+        let (keys, expiring) = (generation.keys(), generation.expiring());
         let mut batch = generation.batch(database, PersistMode::Buffer);
         let (mut looked_at, mut removed, mut is_readable) = (0, 0, true);
         let until = index_behind(now);
@@ -238,10 +238,11 @@ impl Sweep {
                     batch.remove(keys, key);
                     batch.remove(keys, expiry_of);
                     removed += 1;
-                    // A large record stays until its file is dropped.
-                    let large = usize::from(due.is_large);
-                    self.large.changes += large;
-                    self.large.deletions += large;
+                    if due.is_large {
+                        batch.remove(expiring, entry.clone());
+                        self.large.changes += 1;
+                        self.large.deletions += 1;
+                    }
                 }
             }
             self.from = entry.to_vec();
