@@ -182,7 +182,7 @@ fn a_store_of_a_later_version_is_refused_and_left_as_it_is() {
     let format = place.path().join("format");
     let ours = fs::read(&format).expect("a store says its version");
     let table = [
-        ("little-key-value 2\n", "a later version of this program wrote it (format 2)"),
+        ("little-key-value 3\n", "a later version of this program wrote it (format 3)"),
         ("little-key-value 18446744073709551615", "format 18446744073709551615"),
         ("little-key-value 0\n", "not understood"),
         ("little-key-value\n", "not understood"),

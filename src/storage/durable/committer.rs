@@ -136,7 +136,7 @@ impl Committer {
         loop {
             if self.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
-                self.guarded(Self::sweep_in_turn).ok();
+                self.guarded(|committer| committer.sweep(Time::now())).ok();
             }
             let message = match next.take() {
                 Some(message) => Ok(message),
@@ -233,7 +233,6 @@ impl Committer {
         self.sweep_for(MAKE_ROOM_PIECE, until)?;
         let mut goes_on = true;
         loop {
-            self.drop_files()?;
             self.let_go()?;
             let (bytes, took) = (self.spare_bytes(), begun.elapsed());
             let (enough, patience) = if bytes < needed_bytes {
@@ -280,17 +279,6 @@ impl Committer {
         let tidying = tidying(&mut self.tidying);
         tidying.begin(database, generation, keyspace(generation), room, Occasion::Full);
         tidying.finish_within(MAKE_ROOM_PIECE).then(|| tidying.is_to_go_on())
-    }
-
-    /// Drops the files of what has expired, unless files are being merged. Says
-    /// whether there were any, which are gone once the tree has turned over.
-    fn drop_files(&mut self) -> fjall::Result<bool> {
-        let tidying = &mut self.tidying.expiring;
-        if tidying.is_at_work() || !self.sweep.drop_files(self.generation.expiring())? {
-            return Ok(false);
-        }
-        tidying.note_drop();
-        Ok(true)
     }
 
     /// Sweeps what has expired by `until`, but not for much longer than that.
@@ -379,9 +367,11 @@ impl Committer {
         if !self.generation.is_full() {
             return Ok(());
         }
-        // A journal is kept until files have something newer, and the newest may
-        // have been dropped.
-        self.turn_expiring_over()?;
+        if self.tidying.expiring.has_old_files() {
+            // A journal is kept until files have something newer than it has, and
+            // what was the newest may have been merged away.
+            self.generation.span(&self.database, self.generation.expiring())?;
+        }
         self.generation.write()
     }
 
@@ -417,16 +407,6 @@ impl Committer {
                 log::warn!("what was cleared stays on the disk until the next start: {err}");
             }
         }
-    }
-
-    /// Removes some of what has expired by now, and the files of it once that
-    /// is all.
-    fn sweep_in_turn(&mut self) -> fjall::Result<()> {
-        self.sweep(Time::now())?;
-        if !self.sweep.has_more() && self.drop_files()? && !self.is_unsorted() {
-            self.turn_expiring_over()?;
-        }
-        Ok(())
     }
 
     /// Removes some of what has expired at a moment.
@@ -539,24 +519,13 @@ impl Committer {
     /// and turns to a file.
     fn turn_over(&mut self) -> fjall::Result<()> {
         let Self { database, generation, tidying, .. } = self;
-        if tidying.keys.has_old_files() {
-            generation.span(database, generation.keys())?;
-            generation.keys().rotate_memtable()?;
-            tidying.keys.note_turn();
-        }
-        if tidying.expiring.has_old_files() && tidying.expiring.is_to_go_on() {
-            // It may be a file that has to be taken apart.
-            generation.span(database, generation.expiring())?;
-        }
-        self.turn_expiring_over()
-    }
-
-    /// The same where what has expired can be dropped next time.
-    fn turn_expiring_over(&mut self) -> fjall::Result<()> {
-        if self.tidying.expiring.has_old_files() {
-            self.generation.touch_expiring(&self.database)?;
-            self.generation.expiring().rotate_memtable()?;
-            self.tidying.expiring.note_turn();
+        for (keyspace, tidying) in generation.keyspaces().each().into_iter().zip(tidying.each_mut())
+        {
+            if tidying.has_old_files() {
+                generation.span(database, keyspace)?;
+                keyspace.rotate_memtable()?;
+                tidying.note_turn();
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock      held by the process that has the store open
-//! DIR/format    "little-key-value 1": what wrote the rest, and how
+//! DIR/format    "little-key-value 2": what wrote the rest, and how
 //! DIR/data/     the database
 //! ```
 //!
@@ -14,8 +14,9 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-/// The version of the format that is written, and the highest that is read.
-const FORMAT_VERSION: u64 = 1;
+/// The version of the format that is written, and the highest that is read. The
+/// first one had all records with their keys; nothing of it has to be changed.
+const FORMAT_VERSION: u64 = 2;
 
 const FORMAT_NAME: &str = "little-key-value";
 
@@ -127,19 +128,19 @@ fn is_ours(path: &Path) -> Result<bool, OpenError> {
     Ok(true)
 }
 
-/// Reads which version wrote the directory; writes ours if none has.
+/// Reads which version wrote the directory; writes ours if none has, or an
+/// earlier one, which would not understand what is written from now on.
 fn check_format(path: &Path) -> Result<(), OpenError> {
+    let write = || write_format(path).map_err(|err| OpenError::io("it cannot be written", err));
     let text = match fs::read_to_string(path.join(FORMAT)) {
         Ok(text) => text,
-        Err(err) if err.kind() == ErrorKind::NotFound => {
-            let written = write_format(path);
-            return written.map_err(|err| OpenError::io("it cannot be written", err));
-        }
+        Err(err) if err.kind() == ErrorKind::NotFound => return write(),
         Err(err) => return Err(OpenError::io("its format cannot be read", err)),
     };
     let version = text.trim_end().strip_prefix(FORMAT_NAME).map(str::trim_start);
     match version.and_then(|version| version.parse().ok()) {
-        Some(1..=FORMAT_VERSION) => Ok(()),
+        Some(FORMAT_VERSION) => Ok(()),
+        Some(1..FORMAT_VERSION) => write(),
         Some(version) if version > FORMAT_VERSION => Err(OpenError::Later { version }),
         Some(_) | None => Err(OpenError::FormatUnknown),
     }

@@ -12,22 +12,22 @@
 //!
 //! Keys are UTF-8, so none looks like these. All are written and removed in one
 //! batch. What expires together is together in the second keyspace, whatever
-//! its keys are: once all of a file has expired it can go as it is, while what
-//! is among the keys is only given back as these are put in order.
+//! its keys are, and so are the deletions of that: to merge them takes little
+//! time and no room, while what is among the keys is only given back as most of
+//! these are written anew.
 
 use super::batch::Record;
-use super::generation::{FIRST_KEY, Generation, Keyspaces};
+use super::generation::{Generation, Keyspaces};
 use crate::storage::{Key, Time, record};
-use fjall::{AbstractTree as _, Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
+use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 use std::mem;
-use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 const PREFIX: [u8; 2] = [0xff, b'e'];
 const KEY_PREFIX: [u8; 2] = [0xff, b'x'];
 
-/// From how many bytes on a record that expires is large: less would be won by
-/// dropping it than its entries in the index take until they are gone.
+/// From how many bytes on a record that expires is large: what is won by that is
+/// more than its entries in the index take until they are gone.
 const LARGE_BYTES_MIN: usize = 256;
 
 /// How many keys one step looks at, which others wait for.
@@ -257,30 +257,6 @@ impl Sweep {
         }
         self.next = Instant::now() + if self.has_more { INTERVAL_BUSY } else { INTERVAL };
         Ok(removed)
-    }
-
-    /// Drops the files that hold nothing but large records which were swept.
-    /// Says whether there were any. Waits for whoever merges files of the
-    /// keyspace.
-    pub(super) fn drop_files(&self, expiring: &Keyspace) -> fjall::Result<bool> {
-        // The first key stays, so that other files come behind it.
-        let (first, end) = (&FIRST_KEY[..], &self.from[..]);
-        #[allow(
-            clippy::redundant_closure_for_method_calls,
-            reason = "what it is a method of has no name outside of its crate"
-        )]
-        let has_any = expiring.tree.current_version().iter_levels().any(|level| {
-            let mut files = level.iter().flat_map(|run| run.iter());
-            files.any(|file| {
-                let keys = &file.metadata.key_range;
-                first < keys.min().as_ref() && keys.max().as_ref() < end
-            })
-        });
-        if has_any {
-            let between = (Bound::Excluded(first), Bound::Excluded(end));
-            expiring.tree.drop_range::<&[u8], _>(between)?;
-        }
-        Ok(has_any)
     }
 }
 

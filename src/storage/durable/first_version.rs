@@ -9,6 +9,7 @@ use super::*;
 use crate::storage::Decision;
 use crate::storage::Time;
 use fjall::{KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
+use std::fs;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -53,6 +54,7 @@ fn written(in_tables: usize) -> TempDir {
         Ok(())
     };
     directory.found(write).unwrap_or_else(|err| panic!("{err}"));
+    fs::write(path.path().join("format"), "little-key-value 1\n").expect("it is written");
     path
 }
 
@@ -79,6 +81,9 @@ fn a_directory_of_the_first_version_is_read_and_written() {
     for in_tables in [0, 3, entries().len()] {
         let directory = written(in_tables);
         holds_all(&open(&directory));
+        // The program of then would not understand all that is written now.
+        let format = fs::read_to_string(directory.path().join("format"));
+        assert_eq!(format.expect("it can be read"), "little-key-value 2\n");
         let store = open(&directory);
         let expiry = Time::now().after(Duration::from_secs(1000));
         let new = Entry::new("new".into())

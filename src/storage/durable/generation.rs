@@ -29,7 +29,7 @@ const MARK: [u8; 1] = [0xff];
 /// Before and behind all other keys, but for some that are nothing but zeros.
 /// A file is merged into the next level only if its keys are between the first
 /// and the last one there, and these get to the last level with the first file.
-pub(super) const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
+const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
 const LAST_KEY: [u8; 2] = [0xff, 0xff];
 
 /// How much is gathered in memory, of both keyspaces, before it is written to
@@ -87,7 +87,9 @@ impl Generation {
     pub(super) fn begin(database: &Database, data: &Path, number: u64) -> fjall::Result<Self> {
         let keys = database.keyspace(&number.to_string(), options)?;
         let generation = Self::of(database, data, number, keys)?;
-        generation.span(database, generation.keys())?;
+        for keyspace in generation.keyspaces.each() {
+            generation.span(database, keyspace)?;
+        }
         generation.mark(database)?;
         Ok(generation)
     }
@@ -113,17 +115,6 @@ impl Generation {
         let mut batch = self.batch(database, PersistMode::Buffer);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
-        batch.commit()
-    }
-
-    /// Has something of what expires be in memory, and nothing that comes behind
-    /// any of it. Nothing is synced.
-    pub(super) fn touch_expiring(&self, database: &Database) -> fjall::Result<()> {
-        if !self.expiring().tree.active_memtable().is_empty() {
-            return Ok(());
-        }
-        let mut batch = self.batch(database, PersistMode::Buffer);
-        batch.insert(self.expiring(), FIRST_KEY, []);
         batch.commit()
     }
 

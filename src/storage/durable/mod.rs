@@ -33,6 +33,7 @@ pub use open_error::OpenError;
 use pins::Pins;
 use room::Room;
 use status::Status;
+use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -241,16 +242,27 @@ fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
         if let Some(record) = found {
             return entry_of(key, record.into()).map(Some);
         }
-        // Another has taken its place meanwhile, and the next look finds that;
-        // or it had expired, was dropped, and will be missed again.
+        // Another has taken its place meanwhile, and the next look finds that.
         tries = if missed == Some(expiry) { tries + 1 } else { 1 };
         if tries == LOOKS_MAX {
-            break;
+            return Err(self::unreadable(key, Missing));
         }
         missed = Some(expiry);
     }
     Ok(None)
 }
+
+/// A record is not where it is said to be.
+#[derive(Debug)]
+struct Missing;
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("its record is missing")
+    }
+}
+
+impl std::error::Error for Missing {}
 
 /// The entry of a record that was found under `key`.
 fn entry_of(key: &Key, record: Bytes) -> Result<Entry, Error> {

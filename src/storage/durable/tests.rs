@@ -309,11 +309,7 @@ fn a_journal_cut_or_changed_beside_a_clear_gives_no_wrong_value() {
 #[test]
 fn a_little_that_expires_keeps_no_journal() {
     const MEBIBYTES: u64 = 180;
-    // It is much, and not to be kept.
-    let memory = Path::new("/dev/shm");
-    let directory =
-        if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    let directory = directory.expect("a directory");
+    let directory = in_memory();
     let store = open(directory.path());
     let journals = || journal::disk_bytes(&directory.path().join("data")).expect("there are some");
     for large_expires in [false, true] {
@@ -372,6 +368,20 @@ fn what_is_replaced_all_the_time_is_never_absent() {
         });
         assert_eq!(absent.count(), 0, "reads that found nothing");
     });
+}
+
+#[test]
+fn a_record_that_is_missing_is_not_taken_for_an_absent_one() {
+    let directory = in_memory();
+    let store = open(directory.path());
+    let later = Time::now().after(Duration::from_secs(1000));
+    let entry = Entry::new(vec![b'x'; 1000].into()).with_expiry(Some(later));
+    store.set(key("a"), entry).expect("the engine writes");
+    let record = expiry::index_entry(later, &key("a"));
+    store.keyspaces().expiring.remove(record).expect("the engine deletes");
+    assert!(matches!(store.get(&key("a")), Err(Error::Internal(_))));
+    set(&store, "a", b"again");
+    assert!(store.get(&key("a")).is_ok_and(|entry| entry.is_some()));
 }
 
 #[test]

@@ -321,11 +321,6 @@ impl Tidying {
         self.unfinished.is_some()
     }
 
-    /// Notes that files were dropped.
-    pub(super) fn note_drop(&mut self) {
-        self.has_old_files = true;
-    }
-
     /// Whether some room may be had by turning to another memtable.
     pub(super) fn has_old_files(&self) -> bool {
         self.has_old_files
