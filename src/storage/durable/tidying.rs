@@ -44,9 +44,9 @@ const ENTRY_OVERHEAD_BYTES: u64 = 100;
 const WASTE_SHARE: u64 = 8;
 
 /// How many unsorted files there may be as long as there is little room to
-/// spare, and how much they may have. Small ones hold deletions above all: sorted into
-/// files of the usual size, each of these would delete from too many below it
-/// for one step.
+/// spare, and how much they may have. Small ones hold deletions above all:
+/// sorted into files of the usual size, each of these would delete from too many
+/// below it for one step.
 const UNSORTED_FILES_MAX_SHORT: u64 = 16;
 const UNSORTED_BYTES_MAX_SHORT: u64 = 2 * MEMTABLE_BYTES;
 
