@@ -34,6 +34,8 @@ pub(super) enum NotUnderstood {
     Flags(u8),
     /// The content type is not UTF-8.
     ContentType,
+    /// They stand for a record that is not where it should be.
+    Missing,
 }
 
 /// The length of an entry's record.
@@ -148,6 +150,7 @@ impl fmt::Display for NotUnderstood {
             Self::Short => formatter.write_str("a record that ends too soon"),
             Self::Flags(flags) => write!(formatter, "a record of a later version ({flags:#x})"),
             Self::ContentType => formatter.write_str("a record with a content type of no text"),
+            Self::Missing => formatter.write_str("its record is missing"),
         }
     }
 }

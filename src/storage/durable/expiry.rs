@@ -194,9 +194,7 @@ impl Sweep {
                 batch.remove(keys, entry.clone());
             }
             if before.is_large {
-                batch.remove(expiring, entry);
-                self.large.changes += 1;
-                self.large.deletions += 1;
+                self.remove_large(batch, expiring, entry);
             }
         }
         let Some(due) = due else { return batch.remove(keys, expiry_of) };
@@ -209,6 +207,12 @@ impl Sweep {
         batch.insert(keys, expiry_of, due.to_bytes());
     }
 
+    fn remove_large(&mut self, batch: &mut WriteBatch, expiring: &Keyspace, entry: Vec<u8>) {
+        batch.remove(expiring, entry);
+        self.large.changes += 1;
+        self.large.deletions += 1;
+    }
+
     /// Removes some of what has expired by now. Says how many keys that were.
     /// Nothing is synced: what comes back after a crash is swept again.
     pub(super) fn step(
@@ -219,14 +223,13 @@ impl Sweep {
     ) -> fjall::Result<usize> {
         let (keys, expiring) = (generation.keys(), generation.expiring());
         let mut batch = generation.batch(database, PersistMode::Buffer);
-        let (mut looked_at, mut removed, mut is_readable) = (0, 0, true);
+        let (mut looked_at, mut removed) = (0, 0);
         let until = index_behind(now);
-        for entry in keys.range(self.from.clone()..until.clone()).take(STEP_KEYS_MAX) {
+        for entry in keys.range(self.from.clone()..until).take(STEP_KEYS_MAX) {
             let entry = match entry.key() {
                 Ok(entry) => entry,
                 Err(err) => {
                     log::error!("the index of what expires cannot be read: {err}");
-                    is_readable = false;
                     break;
                 }
             };
@@ -239,9 +242,7 @@ impl Sweep {
                     batch.remove(keys, expiry_of);
                     removed += 1;
                     if due.is_large {
-                        batch.remove(expiring, entry.clone());
-                        self.large.changes += 1;
-                        self.large.deletions += 1;
+                        self.remove_large(&mut batch, expiring, entry.to_vec());
                     }
                 }
             }
@@ -252,9 +253,6 @@ impl Sweep {
             batch.commit()?;
         }
         self.has_more = looked_at == STEP_KEYS_MAX;
-        if is_readable && !self.has_more && self.from < until {
-            self.from = until;
-        }
         self.next = Instant::now() + if self.has_more { INTERVAL_BUSY } else { INTERVAL };
         Ok(removed)
     }

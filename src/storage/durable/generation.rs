@@ -57,7 +57,7 @@ pub(super) const APART_STEP_SHARE: u8 = 20;
 const KEYSPACES: &str = "keyspaces";
 
 /// One for each keyspace of a generation.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Both<T> {
     pub(super) keys: T,
     pub(super) expiring: T,

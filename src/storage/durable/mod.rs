@@ -21,7 +21,8 @@ mod room;
 mod status;
 mod tidying;
 
-use super::{Change, Done, Entry, Error, Key, Outage, Storage, Updated, Write, record};
+use super::record::{self, NotUnderstood};
+use super::{Change, Done, Entry, Error, Key, Outage, Storage, Updated, Write};
 use batch::Action;
 use bytes::Bytes;
 use committer::{Committer, Message};
@@ -33,7 +34,6 @@ pub use open_error::OpenError;
 use pins::Pins;
 use room::Room;
 use status::Status;
-use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -245,24 +245,12 @@ fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
         // Another has taken its place meanwhile, and the next look finds that.
         tries = if missed == Some(expiry) { tries + 1 } else { 1 };
         if tries == LOOKS_MAX {
-            return Err(self::unreadable(key, Missing));
+            return Err(self::unreadable(key, NotUnderstood::Missing));
         }
         missed = Some(expiry);
     }
     Ok(None)
 }
-
-/// A record is not where it is said to be.
-#[derive(Debug)]
-struct Missing;
-
-impl fmt::Display for Missing {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("its record is missing")
-    }
-}
-
-impl std::error::Error for Missing {}
 
 /// The entry of a record that was found under `key`.
 fn entry_of(key: &Key, record: Bytes) -> Result<Entry, Error> {
