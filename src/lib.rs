@@ -18,3 +18,5 @@ pub mod server;
 pub mod api;
 
 pub mod storage;
+
+mod schedule;

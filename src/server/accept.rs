@@ -164,9 +164,13 @@ impl Acceptor {
         SockRef::from(&self.listener).shutdown(Shutdown::Read).ok();
     }
 
-    /// Ends the threads that take requests.
+    /// Ends the threads that take requests. What is committed after that is
+    /// answered by whoever says so.
     pub(super) fn retire_all(&self) {
         self.generations().for_each(|generation| generation.lead.retire());
+        for (job, reply) in self.front.committed.end() {
+            self.front.answer_committed(job, reply);
+        }
     }
 }
 
@@ -186,6 +190,7 @@ impl Generation {
         thread.stack_size(front::STACK_BYTES).spawn(move || match Lead::new(listener) {
             Ok(lead) => {
                 let lead = Arc::new(lead);
+                front.committed.are_for(Arc::clone(&lead));
                 // Who has started this waits for it.
                 hand_over.send(Ok(Arc::clone(&lead))).ok();
                 if lead.run(0, &front) == Left::Displaced {

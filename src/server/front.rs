@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! tiny_http ─► lead: framing, one per connection ─► admit, perform ─► answer
-//!                                                         │
-//!              ┌───────────────────────┬──────────────────┤
-//!              ▼                       ▼                  ▼
-//!      may read a disk:        waits for a client:   is to be committed:
-//!      queue ─► other threads  queue ─► transfer     storage ─► queue ─►
-//!      of the ready lane       lane                  the same others
+//!                ▲                                        │             ▲
+//!                │     ┌────────────────────────┬─────────┴─────────┐   │
+//!                │     ▼                        ▼                   ▼   │
+//!                │   is to be committed:   may read a disk:      waits for a
+//!                └── storage               queue ─► other        client:
+//!                                          threads of the        queue ─►
+//!                                          ready lane            transfer lane
 //! ```
 //!
 //! Nothing in the ready lane waits for a client: a request is there once all of
@@ -15,20 +16,21 @@
 //! it. What has to wait for its client moves to the transfer lane. The thread
 //! that [leads](Lead) waits for nothing at all but requests: what has to read
 //! from a disk is for the lane's other threads. A write that has to be committed
-//! first is left with the storage, which commits many at once and gives each
-//! back to the ready lane, or answers it there and then if no other is left.
+//! first is left with the storage, which commits many at once and gives them
+//! back to the leader, or answers the one there and then if no other is left.
 //! What cannot be answered in the usual way goes to the guard.
 
 use super::answer::{Answer, Persistence};
 use super::body::{self, Trouble};
+use super::committed::Committed;
 use super::connections::{Connection, Connections, Entered, Room, Stage};
 use super::framing::{Framing, Length};
 use super::guard;
 use super::job::Job;
 use super::lead::{Lead, Left, Term};
-use super::schedule;
 use super::tally::Tally;
 use crate::api::{Api, Operation, Pace, Refusal, Reply};
+use crate::schedule;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::ops::ControlFlow;
@@ -57,6 +59,8 @@ pub(super) struct Front {
     /// How many writes the lane has left with the storage, which has not
     /// committed them yet.
     pub(super) committing: AtomicUsize,
+    /// Those that it has committed and that are to be answered.
+    pub(super) committed: Committed,
     /// Set once: answers close their connections from then on.
     pub(super) draining: AtomicBool,
 }
@@ -75,8 +79,6 @@ pub(super) enum Ready {
     Request(Job),
     /// Answer a request that may have to wait for a disk.
     Disk(Job, Framing, Operation),
-    /// Answer a request with this.
-    Reply(Job, Reply),
     /// Write an answer.
     Answer(Job, Answer),
     /// Lead in place of a thread that is stuck.
@@ -153,7 +155,6 @@ impl Front {
             Ready::Disk(job, framing, operation) => {
                 self.guarded(job, |job| self.run_at(Pace::Disk, job, framing, operation));
             }
-            Ready::Reply(job, reply) => self.guarded(job, |job| self.reply(job, reply)),
             Ready::Answer(job, answer) => self.guarded(job, |job| self.deliver(job, answer)),
             Ready::Lead(lead, term) => {
                 if lead.run(term, self) == Left::Retired {
@@ -261,12 +262,18 @@ impl Front {
     fn reply_committed(&self, job: Job, reply: Reply) {
         let is_last = self.committing.fetch_sub(1, Ordering::Relaxed) == 1;
         if is_last {
-            // No other of the lane waits for that thread, so there is time, and
-            // to wake one of the lane's up would only take longer.
-            return self.guarded(job, |job| self.reply(job, reply));
+            // No other waits for that thread, so there is time, and to wake the
+            // leader up would only take longer.
+            return self.answer_committed(job, reply);
         }
-        // Where nobody takes it the server has stopped waiting.
-        self.ready.send(Message::Work(Ready::Reply(job, reply))).ok();
+        if let Some((job, reply)) = self.committed.add(job, reply) {
+            self.answer_committed(job, reply);
+        }
+    }
+
+    /// Answers a request that was committed. Never blocks.
+    pub(super) fn answer_committed(&self, job: Job, reply: Reply) {
+        self.guarded(job, |job| self.reply(job, reply));
     }
 
     fn receive(&self, mut job: Job, framing: Framing, operation: Operation) {

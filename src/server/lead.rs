@@ -2,13 +2,15 @@
 //!
 //! To wake another thread up costs more than a small answer does. So no thread
 //! stands between tiny_http and the ready lane: one thread of the lane leads,
-//! takes each request and answers it, unless it may have to wait. The others
-//! do what is left with them, and the guard gives the lead to one of them
+//! takes each request and answers it, unless it may have to wait. What has to be
+//! committed first comes back to it. The others do what is left with them, and
+//! the guard gives the lead to one of them
 //! where the leader does not come back from a request.
 
 use super::front::Front;
 use super::job::Job;
-use super::schedule;
+use crate::api::Reply;
+use crate::schedule;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -38,9 +40,17 @@ pub(super) type Term = u64;
 struct Turn {
     term: Term,
     doing: Doing,
-    /// Requests in work that nobody has begun with, one of each connection at
-    /// most.
-    taken: VecDeque<Job>,
+    /// Requests in work, one of each connection at most, that are to be begun
+    /// with or to be answered.
+    taken: VecDeque<Taken>,
+}
+
+/// A request in work that is the leader's.
+enum Taken {
+    /// Nobody has begun with it.
+    Request(Job),
+    /// It was committed, and is to be answered with this.
+    Committed(Job, Reply),
 }
 
 /// What the leader does.
@@ -110,21 +120,29 @@ impl Lead {
         Left::Displaced
     }
 
-    /// Answers what was taken, by a leader before this one too. Says whether
-    /// the turn goes on; until the next call nobody can end it.
+    /// Answers what was taken, by a leader before this one too, and some of what
+    /// was committed. Says whether the turn goes on; until the next call nobody
+    /// can end it.
     fn answer_taken(&self, term: Term, front: &Arc<Front>) -> bool {
+        // Once: what is committed meanwhile comes behind the next requests.
+        let committed = front.committed.take().into_iter();
+        let committed = committed.map(|(job, reply)| Taken::Committed(job, reply));
+        self.lock().taken.extend(committed);
         loop {
             let mut turn = self.lock();
             if turn.term != term {
                 return false;
             }
-            let Some(job) = turn.taken.pop_front() else {
+            let Some(taken) = turn.taken.pop_front() else {
                 turn.doing = Doing::Taking;
                 return true;
             };
             turn.doing = Doing::Answering;
             drop(turn);
-            front.run_taken(job);
+            match taken {
+                Taken::Request(job) => front.run_taken(job),
+                Taken::Committed(job, reply) => front.answer_committed(job, reply),
+            }
         }
     }
 
@@ -132,7 +150,7 @@ impl Lead {
     fn take(&self, front: &Front) {
         match self.server.recv() {
             Ok(request) => match panic::catch_unwind(AssertUnwindSafe(|| front.enter(request))) {
-                Ok(started) => self.lock().taken.extend(started),
+                Ok(started) => self.lock().taken.extend(started.map(Taken::Request)),
                 Err(_panic) => log::error!("a request was lost on its way in"),
             },
             // tiny_http's own word for an unblocked queue has no code.

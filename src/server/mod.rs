@@ -13,6 +13,7 @@
 mod accept;
 mod answer;
 mod body;
+mod committed;
 #[cfg_attr(
     any(portable, not(target_os = "linux")),
     allow(dead_code, reason = "only the guard on Linux asks all of it")
@@ -24,7 +25,6 @@ mod guard;
 mod job;
 mod lead;
 mod limits;
-mod schedule;
 #[cfg(all(target_os = "linux", not(portable)))]
 mod socket;
 #[cfg(any(portable, not(target_os = "linux")))]
@@ -34,6 +34,7 @@ mod tally;
 
 use crate::api::Api;
 use accept::Acceptor;
+use committed::Committed;
 use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use front::{Front, Message};
@@ -130,6 +131,7 @@ impl Server {
             guard: handle.clone(),
             tally: Tally::new(),
             committing: AtomicUsize::new(0),
+            committed: Committed::default(),
             draining: AtomicBool::new(false),
         });
 

@@ -10,10 +10,10 @@ pub(in crate::server) use handle::Handle;
 
 use super::Limits;
 use super::disposal::Disposal;
+use crate::schedule;
 use crate::server::accept::Acceptor;
 use crate::server::connections::{Connection, Connections};
 use crate::server::front::{Message, Ready};
-use crate::server::schedule;
 use crate::server::socket::Sockets;
 use crossbeam_channel::{Receiver, Sender};
 use handle::{Bell, Order, Orders};

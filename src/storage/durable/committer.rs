@@ -17,6 +17,7 @@ use super::pins::Pins;
 use super::room::Room;
 use super::status::Status;
 use super::tidying::{self, Occasion, Tidying};
+use crate::schedule;
 use crate::storage::{Done, Error, Key, Outage, Time, Updated};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
@@ -132,6 +133,8 @@ impl Committer {
 
     /// Commits until it is closed; then writes what is not written yet.
     pub(super) fn run(mut self) -> Result<(), Error> {
+        // All writers wait for each of its waits.
+        schedule::ask_for_slices(schedule::SLICE_SHORT);
         let mut next = None;
         loop {
             if self.sweep.due_in().is_zero() && self.failed.is_none() {
@@ -395,6 +398,7 @@ impl Committer {
         // One at a time: this one waits for the one before it.
         let before = self.remover.take();
         let remove = move || {
+            schedule::let_others_finish();
             // A panic there was logged.
             before.map(JoinHandle::join);
             if let Err(err) = old.remove(&database) {

@@ -16,6 +16,7 @@ use super::generation::{
     APART_BYTES_MIN, APART_STEP_SHARE, Generation, MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX,
 };
 use super::room::Room;
+use crate::schedule;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
@@ -200,7 +201,10 @@ impl Tidying {
         if !may_fit_whole && !steps.fits(aim, &shape_of(keyspace)) {
             return;
         }
-        let work = move || if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) };
+        let work = move || {
+            schedule::let_others_finish();
+            if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) }
+        };
         match thread::Builder::new().name("tidier".to_owned()).spawn(work) {
             Ok(thread) => {
                 let Self { changes, deletions, .. } = *self;

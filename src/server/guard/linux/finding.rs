@@ -2,8 +2,8 @@
 
 use super::looking::Watched;
 use super::{Dying, Guard, PACE_QUIET, pace_costs};
+use crate::schedule;
 use crate::server::guard::verdict::Watch;
-use crate::server::schedule;
 use crate::server::socket::Socket;
 use rustix::event::epoll;
 use std::sync::Arc;

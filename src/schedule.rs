@@ -1,4 +1,4 @@
-//! What the server asks of the kernel for its threads.
+//! What threads of the program ask of the kernel.
 
 #![cfg_attr(
     all(target_os = "linux", not(portable)),
@@ -9,18 +9,17 @@ use std::time::Duration;
 
 /// What the thread that leads is given of a processor at a time. It is shorter
 /// than what others have, so it is not kept waiting by them.
-pub(super) const SLICE: Duration = Duration::from_micros(500);
+pub(crate) const SLICE: Duration = Duration::from_micros(500);
 
 /// The same for a thread whose wake-up is urgent.
-#[cfg(all(target_os = "linux", not(portable)))]
-pub(super) const SLICE_SHORT: Duration = Duration::from_micros(100);
+pub(crate) const SLICE_SHORT: Duration = Duration::from_micros(100);
 
 /// Asks for the calling thread, and for those that it starts, to run soon
 /// after they wake up, for a short time: a short slice goes before the long
 /// ones of threads that compute.
 ///
 /// Linux 6.12 and later heed it, older ones give an equal share as before.
-pub(super) fn ask_for_slices(slice: Duration) {
+pub(crate) fn ask_for_slices(slice: Duration) {
     #[cfg(all(target_os = "linux", not(portable)))]
     linux::set_attributes(libc::SCHED_OTHER, slice);
     #[cfg(any(portable, not(target_os = "linux")))]
@@ -32,13 +31,13 @@ pub(super) fn ask_for_slices(slice: Duration) {
 ///
 /// A thread that reads a request or writes an answer runs for microseconds.
 /// To break off another one for each costs two switches and gains nothing.
-pub(super) fn let_others_finish() {
+pub(crate) fn let_others_finish() {
     #[cfg(all(target_os = "linux", not(portable)))]
     linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
 }
 
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(super) use linux::time_worked;
+pub(crate) use linux::time_worked;
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod linux {
@@ -59,7 +58,7 @@ mod linux {
 
     /// Sets the calling thread's policy and slice; `ZERO` stands for the usual
     /// slice. Where the kernel refuses, all stays as it was.
-    pub(super) fn set_attributes(policy: libc::c_int, slice: Duration) {
+    pub(crate) fn set_attributes(policy: libc::c_int, slice: Duration) {
         let attributes = Attributes {
             size: u32::try_from(size_of::<Attributes>()).unwrap_or(0),
             policy: policy.unsigned_abs(),
@@ -77,7 +76,7 @@ mod linux {
 
     /// How much of a processor's time the calling thread has had. How long it
     /// had to wait for one says nothing of what it costs others.
-    pub(in crate::server) fn time_worked() -> Duration {
+    pub(crate) fn time_worked() -> Duration {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // The safe form of rustix finds its own way to the kernel's page of
         // code, which valgrind does not survive.
