@@ -19,4 +19,6 @@ pub mod api;
 
 pub mod storage;
 
+#[cfg(all(target_os = "linux", not(portable)))]
+mod descriptors;
 mod schedule;

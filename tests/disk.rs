@@ -199,6 +199,42 @@ fn nothing_is_seen_before_it_is_synced() {
     }
 }
 
+/// If power is lost, any part of what was not synced may be missing. Of two
+/// batches the first may be then, and the store takes that for damage.
+#[test]
+fn each_batch_is_synced_before_the_next_is_begun() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let (trace, journal) = (place.directory.path().join("trace"), place.file("data/0.jnl"));
+    let calls = format!("trace=write,{SYNCS}");
+    let options = ["-s", "4", "-o", &trace.display().to_string(), "-e", &calls, "-P", &journal];
+    let process = place.start_under_strace(&options);
+    let mut connection = process.connect();
+    // What a batch begins with.
+    let begun = || count(&trace, r#", "\1"#);
+    let before = begun();
+    let mut stored = 0;
+    for index in 0..20 {
+        assert_eq!(connection.put(&format!("/kv/{index}?ttl=300ms"), b"brief").status(), 200);
+        stored += 1;
+    }
+    wait_until("what has expired is swept", || {
+        acknowledged(&mut connection, "kept", b"again");
+        stored += 1;
+        begun() - before > stored
+    });
+    acknowledged(&mut connection, "kept", b"at last");
+
+    let trace = fs::read_to_string(&trace).expect("strace writes its trace");
+    let mut is_synced = true;
+    for line in trace.lines().filter(|line| !line.contains("resumed>")) {
+        assert!(is_synced || !line.contains(r#", "\1"#), "{trace}");
+        is_synced = line.contains("sync(") || is_synced && !line.contains("write(");
+    }
+}
+
 /// A process that was killed may have written what it had not synced. Once
 /// readers are shown it, it has to last.
 #[test]

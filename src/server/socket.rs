@@ -7,9 +7,10 @@
 
 #![allow(
     unsafe_code,
-    reason = "duplicating a descriptor by number and socket options have no safe form"
+    reason = "asking a descriptor by its number and socket options have no safe form"
 )]
 
+use crate::descriptors;
 use rustix::fs::RawDir;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use socket2::SockRef;
@@ -187,7 +188,7 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Gets ready to find the connections that `listener` accepts.
     pub(super) fn new(listener: &TcpListener) -> io::Result<Self> {
-        let descriptors = File::open("/proc/self/fd")?;
+        let descriptors = File::open(descriptors::LIST)?;
         let listener_cookie = SockRef::from(listener).cookie()?;
         let listener = listener.local_addr()?;
         Ok(Self {
@@ -227,7 +228,7 @@ impl Sockets {
                 seen.insert(cookie);
                 continue;
             }
-            let Ok(descriptor) = duplicate(number) else {
+            let Ok(descriptor) = descriptors::duplicate(number) else {
                 // Out of descriptors. It stays unseen, so it is tried again.
                 self.complete = false;
                 continue;
@@ -290,10 +291,4 @@ fn cookie(number: RawFd) -> Option<u64> {
     // was closed the call fails; if it was reused it tells of the new file.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     SockRef::from(&borrowed).cookie().ok()
-}
-
-/// Another descriptor for the same file.
-fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: as above; the caller asks the duplicate which socket it is.
-    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }

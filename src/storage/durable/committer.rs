@@ -15,6 +15,7 @@ use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Generation, Keyspaces};
 use super::pins::Pins;
 use super::room::Room;
+use super::runway::Runway;
 use super::status::Status;
 use super::tidying::{self, Occasion, Tidying};
 use crate::schedule;
@@ -85,6 +86,7 @@ pub(super) struct Committer {
     /// Set once a write to the disk has failed.
     failed: Option<Outage>,
     room: Room,
+    runway: Runway,
     queue: Receiver<Message>,
     sweep: Sweep,
     tidying: Both<Tidying>,
@@ -111,6 +113,7 @@ impl Committer {
         queue: Receiver<Message>,
     ) -> Self {
         let sweep = Sweep::new(Some(generation.keys()));
+        let runway = Runway::begin(room.folder());
         Self {
             database,
             generation,
@@ -119,6 +122,7 @@ impl Committer {
             status,
             failed: None,
             room,
+            runway,
             queue,
             sweep,
             tidying: Both::default(),
@@ -354,10 +358,12 @@ impl Committer {
 
     fn commit(&mut self, changes: HashMap<Key, Record>) -> fjall::Result<()> {
         self.wait_while_crowded()?;
-        let mut batch = self.generation.batch(&self.database, PersistMode::SyncData);
+        let bytes = changes.iter().map(|(key, record)| batch::bytes(key, record.as_ref())).sum();
+        let mut batch = self.generation.batch(&self.database);
         for (key, record) in changes {
             self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
         }
+        self.runway.prepare(self.room.folder(), batch.len(), bytes);
         batch.commit()?;
         self.has_written()
     }
@@ -558,7 +564,7 @@ impl Committer {
         self.stop_tidying();
         // A panic there was logged.
         self.remover.take().map(JoinHandle::join);
-        let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncAll));
+        let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncData));
         self.status.set(Some(Outage::Closed));
         closed
     }

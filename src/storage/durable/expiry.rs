@@ -19,7 +19,7 @@
 use super::batch::Record;
 use super::generation::{Generation, Keyspaces};
 use crate::storage::{Key, Time, record};
-use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
+use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch};
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,10 @@ const STEP_KEYS_MAX: usize = 256;
 /// How long after a step that has found all there was comes the next.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same after one that has not: others may come in between.
+/// The same after one that has not: others may come in between, and have twice
+/// the time that it took at least.
 const INTERVAL_BUSY: Duration = Duration::from_millis(2);
+const INTERVAL_BUSY_SHARE: u32 = 2;
 
 /// The index's entry for a key, in order of time.
 pub(super) fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
@@ -214,15 +216,15 @@ impl Sweep {
     }
 
     /// Removes some of what has expired by now. Says how many keys that were.
-    /// Nothing is synced: what comes back after a crash is swept again.
     pub(super) fn step(
         &mut self,
         database: &Database,
         generation: &Generation,
         now: Time,
     ) -> fjall::Result<usize> {
+        let begun = Instant::now();
         let (keys, expiring) = (generation.keys(), generation.expiring());
-        let mut batch = generation.batch(database, PersistMode::Buffer);
+        let mut batch = generation.batch(database);
         let (mut looked_at, mut removed) = (0, 0);
         let until = index_behind(now);
         for entry in keys.range(self.from.clone()..until).take(STEP_KEYS_MAX) {
@@ -253,7 +255,8 @@ impl Sweep {
             batch.commit()?;
         }
         self.has_more = looked_at == STEP_KEYS_MAX;
-        self.next = Instant::now() + if self.has_more { INTERVAL_BUSY } else { INTERVAL };
+        let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);
+        self.next = Instant::now() + if self.has_more { busy } else { INTERVAL };
         Ok(removed)
     }
 }

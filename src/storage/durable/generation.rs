@@ -104,15 +104,15 @@ impl Generation {
 
     /// Marks it as in use.
     fn mark(&self, database: &Database) -> fjall::Result<()> {
-        let mut batch = self.batch(database, PersistMode::SyncAll);
+        let mut batch = self.batch(database);
         batch.insert(self.keys(), MARK, []);
         batch.commit()
     }
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
-    /// before all keys and end behind them. Nothing is synced.
+    /// before all keys and end behind them.
     pub(super) fn span(&self, database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
-        let mut batch = self.batch(database, PersistMode::Buffer);
+        let mut batch = self.batch(database);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
         batch.commit()
@@ -143,9 +143,12 @@ impl Generation {
     }
 
     /// A batch of changes to it. Every batch is made here: it says what its
-    /// number in the journal cannot be below, where nothing else checks that.
-    pub(super) fn batch(&self, database: &Database, durability: PersistMode) -> WriteBatch {
-        let mut batch = database.batch().durability(Some(durability));
+    /// number in the journal cannot be below, where nothing else checks that,
+    /// and is synced before the next is begun. If power is lost, any part of
+    /// what was not synced may be missing, and a batch that is broken before a
+    /// whole one cannot be told from damage.
+    pub(super) fn batch(&self, database: &Database) -> WriteBatch {
+        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
         batch.insert(self.keys(), FLOOR_KEY, database.visible_seqno().to_le_bytes());
         batch
     }

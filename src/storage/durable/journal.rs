@@ -105,8 +105,8 @@ fn allocated_bytes(file: &fs::Metadata) -> u64 {
     file.len()
 }
 
-/// The journals of a database, oldest first.
-fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
+/// The journals of a database, oldest first; the last is the one in use.
+pub(super) fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(data)? {
         let path = entry?.path();
@@ -152,8 +152,7 @@ impl Scan {
             highest = Some(batch.number);
             whole_bytes += batch.bytes;
         }
-        file.seek(SeekFrom::Start(whole_bytes))?;
-        let followed_by_zeros = is_zero(&mut file)?;
+        let followed_by_zeros = is_zero(file.get_ref(), whole_bytes)?;
         if !followed_by_zeros && !is_damaged {
             file.seek(SeekFrom::Start(whole_bytes))?;
             let mut rest = Vec::new();
@@ -219,19 +218,42 @@ fn after_item(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether nothing but zeros is left to read.
-fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
-    let mut part = vec![0; 64 * 1024];
-    loop {
-        let got = match reader.read(&mut part) {
+/// Whether a file holds nothing but zeros from `at` on.
+fn is_zero(mut file: &File, mut at: u64) -> io::Result<bool> {
+    const PART_BYTES: usize = 64 * 1024;
+    let (mut part, zeros) = (vec![0; PART_BYTES], vec![0; PART_BYTES]);
+    while let Some(data) = next_data(file, at) {
+        file.seek(SeekFrom::Start(data))?;
+        let got = match file.read(&mut part) {
             Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
             got => got?,
         };
-        let Some(part) = part.get(..got).filter(|part| !part.is_empty()) else { return Ok(true) };
-        if part.iter().any(|byte| *byte != 0) {
+        if got == 0 {
+            break;
+        }
+        if part.get(..got) != zeros.get(..got) {
             return Ok(false);
         }
+        at = data + got as u64;
     }
+    Ok(true)
+}
+
+/// Where the next bytes are that a file has room for on the disk, from `at` on,
+/// or may be: nearly all of a new journal is a hole.
+#[cfg(all(target_os = "linux", not(portable)))]
+fn next_data(file: &File, at: u64) -> Option<u64> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+        Err(rustix::io::Errno::NXIO) => None,
+        // Not every file system can tell.
+        found => Some(found.unwrap_or(at)),
+    }
+}
+
+#[cfg(any(portable, not(target_os = "linux")))]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere there may be none")]
+fn next_data(_file: &File, at: u64) -> Option<u64> {
+    Some(at)
 }
 
 /// A whole batch with the right checksum.

@@ -18,6 +18,7 @@ mod journal;
 mod open_error;
 mod pins;
 mod room;
+mod runway;
 mod status;
 mod tidying;
 

@@ -192,7 +192,10 @@ fn positions(all: std::ops::Range<usize>) -> impl Iterator<Item = usize> {
 
 /// How much of a journal is written.
 fn used_bytes(journal: &Path) -> usize {
-    let bytes = fs::read(journal).expect("there is a journal");
+    let mut bytes = fs::read(journal).expect("there is a journal");
+    // Nearly all of it is empty, and to look at each byte takes a second.
+    let empty = bytes.rchunks(4096).take_while(|part| **part == [0; 4096][..part.len()]);
+    bytes.truncate(bytes.len() - empty.map(<[u8]>::len).sum::<usize>());
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
@@ -409,4 +412,70 @@ fn a_peek_shows_what_was_written_last_and_nothing_else() {
     flush(&store);
     assert_eq!(peek(), None);
     assert!(store.get(&key("a")).is_ok_and(|entry| entry.is_some()));
+}
+
+/// A journal that is made longer by each write takes longer to sync.
+#[cfg(all(target_os = "linux", not(portable)))]
+#[test]
+fn a_journal_that_was_opened_again_is_written_in_place() {
+    use rustix::fs::{SeekFrom, seek};
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let value = |index: usize| format!("{index} of what is stored").repeat(20).into_bytes();
+    let texts = |range: std::ops::Range<usize>| range.map(|index| (index.to_string(), index));
+    let journal = directory.path().join(JOURNAL);
+    let starts = [0..1, 1..500, 500..1000];
+    for range in starts.clone() {
+        let store = open(directory.path());
+        for (text, index) in texts(range) {
+            set(&store, &text, &value(index));
+            let file = fs::File::open(&journal).expect("there is a journal");
+            let bytes = file.metadata().expect("it has a length").len();
+            assert_eq!(bytes, runway::linux::NEW_BYTES, "{text}");
+            // Looked at twice, for it takes long.
+            if index % 500 == 250 {
+                let ready = seek(&file, SeekFrom::Hole(0)).expect("it ends");
+                assert!(ready > used_bytes(&journal) as u64, "{text}: {ready}");
+            }
+        }
+    }
+    let store = open(directory.path());
+    for (text, index) in starts.into_iter().flat_map(texts) {
+        let entry = store.get(&key(&text)).expect("the engine reads").expect("it is there");
+        assert_eq!(*entry.value(), value(index), "{text}");
+    }
+}
+
+/// What copies files may make holes of zeros, in a value too.
+#[cfg(all(target_os = "linux", not(portable)))]
+#[test]
+fn a_journal_with_holes_in_it_is_not_written_over() {
+    use rustix::fs::{FallocateFlags, fallocate};
+
+    const ZEROS: usize = 128 << 10;
+    let directory = in_memory();
+    let mut value = vec![b'x'; 20_000];
+    value.extend(vec![0; ZEROS]);
+    value.extend(vec![b'y'; 20_000]);
+    let store = open(directory.path());
+    set(&store, "a", &value);
+    for _ in 0..100 {
+        set(&store, "b", &[b'b'; 500]);
+    }
+    drop(store);
+    // Inside the run of zeros, wherever that begins.
+    let journal = directory.path().join(JOURNAL);
+    let hole = (32 << 10, ZEROS as u64 - (32 << 10));
+    let before = fs::read(&journal).expect("there is a journal");
+    let file = fs::File::options().write(true).open(&journal).expect("it can be written");
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, flags, hole.0, hole.1).expect("there can be holes");
+    assert!(fs::read(&journal).expect("it is there") == before, "more than zeros is gone");
+
+    let store = open(directory.path());
+    set(&store, "new", b"after the hole");
+    drop(store);
+    let held = held(&open(directory.path()));
+    let wanted = [("a", &value[..]), ("b", &[b'b'; 500]), ("new", b"after the hole")];
+    assert!(held == wanted.map(|(text, value)| (text.to_owned(), value.to_vec())).into());
 }
