@@ -45,8 +45,8 @@ pub struct Options {
           value_parser = PathBufValueParser::new())]
     pub working_dir: Option<PathBuf>,
 
-    /// The threads that answer requests which wait for nobody [default: two
-    /// for each processor]
+    /// The threads that read from the disk, beside the one that answers all
+    /// other small requests [default: two for each processor]
     #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_workers)]
     pub workers: Option<usize>,
 
