@@ -29,8 +29,9 @@ if [ -z "$URL" ]; then
     request_timeout=3
     idle_timeout=6
     if [ -n "$short" ]; then
-        request_timeout=1
-        idle_timeout=2
+        # A shared machine may stand still for a second.
+        request_timeout=2
+        idle_timeout=3
     fi
     start_server --request-timeout "${request_timeout}s" --idle-timeout "${idle_timeout}s"
 fi
