@@ -344,18 +344,23 @@ fn a_last_sync_that_fails_is_told() {
     holds(&mut process.connect(), "key", b"x");
 }
 
+/// Starts the program with syncs that each take so long.
+fn start_with_slow_syncs(place: &Place, each: Duration, shutdown_timeout: &str) -> Process {
+    let inject = format!("inject=fdatasync:delay_enter={}", each.as_micros());
+    let faults = ["-o", "/dev/null", "-e", "trace=fdatasync", "-e", &inject];
+    let arguments = place.arguments();
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.extend(["--shutdown-timeout", shutdown_timeout]);
+    Process::run(under_strace(&faults, &arguments))
+}
+
 #[test]
 fn a_disk_that_hangs_does_not_hold_the_exit_past_the_timeout() {
     if !there_is("strace") {
         return;
     }
     let place = Place::with_a_store();
-    let inject = "inject=fdatasync:delay_enter=5000000";
-    let faults = ["-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject];
-    let arguments = place.arguments();
-    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    arguments.extend(["--shutdown-timeout", "500ms"]);
-    let process = Process::run(under_strace(&faults, &arguments));
+    let process = start_with_slow_syncs(&place, Duration::from_secs(5), "500ms");
     let mut connection = process.connect();
     connection.send(put_head("/kv/key", 8) + "unsynced");
     wait_until("it is written and not synced", || {
@@ -377,12 +382,7 @@ fn what_is_committed_after_the_timeout_is_answered_all_the_same() {
         return;
     }
     let place = Place::with_a_store();
-    let inject = "inject=fdatasync:delay_enter=2000000";
-    let faults = ["-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject];
-    let arguments = place.arguments();
-    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    arguments.extend(["--shutdown-timeout", "3s"]);
-    let process = Process::run(under_strace(&faults, &arguments));
+    let process = start_with_slow_syncs(&place, Duration::from_secs(2), "3s");
     // The first one's sync takes 2 s and then that of the others 2 s more: clients
     // are not waited for that long, but the storage is.
     let mut connections: Vec<_> = (0..WRITERS).map(|_| process.connect()).collect();
