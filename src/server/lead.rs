@@ -4,8 +4,8 @@
 //! stands between tiny_http and the ready lane: one thread of the lane leads,
 //! takes each request and answers it, unless it may have to wait. What has to be
 //! committed first comes back to it. The others do what is left with them, and
-//! the guard gives the lead to one of them
-//! where the leader does not come back from a request.
+//! the guard gives the lead to one of them where the leader does not come back
+//! from a request.
 
 use super::front::Front;
 use super::job::Job;

@@ -187,6 +187,7 @@ impl Committer {
                 Err(_) => break,
             }
         }
+        let bytes = batch.bytes();
         let (changes, waiting) = batch.into_parts();
         if changes.is_empty() {
             // All that was seen is on the disk already.
@@ -200,7 +201,7 @@ impl Committer {
         self.has_company = waiting.len() > 1;
         self.batches += 1;
         self.writes += waiting.len() as u64;
-        let outcome = self.guarded(|committer| committer.commit(changes));
+        let outcome = self.guarded(|committer| committer.commit(changes, bytes));
         self.pins.clear();
         tell(waiting, &outcome);
         self.tidy(Occasion::Written);
@@ -356,9 +357,8 @@ impl Committer {
             .map_err(|err| self.fail(&err))
     }
 
-    fn commit(&mut self, changes: HashMap<Key, Record>) -> fjall::Result<()> {
+    fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> fjall::Result<()> {
         self.wait_while_crowded()?;
-        let bytes = changes.iter().map(|(key, record)| batch::bytes(key, record.as_ref())).sum();
         let mut batch = self.generation.batch(&self.database);
         for (key, record) in changes {
             self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);

@@ -18,6 +18,10 @@ mod journal;
 mod open_error;
 mod pins;
 mod room;
+#[cfg(all(target_os = "linux", not(portable)))]
+mod runway;
+#[cfg(any(portable, not(target_os = "linux")))]
+#[path = "runway_portable.rs"]
 mod runway;
 mod status;
 mod tidying;

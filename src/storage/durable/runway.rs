@@ -9,47 +9,41 @@
 //! moment, and zeros are put only where zeros are read, whatever a file system
 //! tells of holes. Without them all goes on as well, and takes longer.
 
+use super::journal::journals;
+use crate::descriptors;
+use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
+use rustix::io::Errno;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
+/// How long the database makes a new journal, with nothing in it.
+pub(super) const NEW_BYTES: u64 = 64 << 20;
+
 /// How many zeros are written at once.
-#[cfg(all(target_os = "linux", not(portable)))]
 const AHEAD_BYTES: u64 = 256 << 10;
 
 /// A batch from this size on is not worth it: it would be written twice.
-#[cfg(all(target_os = "linux", not(portable)))]
 const BATCH_BYTES_MAX: u64 = 64 << 10;
 
 /// What a batch takes in the journal beside its items, and an item beside its
 /// value, about.
-#[cfg(all(target_os = "linux", not(portable)))]
 const BATCH_BYTES: u64 = 32;
-#[cfg(all(target_os = "linux", not(portable)))]
 const ITEM_BYTES: u64 = 48;
 
 /// How far the journal is ready, as far as is known.
 #[derive(Default)]
 pub(super) struct Runway {
-    #[cfg(all(target_os = "linux", not(portable)))]
     left_bytes: u64,
 }
 
-#[cfg(any(portable, not(target_os = "linux")))]
-#[allow(clippy::unused_self, reason = "elsewhere it does something")]
-impl Runway {
-    pub(super) fn begin(_data: &Path) -> Self {
-        Self::default()
-    }
-
-    pub(super) fn prepare(&mut self, _data: &Path, _items: usize, _bytes: usize) {}
-}
-
-#[cfg(all(target_os = "linux", not(portable)))]
 impl Runway {
     /// Has the database write to a journal that it has opened again, in the
     /// folder `data`, in the way of a new one: it only ever appends to it, and
     /// so makes it longer each time. Nobody may write to it meanwhile.
     pub(super) fn begin(data: &Path) -> Self {
-        if let Err(err) = linux::write_in_place(data) {
+        if let Err(err) = write_in_place(data) {
             log::debug!("the journal is appended to: {err}");
         }
         Self::default()
@@ -62,7 +56,7 @@ impl Runway {
         let bytes = bytes as u64 + items as u64 * ITEM_BYTES + BATCH_BYTES;
         if bytes > self.left_bytes && bytes < BATCH_BYTES_MAX {
             // Whatever is wrong with the disk, the batch itself finds out.
-            if let Err(err) = linux::extend(data) {
+            if let Err(err) = extend(data) {
                 log::debug!("the journal is not written ahead: {err}");
             }
             self.left_bytes = AHEAD_BYTES;
@@ -71,85 +65,69 @@ impl Runway {
     }
 }
 
-#[cfg(all(target_os = "linux", not(portable)))]
-pub(super) mod linux {
-    use super::AHEAD_BYTES;
-    use crate::descriptors;
-    use crate::storage::durable::journal::journals;
-    use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
-    use rustix::io::Errno;
-    use std::fs::{self, File, Metadata};
-    use std::io;
-    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-    use std::path::Path;
+/// Writes zeros to the hole at the end of the newest journal. There may be
+/// others: a value of zeros is one once the file was copied.
+fn extend(data: &Path) -> io::Result<()> {
+    let Some(journal) = journals(data)?.pop() else { return Ok(()) };
+    let file = File::options().read(true).write(true).open(journal)?;
+    let end = end_of_data(&file)?;
+    let bytes = file.metadata()?.len().saturating_sub(end).min(AHEAD_BYTES);
+    let zeros = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    let mut held = zeros.clone();
+    file.read_exact_at(&mut held, end)?;
+    if held != zeros {
+        return Err(unclear());
+    }
+    file.write_all_at(&zeros, end)
+}
 
-    /// How long the database makes a new journal, with nothing in it.
-    pub(in crate::storage::durable) const NEW_BYTES: u64 = 64 << 20;
-
-    /// Writes zeros to the hole at the end of the newest journal. There may be
-    /// others: a value of zeros is one once the file was copied.
-    pub(super) fn extend(data: &Path) -> io::Result<()> {
-        let Some(journal) = journals(data)?.pop() else { return Ok(()) };
-        let file = File::options().read(true).write(true).open(journal)?;
-        let end = end_of_data(&file)?;
-        let bytes = file.metadata()?.len().saturating_sub(end).min(AHEAD_BYTES);
-        let zeros = vec![0; usize::try_from(bytes).unwrap_or(0)];
-        let mut held = zeros.clone();
-        file.read_exact_at(&mut held, end)?;
-        if held != zeros {
+/// Where the last hole of a file begins; without one that is its end.
+fn end_of_data(file: &File) -> io::Result<u64> {
+    let mut end = 0;
+    loop {
+        let hole = match seek(file, SeekFrom::Data(end)) {
+            Err(Errno::NXIO) => return Ok(end),
+            data => seek(file, SeekFrom::Hole(data?))?,
+        };
+        if hole <= end {
             return Err(unclear());
         }
-        file.write_all_at(&zeros, end)
+        end = hole;
     }
+}
 
-    /// Where the last hole of a file begins; without one that is its end.
-    fn end_of_data(file: &File) -> io::Result<u64> {
-        let mut end = 0;
-        loop {
-            let hole = match seek(file, SeekFrom::Data(end)) {
-                Err(Errno::NXIO) => return Ok(end),
-                data => seek(file, SeekFrom::Hole(data?))?,
-            };
-            if hole <= end {
-                return Err(unclear());
-            }
-            end = hole;
+fn unclear() -> io::Error {
+    io::Error::other("the file system does not tell where it ends")
+}
+
+/// Makes a journal that is appended to as long as a new one, and has it be
+/// written to from where it ended.
+fn write_in_place(data: &Path) -> io::Result<()> {
+    let Some(journal) = journals(data)?.pop() else { return Ok(()) };
+    let Some(file) = appended(&journal)? else { return Ok(()) };
+    // The place and the flags are those of the database's descriptor too.
+    let end = seek(&file, SeekFrom::End(0))?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::APPEND)?;
+    file.set_len(end.max(NEW_BYTES))
+}
+
+/// What the database has opened to append to `journal`.
+fn appended(journal: &Path) -> io::Result<Option<File>> {
+    let wanted = fs::metadata(journal)?;
+    let is_it = |it: Metadata| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino());
+    let is_appended = |flags: OFlags| flags.contains(OFlags::APPEND);
+    for entry in fs::read_dir(descriptors::LIST)? {
+        let entry = entry?;
+        // Nothing else is duplicated: it may be a lock, and be held by that.
+        if !fs::metadata(entry.path()).is_ok_and(is_it) {
+            continue;
+        }
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(Ok(descriptor)) = number.map(descriptors::duplicate) else { continue };
+        let file = File::from(descriptor);
+        if file.metadata().is_ok_and(is_it) && fcntl_getfl(&file).is_ok_and(is_appended) {
+            return Ok(Some(file));
         }
     }
-
-    fn unclear() -> io::Error {
-        io::Error::other("the file system does not tell where it ends")
-    }
-
-    /// Makes a journal that is appended to as long as a new one, and has it be
-    /// written to from where it ended.
-    pub(super) fn write_in_place(data: &Path) -> io::Result<()> {
-        let Some(journal) = journals(data)?.pop() else { return Ok(()) };
-        let Some(file) = appended(&journal)? else { return Ok(()) };
-        // The place and the flags are those of the database's descriptor too.
-        let end = seek(&file, SeekFrom::End(0))?;
-        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::APPEND)?;
-        file.set_len(end.max(NEW_BYTES))
-    }
-
-    /// What the database has opened to append to `journal`.
-    fn appended(journal: &Path) -> io::Result<Option<File>> {
-        let wanted = fs::metadata(journal)?;
-        let is_it = |it: Metadata| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino());
-        let is_appended = |flags: OFlags| flags.contains(OFlags::APPEND);
-        for entry in fs::read_dir(descriptors::LIST)? {
-            let entry = entry?;
-            // Nothing else is duplicated: it may be a lock, and be held by that.
-            if !fs::metadata(entry.path()).is_ok_and(is_it) {
-                continue;
-            }
-            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(Ok(descriptor)) = number.map(descriptors::duplicate) else { continue };
-            let file = File::from(descriptor);
-            if file.metadata().is_ok_and(is_it) && fcntl_getfl(&file).is_ok_and(is_appended) {
-                return Ok(Some(file));
-            }
-        }
-        Ok(None)
-    }
+    Ok(None)
 }

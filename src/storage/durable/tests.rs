@@ -431,7 +431,7 @@ fn a_journal_that_was_opened_again_is_written_in_place() {
             set(&store, &text, &value(index));
             let file = fs::File::open(&journal).expect("there is a journal");
             let bytes = file.metadata().expect("it has a length").len();
-            assert_eq!(bytes, runway::linux::NEW_BYTES, "{text}");
+            assert_eq!(bytes, runway::NEW_BYTES, "{text}");
             // Looked at twice, for it takes long.
             if index % 500 == 250 {
                 let ready = seek(&file, SeekFrom::Hole(0)).expect("it ends");
