@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! curl ──► server ───────────────────────────► api ──────────► storage
-//!          accept, frame, queue, guard; the    what a request  keys and
-//!          only place that knows the library    means: pure     entries
+//!          accept, read, frame, queue, watch;   what a request  keys and
+//!          the only place that knows the        means: pure     entries
+//!          library
 //! ```
 //!
 //! Arrows go one way: the API knows no sockets, storage knows no HTTP.
@@ -19,6 +20,5 @@ pub mod api;
 
 pub mod storage;
 
-#[cfg(all(target_os = "linux", not(portable)))]
 mod descriptors;
 mod schedule;

@@ -23,6 +23,7 @@ const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     system::survive_file_limit();
+    system::save_address_space();
     let options = match Options::read(std::env::args_os()) {
         Ok(options) => options,
         Err(Instead::Print(text)) => {

@@ -28,6 +28,7 @@ mod tidying;
 
 use super::record::{self, NotUnderstood};
 use super::{Change, Done, Entry, Error, Key, Outage, Storage, Updated, Write};
+use crate::descriptors;
 use batch::Action;
 use bytes::Bytes;
 use committer::{Committer, Message};
@@ -47,9 +48,18 @@ use std::thread::{self, JoinHandle};
 /// What is kept of the disk in memory, in bytes.
 const CACHE_BYTES: u64 = 32 << 20;
 
-/// How many files are kept open beside the journal. The server keeps at least
-/// as many descriptors for this as any system gives.
-const FILES_MAX: usize = 64;
+/// How many files are kept open beside the journal at most, and one part in so
+/// many of the descriptors that the system allows.
+const FILES_MAX: u64 = 64;
+const FILES_SHARE: u64 = 16;
+
+/// The database takes no fewer.
+const FILES_MIN: u64 = 10;
+
+/// How many descriptors the database needs beside those: journals, the files
+/// that are written and read while trees are put in order, directories.
+const DESCRIPTORS_BESIDE: u64 = 64;
+const DESCRIPTORS_BESIDE_SHARE: u64 = 8;
 
 /// How large the journals grow until what they hold is written elsewhere.
 const JOURNALS_BYTES_MAX: u64 = 192 << 20;
@@ -106,6 +116,13 @@ impl Durable {
         Ok(Self { current, pins, status, writes, committer, _directory: directory })
     }
 
+    /// How many descriptors a store may have open at most: fewer where the
+    /// system allows few.
+    pub fn descriptors_max() -> u64 {
+        let limit = descriptors::limit();
+        files_max(limit) + (limit / DESCRIPTORS_BESIDE_SHARE).min(DESCRIPTORS_BESIDE)
+    }
+
     /// The keyspaces that are in use.
     fn keyspaces(&self) -> Arc<Keyspaces> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
@@ -144,12 +161,17 @@ fn database_error(err: fjall::Error) -> OpenError {
     OpenError::Database(Box::new(err))
 }
 
+/// How many files are kept open of so many descriptors.
+fn files_max(limit: u64) -> u64 {
+    (limit / FILES_SHARE).clamp(FILES_MIN, FILES_MAX)
+}
+
 /// Opens the database, or makes an empty one. It panics on some kinds of
 /// damage.
 fn open_database(data: &Path) -> Result<Database, OpenError> {
     let builder = Database::builder(data)
         .cache_size(CACHE_BYTES)
-        .max_cached_files(Some(FILES_MAX))
+        .max_cached_files(usize::try_from(files_max(descriptors::limit())).ok())
         .max_journaling_size(JOURNALS_BYTES_MAX)
         .manual_journal_persist(true);
     let opened = panic::catch_unwind(AssertUnwindSafe(|| builder.open()));
