@@ -6,6 +6,7 @@
 #     scripts/hostile.sh                              starts a server of its own
 #     scripts/hostile.sh --short                      the same in under a minute
 #     scripts/hostile.sh --short bursts smuggling     these cases alone
+#     DESCRIPTORS=64 scripts/hostile.sh               with a server that has so few
 #     URL=http://127.0.0.1:8888 scripts/hostile.sh    attacks one that runs
 #
 # A server that runs should have short timeouts; say which, in seconds, with
@@ -16,6 +17,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 short=
+few=
 if [ "${1:-}" = --short ]; then
     short=--short
     shift
@@ -33,11 +35,19 @@ if [ -z "$URL" ]; then
         request_timeout=2
         idle_timeout=3
     fi
+    if [ -n "${DESCRIPTORS:-}" ]; then
+        find_program
+        # shellcheck disable=SC2016 # "$@" is for the shell that runs this.
+        printf '#!/bin/sh\nulimit -n %s\nexec "%s" "$@"\n' "$DESCRIPTORS" "$BIN" >"$WORK/limited"
+        chmod +x "$WORK/limited"
+        BIN=$WORK/limited
+        [ "$DESCRIPTORS" -ge 4096 ] || few=--few
+    fi
     start_server --request-timeout "${request_timeout}s" --idle-timeout "${idle_timeout}s"
 fi
 
 set -- --url "$URL" --request-timeout "$request_timeout" --idle-timeout "$idle_timeout" \
-    $short "$@"
+    $short $few "$@"
 for tool in slowhttptest ab; do
     if need "$tool" "what $tool does"; then
         set -- "$@" --tool "$tool"

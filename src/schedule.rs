@@ -37,9 +37,6 @@ pub(crate) fn let_others_finish() {
 }
 
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(crate) use linux::time_worked;
-
-#[cfg(all(target_os = "linux", not(portable)))]
 mod linux {
     use std::time::Duration;
 
@@ -72,17 +69,5 @@ mod linux {
         // SAFETY: the kernel reads `size` bytes of what lives through the call.
         // It changes how the calling thread is scheduled and nothing else.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    }
-
-    /// How much of a processor's time the calling thread has had. How long it
-    /// had to wait for one says nothing of what it costs others.
-    pub(crate) fn time_worked() -> Duration {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // The safe form of rustix finds its own way to the kernel's page of
-        // code, which valgrind does not survive.
-        // SAFETY: the kernel writes to `time`, which lives through the call.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-        let part = |number| u64::try_from(number).unwrap_or_default();
-        Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
     }
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 use support::http::Connection;
+use support::place::Place;
 use support::process::{Process, command};
 use support::wrappers::{is_root, there_is, under, under_strace};
 
@@ -23,6 +24,7 @@ const VALUE: &[u8] = b"Nairobi";
 /// machines that do much else.
 const SOON: Duration = Duration::from_secs(2);
 const SOON_AFTER_A_CROWD: Duration = Duration::from_secs(5);
+const SOON_AFTER_A_FLOOD: Duration = Duration::from_secs(10);
 
 fn store_the_value(process: &Process) {
     assert_eq!(process.connect().put("/kv/kenya:capital", VALUE).status(), 200);
@@ -163,6 +165,72 @@ fn refused_threads_it_lives_and_serves_again() {
     let took = served_again(&mut process, "refused threads", SOON_AFTER_A_CROWD);
     eprintln!("refused threads: served again after {took:?}");
     assert_ends_well(process, "refused threads");
+}
+
+/// Each of so many clients sends the same and stays; then one who is honest is
+/// served, and a write is taken.
+fn outlives_a_flood(limit: &str, clients: usize, bytes: &[u8]) {
+    let what = format!("ulimit {limit}, {clients} times {:?}", String::from_utf8_lossy(bytes));
+    let script = format!("ulimit {limit}; exec \"$@\"");
+    let place = Place::new();
+    let arguments = place.arguments();
+    let arguments = arguments.each_ref().map(String::as_str);
+    let wrapper = ["sh", "-c", &script, "sh"];
+    let mut process = Process::run(under(&wrapper, None, &arguments));
+    store_the_value(&process);
+    let flood = |_| {
+        let mut connection = process.connect();
+        // The server may turn anybody away.
+        connection.try_send(bytes).ok();
+        connection
+    };
+    let clients: Vec<Connection> = (0..clients).map(flood).collect();
+    served_again(&mut process, &format!("{what}, with all of them there"), SOON_AFTER_A_FLOOD);
+    drop(clients);
+    served_again(&mut process, &what, SOON_AFTER_A_FLOOD);
+    // Nothing that the storage needs is missing.
+    store_the_value(&process);
+    for number in 0..100 {
+        let answer = process.connect().put(&format!("/kv/large/{number}"), &vec![b'x'; 1 << 20]);
+        assert_eq!(answer.status(), 200, "{what}: {answer:?}");
+    }
+    assert_ends_well(process, &what);
+}
+
+/// The beginning of HTTP/2, as `curl --http2-prior-knowledge` sends it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The head of an upload that no machine has memory for.
+const HUGE: &[u8] =
+    b"PUT /kv/huge HTTP/1.1\r\nHost: test\r\nContent-Length: 9000000000000000000\r\n\r\nx";
+
+#[test]
+fn a_flood_of_prefaces_takes_nothing_from_others() {
+    for limit in ["-n 64", "-n 256", "-n 1024"] {
+        outlives_a_flood(limit, 1200, PREFACE);
+    }
+}
+
+#[test]
+fn a_flood_of_huge_lengths_takes_nothing_from_others() {
+    for limit in ["-n 64", "-n 256", "-n 1024"] {
+        outlives_a_flood(limit, 1200, HUGE);
+    }
+}
+
+#[test]
+fn a_flood_of_requests_leaves_the_storage_its_descriptors() {
+    for limit in ["-n 64", "-n 256", "-n 1024"] {
+        outlives_a_flood(limit, 1200, b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+}
+
+#[test]
+fn little_address_space_is_shared_out() {
+    // Enough for some hundreds.
+    for limit in ["-v 500000", "-v 1000000"] {
+        outlives_a_flood(limit, 1500, b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
 }
 
 /// Sets the limit, as the user whom the program runs as.

@@ -73,7 +73,18 @@ fn a_chunked_body_cut_short_is_not_stored() {
 #[test]
 fn a_chunked_body_that_makes_no_sense_is_not_stored() {
     let server = server_with_a_victim();
-    for body in ["zz\r\nvalue\r\n0\r\n\r\n", "-1\r\n", "5\r\nvalueDELETE", "\r\n\r\n"] {
+    for body in [
+        "zz\r\nvalue\r\n0\r\n\r\n",
+        "-1\r\n",
+        "+5\r\nvalue\r\n0\r\n\r\n",
+        " 5\r\nvalue\r\n0\r\n\r\n",
+        "0x5\r\nvalue\r\n0\r\n\r\n",
+        "5;a\0b\r\nvalue\r\n0\r\n\r\n",
+        "5\nvalue\r\n0\r\n\r\n",
+        "5\r\nvalueDELETE\r\n",
+        "5\r\nvalue\r\n0\r\nX Y: a\r\n\r\n",
+        "\r\n\r\n",
+    ] {
         let mut connection = server.connect();
         connection
             .send("PUT /kv/victim HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -236,6 +247,140 @@ fn a_version_that_is_not_spoken_is_refused() {
             "{version}"
         );
         assert_unharmed(&server, version);
+    }
+}
+
+/// Asserts that the server answers at once with this status and a line of
+/// text, and closes the connection.
+#[track_caller]
+fn assert_told(server: &Fixture, bytes: impl AsRef<[u8]>, status: u16) {
+    let bytes = bytes.as_ref();
+    let what = String::from_utf8_lossy(bytes).into_owned();
+    let mut connection = server.connect();
+    connection.send(bytes);
+    let answer = connection.response();
+    assert_eq!(answer.status(), status, "{what:?}: {answer:?}");
+    assert_eq!(answer.header("Connection"), Some("close"), "{what:?}");
+    assert!(answer.text().ends_with('\n') && answer.text().len() > 10, "{what:?}: {answer:?}");
+    connection.end().unwrap_or_else(|err| panic!("{what:?}: {err}"));
+}
+
+/// Forward-auth proxies send names as they are (RFC 9110, 5.5 allows it).
+#[test]
+fn a_field_may_have_bytes_beyond_ascii() {
+    let server = server_with_a_victim();
+    let mut connection = server.connect();
+    for name in [&b"J\xc3\xb6rg"[..], b"J\xf6rg", b"\xff\xfe", b"a\x80"] {
+        // On a new connection, and behind other requests.
+        for connection in [&mut server.connect(), &mut connection] {
+            connection.send(b"GET /kv/victim HTTP/1.1\r\nHost: test\r\nRemote-Name: ");
+            connection.send(name);
+            connection.send(b"\r\n\r\n");
+            let answer = connection.response();
+            assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"unharmed"[..]));
+        }
+        let mut put = b"PUT /kv/other HTTP/1.1\r\nHost: test\r\nX: ".to_vec();
+        put.extend_from_slice(name);
+        put.extend_from_slice(b"\r\nContent-Length: 3\r\n\r\n\xc3\xb6\xff");
+        connection.send(put);
+        assert_eq!(connection.response().status(), 200);
+        assert_eq!(connection.get("/kv/other").body, b"\xc3\xb6\xff");
+    }
+}
+
+/// Nothing is closed without a word, and nobody waits for a deadline.
+#[test]
+fn whatever_is_no_request_is_told_so_at_once() {
+    let server = server_with_a_victim();
+    let fields = |fields: &str| format!("GET /kv/a HTTP/1.1\r\nHost: test\r\n{fields}\r\n\r\n");
+    let cases: [(&[u8], u16); 20] = [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GET / HTTP/3.0\r\nHost: test\r\n\r\n", 505),
+        // A TLS client's hello, as far as its first bytes go.
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"\0\0\0\0", 400),
+        (b" GET / HTTP/1.1\r\n", 400),
+        (b"\xef\xbb\xbfGET / HTTP/1.1\r\n", 400),
+        (b"{\"method\":\"GET\"}", 400),
+        (b"GET / HTTP/1.1\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: test\n", 400),
+        (b"GET /kv/S\xc3\xa3o HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+        (b"G\xc3\x96T / HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/1.1 junk\r\nHost: test\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nH\xc3\xb6st: test\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: te/st\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: me@test\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", 400),
+        (b"PUT /kv/a HTTP/1.1\r\nContent-Length: 5\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n Host: test\r\n\r\n", 400),
+    ];
+    for (bytes, status) in cases {
+        assert_told(&server, bytes, status);
+    }
+    assert_told(&server, fields("no colon"), 400);
+    assert_told(&server, fields("X : a"), 400);
+    assert_told(&server, fields("X: a\r\n folded"), 400);
+    assert_told(&server, fields("Expect: 200-ok"), 417);
+    assert_told(&server, fields("Transfer-Encoding: chunked, gzip"), 400);
+    assert_unharmed(&server, "bytes that are no request");
+}
+
+#[test]
+fn an_empty_line_before_a_request_is_ignored() {
+    let server = server_with_a_victim();
+    let mut connection = server.connect();
+    for before in ["\r\n", "\r\n\r\n", ""] {
+        connection.send(format!("{before}GET /kv/victim HTTP/1.1\r\nHost: test\r\n\r\n"));
+        assert_eq!(connection.response().body, b"unharmed");
+    }
+}
+
+/// Java's HTTP client sends this for any stream, and `curl --http2 -T -`.
+#[test]
+fn a_wish_to_upgrade_is_ignored() {
+    let server = Fixture::start();
+    let mut connection = server.connect();
+    for body in [
+        "Content-Length: 5\r\n\r\nvalue",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nvalue\r\n0\r\n\r\n",
+    ] {
+        connection.send(
+            "PUT /kv/key HTTP/1.1\r\nHost: test\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+             Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
+        );
+        connection.send(body);
+        assert_eq!(connection.response().status(), 200, "{body:?}");
+        assert_eq!(connection.get("/kv/key").body, b"value", "{body:?}");
+    }
+}
+
+#[test]
+fn trailers_are_read_and_ignored() {
+    let server = Fixture::start();
+    let mut connection = server.connect();
+    connection.send(
+        "PUT /kv/key HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+         5;a=b\r\nvalue\r\n0\r\nX-Sum: 1\r\n\r\n",
+    );
+    assert_eq!(connection.response().status(), 200);
+    assert_eq!(connection.get("/kv/key").body, b"value");
+}
+
+/// A whole chunked body is whole, though its client sends no more.
+#[test]
+fn a_client_may_end_its_side_behind_a_whole_request() {
+    let server = Fixture::start();
+    for body in [
+        "Content-Length: 5\r\n\r\nvalue",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nvalue\r\n0\r\n\r\n",
+    ] {
+        let mut connection = server.connect();
+        connection.send(format!("PUT /kv/key HTTP/1.1\r\nHost: test\r\n{body}"));
+        connection.finish_sending();
+        assert_eq!(connection.response().status(), 200, "{body:?}");
+        connection.expect_closed();
     }
 }
 

@@ -5,6 +5,7 @@
 mod units;
 
 use crate::server::Config;
+use crate::storage::Durable;
 use clap::Parser;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
 use clap::error::ErrorKind;
@@ -128,6 +129,10 @@ impl Options {
             idle_timeout: self.idle_timeout.0,
             request_timeout: self.request_timeout.0,
             shutdown_timeout: self.shutdown_timeout.0,
+            storage_descriptors: self
+                .working_dir
+                .as_ref()
+                .map_or(0, |_| Durable::descriptors_max()),
         }
     }
 }

@@ -1,17 +1,19 @@
-//! Accepting connections: the listening socket, and the tiny_http servers
-//! that take turns on it.
+//! The listening socket, and the tiny_http server that accepts on it.
 //!
-//! A tiny_http server stops accepting for good at its first failed `accept`.
-//! The listening socket is therefore ours: a new server starts on another
-//! handle of the same socket, while the connections of the old one live on.
+//! A tiny_http server whose accept loop has panicked (no thread could be
+//! started for a connection) accepts nothing any more. The listening socket is
+//! therefore ours: another server starts on another descriptor of it, while
+//! the connections of the first live on.
 
 use super::front::{self, Front, Message, Ready};
-use super::lead::{Lead, Left, Mark};
+use super::gate::{self, AcceptLoop};
+use super::lead::{Lead, Left};
+use super::watchdog::Handle;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::HashSet;
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +27,7 @@ const RETIRING_MAX: usize = 32;
 /// A dead peer is noticed about this long after it was last heard of.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Opens the listening socket. What is set here holds for every connection
+/// Opens the listening socket. The options set here hold for every connection
 /// that it accepts.
 pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
@@ -45,34 +47,49 @@ pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 pub(super) struct Acceptor {
     listener: TcpListener,
     front: Arc<Front>,
+    watchdog: Handle,
+    connections_max: usize,
     current: Generation,
     /// Earlier ones, whose connections live on.
     retiring: Vec<Generation>,
-    count: usize,
 }
 
 /// One tiny_http server, and who takes its requests.
 struct Generation {
     lead: Arc<Lead>,
-    /// The connections that it may have accepted and that still live.
-    connections: HashSet<u64>,
-    /// Whether all connections that it may have accepted are known.
-    sealed: bool,
+    accept_loop: Arc<AcceptLoop>,
 }
 
-/// A place in the queues of all tiny_http servers.
-pub(super) struct Fence(Vec<(Arc<Lead>, Mark)>);
-
 impl Acceptor {
-    /// Starts accepting on `listener`.
-    pub(super) fn new(listener: TcpListener, front: Arc<Front>) -> io::Result<Self> {
-        let current = Generation::start(&listener, Arc::clone(&front), 0)?;
-        Ok(Self { listener, front, current, retiring: Vec::new(), count: 1 })
+    /// Starts accepting on `listener`, up to so many connections at once.
+    pub(super) fn new(
+        listener: TcpListener,
+        front: Arc<Front>,
+        watchdog: Handle,
+        connections_max: usize,
+    ) -> io::Result<Self> {
+        let current = Generation::start(&listener, &front, &watchdog, connections_max, 0)?;
+        let retiring = Vec::new();
+        Ok(Self { listener, front, watchdog, connections_max, current, retiring })
     }
 
-    /// The listening socket.
-    pub(super) fn listener(&self) -> &TcpListener {
-        &self.listener
+    /// Waits until the accept loop has come to the gate. It does not where the
+    /// standard library accepts in another way than this program knows of.
+    pub(super) fn wait_until_begun(&self, patience: Duration) -> io::Result<()> {
+        const PAUSE: Duration = Duration::from_micros(100);
+        let end = Instant::now() + patience;
+        while !self.current.accept_loop.has_begun() {
+            if Instant::now() > end {
+                return Err(io::Error::other("tiny_http does not accept through the gate"));
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Whether the accept loop has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.current.accept_loop.is_over()
     }
 
     /// Starts another accept loop in place of one that has ended.
@@ -80,87 +97,59 @@ impl Acceptor {
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
-        let next = Generation::start(&self.listener, Arc::clone(&self.front), self.count)?;
-        self.count += 1;
-        self.retiring.push(mem::replace(&mut self.current, next));
+        let Self { listener, front, watchdog, connections_max, current, .. } = self;
+        let number = current.accept_loop.number + 1;
+        let next = Generation::start(listener, front, watchdog, *connections_max, number)?;
+        self.retiring.push(mem::replace(current, next));
         Ok(())
     }
 
-    /// The connections that keep an accept loop from being replaced, because
-    /// there are too many earlier ones.
-    pub(super) fn in_the_way(&self) -> Vec<u64> {
-        let oldest = self.retiring.first().filter(|_| self.retiring.len() >= RETIRING_MAX);
-        oldest.map_or_else(Vec::new, |oldest| oldest.connections.iter().copied().collect())
-    }
-
-    /// Notes connections that have come since the last search.
-    pub(super) fn found(&mut self, cookies: impl Iterator<Item = u64>) {
-        for cookie in cookies {
-            let open = self.retiring.iter_mut().filter(|generation| !generation.sealed);
-            for generation in open.chain([&mut self.current]) {
-                generation.connections.insert(cookie);
-            }
-        }
-    }
-
-    /// Notes that a search was complete, and which connections live. An
-    /// earlier accept loop is disposed of once all of its connections are gone.
-    pub(super) fn searched(&mut self, lives: impl Fn(u64) -> bool) {
-        for generation in self.retiring.iter_mut().chain([&mut self.current]) {
-            generation.connections.retain(|cookie| lives(*cookie));
-        }
-        for generation in &mut self.retiring {
-            generation.sealed = true;
-            if generation.connections.is_empty() {
+    /// Ends the leaders of earlier accept loops that have no connection left
+    /// among those of `living` numbers.
+    pub(super) fn retire_without(&mut self, living: &HashSet<usize>) {
+        self.retiring.retain(|generation| {
+            let lives = living.contains(&generation.accept_loop.number);
+            if !lives {
                 generation.lead.retire();
             }
-        }
-        self.retiring.retain(|generation| !generation.lead.is_retired());
+            lives
+        });
     }
 
-    /// Puts a fence at the end of every queue of requests.
-    pub(super) fn fence(&self) -> Fence {
-        let leads = self.generations().map(|generation| &generation.lead);
-        Fence(leads.map(|lead| (Arc::clone(lead), lead.put_mark())).collect())
+    /// Whether a connection that came through the accept loop of that number
+    /// waits in vain for a thread.
+    pub(super) fn is_retiring(&self, accept_loop: usize) -> bool {
+        accept_loop != self.current.accept_loop.number
+    }
+
+    /// Whether there are earlier accept loops.
+    pub(super) fn has_retiring(&self) -> bool {
+        !self.retiring.is_empty()
     }
 
     /// Gives the lead to another thread where the one that has it is stuck.
-    pub(super) fn displace_stuck(&self, now: Instant) {
+    /// Says whether any leader is at an answer.
+    pub(super) fn displace_stuck(&self, now: Instant) -> bool {
+        let mut is_busy = false;
         for lead in self.generations().map(|generation| &generation.lead) {
             if let Some(term) = lead.displace_stuck(now) {
                 // The lane's threads live as long as the server.
                 let next = Ready::Lead(Arc::clone(lead), term);
                 self.front.ready.send(Message::Work(next)).ok();
             }
+            is_busy |= lead.is_answering();
         }
+        is_busy
     }
 
     fn generations(&self) -> impl Iterator<Item = &Generation> {
         self.retiring.iter().chain([&self.current])
     }
 
-    /// Has tiny_http look at its queue of connections: a connection that says
-    /// nothing and ends costs it a thread, which then takes a forgotten one.
-    pub(super) fn kick(&self) {
-        let connect = |mut addr: SocketAddr| {
-            match addr.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
-                IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
-                IpAddr::V4(_) | IpAddr::V6(_) => {}
-            }
-            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-            socket.set_nonblocking(true)?;
-            socket.connect(&addr.into())
-        };
-        // Non-blocking, it is under way when this returns. Where it fails the
-        // next look at the connection tries again.
-        self.listener.local_addr().and_then(connect).ok();
-    }
-
     /// Stops accepting. Connections that were accepted live on.
     pub(super) fn close(&self) {
         // Where a listening socket cannot be shut it goes on listening until
-        // the process ends, and what comes then is not answered.
+        // the process ends, and nobody who comes then is answered.
         SockRef::from(&self.listener).shutdown(Shutdown::Read).ok();
     }
 
@@ -174,17 +163,19 @@ impl Acceptor {
     }
 }
 
-impl Fence {
-    /// Whether all requests that were parsed before it are known.
-    pub(super) fn is_passed(&self) -> bool {
-        self.0.iter().all(|(lead, mark)| lead.has_passed(*mark))
-    }
-}
-
 impl Generation {
     /// Starts to accept, on one more thread of the ready lane, which leads.
-    fn start(listener: &TcpListener, front: Arc<Front>, number: usize) -> io::Result<Self> {
+    fn start(
+        listener: &TcpListener,
+        front: &Arc<Front>,
+        watchdog: &Handle,
+        connections_max: usize,
+        number: usize,
+    ) -> io::Result<Self> {
         let listener = listener.try_clone()?;
+        let accept_loop = Arc::new(AcceptLoop::new(number));
+        gate::open(&listener, front, watchdog, connections_max, &accept_loop)?;
+        let front = Arc::clone(front);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new().name(format!("lead-{number}"));
         thread.stack_size(front::STACK_BYTES).spawn(move || match Lead::new(listener) {
@@ -203,6 +194,6 @@ impl Generation {
         })?;
         let lost = |_| io::Error::other("tiny_http cannot start its threads");
         let lead = handed_over.recv().map_err(lost)??;
-        Ok(Self { lead, connections: HashSet::new(), sealed: false })
+        Ok(Self { lead, accept_loop })
     }
 }

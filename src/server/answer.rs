@@ -5,7 +5,6 @@
 
 use crate::api::Reply;
 use std::cell::RefCell;
-use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::StatusCode;
 
@@ -55,13 +54,9 @@ impl Answer {
         bytes
     }
 
-    /// Writes everything, and waits for the peer where it has to.
-    pub(super) fn write_to(&self, writer: &mut dyn Write) -> io::Result<()> {
-        writer.write_all(&self.first_part())?;
-        if let Some(rest) = self.body().get(SMALL_ANSWER_BYTES_MAX..) {
-            writer.write_all(rest)?;
-        }
-        writer.flush()
+    /// The rest of the body.
+    pub(super) fn second_part(&self) -> &[u8] {
+        self.body().get(SMALL_ANSWER_BYTES_MAX..).unwrap_or_default()
     }
 
     fn body(&self) -> &[u8] {

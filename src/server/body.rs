@@ -1,78 +1,81 @@
 //! Reading a body, to its end or not at all.
 
+use super::chunked::Chunked;
 use super::framing::Length;
 use bytes::Bytes;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 /// How much is allocated before a byte has come, whatever length was claimed.
 const FIRST_STEP_BYTES: u64 = 64 * 1024;
 
 /// Why there is no whole body.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// It ended before its announced length.
+pub(super) enum Error {
+    /// It ended before its announced length, or the last of its chunks.
     Short,
     /// It is longer than allowed.
     TooLong,
-    /// It cannot be read or its chunks make no sense.
+    /// Its chunks make no sense.
+    Malformed(String),
+    /// It cannot be read.
     Broken(io::Error),
 }
 
-/// A reader that tells after each read how many bytes there were so far.
-struct Metered<'a, P> {
-    reader: &'a mut dyn Read,
-    progress: P,
-    bytes: u64,
-}
-
-impl<P: Fn(u64)> Read for Metered<'_, P> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.reader.read(buffer)?;
-        self.bytes += got as u64;
-        (self.progress)(self.bytes);
-        Ok(got)
+impl From<io::Error> for Error {
+    fn from(err: io::Error) -> Self {
+        if err.kind() == io::ErrorKind::UnexpectedEof {
+            Self::Short
+        } else if err.kind() == io::ErrorKind::InvalidData {
+            Self::Malformed(err.to_string())
+        } else {
+            Self::Broken(err)
+        }
     }
 }
 
-/// Reads a whole body of up to `bytes_max` bytes. `progress` is told how many
-/// bytes there are after each read.
-///
-/// A chunked body that is cut off inside a chunk looks whole from here; the
-/// caller has to ask the connection whether the client is still there.
-pub(super) fn read(
-    reader: &mut dyn Read,
-    length: Length,
-    bytes_max: u64,
-    progress: impl Fn(u64),
-) -> Result<Bytes, Trouble> {
-    let (wanted, known) = match length {
-        Length::Known(bytes) => (bytes, true),
-        // One byte over the limit shows that the body is over it.
-        Length::Chunked => (bytes_max.saturating_add(1), false),
+/// Reads a whole body of up to `bytes_max` bytes. Blocks until it is there.
+pub(super) fn read(reader: impl BufRead, length: Length, bytes_max: u64) -> Result<Bytes, Error> {
+    let body = match length {
+        Length::Known(bytes) => {
+            let body = read_up_to(reader, bytes, true)?;
+            if (body.len() as u64) < bytes {
+                return Err(Error::Short);
+            }
+            body
+        }
+        Length::Chunked => {
+            // One byte over the limit shows that the body is over it.
+            let body = read_up_to(Chunked::new(reader), bytes_max.saturating_add(1), false)?;
+            if body.len() as u64 > bytes_max {
+                return Err(Error::TooLong);
+            }
+            body
+        }
     };
-    let mut reader = Metered { reader, progress, bytes: 0 };
+    Ok(body.into())
+}
+
+/// Reads until there are so many bytes, or no more.
+pub(super) fn read_up_to(
+    mut reader: impl Read,
+    wanted: u64,
+    exact: bool,
+) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     while (body.len() as u64) < wanted {
         let step = (body.len() as u64).clamp(FIRST_STEP_BYTES, STEP_BYTES_MAX);
         let step = step.min(wanted - body.len() as u64);
-        if known {
-            body.reserve_exact(usize::try_from(step).map_err(|_| Trouble::TooLong)?);
+        if exact {
+            body.reserve_exact(usize::try_from(step).map_err(|_| Error::TooLong)?);
         }
-        let got = reader.by_ref().take(step).read_to_end(&mut body).map_err(Trouble::Broken)?;
+        let got = reader.by_ref().take(step).read_to_end(&mut body)?;
         if (got as u64) < step {
             break;
         }
     }
-    let bytes = body.len() as u64;
-    match length {
-        Length::Known(announced) if bytes < announced => Err(Trouble::Short),
-        Length::Chunked if bytes > bytes_max => Err(Trouble::TooLong),
-        Length::Known(_) | Length::Chunked => {
-            // What is stored keeps this buffer, so it keeps no slack.
-            body.shrink_to_fit();
-            Ok(body.into())
-        }
-    }
+    // What is stored keeps this buffer, so it keeps no slack.
+    body.shrink_to_fit();
+    Ok(body)
 }
 
 /// The most that is read, and made room for, in one step.
@@ -82,8 +85,8 @@ const STEP_BYTES_MAX: u64 = 1 << 20;
 mod tests {
     use super::*;
 
-    fn read_known(bytes: &[u8], announced: u64) -> Result<Bytes, Trouble> {
-        read(&mut &*bytes, Length::Known(announced), 1 << 30, |_| {})
+    fn read_known(bytes: &[u8], announced: u64) -> Result<Bytes, Error> {
+        read(bytes, Length::Known(announced), 1 << 30)
     }
 
     #[test]
@@ -98,22 +101,28 @@ mod tests {
     #[test]
     fn bytes_after_the_announced_length_are_left_alone() {
         let mut reader: &[u8] = b"valueGET /next";
-        let got = read(&mut reader, Length::Known(5), 10, |_| {}).expect("the body is whole");
+        let got = read(&mut reader, Length::Known(5), 10).expect("the body is whole");
         assert_eq!((&*got, reader), (&b"value"[..], &b"GET /next"[..]));
     }
 
     #[test]
     fn a_body_cut_short_is_no_body() {
         for announced in [6, 70_000, u64::MAX] {
-            assert!(matches!(read_known(b"value", announced), Err(Trouble::Short)));
+            assert!(matches!(read_known(b"value", announced), Err(Error::Short)));
         }
+        let cut_short = read(&b"5\r\nval"[..], Length::Chunked, 10);
+        assert!(matches!(cut_short, Err(Error::Short)), "{cut_short:?}");
+        let malformed = read(&b"x\r\n"[..], Length::Chunked, 10);
+        assert!(matches!(malformed, Err(Error::Malformed(_))), "{malformed:?}");
     }
 
     #[test]
     fn a_chunked_body_may_reach_the_limit_and_not_pass_it() {
-        let read_chunked = |bytes: &[u8]| read(&mut &*bytes, Length::Chunked, 5, |_| {});
-        assert_eq!(read_chunked(b"12345").expect("at the limit"), "12345");
-        assert!(matches!(read_chunked(b"123456"), Err(Trouble::TooLong)));
+        let read_chunked = |bytes: &[u8]| read(bytes, Length::Chunked, 5);
+        let whole = read_chunked(b"5\r\n12345\r\n0\r\n\r\n");
+        assert_eq!(whole.expect("at the limit"), "12345");
+        let longer = read_chunked(b"6\r\n123456\r\n0\r\n\r\n");
+        assert!(matches!(longer, Err(Error::TooLong)));
     }
 
     #[test]
@@ -124,7 +133,7 @@ mod tests {
                 Err(io::ErrorKind::ConnectionReset.into())
             }
         }
-        let got = read(&mut Failing, Length::Known(5), 10, |_| {});
-        assert!(matches!(got, Err(Trouble::Broken(_))));
+        let got = read(io::BufReader::new(Failing), Length::Known(5), 10);
+        assert!(matches!(got, Err(Error::Broken(_))));
     }
 }

@@ -32,7 +32,7 @@ impl Committed {
     pub(super) fn are_for(&self, lead: Arc<Lead>) {
         let mut waiting = self.lock();
         if !waiting.answers.is_empty() {
-            lead.put_mark();
+            lead.wake();
         }
         waiting.lead = Some(lead);
     }
@@ -43,9 +43,9 @@ impl Committed {
         let mut waiting = self.lock();
         let Some(lead) = &waiting.lead else { return Some((job, reply)) };
         // With others there, the leader was woken up already. It looks here once
-        // it meets that mark, or before.
+        // it wakes up, or before.
         if waiting.answers.is_empty() {
-            lead.put_mark();
+            lead.wake();
         }
         waiting.answers.push_back((job, reply));
         None
@@ -58,7 +58,7 @@ impl Committed {
         let taken = TAKEN_MAX.min(waiting.answers.len());
         let taken = waiting.answers.drain(..taken).collect();
         if let Some(lead) = waiting.lead.as_ref().filter(|_| !waiting.answers.is_empty()) {
-            lead.put_mark();
+            lead.wake();
         }
         taken
     }

@@ -1,79 +1,76 @@
-//! The connections that requests come from, by the peer's address.
+//! The connections that there are, and the one request of each that is in
+//! work.
 //!
-//! tiny_http hands out the requests of one connection as fast as it can parse
-//! them, and lets their answers wait for one another inside the threads that
-//! write them. Here they queue instead: at most one request of a connection
-//! is in work, so answers keep their order and nobody waits for an answer
-//! that another thread writes.
+//! Requests of a connection are read ahead, a few, and wait here: at most one
+//! is in work, so answers keep their order. tiny_http rings once for each
+//! request that was read; whoever takes its calls begins with the request, or
+//! notes that one may follow.
 
-use super::job::Job;
+use super::request::Request;
 use super::socket::Socket;
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// The most requests that may wait on one connection behind the one in work.
-pub(super) const WAITING_MAX: usize = 1000;
+/// How many requests are read ahead of their turn at most, on one connection.
+const READ_AHEAD_MAX: usize = 32;
 
-/// How many bytes the requests that wait on one connection may hold.
-const WAITING_BYTES_MAX: usize = 2 << 20;
-
-/// What may be written to a connection without asking the kernel: so much
-/// fits the send buffer of any connection that has just been accepted.
-const FRESH_ROOM_BYTES: u64 = 16 * 1024;
-
-/// What the kernel may spend on one write beside its bytes.
-const WRITE_OVERHEAD_BYTES: u64 = 2048;
-
-/// All connections that are known. A connection is known from its first
-/// request, or from the moment when the guard finds its socket.
+/// All connections that are open.
 #[derive(Default)]
 pub(super) struct Connections {
-    table: Mutex<Table>,
+    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    last_id: AtomicU64,
+    /// Is told whenever one has ended, while somebody waits for that.
+    ended: Condvar,
+    is_waited_for: AtomicBool,
 }
 
-#[derive(Default)]
-struct Table {
-    by_peer: HashMap<SocketAddr, Arc<Connection>>,
-    /// Those that became known by a request and have had no socket since.
-    loose: Vec<Arc<Connection>>,
-}
-
-/// One connection, or several that one peer's address has had in turn.
+/// One connection.
 pub(super) struct Connection {
+    id: u64,
     peer: SocketAddr,
+    /// The accept loop that it came through, which is counted.
+    accept_loop: usize,
+    socket: Socket,
+    /// Whether a thread of tiny_http has begun to read it.
+    is_read: AtomicBool,
+    /// How many bytes were received so far.
+    received: AtomicU64,
     state: Mutex<State>,
+    /// Is told when a thread may go on that waits for a turn.
+    turn: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    work: Work,
-    /// How many requests have come so far.
+    life: Life,
+    /// What the request in work is doing.
+    stage: Option<Stage>,
+    /// Requests that were read and wait, in order.
+    waiting: VecDeque<Request>,
+    /// How many of those tiny_http has rung for.
+    rung: usize,
+    /// How many requests were read so far.
     begun: u64,
-    /// What may have been written since the kernel was asked for the room.
-    written_bytes: u64,
-    /// How much of the body in work was read.
-    taken_bytes: u64,
-    socket: Option<Arc<Socket>>,
-    /// The last socket is shut, tiny_http has not closed it yet, and no other
-    /// was found since.
-    ended: bool,
-    /// tiny_http's thread hangs for ever, so that no request can come.
-    hangs: bool,
+    /// A thread waits for a turn.
+    is_waited_for: bool,
+    /// Nobody reads any more: the last request was read.
+    is_read_out: bool,
 }
 
-#[derive(Default)]
-enum Work {
-    /// No request is in work.
+/// How far the life of a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Life {
+    /// Requests are read and answered.
     #[default]
-    Idle,
-    /// One request is in work, others wait behind it.
-    Busy { stage: Stage, waiting: VecDeque<Job>, waiting_bytes: usize },
-    /// No request is taken any more. The ones that came are kept until the
-    /// socket is shut, because tiny_http answers a request that is dropped,
-    /// and until none is in work, because dropping waits for that.
-    Cut { discarded: Vec<Job>, in_work: bool },
+    Open,
+    /// The last answer was written; what still comes is thrown away.
+    Closing,
+    /// It is over.
+    Cut,
 }
 
 /// What a request in work is doing.
@@ -81,308 +78,127 @@ enum Work {
 pub(super) enum Stage {
     /// It waits for a thread or for the storage, not for its client.
     Working,
-    /// Its body is being read.
+    /// Its body is being read, whose length is known.
     Receiving,
+    /// Its body is being read, which ends when its client says so.
+    Streaming,
     /// Its answer is being written.
     Sending,
 }
 
-/// What the guard wants to know of a connection.
+/// What the watchdog wants to know of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Activity {
-    /// How many requests have come so far.
+    /// How many requests were read so far.
     pub(super) begun: u64,
     /// What the request in work is doing; `None` without one.
     pub(super) stage: Option<Stage>,
-    /// How much of the body in work was read.
-    pub(super) taken_bytes: u64,
-    /// Whether no request is taken any more.
-    pub(super) cut: bool,
-}
-
-/// Whether an answer can be written without waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    /// It can.
-    Enough,
-    /// It would have to wait for the peer.
-    None,
-    /// The socket has not been found yet, so nobody can tell.
-    Unknown,
-}
-
-/// What became of a request that came.
-#[allow(clippy::large_enum_variant, reason = "it is looked at once and not kept")]
-pub(super) enum Entered {
-    /// It is the one in work now.
-    Started(Job),
-    /// It waits for its turn, or is discarded.
-    Kept,
-    /// Too many wait: the connection takes no more and has to be cut.
-    Overrun,
+    /// How many bytes were received so far.
+    pub(super) received: u64,
+    /// Whether the last answer was written.
+    pub(super) is_closing: bool,
 }
 
 impl Connections {
-    /// The connection of `peer`, made known if it is new, and whether it is.
-    pub(super) fn of(&self, peer: SocketAddr) -> (Arc<Connection>, bool) {
-        let mut table = self.lock();
-        if let Some(known) = table.by_peer.get(&peer) {
-            return (Arc::clone(known), false);
+    /// Makes a new connection known.
+    pub(super) fn add(
+        &self,
+        socket: Socket,
+        peer: SocketAddr,
+        accept_loop: usize,
+    ) -> Arc<Connection> {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let connection = Arc::new(Connection {
+            id,
+            peer,
+            accept_loop,
+            socket,
+            is_read: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            state: Mutex::default(),
+            turn: Condvar::new(),
+        });
+        self.lock().insert(id, Arc::clone(&connection));
+        connection
+    }
+
+    /// The open connection of that number.
+    pub(super) fn get(&self, id: u64) -> Option<Arc<Connection>> {
+        self.lock().get(&id).map(Arc::clone)
+    }
+
+    /// Ends a connection: what is left of it is given up.
+    pub(super) fn end(&self, connection: &Connection) {
+        if self.lock().remove(&connection.id).is_some() {
+            if self.is_waited_for.load(Ordering::Relaxed) {
+                self.ended.notify_all();
+            }
+            connection.stop(Life::Cut);
         }
-        (table.add(peer), true)
     }
 
-    /// A new connection in place of one that was stopped.
-    pub(super) fn renew(&self, stopped: &Connection) -> Arc<Connection> {
-        self.lock().add(stopped.peer)
-    }
-
-    /// The connections that have become known since the last call.
-    pub(super) fn take_loose(&self) -> Vec<Arc<Connection>> {
-        mem::take(&mut self.lock().loose)
-    }
-
-    /// Forgets `connection` unless a request of it is in work. Says whether
-    /// nothing is left to forget: that is so too if it has a socket now.
-    pub(super) fn forget(&self, connection: &Arc<Connection>) -> bool {
-        let mut table = self.lock();
-        let state = connection.lock();
-        if state.socket.is_some() {
-            return true;
+    /// Ends a connection whose last answer was written in good order: whatever
+    /// its client still sends is thrown away until it hangs up or is cut.
+    pub(super) fn close(&self, connection: &Connection) {
+        let is_read_out = connection.stop(Life::Closing);
+        connection.socket.stop_sending();
+        // Most clients have nothing more to say.
+        if is_read_out && !connection.socket.has_unread() {
+            self.end(connection);
         }
-        if !state.is_idle() {
-            return false;
-        }
-        let known = table.by_peer.get(&connection.peer);
-        if known.is_some_and(|known| Arc::ptr_eq(known, connection)) {
-            table.by_peer.remove(&connection.peer);
-        }
-        true
     }
 
-    /// How many connections have a request in work.
-    pub(super) fn busy(&self) -> usize {
-        self.lock().by_peer.values().filter(|connection| !connection.is_idle()).count()
+    /// Ends a connection now, in whatever it is.
+    pub(super) fn cut(&self, connection: &Connection) {
+        connection.socket.cut();
+        if connection.stop(Life::Cut) {
+            self.end(connection);
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // Every change below is complete before anything could panic.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All that are open.
+    pub(super) fn all(&self) -> Vec<Arc<Connection>> {
+        self.lock().values().map(Arc::clone).collect()
+    }
+
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Waits for up to `time` until fewer than `max` are open, and says
+    /// whether that is so.
+    pub(super) fn wait_for_room(&self, max: usize, time: Duration) -> bool {
+        let open = self.lock();
+        self.is_waited_for.store(true, Ordering::Relaxed);
+        let waited = self.ended.wait_timeout_while(open, time, |open| open.len() >= max);
+        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        self.is_waited_for.store(false, Ordering::Relaxed);
+        open.len() < max
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        // Every change is one call.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn is_idle(&self) -> bool {
-        !matches!(self.work, Work::Busy { .. } | Work::Cut { in_work: true, .. })
-    }
-}
-
-impl Table {
-    fn add(&mut self, peer: SocketAddr) -> Arc<Connection> {
-        let fresh = Arc::new(Connection { peer, state: Mutex::default() });
-        self.by_peer.insert(peer, Arc::clone(&fresh));
-        self.loose.push(Arc::clone(&fresh));
-        fresh
+    /// Begins with the next request that waits, if none is in work.
+    fn begin(&mut self) -> Option<Request> {
+        if self.stage.is_some() {
+            return None;
+        }
+        let next = self.waiting.pop_front();
+        self.stage = next.as_ref().map(|_| Stage::Working);
+        next
     }
 }
 
 impl Connection {
-    /// Takes a request that came on this connection.
-    pub(super) fn enter(&self, job: Job) -> Entered {
-        let mut state = self.lock();
-        state.begun += 1;
-        match &mut state.work {
-            Work::Idle => {
-                let waiting = VecDeque::new();
-                state.work = Work::Busy { stage: Stage::Working, waiting, waiting_bytes: 0 };
-                Entered::Started(job)
-            }
-            Work::Busy { waiting, waiting_bytes, .. }
-                if waiting.len() < WAITING_MAX && *waiting_bytes < WAITING_BYTES_MAX =>
-            {
-                *waiting_bytes += job.bytes;
-                waiting.push_back(job);
-                Entered::Kept
-            }
-            Work::Busy { waiting, .. } => {
-                let mut discarded = Vec::from(mem::take(waiting));
-                discarded.push(job);
-                state.work = Work::Cut { discarded, in_work: true };
-                Entered::Overrun
-            }
-            Work::Cut { discarded, .. } => {
-                discarded.push(job);
-                Entered::Kept
-            }
-        }
-    }
-
-    /// Ends the work on a request; gives the next one that waits, which is in
-    /// work then.
-    pub(super) fn next(&self) -> Option<Job> {
-        let mut state = self.lock();
-        match &mut state.work {
-            Work::Busy { stage, waiting, waiting_bytes } => {
-                *stage = Stage::Working;
-                let next = waiting.pop_front();
-                match &next {
-                    Some(job) => *waiting_bytes = waiting_bytes.saturating_sub(job.bytes),
-                    None => state.work = Work::Idle,
-                }
-                next
-            }
-            Work::Cut { in_work, .. } => {
-                *in_work = false;
-                None
-            }
-            Work::Idle => None,
-        }
-    }
-
-    /// Whether requests wait behind the one in work.
-    pub(super) fn has_waiting(&self) -> bool {
-        matches!(&self.lock().work, Work::Busy { waiting, .. } if !waiting.is_empty())
-    }
-
-    /// Ends the work on a request and takes no other from now on.
-    /// `unanswered` and all that wait are kept until they can be discarded.
-    pub(super) fn stop(&self, unanswered: Option<Job>) {
-        let mut state = self.lock();
-        let kept = match mem::take(&mut state.work) {
-            Work::Idle => Vec::new(),
-            Work::Busy { waiting, .. } => waiting.into(),
-            Work::Cut { discarded, .. } => discarded,
-        };
-        let discarded = unanswered.into_iter().chain(kept).collect();
-        state.work = Work::Cut { discarded, in_work: false };
-    }
-
-    /// Takes no request from now on, unless one is in work that may be
-    /// answered at any moment. Says whether it did.
-    pub(super) fn stop_silent(&self) -> bool {
-        let mut state = self.lock();
-        let (kept, in_work) = match &mut state.work {
-            Work::Busy { stage: Stage::Working | Stage::Sending, .. } | Work::Cut { .. } => {
-                return false;
-            }
-            Work::Busy { waiting, .. } => (mem::take(waiting), true),
-            Work::Idle => (VecDeque::new(), false),
-        };
-        state.work = Work::Cut { discarded: kept.into(), in_work };
-        true
-    }
-
-    /// The requests that were kept since the connection was stopped, in order,
-    /// once none is in work.
-    pub(super) fn discarded(&self) -> Vec<Job> {
-        match &mut self.lock().work {
-            Work::Cut { discarded, in_work: false } => mem::take(discarded),
-            Work::Idle | Work::Busy { .. } | Work::Cut { .. } => Vec::new(),
-        }
-    }
-
-    /// Says what the request in work does from now on; `false` if the
-    /// connection was stopped meanwhile.
-    pub(super) fn set_stage(&self, now: Stage) -> bool {
-        let mut state = self.lock();
-        state.taken_bytes = 0;
-        match &mut state.work {
-            Work::Busy { stage, .. } => *stage = now,
-            Work::Idle | Work::Cut { .. } => return false,
-        }
-        true
-    }
-
-    /// Says how much of the body in work was read.
-    pub(super) fn set_taken(&self, bytes: u64) {
-        self.lock().taken_bytes = bytes;
-    }
-
-    /// What is going on here.
-    pub(super) fn activity(&self) -> Activity {
-        let state = self.lock();
-        Activity {
-            begun: state.begun,
-            stage: match &state.work {
-                Work::Busy { stage, .. } => Some(*stage),
-                Work::Idle | Work::Cut { .. } => None,
-            },
-            taken_bytes: state.taken_bytes,
-            cut: matches!(state.work, Work::Cut { .. }),
-        }
-    }
-
-    /// Whether an answer of `bytes` can be written without waiting for the
-    /// peer; counts it as written if so. Asks the kernel now and then.
-    pub(super) fn room_for(&self, bytes: u64) -> Room {
-        let mut state = self.lock();
-        let wanted = bytes + WRITE_OVERHEAD_BYTES;
-        if state.written_bytes + wanted > FRESH_ROOM_BYTES {
-            let Some(socket) = &state.socket else { return Room::Unknown };
-            let room = socket.room().unwrap_or(0);
-            if room < wanted {
-                return Room::None;
-            }
-            // With this much to spare the next writes need not ask.
-            let to_spare = room - wanted;
-            state.written_bytes = FRESH_ROOM_BYTES.saturating_sub(to_spare);
-            return Room::Enough;
-        }
-        state.written_bytes += wanted;
-        Room::Enough
-    }
-
-    /// Forgets what was written so far, where nobody can be asked.
-    #[cfg(any(portable, not(target_os = "linux")))]
-    pub(super) fn assume_room(&self) {
-        self.lock().written_bytes = 0;
-    }
-
-    /// The socket, once it was found.
-    pub(super) fn socket(&self) -> Option<Arc<Socket>> {
-        self.lock().socket.clone()
-    }
-
-    /// Ties the connection to the socket that was found for its peer.
-    pub(super) fn attach(&self, socket: Arc<Socket>) {
-        let mut state = self.lock();
-        state.socket = Some(socket);
-        state.ended = false;
-    }
-
-    /// Notes that tiny_http has closed the last socket: nothing more can come.
-    pub(super) fn bury(&self) {
-        self.lock().ended = false;
-    }
-
-    /// Notes that tiny_http's thread hangs for ever: no request can come that
-    /// it had read before.
-    pub(super) fn set_hanging(&self) {
-        self.lock().hangs = true;
-    }
-
-    /// Whether it does.
-    pub(super) fn hangs(&self) -> bool {
-        self.lock().hangs
-    }
-
-    /// Whether the last socket is shut and may be open in tiny_http's hands.
-    pub(super) fn has_ended(&self) -> bool {
-        self.lock().ended
-    }
-
-    /// Whether no request is in work.
-    pub(super) fn is_idle(&self) -> bool {
-        self.lock().is_idle()
-    }
-
-    /// Unties the connection from a socket that has ended.
-    pub(super) fn detach(&self, ended: &Socket) {
-        let mut state = self.lock();
-        if state.socket.as_ref().is_some_and(|socket| socket.cookie() == ended.cookie()) {
-            state.socket = None;
-            state.ended = true;
-        }
+    /// Its number, never used twice.
+    pub(super) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The peer's address.
@@ -390,8 +206,186 @@ impl Connection {
         self.peer
     }
 
+    /// The accept loop that it came through.
+    pub(super) fn accept_loop(&self) -> usize {
+        self.accept_loop
+    }
+
+    /// Its socket.
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Notes that a thread of tiny_http reads it.
+    pub(super) fn set_read(&self) {
+        self.is_read.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a thread of tiny_http has begun to read it.
+    pub(super) fn is_read(&self) -> bool {
+        self.is_read.load(Ordering::Relaxed)
+    }
+
+    /// Notes that so many bytes more were received.
+    pub(super) fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Adds a request that was read, behind those that wait. Says whether it
+    /// is taken.
+    pub(super) fn arrive(&self, request: Request) -> bool {
+        let mut state = self.lock();
+        if matches!(state.stage, Some(Stage::Receiving | Stage::Streaming)) {
+            state.stage = None;
+        }
+        state.begun += 1;
+        let is_taken = state.life == Life::Open;
+        if is_taken {
+            state.waiting.push_back(request);
+        }
+        is_taken
+    }
+
+    /// Takes a call for a request that was read. Gives the request that is in
+    /// work from now on, unless another is.
+    pub(super) fn ring(&self) -> Option<Request> {
+        let mut state = self.lock();
+        let begun = state.begin();
+        if begun.is_none() {
+            state.rung += 1;
+        }
+        begun
+    }
+
+    /// Notes that its one request is in work.
+    #[cfg(any(portable, not(target_os = "linux")))]
+    pub(super) fn set_in_work(&self) {
+        self.lock().stage = Some(Stage::Working);
+    }
+
+    /// Ends the work on a request. Gives the next one if tiny_http has rung
+    /// for it already; it is in work then.
+    pub(super) fn next(&self) -> Option<Request> {
+        self.socket.answered();
+        let mut state = self.lock();
+        state.stage = None;
+        if state.is_waited_for && state.waiting.len() <= READ_AHEAD_MAX / 2 {
+            self.turn.notify_all();
+        }
+        state.rung = state.rung.checked_sub(1)?;
+        state.begin()
+    }
+
+    /// Whether requests wait behind the one in work.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Waits until a few requests more may be read. Says whether it is open.
+    pub(super) fn wait_for_room(&self) -> bool {
+        // Once it waits, it waits for more than one.
+        self.wait_while(|state| {
+            let max = if state.is_waited_for { READ_AHEAD_MAX / 2 + 1 } else { READ_AHEAD_MAX };
+            state.waiting.len() >= max
+        })
+    }
+
+    /// Waits until every request was answered. Says whether it is open.
+    pub(super) fn wait_until_answered(&self) -> bool {
+        self.wait_while(|state| state.stage.is_some() || !state.waiting.is_empty())
+    }
+
+    fn wait_while(&self, condition: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.lock();
+        while state.life == Life::Open && condition(&state) {
+            state.is_waited_for = true;
+            state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.is_waited_for = false;
+        state.life == Life::Open
+    }
+
+    /// Says what the request in work does from now on; `false` if the
+    /// connection is not open.
+    pub(super) fn set_stage(&self, now: Stage) -> bool {
+        let mut state = self.lock();
+        let is_open = state.life == Life::Open;
+        if is_open {
+            state.stage = Some(now);
+        }
+        is_open
+    }
+
+    /// Says `last_words` and takes no request any more, unless one is in work
+    /// that may be answered at any moment.
+    pub(super) fn close_with(&self, last_words: &[u8]) -> bool {
+        let mut state = self.lock();
+        if matches!(state.stage, Some(Stage::Working | Stage::Sending))
+            || !state.waiting.is_empty()
+            || state.life != Life::Open
+        {
+            return false;
+        }
+        state.life = Life::Closing;
+        if state.is_waited_for {
+            self.turn.notify_all();
+        }
+        drop(state);
+        // A client that takes no answer goes without one.
+        self.socket.send_now(last_words).ok();
+        self.socket.stop_sending();
+        true
+    }
+
+    /// Takes no request any more. Says whether nobody reads here any more.
+    fn stop(&self, life: Life) -> bool {
+        let mut state = self.lock();
+        if state.life != Life::Cut {
+            state.life = life;
+        }
+        state.stage = None;
+        let waiting = mem::take(&mut state.waiting);
+        if state.is_waited_for {
+            self.turn.notify_all();
+        }
+        let is_read_out = state.is_read_out;
+        drop(state);
+        drop(waiting);
+        is_read_out
+    }
+
+    /// Notes that its reader leaves, because it has read the last request.
+    /// Says whether it may: that request is still to be answered.
+    pub(super) fn read_out(&self) -> bool {
+        let mut state = self.lock();
+        state.is_read_out = state.life == Life::Open;
+        state.is_read_out
+    }
+
+    /// Whether its reader has left, and others see to its end.
+    pub(super) fn is_read_out(&self) -> bool {
+        self.lock().is_read_out
+    }
+
+    /// What is going on here.
+    pub(super) fn activity(&self) -> Activity {
+        let state = self.lock();
+        Activity {
+            begun: state.begun,
+            stage: state.stage,
+            received: self.received.load(Ordering::Relaxed),
+            is_closing: state.life != Life::Open,
+        }
+    }
+
+    /// Whether no request is in work, and none waits.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.stage.is_none() && state.waiting.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change below is complete before anything could panic.
+        // Every change above is complete before anything could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,11 +1,12 @@
 //! Where a request ends: the checks that come before anything else looks at
 //! it (RFC 9112, 6.3 and 11.2).
 //!
-//! tiny_http guesses where a head is ambiguous, and executes what follows a
-//! wrong guess as the next request. So a head that leaves any doubt is a
-//! [`Fault`]: one answer, and nothing more is taken from that connection.
-//! Nothing here touches a socket.
+//! Whoever guesses where a head is ambiguous executes what follows a wrong
+//! guess as the next request. So a head that leaves any doubt is a [`Fault`]:
+//! one answer, and nothing more is taken from that connection. Nothing here
+//! touches a socket.
 
+use super::answer::Persistence;
 use crate::api::Reply;
 
 /// The longest request target, in bytes.
@@ -14,20 +15,17 @@ pub(super) const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// The most header fields in one request.
 pub(super) const FIELDS_MAX: usize = 100;
 
-/// The longest head, in bytes of its target and its header fields.
+/// The longest head, in bytes, from its method to its empty line.
 pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// A body up to this size has been read by tiny_http before the request is
-/// seen here, unless the head asks for something first.
-const ARRIVED_BODY_BYTES_MAX: u64 = 1024;
-
-/// A request head as tiny_http understood it.
-pub(super) struct Head<'a, F> {
+/// A request head, parsed.
+pub(super) struct Head<'a> {
     pub(super) method: &'a str,
     pub(super) target: &'a str,
-    pub(super) version: (u8, u8),
+    /// The minor version: 0 for HTTP/1.0, 1 for HTTP/1.1.
+    pub(super) version: u8,
     /// Names and values of the header fields, in order.
-    pub(super) fields: F,
+    pub(super) fields: &'a [(&'a str, &'a str)],
 }
 
 /// How long the body is.
@@ -39,27 +37,34 @@ pub(super) enum Length {
     Chunked,
 }
 
+impl Length {
+    /// The number of bytes, if the head tells it.
+    pub(super) fn known(self) -> Option<u64> {
+        match self {
+            Self::Known(bytes) => Some(bytes),
+            Self::Chunked => None,
+        }
+    }
+}
+
 /// What the head of a well-framed request says about its body and about the
 /// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one independent fact about a head")]
 pub(super) struct Framing {
     /// The body's length.
     pub(super) length: Length,
-    /// Whether the body is in memory: reading it waits for nobody.
-    pub(super) arrived: bool,
-    /// Whether the client leaves the connection open after the answer.
-    pub(super) keep_alive: bool,
-    /// Whether tiny_http will look for another request on the connection.
-    pub(super) more_expected: bool,
-    /// Whether the answer has to say that the connection stays open, because
-    /// that is not the version's default (HTTP/1.0).
-    pub(super) names_keep_alive: bool,
+    /// Whether the client waits for a word before it sends its body
+    /// (RFC 9110, 10.1.1).
+    pub(super) expects_continue: bool,
+    /// What becomes of the connection after the answer.
+    pub(super) persistence: Persistence,
 }
 
 /// Why a head cannot be trusted to say where its request ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
+    LineFeed,
+    RequestLine,
     Version,
     Method,
     TargetTooLong,
@@ -68,21 +73,25 @@ pub(super) enum Fault {
     FieldsTooMany,
     FieldName,
     FieldValue,
-    Host,
+    HostCount,
+    HostInvalid,
+    Expectation,
     LengthRepeated,
     LengthInvalid,
     LengthTooLarge,
     LengthAndCoding,
     CodingRepeated,
+    CodingOrder,
     CodingUnknown,
     CodingInOldVersion,
-    CodingAndUpgrade,
 }
 
 impl Fault {
     /// The status code and the text, without its newline.
     fn status_and_text(self) -> (u16, &'static str) {
         match self {
+            Self::LineFeed => (400, "a line ends in a line feed without a carriage return"),
+            Self::RequestLine => (400, "the request line makes no sense"),
             Self::Version => (505, "this server speaks HTTP/1.0 and HTTP/1.1"),
             Self::Method => (400, "the method is not a token"),
             Self::TargetTooLong => (414, "the request target is longer than 8 KiB"),
@@ -91,15 +100,17 @@ impl Fault {
             Self::FieldsTooMany => (431, "more than 100 header fields"),
             Self::FieldName => (400, "a header field name is not a token"),
             Self::FieldValue => (400, "a header field value has control characters"),
-            Self::Host => (400, "HTTP/1.1 takes exactly one Host"),
+            Self::HostCount => (400, "HTTP/1.1 takes exactly one Host"),
+            Self::HostInvalid => (400, "Host is not a name with an optional port"),
+            Self::Expectation => (417, "the only expectation known here is 100-continue"),
             Self::LengthRepeated => (400, "more than one Content-Length"),
             Self::LengthInvalid => (400, "Content-Length is not a number"),
             Self::LengthTooLarge => (413, "value is too large"),
             Self::LengthAndCoding => (400, "both Content-Length and Transfer-Encoding"),
             Self::CodingRepeated => (400, "more than one Transfer-Encoding"),
+            Self::CodingOrder => (400, "chunked is not the last Transfer-Encoding"),
             Self::CodingUnknown => (501, "the only Transfer-Encoding known here is chunked"),
             Self::CodingInOldVersion => (400, "Transfer-Encoding needs HTTP/1.1"),
-            Self::CodingAndUpgrade => (400, "Transfer-Encoding together with an upgrade"),
         }
     }
 }
@@ -111,43 +122,26 @@ impl From<Fault> for Reply {
     }
 }
 
-impl<'a, F: Iterator<Item = (&'a str, &'a str)>> Head<'a, F> {
+impl Head<'_> {
     /// Checks the head and says where the request ends.
     pub(super) fn check(self) -> Result<Framing, Fault> {
-        let old = match self.version {
-            (1, 0) => true,
-            (1, 1) => false,
-            _ => return Err(Fault::Version),
-        };
+        let old = self.version == 0;
         check_line(self.method, self.target)?;
 
         let mut seen = Seen::default();
-        let mut bytes = self.target.len();
-        for (position, (name, value)) in self.fields.enumerate() {
-            bytes += name.len() + value.len();
-            if bytes > HEAD_BYTES_MAX {
-                return Err(Fault::HeadTooLong);
-            }
-            if position >= FIELDS_MAX {
-                return Err(Fault::FieldsTooMany);
-            }
+        for (name, value) in self.fields {
             seen.note(name, value)?;
         }
-
-        if seen.hosts > 1 || (seen.hosts == 0 && !old) {
-            return Err(Fault::Host);
-        }
-        let length = seen.length(old)?;
-        let arrived = match length {
-            Length::Known(0) => true,
-            Length::Known(bytes) => {
-                bytes <= ARRIVED_BODY_BYTES_MAX && !seen.expects_continue && !seen.upgrades
-            }
-            Length::Chunked => false,
+        seen.check_host(old)?;
+        let persistence = match old {
+            _ if seen.closes => Persistence::Close,
+            true if seen.keeps => Persistence::KeepAliveNamed,
+            true => Persistence::Close,
+            false => Persistence::KeepAlive,
         };
-        let keep_alive = !seen.closes && !seen.upgrades && (!old || seen.keeps);
-        let more_expected = seen.more_expected(old);
-        Ok(Framing { length, arrived, keep_alive, more_expected, names_keep_alive: old })
+        // An old client does not wait for a word (RFC 9110, 10.1.1).
+        let expects_continue = seen.expects_continue && !old;
+        Ok(Framing { length: seen.length(old)?, expects_continue, persistence })
     }
 }
 
@@ -166,14 +160,11 @@ fn check_line(method: &str, target: &str) -> Result<(), Fault> {
 
 /// The header fields that decide about framing.
 #[derive(Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one independent fact about a head")]
 struct Seen<'a> {
-    hosts: usize,
+    host: Option<&'a str>,
     length: Option<&'a str>,
     coding: Option<&'a str>,
-    connection: Option<&'a str>,
     expects_continue: bool,
-    upgrades: bool,
     closes: bool,
     keeps: bool,
 }
@@ -183,33 +174,40 @@ impl<'a> Seen<'a> {
         if !is_token(name) {
             return Err(Fault::FieldName);
         }
-        if !value.bytes().all(|byte| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic()) {
+        // Bytes beyond ASCII are allowed, whatever they mean (RFC 9110, 5.5).
+        if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
             return Err(Fault::FieldValue);
         }
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("Host") {
-            self.hosts += 1;
+            refuse_second(self.host.replace(value), Fault::HostCount)?;
         } else if is("Content-Length") {
             refuse_second(self.length.replace(value), Fault::LengthRepeated)?;
         } else if is("Transfer-Encoding") {
             refuse_second(self.coding.replace(value), Fault::CodingRepeated)?;
         } else if is("Expect") {
-            self.expects_continue |= value.eq_ignore_ascii_case("100-continue");
+            if !value.eq_ignore_ascii_case("100-continue") {
+                return Err(Fault::Expectation);
+            }
+            self.expects_continue = true;
         } else if is("Connection") {
-            self.note_connection(value);
+            for option in value.split(',').map(str::trim) {
+                self.closes |= option.eq_ignore_ascii_case("close");
+                self.keeps |= option.eq_ignore_ascii_case("keep-alive");
+            }
         }
         Ok(())
     }
 
-    fn note_connection(&mut self, value: &'a str) {
-        // tiny_http looks at the first such field only, and anywhere in it.
-        let first = *self.connection.get_or_insert(value);
-        if std::ptr::eq(first, value) {
-            self.upgrades = contains_ignore_case(value, "upgrade");
-        }
-        for option in value.split(',').map(str::trim) {
-            self.closes |= option.eq_ignore_ascii_case("close");
-            self.keeps |= option.eq_ignore_ascii_case("keep-alive");
+    /// `Host = uri-host [ ":" port ]` (RFC 9110, 7.2), or empty; HTTP/1.1 has
+    /// exactly one (RFC 9112, 3.2).
+    fn check_host(&self, old: bool) -> Result<(), Fault> {
+        let is_of_host = |byte: u8| byte.is_ascii_graphic() && !b"/\\?#@,\"<>^`{|}".contains(&byte);
+        match self.host {
+            None if old => Ok(()),
+            None => Err(Fault::HostCount),
+            Some(host) if host.bytes().all(is_of_host) => Ok(()),
+            Some(_) => Err(Fault::HostInvalid),
         }
     }
 
@@ -219,19 +217,12 @@ impl<'a> Seen<'a> {
             (None, None) => Ok(Length::Known(0)),
             (Some(digits), None) => parse_length(digits).map(Length::Known),
             (None, Some(_)) if old => Err(Fault::CodingInOldVersion),
-            (None, Some(_)) if self.upgrades => Err(Fault::CodingAndUpgrade),
             (None, Some(coding)) if coding.eq_ignore_ascii_case("chunked") => Ok(Length::Chunked),
-            (None, Some(_)) => Err(Fault::CodingUnknown),
-        }
-    }
-
-    /// tiny_http's own rule for reading on, from the first `Connection` field.
-    fn more_expected(&self, old: bool) -> bool {
-        match self.connection {
-            None => !old,
-            Some(value) => {
-                let has = |word| contains_ignore_case(value, word);
-                !has("close") && !has("upgrade") && (!old || has("keep-alive"))
+            (None, Some(codings)) => {
+                let mut earlier = codings.split(',').map(str::trim);
+                let _last = earlier.next_back();
+                let is_early = earlier.any(|coding| coding.eq_ignore_ascii_case("chunked"));
+                Err(if is_early { Fault::CodingOrder } else { Fault::CodingUnknown })
             }
         }
     }
@@ -246,20 +237,17 @@ fn parse_length(digits: &str) -> Result<u64, Fault> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Fault::LengthInvalid);
     }
-    // tiny_http reads a length into a usize and takes one that does not fit
-    // for no body at all.
-    let bytes = digits.parse::<usize>().map_err(|_overflow| Fault::LengthTooLarge)?;
-    Ok(bytes as u64)
+    digits.parse().map_err(|_overflow| Fault::LengthTooLarge)
 }
 
 /// `token` of RFC 9110, 5.6.2.
 fn is_token(text: &str) -> bool {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_tchar)
+    !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
-fn contains_ignore_case(text: &str, word: &str) -> bool {
-    text.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+/// `tchar` of RFC 9110, 5.6.2.
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -1,36 +1,39 @@
-//! Taking requests from tiny_http, which is the turn of one thread at a time.
+//! Leader/followers: one thread at a time takes requests, from tiny_http.
 //!
 //! To wake another thread up costs more than a small answer does. So no thread
 //! stands between tiny_http and the ready lane: one thread of the lane leads,
 //! takes each request and answers it, unless it may have to wait. What has to be
 //! committed first comes back to it. The others do what is left with them, and
-//! the guard gives the lead to one of them where the leader does not come back
+//! the watchdog gives the lead to one of them where the leader does not come back
 //! from a request.
 
 use super::front::Front;
+use super::inlet;
 use super::job::Job;
+use super::request::Meaning;
 use crate::api::Reply;
 use crate::schedule;
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::mem;
 use std::net::TcpListener;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A leader that is at the same answer for so long loses the lead.
 const STUCK_AFTER: Duration = Duration::from_millis(5);
 
+/// How many requests are taken at a time before the first is begun with.
+const TAKEN_MAX: usize = 64;
+
 /// The lead over the requests of one tiny_http server.
 pub(super) struct Lead {
     server: Arc<tiny_http::Server>,
     turn: Mutex<Turn>,
     retired: AtomicBool,
-    /// How many marks were put into tiny_http's queue, and how many came out.
-    marks_put: AtomicU64,
-    marks_met: AtomicU64,
 }
 
 /// Whose turn it is: a thread leads until there is a later term than its own.
@@ -48,7 +51,7 @@ struct Turn {
 /// A request in work that is the leader's.
 enum Taken {
     /// Nobody has begun with it.
-    Request(Job),
+    Request(Job, Meaning),
     /// It was committed, and is to be answered with this.
     Committed(Job, Reply),
 }
@@ -76,11 +79,6 @@ pub(super) enum Left {
     Retired,
 }
 
-/// A place in tiny_http's queue: once it is passed, all requests that were
-/// parsed before are known here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark(u64);
-
 impl Lead {
     /// Has tiny_http accept on `listener`. The thread that calls this is to
     /// lead, in term 0.
@@ -92,13 +90,7 @@ impl Lead {
         // Dropping a server makes it connect to its own address, which may
         // hang or reach a stranger. One more owner keeps it from that.
         mem::forget(Arc::clone(&server));
-        Ok(Self {
-            server,
-            turn: Mutex::default(),
-            retired: AtomicBool::new(false),
-            marks_put: AtomicU64::new(0),
-            marks_met: AtomicU64::new(0),
-        })
+        Ok(Self { server, turn: Mutex::default(), retired: AtomicBool::new(false) })
     }
 
     /// Takes requests, and answers them, until the turn is over.
@@ -109,12 +101,6 @@ impl Lead {
                 return Left::Retired;
             }
             self.take(front);
-            // All that has come is counted where it belongs before any of it
-            // is begun with: tiny_http's own queue has no end.
-            let Mark(last) = self.put_mark();
-            while self.marks_met.load(Ordering::Relaxed) < last {
-                self.take(front);
-            }
         }
         schedule::let_others_finish();
         Left::Displaced
@@ -140,25 +126,35 @@ impl Lead {
             turn.doing = Doing::Answering;
             drop(turn);
             match taken {
-                Taken::Request(job) => front.run_taken(job),
+                Taken::Request(job, meaning) => front.run_taken(job, meaning),
                 Taken::Committed(job, reply) => front.answer_committed(job, reply),
             }
         }
     }
 
-    /// Waits for what comes next from tiny_http.
-    fn take(&self, front: &Front) {
-        match self.server.recv() {
-            Ok(request) => match panic::catch_unwind(AssertUnwindSafe(|| front.enter(request))) {
-                Ok(started) => self.lock().taken.extend(started.map(Taken::Request)),
-                Err(_panic) => log::error!("a request was lost on its way in"),
-            },
-            // tiny_http's own word for an unblocked queue has no code.
-            Err(err) if err.raw_os_error().is_none() => {
-                self.marks_met.fetch_add(1, Ordering::Relaxed);
+    /// Waits for a request, and takes those that are there with it.
+    fn take(&self, front: &Arc<Front>) {
+        let first = self.server.recv().map(Some);
+        front.watchdog.notice();
+        let more = iter::repeat_with(|| self.server.try_recv()).take(TAKEN_MAX - 1);
+        for call in iter::once(first).chain(more) {
+            match call {
+                Ok(Some(call)) => {
+                    let entered =
+                        panic::catch_unwind(AssertUnwindSafe(|| inlet::enter(front, call)));
+                    let Ok(started) = entered else {
+                        log::error!("a request was lost on its way in");
+                        continue;
+                    };
+                    let started = started.map(|(job, meaning)| Taken::Request(job, meaning));
+                    self.lock().taken.extend(started);
+                }
+                Ok(None) => return,
+                // tiny_http's own word for an unblocked queue has no code.
+                Err(err) if err.raw_os_error().is_none() => return,
+                // The watchdog sees whether there is an accept loop.
+                Err(err) => log::debug!("accepting connections has ended: {err}"),
             }
-            // The guard sees that the accept loop has let go of its socket.
-            Err(err) => log::debug!("accepting connections has ended: {err}"),
         }
     }
 
@@ -181,23 +177,20 @@ impl Lead {
         }
     }
 
-    /// Puts a mark at the end of tiny_http's queue.
-    pub(super) fn put_mark(&self) -> Mark {
-        self.marks_put.fetch_add(1, Ordering::Relaxed);
-        self.server.unblock();
-        // Others may have put theirs meanwhile: that makes it later, not sooner.
-        Mark(self.marks_put.load(Ordering::Relaxed))
+    /// Whether the leader was at an answer when it was last looked at.
+    pub(super) fn is_answering(&self) -> bool {
+        !matches!(self.lock().doing, Doing::Taking)
     }
 
-    /// Whether the queue was taken as far as `mark`.
-    pub(super) fn has_passed(&self, Mark(mark): Mark) -> bool {
-        self.is_retired() || self.marks_met.load(Ordering::Relaxed) >= mark
+    /// Has the leader come back from waiting for requests.
+    pub(super) fn wake(&self) {
+        self.server.unblock();
     }
 
     /// Ends the thread that leads.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
-        self.put_mark();
+        self.wake();
     }
 
     /// Whether nobody leads any more.

@@ -1,20 +1,31 @@
 //! How many connections this process can have.
 //!
-//! A connection costs three descriptors (two of tiny_http's, one of the
-//! guard's) and a thread, and Rust aborts the process where a thread cannot be
-//! set up. So there is a cap, well below what the system gives.
+//! A connection costs three descriptors (its socket, and two that stand for it
+//! in tiny_http) and a thread with its stack, and Rust aborts the process where
+//! a thread cannot be set up. So there is a cap, well below the limits that the
+//! system sets.
+
+use crate::descriptors;
 
 /// Descriptors of a connection.
 const DESCRIPTORS_EACH: u64 = 3;
 
-/// Descriptors that are kept for everything else, at most.
+/// Descriptors that are kept for everything else but the storage, at least
+/// and at most.
+const DESCRIPTORS_RESERVED_MIN: u64 = 24;
 const DESCRIPTORS_RESERVED_MAX: u64 = 512;
+
+/// One part in so many of the connections there may be beyond the cap, while
+/// they are turned away, and how many of them at most.
+const TURNED_AWAY_SHARE: usize = 16;
+const TURNED_AWAY_MAX: usize = 64;
 
 /// One part in so many of the memory maps: a thread takes up to four.
 #[cfg(target_os = "linux")]
 const MAPS_SHARE: u64 = 8;
 
-/// One part in so many of the threads that the system allows.
+/// One part in so many of the threads that the system allows, and of the
+/// address space.
 #[cfg(target_os = "linux")]
 const THREADS_SHARE: u64 = 2;
 
@@ -23,23 +34,22 @@ const THREADS_SHARE: u64 = 2;
 #[cfg(target_os = "linux")]
 const THREADS_RESERVED: u64 = 16;
 
-/// The most connections there can be with room to spare, never 0, beside the
-/// server's own threads. Raises the process's own limit of descriptors to what
-/// it is allowed.
+/// Address space of a connection's thread: the standard library's stack, which
+/// is nearly all of it, and what the allocator keeps for a thread.
 #[cfg(target_os = "linux")]
-pub(super) fn connections_max(own_threads: usize) -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+const THREAD_BYTES: u64 = (2 << 20) + (256 << 10);
 
-    let limit = getrlimit(Resource::Nofile);
-    // Where it cannot be raised the lower one is what there is.
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+/// The most connections there can be with room to spare, never 0, beside the
+/// server's own threads and so many descriptors of the storage's.
+#[cfg(target_os = "linux")]
+pub(super) fn connections_max(own_threads: usize, storage_descriptors: u64) -> usize {
     let own_threads = own_threads as u64 + THREADS_RESERVED;
     let threads_left = threads_limit().map(|threads| threads.saturating_sub(own_threads));
     let allowed = [
-        Some(by_descriptors(descriptors)),
+        Some(by_descriptors(descriptors::limit(), storage_descriptors)),
         number_in("/proc/sys/vm/max_map_count").map(|maps| maps / MAPS_SHARE),
         threads_left.map(|threads| threads / THREADS_SHARE),
+        address_space_left().map(|bytes| bytes / THREAD_BYTES / THREADS_SHARE),
     ];
     let allowed = allowed.into_iter().flatten().min().unwrap_or(1).max(1);
     usize::try_from(allowed).unwrap_or(usize::MAX)
@@ -47,22 +57,35 @@ pub(super) fn connections_max(own_threads: usize) -> usize {
 
 /// The same elsewhere, where nothing is known: what every system gives.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn connections_max(_own_threads: usize) -> usize {
-    usize::try_from(by_descriptors(256)).unwrap_or(1)
+pub(super) fn connections_max(_own_threads: usize, storage_descriptors: u64) -> usize {
+    usize::try_from(by_descriptors(256, storage_descriptors)).unwrap_or(1)
 }
 
-fn by_descriptors(limit: u64) -> u64 {
-    let reserved = (limit / 4).min(DESCRIPTORS_RESERVED_MAX);
-    (limit - reserved) / DESCRIPTORS_EACH
+/// How many connections so many descriptors are enough for, with those that
+/// are turned away.
+fn by_descriptors(limit: u64, storage: u64) -> u64 {
+    let reserved =
+        (limit / 4).min(DESCRIPTORS_RESERVED_MAX).max(DESCRIPTORS_RESERVED_MIN + storage);
+    let share = TURNED_AWAY_SHARE as u64;
+    limit.saturating_sub(reserved) / DESCRIPTORS_EACH * share / (share + 1)
 }
 
-/// How many threads the system allows this process, as far as it tells.
-pub(super) fn threads_max() -> usize {
-    #[cfg(target_os = "linux")]
-    let limit = threads_limit().and_then(|limit| usize::try_from(limit).ok());
-    #[cfg(not(target_os = "linux"))]
-    let limit = None;
-    limit.unwrap_or(usize::MAX)
+/// How many connections may be open for a moment beyond the cap, while they
+/// are turned away.
+pub(super) fn turned_away_max(connections_max: usize) -> usize {
+    (connections_max / TURNED_AWAY_SHARE).clamp(1, TURNED_AWAY_MAX)
+}
+
+/// How many bytes of address space are left to this process, if that is
+/// limited.
+#[cfg(target_os = "linux")]
+fn address_space_left() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+
+    let limit = getrlimit(Resource::As).current?;
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = pages.split(' ').next()?.parse().ok()?;
+    Some(limit.saturating_sub(pages * rustix::param::page_size() as u64))
 }
 
 #[cfg(target_os = "linux")]
@@ -72,15 +95,6 @@ fn threads_limit() -> Option<u64> {
     let user_max = getrlimit(Resource::Nproc).current;
     let limits = [number_in("/proc/sys/kernel/threads-max"), user_max, cgroup_pids_max()];
     limits.into_iter().flatten().min()
-}
-
-/// Whether so few descriptors are left that an accept loop would not last.
-#[cfg(all(target_os = "linux", not(portable)))]
-pub(super) fn descriptors_are_short(open: u64) -> bool {
-    use rustix::process::{Resource, getrlimit};
-
-    const ENOUGH: u64 = 4 * DESCRIPTORS_EACH;
-    getrlimit(Resource::Nofile).current.is_some_and(|limit| open + ENOUGH > limit)
 }
 
 /// The lowest limit of threads on the way from this process's control group
@@ -107,15 +121,34 @@ mod tests {
 
     #[test]
     fn a_reserve_of_descriptors_is_kept() {
-        let cases = [(20_000, 6496), (1024, 256), (256, 64), (64, 16), (3, 1), (0, 0)];
-        for (limit, connections) in cases {
-            assert_eq!(by_descriptors(limit), connections, "{limit} descriptors");
+        let cases = [
+            ((20_000, 0), 6113),
+            ((20_000, 128), 6113),
+            ((1024, 0), 240),
+            ((1024, 128), 240),
+            ((1024, 300), 219),
+            ((256, 0), 60),
+            ((256, 128), 32),
+            ((64, 0), 12),
+            ((64, 24), 4),
+            ((3, 0), 0),
+            ((0, 0), 0),
+        ];
+        for ((limit, storage), connections) in cases {
+            let max = by_descriptors(limit, storage);
+            assert_eq!(max, connections, "{limit} descriptors, {storage} of the storage");
+            let all = max + turned_away_max(usize::try_from(max).expect("a small number")) as u64;
+            let left = limit.saturating_sub(all * DESCRIPTORS_EACH);
+            assert!(
+                max == 0 || left >= DESCRIPTORS_RESERVED_MIN + storage,
+                "{left} left of {limit}"
+            );
         }
     }
 
     #[test]
     fn there_is_room_for_a_connection() {
-        assert!(connections_max(100) > 0);
-        assert!(connections_max(usize::MAX / 2) > 0);
+        assert!(connections_max(100, 0) > 0);
+        assert!(connections_max(usize::MAX / 2, u64::MAX / 2) > 0);
     }
 }

@@ -1,36 +1,49 @@
 //! What stands between a socket and the API.
 //!
-//! tiny_http accepts and parses; all that it lacks is here, and it is named
-//! nowhere else. `framing` decides where a request ends, `connections`
-//! keeps one request of each connection in work, `front` moves requests
-//! through the lanes, and the `guard` watches every socket from outside.
-//! What a request means is for the [`api`](crate::api) to say.
+//! tiny_http accepts connections, gives each a thread, and calls whoever takes
+//! requests; it is named nowhere else. Everything that it lacks is here: the
+//! `door` and the `gate` decide what it gets to see, an `inlet` reads requests,
+//! `framing` says where they end, `connections` keeps one request of each
+//! connection in work, `front` moves requests through the lanes, and the
+//! `watchdog` keeps every deadline. What a request means is for the
+//! [`api`](crate::api) to say.
 
-#[cfg_attr(
+#![cfg_attr(
     any(portable, not(target_os = "linux")),
-    allow(dead_code, reason = "only the guard on Linux asks all of it")
+    allow(dead_code, reason = "only where there is a door all of it is asked")
 )]
+
 mod accept;
 mod answer;
 mod body;
+mod chunked;
 mod committed;
-#[cfg_attr(
-    any(portable, not(target_os = "linux")),
-    allow(dead_code, reason = "only the guard on Linux asks all of it")
-)]
 mod connections;
 mod framing;
 mod front;
-mod guard;
 mod job;
 mod lead;
 mod limits;
+mod request;
+mod tally;
+
+#[cfg(all(target_os = "linux", not(portable)))]
+mod door;
+#[cfg(all(target_os = "linux", not(portable)))]
+mod gate;
+#[cfg(all(target_os = "linux", not(portable)))]
+mod inlet;
+#[cfg(all(target_os = "linux", not(portable)))]
+mod sender;
 #[cfg(all(target_os = "linux", not(portable)))]
 mod socket;
+#[cfg(all(target_os = "linux", not(portable)))]
+mod watchdog;
+
 #[cfg(any(portable, not(target_os = "linux")))]
-#[path = "socket_portable.rs"]
-mod socket;
-mod tally;
+mod portable;
+#[cfg(any(portable, not(target_os = "linux")))]
+use portable::{gate, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
 use accept::Acceptor;
@@ -38,7 +51,7 @@ use committed::Committed;
 use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use front::{Front, Message};
-use guard::{Guard, Handle, Limits};
+use sender::Senders;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -46,22 +59,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tally::Tally;
+use watchdog::{Handle, Limits, Watchdog};
 
 /// The log target of the HTTP library, whose lines tell what this server tells
 /// in better words.
 pub const LIBRARY_LOG_TARGET: &str = "tiny_http";
 
-/// The most threads of the transfer lane, and so the clients it can wait for.
-const TRANSFER_THREADS_MAX: usize = 256;
+/// The most threads that write answers to clients who take them slowly.
+const SENDERS_MAX: usize = 8;
 
-/// One part in so many of the threads that the system allows are of that lane.
-const TRANSFER_THREADS_SHARE: usize = 4;
+/// The threads of the long lane.
+const LONG_THREADS: usize = 4;
 
-/// How long the guard may take to end after a shutdown that ran out of time.
-const GUARD_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the watchdog may take to end after a shutdown that ran out of time.
+const WATCHDOG_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How many requests may wait for a thread of the transfer lane.
-const TRANSFER_QUEUE_MAX: usize = 256;
+/// How long the accept loop may take to come to the gate.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a server is run.
 #[derive(Clone, Debug)]
@@ -80,6 +94,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long [`Server::stop`] waits for clients.
     pub shutdown_timeout: Duration,
+    /// How many descriptors the storage may have open at most.
+    pub storage_descriptors: u64,
 }
 
 impl Default for Config {
@@ -92,6 +108,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
+            storage_descriptors: 0,
         }
     }
 }
@@ -102,10 +119,10 @@ pub struct Server {
     front: Arc<Front>,
     shutdown_timeout: Duration,
     lanes: Vec<JoinHandle<()>>,
-    /// Is disconnected once the guard has ended.
-    guard_ended: Receiver<()>,
+    /// Is disconnected once the watchdog has ended.
+    watchdog_ended: Receiver<()>,
     workers: usize,
-    transfers: usize,
+    senders: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -118,17 +135,19 @@ impl Server {
     fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
         let addr = listener.local_addr()?;
         let (ready, ready_queue) = crossbeam_channel::unbounded();
-        let (transfer, transfer_queue) = crossbeam_channel::bounded(TRANSFER_QUEUE_MAX);
-        let (handle, orders) = Handle::new(ready.clone())?;
-        let connections = Arc::<Connections>::default();
+        let (long, long_queue) = crossbeam_channel::unbounded();
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let (senders, inboxes) = Senders::new(processors.min(SENDERS_MAX))?;
+        let (handle, orders) = Handle::new();
         let front = Arc::new(Front {
             api,
-            connections: Arc::clone(&connections),
+            connections: Connections::default(),
             ready,
             ready_queue,
-            transfer,
-            transfer_queue,
-            guard: handle.clone(),
+            long,
+            long_queue,
+            senders,
+            watchdog: handle.clone(),
             tally: Tally::new(),
             committing: AtomicUsize::new(0),
             committed: Committed::default(),
@@ -136,27 +155,34 @@ impl Server {
         });
 
         let workers = config.workers.max(1);
-        let share = limits::threads_max() / TRANSFER_THREADS_SHARE;
-        let transfers = share.clamp(1, TRANSFER_THREADS_MAX);
         let mut lanes = start_lane("worker", workers, &front, Front::work_ready)?;
-        lanes.extend(start_lane("transfer", transfers, &front, |front| front.work_transfer())?);
-        let system_max = limits::connections_max(lanes.len());
+        lanes.extend(start_lane("long", LONG_THREADS, &front, Front::work_long)?);
+        let mut senders = Vec::new();
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            let front = Arc::clone(&front);
+            let thread = thread::Builder::new().name(format!("sender-{number}"));
+            senders.push(thread.stack_size(front::STACK_BYTES).spawn(move || inbox.run(&front))?);
+        }
+        let system_max =
+            limits::connections_max(lanes.len() + senders.len(), config.storage_descriptors);
         let limits = Limits {
             idle_timeout: config.idle_timeout,
             request_timeout: config.request_timeout,
             connections_max: config.connections_max.unwrap_or(system_max).min(system_max),
         };
         log::debug!("up to {} connections", limits.connections_max);
-        let acceptor = Acceptor::new(listener, Arc::clone(&front))?;
-        let guard = Guard::new(limits, connections, &handle, orders, acceptor)?;
-        let (alive, guard_ended) = crossbeam_channel::bounded::<()>(0);
-        thread::Builder::new().name("guard".to_owned()).spawn(move || {
-            guard.run();
+        let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
+        let acceptor = Acceptor::new(listener, Arc::clone(&front), handle.clone(), at_once)?;
+        acceptor.wait_until_begun(START_PATIENCE)?;
+        let watchdog = Watchdog::new(limits, Arc::clone(&front), &handle, orders, acceptor);
+        let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
+        thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+            watchdog.run();
             drop(alive);
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addr, front, shutdown_timeout, lanes, guard_ended, workers, transfers })
+        Ok(Self { addr, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
     }
 
     /// The address it listens on, with the real port.
@@ -175,22 +201,23 @@ impl Server {
     pub fn stop(self) -> Vec<String> {
         let deadline = Instant::now() + self.shutdown_timeout;
         self.front.draining.store(true, Ordering::Relaxed);
-        let drained = self.front.guard.drain();
+        let drained = self.front.watchdog.drain();
         let in_time = drained.recv_deadline(deadline).is_ok();
         if !in_time {
             log::warn!("clients are left behind that did not finish in time");
         }
-        self.front.guard.stop();
-        // Nothing is ever sent here; it is over when the guard is.
-        let ended = self.guard_ended.recv_deadline(deadline.max(Instant::now() + GUARD_PATIENCE));
-        if ended == Err(RecvTimeoutError::Timeout) {
-            log::error!("the guard does not end");
+        self.front.watchdog.stop();
+        // Nothing is ever sent here; it is over when the watchdog is.
+        let patience = deadline.max(Instant::now() + WATCHDOG_PATIENCE);
+        if self.watchdog_ended.recv_deadline(patience) == Err(RecvTimeoutError::Timeout) {
+            log::error!("the watchdog does not end");
         }
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
             stop_lane(&self.front.ready, self.workers);
-            stop_lane(&self.front.transfer, self.transfers);
-            self.lanes.into_iter().for_each(end);
+            stop_lane(&self.front.long, LONG_THREADS);
+            self.front.senders.stop();
+            self.lanes.into_iter().chain(self.senders).for_each(end);
         }
         self.front.tally.lines()
     }

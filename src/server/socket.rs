@@ -1,294 +1,209 @@
-//! The sockets behind tiny_http's connections, found and held from outside.
-//!
-//! tiny_http keeps its sockets to itself, so they are looked up among the
-//! process's descriptors. A [`Socket`] owns a duplicate: it names the same
-//! connection for as long as it lives, whatever becomes of the original.
-//! What is unsafe about that is here alone.
+//! The socket of a connection: the only descriptor that there is of it.
 
-#![allow(
-    unsafe_code,
-    reason = "asking a descriptor by its number and socket options have no safe form"
-)]
+#![allow(unsafe_code, reason = "one socket option has no safe form")]
 
-use crate::descriptors;
-use rustix::fs::RawDir;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
-use socket2::SockRef;
-use std::collections::HashSet;
-use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// One accepted connection.
-#[derive(Debug)]
-pub(super) struct Socket {
-    descriptor: OwnedFd,
-    cookie: u64,
-    peer: SocketAddr,
-}
+/// How much is thrown away at once.
+const DISCARD_STEP_BYTES: usize = 16 * 1024;
 
-/// What the kernel counts on a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Traffic {
-    /// Bytes that have arrived, read or not.
-    pub(super) received: u64,
-    /// Bytes that the peer has confirmed.
-    pub(super) acknowledged: u64,
-    /// Whether both sides still may send.
-    pub(super) established: bool,
-}
+/// An accepted connection. It is closed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Socket(OwnedFd);
 
 impl Socket {
-    /// The peer's address, which is how tiny_http names a connection.
-    pub(super) fn peer(&self) -> SocketAddr {
-        self.peer
+    /// The socket behind a descriptor that was just accepted.
+    pub(super) fn new(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
     }
 
-    /// The kernel's number of the connection, never used twice.
-    pub(super) fn cookie(&self) -> u64 {
-        self.cookie
-    }
-
-    /// Ends the connection in both directions: what waits for it, in whatever
-    /// thread, returns. Once the last descriptor is closed the peer is reset,
-    /// for one that is still sending would not notice anything else.
+    /// Ends the connection in both directions: whatever waits for it, in any
+    /// thread, returns. Once it is dropped the peer is reset, for one that is
+    /// still sending would not notice anything else.
     pub(super) fn cut(&self) {
         let at_once = Some(Duration::ZERO);
-        rustix::net::sockopt::set_socket_linger(&self.descriptor, at_once).ok();
+        rustix::net::sockopt::set_socket_linger(&self.0, at_once).ok();
         self.shutdown(Shutdown::Both);
     }
 
-    /// Ends the connection in both directions; what was written is delivered.
-    pub(super) fn stop(&self) {
-        self.shutdown(Shutdown::Both);
-    }
-
-    /// Ends the receiving direction: who reads gets what has arrived and then
-    /// the end.
+    /// Ends the receiving direction: a reader gets the bytes that have arrived
+    /// and then the end.
     pub(super) fn stop_receiving(&self) {
         self.shutdown(Shutdown::Read);
     }
 
-    /// Ends the sending direction: the peer gets what was written and then
-    /// the end.
+    /// Ends the sending direction: the peer gets the bytes that were written
+    /// and then the end.
     pub(super) fn stop_sending(&self) {
         self.shutdown(Shutdown::Write);
     }
 
     fn shutdown(&self, how: Shutdown) {
         // The peer may have gone first; then there is nothing left to end.
-        rustix::net::shutdown(&self.descriptor, how).ok();
+        rustix::net::shutdown(&self.0, how).ok();
     }
 
-    /// Sends all of `bytes` if that needs no waiting, and says whether it did.
-    pub(super) fn try_send(&self, bytes: &[u8]) -> bool {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        rustix::net::send(&self.descriptor, bytes, flags) == Ok(bytes.len())
+    /// Notes that a request was answered, which is nothing to a socket.
+    #[allow(clippy::unused_self, reason = "its portable form has something to do")]
+    pub(super) fn answered(&self) {}
+
+    /// Sends as much of `bytes` as needs no waiting, and says how much.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(0),
+            sent => Ok(sent?),
+        }
     }
 
-    /// Reads and forgets what has arrived, up to `bytes_max`. Says whether
-    /// more may come.
+    /// Receives into the spare room of `buffer`; 0 at the end. Blocks.
+    pub(super) fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        loop {
+            let room = rustix::buffer::spare_capacity(buffer);
+            match rustix::net::recv(&self.0, room, RecvFlags::empty()) {
+                Err(Errno::INTR) => {}
+                received => return Ok(received?.0),
+            }
+        }
+    }
+
+    /// Whether the peer has reset the connection, or both sides have ended it.
+    /// Never blocks.
+    pub(super) fn is_over(&self) -> bool {
+        let mut socket = [PollFd::new(&self.0, PollFlags::empty())];
+        let at_once = Timespec::default();
+        let ended = poll(&mut socket, Some(&at_once)).is_ok_and(|ready| ready > 0);
+        let [socket] = socket;
+        ended && socket.revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Throws away what has arrived, up to `bytes_max`. Says whether more may
+    /// come. Never blocks.
     pub(super) fn discard(&self, bytes_max: usize) -> bool {
-        const PART_BYTES: usize = 16 * 1024;
-        let mut buffer = [MaybeUninit::<u8>::uninit(); PART_BYTES];
-        for _ in 0..bytes_max.div_ceil(PART_BYTES) {
-            match rustix::net::recv(&self.descriptor, &mut buffer, RecvFlags::DONTWAIT) {
+        let mut buffer = [MaybeUninit::<u8>::uninit(); DISCARD_STEP_BYTES];
+        for _ in 0..bytes_max.div_ceil(DISCARD_STEP_BYTES) {
+            match rustix::net::recv(&self.0, &mut buffer, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return false,
                 Ok(_) => {}
-                Err(err) => return err == rustix::io::Errno::AGAIN,
+                Err(err) => return err == Errno::AGAIN || err == Errno::INTR,
             }
         }
         true
     }
 
-    /// How many bytes have arrived and were not read yet.
-    pub(super) fn unread(&self) -> u64 {
-        rustix::io::ioctl_fionread(&self.descriptor).unwrap_or(0)
+    /// Whether bytes have arrived that nobody has read.
+    pub(super) fn has_unread(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.0).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// What the kernel has counted so far; `None` if it does not say.
-    pub(super) fn traffic(&self) -> Option<Traffic> {
+    /// How many bytes the peer has confirmed so far; `None` if the kernel does
+    /// not say.
+    pub(super) fn acknowledged(&self) -> Option<u64> {
         // Offsets in struct tcp_info of linux/tcp.h, which only ever grows.
         const ACKED: usize = 120;
-        const RECEIVED: usize = 128;
-        const INFO_BYTES: usize = 136;
-        const ESTABLISHED: u8 = 1;
+        const INFO_BYTES: usize = 128;
 
         let mut info = [0_u8; INFO_BYTES];
-        self.option(libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
-        let word = |at: usize| info.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
-        Some(Traffic {
-            received: word(RECEIVED)?,
-            acknowledged: word(ACKED)?,
-            established: info.first() == Some(&ESTABLISHED),
-        })
-    }
-
-    /// How many bytes can be written without waiting, at least; `None` if the
-    /// kernel does not say.
-    pub(super) fn room(&self) -> Option<u64> {
-        // Places in the array that SO_MEMINFO gives, of linux/sock_diag.h.
-        const SEND_BUFFER: usize = 3;
-        const QUEUED: usize = 5;
-        const MEMINFO_BYTES: usize = 24;
-
-        let mut info = [0_u8; MEMINFO_BYTES];
-        self.option(libc::SOL_SOCKET, libc::SO_MEMINFO, &mut info)?;
-        let (places, _) = info.as_chunks::<4>();
-        let place = |at: usize| places.get(at).map(|bytes| u64::from(u32::from_ne_bytes(*bytes)));
-        let free = place(SEND_BUFFER)?.saturating_sub(place(QUEUED)?);
-        // The kernel counts its own overhead, which comes to less than the data.
-        Some(free / 2)
-    }
-
-    /// Reads a socket option that is at least as long as `value`.
-    fn option(&self, level: libc::c_int, name: libc::c_int, value: &mut [u8]) -> Option<()> {
-        let mut length = libc::socklen_t::try_from(value.len()).ok()?;
-        // SAFETY: the kernel writes at most `length` bytes to `value` and the
+        let mut length = libc::socklen_t::try_from(INFO_BYTES).ok()?;
+        // SAFETY: the kernel writes at most `length` bytes to `info` and the
         // number it wrote to `length`; both live through the call.
         let status = unsafe {
             libc::getsockopt(
-                self.descriptor.as_raw_fd(),
-                level,
-                name,
-                value.as_mut_ptr().cast(),
+                self.0.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
                 &raw mut length,
             )
         };
-        (status == 0 && usize::try_from(length) == Ok(value.len())).then_some(())
+        let told = status == 0 && usize::try_from(length) == Ok(INFO_BYTES);
+        let bytes = info.get(ACKED..)?.try_into().ok()?;
+        told.then(|| u64::from_ne_bytes(bytes))
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        self.0.as_fd()
     }
 }
 
-/// The connections of one listener, as far as they have been found.
-#[derive(Debug)]
-pub(super) struct Sockets {
-    listener: SocketAddr,
-    /// The directory of this process's descriptors, open all the time: once
-    /// descriptors have run out it cannot be opened any more.
-    descriptors: File,
-    /// The cookies of the sockets that the last search saw.
-    seen: HashSet<u64>,
-    /// Whether the last search could hold all that it found.
-    complete: bool,
-    /// The listening socket's own cookie, and how many descriptors of it the
-    /// last search saw.
-    listener_cookie: u64,
-    listeners: usize,
-}
-
-impl Sockets {
-    /// Gets ready to find the connections that `listener` accepts.
-    pub(super) fn new(listener: &TcpListener) -> io::Result<Self> {
-        let descriptors = File::open(descriptors::LIST)?;
-        let listener_cookie = SockRef::from(listener).cookie()?;
-        let listener = listener.local_addr()?;
-        Ok(Self {
-            listener,
-            descriptors,
-            seen: HashSet::new(),
-            complete: true,
-            listener_cookie,
-            listeners: 0,
-        })
-    }
-
-    /// The connections that have come since the last search. One that could
-    /// not be held, for want of descriptors, is found again by the next.
-    ///
-    /// Takes a microsecond for each descriptor that the process has open.
-    pub(super) fn search(&mut self) -> io::Result<Vec<Socket>> {
-        let mut seen = HashSet::with_capacity(self.seen.len());
-        let mut found = Vec::new();
-        self.complete = true;
-        self.listeners = 0;
-        rustix::fs::seek(&self.descriptors, rustix::fs::SeekFrom::Start(0))?;
-        let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
-        let mut names = RawDir::new(&self.descriptors, &mut buffer);
-        while let Some(name) = names.next() {
-            let name = name?;
-            let Some(number) = name.file_name().to_str().ok().and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            let Some(cookie) = cookie(number) else { continue };
-            if cookie == self.listener_cookie {
-                self.listeners += 1;
-                continue;
-            }
-            if self.seen.contains(&cookie) || seen.contains(&cookie) {
-                seen.insert(cookie);
-                continue;
-            }
-            let Ok(descriptor) = descriptors::duplicate(number) else {
-                // Out of descriptors. It stays unseen, so it is tried again.
-                self.complete = false;
-                continue;
-            };
-            // The number may have passed to another file meanwhile.
-            if SockRef::from(&descriptor).cookie().ok() == Some(cookie) {
-                seen.insert(cookie);
-                found.extend(self.connection(descriptor, cookie));
+impl Read for &Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty()) {
+                Err(Errno::INTR) => {}
+                received => return Ok(received?.0),
             }
         }
-        self.seen = seen;
-        Ok(found)
-    }
-
-    /// How many descriptors the process has open, where the system tells
-    /// (Linux 6.2 and later).
-    pub(super) fn descriptors(&self) -> Option<u64> {
-        let open = self.descriptors.metadata().ok()?.len();
-        (open > 0).then_some(open)
-    }
-
-    /// Whether some descriptor of the socket was open at the last search.
-    pub(super) fn has_seen(&self, cookie: u64) -> bool {
-        self.seen.contains(&cookie)
-    }
-
-    /// Whether there was a search.
-    pub(super) fn has_searched(&self) -> bool {
-        self.listeners > 0
-    }
-
-    /// How many descriptors of the listening socket the last search saw.
-    pub(super) fn listeners(&self) -> usize {
-        self.listeners
-    }
-
-    /// Whether every connection there was at the last search is held.
-    pub(super) fn complete(&self) -> bool {
-        self.complete
-    }
-
-    /// The socket, if it is a connection that our listener accepted.
-    fn connection(&self, descriptor: OwnedFd, cookie: u64) -> Option<Socket> {
-        let socket = SockRef::from(&descriptor);
-        let local = socket.local_addr().ok()?.as_socket()?;
-        let peer = socket.peer_addr().ok()?.as_socket()?;
-        accepted_by(self.listener, local).then_some(Socket { descriptor, cookie, peer })
     }
 }
 
-/// Whether a socket with the address `local` can have come from `listener`.
-fn accepted_by(listener: SocketAddr, local: SocketAddr) -> bool {
-    let ip = listener.ip();
-    local.port() == listener.port() && (ip.is_unspecified() || local.ip() == ip)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
 
-/// The cookie of the socket with this descriptor number, if it is one.
-fn cookie(number: RawFd) -> Option<u64> {
-    // SAFETY: the number is borrowed for one call that changes nothing. If it
-    // was closed the call fails; if it was reused it tells of the new file.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    SockRef::from(&borrowed).cookie().ok()
+    fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address"));
+        let (accepted, _) = listener.accept().expect("a client");
+        (Socket::new(accepted.into()), client.expect("a listener"))
+    }
+
+    #[test]
+    fn what_needs_no_waiting_is_sent_and_no_more() {
+        let (socket, mut client) = pair();
+        let piece = vec![b'x'; 1 << 20];
+        let mut sent = 0;
+        loop {
+            match socket.send_now(&piece).expect("the client is there") {
+                0 => break,
+                bytes => sent += bytes,
+            }
+        }
+        drop(socket);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).expect("the bytes and their end");
+        assert_eq!(got.len(), sent);
+    }
+
+    #[test]
+    fn confirmed_bytes_are_counted() {
+        let (socket, mut client) = pair();
+        let before = socket.acknowledged().expect("Linux counts");
+        assert_eq!(socket.send_now(b"12345").expect("the client is there"), 5);
+        client.read_exact(&mut [0; 5]).expect("five bytes");
+        client.write_all(b"x").expect("the server is there");
+        assert_eq!(socket.receive(&mut Vec::with_capacity(1)).expect("a byte"), 1);
+        assert_eq!(socket.acknowledged(), Some(before + 5));
+    }
+
+    #[test]
+    fn a_peer_that_resets_is_noticed_whatever_it_has_sent() {
+        for sent in [&b""[..], b"GET / HTTP/1.1\r\n"] {
+            let (socket, mut client) = pair();
+            client.write_all(sent).expect("the server is there");
+            assert!(!socket.is_over());
+            let client = socket2::Socket::from(client);
+            client.set_linger(Some(Duration::ZERO)).expect("a socket takes a linger time");
+            drop(client);
+            // On the loopback it has arrived by now.
+            assert!(socket.is_over(), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_only_ends_its_side_is_still_there() {
+        let (socket, mut client) = pair();
+        client.write_all(b"GET / HTTP/1.1\r\n").expect("the server is there");
+        client.shutdown(std::net::Shutdown::Write).expect("an open connection");
+        assert!(!socket.is_over());
+    }
 }

@@ -1,12 +1,15 @@
 //! Counts of answered requests, by method and status, for the log.
 
+use super::request::METHODS;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The methods that are counted by name, and one place for all others.
-const METHODS: [&str; 8] =
-    ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "other methods"];
+/// Every other method.
+const OTHERS: &str = "other methods";
+
+/// How many methods are counted apart.
+const COUNTED: usize = METHODS.len() + 1;
 
 /// Status codes from 100 to 599.
 const STATUS_MIN: u16 = 100;
@@ -14,7 +17,7 @@ const STATUSES: usize = 500;
 
 /// How many requests were answered, with which status and how fast.
 pub(super) struct Tally {
-    methods: [Method; METHODS.len()],
+    methods: [Method; COUNTED],
 }
 
 struct Method {
@@ -38,7 +41,7 @@ impl Tally {
     /// Counts one answer, `latency` after its request came.
     pub(super) fn count(&self, method: &str, status: u16, latency: Duration) {
         let named = METHODS.iter().position(|name| *name == method);
-        let Some(counts) = self.methods.get(named.unwrap_or(METHODS.len() - 1)) else { return };
+        let Some(counts) = self.methods.get(named.unwrap_or(METHODS.len())) else { return };
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let place = usize::from(status.saturating_sub(STATUS_MIN));
         if let Some(counter) = counts.statuses.get(place) {
@@ -50,7 +53,7 @@ impl Tally {
 
     /// One line for each method that had a request.
     pub(super) fn lines(&self) -> Vec<String> {
-        let methods = METHODS.iter().zip(&self.methods);
+        let methods = METHODS.iter().chain([&OTHERS]).zip(&self.methods);
         methods.filter_map(|(name, counts)| counts.line(name)).collect()
     }
 }

@@ -99,6 +99,17 @@ impl Connection {
         self.try_response_to(method).expect("an answer in time")
     }
 
+    /// Another hold on the same connection, to send by.
+    pub fn try_clone(&self) -> Self {
+        let stream = self.stream.try_clone().expect("there are descriptors");
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// Reads the head of the next answer, and nothing of its body.
+    pub fn try_head(&mut self) -> io::Result<Response> {
+        self.try_response_to("HEAD")
+    }
+
     /// Reads the next answer, or says why there is none.
     pub fn try_response_to(&mut self, method: &str) -> io::Result<Response> {
         let head_end = loop {

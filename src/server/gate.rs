@@ -1,0 +1,279 @@
+//! The gate: every connection is let in here, before tiny_http knows of it.
+//!
+//! tiny_http gives each connection a thread and two descriptors, has no limit
+//! on either, panics where it cannot have one, and ends its accept loop at the
+//! first error. So it is given a connection only while there is room for it,
+//! with a descriptor to spare, and no error but the end.
+//!
+//! tiny_http's pool of threads also forgets connections: a burst of more than
+//! it has idle threads is queued, and nobody begins with those that are left
+//! over until another connection ends. They are noticed here, for nobody reads
+//! them, and a connection that ends at once makes the pool look again.
+
+use super::connections::{Connection, Connections};
+use super::door::{self, Gate, Stream};
+use super::front::Front;
+use super::inlet::Inlet;
+use super::socket::Socket;
+use super::watchdog::Handle;
+use crate::schedule;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a connection may wait for a thread until it is taken to be
+/// forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_millis(2);
+
+/// How long to wait after an error of the system until the next try.
+const ERROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long to wait at a time for a connection to end.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
+
+/// How soon an accept loop has to come here.
+const BEGUN_WITHIN: Duration = Duration::from_secs(2);
+
+/// The most descriptors that tiny_http needs for a connection at once: the one
+/// that it is given, and the duplicate that it makes.
+const DESCRIPTORS_SPARE: usize = 2;
+
+/// Lets connections in, for one accept loop.
+struct Admission {
+    front: Arc<Front>,
+    watchdog: Handle,
+    /// How many connections there may be, with those that are turned away.
+    connections_max: usize,
+    accept_loop: Arc<AcceptLoop>,
+    // Nobody but the accept loop's thread locks it.
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What a connection's descriptors are duplicates of: tiny_http never
+    /// reads or writes them, whatever it believes.
+    stand_in: OwnedFd,
+    /// Descriptors for the next connection.
+    spare: Vec<OwnedFd>,
+    /// Connections that no thread has begun to read, and when they came.
+    unread: VecDeque<(Weak<Connection>, Instant)>,
+    /// When tiny_http's pool was last made to look.
+    nudged_at: Option<Instant>,
+}
+
+/// An accept loop of tiny_http's.
+#[derive(Debug)]
+pub(super) struct AcceptLoop {
+    /// Its number: they are counted.
+    pub(super) number: usize,
+    started_at: Instant,
+    has_begun: AtomicBool,
+    has_ended: AtomicBool,
+}
+
+/// Notes the end of the accept loop whose thread this belongs to.
+struct EndsWithThread(Arc<AcceptLoop>);
+
+thread_local! {
+    static ACCEPT_LOOP: RefCell<Option<EndsWithThread>> = const { RefCell::new(None) };
+}
+
+impl Drop for EndsWithThread {
+    fn drop(&mut self) {
+        self.0.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl AcceptLoop {
+    /// One that is about to begin.
+    pub(super) fn new(number: usize) -> Self {
+        let (has_begun, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { number, started_at: Instant::now(), has_begun, has_ended }
+    }
+
+    /// Whether it has come to the gate.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether its thread has ended, or does not come.
+    pub(super) fn is_over(&self) -> bool {
+        let is_late = || self.started_at.elapsed() > BEGUN_WITHIN;
+        self.has_ended.load(Ordering::Relaxed) || (!self.has_begun() && is_late())
+    }
+
+    /// Notes that the calling thread runs it.
+    fn begin(self: &Arc<Self>) {
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
+            ACCEPT_LOOP.replace(Some(EndsWithThread(Arc::clone(self))));
+            // Whoever waits to be accepted waits behind all who came before.
+            schedule::ask_for_slices(schedule::SLICE_SHORT);
+        }
+    }
+}
+
+/// A connection that ends at once.
+struct Nudge;
+
+impl Stream for Nudge {
+    fn id(&self) -> u64 {
+        0
+    }
+
+    fn read(&self, _: &mut [u8]) -> usize {
+        0
+    }
+
+    fn left(&self) {}
+}
+
+/// Has every connection to `listener` come through the gate, for the accept
+/// loop that is about to begin there.
+pub(super) fn open(
+    listener: &TcpListener,
+    front: &Arc<Front>,
+    watchdog: &Handle,
+    connections_max: usize,
+    accept_loop: &Arc<AcceptLoop>,
+) -> io::Result<()> {
+    let (front, accept_loop) = (Arc::clone(front), Arc::clone(accept_loop));
+    let admission = Admission::new(front, watchdog.clone(), connections_max, accept_loop)?;
+    door::open(listener.as_fd(), Arc::new(admission));
+    Ok(())
+}
+
+impl Admission {
+    /// A gate for the accept loop of that number.
+    fn new(
+        front: Arc<Front>,
+        watchdog: Handle,
+        connections_max: usize,
+        accept_loop: Arc<AcceptLoop>,
+    ) -> io::Result<Self> {
+        let stand_in = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        let state = State {
+            stand_in,
+            spare: Vec::with_capacity(DESCRIPTORS_SPARE),
+            unread: VecDeque::new(),
+            nudged_at: None,
+        };
+        let state = Mutex::new(state);
+        Ok(Self { front, watchdog, connections_max, accept_loop, state })
+    }
+
+    fn connections(&self) -> &Connections {
+        &self.front.connections
+    }
+
+    /// Waits for the next connection.
+    fn accept(
+        &self,
+        listener: BorrowedFd<'_>,
+        state: &mut State,
+    ) -> io::Result<Option<Arc<dyn Stream>>> {
+        if !self.has_room() {
+            self.watchdog.look();
+            if !self.connections().wait_for_room(self.connections_max, ROOM_PAUSE) {
+                return Ok(None);
+            }
+        }
+        if let Err(err) = state.refill() {
+            self.wait_out(&err);
+            return Ok(None);
+        }
+        if state.wait_for_threads(listener) {
+            return Ok(Some(Arc::new(Nudge)));
+        }
+        let (descriptor, peer) = match rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)
+        {
+            Ok(accepted) => accepted,
+            // The listening socket was shut.
+            Err(err @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK)) => return Err(err.into()),
+            Err(err) => {
+                self.wait_out(&err.into());
+                return Ok(None);
+            }
+        };
+        let socket = Socket::new(descriptor);
+        if socket.is_over() {
+            return Ok(None);
+        }
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let connection = self.connections().add(socket, peer, self.accept_loop.number);
+        state.unread.push_back((Arc::downgrade(&connection), Instant::now()));
+        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.front), connection))))
+    }
+
+    fn has_room(&self) -> bool {
+        self.connections().count() < self.connections_max
+    }
+
+    /// Sees to an error of the system's that is not the end.
+    fn wait_out(&self, err: &io::Error) {
+        let is_of_client =
+            matches!(err.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted);
+        if !is_of_client {
+            self.watchdog.complain(format!("a connection cannot be accepted: {err}"));
+            thread::sleep(ERROR_PAUSE);
+        }
+    }
+}
+
+impl State {
+    /// Takes what tiny_http will need, before there is a connection.
+    fn refill(&mut self) -> io::Result<()> {
+        while self.spare.len() < DESCRIPTORS_SPARE {
+            self.spare.push(self.stand_in.try_clone()?);
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to accept; says whether tiny_http's pool
+    /// has to be made to look before that.
+    fn wait_for_threads(&mut self, listener: BorrowedFd<'_>) -> bool {
+        while let Some((connection, came)) = self.unread.front() {
+            if connection.upgrade().is_none_or(|connection| connection.is_read()) {
+                self.unread.pop_front();
+                continue;
+            }
+            let since = self.nudged_at.map_or(*came, |nudged_at| nudged_at.max(*came));
+            let left = FORGOTTEN_AFTER.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                self.nudged_at = Some(Instant::now());
+                return true;
+            }
+            let timeout = Timespec::try_from(left).ok();
+            let arrived = poll(&mut [PollFd::new(&listener, PollFlags::IN)], timeout.as_ref());
+            if arrived.is_ok_and(|ready| ready > 0) {
+                return false;
+            }
+        }
+        false
+    }
+}
+
+impl Gate for Admission {
+    fn next(&self, listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.accept_loop.begin();
+        loop {
+            if let Some(stream) = self.accept(listener, &mut state)? {
+                // The other one makes room for tiny_http's duplicate.
+                let descriptor = mem::take(&mut state.spare).pop();
+                let descriptor = descriptor.ok_or(io::ErrorKind::Interrupted)?;
+                return Ok((descriptor, stream));
+            }
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The way in: what a thread of tiny_http does for a connection of ours.
+//!
+//! tiny_http reads from a connection on a thread of its own, which is here
+//! whenever it reads ([`Stream::read`]). That thread takes a whole request
+//! from the socket, head and body, has it judged and understood, and leaves
+//! it with its connection. tiny_http itself is given the smallest request that
+//! there is, and passes it on to whoever takes requests, as a call to look.
+//! So no byte of a client's reaches the library.
+//!
+//! It is the one place that waits for a client to send: a thread waits for
+//! one client, and each client has one.
+
+use super::body::{self, Error};
+use super::connections::{Connection, Stage};
+use super::door::{self, Stream};
+use super::framing::{Fault, Framing, HEAD_BYTES_MAX, Length, is_token_byte};
+use super::front::Front;
+use super::job::Job;
+use super::request::{self, Head, Meaning, Request};
+use crate::api::{Refusal, Reply};
+use crate::schedule;
+use bytes::Bytes;
+use std::cell::Cell;
+use std::io::{self, BufRead, Read};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What tiny_http is given for each request.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
+/// A body up to this size is read together with its head, whatever the head
+/// says, so that its connection outlives a refusal.
+const SMALL_BODY_BYTES_MAX: u64 = 1024;
+
+/// How much is received at once of a head, and of a body.
+const HEAD_STEP_BYTES: usize = 1024;
+const BODY_STEP_BYTES: usize = 16 * 1024;
+
+/// What a connection keeps of its buffer between requests.
+const BUFFER_BYTES_KEPT: usize = 4 * 1024;
+
+thread_local! {
+    /// Whether this thread of tiny_http's is scheduled as one of many.
+    static IS_SCHEDULED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A connection, to be read from.
+pub(super) struct Inlet {
+    front: Arc<Front>,
+    connection: Arc<Connection>,
+    // Nobody but tiny_http's thread for this connection locks it.
+    reading: Mutex<Reading>,
+}
+
+/// What was received and not used yet.
+#[derive(Default)]
+struct Reading {
+    buffer: Vec<u8>,
+    /// So much of the buffer was used.
+    used: usize,
+    /// No request is read any more.
+    is_over: bool,
+    /// The last one came with all that its client had to say.
+    is_whole: bool,
+    /// The client has ended its side.
+    has_ended: bool,
+}
+
+/// What a look for the next request has come to.
+enum Next {
+    /// There is one.
+    Request,
+    /// There is none, and the last one is not answered yet.
+    Left,
+    /// There is none, and the connection is over.
+    End,
+}
+
+/// A body's reader: what was received with the head comes first.
+struct Wire<'a> {
+    connection: &'a Connection,
+    reading: &'a mut Reading,
+}
+
+impl Inlet {
+    /// The way in from `connection`.
+    pub(super) fn new(front: Arc<Front>, connection: Arc<Connection>) -> Self {
+        Self { front, connection, reading: Mutex::default() }
+    }
+
+    /// Takes the next request and leaves it with the connection.
+    fn next(&self, reading: &mut Reading) -> Next {
+        if reading.is_whole && self.connection.read_out() {
+            return Next::Left;
+        }
+        if !reading.is_over
+            && let Some(request) = self.request(reading)
+        {
+            reading.is_over = request.head.is_last();
+            // Where all was read, nobody has to hear the client out.
+            reading.is_whole = reading.is_over
+                && request.meaning.is_ok()
+                && reading.unused().is_empty()
+                && !reading.has_ended;
+            if self.connection.arrive(request) {
+                return Next::Request;
+            }
+        }
+        self.linger(reading);
+        // A client may end its side and wait for its answers.
+        self.connection.wait_until_answered();
+        Next::End
+    }
+
+    /// Throws away what still comes, until the client hangs up or is cut.
+    fn linger(&self, reading: &mut Reading) {
+        while !reading.has_ended {
+            reading.used = reading.buffer.len();
+            self.receive(reading, BODY_STEP_BYTES);
+        }
+    }
+
+    /// Reads a whole request; `None` if none comes.
+    fn request(&self, reading: &mut Reading) -> Option<Request> {
+        if !self.connection.wait_for_room() {
+            return None;
+        }
+        let head_bytes = match self.head_end(reading)? {
+            Ok(bytes) => bytes,
+            Err(fault) => return Some(Request::refused(Head::unknown(), fault)),
+        };
+        let head = reading.unused().get(..head_bytes).unwrap_or_default();
+        let understood = request::understand(head, &self.front.api);
+        reading.use_up(head_bytes);
+        let (head, framing, admitted) = match understood {
+            Ok(understood) => understood,
+            Err((head, fault)) => return Some(Request::refused(head, fault)),
+        };
+        let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
+        let body = match (&admitted, small) {
+            (_, Some(0)) => Ok(Bytes::new()),
+            (_, Some(_)) if !framing.expects_continue => self.body(reading, framing.length),
+            (Ok(_), _) => self.awaited_body(reading, framing)?,
+            (Err(reply), _) => return Some(Request::refused(head, reply.clone())),
+        };
+        match body {
+            Ok(body) => {
+                let meaning = admitted.map(|operation| (operation, body));
+                Some(Request { head, meaning })
+            }
+            Err(reply) => Some(Request::refused(head, reply)),
+        }
+    }
+
+    /// Receives until a head is complete, and gives its length; `None` if the
+    /// client ends before.
+    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, Fault>> {
+        let mut looked_at = 0;
+        loop {
+            // Empty lines before a request are ignored (RFC 9112, 2.2).
+            while looked_at == 0 && reading.unused().starts_with(b"\r\n") {
+                reading.use_up(2);
+            }
+            let head = reading.unused();
+            match look_for_end(head, looked_at) {
+                Ok(Some(end)) if end <= HEAD_BYTES_MAX => return Some(Ok(end)),
+                Ok(None) if head == b"\r" => {}
+                Ok(None) if head.len() <= HEAD_BYTES_MAX => looked_at = head.len(),
+                Ok(_) => return Some(Err(Fault::HeadTooLong)),
+                Err(fault) => return Some(Err(fault)),
+            }
+            if self.receive(reading, HEAD_STEP_BYTES) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Reads a body that its client may be waiting to send. It comes by
+    /// itself: every request before it was answered by then.
+    fn awaited_body(
+        &self,
+        reading: &mut Reading,
+        framing: Framing,
+    ) -> Option<Result<Bytes, Reply>> {
+        let stage = match framing.length {
+            Length::Known(_) => Stage::Receiving,
+            Length::Chunked => Stage::Streaming,
+        };
+        if !self.connection.wait_until_answered() || !self.connection.set_stage(stage) {
+            return None;
+        }
+        if framing.expects_continue && reading.unused().is_empty() {
+            // A client that has no room for this hears the final answer.
+            self.connection.socket().send_now(b"HTTP/1.1 100 Continue\r\n\r\n").ok();
+        }
+        Some(self.body(reading, framing.length))
+    }
+
+    fn body(&self, reading: &mut Reading, length: Length) -> Result<Bytes, Reply> {
+        let whole = length.known().and_then(|bytes| usize::try_from(bytes).ok());
+        if let Some(whole) = whole.and_then(|bytes| reading.unused().get(..bytes)) {
+            let body = Bytes::copy_from_slice(whole);
+            reading.use_up(body.len());
+            return Ok(body);
+        }
+        let wire = Wire { connection: &self.connection, reading };
+        body::read(wire, length, self.front.api.value_bytes_max()).map_err(|err| match err {
+            Error::TooLong => Refusal::ValueTooLarge.into(),
+            Error::Short => Reply::error(400, "the body ended early"),
+            Error::Malformed(text) => {
+                log::debug!("{}: {text}", self.connection.peer());
+                Reply::error(400, "the chunks of the body make no sense")
+            }
+            Error::Broken(err) => {
+                log::debug!("{}: reading a body: {err}", self.connection.peer());
+                Reply::error(400, "the body cannot be read")
+            }
+        })
+    }
+
+    fn receive(&self, reading: &mut Reading, bytes: usize) -> usize {
+        Wire { connection: &self.connection, reading }.receive(bytes)
+    }
+}
+
+impl Stream for Inlet {
+    fn id(&self) -> u64 {
+        self.connection.id()
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> usize {
+        IS_SCHEDULED.with(|is_scheduled| {
+            if !is_scheduled.replace(true) {
+                schedule::let_others_finish();
+            }
+        });
+        self.connection.set_read();
+        // A panic below leaves it as it is, and the connection is over then.
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut reading)));
+        match (next, buffer.get_mut(..STAND_IN.len())) {
+            (Ok(Next::Request), Some(room)) => {
+                room.copy_from_slice(STAND_IN);
+                STAND_IN.len()
+            }
+            (Ok(Next::Left), _) => 0,
+            (Ok(Next::Request | Next::End) | Err(_), _) => {
+                self.front.connections.end(&self.connection);
+                0
+            }
+        }
+    }
+
+    fn left(&self) {
+        if !self.connection.is_read_out() {
+            self.front.connections.end(&self.connection);
+        }
+    }
+}
+
+impl Reading {
+    fn unused(&self) -> &[u8] {
+        self.buffer.get(self.used..).unwrap_or_default()
+    }
+
+    fn use_up(&mut self, bytes: usize) {
+        self.used += bytes;
+        if self.used >= self.buffer.len() {
+            self.used = 0;
+            self.buffer.clear();
+            if self.buffer.capacity() > BUFFER_BYTES_KEPT {
+                self.buffer = Vec::new();
+            }
+        }
+    }
+}
+
+impl Wire<'_> {
+    /// Receives up to about so many bytes; 0 at the end, whatever kind of end
+    /// it is.
+    fn receive(&mut self, bytes: usize) -> usize {
+        let reading = &mut *self.reading;
+        if reading.used > 0 {
+            reading.buffer.drain(..reading.used);
+            reading.used = 0;
+        }
+        if reading.has_ended {
+            return 0;
+        }
+        reading.buffer.reserve(bytes);
+        let received = self.connection.socket().receive(&mut reading.buffer).unwrap_or(0);
+        reading.has_ended = received == 0;
+        self.connection.add_received(received);
+        received
+    }
+}
+
+impl BufRead for Wire<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.reading.unused().is_empty() {
+            self.receive(BODY_STEP_BYTES);
+        }
+        Ok(self.reading.unused())
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.reading.use_up(bytes);
+    }
+}
+
+impl Read for Wire<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.reading.unused().is_empty() && !self.reading.has_ended {
+            let received = self.connection.socket().read(buffer)?;
+            self.reading.has_ended = received == 0;
+            self.connection.add_received(received);
+            return Ok(received);
+        }
+        let read = self.reading.unused().read(buffer)?;
+        self.reading.use_up(read);
+        Ok(read)
+    }
+}
+
+/// Takes a call of tiny_http's to look at a connection. Gives its request if
+/// that is in work from now on. Never blocks.
+pub(super) fn enter(front: &Front, call: tiny_http::Request) -> Option<(Job, Meaning)> {
+    let id = call.remote_addr().and_then(door::id_of);
+    // Dropped as it is it would be answered with 500, to nobody.
+    drop(call.into_writer());
+    let connection = front.connections.get(id?)?;
+    let request = connection.ring()?;
+    Some(Job::new(connection, request))
+}
+
+/// The length of the head that `bytes` begin with, if it is complete. The
+/// first `looked_at` were looked at before.
+fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Fault> {
+    if looked_at == 0 && bytes.first().is_some_and(|first| !begins_a_head(*first)) {
+        return Err(Fault::Method);
+    }
+    let fresh = bytes.get(looked_at..).unwrap_or_default();
+    for at in memchr::memchr_iter(b'\n', fresh) {
+        let line_end = looked_at + at + 1;
+        let head = bytes.get(..line_end).unwrap_or_default();
+        if !head.ends_with(b"\r\n") {
+            return Err(Fault::LineFeed);
+        }
+        if head.ends_with(b"\r\n\r\n") {
+            return Ok(Some(line_end));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a method, or an empty line before it, can begin with this byte.
+fn begins_a_head(byte: u8) -> bool {
+    is_token_byte(byte) || byte == b'\r'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_head_ends_in_an_empty_line() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let with_more = [&head[..], b"GET /next"].concat();
+        assert_eq!(look_for_end(&with_more, 0), Ok(Some(head.len())));
+        for length in 0..head.len() {
+            assert_eq!(look_for_end(&head[..length], 0), Ok(None), "{length}");
+            for looked_at in 1..length {
+                assert_eq!(look_for_end(&head[..length], looked_at), Ok(None), "{length}");
+                assert_eq!(look_for_end(head, looked_at), Ok(Some(head.len())), "{looked_at}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_begins_no_request_is_seen_at_once() {
+        let cases: [(&[u8], Fault); 7] = [
+            (b"\x16\x03\x01", Fault::Method),
+            (b"\0", Fault::Method),
+            (b"\xc3", Fault::Method),
+            (b" GET", Fault::Method),
+            (b"GET / HTTP/1.1\n", Fault::LineFeed),
+            (b"GET / HTTP/1.1\r\nHost: a\n", Fault::LineFeed),
+            (b"\n", Fault::Method),
+        ];
+        for (bytes, fault) in cases {
+            assert_eq!(look_for_end(bytes, 0), Err(fault), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        /// However the bytes come, they are judged alike.
+        #[test]
+        fn pieces_are_judged_as_a_whole(
+            text in "[GET /\r\n:]{0,40}",
+            at in 0..40_usize,
+        ) {
+            let bytes = text.as_bytes();
+            let at = at.min(bytes.len());
+            let whole = look_for_end(bytes, 0);
+            let pieces = match look_for_end(&bytes[..at], 0) {
+                Ok(None) => look_for_end(bytes, at),
+                found => found,
+            };
+            prop_assert_eq!(whole, pieces);
+        }
+    }
+}

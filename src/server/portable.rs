@@ -1,0 +1,391 @@
+//! The server where there is no door: systems other than Linux, or a build
+//! with `--cfg portable`.
+//!
+//! tiny_http reads requests here and orders their answers. No deadline is
+//! kept and no connection is cut; a refusal waits until tiny_http has read the
+//! rest of the body, and a chunked body that is cut off inside a chunk counts
+//! as whole. Each request is a connection of its own to the rest of the server.
+
+/// Reading requests.
+pub(super) mod inlet {
+    use super::socket::Socket;
+    use crate::api::{Refusal, Reply};
+    use crate::server::body::{self, Error};
+    use crate::server::framing::{self, Fault, Framing, Length};
+    use crate::server::front::{Front, Message, Ready};
+    use crate::server::job::Job;
+    use crate::server::request::{Head, Meaning, Request, Understood};
+    use bytes::Bytes;
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::sync::Arc;
+    use std::thread;
+    use tiny_http::HTTPVersion;
+
+    /// A body up to this size has been read by tiny_http already, unless the
+    /// head asks for something first.
+    const READ_BYTES_MAX: u64 = 1024;
+
+    /// Takes a request of tiny_http's. Gives it if it is there as a whole;
+    /// otherwise a thread of its own waits for the rest.
+    pub(in crate::server) fn enter(
+        front: &Arc<Front>,
+        mut request: tiny_http::Request,
+    ) -> Option<(Job, Meaning)> {
+        let understood = understand(front, &request);
+        let is_here = understood.as_ref().is_ok_and(|(_, framing, _)| {
+            let bytes = framing.length.known();
+            bytes == Some(0)
+                || (!framing.expects_continue && bytes.is_some_and(|bytes| bytes <= READ_BYTES_MAX))
+        });
+        if is_here {
+            let own = read(front, &mut request, understood);
+            return Some(job(front, request, own));
+        }
+        let front = Arc::clone(front);
+        let waiting = thread::Builder::new().name("upload".to_owned()).spawn(move || {
+            let own = read(&front, &mut request, understood);
+            let (job, meaning) = job(&front, request, own);
+            // The lane's threads live as long as the server.
+            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+        });
+        if let Err(err) = waiting {
+            log::warn!("no thread can be started for an upload: {err}");
+        }
+        None
+    }
+
+    fn understand(
+        front: &Front,
+        request: &tiny_http::Request,
+    ) -> Result<Understood, (Head, Fault)> {
+        let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
+            return Err((Head::unknown(), Fault::Version));
+        };
+        let fields = request.headers().iter();
+        let fields = fields.map(|field| (field.field.as_str().as_str(), field.value.as_str()));
+        let fields: Vec<(&str, &str)> = fields.take(framing::FIELDS_MAX + 1).collect();
+        let (method, target) = (request.method().as_str(), request.url());
+        if fields.len() > framing::FIELDS_MAX {
+            return Err((Head::unknown(), Fault::FieldsTooMany));
+        }
+        framing::Head { method, target, version, fields: &fields }.understand(&front.api)
+    }
+
+    /// Reads the body, where there is to be one.
+    fn read(
+        front: &Front,
+        request: &mut tiny_http::Request,
+        understood: Result<Understood, (Head, Fault)>,
+    ) -> Request {
+        let (head, framing, admitted) = match understood {
+            Ok(understood) => understood,
+            Err((head, fault)) => return Request::refused(head, fault),
+        };
+        match admitted.and_then(|operation| Ok((operation, body(front, request, framing)?))) {
+            Ok(meaning) => Request { head, meaning: Ok(meaning) },
+            Err(reply) if framing.length == Length::Known(0) => {
+                Request { head, meaning: Err(reply) }
+            }
+            Err(reply) => Request::refused(head, reply),
+        }
+    }
+
+    fn body(
+        front: &Front,
+        request: &mut tiny_http::Request,
+        framing: Framing,
+    ) -> Result<Bytes, Reply> {
+        let bytes_max = front.api.value_bytes_max();
+        let wanted = framing.length.known().unwrap_or(bytes_max.saturating_add(1));
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        let read = body::read_up_to(request.as_reader(), wanted, false);
+        let body = read.map_err(|err| match err {
+            Error::TooLong => Refusal::ValueTooLarge.into(),
+            Error::Short | Error::Malformed(_) | Error::Broken(_) => {
+                Reply::error(400, "the body cannot be read")
+            }
+        })?;
+        match framing.length {
+            Length::Known(bytes) if (body.len() as u64) < bytes => {
+                Err(Reply::error(400, "the body ended early"))
+            }
+            Length::Chunked if body.len() as u64 > bytes_max => Err(Refusal::ValueTooLarge.into()),
+            Length::Known(_) | Length::Chunked => Ok(body.into()),
+        }
+    }
+
+    fn job(front: &Front, request: tiny_http::Request, own: Request) -> (Job, Meaning) {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let peer = request.remote_addr().copied().unwrap_or(nowhere);
+        let socket = Socket::new(request.into_writer());
+        let connection = front.connections.add(socket, peer, 0);
+        connection.set_in_work();
+        Job::new(connection, own)
+    }
+}
+
+/// Writing answers.
+pub(super) mod socket {
+    use std::io::{self, Write};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    type Writer = Box<dyn Write + Send>;
+
+    /// tiny_http's writer for one answer, until that was written.
+    pub(in crate::server) struct Socket(Mutex<Option<Writer>>);
+
+    impl Socket {
+        pub(super) fn new(writer: Writer) -> Self {
+            Self(Mutex::new(Some(writer)))
+        }
+
+        pub(in crate::server) fn cut(&self) {
+            self.answered();
+        }
+
+        pub(in crate::server) fn stop_sending(&self) {
+            self.answered();
+        }
+
+        #[allow(clippy::unused_self, reason = "elsewhere there may be some")]
+        pub(in crate::server) fn has_unread(&self) -> bool {
+            false
+        }
+
+        /// Lets tiny_http go on.
+        pub(in crate::server) fn answered(&self) {
+            drop(self.lock().take());
+        }
+
+        /// Sends all of `bytes`, which may block.
+        pub(in crate::server) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+            let mut writer = self.lock();
+            let writer = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+            writer.write_all(bytes)?;
+            writer.flush()?;
+            Ok(bytes.len())
+        }
+
+        fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
+
+/// Writing large answers.
+pub(super) mod sender {
+    use crate::server::answer::Answer;
+    use crate::server::front::{Front, Message};
+    use crate::server::job::Job;
+    use crossbeam_channel::{Receiver, Sender};
+    use std::io;
+    use std::sync::Arc;
+
+    pub(in crate::server) struct Sending {
+        job: Job,
+        answer: Answer,
+        first: Vec<u8>,
+        sent: usize,
+    }
+
+    pub(in crate::server) struct Senders {
+        answers: Sender<Message<Sending>>,
+        threads: usize,
+    }
+
+    pub(in crate::server) struct Inbox(Receiver<Message<Sending>>);
+
+    impl Sending {
+        pub(in crate::server) fn new(job: Job, answer: Answer) -> Self {
+            let first = answer.first_part();
+            Self::begun(job, answer, first, 0)
+        }
+
+        pub(in crate::server) fn begun(
+            job: Job,
+            answer: Answer,
+            first: Vec<u8>,
+            sent: usize,
+        ) -> Self {
+            Self { job, answer, first, sent }
+        }
+
+        fn finish(self, front: &Arc<Front>) {
+            let socket = self.job.connection.socket();
+            let rest = self.first.get(self.sent..).unwrap_or_default();
+            let sent =
+                socket.send_now(rest).and_then(|_| socket.send_now(self.answer.second_part()));
+            match sent {
+                Ok(_) => front.finish(self.job, &self.answer),
+                Err(err) => front.lose(&self.job, &self.answer, &err),
+            }
+        }
+    }
+
+    impl Senders {
+        pub(in crate::server) fn new(threads: usize) -> io::Result<(Self, Vec<Inbox>)> {
+            let (answers, queue) = crossbeam_channel::unbounded();
+            let inboxes = (0..threads).map(|_| Inbox(queue.clone())).collect();
+            Ok((Self { answers, threads }, inboxes))
+        }
+
+        pub(in crate::server) fn under_way(&self) -> usize {
+            self.answers.len()
+        }
+
+        pub(in crate::server) fn send(&self, sending: Sending) {
+            // The threads live as long as the server.
+            self.answers.send(Message::Work(sending)).ok();
+        }
+
+        pub(in crate::server) fn stop(&self) {
+            for _ in 0..self.threads {
+                self.answers.send(Message::Stop).ok();
+            }
+        }
+    }
+
+    impl Inbox {
+        pub(in crate::server) fn run(self, front: &Arc<Front>) {
+            while let Ok(Message::Work(sending)) = self.0.recv() {
+                sending.finish(front);
+            }
+        }
+    }
+}
+
+/// Accept loops, which are tiny_http's alone.
+pub(super) mod gate {
+    use super::watchdog::Handle;
+    use crate::server::front::Front;
+    use std::io;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    pub(in crate::server) struct AcceptLoop {
+        pub(in crate::server) number: usize,
+    }
+
+    impl AcceptLoop {
+        pub(in crate::server) fn new(number: usize) -> Self {
+            Self { number }
+        }
+
+        #[allow(clippy::unused_self, reason = "elsewhere it may not have")]
+        pub(in crate::server) fn has_begun(&self) -> bool {
+            true
+        }
+
+        #[allow(clippy::unused_self, reason = "elsewhere it may have")]
+        pub(in crate::server) fn is_over(&self) -> bool {
+            false
+        }
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
+    pub(in crate::server) fn open(
+        _listener: &TcpListener,
+        _front: &Arc<Front>,
+        _watchdog: &Handle,
+        _connections_max: usize,
+        _accept_loop: &Arc<AcceptLoop>,
+    ) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The rest of the watchdog.
+pub(super) mod watchdog {
+    use crate::server::accept::Acceptor;
+    use crate::server::front::Front;
+    use crossbeam_channel::{Receiver, Sender};
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    /// How often the leader is looked at, and those who were answered.
+    const PACE: Duration = Duration::from_millis(20);
+
+    #[derive(Clone, Copy, Debug)]
+    #[allow(dead_code, reason = "none can be kept here")]
+    pub(in crate::server) struct Limits {
+        pub(in crate::server) idle_timeout: Duration,
+        pub(in crate::server) request_timeout: Duration,
+        pub(in crate::server) connections_max: usize,
+    }
+
+    #[derive(Clone)]
+    pub(in crate::server) struct Handle(Sender<Order>);
+
+    enum Order {
+        Drain(Sender<()>),
+        Stop,
+    }
+
+    pub(in crate::server) struct Orders(Receiver<Order>);
+
+    impl Handle {
+        pub(in crate::server) fn new() -> (Self, Orders) {
+            let (orders, queue) = crossbeam_channel::unbounded();
+            (Self(orders), Orders(queue))
+        }
+
+        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
+        pub(in crate::server) fn notice(&self) {}
+
+        pub(in crate::server) fn drain(&self) -> Receiver<()> {
+            let (done, drained) = crossbeam_channel::bounded(1);
+            self.0.send(Order::Drain(done)).ok();
+            drained
+        }
+
+        pub(in crate::server) fn stop(&self) {
+            self.0.send(Order::Stop).ok();
+        }
+    }
+
+    pub(in crate::server) struct Watchdog {
+        front: Arc<Front>,
+        orders: Receiver<Order>,
+        acceptor: Acceptor,
+    }
+
+    impl Watchdog {
+        pub(in crate::server) fn new(
+            _limits: Limits,
+            front: Arc<Front>,
+            _handle: &Handle,
+            orders: Orders,
+            acceptor: Acceptor,
+        ) -> Self {
+            Self { front, orders: orders.0, acceptor }
+        }
+
+        pub(in crate::server) fn run(self) {
+            let mut waiting = None;
+            loop {
+                match self.orders.recv_timeout(PACE) {
+                    Ok(Order::Drain(done)) => {
+                        self.acceptor.close();
+                        waiting = Some(done);
+                    }
+                    Ok(Order::Stop) => return self.acceptor.retire_all(),
+                    Err(_) => {}
+                }
+                self.acceptor.displace_stuck(Instant::now());
+                let connections = &self.front.connections;
+                for connection in connections.all().iter().filter(|connection| connection.is_idle())
+                {
+                    connections.end(connection);
+                }
+                if let Some(done) = &waiting
+                    && connections.count() == 0
+                {
+                    // Whoever waits for this hears it once; more do not fit.
+                    done.try_send(()).ok();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The watchdog: one thread that keeps the deadlines and limits of every
+//! connection.
+//!
+//! Whatever waits for a client waits on its connection's socket, or for its
+//! turn there; the watchdog frees it, in whatever thread it is, by ending the
+//! connection. It
+//!
+//! - cuts connections that are slower than the deadlines,
+//! - ends those that are over the cap,
+//! - gives the lead to another thread where the leader is stuck,
+//! - starts a new accept loop where the last one has ended,
+//! - empties the server for a shutdown.
+
+mod verdict;
+
+use super::accept::Acceptor;
+use super::answer::{Answer, Persistence};
+use super::connections::Connection;
+use super::front::Front;
+use crate::api::Reply;
+use crate::schedule;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use verdict::{Meter, Verdict, Watch};
+
+/// How often the leader is looked at while it is at work.
+const PACE: Duration = Duration::from_millis(5);
+
+/// How often everything is looked at, and the rest while nothing is at work.
+const PACE_QUIET: Duration = Duration::from_millis(50);
+
+/// How long after the leader was at work it is likely to be again.
+const BUSY_FOR: Duration = Duration::from_millis(100);
+
+/// How long a request that has begun is waited for once the server stops.
+const BEGUN_GRACE: Duration = Duration::from_millis(300);
+
+/// How long a client that has been let go may take to hang up, once the server
+/// stops.
+const LINGER_DRAINING: Duration = Duration::from_millis(500);
+
+/// How much of what a client sends after its last answer is thrown away in one
+/// look.
+const DISCARD_BYTES_MAX: usize = 1 << 20;
+
+/// How long a client that has had its last answer may take to hang up while
+/// others wait for room.
+const LINGER_CROWDED: Duration = Duration::from_millis(20);
+
+/// One part in so many of the connections make room together.
+const SPARE_SHARE: usize = 16;
+
+/// How often a complaint about the same thing is logged at most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The last words to a client that took too long.
+const LATE: (u16, &str) = (408, "the request took too long");
+
+/// The last words to a client that there is no room for.
+const TOO_MANY: (u16, &str) = (503, "too many connections, try again");
+
+/// The deadlines and limits that the watchdog keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How long a connection may be silent between requests, and an upload
+    /// without a length between two bytes.
+    pub(super) idle_timeout: Duration,
+    /// How long a head or a small body may take, and how long a large
+    /// transfer may take to move a kibibyte.
+    pub(super) request_timeout: Duration,
+    /// How many connections there may be.
+    pub(super) connections_max: usize,
+}
+
+/// How the other threads reach the watchdog. Nothing here blocks.
+#[derive(Clone)]
+pub(super) struct Handle {
+    orders: Sender<Order>,
+    /// Whether it sleeps for long.
+    is_quiet: Arc<AtomicBool>,
+}
+
+enum Order {
+    /// The leader is at work.
+    Notice,
+    /// There are too many connections.
+    Look,
+    /// Log this, unless its like was logged a short while ago.
+    Complain(String),
+    /// Empty the server, say so, and go on until told to stop.
+    Drain(Sender<()>),
+    Stop,
+}
+
+/// The other end of a [`Handle`].
+pub(super) struct Orders(Receiver<Order>);
+
+impl Handle {
+    /// A handle, and the other end of it.
+    pub(super) fn new() -> (Self, Orders) {
+        // Threads of the server's own send here, a few orders each.
+        let (orders, queue) = crossbeam_channel::unbounded();
+        (Self { orders, is_quiet: Arc::new(AtomicBool::new(false)) }, Orders(queue))
+    }
+
+    /// Has the watchdog look at the leader more often.
+    pub(super) fn notice(&self) {
+        if self.is_quiet.load(Ordering::Relaxed) && self.is_quiet.swap(false, Ordering::Relaxed) {
+            self.order(Order::Notice);
+        }
+    }
+
+    /// Has the watchdog look at all connections now.
+    pub(super) fn look(&self) {
+        self.order(Order::Look);
+    }
+
+    /// Has a warning logged.
+    pub(super) fn complain(&self, text: String) {
+        self.order(Order::Complain(text));
+    }
+
+    /// Has every connection end once its request is answered; the receiver
+    /// hears when none is left.
+    pub(super) fn drain(&self) -> Receiver<()> {
+        let (done, drained) = crossbeam_channel::bounded(1);
+        self.order(Order::Drain(done));
+        drained
+    }
+
+    /// Ends the watchdog's thread.
+    pub(super) fn stop(&self) {
+        self.order(Order::Stop);
+    }
+
+    fn order(&self, order: Order) {
+        // After the watchdog has ended nothing is left to be ordered.
+        self.orders.send(order).ok();
+    }
+}
+
+/// The watchdog's own side.
+pub(super) struct Watchdog {
+    limits: Limits,
+    front: Arc<Front>,
+    orders: Receiver<Order>,
+    is_quiet: Arc<AtomicBool>,
+    acceptor: Acceptor,
+    watches: HashMap<u64, Watched>,
+    draining: Option<Draining>,
+    busy_until: Instant,
+    next_look: Instant,
+    complained_at: HashMap<&'static str, Instant>,
+}
+
+struct Watched {
+    watch: Watch,
+    /// When it was let find the end of the stream.
+    dismissed_at: Option<Instant>,
+}
+
+struct Draining {
+    done: Sender<()>,
+    since: Instant,
+}
+
+impl Watchdog {
+    /// A watchdog over the connections that `acceptor` accepts.
+    pub(super) fn new(
+        limits: Limits,
+        front: Arc<Front>,
+        handle: &Handle,
+        orders: Orders,
+        acceptor: Acceptor,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            limits,
+            front,
+            orders: orders.0,
+            is_quiet: Arc::clone(&handle.is_quiet),
+            acceptor,
+            watches: HashMap::new(),
+            draining: None,
+            busy_until: now,
+            next_look: now,
+            complained_at: HashMap::new(),
+        }
+    }
+
+    /// Watches until told to stop.
+    pub(super) fn run(mut self) {
+        schedule::ask_for_slices(schedule::SLICE_SHORT);
+        loop {
+            // Without its watchdog the server would be lost. Every step below
+            // leaves the rest of its work to the next round.
+            let round = panic::catch_unwind(AssertUnwindSafe(|| self.round()));
+            if round.is_ok_and(|flow| flow.is_break()) {
+                return self.acceptor.retire_all();
+            }
+        }
+    }
+
+    fn round(&mut self) -> ControlFlow<()> {
+        self.rest()?;
+        let now = Instant::now();
+        if self.acceptor.displace_stuck(now) {
+            self.busy_until = now + BUSY_FOR;
+        }
+        if now >= self.next_look {
+            self.next_look = now + if self.draining.is_some() { PACE } else { PACE_QUIET };
+            let connections = self.front.connections.all();
+            self.look_at(&connections, now);
+            self.keep_cap(&connections, now);
+            self.keep_accepting(&connections);
+        }
+        self.report_drained();
+        ControlFlow::Continue(())
+    }
+
+    /// Sleeps until the next look is due, or an order comes, and carries out
+    /// those that have come.
+    fn rest(&mut self) -> ControlFlow<()> {
+        let now = Instant::now();
+        let pace = if now < self.busy_until || self.draining.is_some() { PACE } else { PACE_QUIET };
+        self.is_quiet.store(pace > PACE, Ordering::Relaxed);
+        let until = (now + pace).min(self.next_look.max(now));
+        let mut order = self.orders.recv_deadline(until);
+        self.is_quiet.store(false, Ordering::Relaxed);
+        loop {
+            match order {
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    return ControlFlow::Break(());
+                }
+                Ok(Order::Notice) => self.busy_until = Instant::now() + BUSY_FOR,
+                Ok(Order::Look) => self.next_look = Instant::now(),
+                Ok(Order::Complain(text)) => self.complain("accept", &text),
+                Ok(Order::Drain(done)) => {
+                    self.acceptor.close();
+                    self.draining = Some(Draining { done, since: Instant::now() });
+                    self.next_look = Instant::now();
+                }
+                Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
+            }
+            order = self.orders.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+        }
+    }
+
+    /// Looks at every connection and does what its state asks for.
+    fn look_at(&mut self, connections: &[Arc<Connection>], now: Instant) {
+        let living: HashSet<u64> = connections.iter().map(|connection| connection.id()).collect();
+        self.watches.retain(|id, _| living.contains(id));
+        let draining = self.draining.as_ref().map(|draining| draining.since);
+        for connection in connections {
+            let activity = connection.activity();
+            let watched = self.watches.entry(connection.id());
+            let watched = watched.or_insert_with(|| Watched {
+                watch: Watch::new(activity, now),
+                dismissed_at: None,
+            });
+            match watched.watch.look(activity, now, &self.limits, &**connection) {
+                Verdict::Wait => {}
+                Verdict::Idle => watched.dismiss(connection, now),
+                Verdict::Late if connection.close_with(&last_words(LATE)) => {}
+                Verdict::Late | Verdict::Gone => self.front.connections.cut(connection),
+            }
+            // Nobody else hears this client out.
+            if activity.is_closing
+                && connection.is_read_out()
+                && !connection.socket().discard(DISCARD_BYTES_MAX)
+            {
+                self.front.connections.end(connection);
+            }
+            let Some(since) = draining else { continue };
+            if activity.stage.is_none() {
+                let has_begun = watched.watch.is_mid_request() && !activity.is_closing;
+                if !has_begun || now.duration_since(since) > BEGUN_GRACE {
+                    watched.dismiss(connection, now);
+                }
+                let dismissed = watched.dismissed_at;
+                if dismissed.is_some_and(|at| now.duration_since(at) > LINGER_DRAINING) {
+                    self.front.connections.cut(connection);
+                }
+            }
+        }
+    }
+
+    /// Closes the connections over the cap: those that were silent longest,
+    /// or else the newest, which hear why.
+    fn keep_cap(&mut self, connections: &[Arc<Connection>], now: Instant) {
+        let cap = self.limits.connections_max;
+        if connections.len() <= cap {
+            return;
+        }
+        // Whoever has had the last answer makes room for others.
+        for connection in connections.iter().filter(|connection| connection.activity().is_closing) {
+            if let Some(watched) = self.watches.get_mut(&connection.id())
+                && now.duration_since(watched.watch.since()) > LINGER_CROWDED
+            {
+                watched.dismiss(connection, now);
+            }
+        }
+        let stays = |connection: &&Arc<Connection>| {
+            let watched = self.watches.get(&connection.id());
+            !connection.activity().is_closing
+                && watched.is_none_or(|watched| watched.dismissed_at.is_none())
+        };
+        let staying: Vec<_> = connections.iter().filter(stays).collect();
+        // A few more than have to go, for more are likely to come.
+        let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
+        let idle = staying.into_iter().filter(|connection| connection.is_idle());
+        let (mut silent, mut others) = (Vec::new(), Vec::new());
+        for connection in idle {
+            let Some(watched) = self.watches.get(&connection.id()) else { continue };
+            match watched.watch.silent_since() {
+                Some(since) => silent.push((since, connection)),
+                None => others.push((Reverse(watched.watch.since()), connection)),
+            }
+        }
+        silent.sort_by_key(|(since, _)| *since);
+        others.sort_by_key(|(since, _)| *since);
+        let turned_away = over.saturating_sub(silent.len());
+        for (_, connection) in silent.into_iter().take(over) {
+            if let Some(watched) = self.watches.get_mut(&connection.id()) {
+                watched.dismiss(connection, now);
+            }
+        }
+        for (_, connection) in others.into_iter().take(turned_away) {
+            connection.close_with(&last_words(TOO_MANY));
+        }
+        self.complain("cap", &format!("{cap} connections are open, which is as many as may be"));
+    }
+
+    /// Replaces the accept loop once it has ended.
+    fn keep_accepting(&mut self, connections: &[Arc<Connection>]) {
+        if self.acceptor.has_retiring() {
+            for connection in connections.iter().filter(|connection| !connection.is_read()) {
+                if self.acceptor.is_retiring(connection.accept_loop()) {
+                    self.front.connections.cut(connection);
+                    self.front.connections.end(connection);
+                }
+            }
+            let living = connections.iter().map(|connection| connection.accept_loop()).collect();
+            self.acceptor.retire_without(&living);
+        }
+        if self.draining.is_some() || !self.acceptor.is_over() {
+            return;
+        }
+        match self.acceptor.replace() {
+            Ok(()) => self.complain("loop", "the accept loop had ended, so another was started"),
+            Err(err) => {
+                self.complain("no loop", &format!("no accept loop can be started: {err}"));
+            }
+        }
+    }
+
+    /// Tells who waits for it that the server is empty.
+    fn report_drained(&mut self) {
+        if let Some(draining) = &self.draining
+            && self.front.connections.count() == 0
+        {
+            // Whoever waits for this hears it once; more do not fit.
+            draining.done.try_send(()).ok();
+        }
+    }
+
+    /// Logs a warning unless one of its kind was logged a short while ago.
+    fn complain(&mut self, kind: &'static str, text: &str) {
+        let now = Instant::now();
+        let last = self.complained_at.get(kind);
+        if last.is_none_or(|at| now.duration_since(*at) > COMPLAINT_INTERVAL) {
+            self.complained_at.insert(kind, now);
+            log::warn!("{text}");
+        }
+    }
+}
+
+impl Watched {
+    /// Lets the connection's reader find the end of the stream.
+    fn dismiss(&mut self, connection: &Connection, now: Instant) {
+        if self.dismissed_at.is_none() {
+            self.dismissed_at = Some(now);
+            connection.socket().stop_receiving();
+        }
+    }
+}
+
+impl Meter for Connection {
+    fn acknowledged(&self) -> Option<u64> {
+        self.socket().acknowledged()
+    }
+}
+
+/// An answer that closes its connection.
+fn last_words((status, text): (u16, &'static str)) -> Vec<u8> {
+    let reply = Reply::error(status, text);
+    Answer { reply, head_only: false, persistence: Persistence::Close }.first_part()
+}

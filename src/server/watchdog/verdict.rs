@@ -1,0 +1,159 @@
+//! What the watchdog decides about one connection, from what it sees there.
+//!
+//! No clock is read and no socket touched here: observations go in, a
+//! [`Verdict`] comes out.
+
+use super::Limits;
+use crate::server::connections::{Activity, Stage};
+use std::time::{Duration, Instant};
+
+/// What a large transfer has to move within the request timeout, in bytes.
+const MOVED_BYTES_MIN: u64 = 1024;
+
+/// How long a client may be silent that has heard the last answer and has not
+/// hung up (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How much one may go on to send after the last answer, in bytes. How long
+/// is as for a request.
+const LINGER_BYTES_MAX: u64 = 256 << 20;
+
+/// What the kernel counts on a connection. The answer costs a system call, so
+/// it is asked for only where it matters.
+pub(super) trait Meter {
+    /// Bytes that the peer has confirmed; `None` if that cannot be told.
+    fn acknowledged(&self) -> Option<u64>;
+}
+
+/// What is to be done about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Wait,
+    /// It was silent for too long: end it without a word.
+    Idle,
+    /// Its request or its transfer has taken too long.
+    Late,
+    /// It has heard the last answer long ago.
+    Gone,
+}
+
+/// What is remembered of a connection between two looks at it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    seen: Activity,
+    /// The counter that has to grow, as it was at `since`; none before the
+    /// first look at the present stage.
+    mark: Option<u64>,
+    since: Instant,
+    /// What the counter was at the first look after the last answer.
+    base: u64,
+    /// When the first byte of a request was seen that is not complete, or the
+    /// first look after the last answer.
+    begun_at: Option<Instant>,
+}
+
+impl Watch {
+    /// Starts watching a connection.
+    pub(super) fn new(activity: Activity, now: Instant) -> Self {
+        // Without a request so far, all that was received is of the first one.
+        let mark = (activity.begun == 0).then_some(0);
+        Self { seen: activity, mark, since: now, base: 0, begun_at: None }
+    }
+
+    /// Since when it is silent, if it has had an answer and no other request
+    /// of it has begun to come.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        let is_silent = self.begun_at.is_none() && self.seen.begun > 0;
+        is_silent.then_some(self.since)
+    }
+
+    /// Since when the present state lasts.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Whether part of a request has come and no request is in work.
+    pub(super) fn is_mid_request(&self) -> bool {
+        self.begun_at.is_some()
+    }
+
+    /// Looks at the connection once more.
+    pub(super) fn look(
+        &mut self,
+        activity: Activity,
+        now: Instant,
+        limits: &Limits,
+        meter: &impl Meter,
+    ) -> Verdict {
+        let Activity { begun, stage, received, is_closing } = activity;
+        let seen = self.seen;
+        self.seen = activity;
+        if (seen.begun, seen.stage, seen.is_closing) != (begun, stage, is_closing) {
+            (self.mark, self.since, self.begun_at) = (None, now, None);
+        }
+        if is_closing {
+            return self.look_after(received, now, limits);
+        }
+        match stage {
+            None => self.look_between(received, now, limits),
+            Some(Stage::Working) => Verdict::Wait,
+            Some(Stage::Receiving) => {
+                self.look_at_transfer(received, MOVED_BYTES_MIN, limits.request_timeout, now)
+            }
+            // Whoever writes as things happen may have a pause.
+            Some(Stage::Streaming) => self.look_at_transfer(received, 1, limits.idle_timeout, now),
+            Some(Stage::Sending) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
+                self.look_at_transfer(bytes, MOVED_BYTES_MIN, limits.request_timeout, now)
+            }),
+        }
+    }
+
+    /// The counter has to grow by so much within each `timeout`.
+    fn look_at_transfer(
+        &mut self,
+        moved: u64,
+        least: u64,
+        timeout: Duration,
+        now: Instant,
+    ) -> Verdict {
+        let mark = *self.mark.get_or_insert(moved);
+        if moved.saturating_sub(mark) >= least {
+            (self.mark, self.since) = (Some(moved), now);
+        } else if now.duration_since(self.since) > timeout {
+            return Verdict::Late;
+        }
+        Verdict::Wait
+    }
+
+    /// No request is in work: the connection is silent, or one is coming.
+    fn look_between(&mut self, received: u64, now: Instant, limits: &Limits) -> Verdict {
+        let mark = *self.mark.get_or_insert(received);
+        if received == mark {
+            let silent = now.duration_since(self.since);
+            return if silent > limits.idle_timeout { Verdict::Idle } else { Verdict::Wait };
+        }
+        let begun_at = *self.begun_at.get_or_insert(now);
+        let is_late = now.duration_since(begun_at) > limits.request_timeout;
+        if is_late { Verdict::Late } else { Verdict::Wait }
+    }
+
+    /// The last answer was sent.
+    fn look_after(&mut self, received: u64, now: Instant, limits: &Limits) -> Verdict {
+        let begun_at = *self.begun_at.get_or_insert_with(|| {
+            self.base = received;
+            now
+        });
+        if self.mark.replace(received) != Some(received) {
+            self.since = now;
+        }
+        let is_silent = now.duration_since(self.since) > LINGER;
+        let is_over = is_silent
+            || now.duration_since(begun_at) > limits.request_timeout
+            || received.saturating_sub(self.base) > LINGER_BYTES_MAX;
+        if is_over { Verdict::Gone } else { Verdict::Wait }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+use super::*;
+
+const LIMITS: Limits = Limits {
+    idle_timeout: Duration::from_secs(60),
+    request_timeout: Duration::from_secs(30),
+    connections_max: 10,
+};
+
+/// A connection whose clock and counters a test moves by hand.
+struct Script {
+    watch: Watch,
+    now: Instant,
+    activity: Activity,
+    acknowledged: Acknowledged,
+}
+
+struct Acknowledged(u64);
+
+impl Meter for Acknowledged {
+    fn acknowledged(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+impl Script {
+    fn new() -> Self {
+        let activity = Activity { begun: 0, stage: None, received: 0, is_closing: false };
+        let now = Instant::now();
+        Self { watch: Watch::new(activity, now), now, activity, acknowledged: Acknowledged(0) }
+    }
+
+    /// One that has had a request answered.
+    fn served() -> Self {
+        let mut script = Self::new();
+        script.activity.received = 100;
+        script.activity.begun = 1;
+        assert_eq!(script.after_ms(20), Verdict::Wait);
+        assert_eq!(script.after_ms(20), Verdict::Wait);
+        script
+    }
+
+    fn in_stage(stage: Stage) -> Self {
+        let mut script = Self::served();
+        script.activity = Activity { begun: 2, stage: Some(stage), ..script.activity };
+        assert_eq!(script.after_ms(20), Verdict::Wait);
+        script
+    }
+
+    /// One that has had its last answer.
+    fn closing() -> Self {
+        let mut script = Self::served();
+        script.activity.is_closing = true;
+        assert_eq!(script.after_ms(20), Verdict::Wait);
+        script
+    }
+
+    fn after_ms(&mut self, ms: u64) -> Verdict {
+        self.now += Duration::from_millis(ms);
+        self.watch.look(self.activity, self.now, &LIMITS, &self.acknowledged)
+    }
+}
+
+#[test]
+fn silence_is_borne_until_the_idle_timeout() {
+    for mut script in [Script::new(), Script::served()] {
+        assert_eq!(script.after_ms(59_000), Verdict::Wait);
+        assert_eq!(script.after_ms(2000), Verdict::Idle);
+    }
+}
+
+#[test]
+fn a_request_starts_the_silence_anew() {
+    let mut script = Script::served();
+    assert_eq!(script.after_ms(59_000), Verdict::Wait);
+    let since = script.watch.silent_since().expect("it is silent");
+    (script.activity.begun, script.activity.received) = (2, 200);
+    assert_eq!(script.after_ms(2000), Verdict::Wait);
+    assert!(script.watch.silent_since().is_some_and(|later| later > since));
+    assert_eq!(script.after_ms(59_000), Verdict::Wait);
+    assert_eq!(script.after_ms(2000), Verdict::Idle);
+}
+
+#[test]
+fn a_request_that_has_begun_is_waited_for_until_its_timeout() {
+    for mut script in [Script::new(), Script::served()] {
+        script.activity.received += 10;
+        assert_eq!(script.after_ms(20), Verdict::Wait);
+        assert!(script.watch.is_mid_request());
+        assert_eq!(script.watch.silent_since(), None);
+        // One byte more now and then makes no difference.
+        for _ in 0..29 {
+            script.activity.received += 1;
+            assert_eq!(script.after_ms(1000), Verdict::Wait);
+        }
+        assert_eq!(script.after_ms(2000), Verdict::Late);
+    }
+}
+
+#[test]
+fn a_transfer_has_to_move_a_kibibyte_in_each_timeout() {
+    for stage in [Stage::Receiving, Stage::Sending] {
+        let mut script = Script::in_stage(stage);
+        let count = |script: &mut Script, bytes| match stage {
+            Stage::Sending => script.acknowledged.0 += bytes,
+            Stage::Receiving | Stage::Streaming | Stage::Working => {
+                script.activity.received += bytes;
+            }
+        };
+        for _ in 0..5 {
+            count(&mut script, 1024);
+            assert_eq!(script.after_ms(29_000), Verdict::Wait, "{stage:?}");
+        }
+        count(&mut script, 1023);
+        assert_eq!(script.after_ms(29_000), Verdict::Wait, "{stage:?}");
+        assert_eq!(script.after_ms(2000), Verdict::Late, "{stage:?}");
+    }
+}
+
+#[test]
+fn a_stream_has_to_move_a_byte_in_each_idle_timeout() {
+    let mut script = Script::in_stage(Stage::Streaming);
+    for _ in 0..5 {
+        script.activity.received += 1;
+        assert_eq!(script.after_ms(59_000), Verdict::Wait);
+    }
+    assert_eq!(script.after_ms(59_000), Verdict::Wait);
+    assert_eq!(script.after_ms(2000), Verdict::Late);
+}
+
+#[test]
+fn arriving_bytes_do_not_prolong_the_sending_of_an_answer() {
+    let mut script = Script::in_stage(Stage::Sending);
+    script.activity.received += 1 << 20;
+    assert_eq!(script.after_ms(31_000), Verdict::Late);
+}
+
+#[test]
+fn work_of_ours_has_no_deadline() {
+    let mut script = Script::in_stage(Stage::Working);
+    assert_eq!(script.after_ms(1_000_000), Verdict::Wait);
+}
+
+#[test]
+fn after_the_last_answer_a_silent_client_is_let_go_soon() {
+    let mut script = Script::closing();
+    assert_eq!(script.after_ms(1900), Verdict::Wait);
+    assert_eq!(script.after_ms(200), Verdict::Gone);
+}
+
+#[test]
+fn after_the_last_answer_one_who_sends_is_heard_out_for_a_while() {
+    let mut script = Script::closing();
+    for _ in 0..19 {
+        script.activity.received += 1;
+        assert_eq!(script.after_ms(1500), Verdict::Wait);
+    }
+    script.activity.received += 1;
+    assert_eq!(script.after_ms(1900), Verdict::Gone);
+
+    let mut script = Script::closing();
+    script.activity.received += LINGER_BYTES_MAX;
+    assert_eq!(script.after_ms(10), Verdict::Wait);
+    script.activity.received += 1;
+    assert_eq!(script.after_ms(10), Verdict::Gone);
+}
