@@ -3,11 +3,9 @@
 mod system;
 
 use little_key_value::api::Api;
-use little_key_value::cli::{Instead, Options};
-use little_key_value::server::{LIBRARY_LOG_TARGET, Server};
+use little_key_value::cli::{Instead, Options, Output, Printable, logging};
+use little_key_value::server::Server;
 use little_key_value::storage::{Durable, Memory, Storage};
-use log::{Log, Metadata, Record};
-use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -21,28 +19,71 @@ const FAILURE: u8 = 1;
 /// The exit code for bad usage.
 const BAD_USAGE: u8 = 2;
 
+/// How long the end waits for what is still to be read of the output.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
     system::survive_file_limit();
     system::save_address_space();
     let options = match Options::read(std::env::args_os()) {
         Ok(options) => options,
         Err(Instead::Print(text)) => {
-            print(text.trim_end());
+            // Nobody has to read it.
+            writeln!(io::stdout(), "{}", text.trim_end()).ok();
             return ExitCode::SUCCESS;
         }
-        Err(Instead::Complain(line)) => return fail(BAD_USAGE, &line),
+        Err(Instead::Complain(line)) => {
+            writeln!(io::stderr(), "{}", complaint(&line)).ok();
+            return ExitCode::from(BAD_USAGE);
+        }
     };
-    match run(&options) {
+    let streams = match Streams::new() {
+        Ok(streams) => streams,
+        Err(err) => {
+            let line = format!("cannot start a thread for the output: {err}");
+            writeln!(io::stderr(), "{}", complaint(&line)).ok();
+            return ExitCode::from(FAILURE);
+        }
+    };
+    let code = match run(&options, &streams) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(line) => fail(FAILURE, &line),
+        Err(line) => {
+            streams.error.line(complaint(&line));
+            ExitCode::from(FAILURE)
+        }
+    };
+    log::logger().flush();
+    streams.finish();
+    code
+}
+
+/// Where all goes that the store tells once it has begun to start.
+#[derive(Clone)]
+struct Streams {
+    output: Output,
+    error: Output,
+}
+
+impl Streams {
+    fn new() -> io::Result<Self> {
+        let output = Output::new("standard output", io::stdout())?;
+        Ok(Self { output, error: Output::new("standard error", io::stderr())? })
+    }
+
+    /// Waits until all is written, but not for long.
+    fn finish(&self) {
+        let deadline = Instant::now() + OUTPUT_PATIENCE;
+        self.output.finish(deadline);
+        self.error.finish(deadline);
     }
 }
 
 /// Runs the store until a signal comes; an error is a line for the user.
-fn run(options: &Options) -> Result<(), String> {
-    print("Starting Little Key-Value Store...");
-    start_logging(options.log_level);
-    let signals = catch_signals().map_err(|err| format!("cannot catch signals: {err}"))?;
+fn run(options: &Options, streams: &Streams) -> Result<(), String> {
+    streams.output.line("Starting Little Key-Value Store...");
+    logging::start(options.log_level, streams.error.clone());
+    let signals = catch_signals(streams.clone());
+    let signals = signals.map_err(|err| format!("cannot catch signals: {err}"))?;
 
     let (engine, storage) = open(options)?;
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
@@ -51,7 +92,8 @@ fn run(options: &Options) -> Result<(), String> {
     if !addr.ip().is_loopback() {
         log::warn!("{addr} can be reached from other machines, and there is no authentication");
     }
-    print(&format!("Listening on http://{addr} (engine: {engine}, workers: {workers})"));
+    let place = format!("http://{addr} (engine: {engine}, workers: {workers})");
+    streams.output.line(format!("Listening on {place}"));
 
     // The sender lives as long as the process.
     signals.recv().map_err(|err| format!("cannot wait for signals: {err}"))?;
@@ -109,7 +151,7 @@ const SIGNALS_APART: Duration = Duration::from_millis(200);
 
 /// Gives a channel that hears of the first signal to stop. The second one
 /// ends the process where it stands.
-fn catch_signals() -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
+fn catch_signals(streams: Streams) -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
     let (stop, stopped) = crossbeam_channel::bounded(1);
     let first_at = OnceLock::new();
     ctrlc::set_handler(move || {
@@ -117,7 +159,8 @@ fn catch_signals() -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
         let first_at = *first_at.get_or_init(|| now);
         if first_at != now {
             thread::sleep(SIGNALS_APART.saturating_sub(now.duration_since(first_at)));
-            eprint_line("stopped by a second signal");
+            streams.error.line(complaint(&"stopped by a second signal"));
+            streams.finish();
             #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
             std::process::exit(FAILURE.into());
         }
@@ -127,63 +170,7 @@ fn catch_signals() -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
     Ok(stopped)
 }
 
-fn start_logging(level: LevelFilter) {
-    let config = ConfigBuilder::new()
-        .set_time_format_rfc3339()
-        .set_thread_level(LevelFilter::Debug)
-        .set_target_level(LevelFilter::Off)
-        .set_location_level(LevelFilter::Off)
-        .add_filter_ignore_str(LIBRARY_LOG_TARGET)
-        .build();
-    let logger = Quieter(WriteLogger::new(level, config, io::stderr()));
-    log::set_max_level(level);
-    log::set_boxed_logger(Box::new(logger)).expect("nothing else has set a logger");
-    std::panic::set_hook(Box::new(|panic| {
-        // Threads of ours have names. Those of the HTTP library panic when a client resets
-        // its connection at the wrong moment, and that is nothing to act on.
-        match thread::current().name() {
-            Some(name) => log::error!("thread {name}: {panic}"),
-            None => log::debug!("a thread of a connection: {panic}"),
-        }
-    }));
-}
-
-/// The libraries that tell much of their insides, by the start of their targets.
-const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
-
-/// A logger that passes on what those libraries warn of, and nothing else of
-/// theirs: they have a line for each record that is read at a start.
-struct Quieter(Box<WriteLogger<io::Stderr>>);
-
-impl Log for Quieter {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let is_insides = metadata.level() > log::Level::Warn
-            && LOQUACIOUS.iter().any(|library| metadata.target().starts_with(library));
-        self.0.enabled(metadata) && !is_insides
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.log(record);
-        }
-    }
-
-    fn flush(&self) {
-        Log::flush(&*self.0);
-    }
-}
-
-/// Prints a line for whoever reads standard output; nobody has to.
-fn print(line: &str) {
-    let mut output = io::stdout();
-    writeln!(output, "{line}").and_then(|()| output.flush()).ok();
-}
-
-fn fail(code: u8, line: &dyn Display) -> ExitCode {
-    eprint_line(line);
-    ExitCode::from(code)
-}
-
-fn eprint_line(line: impl Display) {
-    writeln!(io::stderr(), "little-key-value: {line}").ok();
+/// What the user is told outside of the log, as one line.
+fn complaint(what: &impl Display) -> String {
+    format!("little-key-value: {}", Printable::of(what))
 }

@@ -1,7 +1,10 @@
-//! The command line: flags, their environment variables and their defaults.
+//! The command line: flags, their environment variables and their defaults;
+//! and what the program tells on standard output and standard error.
 //!
-//! Nothing here starts anything; bad usage is told as one line.
+//! Reading the flags starts nothing; bad usage is told as one line.
 
+pub mod logging;
+mod output;
 mod units;
 
 use crate::server::Config;
@@ -10,6 +13,8 @@ use clap::Parser;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
 use clap::error::ErrorKind;
 use log::LevelFilter;
+pub use logging::Printable;
+pub use output::Output;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;

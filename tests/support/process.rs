@@ -78,20 +78,33 @@ impl Process {
     }
 
     /// Starts it and waits until it listens.
-    pub fn run(mut command: Command) -> Self {
+    pub fn run(command: Command) -> Self {
+        let (mut process, stderr) = Self::run_unread(command);
+        process.read(stderr);
+        process
+    }
+
+    /// The same, but for the log, which nobody reads.
+    pub fn run_unread(mut command: Command) -> (Self, ChildStderr) {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program runs");
         let lines = lines_of(child.stdout.take().expect("it is piped"));
-        let log = Arc::new(Mutex::new(String::new()));
-        let log_reader = collect(child.stderr.take().expect("it is piped"), &log);
+        let mut stderr = child.stderr.take().expect("it is piped");
         let greeting = [(); 2].map(|()| {
             lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
                 child.kill().expect("a child can be killed");
-                panic!("no second line; its log: {}", log.lock().expect("a whole log"))
+                let mut log = String::new();
+                stderr.read_to_string(&mut log).expect("it writes text");
+                panic!("no second line; its log: {log}")
             })
         });
         let addr = addr_in(&greeting[1]);
-        Self { child, lines, log, log_reader: Some(log_reader), greeting, addr }
+        (Self { child, lines, log: Arc::default(), log_reader: None, greeting, addr }, stderr)
+    }
+
+    /// Reads its log from now on.
+    pub fn read(&mut self, stderr: ChildStderr) {
+        self.log_reader = Some(collect(stderr, &self.log));
     }
 
     /// Where it listens.

@@ -1,0 +1,312 @@
+//! The log: simplelog's lines, made fit for a terminal and limited in number.
+//!
+//! What a line tells may come from a client or from a file. So a line is
+//! always one line of printable characters, and of the lines of one place in
+//! the code only so many are written in a time. At `debug` and below there is
+//! no such limit: whoever asks for these wants each request.
+
+use super::output::Output;
+use crate::server::LIBRARY_LOG_TARGET;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use simplelog::{ConfigBuilder, WriteLogger};
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The libraries that tell much of their insides, by the start of their targets.
+const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
+
+/// A longer text is cut: the longest target that is served fits, with every
+/// byte escaped.
+const TEXT_BYTES_MAX: usize = 20 * 1024;
+
+/// How many lines of one place in the code there may be in an interval.
+const LINES_MAX: u32 = 20;
+
+/// That interval.
+const LINES_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Has every line of `level` and above, and every panic, go to `output`. Once
+/// it is called, [`Log::flush`] tells how many lines were left out.
+///
+/// # Panics
+///
+/// If it is called twice.
+pub fn start(level: LevelFilter, output: Output) {
+    let logger = Box::new(Logger::new(level, output));
+    log::set_max_level(level);
+    log::set_boxed_logger(logger).expect("nothing else has set a logger");
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string().replacen('\n', " ", 1);
+        // Threads of ours have names. Those of the HTTP library panic when a client resets
+        // its connection at the wrong moment, and that is nothing to act on.
+        match thread::current().name() {
+            Some(name) => log::error!("thread {name}: {text}"),
+            None => log::debug!("a thread of a connection: {text}"),
+        }
+    }));
+}
+
+struct Logger {
+    lines: Box<WriteLogger<Pieces>>,
+    /// By file and line.
+    places: Mutex<HashMap<(&'static str, u32), Place>>,
+}
+
+impl Logger {
+    fn new(level: LevelFilter, output: Output) -> Self {
+        let config = ConfigBuilder::new()
+            .set_time_format_rfc3339()
+            .set_thread_level(LevelFilter::Debug)
+            .set_target_level(LevelFilter::Off)
+            .set_location_level(LevelFilter::Off)
+            .build();
+        let pieces = Pieces { line: Vec::new(), output };
+        Self { lines: WriteLogger::new(level, config, pieces), places: Mutex::default() }
+    }
+
+    /// Whether a line may be written at this moment; then how many of its place
+    /// were left out since the last one.
+    fn admit(&self, record: &Record<'_>, now: Instant) -> Option<u64> {
+        if record.level() > Level::Info {
+            return Some(0);
+        }
+        let place = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        self.places().entry(place).or_insert_with(|| Place::new(now)).admit(now)
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<(&'static str, u32), Place>> {
+        // The counts are whole at all times.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let target = metadata.target();
+        // Those libraries have a line for each record that is read at a start.
+        let is_insides = metadata.level() > Level::Warn
+            && LOQUACIOUS.iter().any(|library| target.starts_with(library));
+        self.lines.enabled(metadata) && !is_insides && !target.starts_with(LIBRARY_LOG_TARGET)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let Some(left_out) = self.admit(record, Instant::now()) else { return };
+        // In full before any lock is taken: this runs code of whoever logs.
+        let mut text = Printable::default();
+        // Only what is to be shown could fail, and then it is not shown.
+        write!(text, "{}", record.args()).ok();
+        if left_out > 0 {
+            write!(text, " ({left_out} more like this were left out)").ok();
+        }
+        let text = text.0;
+        let mut line = Record::builder();
+        line.metadata(record.metadata().clone());
+        self.lines.log(&line.args(format_args!("{text}")).build());
+    }
+
+    fn flush(&self) {
+        let left_out: u64 = self.places().values_mut().map(Place::take_left_out).sum();
+        if left_out > 0 {
+            log::warn!("{left_out} lines that came too often were left out");
+        }
+    }
+}
+
+/// A place in the code that logs, in the present interval.
+struct Place {
+    since: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Place {
+    fn new(now: Instant) -> Self {
+        Self { since: now, lines: 0, left_out: 0 }
+    }
+
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if now.duration_since(self.since) >= LINES_INTERVAL {
+            (self.since, self.lines) = (now, 0);
+        }
+        if self.lines >= LINES_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(self.take_left_out())
+    }
+
+    fn take_left_out(&mut self) -> u64 {
+        mem::take(&mut self.left_out)
+    }
+}
+
+/// Text that shows on a terminal and does nothing to it: what is not printable
+/// is escaped, a line's end as well.
+#[derive(Default)]
+pub struct Printable(String);
+
+impl Printable {
+    /// A text in this form.
+    pub fn of(text: &impl fmt::Display) -> String {
+        let mut printable = Self::default();
+        // Only what is to be shown could fail, and then it is not shown.
+        write!(printable, "{text}").ok();
+        printable.0
+    }
+}
+
+impl fmt::Write for Printable {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if self.0.len() >= TEXT_BYTES_MAX {
+                if !self.0.ends_with(CUT) {
+                    self.0.push_str(CUT);
+                }
+                break;
+            }
+            match character {
+                // These have an escape and are harmless.
+                '\\' | '\'' | '"' => self.0.push(character),
+                _ => self.0.extend(character.escape_debug()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a text ends with that is cut.
+const CUT: &str = "[...]";
+
+/// Puts together what simplelog writes piece by piece. It has no end of a line
+/// but at the end of a line.
+struct Pieces {
+    line: Vec<u8>,
+    output: Output,
+}
+
+impl io::Write for Pieces {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        if let Some(last) = piece.strip_suffix(b"\n") {
+            self.line.extend_from_slice(last);
+            self.output.line(mem::take(&mut self.line));
+        } else {
+            self.line.extend_from_slice(piece);
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(act: impl FnOnce(&Logger)) -> String {
+        let sink = Sink::default();
+        let output = Output::new("test", sink.clone()).unwrap();
+        act(&Logger::new(LevelFilter::Debug, output.clone()));
+        output.finish(Instant::now() + Duration::from_secs(10));
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn record(level: Level, text: fmt::Arguments<'_>, line: u32) -> Record<'_> {
+        let mut record = Record::builder();
+        record.level(level).args(text).file_static(Some("file.rs")).line(Some(line));
+        record.build()
+    }
+
+    #[test]
+    fn a_line_has_its_time_its_level_its_thread_and_its_text() {
+        let log = logged(|logger| logger.log(&record(Level::Warn, format_args!("it's \"so\""), 1)));
+        let (time, rest) = log.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.contains('T'), "{log}");
+        assert!(rest.starts_with("[WARN] ") && rest.ends_with(" it's \"so\"\n"), "{log}");
+        let debug = logged(|logger| logger.log(&record(Level::Debug, format_args!("so"), 1)));
+        assert!(debug.contains(" [DEBUG] (") && debug.ends_with(") so\n"), "{debug}");
+    }
+
+    #[test]
+    fn nothing_reaches_a_terminal_as_it_came() {
+        let cases = [
+            ("\x1b[2J\x07", "\\u{1b}[2J\\u{7}"),
+            ("one\r\ntwo\n", "one\\r\\ntwo\\n"),
+            ("\0\t\x7f", "\\0\\t\\u{7f}"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("\u{202e}exe.txt\u{2028}", "\\u{202e}exe.txt\\u{2028}"),
+            ("S\u{e3}o Paulo \u{1f1f0}", "S\u{e3}o Paulo \u{1f1f0}"),
+            ("C:\\ 'x' \"y\"", "C:\\ 'x' \"y\""),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(Printable::of(&text), shown);
+            let log = logged(|logger| logger.log(&record(Level::Info, format_args!("{text}"), 1)));
+            assert!(log.ends_with(&format!(" {shown}\n")), "{log:?}");
+            assert_eq!(log.lines().count(), 1, "{log:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let text = Printable::of(&"\x1b".repeat(100_000));
+        assert!(text.ends_with("\\u{1b}[...]") && text.len() < TEXT_BYTES_MAX + 20);
+        let twice = format_args!("{}{}", "a".repeat(TEXT_BYTES_MAX), "b").to_string();
+        assert_eq!(Printable::of(&twice).len(), TEXT_BYTES_MAX + CUT.len());
+    }
+
+    #[test]
+    fn of_many_lines_of_one_place_some_are_written_and_the_others_counted() {
+        let log = logged(|logger| {
+            for number in 0..1000 {
+                logger.log(&record(Level::Info, format_args!("from outside {number}"), 1));
+            }
+            logger.log(&record(Level::Info, format_args!("of another place"), 2));
+            for number in 0..1000 {
+                logger.log(&record(Level::Debug, format_args!("request {number}"), 3));
+            }
+        });
+        let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(lines("from outside"), LINES_MAX as usize);
+        assert_eq!((lines("of another place"), lines("request")), (1, 1000));
+    }
+
+    #[test]
+    fn after_the_interval_a_line_tells_how_many_were_left_out() {
+        let start = Instant::now();
+        let mut place = Place::new(start);
+        for _ in 0..LINES_MAX {
+            assert_eq!(place.admit(start), Some(0));
+        }
+        let almost = start + LINES_INTERVAL.mul_f32(0.99);
+        assert_eq!([place.admit(start), place.admit(almost)], [None, None]);
+        assert_eq!(place.admit(start + LINES_INTERVAL), Some(2));
+        assert_eq!(place.admit(start + LINES_INTERVAL), Some(0));
+        assert_eq!(place.take_left_out(), 0);
+    }
+}

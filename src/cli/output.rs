@@ -1,0 +1,325 @@
+//! Lines for standard output and standard error, for which nothing waits.
+//!
+//! ```text
+//! line ──► queue of so many bytes ──► one thread, one write for each line
+//!              │ full
+//!              └─► counted, and told in one line afterwards
+//! ```
+//!
+//! Whoever reads a log may stall, and the system lets a write wait for that
+//! without end. Here it keeps one thread waiting that has nothing else to do.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Write};
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The most bytes in a queue. Once it is full it takes nothing more until it is
+/// half empty, so that what was lost is one gap and not many.
+const QUEUED_BYTES_MAX: usize = 1 << 20;
+
+/// How long to wait where somebody has made the stream one that does not block.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A stream of lines. A clone is another handle on the same one.
+#[derive(Clone)]
+pub struct Output(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Wakes up the thread that writes.
+    filled: Condvar,
+    /// Wakes up those who wait for it.
+    drained: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: VecDeque<Line>,
+    bytes: usize,
+    /// How many lines were lost since the last one that was taken.
+    lost: u64,
+    /// The thread has a line in hand.
+    is_writing: bool,
+    /// The last write has failed. The next line is the next try.
+    has_failed: bool,
+}
+
+/// A line with its end.
+struct Line {
+    bytes: Vec<u8>,
+    /// How many lines were lost before it.
+    lost_before: u64,
+}
+
+impl Output {
+    /// A stream that ends up in `sink`, written by a thread of this name.
+    pub fn new(name: &str, sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let thread = thread::Builder::new().name(name.to_owned());
+        let queue = Arc::clone(&shared);
+        thread.spawn(move || write_all(&queue, sink))?;
+        Ok(Self(shared))
+    }
+
+    /// Adds a line, given without its end. Never blocks: a line that does not
+    /// fit is lost.
+    pub fn line(&self, text: impl Into<Vec<u8>>) {
+        let mut bytes = text.into();
+        bytes.push(b'\n');
+        self.0.lock().push(bytes);
+        self.0.filled.notify_one();
+    }
+
+    /// Waits until every line is written, but not beyond `deadline`.
+    pub fn finish(&self, deadline: Instant) {
+        let mut queue = self.0.lock();
+        while !queue.is_drained() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.0.drained.wait_timeout(queue, left);
+            (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Every change below is complete before anything could panic.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn push(&mut self, bytes: Vec<u8>) {
+        let bytes_max = if self.lost > 0 { QUEUED_BYTES_MAX / 2 } else { QUEUED_BYTES_MAX };
+        let line = Line { bytes, lost_before: self.lost };
+        if self.bytes + line.cost() > bytes_max {
+            self.lost += 1;
+            return;
+        }
+        self.lost = 0;
+        self.bytes += line.cost();
+        self.lines.push_back(line);
+    }
+
+    /// The next line to be written, if there is one.
+    fn take(&mut self) -> Option<Line> {
+        let line = match self.lines.pop_front() {
+            Some(line) => line,
+            // Nothing came after what was lost.
+            None if self.has_gap() => {
+                Line { bytes: Vec::new(), lost_before: mem::take(&mut self.lost) }
+            }
+            None => return None,
+        };
+        self.bytes = self.bytes.saturating_sub(line.cost());
+        self.is_writing = true;
+        Some(line)
+    }
+
+    /// Whether lines were lost that can be told of now.
+    fn has_gap(&self) -> bool {
+        self.lost > 0 && !self.has_failed
+    }
+
+    fn is_drained(&self) -> bool {
+        self.lines.is_empty() && !self.has_gap() && !self.is_writing
+    }
+}
+
+impl Line {
+    /// What it takes in memory, about.
+    fn cost(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
+}
+
+/// Writes what comes, for as long as the process lives.
+fn write_all(shared: &Shared, mut sink: impl Write) {
+    loop {
+        let mut queue = shared.lock();
+        let line = loop {
+            if let Some(line) = queue.take() {
+                break line;
+            }
+            shared.drained.notify_all();
+            queue = shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(queue);
+
+        let lost = write_with_gap(&mut sink, &line);
+        let mut queue = shared.lock();
+        queue.is_writing = false;
+        queue.has_failed = lost > 0;
+        queue.lost += lost;
+    }
+}
+
+/// Writes a line, and before it that others are missing. Gives how many lines
+/// are not written and not told of.
+fn write_with_gap(sink: &mut impl Write, line: &Line) -> u64 {
+    let lost = line.lost_before;
+    if lost > 0 {
+        let lines = if lost == 1 { "line is" } else { "lines are" };
+        let text = format!("little-key-value: {lost} {lines} missing here\n");
+        if !write_line(sink, text.as_bytes()) {
+            return lost + u64::from(!line.bytes.is_empty());
+        }
+    }
+    u64::from(!write_line(sink, &line.bytes))
+}
+
+/// Writes a line in one call if the system takes it so. Says whether it is
+/// written.
+fn write_line(sink: &mut impl Write, line: &[u8]) -> bool {
+    let mut rest = line;
+    while !rest.is_empty() {
+        match sink.write(rest) {
+            Ok(0) => return false,
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(err) if wait_to_retry(&err) => {}
+            Err(_) => return false,
+        }
+    }
+    loop {
+        match sink.flush() {
+            Ok(()) => return true,
+            Err(err) if wait_to_retry(&err) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+fn wait_to_retry(err: &io::Error) -> bool {
+    let is_full = err.kind() == ErrorKind::WouldBlock;
+    if is_full {
+        thread::sleep(RETRY_INTERVAL);
+    }
+    is_full || err.kind() == ErrorKind::Interrupted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{Receiver, Sender};
+
+    /// A sink that takes one write for each permit, and gives away what it took.
+    struct Slow {
+        permits: Receiver<io::Result<()>>,
+        written: Sender<String>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.permits.recv().expect("the test goes on")?;
+            let text = String::from_utf8(bytes.to_vec()).expect("text");
+            self.written.send(text).expect("the test goes on");
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Reader {
+        output: Output,
+        permits: Sender<io::Result<()>>,
+        written: Receiver<String>,
+    }
+
+    impl Reader {
+        fn new() -> Self {
+            let (permits, permits_given) = crossbeam_channel::unbounded();
+            let (writes, written) = crossbeam_channel::unbounded();
+            let slow = Slow { permits: permits_given, written: writes };
+            Self { output: Output::new("test", slow).expect("a thread"), permits, written }
+        }
+
+        fn read(&self) -> String {
+            self.permits.send(Ok(())).expect("the thread lives");
+            self.written.recv().expect("the thread lives")
+        }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn a_line_is_one_write_and_they_come_in_order() {
+        let reader = Reader::new();
+        for line in ["one", "", "three"] {
+            reader.output.line(line);
+        }
+        assert_eq!([(); 3].map(|()| reader.read()), ["one\n", "\n", "three\n"]);
+        reader.output.finish(soon());
+        assert!(reader.output.0.lock().is_drained());
+    }
+
+    #[test]
+    fn a_stalled_reader_costs_a_bounded_queue_and_is_told_what_is_missing() {
+        let reader = Reader::new();
+        let lines = 3 * QUEUED_BYTES_MAX / 1000;
+        for number in 0..lines {
+            reader.output.line(format!("{number:01000}"));
+        }
+        let (mut next, mut missing) = (0, 0);
+        while next < lines {
+            let line = reader.read();
+            if let Some(told) = line.strip_prefix("little-key-value: ") {
+                assert_eq!(missing, 0, "one gap is told once: {line}");
+                missing = told.split(' ').next().expect("a number").parse().expect("a number");
+                next += missing;
+            } else {
+                assert_eq!(line.trim_end().parse(), Ok(next));
+                next += 1;
+            }
+        }
+        assert!(missing > lines / 2 && missing < lines, "{missing} of {lines}");
+        assert_eq!(next, lines);
+
+        reader.output.line("after");
+        assert_eq!(reader.read(), "after\n");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_stalled_reader_at_the_end() {
+        let reader = Reader::new();
+        reader.output.line("nobody reads this");
+        reader.output.finish(Instant::now() + Duration::from_millis(20));
+        assert!(!reader.output.0.lock().is_drained());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_once_something_can() {
+        let reader = Reader::new();
+        let fail = |kind: ErrorKind| reader.permits.send(Err(kind.into())).expect("it lives");
+        reader.output.line("one");
+        fail(ErrorKind::StorageFull);
+        reader.output.finish(soon());
+        reader.output.line("two");
+        fail(ErrorKind::StorageFull);
+        reader.output.finish(soon());
+        reader.output.line("three");
+        assert_eq!(reader.read(), "little-key-value: 2 lines are missing here\n");
+        assert_eq!(reader.read(), "three\n");
+    }
+
+    #[test]
+    fn a_stream_that_does_not_block_is_tried_again() {
+        let reader = Reader::new();
+        reader.output.line("one");
+        for kind in [ErrorKind::WouldBlock, ErrorKind::Interrupted, ErrorKind::WouldBlock] {
+            reader.permits.send(Err(kind.into())).expect("it lives");
+        }
+        assert_eq!(reader.read(), "one\n");
+        reader.output.finish(soon());
+    }
+}
