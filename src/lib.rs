@@ -20,5 +20,6 @@ pub mod api;
 
 pub mod storage;
 
+mod clock;
 mod descriptors;
 mod schedule;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! flags    bit 0  the value is UTF-8
-//!          bit 1  an expiry follows: milliseconds since the epoch, u64
+//!          bit 1  an expiry follows: a time in milliseconds, u64
 //!          bit 2  the digest follows: 16 bytes
 //!          bit 3  a content type follows: its length, u8, and its bytes
 //!          bit 4  the record is kept elsewhere; nothing but its expiry follows

@@ -363,6 +363,7 @@ impl Committer {
         for (key, record) in changes {
             self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
         }
+        self.sweep.note_clocks(&mut batch, self.generation.keys());
         self.runway.prepare(self.room.folder(), batch.len(), bytes);
         batch.commit()?;
         self.has_written()
@@ -472,9 +473,20 @@ impl Committer {
         {
             self.note_room(self.spare_bytes() > 0);
         }
+        if self.sweep.has_clock_step() {
+            // A failure was logged.
+            self.guarded(Self::note_clocks).ok();
+        }
         if self.last_write.elapsed() > LOOK_INTERVAL {
             self.tidy(Occasion::Idle);
         }
+    }
+
+    /// Notes the clocks on the disk.
+    fn note_clocks(&mut self) -> fjall::Result<()> {
+        let mut batch = self.generation.batch(&self.database);
+        self.sweep.note_clocks(&mut batch, self.generation.keys());
+        batch.commit()
     }
 
     /// Sees to it that the trees are in order. Blocks for nothing.
@@ -564,7 +576,10 @@ impl Committer {
         self.stop_tidying();
         // A panic there was logged.
         self.remover.take().map(JoinHandle::join);
-        let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncData));
+        let closed = self.guarded(|committer| {
+            committer.note_clocks()?;
+            committer.database.persist(PersistMode::SyncData)
+        });
         self.status.set(Some(Outage::Closed));
         closed
     }

@@ -5,6 +5,7 @@
 //! key                             a small record, or a reference to a large one
 //! 0xff 'e'  expiry: u64, big-endian  key    nothing: in order of time
 //! 0xff 'x'  key                   expiry: u64, and 1 if the record is large
+//! 0xff 'c'                        the clocks, as they were read last
 //!
 //! in the keyspace of what expires:
 //! 0xff 'e'  expiry  key           a large record, in order of time
@@ -18,6 +19,7 @@
 
 use super::batch::Record;
 use super::generation::{Generation, Keyspaces};
+use crate::storage::time::Reading;
 use crate::storage::{Key, Time, record};
 use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch};
 use std::mem;
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 
 const PREFIX: [u8; 2] = [0xff, b'e'];
 const KEY_PREFIX: [u8; 2] = [0xff, b'x'];
+const CLOCKS: [u8; 2] = [0xff, b'c'];
 
 /// From how many bytes on a record that expires is large: what is won by that is
 /// more than its entries in the index take until they are gone.
@@ -40,6 +43,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// the time that it took at least.
 const INTERVAL_BUSY: Duration = Duration::from_millis(2);
 const INTERVAL_BUSY_SHARE: u32 = 2;
+
+/// How often the clocks are noted while something is written, if nobody sets
+/// them.
+const CLOCKS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The clocks as they were noted last, if anything has ever expired here.
+pub(super) fn clocks_noted(keys: &Keyspace) -> fjall::Result<Option<Reading>> {
+    Ok(keys.get(CLOCKS)?.and_then(|bytes| Reading::from_bytes(&bytes)))
+}
 
 /// The index's entry for a key, in order of time.
 pub(super) fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
@@ -115,6 +127,8 @@ pub(super) struct Sweep {
     from: Vec<u8>,
     /// Nothing was ever put into the index.
     is_unused: bool,
+    /// The clocks as this process has noted them last.
+    clocks: Option<Reading>,
     /// The last step has not found the end.
     has_more: bool,
     /// What was changed in the keyspace of what expires.
@@ -129,6 +143,7 @@ impl Sweep {
             next: Instant::now(),
             from: PREFIX.to_vec(),
             is_unused,
+            clocks: None,
             has_more: false,
             large: Changes::default(),
         }
@@ -143,6 +158,28 @@ impl Sweep {
     pub(super) fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
         let until = index_behind(until);
         self.from < until && keyspace.range(self.from.clone()..until).next().is_some()
+    }
+
+    /// Whether the clocks were set since they were noted last, or never were
+    /// noted though there is something to expire.
+    pub(super) fn has_clock_step(&self) -> bool {
+        !self.is_unused && self.clocks.is_none_or(|noted| noted.has_step_to(Reading::now()))
+    }
+
+    /// Has a batch note the clocks if something can expire by them, and they
+    /// were not noted just now.
+    pub(super) fn note_clocks(&mut self, batch: &mut WriteBatch, keys: &Keyspace) {
+        if self.is_unused {
+            return;
+        }
+        let now = Reading::now();
+        let is_due = |noted: Reading| {
+            noted.has_step_to(now) || noted.time().until(now.time()) >= CLOCKS_INTERVAL
+        };
+        if self.clocks.is_none_or(is_due) {
+            batch.insert(keys, CLOCKS, now.to_bytes());
+            self.clocks = Some(now);
+        }
     }
 
     /// How long it is until the next step.

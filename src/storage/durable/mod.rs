@@ -27,7 +27,7 @@ mod status;
 mod tidying;
 
 use super::record::{self, NotUnderstood};
-use super::{Change, Done, Entry, Error, Key, Outage, Storage, Updated, Write};
+use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write};
 use crate::descriptors;
 use batch::Action;
 use bytes::Bytes;
@@ -95,6 +95,9 @@ impl Durable {
         let database = open_database(&data)?;
         let generation = Generation::newest(&database, &data).map_err(database_error)?;
         let generation = generation.ok_or(OpenError::Incomplete)?;
+        if let Some(reading) = expiry::clocks_noted(generation.keys()).map_err(database_error)? {
+            Time::go_on_from(reading);
+        }
 
         let current = Arc::new(RwLock::new(Arc::clone(generation.keyspaces())));
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
