@@ -34,6 +34,9 @@ while read -r name; do
     unset "$name"
 done < <(compgen -e | grep '^LKV_')
 
+HEED_SIGNALS='env --default-signal=INT,TERM,HUP'
+$HEED_SIGNALS true 2>/dev/null || HEED_SIGNALS=
+
 # curl without the person's .curlrc, and never for ever.
 curl() {
     command curl -q --silent --show-error --max-time 60 "$@"
@@ -70,9 +73,10 @@ launch() {
     find_program
     rm -f "$WORK/stdout" "$WORK/stderr"
     # Job control gives the server the signals that it has in a terminal;
-    # without it bash starts it with Ctrl-C ignored.
+    # without it bash starts it with Ctrl-C ignored. What this script's own
+    # caller ignores, only GNU's env can give back.
     set -m
-    "$BIN" "$@" >"$WORK/stdout" 2>"$WORK/stderr" </dev/null &
+    $HEED_SIGNALS "$BIN" "$@" >"$WORK/stdout" 2>"$WORK/stderr" </dev/null &
     SERVER_PID=$!
     set +m
     STARTED_PIDS="$STARTED_PIDS$SERVER_PID "

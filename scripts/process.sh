@@ -175,6 +175,22 @@ for signal in INT TERM; do
 done
 
 start_server
+kill -HUP "$SERVER_PID"
+exit_code "$SERVER_PID" 1
+check 'SIGHUP ends it with 129' 129 "$CODE"
+
+if command -v nohup >/dev/null; then
+    HEED_SIGNALS='nohup' start_server
+    kill -HUP "$SERVER_PID"
+    answer 200 'ok\n' curl "$URL/healthz"
+    stop_server 5
+    check 'under nohup a SIGHUP does nothing' 0 "$CODE"
+    check 'nor is it told of' '' "$(grep SIGHUP "$WORK/stderr" || true)"
+else
+    skip 'nohup' 'there is no nohup here'
+fi
+
+start_server
 connect 3
 connect 4
 printf 'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n' >&4

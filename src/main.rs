@@ -1,15 +1,17 @@
 //! Starts the store, waits for a signal, stops it.
 
+mod signals;
 mod system;
 
 use little_key_value::api::Api;
 use little_key_value::cli::{Instead, Options, Output, Printable, logging};
 use little_key_value::server::Server;
 use little_key_value::storage::{Durable, Memory, Storage};
+use signals::{Caught, Held};
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,10 @@ const FAILURE: u8 = 1;
 
 /// The exit code for bad usage.
 const BAD_USAGE: u8 = 2;
+
+/// The exit code after a SIGHUP that nobody else has asked to stop beside, as
+/// a shell tells of it. A service manager takes it for a failure and restarts.
+const HUNG_UP: u8 = 128 + 1;
 
 /// How long the end waits for what is still to be read of the output.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
@@ -37,6 +43,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
+    let held = Held::new();
     let streams = match Streams::new() {
         Ok(streams) => streams,
         Err(err) => {
@@ -45,8 +52,8 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
-    let code = match run(&options, &streams) {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match run(&options, held, &streams) {
+        Ok(code) => code,
         Err(line) => {
             streams.error.line(complaint(&line));
             ExitCode::from(FAILURE)
@@ -79,11 +86,10 @@ impl Streams {
 }
 
 /// Runs the store until a signal comes; an error is a line for the user.
-fn run(options: &Options, streams: &Streams) -> Result<(), String> {
+fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, String> {
     streams.output.line("Starting Little Key-Value Store...");
     logging::start(options.log_level, streams.error.clone());
-    let signals = catch_signals(streams.clone());
-    let signals = signals.map_err(|err| format!("cannot catch signals: {err}"))?;
+    let signals = catch(held, streams.clone())?;
 
     let (engine, storage) = open(options)?;
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
@@ -95,13 +101,25 @@ fn run(options: &Options, streams: &Streams) -> Result<(), String> {
     let place = format!("http://{addr} (engine: {engine}, workers: {workers})");
     streams.output.line(format!("Listening on {place}"));
 
-    // The sender lives as long as the process.
-    signals.recv().map_err(|err| format!("cannot wait for signals: {err}"))?;
-    log::info!("stopping");
+    signals.wait();
+    let cause = if signals.are_asked() { "" } else { ": the terminal is gone (SIGHUP)" };
+    log::info!("stopping{cause}");
     for line in server.stop() {
         log::info!("{line}");
     }
-    close(storage, options.shutdown_timeout.0)
+    close(storage, options.shutdown_timeout.0)?;
+    Ok(if signals.are_asked() { ExitCode::SUCCESS } else { ExitCode::from(HUNG_UP) })
+}
+
+/// Catches the signals. The second one ends the process where it stands.
+fn catch(held: Held, streams: Streams) -> Result<Caught, String> {
+    let end = move || {
+        streams.error.line(complaint(&"stopped by a second signal"));
+        streams.finish();
+        #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
+        std::process::exit(FAILURE.into());
+    };
+    held.catch(end).map_err(|err| format!("cannot catch signals: {err}"))
 }
 
 /// Opens the storage, and gives its engine a name.
@@ -143,31 +161,6 @@ fn listen(options: &Options, api: &Api) -> Result<Server, String> {
         }
     }
     Err(failure.expect("a host has at least one address"))
-}
-
-/// A second signal this soon after the first comes from a program that sends
-/// both, as `timeout` does; an idle server has stopped by then.
-const SIGNALS_APART: Duration = Duration::from_millis(200);
-
-/// Gives a channel that hears of the first signal to stop. The second one
-/// ends the process where it stands.
-fn catch_signals(streams: Streams) -> Result<crossbeam_channel::Receiver<()>, ctrlc::Error> {
-    let (stop, stopped) = crossbeam_channel::bounded(1);
-    let first_at = OnceLock::new();
-    ctrlc::set_handler(move || {
-        let now = Instant::now();
-        let first_at = *first_at.get_or_init(|| now);
-        if first_at != now {
-            thread::sleep(SIGNALS_APART.saturating_sub(now.duration_since(first_at)));
-            streams.error.line(complaint(&"stopped by a second signal"));
-            streams.finish();
-            #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
-            std::process::exit(FAILURE.into());
-        }
-        // The receiver is gone only once the program ends anyway.
-        stop.try_send(()).ok();
-    })?;
-    Ok(stopped)
 }
 
 /// What the user is told outside of the log, as one line.

@@ -10,6 +10,7 @@ use std::thread;
 use support::http::{Connection, put_head, wait_until};
 use support::process::{Process, command, output};
 use support::server::accepts;
+use support::wrappers::under;
 
 /// Starts an upload of that many bytes and waits until the server asks for
 /// them, so that the request is in its hands.
@@ -59,11 +60,52 @@ fn two_lines_tell_that_it_runs_and_where() {
 }
 
 #[test]
-fn each_signal_to_stop_ends_it_with_0() {
-    for signal in ["TERM", "INT", "HUP"] {
+fn each_signal_to_stop_has_its_exit_code() {
+    for (signal, code) in [("TERM", 0), ("INT", 0), ("HUP", 129)] {
         let process = Process::start(&[]);
         process.signal(signal);
-        assert_eq!(process.end().0, Some(0), "SIG{signal}");
+        assert_eq!(process.end().0, Some(code), "SIG{signal}");
+    }
+}
+
+/// The program with one signal ignored, as `nohup` starts it.
+fn ignoring(signal: &str) -> Process {
+    let script = format!("trap '' {signal} && exec \"$@\"");
+    Process::run(under(&["sh", "-c", &script, "sh"], None, &[]))
+}
+
+#[test]
+fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
+    for (ignored, other, code) in [("HUP", "TERM", 0), ("INT", "HUP", 129), ("TERM", "INT", 0)] {
+        let mut process = ignoring(ignored);
+        for _ in 0..3 {
+            process.signal(ignored);
+            assert_eq!(process.connect().get("/healthz").status(), 200, "SIG{ignored}");
+        }
+        assert!(process.runs(), "SIG{ignored}");
+        process.signal(other);
+        let (ended, log) = process.end();
+        assert_eq!(ended, Some(code), "SIG{other}, with SIG{ignored} ignored");
+        assert!(!log.contains(&format!("SIG{ignored}")), "{log}");
+    }
+}
+
+/// A terminal that is closed sends more than one.
+#[test]
+fn a_hangup_is_never_the_second_signal() {
+    for (signals, code) in
+        [(["HUP", "HUP"], 129), (["HUP", "TERM"], 0), (["TERM", "HUP"], 0), (["INT", "HUP"], 0)]
+    {
+        let mut process = Process::start(&["--shutdown-timeout", "1h"]);
+        let addr = process.addr();
+        let mut upload = begin_upload(&process, "/kv/late", 100_000);
+        process.signal(signals[0]);
+        wait_until("it stops listening", || !accepts(addr));
+        process.signal(signals[1]);
+        assert!(process.runs(), "{signals:?}");
+        upload.send(vec![b'x'; 100_000]);
+        assert_eq!(upload.response().status(), 200, "{signals:?}");
+        assert_eq!(process.end().0, Some(code), "{signals:?}");
     }
 }
 
@@ -249,6 +291,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--shutdown-timeout", "LKV_SHUTDOWN_TIMEOUT", "10s"),
         ("--log-level", "LKV_LOG_LEVEL", "info"),
     ];
+    assert!(stdout.contains("129 after SIGHUP"), "{stdout}");
     for (flag, variable, default) in flags {
         for text in [flag, variable, default] {
             assert!(stdout.to_lowercase().contains(&text.to_lowercase()), "{text} in {stdout}");

@@ -31,9 +31,15 @@ const VALUE_SIZE_MAX: u64 = 1 << 30;
 /// give them.
 const WORKERS_MAX: usize = 1024;
 
+/// What `--help` says of the end.
+const EXIT_CODES: &str = "\
+Exit codes: 0 after Ctrl-C or SIGTERM, 129 after SIGHUP, 1 for a failure, 2 for bad usage. A second \
+Ctrl-C or SIGTERM ends it at once, with 1. A signal that is ignored at the start, as nohup has it, \
+stays ignored.";
+
 /// A key-value store over HTTP. In memory, or durable; curl is the client.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100, args_override_self = true)]
+#[command(version, max_term_width = 100, args_override_self = true, after_help = EXIT_CODES)]
 pub struct Options {
     /// The address or name to listen on; there is no authentication yet, so
     /// mind who can reach it

@@ -18,16 +18,35 @@ pub struct Process {
     addr: SocketAddr,
 }
 
-/// The program with these arguments and none of the environment's `LKV_…`.
+/// The program with these arguments and none of the environment's `LKV_…`. No
+/// signal that stops it is ignored, though whoever runs the tests may do so.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_little-key-value"));
     command.args(arguments).stdin(Stdio::null());
+    #[cfg(unix)]
+    heed_signals(&mut command);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LKV_") {
             command.env_remove(name);
         }
     }
     command
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "between fork and exec little is safe")]
+fn heed_signals(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+
+    let heed = || {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: this is safe between fork and exec, and no handler is set.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: as above; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(heed) };
 }
 
 /// Runs the program to its end, which has to come by itself and soon.

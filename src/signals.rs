@@ -1,0 +1,117 @@
+//! The signals that stop the store.
+//!
+//! Ctrl-C and SIGTERM ask it to stop; a second one of them ends the process
+//! where it stands. SIGHUP says that the terminal is gone: the store stops in
+//! the same way, but nobody has asked for it, and the exit code tells. One that
+//! was ignored when the program was started stays ignored, as `nohup` has it.
+
+#[cfg(unix)]
+use crate::system::{self, Blocked};
+use crossbeam_channel::{Receiver, Sender};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A second signal this soon after the first comes from a program that sends
+/// both, as `timeout` does; an idle server has stopped by then.
+const SIGNALS_APART: Duration = Duration::from_millis(200);
+
+#[cfg(unix)]
+const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
+/// Those signals, which wait until they are caught. No thread may have been
+/// started before.
+pub(crate) struct Held {
+    #[cfg(unix)]
+    blocked: Blocked,
+    #[cfg(unix)]
+    ignored: Vec<libc::c_int>,
+}
+
+/// The signals that were caught.
+pub(crate) struct Caught {
+    stop: Receiver<()>,
+    is_asked: Arc<AtomicBool>,
+}
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(unix)]
+            blocked: Blocked::new(&SIGNALS),
+            #[cfg(unix)]
+            ignored: SIGNALS.into_iter().filter(|signal| system::is_ignored(*signal)).collect(),
+        }
+    }
+
+    /// Catches those that are not ignored. At the second one that asks to stop,
+    /// `end` is called, and has to end the process.
+    pub(crate) fn catch(self, end: impl Fn() + Send + 'static) -> io::Result<Caught> {
+        let (sender, stop) = crossbeam_channel::bounded(1);
+        let is_asked = Arc::<AtomicBool>::default();
+        catch_requests(sender.clone(), Arc::clone(&is_asked), end)?;
+        #[cfg(unix)]
+        self.catch_hangup(sender)?;
+        Ok(Caught { stop, is_asked })
+    }
+
+    /// Gives the others their way back, and has a thread wait for SIGHUP, which
+    /// the handler of the others could not tell from them.
+    #[cfg(unix)]
+    fn catch_hangup(self, stop: Sender<()>) -> io::Result<()> {
+        for signal in &self.ignored {
+            system::ignore(*signal);
+        }
+        self.blocked.release();
+        if self.ignored.contains(&libc::SIGHUP) {
+            return Ok(());
+        }
+        // For good: no thread of ours takes it but by waiting for it.
+        let _blocked = Blocked::new(&[libc::SIGHUP]);
+        let hangup = thread::Builder::new().name("hangup".to_owned());
+        hangup.spawn(move || {
+            loop {
+                system::wait_for(libc::SIGHUP);
+                // The receiver is gone only once the program ends anyway.
+                stop.try_send(()).ok();
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Has a thread wait for Ctrl-C and SIGTERM.
+fn catch_requests(
+    stop: Sender<()>,
+    is_asked: Arc<AtomicBool>,
+    end: impl Fn() + Send + 'static,
+) -> io::Result<()> {
+    let first_at = OnceLock::new();
+    let handler = move || {
+        let now = Instant::now();
+        let first_at = *first_at.get_or_init(|| now);
+        if first_at != now {
+            thread::sleep(SIGNALS_APART.saturating_sub(now.duration_since(first_at)));
+            end();
+        }
+        is_asked.store(true, Ordering::Relaxed);
+        stop.try_send(()).ok();
+    };
+    ctrlc::set_handler(handler).map_err(io::Error::other)
+}
+
+impl Caught {
+    /// Waits for the first one.
+    pub(crate) fn wait(&self) {
+        // The senders live as long as the process.
+        self.stop.recv().ok();
+    }
+
+    /// Whether somebody has asked to stop: by now there may have been a request
+    /// besides a SIGHUP.
+    pub(crate) fn are_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Relaxed)
+    }
+}
