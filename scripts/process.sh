@@ -80,7 +80,7 @@ help_of() {
 
 run --help
 check '--help exits with 0' 0 "$CODE"
-for flag in host port workers max-value-size max-memory max-connections idle-timeout \
+for flag in host port allow-host workers max-value-size max-memory max-connections idle-timeout \
     request-timeout shutdown-timeout log-level; do
     check_match "--help tells of --$flag" " --$flag " "$(tr '\n' ' ' <"$WORK/run.stdout")"
 done
@@ -109,8 +109,14 @@ refused '1|2' --port 0 --host 300.1.1.1
 refused '1|2' --port 0 --host ''
 
 start_server
+answer_status 403 curl -H 'Host: evil.test' "$URL/healthz"
+refused 2 --port 0 --allow-host '*.example.com'
 refused 1 --port "$(port)"
 answer 200 'ok\n' curl "$URL/healthz"
+
+start_server --allow-host .example.com
+answer_status 200 curl -H 'Host: Store.example.com:80' "$URL/healthz"
+answer_status 403 curl -H 'Host: example.com.evil.test' "$URL/healthz"
 
 launch --port=0 --workers=1 --shutdown-timeout=500ms --max-value-size=2KiB
 answer 200 'ok\n' curl "$URL/healthz"

@@ -4,7 +4,7 @@ mod signals;
 mod system;
 
 use little_key_value::api::Api;
-use little_key_value::cli::{Instead, Options, Output, Printable, logging};
+use little_key_value::cli::{self, Instead, Options, Output, Printable, logging};
 use little_key_value::server::Server;
 use little_key_value::storage::{Durable, Memory, Storage};
 use signals::{Caught, Held};
@@ -95,8 +95,11 @@ fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, Str
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
     let server = listen(options, &api)?;
     let (addr, workers) = (server.local_addr(), server.workers());
-    if !addr.ip().is_loopback() {
+    if !cli::is_loopback(addr) {
         log::warn!("{addr} can be reached from other machines, and there is no authentication");
+        if !options.allow_host.is_empty() {
+            log::warn!("--allow-host means nothing here: {addr} may be called by any name");
+        }
     }
     let place = format!("http://{addr} (engine: {engine}, workers: {workers})");
     streams.output.line(format!("Listening on {place}"));
@@ -155,7 +158,8 @@ fn listen(options: &Options, api: &Api) -> Result<Server, String> {
     let addrs = options.addrs().map_err(|err| format!("cannot listen on {place}: {err}"))?;
     let mut failure = None;
     for addr in addrs {
-        match Server::start(&options.config(addr), api.clone()) {
+        let api = api.clone().with_hosts(options.hosts(addr));
+        match Server::start(&options.config(addr), api) {
             Ok(server) => return Ok(server),
             Err(err) => failure = Some(format!("cannot listen on {addr}: {err}")),
         }

@@ -282,6 +282,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
     let flags = [
         ("--host", "LKV_HOST", "127.0.0.1"),
         ("--port", "LKV_PORT", "8888"),
+        ("--allow-host", "LKV_ALLOW_HOST", ""),
         ("--workers", "LKV_WORKERS", ""),
         ("--max-value-size", "LKV_MAX_VALUE_SIZE", "10MiB"),
         ("--max-memory", "LKV_MAX_MEMORY", ""),
@@ -410,6 +411,47 @@ fn an_address_that_others_can_reach_is_warned_of() {
         assert_eq!(code, Some(0));
         assert_eq!(log.contains("WARN") && log.contains("authentication"), warned, "{log}");
     }
+}
+
+/// The statuses that calls by these names have.
+fn statuses_of_hosts<const N: usize>(process: &Process, hosts: [&str; N]) -> [u16; N] {
+    let mut connection = process.connect();
+    hosts.map(|host| {
+        connection.send(format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        connection.response().status()
+    })
+}
+
+#[test]
+fn a_name_with_a_dot_has_to_be_allowed_on_a_loopback_address() {
+    let hosts =
+        ["localhost:1", "127.0.0.1", "store", "a.test:80", "b.test", "c.b.test", "evil.test"];
+    let process = Process::start(&[]);
+    assert_eq!(statuses_of_hosts(&process, hosts), [200, 200, 200, 403, 403, 403, 403]);
+
+    let process = Process::start(&["--allow-host", "a.test", "--allow-host=.b.test"]);
+    assert_eq!(statuses_of_hosts(&process, hosts), [200, 200, 200, 200, 200, 200, 403]);
+
+    for names in ["a.test,.b.test", "a.test .b.test", ""] {
+        let mut environment = command(&["--port", "0"]);
+        environment.env("LKV_ALLOW_HOST", names);
+        let status = if names.is_empty() { 403 } else { 200 };
+        let process = Process::run(environment);
+        let statuses = statuses_of_hosts(&process, hosts);
+        assert_eq!(statuses, [200, 200, 200, status, status, status, 403], "{names:?}");
+    }
+
+    let process = Process::start(&["--allow-host", "*"]);
+    assert_eq!(statuses_of_hosts(&process, hosts), [200; 7]);
+}
+
+#[test]
+fn where_others_reach_it_a_store_is_called_by_any_name() {
+    let process = Process::start(&["--host", "0.0.0.0", "--allow-host", "a.test"]);
+    assert_eq!(statuses_of_hosts(&process, ["evil.test", "a.test", "store"]), [200; 3]);
+    process.signal("TERM");
+    let (_, log) = process.end();
+    assert!(log.contains("--allow-host means nothing here"), "{log}");
 }
 
 #[test]

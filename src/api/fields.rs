@@ -13,7 +13,7 @@ pub(super) struct Fields<'a>(pub(super) &'a [(&'a str, &'a str)]);
 
 impl<'a> Fields<'a> {
     /// The values of all fields of one name.
-    fn all(self, name: &str) -> impl Iterator<Item = &'a str> {
+    pub(super) fn all(self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, v)| *v)
     }
 

@@ -6,10 +6,11 @@
 //! [`Api::admit`] before the body and [`Api::perform`] after it, so that a
 //! call which is refused never waits for its body.
 //!
-//! The checks come in one order, whatever else is wrong with a call: path
-//! 404, key 400, method 405, query 400, header fields 400 or 415, length 413,
+//! The checks come in one order, whatever else is wrong with a call: host 403,
+//! path 404, key 400, method 405, query 400, header fields 400 or 415, length 413,
 //! empty value 400, preconditions 412, storage.
 
+mod access;
 mod field;
 mod fields;
 mod lifetime;
@@ -24,6 +25,7 @@ mod target;
 mod writing;
 
 use crate::storage::{self, Key, Outage, Storage, Updated, Write};
+pub use access::{HostName, Hosts, NotAName};
 use bytes::Bytes;
 use fields::Fields;
 use query::Query;
@@ -87,12 +89,19 @@ const VALUE_BYTES_SMALL_MAX: usize = 64 * 1024;
 pub struct Api {
     storage: Arc<dyn Storage>,
     value_bytes_max: u64,
+    hosts: Hosts,
 }
 
 impl Api {
     /// An API that stores in `storage` values of up to `value_bytes_max` bytes.
     pub fn new(storage: Arc<dyn Storage>, value_bytes_max: u64) -> Self {
-        Self { storage, value_bytes_max }
+        Self { storage, value_bytes_max, hosts: Hosts::any() }
+    }
+
+    /// The same that only takes calls which name one of these hosts.
+    #[must_use]
+    pub fn with_hosts(self, hosts: Hosts) -> Self {
+        Self { hosts, ..self }
     }
 
     /// The longest body that a call may have, in bytes.
@@ -102,9 +111,10 @@ impl Api {
 
     /// Checks all that the head of a call tells. Never blocks.
     pub fn admit(&self, call: &Call<'_>) -> Result<Operation, Reply> {
-        let target = Target::parse(call.target);
+        let (target, fields) = (Target::parse(call.target), Fields(call.fields));
+        self.hosts.check(fields)?;
         let resource = target.resource()?;
-        let kind = resource.kind(call.method, target.query(), Fields(call.fields))?;
+        let kind = resource.kind(call.method, target.query(), fields)?;
         if let Some(bytes) = call.body_bytes {
             if bytes > self.value_bytes_max {
                 return Err(Refusal::ValueTooLarge.into());

@@ -7,6 +7,8 @@ use super::query::Fault;
 /// Why a call is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// A `Host` that may be the name of a page of the web.
+    HostUnknown,
     /// No such path.
     PathUnknown,
     /// `/kv/` without a key.
@@ -73,6 +75,9 @@ impl Refusal {
     /// The status code and the text, without its newline.
     pub fn status_and_text(self) -> (u16, &'static str) {
         match self {
+            Self::HostUnknown => {
+                (403, "this Host is not allowed: start the store with --allow-host and its name")
+            }
             Self::PathUnknown => (404, "not found: the paths are /kv/{key}, /clear and /healthz"),
             Self::KeyEmpty => (400, "key cannot be empty"),
             Self::KeyTooLong => (400, "key is longer than 1024 bytes"),

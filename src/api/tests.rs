@@ -1,6 +1,6 @@
 //! Every rule of the API, as tables of a call and its reply.
 
-use super::{Api, Call, Kind, Operation, Reply};
+use super::{Api, Call, Hosts, Kind, Operation, Refusal, Reply};
 use crate::storage::{Change, Entry, Error, KEY_BYTES_MAX, Key, Memory, Storage, Updated};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -348,6 +348,36 @@ fn the_checks_come_in_order() {
     let row: Row<'_> = (&too_long, TOO_LONG, 400, "key is longer than 1024 bytes\n");
     check(|| api_over(Untouchable), &[row]);
     check(|| api_over(Full), &[("PUT /kv/a", b"x", 507, "storage is full\n")]);
+}
+
+#[test]
+fn the_host_is_checked_before_all_else() {
+    let api = api_over(Untouchable).with_hosts(Hosts::local([]));
+    let fields = [("Host", "evil.test"), ("TTL", "x"), ("Content-Encoding", "gzip")];
+    let lines = [
+        "GET /healthz",
+        "GET /kv/a",
+        "PUT /kv/a?x=1",
+        "BREW /nowhere",
+        "GET /kv/%zz",
+        "DELETE /clear",
+        "OPTIONS /kv/a",
+    ];
+    for line in lines {
+        let call = Call { fields: &fields, ..call(line, Some(101)) };
+        let reply = api.answer(&call, Bytes::from_static(TOO_LONG));
+        assert_eq!(reply, Refusal::HostUnknown.into(), "{line}");
+        let text = std::str::from_utf8(reply.body()).unwrap();
+        assert!(reply.status() == 403 && text.contains("--allow-host"), "{text}");
+        check_form(line, &reply);
+    }
+    let names = ["store.example.com".parse().unwrap()];
+    let api = api_over(Memory::new()).with_hosts(Hosts::local(names));
+    let ask = |host| {
+        let fields = [("Host", host)];
+        api.answer(&Call { fields: &fields, ..call("GET /healthz", None) }, Bytes::new()).status()
+    };
+    assert_eq!([ask("store.example.com:80"), ask("store"), ask("example.com")], [200, 200, 403]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod logging;
 mod output;
 mod units;
 
+use crate::api::{HostName, Hosts, NotAName};
 use crate::server::Config;
 use crate::storage::Durable;
 use clap::Parser;
@@ -50,6 +51,12 @@ pub struct Options {
     /// The port to listen on; 0 asks the system for a free one
     #[arg(long, env = "LKV_PORT", default_value_t = Config::default().addr.port())]
     pub port: u16,
+
+    /// A name that the store may be called by on a loopback address, beside
+    /// addresses, names without a dot and that of --host; .example.com for a
+    /// domain with all below it, * for any; may be repeated
+    #[arg(long, env = "LKV_ALLOW_HOST", value_name = "NAME", value_parser = parse_hosts)]
+    pub allow_host: Vec<HostNames>,
 
     /// Keep the store in this directory, made if missing: a write is answered
     /// once it is synced to disk [default: in memory, gone with the process]
@@ -99,6 +106,10 @@ pub struct Options {
     pub log_level: LevelFilter,
 }
 
+/// Names that `Host` may have, as one argument or the environment gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNames(Vec<HostName>);
+
 /// What is to be done instead of starting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Instead {
@@ -131,6 +142,18 @@ impl Options {
         Ok(addrs)
     }
 
+    /// The hosts that calls may name to a server on `addr`. Where others reach
+    /// it, they do so by names that nobody here knows.
+    pub fn hosts(&self, addr: SocketAddr) -> Hosts {
+        if !is_loopback(addr) {
+            return Hosts::any();
+        }
+        // An address is allowed in any case.
+        let own = self.host.parse().ok();
+        let names = self.allow_host.iter().flat_map(|HostNames(names)| names).cloned();
+        Hosts::local(names.chain(own))
+    }
+
     /// How to run a server on `addr`.
     pub fn config(&self, addr: SocketAddr) -> Config {
         Config {
@@ -146,6 +169,23 @@ impl Options {
                 .map_or(0, |_| Durable::descriptors_max()),
         }
     }
+}
+
+/// Whether only this machine can reach an address.
+pub fn is_loopback(addr: SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
+}
+
+/// Reads names with commas or spaces between them.
+fn parse_hosts(text: &str) -> Result<HostNames, String> {
+    let names = text.split([',', ' ', '\t', '\n']).filter(|name| !name.is_empty());
+    let read = |name: &str| match name.parse() {
+        Ok(name) => Ok(name),
+        Err(NotAName) => {
+            Err(format!("{name} is not a name such as a.example.com, .example.com or *"))
+        }
+    };
+    names.map(read).collect::<Result<_, _>>().map(HostNames)
 }
 
 fn parse_value_size(text: &str) -> Result<Size, String> {
@@ -228,8 +268,24 @@ mod tests {
     }
 
     #[test]
+    fn names_to_be_called_by_add_up() {
+        let names = |arguments: &[&str]| {
+            let options = read(arguments).expect("they are names");
+            options.allow_host.into_iter().flat_map(|HostNames(names)| names).collect::<Vec<_>>()
+        };
+        let [one, other] = ["a.test", ".b.test"].map(|name| name.parse().expect("a name"));
+        assert_eq!(names(&["--allow-host", "a.test", "--allow-host", ".b.test"]), [one, other]);
+        let expected = names(&["--allow-host", "a.test", "--allow-host", ".b.test"]);
+        for both in ["a.test,.b.test", "a.test .b.test", " a.test, .b.test "] {
+            assert_eq!(names(&["--allow-host", both]), expected, "{both:?}");
+        }
+        assert_eq!(names(&["--allow-host", ""]), []);
+        assert_eq!(names(&["--allow-host", "*"]), [HostName::Any]);
+    }
+
+    #[test]
     fn bad_usage_is_one_line() {
-        let cases: [(&[&str], &str); 15] = [
+        let cases: [(&[&str], &str); 16] = [
             (&["--prot", "1"], "--port"),
             (&["--port", "99999"], "99999"),
             (&["--port", "abc"], "abc"),
@@ -238,6 +294,7 @@ mod tests {
             (&["--workers", "1025"], "1 to 1024"),
             (&["--max-connections", "0"], "1 on"),
             (&["--host", ""], "--host"),
+            (&["--allow-host", "*.example.com"], "*.example.com"),
             (&["--max-value-size", "lots"], "lots"),
             (&["--max-value-size", "2GiB"], "1GiB"),
             (&["--idle-timeout", "soon"], "soon"),

@@ -2,7 +2,7 @@
 
 use super::engines;
 use super::http::{Connection, PATIENCE};
-use little_key_value::api::Api;
+use little_key_value::api::{Api, Hosts};
 use little_key_value::server::{Config, Server};
 use little_key_value::storage::Storage;
 use std::net::{SocketAddr, TcpStream};
@@ -38,7 +38,8 @@ impl Fixture {
 
     /// A server with a configuration of its own.
     pub fn with(storage: Arc<dyn Storage>, value_bytes_max: u64, config: &Config) -> Self {
-        let server = Server::start(config, Api::new(storage, value_bytes_max));
+        let api = Api::new(storage, value_bytes_max).with_hosts(Hosts::local([]));
+        let server = Server::start(config, api);
         let server = server.expect("a server starts on a port of the system's choice");
         let addr = server.local_addr();
         Self { server: Some(server), addr }

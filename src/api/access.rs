@@ -1,0 +1,242 @@
+//! Who may call: the check of `Host` that keeps web pages out.
+//!
+//! A page of the web may not call a server of another site, unless it makes
+//! its own name resolve to that server's address (DNS rebinding): to a browser
+//! both are one site then. But the browser sends that name as `Host`, and on
+//! an address that only this machine can reach nobody else has a reason to.
+
+use super::Refusal;
+use super::field::OWS;
+use super::fields::Fields;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The hosts that a call may name. Nothing is allocated to check one.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts(Option<Arc<[HostName]>>);
+
+/// A name that `Host` may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostName {
+    /// Any name: `*`.
+    Any,
+    /// This name.
+    One(Box<str>),
+    /// This name and its subdomains, written with a dot in front.
+    Domain(Box<str>),
+}
+
+/// Why a text is no [`HostName`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAName;
+
+impl Hosts {
+    /// Every host.
+    pub fn any() -> Self {
+        Self(None)
+    }
+
+    /// Those that are no page's, and these: addresses, names without a dot,
+    /// `localhost` and what is below it, and none at all.
+    pub fn local(names: impl IntoIterator<Item = HostName>) -> Self {
+        Self(Some(names.into_iter().collect()))
+    }
+
+    /// Checks the `Host` of a call. A browser sends one in any case, so that in
+    /// a target's absolute form does not matter.
+    pub(super) fn check(&self, fields: Fields<'_>) -> Result<(), Refusal> {
+        let Some(names) = &self.0 else { return Ok(()) };
+        let mut hosts = fields.all("Host");
+        if hosts.all(|host| is_allowed(host, names)) { Ok(()) } else { Err(Refusal::HostUnknown) }
+    }
+}
+
+/// Whether a `Host` (RFC 9110, 7.2) may be called by. Its port, its case and a
+/// dot at its end do not matter.
+fn is_allowed(host: &str, names: &[HostName]) -> bool {
+    let name = name_of(host.trim_matches(OWS));
+    if let Some(bracketed) = name.strip_prefix('[') {
+        let literal = bracketed.strip_suffix(']');
+        return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
+    }
+    // A page of the web has a dot in its name, and no number for its end.
+    !name.contains('.')
+        || name.parse::<Ipv4Addr>().is_ok()
+        || is_below(name, "localhost")
+        || names.iter().any(|allowed| allowed.allows(name))
+}
+
+/// A host without its port and without a dot at its end.
+fn name_of(host: &str) -> &str {
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        Some(_) | None => host,
+    };
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// Whether a name is a subdomain of a domain.
+fn is_below(name: &str, domain: &str) -> bool {
+    let start = name.len().checked_sub(domain.len()).and_then(|at| name.split_at_checked(at));
+    start.is_some_and(|(label, end)| label.ends_with('.') && end.eq_ignore_ascii_case(domain))
+}
+
+impl HostName {
+    fn allows(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::One(one) => name.eq_ignore_ascii_case(one),
+            Self::Domain(domain) => name.eq_ignore_ascii_case(domain) || is_below(name, domain),
+        }
+    }
+}
+
+impl FromStr for HostName {
+    type Err = NotAName;
+
+    /// Reads `*`, `store.example.com` or `.example.com`. A port is left out.
+    fn from_str(text: &str) -> Result<Self, NotAName> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let name = name_of(text);
+        let domain = name.strip_prefix('.');
+        let labels = domain.unwrap_or(name).split('.');
+        let is_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        for label in labels {
+            if label.is_empty() || !label.bytes().all(is_char) {
+                return Err(NotAName);
+            }
+        }
+        Ok(domain.map_or_else(|| Self::One(name.into()), |domain| Self::Domain(domain.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(texts: &[&str]) -> Vec<HostName> {
+        texts.iter().map(|text| text.parse().expect("a name")).collect()
+    }
+
+    #[test]
+    fn what_no_page_of_the_web_is_called_is_allowed() {
+        for host in [
+            "",
+            " ",
+            "127.0.0.1",
+            "127.0.0.1:8888",
+            "192.168.1.2:80",
+            "127.0.0.1.",
+            "[::1]",
+            "[::1]:8888",
+            "[2001:DB8::1]",
+            "[::ffff:127.0.0.1]:1",
+            "localhost",
+            "LocalHost:8888",
+            "localhost.",
+            "localhost.:8888",
+            "store",
+            "my_upstream:8888",
+            ":8888",
+            "store.localhost",
+            "A.B.LOCALHOST.:1",
+        ] {
+            assert!(is_allowed(host, &[]), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_page_is_not() {
+        for host in [
+            "evil.test",
+            "evil.test:8888",
+            "EVIL.TEST.",
+            "evil.test.:8888",
+            "evil.test..",
+            "127.0.0.1.evil.test",
+            "127.0.0.1.nip.io:8888",
+            "localhost.evil.test",
+            "notlocalhost.test",
+            "evil.notlocalhost",
+            "evil.test:80:80",
+            "evil.test:80x",
+            "evil.test\t",
+            "user@evil.test",
+            "[::1].evil.test]",
+            "[evil.test]",
+            "[::1",
+            "127.1",
+            "0x7f.0.0.1",
+            "1.2.3.4.5",
+            "256.0.0.1",
+        ] {
+            assert!(!is_allowed(host, &[]), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_allowed_whatever_its_port_its_case_and_its_last_dot() {
+        let names = names(&["Store.Example.com:443", ".example.org."]);
+        for host in [
+            "store.example.com",
+            "STORE.example.COM.",
+            "store.example.com:8888",
+            "example.org",
+            "a.example.org",
+            "A.B.Example.ORG.:80",
+        ] {
+            assert!(is_allowed(host, &names), "{host}");
+        }
+        for host in [
+            "example.com",
+            "a.store.example.com",
+            "store.example.com.evil.test",
+            "notexample.org",
+            "example.org.evil.test",
+            ".example.com",
+        ] {
+            assert!(!is_allowed(host, &names), "{host}");
+        }
+    }
+
+    #[test]
+    fn any_name_is_allowed_by_a_star() {
+        assert!(is_allowed("evil.test", &names(&["*"])));
+        assert_eq!(Hosts::any().check(Fields(&[("Host", "evil.test")])), Ok(()));
+    }
+
+    #[test]
+    fn every_host_that_a_call_names_counts() {
+        let hosts = Hosts::local([]);
+        let check = |fields| hosts.check(Fields(fields));
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&[("Accept", "evil.test"), ("hOST", "localhost")]), Ok(()));
+        assert_eq!(check(&[("hOST", "evil.test")]), Err(Refusal::HostUnknown));
+        let both = [("Host", "localhost"), ("Host", "evil.test")];
+        assert_eq!(check(&both), Err(Refusal::HostUnknown));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for text in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            "*.example.com",
+            "http://a.test",
+            "a.test/",
+            "a b",
+            "a,b",
+            "[::1]",
+            "m\u{fc}nchen.test",
+            "a.test:x",
+        ] {
+            assert_eq!(text.parse::<HostName>(), Err(NotAName), "{text:?}");
+        }
+    }
+}
