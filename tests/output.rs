@@ -10,7 +10,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use socket2::{Domain, Socket, Type};
 use std::io::{PipeWriter, Write as _, pipe};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::http::{Connection, put_head, wait_until};
 use support::process::{Process, command};
@@ -19,7 +19,7 @@ use support::server::accepts;
 /// More lines than a pipe holds, at `debug`.
 const REQUESTS: usize = 3000;
 
-fn start_unread(arguments: &[&str]) -> (Process, std::process::ChildStderr) {
+fn start_unread(arguments: &[&str]) -> (Process, ChildStderr) {
     Process::run_unread(command(&[&["--port", "0", "--log-level", "debug"], arguments].concat()))
 }
 
@@ -110,18 +110,29 @@ fn a_standard_output_that_nobody_reads_stops_neither_start_nor_end() {
     let port = addr.port().to_string();
     let mut program = command(&["--host", "127.0.0.78", "--port", &port]);
     let child = program.stdout(writer).stderr(Stdio::null()).spawn();
-    let mut child = child.expect("the program runs");
+    let mut child = Killed(child.expect("the program runs"));
     wait_until("it listens", || accepts(addr));
     assert_eq!(Connection::open(addr).get("/healthz").status(), 200);
-    let pid = child.id().to_string();
-    let kill = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+    let pid = child.0.id().to_string();
+    let kill = Command::new("kill").args(["-TERM", &pid]).status();
     assert!(kill.expect("kill runs").success());
     let mut status = None;
     wait_until("it ends", || {
-        status = child.try_wait().expect("a child can be waited for");
+        status = child.0.try_wait().expect("a child can be waited for");
         status.is_some()
     });
     assert_eq!(status.and_then(|status| status.code()), Some(0));
+}
+
+/// A child that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended.
+        self.0.kill().ok();
+        self.0.wait().expect("a child can be waited for");
+    }
 }
 
 #[test]
@@ -185,5 +196,5 @@ fn lines_that_clients_cause_are_limited_in_rate() {
     let lines = log.lines().filter(|line| line.contains("too many pipelined requests")).count();
     let intervals = begun.elapsed().as_secs() / Duration::from_secs(10).as_secs() + 1;
     assert!(lines as u64 <= 20 * intervals, "{lines} lines in {intervals} intervals");
-    assert!(log.contains("left out"), "{log}");
+    assert!(lines >= CLIENTS || log.contains("left out"), "{log}");
 }
