@@ -29,15 +29,6 @@ impl<'a> Fields<'a> {
         values.next().is_none().then_some(value)
     }
 
-    /// Whether a browser sends this for a page of another site. It does not ask
-    /// the server before it sends such a `POST`, as it does before a `PUT`.
-    pub(super) fn are_of_another_site(self) -> bool {
-        let site = self.only("Sec-Fetch-Site");
-        let authority = |origin: &'a str| origin.split_once("://").map(|(_, authority)| authority);
-        self.has("Origin") && self.only("Origin").and_then(authority) != self.only("Host")
-            || site.is_some_and(|site| matches!(site, "cross-site" | "same-site"))
-    }
-
     /// `If-Match` and `If-None-Match`.
     pub(super) fn conditions(self) -> Result<Conditions, Refusal> {
         let tags = |name| {

@@ -11,6 +11,7 @@
 //! empty value 400, preconditions 412, storage.
 
 mod access;
+mod cross_site;
 mod field;
 mod fields;
 mod lifetime;
@@ -27,6 +28,7 @@ mod writing;
 use crate::storage::{self, Key, Outage, Storage, Updated, Write};
 pub use access::{HostName, Hosts, NotAName};
 use bytes::Bytes;
+use cross_site::is_cross_site;
 use fields::Fields;
 use query::Query;
 use reading::Reading;
@@ -114,7 +116,7 @@ impl Api {
         let (target, fields) = (Target::parse(call.target), Fields(call.fields));
         self.hosts.check(fields)?;
         let resource = target.resource()?;
-        let kind = resource.kind(call.method, target.query(), fields)?;
+        let kind = resource.kind(call.method, target, fields)?;
         if let Some(bytes) = call.body_bytes {
             if bytes > self.value_bytes_max {
                 return Err(Refusal::ValueTooLarge.into());
@@ -265,13 +267,14 @@ impl Answer {
 
 impl Resource {
     /// What a method means here.
-    fn kind(self, method: &str, query: &str, fields: Fields<'_>) -> Result<Kind, Reply> {
+    fn kind(self, method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Kind, Reply> {
+        let query = target.query();
         let allow = self.allow();
         let has_query = query.bytes().any(|byte| byte != b'&');
         let kind = match (self, method) {
             // It is a method of what the query names, not of the key alone.
             (Self::Value(key), "POST") if query::is_for_post(query) => {
-                if fields.are_of_another_site() {
+                if is_cross_site(fields, target.authority().or(fields.only("Host"))) {
                     return Err(Refusal::AnotherSite.into());
                 }
                 return Ok(Kind::Write(key, Writing::post(Query::parse(query)?, fields)?));

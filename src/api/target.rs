@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 /// A request target, split but not yet understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target<'a> {
+    authority: Option<&'a str>,
     path: &'a str,
     query: &'a str,
 }
@@ -26,9 +27,18 @@ impl<'a> Target<'a> {
     /// Splits an origin-form or absolute-form target (RFC 9112, 3.2.1 and
     /// 3.2.2). Anything else keeps its text as a path that names nothing.
     pub(super) fn parse(target: &'a str) -> Self {
-        let origin = strip_authority(target).unwrap_or(target);
+        let (authority, origin) = match split_authority(target) {
+            Some((authority, origin)) => (Some(authority), origin),
+            None => (None, target),
+        };
         let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
-        Self { path, query }
+        Self { authority, path, query }
+    }
+
+    /// The host and port of an absolute-form target, which goes before the
+    /// field `Host` (RFC 9112, 3.2.2).
+    pub(super) fn authority(&self) -> Option<&'a str> {
+        self.authority
     }
 
     /// What follows the path's `?`; empty without one.
@@ -49,14 +59,17 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The part of `http://authority/path?query` from the path on.
-fn strip_authority(target: &str) -> Option<&str> {
+/// Splits `http://authority/path?query` before its path.
+fn split_authority(target: &str) -> Option<(&str, &str)> {
+    if target.starts_with('/') {
+        return None;
+    }
     let (scheme, rest) = target.split_once("://")?;
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return None;
     }
     let path = rest.find(['/', '?']).unwrap_or(rest.len());
-    rest.get(path..)
+    rest.split_at_checked(path)
 }
 
 /// Percent-decodes a key once (RFC 3986, 2.1). `+` is a plus.

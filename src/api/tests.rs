@@ -628,24 +628,40 @@ proptest! {
 /// A browser lets any page send such a `POST`, and asks first before a `PUT`.
 #[test]
 fn a_page_of_another_site_may_not_post() {
-    let own = [("Host", "127.0.0.1:8888"), ("Origin", "http://127.0.0.1:8888")];
-    let fetched = [("Host", "127.0.0.1:8888"), ("Sec-Fetch-Site", "same-origin")];
-    let others: [&[(&str, &str)]; 5] = [
-        &[("Host", "127.0.0.1:8888"), ("Origin", "http://evil.example")],
-        &[("Host", "127.0.0.1:8888"), ("origin", "null")],
-        &[("Host", "127.0.0.1:8888"), ("Origin", "http://127.0.0.1:3000")],
-        &[("Host", "127.0.0.1:8888"), ("Sec-Fetch-Site", "cross-site")],
-        &[("Origin", "http://evil.example")],
+    let host = ("Host", "127.0.0.1:8888");
+    let behind_a_proxy = ("Origin", "https://store.example");
+    let own: [&[(&str, &str)]; 5] = [
+        &[],
+        &[host],
+        &[host, ("Origin", "http://127.0.0.1:8888")],
+        &[host, ("Sec-Fetch-Site", "same-origin")],
+        &[host, behind_a_proxy, ("Sec-Fetch-Site", "same-origin")],
     ];
-    let post = |fields| {
-        let api = api();
-        let target = "/kv/there?incr";
+    let others: [&[(&str, &str)]; 8] = [
+        &[host, ("Origin", "http://evil.example")],
+        &[host, ("origin", "null")],
+        &[host, ("Origin", "http://127.0.0.1:3000")],
+        &[host, behind_a_proxy],
+        &[host, ("Sec-Fetch-Site", "cross-site")],
+        &[host, ("Origin", "http://127.0.0.1:8888"), ("Sec-Fetch-Site", "cross-site")],
+        &[("Origin", "http://evil.example")],
+        &[("Origin", "null"), ("Origin", "http://evil.example")],
+    ];
+    let post = |target, fields| {
         let call = Call { method: "POST", target, fields, body_bytes: Some(0) };
-        api.answer(&call, Bytes::new()).status()
+        api().answer(&call, Bytes::new()).status()
     };
     // The value is no number, which is found out only behind this check.
-    assert_eq!([post(&own), post(&fetched), post(&[])], [409; 3]);
-    for fields in others {
-        assert_eq!(post(fields), 403, "{fields:?}");
+    for fields in own {
+        assert_eq!(post("/kv/there?incr", fields), 409, "{fields:?}");
     }
+    for fields in others {
+        assert_eq!(post("/kv/there?incr", fields), 403, "{fields:?}");
+    }
+    // The host of an absolute target goes before the field.
+    let fields = [host, ("Origin", "http://store.example")];
+    assert_eq!(post("http://store.example:80/kv/there?incr", &fields), 409);
+    assert_eq!(post("http://other.example/kv/there?incr", &fields), 403);
+    let fields = [host, ("Origin", "http://127.0.0.1:8888")];
+    assert_eq!(post("http://store.example/kv/there?incr", &fields), 403);
 }

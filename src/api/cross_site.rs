@@ -1,0 +1,150 @@
+//! Whether a browser sends a request for a page of another site.
+//!
+//! A browser sends some requests, a `POST` among them, for any page without
+//! asking the server first. It says for which: in `Sec-Fetch-Site`, or where
+//! that is missing (to a name without TLS, or from an old browser) in `Origin`.
+
+use super::field::OWS;
+use super::fields::Fields;
+
+/// Whether the request comes from a page of another site than `authority`, the
+/// host and port that the request is for. What is no browser sends neither
+/// field, and passes.
+///
+/// `Sec-Fetch-Site` decides alone, for a proxy may have put another `Host` in
+/// the place of the one that the page was loaded from. A value that it cannot
+/// have does not count (Fetch Metadata, 2.4).
+pub(super) fn is_cross_site(fields: Fields<'_>, authority: Option<&str>) -> bool {
+    match fields.only("Sec-Fetch-Site").map(|site| site.trim_matches(OWS)) {
+        Some("same-origin" | "none") => false,
+        Some("same-site" | "cross-site") => true,
+        Some(_) | None => fields.has("Origin") && !is_origin_of(fields.only("Origin"), authority),
+    }
+}
+
+/// Whether an origin is the one of what `authority` names, as far as that tells
+/// it: it has no scheme.
+fn is_origin_of(origin: Option<&str>, authority: Option<&str>) -> bool {
+    let (Some(origin), Some(authority)) = (origin, authority) else { return false };
+    let Some((scheme, origin)) = origin.trim_matches(OWS).split_once("://") else { return false };
+    let port_usual = match scheme {
+        scheme if scheme.eq_ignore_ascii_case("http") => "80",
+        scheme if scheme.eq_ignore_ascii_case("https") => "443",
+        _ => return false,
+    };
+    let [(host, port), (host_asked, port_asked)] =
+        [origin, authority.trim_matches(OWS)].map(|text| split_port(text, port_usual));
+    host.eq_ignore_ascii_case(host_asked) && port == port_asked
+}
+
+/// Host and port of an authority. The dot behind a name that is complete is not
+/// part of it.
+fn split_port<'a>(authority: &'a str, port_usual: &'a str) -> (&'a str, &'a str) {
+    // An IPv6 address is in brackets, so what follows its last colon is no port.
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let split = authority.rsplit_once(':').filter(|(_, port)| is_port(port));
+    let (host, port) = split.unwrap_or((authority, ""));
+    (host.strip_suffix('.').unwrap_or(host), if port.is_empty() { port_usual } else { port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sec_fetch_site_decides_alone() {
+        let other_host = [("Host", "127.0.0.1:8888"), ("Origin", "https://store.example")];
+        let own_host = [("Host", "store.example"), ("Origin", "https://store.example")];
+        let table =
+            [("same-origin", false), (" none\t", false), ("same-site", true), ("cross-site", true)];
+        for (site, is_another) in table {
+            for fields in [other_host, own_host] {
+                let authority = Some(fields[0].1);
+                let [host, origin] = fields;
+                let fields = [host, origin, ("sec-fetch-site", site)];
+                assert_eq!(is_cross_site(Fields(&fields), authority), is_another, "{fields:?}");
+                let fields = [host, ("Sec-Fetch-Site", site)];
+                assert_eq!(is_cross_site(Fields(&fields), authority), is_another, "{fields:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sec_fetch_site_that_means_nothing_leaves_it_to_the_origin() {
+        let unknown: [&[(&str, &str)]; 4] = [
+            &[("Sec-Fetch-Site", "")],
+            &[("Sec-Fetch-Site", "Same-Origin")],
+            &[("Sec-Fetch-Site", "same-origin, none")],
+            &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "none")],
+        ];
+        for site in unknown {
+            for (origin, is_another) in [("http://store", false), ("http://other", true)] {
+                let fields = [site, &[("Origin", origin)]].concat();
+                assert_eq!(is_cross_site(Fields(&fields), Some("store")), is_another, "{fields:?}");
+            }
+            assert!(!is_cross_site(Fields(site), Some("store")), "{site:?}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_compared_as_a_name_is() {
+        let same = [
+            ("http://store", "store"),
+            ("http://store.example", "STORE.Example"),
+            ("HTTP://Store.Example", "store.example"),
+            ("http://store:80", "store"),
+            ("http://store", "store:80"),
+            ("http://store", "store:"),
+            ("https://store", "store:443"),
+            ("https://store:443", "store"),
+            ("https://store", "store"),
+            ("http://store.example.", "store.example"),
+            ("http://store.example:8888", "store.example.:8888"),
+            ("http://127.0.0.1:8888", "127.0.0.1:8888"),
+            ("http://[::1]:8888", "[::1]:8888"),
+            ("http://[::1]", "[::1]:80"),
+            ("http://[FD00::A]", "[fd00::a]"),
+            (" http://store ", "store\t"),
+        ];
+        for (origin, host) in same {
+            let fields = [("Origin", origin)];
+            assert!(!is_cross_site(Fields(&fields), Some(host)), "{origin} at {host}");
+        }
+        let other = [
+            ("http://store", "store:443"),
+            ("https://store", "store:80"),
+            ("http://store:8888", "store"),
+            ("http://store:8888", "store:8889"),
+            ("http://store", "store:8888"),
+            ("http://evil.example", "store"),
+            ("http://store.evil.example", "store"),
+            ("http://evilstore", "store"),
+            ("http://store@evil.example", "store"),
+            ("http://store/", "store"),
+            ("http://store..", "store"),
+            ("http://[::1]", "[::]:1"),
+            ("http://[::1]:1", "[::1]"),
+            ("ftp://store", "store"),
+            ("chrome-extension://store", "store"),
+            ("null", "null"),
+            ("null", "store"),
+            ("", ""),
+            ("store", "store"),
+            ("http://store, http://store", "store"),
+        ];
+        for (origin, host) in other {
+            let fields = [("Origin", origin)];
+            assert!(is_cross_site(Fields(&fields), Some(host)), "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn an_origin_needs_one_host_to_be_its_own() {
+        let origin = ("Origin", "http://store");
+        assert!(is_cross_site(Fields(&[origin]), None));
+        assert!(is_cross_site(Fields(&[origin, origin]), Some("store")));
+        assert!(is_cross_site(Fields(&[("Origin", "null"), origin]), None));
+        assert!(!is_cross_site(Fields(&[("Host", "store")]), Some("store")));
+        assert!(!is_cross_site(Fields(&[]), None));
+    }
+}
