@@ -41,6 +41,14 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Whether `Content-Encoding` (RFC 9110, 8.4) lists any coding. `identity`
+    /// stands for none.
+    pub(super) fn have_content_coding(self) -> bool {
+        let codings = self.all("Content-Encoding").flat_map(|list| list.split(','));
+        let mut codings = codings.map(|coding| coding.trim_matches(OWS));
+        codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+    }
+
     /// `Content-Type`, as far as it is worth storing.
     pub(super) fn content_type(self) -> Result<Option<Arc<str>>, Refusal> {
         let mut values = self.all("Content-Type");

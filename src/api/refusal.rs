@@ -116,7 +116,12 @@ impl Refusal {
     /// The answer that says so.
     pub(super) fn reply(self) -> Reply {
         let (status, text) = self.status_and_text();
-        Reply::error(status, text)
+        let reply = Reply::error(status, text);
+        if self != Self::ContentEncoding {
+            return reply;
+        }
+        // What would have been taken (RFC 9110, 15.5.16).
+        reply.with_header("Accept-Encoding", "identity")
     }
 }
 

@@ -43,6 +43,17 @@ enum Verb {
     Append,
 }
 
+impl Verb {
+    /// Whether the body becomes what is stored, or a part of it. Otherwise the
+    /// fields that tell of the body have nothing to do with it.
+    fn stores_body(self) -> bool {
+        match self {
+            Self::Set | Self::Append => true,
+            Self::Delete | Self::Take | Self::Touch | Self::Add(_) => false,
+        }
+    }
+}
+
 /// How long a key is to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lifetime {
@@ -75,7 +86,7 @@ impl Writing {
         };
         let lifetime = lifetime_of(query, fields)?;
         let writing = Self::of(verb, lifetime, fields)?;
-        let content_type = if verb == Verb::Append { fields.content_type()? } else { None };
+        let content_type = if verb.stores_body() { fields.content_type()? } else { None };
         Ok(Self { content_type, ..writing })
     }
 
@@ -90,11 +101,13 @@ impl Writing {
     }
 
     fn of(verb: Verb, lifetime: Option<Lifetime>, fields: Fields<'_>) -> Result<Self, Refusal> {
-        if fields.has("Content-Range") {
-            return Err(Refusal::ContentRange);
-        }
-        if fields.has("Content-Encoding") {
-            return Err(Refusal::ContentEncoding);
+        if verb.stores_body() {
+            if fields.has("Content-Range") {
+                return Err(Refusal::ContentRange);
+            }
+            if fields.have_content_coding() {
+                return Err(Refusal::ContentEncoding);
+            }
         }
         let conditions = fields.conditions()?;
         Ok(Self { verb, conditions, lifetime, content_type: None })
