@@ -250,10 +250,13 @@ answer_status 404 curl -X PUT -d 'x' "$URL/kv"
 answer_status 404 curl -T film.bin "$URL/nowhere"
 answer_status 404 curl -T - "$URL/nowhere/" < <(cat film.bin)
 
-answer_status 400 curl "$URL/kv/greeting?tll=5"
-answer_status 400 curl -G -d 'x=1' "$URL/kv/greeting"
+answer_status 400 curl -X DELETE "$URL/kv/greeting?tll=5"
+answer 200 'hello' curl "$URL/kv/greeting?nocache=1764302400"
+# Without -X POST nothing is counted, so it must not look so.
+answer 400 'unknown query parameter\n' curl "$URL/kv/greeting?incr"
+answer 200 'hello' curl -G -d 'x=1' "$URL/kv/greeting"
 answer_status 400 curl -X PUT -d 'x' "$URL/kv/greeting?"'a&b'
-answer_status 400 curl "$URL/healthz?verbose"
+answer 200 'ok\n' curl "$URL/healthz?verbose"
 answer_status 400 curl -X DELETE "$URL/clear?yes"
 answer 200 'hello' curl "$URL/kv/greeting?"
 

@@ -220,7 +220,8 @@ impl Api {
         }
         let (writing, bytes_max) = (Arc::new(writing), self.value_bytes_max);
         let change = writing.change(body.clone(), bytes_max);
-        let answer = Answer::Derived { writing, body, bytes_max };
+        let key_created = writing.may_create().then(|| key.clone());
+        let answer = Answer::Derived { writing, body, bytes_max, key_created };
         Ok((Write::Update(key, change), answer))
     }
 
@@ -250,7 +251,13 @@ enum Answer {
     /// With this, whatever was there.
     Ready(Reply),
     /// As what was there says.
-    Derived { writing: Arc<Writing>, body: Bytes, bytes_max: u64 },
+    Derived {
+        writing: Arc<Writing>,
+        body: Bytes,
+        bytes_max: u64,
+        /// The key, if the write may be said to have created it.
+        key_created: Option<Key>,
+    },
 }
 
 impl Answer {
@@ -258,8 +265,14 @@ impl Answer {
         match (outcome, self) {
             (Err(err), _) => failed(&err),
             (Ok(_), Self::Ready(reply)) => reply,
-            (Ok(updated), Self::Derived { writing, body, bytes_max }) => {
-                writing.reply(&body, bytes_max, &updated)
+            (Ok(updated), Self::Derived { writing, body, bytes_max, key_created }) => {
+                let reply = writing.reply(&body, bytes_max, &updated);
+                match key_created {
+                    Some(key) if reply.status() == 201 => {
+                        reply.with_header("Location", target::path_of(&key))
+                    }
+                    Some(_) | None => reply,
+                }
             }
         }
     }
@@ -270,31 +283,40 @@ impl Resource {
     fn kind(self, method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Kind, Reply> {
         let query = target.query();
         let allow = self.allow();
-        let has_query = query.bytes().any(|byte| byte != b'&');
-        let kind = match (self, method) {
+        match (self, method) {
             // It is a method of what the query names, not of the key alone.
             (Self::Value(key), "POST") if query::is_for_post(query) => {
                 if is_cross_site(fields, target.authority().or(fields.only("Host"))) {
                     return Err(Refusal::AnotherSite.into());
                 }
-                return Ok(Kind::Write(key, Writing::post(Query::parse(query)?, fields)?));
+                Ok(Kind::Write(key, Writing::post(Query::parse(query)?, fields)?))
             }
             (Self::Value(key), "PUT") => {
-                return Ok(Kind::Write(key, Writing::put(Query::parse(query)?, fields)?));
+                Ok(Kind::Write(key, Writing::put(Query::parse(query)?, fields)?))
             }
             (Self::Value(key), "DELETE") => {
-                return Ok(Kind::Write(key, Writing::delete(Query::parse(query)?, fields)?));
+                Ok(Kind::Write(key, Writing::delete(Query::parse(query)?, fields)?))
             }
-            (Self::Value(key), "GET" | "HEAD") if !has_query => {
-                return Ok(Kind::Read(key, Reading::of(fields, method == "GET")?));
+            (Self::Value(key), "GET" | "HEAD") => {
+                query::check_read(query)?;
+                Ok(Kind::Read(key, Reading::of(fields, method == "GET")?))
             }
-            (Self::Value(_), "GET" | "HEAD") => return Err(Refusal::QueryUnknown.into()),
-            (Self::Clear, "DELETE") => Kind::Clear,
-            (Self::Health, "GET" | "HEAD") => Kind::Health,
-            (_, "OPTIONS") => Kind::Options(allow),
-            (_, _) => return Err(Refusal::MethodNotAllowed.reply().with_header("Allow", allow)),
-        };
-        if has_query { Err(Refusal::QueryUnknown.into()) } else { Ok(kind) }
+            (Self::Value(_), "OPTIONS") => {
+                query::check_read(query)?;
+                Ok(Kind::Options(allow))
+            }
+            (Self::Clear, "DELETE") => {
+                query::check_none(query)?;
+                Ok(Kind::Clear)
+            }
+            (Self::Clear, "OPTIONS") => {
+                query::check_none(query)?;
+                Ok(Kind::Options(allow))
+            }
+            (Self::Health, "GET" | "HEAD") => Ok(Kind::Health),
+            (Self::Health, "OPTIONS") => Ok(Kind::Options(allow)),
+            (_, _) => Err(Refusal::MethodNotAllowed.reply().with_header("Allow", allow)),
+        }
     }
 
     fn allow(&self) -> &'static str {

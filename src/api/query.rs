@@ -43,10 +43,26 @@ pub(super) enum Fault {
 
 /// Whether a query has any of the parameters that a `POST` can have.
 pub(super) fn is_for_post(query: &str) -> bool {
-    query.split('&').any(|parameter| {
-        let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-        matches!(name, "ttl" | "incr" | "decr" | "append")
-    })
+    names(query).any(|name| matches!(name, "ttl" | "incr" | "decr" | "append"))
+}
+
+/// Checks the query of a method that changes nothing. What nobody knows is
+/// ignored there, as what is put behind a URL to get past a cache. What another
+/// method has is refused: the answer must not look as if it had been done.
+pub(super) fn check_read(query: &str) -> Result<(), Fault> {
+    let is_of_another = |query| is_for_post(query) || names(query).any(|name| name == "return");
+    // Nearly every read is without one.
+    if !query.is_empty() && is_of_another(query) { Err(Fault::Unknown) } else { Ok(()) }
+}
+
+/// Checks the query of what has no parameters at all.
+pub(super) fn check_none(query: &str) -> Result<(), Fault> {
+    if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Fault::Unknown) }
+}
+
+/// The names of the parameters.
+fn names(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').map(|parameter| parameter.split_once('=').map_or(parameter, |(name, _)| name))
 }
 
 impl<'a> Query<'a> {
@@ -170,6 +186,42 @@ mod tests {
     }
 
     #[test]
+    fn a_read_ignores_what_no_method_has() {
+        for query in
+            ["", "&&", "x", "_=1764302400", "x=1&y", "=", "=5", "?", "/kv/", "%69ncr", "TTL=60"]
+        {
+            assert_eq!(check_read(query), Ok(()), "{query:?}");
+        }
+        for query in [
+            "ttl=60",
+            "ttl",
+            "incr",
+            "incr=",
+            "incr=5",
+            "decr=2",
+            "decr",
+            "append",
+            "append=x",
+            "return",
+            "&return=1",
+            "x&incr",
+            "incr&x",
+        ] {
+            assert_eq!(check_read(query), Err(Fault::Unknown), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_parameters_refuses_any() {
+        for query in ["", "&", "&&&"] {
+            assert_eq!(check_none(query), Ok(()), "{query:?}");
+        }
+        for query in ["x", "=", "&x", "ttl=60", "?", "%"] {
+            assert_eq!(check_none(query), Err(Fault::Unknown), "{query:?}");
+        }
+    }
+
+    #[test]
     fn amounts_are_whole_numbers_of_64_bits() {
         let cases = [
             (None, 1),
@@ -204,6 +256,17 @@ mod tests {
             let text = number.to_string();
             prop_assert_eq!(amount(Some(&text), false), Some(number));
             prop_assert_eq!(amount(Some(&text), true), number.checked_neg());
+        }
+
+        /// A parameter of a write is never taken for one that nobody knows.
+        #[test]
+        fn a_read_refuses_what_a_write_understands(
+            query in "((ttl|incr|decr|append|return|x)?=?[0-9-]{0,2}&?){0,4}",
+        ) {
+            let understood = Query::parse(&query);
+            if understood != Err(Fault::Unknown) {
+                prop_assert_eq!(check_read(&query).is_ok(), understood == Ok(Query::default()));
+            }
         }
 
         /// Nothing that passes was left out, and the order does not matter.

@@ -25,30 +25,48 @@ pub struct Reply {
     body: Bytes,
 }
 
+/// What a cache may do with a value: keep it, and ask each time whether it is
+/// still there. It may change at any moment, whenever it expires.
+const ASK: &str = "no-cache";
+
+/// What a cache may do with what is said of one moment or one request: nothing.
+const NO_STORE: &str = "no-store";
+
 impl Reply {
-    /// 200 without a body.
+    /// 200 without a body, to a write.
     pub(super) fn empty() -> Self {
-        Self::new(200, None, Bytes::new())
+        Self::once(200, None, Bytes::new())
     }
 
-    /// 200 with a text of ours.
+    /// 200 with a text of ours that holds for this moment.
     pub(super) fn text(text: &'static str) -> Self {
-        Self::new(200, Some(TEXT), Bytes::from_static(text.as_bytes()))
+        Self::once(200, Some(TEXT), Bytes::from_static(text.as_bytes()))
     }
 
     /// 200 with a stored value, whose bytes are shared and not copied.
     pub(super) fn value(entry: &Entry, tag: EntityTag) -> Self {
-        Self::of_value(200, entry, tag, entry.value().clone())
+        Self::of_value(200, entry, tag, ASK, entry.value().clone())
+    }
+
+    /// The same with one that is not stored any more.
+    pub(super) fn taken(entry: &Entry, tag: EntityTag) -> Self {
+        Self::of_value(200, entry, tag, NO_STORE, entry.value().clone())
     }
 
     /// 206 with a slice of one.
     pub(super) fn part(entry: &Entry, tag: EntityTag, slice: &Range<usize>) -> Self {
         let content_range = range::content_range(slice, entry.value().len());
         let body = entry.value().slice(slice.clone());
-        Self::of_value(206, entry, tag, body).with_header("Content-Range", content_range)
+        Self::of_value(206, entry, tag, ASK, body).with_header("Content-Range", content_range)
     }
 
-    fn of_value(status: u16, entry: &Entry, tag: EntityTag, body: Bytes) -> Self {
+    fn of_value(
+        status: u16,
+        entry: &Entry,
+        tag: EntityTag,
+        caching: &'static str,
+        body: Bytes,
+    ) -> Self {
         let content_type = match entry.content_type() {
             Some(content_type) => Cow::Owned(content_type.to_string()),
             None if entry.is_text() => Cow::Borrowed(TEXT),
@@ -59,8 +77,7 @@ impl Reply {
         headers.push(("ETag", Cow::Owned(tag.to_field())));
         headers.push(("Content-Type", content_type));
         headers.push(("Accept-Ranges", Cow::Borrowed("bytes")));
-        // It may change at any moment, whenever it expires.
-        headers.push(("Cache-Control", Cow::Borrowed("no-cache")));
+        headers.push(("Cache-Control", Cow::Borrowed(caching)));
         headers.push(NO_SNIFFING);
         if is_active {
             // Nothing in it may act in the name of the store.
@@ -71,17 +88,17 @@ impl Reply {
 
     /// 201 without a body: the key was not there.
     pub(super) fn created() -> Self {
-        Self::new(201, None, Bytes::new())
+        Self::once(201, None, Bytes::new())
     }
 
     /// 304: the client has what is there.
     pub(super) fn not_modified(tag: EntityTag) -> Self {
-        Self::new(304, None, Bytes::new()).with_tag(tag).with_header("Cache-Control", "no-cache")
+        Self::new(304, None, Bytes::new()).with_tag(tag).with_header("Cache-Control", ASK)
     }
 
     /// 200 with the number that an entry holds, and a newline.
     pub(super) fn number(entry: &Entry) -> Self {
-        Self::new(200, Some(TEXT), [entry.value(), &b"\n"[..]].concat().into())
+        Self::once(200, Some(TEXT), [entry.value(), &b"\n"[..]].concat().into())
     }
 
     /// 204 that says which methods there are.
@@ -112,9 +129,13 @@ impl Reply {
     /// cache may keep. 503 says when to try again (RFC 9110, 10.2.3).
     pub fn error(status: u16, text: &'static str) -> Self {
         let line = format!("{text}\n");
-        let reply = Self::new(status, Some(TEXT), line.into());
-        let reply = reply.with_header("Cache-Control", "no-store");
+        let reply = Self::once(status, Some(TEXT), line.into());
         if status == 503 { reply.with_header("Retry-After", "1") } else { reply }
+    }
+
+    /// An answer that no cache may keep.
+    fn once(status: u16, kind: Option<&'static str>, body: Bytes) -> Self {
+        Self::new(status, kind, body).with_header("Cache-Control", NO_STORE)
     }
 
     fn new(status: u16, kind: Option<&'static str>, body: Bytes) -> Self {

@@ -2,7 +2,7 @@
 
 use super::Refusal;
 use crate::storage::{InvalidKey, Key};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// A request target, split but not yet understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,24 @@ fn decode_key(encoded: &str) -> Result<Key, Refusal> {
         InvalidKey::Empty => Refusal::KeyEmpty,
         InvalidKey::TooLong => Refusal::KeyTooLong,
     })
+}
+
+/// What stands for another byte in a key's path: all that some shell, list or
+/// URL gives a meaning of its own.
+const ESCAPED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b'@')
+    .remove(b',')
+    .remove(b'=');
+
+/// The path that names a key.
+pub(super) fn path_of(key: &Key) -> String {
+    format!("/kv/{}", utf8_percent_encode(key.as_str(), &ESCAPED))
 }
 
 /// Whether some `%` is not followed by two hexadecimal digits.

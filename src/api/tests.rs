@@ -105,11 +105,18 @@ fn check_form(line: &str, reply: &Reply) {
     let names_methods = matches!(reply.status(), 204 | 405);
     assert_eq!(names_methods, reply.header("Allow").is_some(), "{line}");
     assert_eq!(reply.body().is_empty(), reply.header("Content-Type").is_none(), "{line}");
+    let is_write = ["PUT", "POST", "DELETE"].iter().any(|method| line.starts_with(method));
+    let caching = if is_write || reply.status() >= 400 || line.contains("/healthz") {
+        Some("no-store")
+    } else {
+        Some("no-cache")
+    };
+    if reply.status() != 204 {
+        assert_eq!(reply.header("Cache-Control"), caching, "{line}");
+    }
     if reply.status() < 400 {
-        assert_ne!(reply.header("Cache-Control"), Some("no-store"), "{line}");
         return;
     }
-    assert_eq!(reply.header("Cache-Control"), Some("no-store"), "{line}");
     assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"), "{line}");
     let text = std::str::from_utf8(reply.body()).unwrap();
     assert_eq!(text.matches('\n').count(), 1, "{line}: {text:?}");
@@ -516,19 +523,67 @@ fn a_key_may_have_1024_bytes_however_they_are_written() {
 }
 
 #[test]
-fn an_empty_query_has_no_parameter_and_any_other_an_unknown_one() {
+fn what_only_reads_ignores_a_parameter_that_nothing_has() {
     for path in ["/kv/there", "/healthz"] {
-        for query in ["?", "?&", "?&&&"] {
-            assert_eq!(answer(&api(), &format!("GET {path}{query}"), b"").status(), 200, "{query}");
-        }
-        for query in ["?a", "?a=1", "?=", "?&a", "?a&", "??", "?%", "?/kv/", "?ttl=60"] {
-            let row: Row<'_> =
-                (&format!("GET {path}{query}"), b"", 400, "unknown query parameter\n");
-            check(api, &[row]);
+        for query in ["?", "?&", "?&&&", "?a", "?a=1", "?=", "?&a", "??", "?%", "?/kv/", "?TTL=60"]
+        {
+            for (method, status) in [("GET", 200), ("HEAD", 200), ("OPTIONS", 204)] {
+                let line = format!("{method} {path}{query}");
+                assert_eq!(answer(&api(), &line, b"").status(), status, "{line}");
+            }
         }
     }
+    let unknown = "unknown query parameter\n";
+    for query in ["ttl=60", "incr", "decr=2", "append", "return", "x&incr"] {
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            check(api, &[(&format!("{method} /kv/there?{query}"), b"", 400, unknown)]);
+        }
+        // It is no parameter of any method there.
+        assert_eq!(answer(&api(), &format!("GET /healthz?{query}"), b"").status(), 200);
+    }
+}
+
+#[test]
+fn what_writes_refuses_a_parameter_that_it_does_not_have() {
+    let unknown = "unknown query parameter\n";
+    for line in [
+        "PUT /kv/there?a",
+        "PUT /kv/there?ttl=60&a",
+        "DELETE /kv/there?a",
+        "DELETE /kv/there?return&a",
+        "POST /kv/there?append&a",
+        "DELETE /clear?all",
+        "OPTIONS /clear?all",
+    ] {
+        check(|| api_over(Untouchable), &[(line, b"x", 400, unknown)]);
+    }
     assert_eq!(answer(&api(), "DELETE /clear?", b"").status(), 200);
-    check(api, &[("DELETE /clear?all", b"", 400, "unknown query parameter\n")]);
+}
+
+#[test]
+fn what_is_created_has_its_path() {
+    let put = |target: &str, fields| {
+        let call = Call { method: "PUT", target, fields, body_bytes: Some(1) };
+        api().answer(&call, Bytes::from_static(b"x"))
+    };
+    let create = [("If-None-Match", "*")];
+    let table = [
+        ("/kv/a", "/kv/a"),
+        ("http://store/kv/a?ttl=60", "/kv/a"),
+        ("/kv/kenya:capital/%61,b=c@d~e", "/kv/kenya:capital/a,b=c@d~e"),
+        ("/kv/a+b%20c%3Fd%23e%25", "/kv/a%2Bb%20c%3Fd%23e%25"),
+        ("/kv/%00%0d%0a\"<>&'*", "/kv/%00%0D%0A%22%3C%3E%26%27%2A"),
+        ("/kv/S\u{e3}o", "/kv/S%C3%A3o"),
+    ];
+    for (target, path) in table {
+        let reply = put(target, &create);
+        assert_eq!((reply.status(), reply.header("Location")), (201, Some(path)), "{target}");
+        assert_eq!(put(target, &[]).header("Location"), None, "{target}");
+    }
+    let refused = put("/kv/there", &create);
+    assert_eq!((refused.status(), refused.header("Location")), (412, None));
+    let replaced = put("/kv/there", &[("If-Match", "*")]);
+    assert_eq!((replaced.status(), replaced.header("Location")), (200, None));
 }
 
 #[test]
@@ -593,6 +648,8 @@ proptest! {
         for encoded in [all, lower_case.collect(), needed] {
             prop_assert_eq!(key_of(&format!("/kv/{encoded}")), Ok(key.clone()));
         }
+        let path = super::target::path_of(&Key::new(key.clone()).unwrap());
+        prop_assert_eq!(key_of(&path), Ok(key));
     }
 
     #[test]

@@ -124,6 +124,12 @@ impl Writing {
         }
     }
 
+    /// Whether it may be answered with 201: where nothing was there, and the
+    /// request could know.
+    pub(super) fn may_create(&self) -> bool {
+        self.verb == Verb::Set && !self.conditions.is_empty()
+    }
+
     /// Whether it takes a time in proportion to the value that is there.
     pub(super) fn takes_all(&self) -> bool {
         matches!(self.verb, Verb::Append | Verb::Take)
@@ -227,10 +233,8 @@ impl Writing {
             };
         }
         match (self.verb, before, after) {
-            (Verb::Take, Some(before), _) => Reply::value(before, tag_of(before)),
-            (Verb::Set, None, Some(after)) if !self.conditions.is_empty() => {
-                Reply::created().with_validators(after)
-            }
+            (Verb::Take, Some(before), _) => Reply::taken(before, tag_of(before)),
+            (_, None, Some(after)) if self.may_create() => Reply::created().with_validators(after),
             (Verb::Add(_), _, Some(after)) => Reply::number(after).with_validators(after),
             (_, _, Some(after)) => Reply::empty().with_validators(after),
             (_, _, None) => Reply::empty(),

@@ -32,7 +32,7 @@
 //!
 //! Of every answer but an interim one the replay also asks what is true of
 //! all: a date, a length unless its status can have no body, `nosniff`, and of
-//! an error what caches may not do.
+//! an error and of an answer to a write that no cache may keep it.
 
 use super::http::{Connection, PATIENCE, Response};
 use std::collections::VecDeque;
@@ -253,7 +253,7 @@ impl Replay {
         let got = got.map_err(|err| format!("no answer: {err}"))?;
         if !(100..200).contains(&got.status()) {
             self.asked.pop_front();
-            check_always(&got)?;
+            check_always(&method, &got)?;
         }
         check_answer(expected, &got)
     }
@@ -302,7 +302,7 @@ fn check_answer(expected: &Step, got: &Response) -> Result<(), String> {
 }
 
 /// What is true of every answer but an interim one.
-fn check_always(got: &Response) -> Result<(), String> {
+fn check_always(method: &str, got: &Response) -> Result<(), String> {
     let date = got.header("Date").ok_or("expected some Date, got none")?;
     if httpdate::parse_http_date(date).is_err() {
         return Err(format!("expected Date in the form of RFC 9110, got {date:?}"));
@@ -315,7 +315,8 @@ fn check_always(got: &Response) -> Result<(), String> {
     }
     let error = got.status() >= 400;
     let mut always = vec![("X-Content-Type-Options", "nosniff")];
-    always.extend(error.then_some(("Cache-Control", "no-store")));
+    let writes = matches!(method, "PUT" | "POST" | "DELETE");
+    always.extend((error || writes).then_some(("Cache-Control", "no-store")));
     always.extend(error.then_some(("Content-Type", "text/plain; charset=utf-8")));
     for (name, value) in always {
         if got.header(name) != Some(value) {
