@@ -242,7 +242,7 @@ allowed 'GET HEAD OPTIONS'
 answer 405 'method not allowed\n' curl -X PATCH -d 'x' "$URL/kv/greeting?ttl=5"
 answer 200 'hello' curl "$URL/kv/greeting"
 
-for path in '' /kv /kv.txt /KV/greeting /clear/ /healthz/ /favicon.ico; do
+for path in /kv /kv.txt /KV/greeting /clear/ /healthz/ /favicon.ico; do
     answer_status 404 curl "$URL$path"
     check_match 'the answer names the paths there are' '/kv/.*/clear.*/healthz' "$(cat body)"
 done
@@ -259,6 +259,22 @@ answer_status 400 curl -X PUT -d 'x' "$URL/kv/greeting?"'a&b'
 answer 200 'ok\n' curl "$URL/healthz?verbose"
 answer_status 400 curl -X DELETE "$URL/clear?yes"
 answer 200 'hello' curl "$URL/kv/greeting?"
+
+# The manual at the root: each of its lines runs, and none fails.
+answer_status 200 curl "$URL"
+check 'the manual is text' "$TEXT" "$(header Content-Type)"
+cp body manual
+check_match 'it has the name that it was asked under' "'$URL/kv/" "$(cat manual)"
+# shellcheck disable=SC2317 # check_that calls it.
+manual_runs() {
+    sed 's/curl /curl -q -sS --max-time 60 -f /' manual >manual.sh
+    bash -euo pipefail manual.sh >manual.stdout 2>manual.stderr
+}
+check_that 'it runs in a shell' manual_runs
+check 'as far as its last line says so' ok "$(tail -n 1 manual.stdout)"
+answer_status 204 curl -X OPTIONS "$URL"
+answer_status 204 curl -X OPTIONS --request-target '*' "$URL"
+answer 400 'the request target is not a path\n' curl --request-target '*' "$URL"
 
 answer 200 'ok\n' curl "$URL/healthz"
 check 'health is text' "$TEXT" "$(header Content-Type)"

@@ -7,7 +7,8 @@
 //! call which is refused never waits for its body.
 //!
 //! The checks come in one order, whatever else is wrong with a call: host 403,
-//! path 404, key 400, method 405, query 400, header fields 400 or 415, length 413,
+//! target 400, path 404, key 400, method 405, query 400, header fields 400 or
+//! 415, length 413,
 //! empty value 400, preconditions 412, storage.
 
 mod access;
@@ -15,6 +16,7 @@ mod cross_site;
 mod field;
 mod fields;
 mod lifetime;
+mod manual;
 mod media_type;
 mod query;
 mod range;
@@ -66,6 +68,8 @@ enum Kind {
     Clear,
     /// Say that the store is up.
     Health,
+    /// Tell how to use the store, to one who calls it so.
+    Manual(Option<Box<str>>),
     /// Say which methods there are.
     Options(&'static str),
 }
@@ -142,7 +146,11 @@ impl Api {
         match kind {
             Kind::Write(key, writing) if writing.takes_all() && self.is_large(key) => Pace::Long,
             Kind::Write(..) if self.storage.waits() => Pace::Commit,
-            Kind::Read(..) | Kind::Write(..) | Kind::Health | Kind::Options(_) => Pace::Ready,
+            Kind::Read(..)
+            | Kind::Write(..)
+            | Kind::Health
+            | Kind::Manual(_)
+            | Kind::Options(_) => Pace::Ready,
             Kind::Clear => Pace::Long,
         }
     }
@@ -182,6 +190,7 @@ impl Api {
                 Ok(()) => Reply::text("ok\n"),
                 Err(err) => failed(&err),
             },
+            Kind::Manual(host) => Reply::text(manual::text(host.as_deref())),
             Kind::Options(allow) => Reply::options(allow),
         }
     }
@@ -202,9 +211,11 @@ impl Api {
                 }
                 Err(refusal) => done(refusal.into()),
             },
-            other @ (Kind::Read(..) | Kind::Clear | Kind::Health | Kind::Options(_)) => {
-                done(self.perform(Operation(other), body));
-            }
+            other @ (Kind::Read(..)
+            | Kind::Clear
+            | Kind::Health
+            | Kind::Manual(_)
+            | Kind::Options(_)) => done(self.perform(Operation(other), body)),
         }
     }
 
@@ -241,7 +252,7 @@ impl Operation {
         match &self.0 {
             Kind::Read(..) => true,
             Kind::Write(_, writing) => writing.takes_all(),
-            Kind::Clear | Kind::Health | Kind::Options(_) => false,
+            Kind::Clear | Kind::Health | Kind::Manual(_) | Kind::Options(_) => false,
         }
     }
 }
@@ -286,7 +297,7 @@ impl Resource {
         match (self, method) {
             // It is a method of what the query names, not of the key alone.
             (Self::Value(key), "POST") if query::is_for_post(query) => {
-                if is_cross_site(fields, target.authority().or(fields.only("Host"))) {
+                if is_cross_site(fields, target.authority(fields)) {
                     return Err(Refusal::AnotherSite.into());
                 }
                 Ok(Kind::Write(key, Writing::post(Query::parse(query)?, fields)?))
@@ -314,16 +325,21 @@ impl Resource {
                 Ok(Kind::Options(allow))
             }
             (Self::Health, "GET" | "HEAD") => Ok(Kind::Health),
-            (Self::Health, "OPTIONS") => Ok(Kind::Options(allow)),
+            (Self::Manual, "GET" | "HEAD") => {
+                Ok(Kind::Manual(target.authority(fields).map(Into::into)))
+            }
+            (Self::Health | Self::Manual | Self::Server, "OPTIONS") => Ok(Kind::Options(allow)),
+            // Of no other method it is a target (RFC 9112, 3.2.4).
+            (Self::Server, _) => Err(Refusal::TargetMalformed.into()),
             (_, _) => Err(Refusal::MethodNotAllowed.reply().with_header("Allow", allow)),
         }
     }
 
     fn allow(&self) -> &'static str {
         match self {
-            Self::Value(_) => "GET, HEAD, PUT, POST, DELETE, OPTIONS",
+            Self::Value(_) | Self::Server => "GET, HEAD, PUT, POST, DELETE, OPTIONS",
             Self::Clear => "DELETE, OPTIONS",
-            Self::Health => "GET, HEAD, OPTIONS",
+            Self::Health | Self::Manual => "GET, HEAD, OPTIONS",
         }
     }
 }

@@ -9,6 +9,8 @@ use super::query::Fault;
 pub enum Refusal {
     /// A `Host` that may be the name of a page of the web.
     HostUnknown,
+    /// The target is no path, nor a URL with one.
+    TargetMalformed,
     /// No such path.
     PathUnknown,
     /// `/kv/` without a key.
@@ -78,6 +80,7 @@ impl Refusal {
             Self::HostUnknown => {
                 (403, "this Host is not allowed: start the store with --allow-host and its name")
             }
+            Self::TargetMalformed => (400, "the request target is not a path"),
             Self::PathUnknown => (404, "not found: the paths are /kv/{key}, /clear and /healthz"),
             Self::KeyEmpty => (400, "key cannot be empty"),
             Self::KeyTooLong => (400, "key is longer than 1024 bytes"),

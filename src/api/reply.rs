@@ -39,8 +39,8 @@ impl Reply {
     }
 
     /// 200 with a text of ours that holds for this moment.
-    pub(super) fn text(text: &'static str) -> Self {
-        Self::once(200, Some(TEXT), Bytes::from_static(text.as_bytes()))
+    pub(super) fn text(text: impl Into<Bytes>) -> Self {
+        Self::once(200, Some(TEXT), text.into())
     }
 
     /// 200 with a stored value, whose bytes are shared and not copied.

@@ -1,6 +1,7 @@
 //! From a request target to the thing it names.
 
 use super::Refusal;
+use super::fields::Fields;
 use crate::storage::{InvalidKey, Key};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -21,11 +22,15 @@ pub(super) enum Resource {
     Clear,
     /// `/healthz`
     Health,
+    /// `/`
+    Manual,
+    /// `*`: the server as a whole (RFC 9112, 3.2.4).
+    Server,
 }
 
 impl<'a> Target<'a> {
     /// Splits an origin-form or absolute-form target (RFC 9112, 3.2.1 and
-    /// 3.2.2). Anything else keeps its text as a path that names nothing.
+    /// 3.2.2). Anything else keeps its text as a path.
     pub(super) fn parse(target: &'a str) -> Self {
         let (authority, origin) = match split_authority(target) {
             Some((authority, origin)) => (Some(authority), origin),
@@ -35,10 +40,10 @@ impl<'a> Target<'a> {
         Self { authority, path, query }
     }
 
-    /// The host and port of an absolute-form target, which goes before the
-    /// field `Host` (RFC 9112, 3.2.2).
-    pub(super) fn authority(&self) -> Option<&'a str> {
-        self.authority
+    /// The host and port that the call is for: those of an absolute-form
+    /// target, or else the field `Host` (RFC 9112, 3.2.2).
+    pub(super) fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {
+        self.authority.or_else(|| fields.only("Host"))
     }
 
     /// What follows the path's `?`; empty without one.
@@ -49,11 +54,16 @@ impl<'a> Target<'a> {
     /// The thing that the path names. Nothing is collapsed or redirected.
     pub(super) fn resource(&self) -> Result<Resource, Refusal> {
         match self.path {
+            "/" => Ok(Resource::Manual),
             "/clear" => Ok(Resource::Clear),
             "/healthz" => Ok(Resource::Health),
+            // An absolute URL without a path names the root (RFC 9110, 4.2.3).
+            "" if self.authority.is_some() => Ok(Resource::Manual),
+            "*" if self.authority.is_none() => Ok(Resource::Server),
             path => match path.strip_prefix("/kv/") {
                 Some(encoded) => Ok(Resource::Value(decode_key(encoded)?)),
-                None => Err(Refusal::PathUnknown),
+                None if path.starts_with('/') => Err(Refusal::PathUnknown),
+                None => Err(Refusal::TargetMalformed),
             },
         }
     }

@@ -106,11 +106,8 @@ fn check_form(line: &str, reply: &Reply) {
     assert_eq!(names_methods, reply.header("Allow").is_some(), "{line}");
     assert_eq!(reply.body().is_empty(), reply.header("Content-Type").is_none(), "{line}");
     let is_write = ["PUT", "POST", "DELETE"].iter().any(|method| line.starts_with(method));
-    let caching = if is_write || reply.status() >= 400 || line.contains("/healthz") {
-        Some("no-store")
-    } else {
-        Some("no-cache")
-    };
+    let is_value = reply.header("Accept-Ranges").is_some();
+    let caching = if is_value && !is_write { Some("no-cache") } else { Some("no-store") };
     if reply.status() != 204 {
         assert_eq!(reply.header("Cache-Control"), caching, "{line}");
     }
@@ -155,15 +152,12 @@ fn each_route_has_its_answer() {
 #[test]
 fn any_other_path_names_the_paths_there_are() {
     let targets = [
-        "/",
-        "",
-        "*",
         "/kv",
         "/kv?key=there",
         "/KV/there",
         "//kv/there",
         "/kv%2Fthere",
-        "kv/there",
+        "/*",
         "/kvs/there",
         "/clear/",
         "/clear/all",
@@ -172,13 +166,54 @@ fn any_other_path_names_the_paths_there_are() {
         "/health",
         "/cluster/nodes",
         "/raft/append",
-        "store.example:8888",
+        "http://store/nowhere",
+        "http://store/*",
     ];
     for target in targets {
         for method in ["GET", "HEAD", "PUT", "DELETE", "POST", "OPTIONS", "CONNECT"] {
             check(api, &[(&format!("{method} {target}"), b"", 404, PATHS)]);
         }
     }
+}
+
+#[test]
+fn a_target_that_is_no_path_is_refused() {
+    let targets =
+        ["", "?", "kv/there", "**", "*/kv/there", "store.example:8888", "ftp://store/kv/there"];
+    let methods = ["GET", "HEAD", "PUT", "DELETE", "POST", "CONNECT"];
+    for method in methods {
+        for target in targets.into_iter().chain(["*"]) {
+            let line = format!("{method} {target}");
+            check(api, &[(&line, b"", 400, "the request target is not a path\n")]);
+        }
+    }
+    for target in targets {
+        let line = format!("OPTIONS {target}");
+        check(api, &[(&line, b"", 400, "the request target is not a path\n")]);
+    }
+    // The server as a whole has every method that some path has.
+    let reply = answer(&api_over(Untouchable), "OPTIONS *", b"");
+    let allow = Some("GET, HEAD, PUT, POST, DELETE, OPTIONS");
+    assert_eq!((reply.status(), reply.header("Allow")), (204, allow));
+}
+
+#[test]
+fn the_root_tells_how_to_use_the_store() {
+    let get = |target, fields| {
+        let call = Call { method: "GET", target, fields, body_bytes: Some(0) };
+        let reply = api_over(Untouchable).answer(&call, Bytes::new());
+        assert_eq!(reply.status(), 200, "{target}");
+        assert_eq!(reply.header("Content-Type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(reply.header("Cache-Control"), Some("no-store"));
+        String::from_utf8(reply.body().to_vec()).unwrap()
+    };
+    let named = |host: &str| super::manual::text(Some(host));
+    assert_eq!(get("/", &[("host", "store:9000")]), named("store:9000"));
+    assert_eq!(get("/?probe=1", &[("Host", "store")]), named("store"));
+    assert_eq!(get("http://store", &[("Host", "proxy")]), named("store"));
+    assert_eq!(get("http://store:80?x", &[]), named("store:80"));
+    assert_eq!(get("/", &[]), super::manual::text(None));
+    assert_eq!(get("/", &[("Host", "a"), ("Host", "b")]), super::manual::text(None));
 }
 
 #[test]
@@ -189,6 +224,8 @@ fn a_method_that_a_path_does_not_have_is_told_which_it_has() {
         ("/kv/absent", "GET, HEAD, PUT, POST, DELETE, OPTIONS", &[]),
         ("/clear", "DELETE, OPTIONS", &["GET", "HEAD", "PUT"]),
         ("/healthz", "GET, HEAD, OPTIONS", &["PUT", "DELETE"]),
+        ("/", "GET, HEAD, OPTIONS", &["PUT", "DELETE"]),
+        ("http://store", "GET, HEAD, OPTIONS", &["PUT", "DELETE"]),
     ];
     for (target, allow, more) in table {
         for method in others.iter().chain(more) {
@@ -307,7 +344,7 @@ fn a_call_in_order_is_admitted_without_touching_the_storage() {
     let api = api_over(Untouchable);
     let is_read = |kind: &Kind| matches!(kind, Kind::Read(at, _) if *at == key("a"));
     let is_write = |kind: &Kind| matches!(kind, Kind::Write(at, _) if *at == key("a"));
-    let table: [(&str, IsRight<'_>); 11] = [
+    let table: [(&str, IsRight<'_>); 12] = [
         ("GET /kv/a", &is_read),
         ("HEAD /kv/a", &is_read),
         ("PUT /kv/a", &is_write),
@@ -315,6 +352,7 @@ fn a_call_in_order_is_admitted_without_touching_the_storage() {
         ("POST /kv/a?append", &is_write),
         ("DELETE /kv/a", &is_write),
         ("DELETE /kv/a?return", &is_write),
+        ("GET /", &|kind| *kind == Kind::Manual(None)),
         ("DELETE /clear", &|kind| *kind == Kind::Clear),
         ("GET /healthz", &|kind| *kind == Kind::Health),
         ("HEAD /healthz", &|kind| *kind == Kind::Health),
@@ -524,7 +562,7 @@ fn a_key_may_have_1024_bytes_however_they_are_written() {
 
 #[test]
 fn what_only_reads_ignores_a_parameter_that_nothing_has() {
-    for path in ["/kv/there", "/healthz"] {
+    for path in ["/kv/there", "/healthz", "/"] {
         for query in ["?", "?&", "?&&&", "?a", "?a=1", "?=", "?&a", "??", "?%", "?/kv/", "?TTL=60"]
         {
             for (method, status) in [("GET", 200), ("HEAD", 200), ("OPTIONS", 204)] {
@@ -599,11 +637,8 @@ fn an_absolute_target_is_its_path() {
     for (target, key) in table {
         assert_eq!(key_of(target).as_deref(), Ok(key), "{target}");
     }
-    let nowhere = ["http://localhost", "http://localhost/", "http://localhost?/kv/a", "http:/kv/a"];
-    for target in
-        nowhere.into_iter().chain(["ftp://localhost/kv/a", "://localhost/kv/a", "http://"])
-    {
-        assert_eq!(key_of(target), Err(PATHS.trim_end().to_owned()), "{target}");
+    for target in ["http:/kv/a", "ftp://localhost/kv/a", "://localhost/kv/a"] {
+        assert_eq!(key_of(target), Err("the request target is not a path".to_owned()), "{target}");
     }
     assert_eq!(key_of("http://localhost/kv/"), Err("key cannot be empty".to_owned()));
 }
