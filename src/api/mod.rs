@@ -8,11 +8,11 @@
 //!
 //! The checks come in one order, whatever else is wrong with a call: host 403,
 //! target 400, path 404, key 400, method 405, query 400, header fields 400 or
-//! 415, length 413,
-//! empty value 400, preconditions 412, storage.
+//! 415, length 413, empty value 400, content 400, preconditions 412, storage.
 
 mod access;
 mod cross_site;
+mod digests;
 mod field;
 mod fields;
 mod lifetime;
@@ -222,6 +222,7 @@ impl Api {
     /// What a write is for the storage, and how it is answered.
     fn plan(&self, key: Key, writing: Writing, body: Bytes) -> Result<(Write, Answer), Refusal> {
         writing.check_body(body.len() as u64)?;
+        writing.check_content(&body)?;
         if let Some(entry) = writing.plain_entry(&body) {
             let reply = Reply::empty().with_validators(&entry);
             return Ok((Write::Set(key, entry), Answer::Ready(reply)));

@@ -45,6 +45,10 @@ pub enum Refusal {
     ContentRange,
     /// A coding cannot be told from the value.
     ContentEncoding,
+    /// A digest of the content that is none.
+    DigestMalformed,
+    /// The content is not what its digest says.
+    ContentDiffers,
     /// A body where there is nothing to be done with it.
     BodyUnexpected,
     /// `If-Match` or `If-None-Match` does not hold.
@@ -98,6 +102,8 @@ impl Refusal {
             Self::TypeMalformed => (400, "content type is malformed"),
             Self::ContentRange => (400, "content range is not supported"),
             Self::ContentEncoding => (415, "content encoding is not supported"),
+            Self::DigestMalformed => (400, "the digest is malformed"),
+            Self::ContentDiffers => (400, "the content does not match its digest"),
             Self::BodyUnexpected => (400, "a body does not belong here"),
             Self::PreconditionFailed => (412, "precondition failed"),
             Self::RangeUnsatisfiable => (416, "range not satisfiable"),

@@ -7,6 +7,7 @@
 //! [`check`]: Writing::check
 //! [`apply`]: Writing::apply
 
+use super::digests::Digests;
 use super::fields::Fields;
 use super::query::{self, Query};
 use super::tags::{Conditions, EntityTag, Verdict};
@@ -24,6 +25,8 @@ pub(super) struct Writing {
     /// What `ttl` asks for, if it is there.
     lifetime: Option<Lifetime>,
     content_type: Option<Arc<str>>,
+    /// What the body has to be, if the client has said it.
+    digests: Option<Box<Digests>>,
 }
 
 /// What is done to the key.
@@ -101,6 +104,7 @@ impl Writing {
     }
 
     fn of(verb: Verb, lifetime: Option<Lifetime>, fields: Fields<'_>) -> Result<Self, Refusal> {
+        let mut digests = None;
         if verb.stores_body() {
             if fields.has("Content-Range") {
                 return Err(Refusal::ContentRange);
@@ -108,9 +112,10 @@ impl Writing {
             if fields.have_content_coding() {
                 return Err(Refusal::ContentEncoding);
             }
+            digests = Some(Digests::of(fields)?).filter(|digests| !digests.is_empty());
         }
         let conditions = fields.conditions()?;
-        Ok(Self { verb, conditions, lifetime, content_type: None })
+        Ok(Self { verb, conditions, lifetime, content_type: None, digests: digests.map(Box::new) })
     }
 
     /// Whether a body has to be there, or must not be.
@@ -121,6 +126,14 @@ impl Writing {
             Verb::Set | Verb::Append | Verb::Touch | Verb::Add(_) | Verb::Delete | Verb::Take => {
                 Ok(())
             }
+        }
+    }
+
+    /// Whether the body is the one that the client means.
+    pub(super) fn check_content(&self, body: &[u8]) -> Result<(), Refusal> {
+        match &self.digests {
+            Some(digests) if !digests.match_content(body) => Err(Refusal::ContentDiffers),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -1,0 +1,205 @@
+//! What a request says of its content to have it checked on arrival:
+//! `Content-Digest` and `Repr-Digest` (RFC 9530), which are the same here as
+//! there are no codings, and `Content-MD5` (RFC 1864).
+
+use super::Refusal;
+use super::field::OWS;
+use super::fields::Fields;
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use md5::Md5;
+use sha2::{Digest as _, Sha256, Sha512};
+
+/// The digests that the content has to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Digests {
+    md5: Option<[u8; 16]>,
+    sha256: Option<[u8; 32]>,
+    sha512: Option<[u8; 64]>,
+}
+
+impl Digests {
+    /// Those in the fields of a request. Algorithms that are not known here do
+    /// not count.
+    pub(super) fn of(fields: Fields<'_>) -> Result<Self, Refusal> {
+        let mut digests = Self::default();
+        for value in fields.all("Content-MD5") {
+            expect(&mut digests.md5, value.trim_matches(OWS))?;
+        }
+        for value in fields.all("Content-Digest").chain(fields.all("Repr-Digest")) {
+            digests.add_members(value)?;
+        }
+        Ok(digests)
+    }
+
+    /// Adds those of one field, a dictionary of byte sequences (RFC 9651, 3.2
+    /// and 3.3.5).
+    fn add_members(&mut self, field: &str) -> Result<(), Refusal> {
+        let members = field.split(',').map(|member| member.trim_matches(OWS));
+        for member in members.filter(|member| !member.is_empty()) {
+            let (algorithm, digest) = split_member(member).ok_or(Refusal::DigestMalformed)?;
+            match algorithm {
+                "sha-256" => expect(&mut self.sha256, digest)?,
+                "sha-512" => expect(&mut self.sha512, digest)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether these are the digests of `content`. Reads all of it.
+    pub(super) fn match_content(&self, content: &[u8]) -> bool {
+        self.md5.is_none_or(|digest| Md5::digest(content)[..] == digest)
+            && self.sha256.is_none_or(|digest| Sha256::digest(content)[..] == digest)
+            && self.sha512.is_none_or(|digest| Sha512::digest(content)[..] == digest)
+    }
+}
+
+/// Notes that the content has to have a digest, which is in base64.
+fn expect<const N: usize>(expected: &mut Option<[u8; N]>, digest: &str) -> Result<(), Refusal> {
+    let digest = decode(digest).ok_or(Refusal::DigestMalformed)?;
+    match expected.replace(digest) {
+        // No content has both.
+        Some(other) if other != digest => Err(Refusal::ContentDiffers),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Splits `sha-256=:…:`, whatever parameters are behind it.
+fn split_member(member: &str) -> Option<(&str, &str)> {
+    let (algorithm, rest) = member.split_once("=:")?;
+    let (digest, parameters) = rest.split_once(':')?;
+    let is_of_keys =
+        |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'*');
+    let is_key = !algorithm.is_empty() && algorithm.bytes().all(is_of_keys);
+    let ends = parameters.is_empty() || parameters.starts_with(';');
+    (is_key && ends).then_some((algorithm, digest))
+}
+
+/// Base64 as RFC 9651, 4.2.7 wants it read: the padding may be missing.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// The bytes that `text` stands for, if they are as many.
+fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+    // With room for whatever the last digits of a longest digest stand for.
+    let mut bytes = [0; 72];
+    let length = BASE64.decode_slice(text, &mut bytes).ok()?;
+    bytes.get(..length)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT: &[u8] = b"Nairobi";
+    // printf Nairobi | openssl dgst -md5 -binary | base64, and so on.
+    const MD5: &str = "/JOJgBk1q2R2uTNz9ljnBQ==";
+    const SHA256: &str = "sha-256=:W/wuVROkhwN+aruEBDhbbgpaG2oF0DhYj57+8KRshfE=:";
+    const SHA512: &str = "sha-512=:Bxh/Q9IdEbR/1hSYcgLFXtR4f99SeWX+r9/VTjg77++F26ieTGGvLcx41TN8T5+O71zt3XIp+KDS53H+XfbP4Q==:";
+    const OTHER: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+
+    /// Whether the content is the one that the fields mean.
+    fn verdict(fields: &[(&str, &str)]) -> Result<bool, Refusal> {
+        Digests::of(Fields(fields)).map(|digests| digests.match_content(CONTENT))
+    }
+
+    #[test]
+    fn the_digests_of_the_content_match_it() {
+        let both = format!("{SHA256}, {SHA512}");
+        let padded = format!(" {MD5}\t");
+        let unpadded = SHA256.replace("=:", ":").replace("sha-256:", "sha-256=:");
+        let with_parameters = format!("{SHA256};a=1;b");
+        let with_unknown = format!("md5=:AAAA:,{SHA256} ,, x*.-_9=:?:");
+        let fields: [&[(&str, &str)]; 13] = [
+            &[],
+            &[("Content-MD5", MD5)],
+            &[("content-md5", &padded)],
+            &[("Content-MD5", MD5), ("Content-MD5", MD5)],
+            &[("Content-Digest", SHA256)],
+            &[("Content-Digest", SHA512)],
+            &[("Repr-Digest", SHA256)],
+            &[("Content-Digest", &both), ("Repr-Digest", &both), ("Content-MD5", MD5)],
+            &[("Content-Digest", SHA256), ("Content-Digest", SHA512)],
+            &[("Content-Digest", &unpadded)],
+            &[("Content-Digest", &with_parameters)],
+            &[("Content-Digest", &with_unknown)],
+            &[("Content-Digest", ""), ("Content-Digest", "unixsum=:AAAA:")],
+        ];
+        for fields in fields {
+            assert_eq!(verdict(fields), Ok(true), "{fields:?}");
+        }
+        assert!(Digests::of(Fields(&[("Content-Digest", "unixsum=:AAAA:")])).unwrap().is_empty());
+        assert!(!Digests::of(Fields(&[("Content-MD5", MD5)])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_digest_of_other_content_is_enough() {
+        let sha512_other = SHA512.replace('z', "y");
+        let fields: [&[(&str, &str)]; 6] = [
+            &[("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg==")],
+            &[("Content-Digest", OTHER)],
+            &[("Repr-Digest", OTHER)],
+            &[("Content-Digest", &sha512_other)],
+            &[("Content-Digest", SHA256), ("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg==")],
+            &[("Content-MD5", MD5), ("Content-Digest", &sha512_other), ("Repr-Digest", SHA256)],
+        ];
+        for fields in fields {
+            assert_eq!(verdict(fields), Ok(false), "{fields:?}");
+        }
+        let fields: [&[(&str, &str)]; 3] = [
+            &[("Content-Digest", SHA256), ("Content-Digest", OTHER)],
+            &[("Content-Digest", SHA256), ("Repr-Digest", OTHER)],
+            &[("Content-MD5", MD5), ("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg==")],
+        ];
+        for fields in fields {
+            assert_eq!(verdict(fields), Err(Refusal::ContentDiffers), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_digest_is_refused() {
+        let of_md5 =
+            ["", "*", "Nairobi", "1B2M2Y8AsgTpgAmY7PhCf", "1B2M2Y8AsgTpgAmY7PhCfgAA", "-_"];
+        let as_hexadecimal = "d41d8cd98f00b204e9800998ecf8427e";
+        for digest in of_md5.into_iter().chain([as_hexadecimal, &format!("{MD5}, {MD5}")]) {
+            let fields = [("Content-MD5", digest)];
+            assert_eq!(verdict(&fields), Err(Refusal::DigestMalformed), "{digest:?}");
+        }
+        let bare = SHA256.trim_start_matches("sha-256=").to_owned();
+        let too_long = format!("sha-256=:{}:", "A".repeat(4000));
+        let members = [
+            "sha-256",
+            "sha-256=",
+            "sha-256=::",
+            "sha-256=:AAAA:",
+            "sha-256=\"AAAA\"",
+            "sha-256=:AAAA",
+            "sha-256 =:AAAA:",
+            "=:AAAA:",
+            "x=1",
+            "x y=:AAAA:",
+            "1B2M2Y8AsgTpgAmY7PhCfg==",
+        ];
+        let of_sha = [bare, too_long, SHA256.replace("sha", "SHA"), format!("{SHA256}x")];
+        let members = members.into_iter().chain(of_sha.iter().map(String::as_str));
+        for member in members.chain([SHA512.replace("512", "256").as_str()]) {
+            for field in [member, &format!("{SHA512}, {member}")] {
+                for name in ["Content-Digest", "Repr-Digest"] {
+                    let refused = verdict(&[(name, field)]);
+                    assert_eq!(refused, Err(Refusal::DigestMalformed), "{field:?}");
+                }
+            }
+        }
+    }
+}
