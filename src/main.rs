@@ -89,6 +89,9 @@ impl Streams {
 fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, String> {
     streams.output.line("Starting Little Key-Value Store...");
     logging::start(options.log_level, streams.error.clone());
+    for line in Options::ignored_variables() {
+        log::warn!("{line}");
+    }
     let signals = catch(held, streams.clone())?;
 
     let (engine, storage) = open(options)?;

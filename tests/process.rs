@@ -332,6 +332,47 @@ fn the_environment_stands_in_for_flags() {
 }
 
 #[test]
+fn an_empty_variable_is_an_unset_one() {
+    let mut empty = command(&["--port", "0"]);
+    let flags = ["HOST", "PORT", "WORKING_DIR", "WORKERS", "MAX_VALUE_SIZE", "MAX_MEMORY"];
+    let more = ["MAX_CONNECTIONS", "IDLE_TIMEOUT", "REQUEST_TIMEOUT", "SHUTDOWN_TIMEOUT"];
+    for flag in flags.iter().chain(&more).chain(&["LOG_LEVEL"]) {
+        empty.env(format!("LKV_{flag}"), "");
+    }
+    let process = Process::run(empty);
+    assert!(process.greeting[1].contains("engine: memory"), "{:?}", process.greeting);
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0));
+    assert!(!log.contains("WARN"), "{log}");
+}
+
+#[test]
+fn what_a_link_to_a_service_sets_is_ignored() {
+    let url = "tcp://10.96.0.12:8888";
+    let mut linked = command(&[]);
+    // Nobody can listen there (RFC 5737), so it is told where that was tried.
+    linked.env("LKV_HOST", "192.0.2.1").env("LKV_PORT", url).env("LKV_PORT_8888_TCP", url);
+    linked.env("LKV_SERVICE_HOST", "10.96.0.12").env("LKV_PROT", "9000");
+    let (code, _, stderr) = ended(linked);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("cannot listen on 192.0.2.1:8888"), "{stderr}");
+    let warnings: Vec<_> = stderr.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 2, "{stderr}");
+    let of_links = "lkv, and no flags: LKV_PORT, LKV_PORT_8888_TCP, LKV_SERVICE_HOST";
+    assert!(warnings[0].ends_with(of_links), "{stderr}");
+    assert!(warnings[1].ends_with("flag: LKV_PROT"), "{stderr}");
+
+    for (variable, value) in [("LKV_PORT", "http://10.96.0.12:8888"), ("LKV_HOST", url)] {
+        let mut bad = command(&[]);
+        bad.env("LKV_PORT", "0").env(variable, value);
+        let (code, _, stderr) = ended(bad);
+        assert!(matches!(code, Some(1 | 2)), "{variable}={value}: {stderr}");
+        assert_one_line(&stderr, value);
+    }
+}
+
+#[test]
 fn a_flag_goes_before_the_environment() {
     let mut both = command(&["--port", "0", "--max-value-size", "6"]);
     both.env("LKV_PORT", "1").env("LKV_MAX_VALUE_SIZE", "5");

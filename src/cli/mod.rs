@@ -3,6 +3,7 @@
 //!
 //! Reading the flags starts nothing; bad usage is told as one line.
 
+mod environment;
 pub mod logging;
 mod output;
 mod units;
@@ -10,12 +11,13 @@ mod units;
 use crate::api::{HostName, Hosts, NotAName};
 use crate::server::Config;
 use crate::storage::Durable;
-use clap::Parser;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use log::LevelFilter;
 pub use logging::Printable;
 pub use output::Output;
+use std::ffi::OsString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -120,9 +122,17 @@ pub enum Instead {
 }
 
 impl Options {
-    /// Reads the arguments, the program's name first, and the environment.
-    pub fn read(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Self, Instead> {
-        Self::try_parse_from(arguments).map_err(|err| {
+    /// Reads the arguments, the program's name first, and the environment. An
+    /// empty variable is an unset one.
+    pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, Instead> {
+        let mut command = Self::command().mut_args(|arg| {
+            let unset = arg.get_env().is_some_and(|name| {
+                std::env::var_os(name).is_some_and(|value| environment::is_unset(name, &value))
+            });
+            if unset { arg.env(None::<&str>) } else { arg }
+        });
+        let matches = command.try_get_matches_from_mut(arguments);
+        matches.and_then(|matches| Self::from_arg_matches(&matches)).map_err(|err| {
             let text = err.render().to_string();
             if matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
                 Instead::Print(text)
@@ -130,6 +140,14 @@ impl Options {
                 Instead::Complain(one_line(&text))
             }
         })
+    }
+
+    /// Lines about variables of the environment that are ignored, though they
+    /// bear the program's name.
+    pub fn ignored_variables() -> Vec<String> {
+        let command = Self::command();
+        let flags = command.get_arguments().filter_map(|arg| arg.get_env().map(ToOwned::to_owned));
+        environment::ignored(&flags.collect::<Vec<_>>(), std::env::vars_os())
     }
 
     /// The addresses that host and port stand for, at least one.
@@ -223,7 +241,6 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
     use std::time::Duration;
 
     fn read(arguments: &[&str]) -> Result<Options, Instead> {
