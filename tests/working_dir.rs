@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use support::http::wait_until;
 use support::place::{Place, acknowledged, ends_well, holds, says};
@@ -38,7 +38,7 @@ fn listing(folder: &Path) -> Vec<(String, u64)> {
     let mut listing = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let entry = entry.expect("a readable folder");
-        let metadata = entry.metadata().expect("it is there");
+        let metadata = entry.path().symlink_metadata().expect("it is there");
         if metadata.is_dir() {
             listing.extend(self::listing(&entry.path()));
         }
@@ -160,20 +160,67 @@ fn a_path_that_is_no_directory_is_refused() {
     refused(Path::new("/proc/little-key-value"));
 }
 
+/// What a volume has at its root, and others put into it.
 #[test]
-fn a_directory_of_somebody_else_is_refused_and_left_as_it_is() {
+fn a_directory_with_other_things_is_taken_and_they_are_left_alone() {
     let place = Place::new();
-    fs::create_dir(place.path()).expect("a directory");
-    for name in ["notes.txt", "data", ".hidden"] {
-        let theirs = place.path().join(name);
-        fs::create_dir(&theirs).expect("a directory");
+    fs::create_dir_all(place.path().join("lost+found/#12")).expect("a directory");
+    fs::create_dir(place.path().join("database")).expect("a directory");
+    for name in ["node.log", ".hidden", "Data", "lock.txt", "a\nb"] {
+        fs::write(place.path().join(name), "somebody's").expect("a file");
+    }
+    let theirs = listing(&place.path());
+    let process = place.start();
+    acknowledged(&mut process.connect(), "key", b"x");
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0), "{log}");
+    let told: Vec<_> = log.lines().filter(|line| line.contains("left alone")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains(r#"""#) && told[0].ends_with(" and 2 more"), "{log}");
+    let process = place.start();
+    holds(&mut process.connect(), "key", b"x");
+    process.signal("TERM");
+    assert!(!process.end().1.contains("left alone"), "told once, when the store is made");
+    let now = listing(&place.path());
+    assert!(theirs.iter().all(|there| now.contains(there)), "{now:?}");
+    let log = fs::read_to_string(place.path().join("node.log")).expect("it is there");
+    assert_eq!(log, "somebody's");
+}
+
+#[test]
+fn what_bears_a_name_of_the_stores_own_is_refused_and_left_as_it_is() {
+    type Make = fn(&Path);
+    let table: [(&str, Make); 12] = [
+        ("data", |path| fs::create_dir(path).expect("a directory")),
+        ("data", |path| fs::write(path, "somebody's").expect("a file")),
+        ("data.new", |path| fs::create_dir(path).expect("a directory")),
+        ("format", |path| symlink("nowhere", path).expect("a link")),
+        ("lock", |path| fs::write(path, "4711").expect("a file")),
+        ("lock", |path| fs::create_dir(path).expect("a directory")),
+        ("lock", |path| symlink("nowhere", path).expect("a link")),
+        ("format.new", |path| fs::write(path, "bold").expect("a file")),
+        ("format.new", |path| fs::write(path, "little-key-value new").expect("a file")),
+        ("format.new", |path| fs::write(path, "little-key-value 2\n\n").expect("a file")),
+        ("format.new", |path| fs::write(path, "9".repeat(1 << 20)).expect("a file")),
+        ("format.new", |path| fs::create_dir(path).expect("a directory")),
+    ];
+    for (name, make) in table {
+        let place = Place::new();
+        fs::create_dir(place.path()).expect("a directory");
+        fs::write(place.path().join("notes.txt"), "somebody's").expect("a file");
+        make(&place.path().join(name));
         let before = listing(&place.path());
         let line = refused(&place.path());
-        assert!(line.contains("it is not empty and holds no store"), "{line}");
+        assert!(line.contains(&format!("has a {name:?} of something else")), "{line}");
         assert_eq!(listing(&place.path()), before);
-        fs::remove_dir(theirs).expect("it is empty");
     }
-    ends_well(place.start());
+    let place = Place::new();
+    fs::create_dir(place.path()).expect("a directory");
+    fs::write(place.path().join("format"), "A4 paper").expect("a file");
+    let before = listing(&place.path());
+    assert!(refused(&place.path()).contains("not understood"));
+    assert_eq!(listing(&place.path()), before);
 }
 
 #[test]
@@ -207,11 +254,14 @@ fn a_store_of_a_later_version_is_refused_and_left_as_it_is() {
 fn a_half_made_directory_is_finished() {
     type Step = fn(&Path);
     let whole = Place::with_a_store();
-    let steps: [(&str, Step); 8] = [
+    let steps: [(&str, Step); 9] = [
         ("an empty directory", |_| {}),
         ("a lock", |path| fs::write(path.join("lock"), "").expect("a file")),
         ("an empty format", |path| fs::write(path.join("format.new"), "").expect("a file")),
         ("half a format", |path| fs::write(path.join("format.new"), "little").expect("a file")),
+        ("a format without its end", |path| {
+            fs::write(path.join("format.new"), "little-key-value 1").expect("a file");
+        }),
         ("a format", |path| {
             fs::remove_file(path.join("format.new")).expect("it is there");
             fs::write(path.join("format"), "little-key-value 1\n").expect("a file");

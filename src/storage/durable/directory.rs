@@ -20,6 +20,12 @@ const FORMAT_VERSION: u64 = 2;
 
 const FORMAT_NAME: &str = "little-key-value";
 
+/// The longest text that tells a version.
+const FORMAT_BYTES_MAX: u64 = 64;
+
+/// How many things of others are told by name.
+const NAMES_TOLD_MAX: usize = 5;
+
 const LOCK: &str = "lock";
 const FORMAT: &str = "format";
 const FORMAT_UNFINISHED: &str = "format.new";
@@ -36,7 +42,8 @@ pub(super) struct Directory {
 impl Directory {
     /// Takes the directory at `path`; makes it, for its owner alone, if there
     /// is none. Refuses one that another process has, one of a later version,
-    /// and one that holds other things.
+    /// and one where something else has a name that the store needs. Whatever
+    /// else is in it is left alone.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         make(path).map_err(|err| {
             if matches!(err.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
@@ -46,16 +53,20 @@ impl Directory {
             }
         })?;
         let path = path.canonicalize().map_err(|err| OpenError::io("it cannot be found", err))?;
-        if !is_ours(&path)? {
-            return Err(OpenError::Foreign);
-        }
+        let others = others(&path)?;
+        // Before anything is made: what is not understood is left as it is.
+        version(&path)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = lock.map_err(|err| OpenError::io("it cannot be written", err))?;
         lock.try_lock().map_err(|err| match err {
             TryLockError::WouldBlock => OpenError::InUse,
             TryLockError::Error(err) => OpenError::io("it cannot be locked", err),
         })?;
-        check_format(&path)?;
+        // An earlier version would not understand what is written from now on.
+        if version(&path)? != Some(FORMAT_VERSION) {
+            write_format(&path).map_err(|err| OpenError::io("it cannot be written", err))?;
+            tell_of(&others, &path);
+        }
         Ok(Self { path, _lock: lock })
     }
 
@@ -112,35 +123,87 @@ pub(super) fn sync(directory: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
-/// Whether a directory holds a store, or nothing but what a start of one has
-/// left.
-fn is_ours(path: &Path) -> Result<bool, OpenError> {
-    let unreadable = |err| OpenError::io("it cannot be read", err);
-    if path.join(FORMAT).exists() {
-        return Ok(true);
+/// What a directory holds beside a store, or where one is to be made. Empty for
+/// a store that is there already: whose the rest is was clear when it was made.
+/// Refuses what stands where the store would put something of its own.
+fn others(path: &Path) -> Result<Vec<String>, OpenError> {
+    let is_a_store = || path.join(FORMAT).exists();
+    if is_a_store() {
+        return Ok(Vec::new());
     }
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        if name != LOCK && name != FORMAT_UNFINISHED {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let looked = look_over(path);
+    // Whatever was seen, another process may have made one meanwhile.
+    if is_a_store() { Ok(Vec::new()) } else { looked }
 }
 
-/// Reads which version wrote the directory; writes ours if none has, or an
-/// earlier one, which would not understand what is written from now on.
-fn check_format(path: &Path) -> Result<(), OpenError> {
-    let write = || write_format(path).map_err(|err| OpenError::io("it cannot be written", err));
+/// The names in a directory without a store, but for what a start that was cut
+/// short has left.
+fn look_over(path: &Path) -> Result<Vec<String>, OpenError> {
+    let unreadable = |err| OpenError::io("it cannot be read", err);
+    let mut others = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let is_ours = match entry.file_name().to_str() {
+            Some(LOCK) => holds_at_most(&entry.path(), <[u8]>::is_empty),
+            Some(FORMAT_UNFINISHED) => holds_at_most(&entry.path(), is_start_of_format),
+            Some(FORMAT | DATA | DATA_UNFINISHED) => Ok(false),
+            Some(_) | None => {
+                others.push(entry.file_name().to_string_lossy().into_owned());
+                continue;
+            }
+        };
+        if !is_ours.map_err(unreadable)? {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            return Err(OpenError::Foreign { name });
+        }
+    }
+    others.sort();
+    Ok(others)
+}
+
+/// Whether a path is a file, and no link to one, that holds such a short text.
+fn holds_at_most(path: &Path, is_right: impl FnOnce(&[u8]) -> bool) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok(metadata.is_file() && metadata.len() <= FORMAT_BYTES_MAX && is_right(&fs::read(path)?))
+}
+
+/// Whether a text is what [`write_format`] writes, or the beginning of it, in
+/// any version.
+fn is_start_of_format(text: &[u8]) -> bool {
+    let fixed = format!("{FORMAT_NAME} ").into_bytes();
+    match text.strip_prefix(&fixed[..]) {
+        None => fixed.starts_with(text),
+        Some(version) => {
+            let digits = version.strip_suffix(b"\n").unwrap_or(version);
+            digits.iter().all(u8::is_ascii_digit)
+        }
+    }
+}
+
+/// Tells of what others have in the directory, by its first names.
+fn tell_of(others: &[String], path: &Path) {
+    if others.is_empty() {
+        return;
+    }
+    let names = others.iter().take(NAMES_TOLD_MAX).map(|name| format!("{name:?}"));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let more = others.len().saturating_sub(NAMES_TOLD_MAX);
+    let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let path = path.display();
+    log::info!("{path} has other things in it, which are left alone: {names}{and_more}");
+}
+
+/// The version of the store in a directory, which is ours or an earlier one;
+/// `None` if there is none yet.
+fn version(path: &Path) -> Result<Option<u64>, OpenError> {
     let text = match fs::read_to_string(path.join(FORMAT)) {
         Ok(text) => text,
-        Err(err) if err.kind() == ErrorKind::NotFound => return write(),
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(OpenError::io("its format cannot be read", err)),
     };
     let version = text.trim_end().strip_prefix(FORMAT_NAME).map(str::trim_start);
     match version.and_then(|version| version.parse().ok()) {
-        Some(FORMAT_VERSION) => Ok(()),
-        Some(1..FORMAT_VERSION) => write(),
+        Some(version @ 1..=FORMAT_VERSION) => Ok(Some(version)),
         Some(version) if version > FORMAT_VERSION => Err(OpenError::Later { version }),
         Some(_) | None => Err(OpenError::FormatUnknown),
     }

@@ -12,8 +12,12 @@ use std::path::PathBuf;
 pub enum OpenError {
     /// The path names something else.
     NotADirectory,
-    /// The directory has files of others and no store.
-    Foreign,
+    /// The directory has no store, and something that is not the store's under
+    /// a name that is.
+    Foreign {
+        /// That name.
+        name: String,
+    },
     /// Another process has the store open.
     InUse,
     /// A later version of the program wrote it.
@@ -62,7 +66,11 @@ impl fmt::Display for OpenError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotADirectory => formatter.write_str("it is not a directory"),
-            Self::Foreign => formatter.write_str("it is not empty and holds no store"),
+            Self::Foreign { name } => write!(
+                formatter,
+                "it holds no store, and has a {name:?} of something else where a store would have \
+                 its own"
+            ),
             Self::InUse => formatter.write_str("another process has it open"),
             Self::Later { version } => {
                 write!(formatter, "a later version of this program wrote it (format {version})")
@@ -89,7 +97,7 @@ impl Error for OpenError {
             Self::Io { source, .. } => Some(source),
             Self::Database(source) => Some(&**source),
             Self::NotADirectory
-            | Self::Foreign
+            | Self::Foreign { .. }
             | Self::InUse
             | Self::Later { .. }
             | Self::FormatUnknown
