@@ -6,7 +6,7 @@ mod system;
 use little_key_value::api::Api;
 use little_key_value::cli::{self, Instead, Options, Output, Printable, logging};
 use little_key_value::server::Server;
-use little_key_value::storage::{Durable, Memory, Storage};
+use little_key_value::storage::{Durable, Memory, OpenError, Storage};
 use signals::{Caught, Held};
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -20,10 +20,6 @@ const FAILURE: u8 = 1;
 
 /// The exit code for bad usage.
 const BAD_USAGE: u8 = 2;
-
-/// The exit code after a SIGHUP that nobody else has asked to stop beside, as
-/// a shell tells of it. A service manager takes it for a failure and restarts.
-const HUNG_UP: u8 = 128 + 1;
 
 /// How long the end waits for what is still to be read of the output.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
@@ -85,6 +81,9 @@ impl Streams {
     }
 }
 
+/// How often a lock is tried that another process has.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Runs the store until a signal comes; an error is a line for the user.
 fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, String> {
     streams.output.line("Starting Little Key-Value Store...");
@@ -94,7 +93,7 @@ fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, Str
     }
     let signals = catch(held, streams.clone())?;
 
-    let (engine, storage) = open(options)?;
+    let Some((engine, storage)) = open(options, &signals)? else { return Ok(signals.exit_code()) };
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
     let server = listen(options, &api)?;
     let (addr, workers) = (server.local_addr(), server.workers());
@@ -114,7 +113,7 @@ fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, Str
         log::info!("{line}");
     }
     close(storage, options.shutdown_timeout.0)?;
-    Ok(if signals.are_asked() { ExitCode::SUCCESS } else { ExitCode::from(HUNG_UP) })
+    Ok(signals.exit_code())
 }
 
 /// Catches the signals. The second one ends the process where it stands.
@@ -128,15 +127,36 @@ fn catch(held: Held, streams: Streams) -> Result<Caught, String> {
     held.catch(end).map_err(|err| format!("cannot catch signals: {err}"))
 }
 
-/// Opens the storage, and gives its engine a name.
-fn open(options: &Options) -> Result<(&'static str, Arc<dyn Storage>), String> {
+/// A storage and the name of its engine.
+type Engine = (&'static str, Arc<dyn Storage>);
+
+/// Opens the storage. `None` if a signal to stop comes before it is open.
+fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
     let Some(path) = &options.working_dir else {
         let memory = options.max_memory.map_or_else(Memory::new, |max| Memory::with_max(max.0));
-        return Ok(("memory", Arc::new(memory)));
+        return Ok(Some(("memory", Arc::new(memory))));
     };
-    let durable = Durable::open(path);
-    let durable = durable.map_err(|err| format!("cannot open {}: {err}", path.display()))?;
-    Ok(("durable", Arc::new(durable)))
+    let deadline = options.wait_for_lock.map(|span| Instant::now() + span.0);
+    let mut is_waiting = false;
+    loop {
+        let (err, left) = match (Durable::open(path), deadline) {
+            (Ok(durable), _) => return Ok(Some(("durable", Arc::new(durable)))),
+            (Err(err @ OpenError::InUse), Some(deadline)) => {
+                (err, deadline.saturating_duration_since(Instant::now()))
+            }
+            (Err(err), _) => (err, Duration::ZERO),
+        };
+        if left.is_zero() {
+            return Err(format!("cannot open {}: {err}", path.display()));
+        }
+        if !is_waiting {
+            log::info!("waiting for the process that has {} open", path.display());
+            is_waiting = true;
+        }
+        if signals.wait_for(left.min(LOCK_INTERVAL)) {
+            return Ok(None);
+        }
+    }
 }
 
 /// Closes the storage; a disk that hangs is not waited for.

@@ -9,6 +9,7 @@
 use crate::system::{self, Blocked};
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -17,6 +18,10 @@ use std::time::{Duration, Instant};
 /// A second signal this soon after the first comes from a program that sends
 /// both, as `timeout` does; an idle server has stopped by then.
 const SIGNALS_APART: Duration = Duration::from_millis(200);
+
+/// The exit code after a SIGHUP that nobody else has asked to stop beside, as
+/// a shell tells of it. A service manager takes it for a failure and restarts.
+const HUNG_UP: u8 = 128 + 1;
 
 #[cfg(unix)]
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
@@ -107,6 +112,16 @@ impl Caught {
     pub(crate) fn wait(&self) {
         // The senders live as long as the process.
         self.stop.recv().ok();
+    }
+
+    /// The same for up to `time`; says whether one has come.
+    pub(crate) fn wait_for(&self, time: Duration) -> bool {
+        self.stop.recv_timeout(time).is_ok()
+    }
+
+    /// The exit code of a program that was stopped by them.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        if self.are_asked() { ExitCode::SUCCESS } else { ExitCode::from(HUNG_UP) }
     }
 
     /// Whether somebody has asked to stop: by now there may have been a request

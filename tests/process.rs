@@ -284,6 +284,8 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--port", "LKV_PORT", "8888"),
         ("--allow-host", "LKV_ALLOW_HOST", ""),
         ("--workers", "LKV_WORKERS", ""),
+        ("--working-dir", "LKV_WORKING_DIR", ""),
+        ("--wait-for-lock", "LKV_WAIT_FOR_LOCK", ""),
         ("--max-value-size", "LKV_MAX_VALUE_SIZE", "10MiB"),
         ("--max-memory", "LKV_MAX_MEMORY", ""),
         ("--max-connections", "LKV_MAX_CONNECTIONS", ""),
@@ -335,7 +337,8 @@ fn the_environment_stands_in_for_flags() {
 fn an_empty_variable_is_an_unset_one() {
     let mut empty = command(&["--port", "0"]);
     let flags = ["HOST", "PORT", "WORKING_DIR", "WORKERS", "MAX_VALUE_SIZE", "MAX_MEMORY"];
-    let more = ["MAX_CONNECTIONS", "IDLE_TIMEOUT", "REQUEST_TIMEOUT", "SHUTDOWN_TIMEOUT"];
+    let more =
+        ["WAIT_FOR_LOCK", "MAX_CONNECTIONS", "IDLE_TIMEOUT", "REQUEST_TIMEOUT", "SHUTDOWN_TIMEOUT"];
     for flag in flags.iter().chain(&more).chain(&["LOG_LEVEL"]) {
         empty.env(format!("LKV_{flag}"), "");
     }

@@ -6,11 +6,13 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use support::http::wait_until;
+use std::process::{Child, ChildStderr, ChildStdout, Stdio};
+use support::http::{Connection, wait_until};
 use support::place::{Place, acknowledged, ends_well, holds, says};
-use support::process::{Process, command, output};
+use support::process::{Process, addr_in, command, output, signal};
 
 /// Runs the program on a directory that it refuses; gives its one line.
 #[track_caller]
@@ -106,6 +108,81 @@ fn a_second_process_is_refused_and_the_first_is_unharmed() {
     holds(&mut second.connect(), "two", b"x");
 }
 
+/// A program that waits for a directory. It is killed when it is dropped.
+struct Waiting {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    _log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Waiting {
+    /// Starts it on a directory that another process has open.
+    fn start(place: &Place) -> Self {
+        let mut waiting = command(&["--port", "0", "--wait-for-lock", "1h"]);
+        waiting.args(place.arguments()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = waiting.spawn().expect("the program runs");
+        let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let told = log.find(|line| line.as_ref().is_ok_and(|line| line.contains("waiting for")));
+        assert!(told.is_some(), "it has ended without a word");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Self { child, lines, _log: log }
+    }
+
+    fn ends_well(&mut self) {
+        assert_eq!(self.child.wait().expect("a child can be waited for").code(), Some(0));
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // It fails where it has ended, which is as well.
+        self.child.kill().ok();
+        self.child.wait().expect("a child can be waited for");
+    }
+}
+
+#[test]
+fn a_store_that_is_just_stopping_is_waited_for() {
+    let place = Place::with_a_store();
+    let first = place.start();
+    let mut second = Waiting::start(&place);
+    acknowledged(&mut first.connect(), "late", b"x");
+    ends_well(first);
+    let listening = second.lines.nth(1).expect("it listens").expect("it writes text");
+    let addr = addr_in(&listening);
+    holds(&mut Connection::open(addr), "late", b"x");
+    holds(&mut Connection::open(addr), "kept", b"kept");
+    signal(&second.child, "TERM");
+    second.ends_well();
+}
+
+#[test]
+fn a_store_that_does_not_stop_is_not_waited_for_longer() {
+    let place = Place::with_a_store();
+    let first = place.start();
+    let mut second = command(&["--port", "0", "--wait-for-lock", "1ms", "--log-level", "off"]);
+    second.args(place.arguments());
+    let ended = output(second);
+    let stderr = String::from_utf8(ended.stderr).expect("the program writes text");
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("another process has it open"), "{stderr}");
+    acknowledged(&mut first.connect(), "still", b"x");
+}
+
+#[test]
+fn who_waits_for_a_store_can_be_stopped() {
+    let place = Place::with_a_store();
+    let first = place.start();
+    for name in ["TERM", "INT"] {
+        let mut second = Waiting::start(&place);
+        signal(&second.child, name);
+        second.ends_well();
+        assert_eq!(second.lines.by_ref().count(), 1, "it has never listened");
+    }
+    acknowledged(&mut first.connect(), "still", b"x");
+}
+
 #[test]
 fn a_killed_process_holds_nothing() {
     let place = Place::with_a_store();
@@ -177,7 +254,8 @@ fn a_directory_with_other_things_is_taken_and_they_are_left_alone() {
     assert_eq!(code, Some(0), "{log}");
     let told: Vec<_> = log.lines().filter(|line| line.contains("left alone")).collect();
     assert_eq!(told.len(), 1, "{log}");
-    assert!(told[0].contains(r#"""#) && told[0].ends_with(" and 2 more"), "{log}");
+    let names = r#"".hidden", "Data", "a\nb", "database", "lock.txt" and 2 more"#;
+    assert!(told[0].ends_with(names), "{log}");
     let process = place.start();
     holds(&mut process.connect(), "key", b"x");
     process.signal("TERM");

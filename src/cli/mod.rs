@@ -66,6 +66,11 @@ pub struct Options {
           value_parser = PathBufValueParser::new())]
     pub working_dir: Option<PathBuf>,
 
+    /// How long to wait for another process that has the working directory open,
+    /// as one that is just stopping [default: not at all]
+    #[arg(long, env = "LKV_WAIT_FOR_LOCK", value_name = "TIME", requires = "working_dir")]
+    pub wait_for_lock: Option<Span>,
+
     /// The threads that read from the disk, beside the one that answers all
     /// other small requests [default: two for each processor]
     #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_workers)]
@@ -229,9 +234,10 @@ fn parse_count(text: &str) -> Result<usize, String> {
 
 /// The first sentence of a complaint of clap's, with its tip if it has one.
 fn one_line(text: &str) -> String {
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or_default();
-    let complaint = first.strip_prefix("error: ").unwrap_or(first);
+    let mut lines = text.lines().map(str::trim);
+    let first: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+    let first = first.join(" ");
+    let complaint = first.strip_prefix("error: ").unwrap_or(&first);
     match lines.find_map(|line| line.strip_prefix("tip: ")) {
         Some(tip) => format!("{complaint} ({tip}); see --help"),
         None => format!("{complaint}; see --help"),
@@ -325,6 +331,16 @@ mod tests {
             assert!(line.contains(mentioned), "{line}");
             assert!(!line.contains('\n') && line.ends_with("; see --help"), "{line}");
         }
+    }
+
+    #[test]
+    fn only_a_directory_can_be_waited_for() {
+        let line = complaint(&["--wait-for-lock", "30s"]);
+        assert!(line.contains("--working-dir"), "{line}");
+        let options = read(&["--wait-for-lock", "30s", "--working-dir", "dir"]);
+        let wait = options.expect("these belong together").wait_for_lock;
+        assert_eq!(wait, Some(Span(Duration::from_secs(30))));
+        assert!(complaint(&["--working-dir", "dir", "--wait-for-lock", "soon"]).contains("soon"));
     }
 
     #[test]

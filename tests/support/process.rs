@@ -70,6 +70,13 @@ pub fn output(mut command: Command) -> Output {
     Output { status, stdout, stderr }
 }
 
+/// Sends a child a signal by name, `TERM`.
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let kill = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+    assert!(kill.expect("kill runs").success(), "kill -{name} {pid}");
+}
+
 fn read_all(pipe: &mut impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     pipe.read_to_end(&mut bytes).expect("a pipe can be read");
@@ -138,9 +145,7 @@ impl Process {
 
     /// Sends it a signal by name, `TERM`.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let kill = Command::new("kill").args([&format!("-{name}"), &pid]).status();
-        assert!(kill.expect("kill runs").success(), "kill -{name} {pid}");
+        signal(&self.child, name);
     }
 
     /// Waits for its end, which has to come by itself and soon: its exit code,
@@ -183,7 +188,7 @@ impl Drop for Process {
 }
 
 /// The address in `… http://127.0.0.1:8888 …`.
-fn addr_in(line: &str) -> SocketAddr {
+pub fn addr_in(line: &str) -> SocketAddr {
     let url = line.split_whitespace().find_map(|word| word.strip_prefix("http://"));
     let addr = url.map(|rest| rest.trim_end_matches(|c: char| !c.is_ascii_digit()));
     let addr = addr.and_then(|addr| addr.parse().ok());
