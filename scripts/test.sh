@@ -38,11 +38,13 @@ for engine in memory durable; do
     for script in seed curl semantics examples demo; do
         run "$engine" "$script"
     done
+    run "$engine" caches --short
 done
 run memory process
 # Those below run for minutes otherwise; the benchmark only shows that it works.
 run memory hostile --short
 run memory soak
+run durable proxy --short
 run durable crash --short
 run memory bench --short
 

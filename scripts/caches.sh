@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+#
+# The store as the remote cache of ccache: nothing there, hits, a store that is
+# killed in the middle, and hits again once it is back.
+#
+#     scripts/caches.sh                        a hundred sources
+#     scripts/caches.sh --short                ten
+#     ENGINE=durable scripts/caches.sh         on the durable engine
+#
+# It starts servers of its own. How other build tools are pointed at a store at
+# http://store:8888, started with --max-value-size 1GiB for what they keep:
+#
+#     ccache   export CCACHE_REMOTE_STORAGE=http://store:8888/kv/ccache
+#              (up to 4.6: CCACHE_SECONDARY_STORAGE)
+#     Bazel    bazel build --remote_cache=http://store:8888/kv/bazel //...
+#     Gradle   in settings.gradle, and then gradle --build-cache build:
+#              buildCache {
+#                  remote(HttpBuildCache) {
+#                      url = 'http://store:8888/kv/gradle/'
+#                      allowInsecureProtocol = true
+#                      push = true
+#                  }
+#              }
+#     Nx       export NX_SELF_HOSTED_REMOTE_CACHE_SERVER=http://store:8888/kv/nx
+#
+# All of them read with GET, write with PUT, and take 404 for "not there".
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+sources=100
+if [ "${1:-}" = --short ]; then
+    sources=10
+fi
+
+need ccache 'a cache for compilers' || summary
+need cc 'what a compiler makes' || summary
+
+# What the person has set for ccache would change what is tested.
+while read -r name; do
+    unset "$name"
+done < <(compgen -e | grep '^CCACHE_')
+export CCACHE_CONFIGPATH=/dev/null
+
+URL=
+use_server
+cd "$WORK"
+mkdir sources
+
+for ((number = 1; number <= sources; number++)); do
+    cat >"sources/$number.c" <<SOURCE
+#include <stdio.h>
+int answer_$number(void) { return printf("%d\n", $number); }
+SOURCE
+done
+
+# build NAME: compiles all sources through ccache from an empty cache of its
+# own, so that what is found was found in the store. The objects go to NAME.
+# shellcheck disable=SC2317,SC2329 # check_that calls it.
+build() {
+    local number
+    export CCACHE_DIR=$WORK/cache-$1
+    # The machine may be slow, and that is not what is looked at.
+    export CCACHE_REMOTE_STORAGE="$STORE/kv/ccache|connect-timeout=20000|operation-timeout=60000"
+    mkdir "$1"
+    for ((number = 1; number <= sources; number++)); do
+        ccache cc -c "sources/$number.c" -o "$1/$number.o" || return
+    done
+}
+
+# counted_by_ccache COUNTER: of the last build.
+counted_by_ccache() {
+    ccache --print-stats | awk -v name="$1" '$1 == name { print $2 }'
+}
+
+# built HITS MISSES NAME: a build succeeds with so many of each in the store.
+built() {
+    local hits=$1 misses=$2 name=$3
+    check_that "a build ($name)" build "$name"
+    check "$name: so many are found in the store" "$hits" \
+        "$(counted_by_ccache remote_storage_hit)"
+    check "$name: and so many are not" "$misses" "$(counted_by_ccache remote_storage_miss)"
+    check "$name: the store never fails" 0 "$(counted_by_ccache remote_storage_error)"
+    if [ "$name" != cold ]; then
+        check "$name: the objects are those of the first build" '' \
+            "$(diff -rq cold "$name" || true)"
+    fi
+}
+
+STORE=$URL
+built 0 "$sources" cold
+built "$sources" 0 hit
+
+# Another store takes its place, so the port has to be the same.
+kill -KILL "$SERVER_PID"
+exit_code "$SERVER_PID" 10
+check 'the store is killed' 137 "$CODE"
+check_that 'a build without a store' build without
+check 'without: the objects are those of the first build' '' "$(diff -rq cold without || true)"
+check 'without: nothing is found' 0 "$(counted_by_ccache remote_storage_hit)"
+
+case $ENGINE in
+    durable)
+        launch --port "${STORE##*:}" --working-dir "$WORK/store"
+        built "$sources" 0 restarted
+        ;;
+    *)
+        launch --port "${STORE##*:}"
+        built 0 "$sources" restarted
+        ;;
+esac
+check 'the store is where it was' "$STORE" "$URL"
+built "$sources" 0 again
+
+# A cache that is too small for it loses what it was to keep, and no more.
+stop_server 12
+head -c 300000 /dev/urandom | od -An -tu1 -v | tr -s ' \n' ',,' | sed 's/^,//; s/,$//' >bytes
+printf 'const unsigned char bytes[] = {' | cat - bytes >sources/large.c
+echo '};' >>sources/large.c
+start_server --max-value-size 100KiB
+STORE=$URL
+export CCACHE_DIR=$WORK/cache-large
+export CCACHE_REMOTE_STORAGE="$STORE/kv/ccache|connect-timeout=20000|operation-timeout=60000"
+check_that 'an object that the store does not take is made' ccache cc -c sources/large.c -o large.o
+check_that 'and is whole' cc -c sources/large.c -o expected.o
+check_file 'as without a cache' expected.o large.o
+
+server_ends_well
+summary
