@@ -451,6 +451,42 @@ mod guarded {
         assert_is_quiet(&process, number, "half-sent heads");
     }
 
+    /// What is on its way counts: 100 values of 10 MiB that are almost there take
+    /// no more than 64 MiB beyond the limit, and nobody waits for ever.
+    #[test]
+    fn uploads_on_their_way_count_against_the_memory_limit() {
+        const VALUE_BYTES: usize = 10 << 20;
+        const LIMIT_MIB: u64 = 64;
+        let process = Process::start(&["--max-memory", "64MiB"]);
+        let value = vec![b'x'; VALUE_BYTES];
+        let statuses: Vec<u16> = thread::scope(|scope| {
+            let upload = |index: usize| {
+                let (addr, value) = (process.addr(), &value);
+                scope.spawn(move || {
+                    let mut client = Connection::open(addr);
+                    client.send(put_head(&format!("/kv/{index}"), VALUE_BYTES));
+                    // It may be refused meanwhile.
+                    let (most, last) = value.split_at(VALUE_BYTES - 1);
+                    client.try_send(most).and_then(|()| client.try_send(last)).ok();
+                    client.try_response_to("PUT").map_or(0, |answer| answer.status())
+                })
+            };
+            let uploads: Vec<_> = (0..100).map(upload).collect();
+            uploads.into_iter().map(|upload| upload.join().expect("a client ends well")).collect()
+        });
+        let stored = statuses.iter().filter(|status| **status == 200).count();
+        assert!((1..=6).contains(&stored), "{statuses:?}");
+        assert!(statuses.iter().all(|status| matches!(status, 200 | 503 | 507)), "{statuses:?}");
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
+        let status = status.expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        let peak_mib = peak.expect("Linux tells") / 1024;
+        assert!(peak_mib <= LIMIT_MIB + 64, "{peak_mib} MiB at its peak");
+        // All is as before for those who come then.
+        assert_eq!(process.connect().put("/kv/0", b"value").status(), 200);
+    }
+
     /// Clients that begin in each way, and send no more; some say so.
     fn open_clients(process: &Process, beginnings: &[(String, bool)]) -> Vec<Deaf> {
         let mut clients = Vec::new();

@@ -115,6 +115,11 @@ impl Api {
         self.value_bytes_max
     }
 
+    /// How many bytes more may be stored, if that is limited. Never blocks.
+    pub fn room(&self) -> Option<u64> {
+        self.storage.room()
+    }
+
     /// Checks all that the head of a call tells. Never blocks.
     pub fn admit(&self, call: &Call<'_>) -> Result<Operation, Reply> {
         let (target, fields) = (Target::parse(call.target), Fields(call.fields));

@@ -19,6 +19,8 @@ pub(super) enum Error {
     Malformed(String),
     /// It cannot be read.
     Broken(io::Error),
+    /// There is no memory for it beside those of others.
+    NoRoom,
 }
 
 impl From<io::Error> for Error {
@@ -34,10 +36,17 @@ impl From<io::Error> for Error {
 }
 
 /// Reads a whole body of up to `bytes_max` bytes. Blocks until it is there.
-pub(super) fn read(reader: impl BufRead, length: Length, bytes_max: u64) -> Result<Bytes, Error> {
+/// `reserve` is asked for the memory of each step, and says whether there is
+/// any.
+pub(super) fn read(
+    reader: impl BufRead,
+    length: Length,
+    bytes_max: u64,
+    reserve: impl FnMut(u64) -> bool,
+) -> Result<Bytes, Error> {
     let body = match length {
         Length::Known(bytes) => {
-            let body = read_up_to(reader, bytes, true)?;
+            let body = read_up_to(reader, bytes, true, reserve)?;
             if (body.len() as u64) < bytes {
                 return Err(Error::Short);
             }
@@ -45,7 +54,8 @@ pub(super) fn read(reader: impl BufRead, length: Length, bytes_max: u64) -> Resu
         }
         Length::Chunked => {
             // One byte over the limit shows that the body is over it.
-            let body = read_up_to(Chunked::new(reader), bytes_max.saturating_add(1), false)?;
+            let wanted = bytes_max.saturating_add(1);
+            let body = read_up_to(Chunked::new(reader), wanted, false, reserve)?;
             if body.len() as u64 > bytes_max {
                 return Err(Error::TooLong);
             }
@@ -60,11 +70,15 @@ pub(super) fn read_up_to(
     mut reader: impl Read,
     wanted: u64,
     exact: bool,
+    mut reserve: impl FnMut(u64) -> bool,
 ) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     while (body.len() as u64) < wanted {
         let step = (body.len() as u64).clamp(FIRST_STEP_BYTES, STEP_BYTES_MAX);
         let step = step.min(wanted - body.len() as u64);
+        if !reserve(step) {
+            return Err(Error::NoRoom);
+        }
         if exact {
             body.reserve_exact(usize::try_from(step).map_err(|_| Error::TooLong)?);
         }
@@ -86,7 +100,7 @@ mod tests {
     use super::*;
 
     fn read_known(bytes: &[u8], announced: u64) -> Result<Bytes, Error> {
-        read(bytes, Length::Known(announced), 1 << 30)
+        read(bytes, Length::Known(announced), 1 << 30, |_| true)
     }
 
     #[test]
@@ -101,7 +115,7 @@ mod tests {
     #[test]
     fn bytes_after_the_announced_length_are_left_alone() {
         let mut reader: &[u8] = b"valueGET /next";
-        let got = read(&mut reader, Length::Known(5), 10).expect("the body is whole");
+        let got = read(&mut reader, Length::Known(5), 10, |_| true).expect("the body is whole");
         assert_eq!((&*got, reader), (&b"value"[..], &b"GET /next"[..]));
     }
 
@@ -110,19 +124,37 @@ mod tests {
         for announced in [6, 70_000, u64::MAX] {
             assert!(matches!(read_known(b"value", announced), Err(Error::Short)));
         }
-        let cut_short = read(&b"5\r\nval"[..], Length::Chunked, 10);
+        let cut_short = read(&b"5\r\nval"[..], Length::Chunked, 10, |_| true);
         assert!(matches!(cut_short, Err(Error::Short)), "{cut_short:?}");
-        let malformed = read(&b"x\r\n"[..], Length::Chunked, 10);
+        let malformed = read(&b"x\r\n"[..], Length::Chunked, 10, |_| true);
         assert!(matches!(malformed, Err(Error::Malformed(_))), "{malformed:?}");
     }
 
     #[test]
     fn a_chunked_body_may_reach_the_limit_and_not_pass_it() {
-        let read_chunked = |bytes: &[u8]| read(bytes, Length::Chunked, 5);
+        let read_chunked = |bytes: &[u8]| read(bytes, Length::Chunked, 5, |_| true);
         let whole = read_chunked(b"5\r\n12345\r\n0\r\n\r\n");
         assert_eq!(whole.expect("at the limit"), "12345");
         let longer = read_chunked(b"6\r\n123456\r\n0\r\n\r\n");
         assert!(matches!(longer, Err(Error::TooLong)));
+    }
+
+    #[test]
+    fn memory_is_asked_for_before_it_is_taken() {
+        let (sent, mut reserved) = (vec![b'x'; 3_000_000], 0);
+        let reserve = |bytes| {
+            reserved += bytes;
+            reserved <= 1_000_000
+        };
+        let refused = read(&*sent, Length::Known(3_000_000), 1 << 30, reserve);
+        assert!(matches!(refused, Err(Error::NoRoom)), "{refused:?}");
+        reserved = 0;
+        let reserve = |bytes| {
+            reserved += bytes;
+            true
+        };
+        read(&*sent, Length::Known(3_000_000), 1 << 30, reserve).expect("there is room");
+        assert_eq!(reserved, 3_000_000);
     }
 
     #[test]
@@ -133,7 +165,7 @@ mod tests {
                 Err(io::ErrorKind::ConnectionReset.into())
             }
         }
-        let got = read(io::BufReader::new(Failing), Length::Known(5), 10);
+        let got = read(io::BufReader::new(Failing), Length::Known(5), 10, |_| true);
         assert!(matches!(got, Err(Error::Broken(_))));
     }
 }

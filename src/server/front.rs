@@ -27,6 +27,7 @@ use super::lead::{Lead, Left, Term};
 use super::request::{Head, Meaning};
 use super::sender::{Senders, Sending};
 use super::tally::Tally;
+use super::uploads::Uploads;
 use super::watchdog;
 use crate::api::{Api, Operation, Pace, Reply};
 use crate::schedule;
@@ -65,6 +66,7 @@ pub(super) struct Front {
     pub(super) long: Sender<Message<Long>>,
     pub(super) long_queue: Receiver<Message<Long>>,
     pub(super) senders: Senders,
+    pub(super) uploads: Arc<Uploads>,
     pub(super) watchdog: watchdog::Handle,
     pub(super) tally: Tally,
     /// How many writes the lane has left with the storage, which has not

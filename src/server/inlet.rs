@@ -17,6 +17,7 @@ use super::framing::{Fault, Framing, HEAD_BYTES_MAX, Length, is_token_byte};
 use super::front::Front;
 use super::job::Job;
 use super::request::{self, Head, Meaning, Request};
+use super::uploads::{self, Reservation};
 use crate::api::{Refusal, Reply};
 use crate::schedule;
 use bytes::Bytes;
@@ -132,15 +133,18 @@ impl Inlet {
         let head = reading.unused().get(..head_bytes).unwrap_or_default();
         let understood = request::understand(head, &self.front.api);
         reading.use_up(head_bytes);
-        let (head, framing, admitted) = match understood {
+        let (mut head, framing, admitted) = match understood {
             Ok(understood) => understood,
             Err((head, fault)) => return Some(Request::refused(head, fault)),
         };
+        let reserved = &mut head.reserved;
         let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
         let body = match (&admitted, small) {
             (_, Some(0)) => Ok(Bytes::new()),
-            (_, Some(_)) if !framing.expects_continue => self.body(reading, framing.length),
-            (Ok(_), _) => self.awaited_body(reading, framing)?,
+            (_, Some(_)) if !framing.expects_continue => {
+                self.body(reading, framing.length, reserved)
+            }
+            (Ok(_), _) => self.awaited_body(reading, framing, reserved)?,
             (Err(reply), _) => return Some(Request::refused(head, reply.clone())),
         };
         match body {
@@ -181,6 +185,7 @@ impl Inlet {
         &self,
         reading: &mut Reading,
         framing: Framing,
+        reserved: &mut Option<Reservation>,
     ) -> Option<Result<Bytes, Reply>> {
         let stage = match framing.length {
             Length::Known(_) => Stage::Receiving,
@@ -193,10 +198,15 @@ impl Inlet {
             // A client that has no room for this hears the final answer.
             self.connection.socket().send_now(b"HTTP/1.1 100 Continue\r\n\r\n").ok();
         }
-        Some(self.body(reading, framing.length))
+        Some(self.body(reading, framing.length, reserved))
     }
 
-    fn body(&self, reading: &mut Reading, length: Length) -> Result<Bytes, Reply> {
+    fn body(
+        &self,
+        reading: &mut Reading,
+        length: Length,
+        reserved: &mut Option<Reservation>,
+    ) -> Result<Bytes, Reply> {
         let whole = length.known().and_then(|bytes| usize::try_from(bytes).ok());
         if let Some(whole) = whole.and_then(|bytes| reading.unused().get(..bytes)) {
             let body = Bytes::copy_from_slice(whole);
@@ -204,7 +214,12 @@ impl Inlet {
             return Ok(body);
         }
         let wire = Wire { connection: &self.connection, reading };
-        body::read(wire, length, self.front.api.value_bytes_max()).map_err(|err| match err {
+        let (api, reserved) =
+            (&self.front.api, reserved.insert(Reservation::new(&self.front.uploads)));
+        let longest = api.value_bytes_max();
+        let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
+        body::read(wire, length, longest, reserve).map_err(|err| match err {
+            Error::NoRoom => Reply::error(503, "too many uploads at once, try again"),
             Error::TooLong => Refusal::ValueTooLarge.into(),
             Error::Short => Reply::error(400, "the body ended early"),
             Error::Malformed(text) => {

@@ -26,6 +26,7 @@ mod lead;
 mod limits;
 mod request;
 mod tally;
+mod uploads;
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod door;
@@ -147,6 +148,7 @@ impl Server {
             long,
             long_queue,
             senders,
+            uploads: Arc::default(),
             watchdog: handle.clone(),
             tally: Tally::new(),
             committing: AtomicUsize::new(0),

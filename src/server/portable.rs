@@ -100,10 +100,10 @@ pub(super) mod inlet {
         if wanted == 0 {
             return Ok(Bytes::new());
         }
-        let read = body::read_up_to(request.as_reader(), wanted, false);
+        let read = body::read_up_to(request.as_reader(), wanted, false, |_| true);
         let body = read.map_err(|err| match err {
             Error::TooLong => Refusal::ValueTooLarge.into(),
-            Error::Short | Error::Malformed(_) | Error::Broken(_) => {
+            Error::Short | Error::Malformed(_) | Error::Broken(_) | Error::NoRoom => {
                 Reply::error(400, "the body cannot be read")
             }
         })?;

@@ -3,6 +3,7 @@
 
 use super::answer::Persistence;
 use super::framing::{self, Fault, Framing};
+use super::uploads::Reservation;
 use crate::api::{Api, Call, Operation, Reply};
 use bytes::Bytes;
 #[cfg(all(target_os = "linux", not(portable)))]
@@ -19,12 +20,13 @@ pub(super) struct Request {
 pub(super) type Meaning = Result<(Operation, Bytes), Reply>;
 
 /// What the answer to a request depends on beside its meaning.
-#[derive(Debug)]
 pub(super) struct Head {
     /// The method, where it is one that is counted by name.
     pub(super) method: &'static str,
     /// What becomes of the connection after the answer.
     pub(super) persistence: Persistence,
+    /// What is set apart for its body, if that is not small.
+    pub(super) reserved: Option<Reservation>,
     /// When it was read.
     pub(super) came: Instant,
     /// The request line, if it is going to be logged.
@@ -45,7 +47,7 @@ impl Head {
     /// Of a request that makes no sense, or none yet.
     pub(super) fn unknown() -> Self {
         let (method, persistence) = (OTHER_METHOD, Persistence::Close);
-        Self { method, persistence, came: Instant::now(), line: None }
+        Self { method, persistence, reserved: None, came: Instant::now(), line: None }
     }
 
     /// Of a request with this line.

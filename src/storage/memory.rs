@@ -317,6 +317,10 @@ impl Storage for Memory {
         self.with_room(|| self.update_locked(&key, &mut change))
     }
 
+    fn room(&self) -> Option<u64> {
+        self.0.account.room()
+    }
+
     fn clear(&self) -> Result<(), Error> {
         let Maps { shards, account, .. } = &*self.0;
         // All locks at once make it one moment for every key. The others take

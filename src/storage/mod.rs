@@ -209,6 +209,11 @@ pub trait Storage: Send + Sync {
         false
     }
 
+    /// How many bytes more may be stored, if that is limited. Never blocks.
+    fn room(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether writes are taken. Never blocks.
     fn check(&self) -> Result<(), Error> {
         Ok(())

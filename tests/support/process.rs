@@ -143,6 +143,11 @@ impl Process {
         Connection::open(self.addr)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal by name, `TERM`.
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);

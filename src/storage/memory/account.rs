@@ -20,6 +20,11 @@ impl Account {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// How many bytes more may be held, if that is limited.
+    pub(super) fn room(&self) -> Option<u64> {
+        (self.max < u64::MAX).then(|| self.max.saturating_sub(self.held()))
+    }
+
     /// Forgets all that is held; gives how much that was.
     pub(super) fn clear(&self) -> u64 {
         self.held.swap(0, Ordering::Relaxed)

@@ -1,0 +1,119 @@
+//! The memory that bodies on their way may take, of all connections together.
+//!
+//! A body counts from its first bytes until its request has been answered:
+//! by then it is stored, and the storage counts it, or it is gone.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long an upload waits for others until it is refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What bodies may take beyond the storage's own limit, where it has one.
+const BEYOND_LIMIT_BYTES: u64 = 32 << 20;
+
+/// What bodies may take where the storage has no limit, at least.
+const UNLIMITED_BYTES_MIN: u64 = 1 << 30;
+
+/// How many of the longest values there is room for in any case.
+const LONGEST_MIN: u64 = 4;
+
+/// The bodies that are on their way.
+#[derive(Default)]
+pub(super) struct Uploads {
+    bytes: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// Memory that was set apart for one body. It is free again once this is
+/// dropped.
+pub(super) struct Reservation {
+    uploads: Arc<Uploads>,
+    bytes: u64,
+}
+
+/// How many bytes of bodies there may be, given how many the storage has room
+/// for, if that is limited, and how long the longest value is.
+pub(super) fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
+    let unlimited = UNLIMITED_BYTES_MIN.max(LONGEST_MIN.saturating_mul(longest));
+    storage_room.map_or(unlimited, |room| room.saturating_add(BEYOND_LIMIT_BYTES))
+}
+
+impl Reservation {
+    /// One of nothing so far.
+    pub(super) fn new(uploads: &Arc<Uploads>) -> Self {
+        Self { uploads: Arc::clone(uploads), bytes: 0 }
+    }
+
+    /// Sets `more` bytes apart, beside those that it has, of at most `max()`
+    /// in all. Blocks for a while if others have too many, and says whether
+    /// there is room. A body that is alone has room in any case.
+    pub(super) fn extend(&mut self, more: u64, max: impl Fn() -> u64) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut bytes = self.uploads.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if *bytes == self.bytes || bytes.saturating_add(more) <= max() {
+                *bytes += more;
+                self.bytes += more;
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.uploads.freed.wait_timeout(bytes, left);
+            (bytes, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            *self.uploads.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+            self.uploads.freed.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn bodies_share_what_there_is() {
+        let uploads = Arc::default();
+        let (mut one, mut other) = (Reservation::new(&uploads), Reservation::new(&uploads));
+        assert!(one.extend(60, || 100));
+        assert!(other.extend(40, || 100));
+        assert!(!other.extend(1, || 100));
+        drop(one);
+        assert!(other.extend(60, || 100));
+        // Alone it may have more.
+        assert!(other.extend(60, || 100));
+        drop(other);
+        assert_eq!(*uploads.bytes.lock().expect("nobody panics with it"), 0);
+    }
+
+    #[test]
+    fn one_that_waits_gets_what_another_leaves() {
+        let uploads = Arc::default();
+        let (mut one, mut other) = (Reservation::new(&uploads), Reservation::new(&uploads));
+        assert!(one.extend(100, || 100));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| other.extend(100, || 100));
+            drop(one);
+            assert!(waiting.join().expect("it does not panic"));
+        });
+    }
+
+    #[test]
+    fn a_limit_of_the_storage_counts() {
+        assert_eq!(bytes_max(Some(0), 1), BEYOND_LIMIT_BYTES);
+        assert_eq!(bytes_max(Some(5), 1), 5 + BEYOND_LIMIT_BYTES);
+        assert_eq!(bytes_max(Some(u64::MAX), 1), u64::MAX);
+        assert_eq!(bytes_max(None, 1), UNLIMITED_BYTES_MIN);
+        assert_eq!(bytes_max(None, 1 << 30), 4 << 30);
+    }
+}
