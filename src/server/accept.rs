@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,6 +86,11 @@ impl Acceptor {
             thread::sleep(PAUSE);
         }
         Ok(())
+    }
+
+    /// Whether the accept loop has come to the gate.
+    pub(super) fn has_begun(&self) -> bool {
+        self.current.accept_loop.has_begun()
     }
 
     /// Whether the accept loop has ended.
@@ -174,11 +180,11 @@ impl Generation {
     ) -> io::Result<Self> {
         let listener = listener.try_clone()?;
         let accept_loop = Arc::new(AcceptLoop::new(number));
-        gate::open(&listener, front, watchdog, connections_max, &accept_loop)?;
+        let opened = gate::open(&listener, front, watchdog, connections_max, &accept_loop)?;
         let front = Arc::clone(front);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new().name(format!("lead-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || match Lead::new(listener) {
+        thread.stack_size(front::STACK_BYTES).spawn(move || match start_tiny_http(listener) {
             Ok(lead) => {
                 let lead = Arc::new(lead);
                 front.committed.are_for(Arc::clone(&lead));
@@ -193,7 +199,13 @@ impl Generation {
             }
         })?;
         let lost = |_| io::Error::other("tiny_http cannot start its threads");
-        let lead = handed_over.recv().map_err(lost)??;
+        let lead = handed_over.recv().map_err(lost)?.inspect_err(|_| gate::close(opened))?;
         Ok(Self { lead, accept_loop })
     }
+}
+
+/// Starts tiny_http, which panics where it cannot have a thread.
+fn start_tiny_http(listener: TcpListener) -> io::Result<Lead> {
+    panic::catch_unwind(AssertUnwindSafe(|| Lead::new(listener)))
+        .unwrap_or_else(|_panic| Err(io::Error::other("tiny_http cannot start its threads")))
 }

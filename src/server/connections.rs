@@ -39,6 +39,8 @@ pub(super) struct Connection {
     is_read: AtomicBool,
     /// How many bytes were received so far.
     received: AtomicU64,
+    /// Whether part of a request has come that was not read as a whole.
+    is_coming: AtomicBool,
     state: Mutex<State>,
     /// Is told when a thread may go on that waits for a turn.
     turn: Condvar,
@@ -95,6 +97,8 @@ pub(super) struct Activity {
     pub(super) stage: Option<Stage>,
     /// How many bytes were received so far.
     pub(super) received: u64,
+    /// Whether part of a request has come that was not read as a whole.
+    pub(super) is_coming: bool,
     /// Whether the last answer was written.
     pub(super) is_closing: bool,
 }
@@ -115,6 +119,7 @@ impl Connections {
             socket,
             is_read: AtomicBool::new(false),
             received: AtomicU64::new(0),
+            is_coming: AtomicBool::new(false),
             state: Mutex::default(),
             turn: Condvar::new(),
         });
@@ -148,10 +153,29 @@ impl Connections {
         }
     }
 
+    /// Lets a connection go on which nothing is in work: its client finds the
+    /// end of the stream.
+    pub(super) fn dismiss(&self, connection: &Connection) {
+        if connection.close_with(&[]) && !connection.is_read() {
+            self.end(connection);
+        }
+    }
+
+    /// Gives up a connection that is closing, for the room that it takes. What
+    /// was written is delivered unless its client goes on to send.
+    pub(super) fn give_up(&self, connection: &Connection) {
+        connection.socket.stop_receiving();
+        if !connection.has_reader() {
+            self.end(connection);
+        }
+    }
+
     /// Ends a connection now, in whatever it is.
     pub(super) fn cut(&self, connection: &Connection) {
         connection.socket.cut();
-        if connection.stop(Life::Cut) {
+        // Where there is a reader, it finds the end.
+        connection.stop(Life::Cut);
+        if !connection.has_reader() {
             self.end(connection);
         }
     }
@@ -231,10 +255,16 @@ impl Connection {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Notes whether part of a request has come.
+    pub(super) fn set_coming(&self, is_coming: bool) {
+        self.is_coming.store(is_coming, Ordering::Relaxed);
+    }
+
     /// Adds a request that was read, behind those that wait. Says whether it
     /// is taken.
     pub(super) fn arrive(&self, request: Request) -> bool {
         let mut state = self.lock();
+        self.is_coming.store(false, Ordering::Relaxed);
         if matches!(state.stage, Some(Stage::Receiving | Stage::Streaming)) {
             state.stage = None;
         }
@@ -362,6 +392,11 @@ impl Connection {
         state.is_read_out
     }
 
+    /// Whether a thread of tiny_http reads it, and sees to its end.
+    pub(super) fn has_reader(&self) -> bool {
+        self.is_read() && !self.is_read_out()
+    }
+
     /// Whether its reader has left, and others see to its end.
     pub(super) fn is_read_out(&self) -> bool {
         self.lock().is_read_out
@@ -374,14 +409,15 @@ impl Connection {
             begun: state.begun,
             stage: state.stage,
             received: self.received.load(Ordering::Relaxed),
+            is_coming: self.is_coming.load(Ordering::Relaxed),
             is_closing: state.life != Life::Open,
         }
     }
 
-    /// Whether no request is in work, and none waits.
+    /// Whether no request is in work, none waits and none has begun to come.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
-        state.stage.is_none() && state.waiting.is_empty()
+        state.stage.is_none() && state.waiting.is_empty() && !self.is_coming.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -24,7 +24,7 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Who lets connections in on a listening socket.
 pub(super) trait Gate: Send + Sync {
@@ -50,10 +50,25 @@ enum Slot {
     Stream(Arc<dyn Stream>),
 }
 
+/// A listening socket that a gate decides about.
+pub(super) struct Opened(RawFd, Weak<dyn Gate>);
+
 /// Has `gate` decide about what comes on this listening socket, until its
 /// accept loop ends.
-pub(super) fn open(listener: BorrowedFd<'_>, gate: Arc<dyn Gate>) {
-    slots().set(listener.as_raw_fd(), Some(Slot::Listener(gate)));
+pub(super) fn open(listener: BorrowedFd<'_>, gate: Arc<dyn Gate>) -> Opened {
+    let opened = Opened(listener.as_raw_fd(), Arc::downgrade(&gate));
+    slots().set(opened.0, Some(Slot::Listener(gate)));
+    opened
+}
+
+/// Has nobody decide about a listening socket any more, which may be closed.
+pub(super) fn forget(Opened(number, gate): Opened) {
+    // Another may have the number by now.
+    if let Some(Slot::Listener(now)) = slots().get(number)
+        && Weak::ptr_eq(&Arc::downgrade(&now), &gate)
+    {
+        slots().set(number, None);
+    }
 }
 
 /// The number of the connection that tiny_http knows by this address.
@@ -214,16 +229,16 @@ unsafe extern "C" fn getpeername(
     to: *mut libc::sockaddr,
     length: *mut libc::socklen_t,
 ) -> libc::c_int {
-    let known = match slots().get(number) {
+    let admitted = ADMITTED.try_with(RefCell::take).ok().flatten().inspect(|stream| {
+        // There is a place: descriptors are given out from below, and the
+        // first one of this connection has one.
+        slots().set(number, Some(Slot::Stream(Arc::clone(stream))));
+    });
+    let known = || match slots().get(number) {
         Some(Slot::Stream(stream)) => Some(stream),
-        Some(Slot::Listener(_)) => None,
-        None => ADMITTED.try_with(RefCell::take).ok().flatten().inspect(|stream| {
-            // There is a place: descriptors are given out from below, and the
-            // first one of this connection has one.
-            slots().set(number, Some(Slot::Stream(Arc::clone(stream))));
-        }),
+        Some(Slot::Listener(_)) | None => None,
     };
-    let Some(stream) = known else {
+    let Some(stream) = admitted.or_else(known) else {
         // SAFETY: passed on as it came.
         let told = unsafe { libc::syscall(libc::SYS_getpeername, number, to, length) };
         return told.try_into().unwrap_or(-1);
@@ -323,7 +338,7 @@ mod tests {
         let stands_in = OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("a port"));
         let three = Arc::new(Three::default());
         let gate = Once(Mutex::new(Some(Arc::clone(&three))), stands_in);
-        open(listener.as_fd(), Arc::new(gate));
+        let opened = open(listener.as_fd(), Arc::new(gate));
 
         let (write_half, peer) = listener.accept().expect("the gate lets one in");
         assert_eq!(id_of(&peer), Some(three.id()));
@@ -340,6 +355,12 @@ mod tests {
 
         let end = listener.accept().expect_err("the gate is closed");
         assert_eq!(end.raw_os_error(), Some(libc::EINVAL));
+        // It is forgotten by now.
+        forget(opened);
+        let addr = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(addr).expect("a listener");
+        let (_, peer) = listener.accept().expect("a client");
+        assert_eq!(peer, client.local_addr().expect("an address"));
     }
 
     #[test]

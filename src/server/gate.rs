@@ -11,7 +11,7 @@
 //! them, and a connection that ends at once makes the pool look again.
 
 use super::connections::{Connection, Connections};
-use super::door::{self, Gate, Stream};
+use super::door::{self, Gate, Opened, Stream};
 use super::front::Front;
 use super::inlet::Inlet;
 use super::socket::Socket;
@@ -37,9 +37,6 @@ const FORGOTTEN_AFTER: Duration = Duration::from_millis(2);
 
 /// How long to wait after an error of the system until the next try.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
-
-/// How long to wait at a time for a connection to end.
-const ROOM_PAUSE: Duration = Duration::from_millis(10);
 
 /// How soon an accept loop has to come here.
 const BEGUN_WITHIN: Duration = Duration::from_secs(2);
@@ -145,11 +142,15 @@ pub(super) fn open(
     watchdog: &Handle,
     connections_max: usize,
     accept_loop: &Arc<AcceptLoop>,
-) -> io::Result<()> {
+) -> io::Result<Opened> {
     let (front, accept_loop) = (Arc::clone(front), Arc::clone(accept_loop));
     let admission = Admission::new(front, watchdog.clone(), connections_max, accept_loop)?;
-    door::open(listener.as_fd(), Arc::new(admission));
-    Ok(())
+    Ok(door::open(listener.as_fd(), Arc::new(admission)))
+}
+
+/// Forgets a listener whose accept loop has not begun.
+pub(super) fn close(opened: Opened) {
+    door::forget(opened);
 }
 
 impl Admission {
@@ -181,18 +182,22 @@ impl Admission {
         listener: BorrowedFd<'_>,
         state: &mut State,
     ) -> io::Result<Option<Arc<dyn Stream>>> {
-        if !self.has_room() {
-            self.watchdog.look();
-            if !self.connections().wait_for_room(self.connections_max, ROOM_PAUSE) {
-                return Ok(None);
-            }
-        }
         if let Err(err) = state.refill() {
             self.wait_out(&err);
             return Ok(None);
         }
+        if !self.has_room() {
+            // Those who are forgotten take up room as well.
+            if state.left_to_wait().is_some_and(|left| left.is_zero()) {
+                return Ok(Some(state.nudge()));
+            }
+            self.watchdog.look();
+            if !self.connections().wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
+                return Ok(None);
+            }
+        }
         if state.wait_for_threads(listener) {
-            return Ok(Some(Arc::new(Nudge)));
+            return Ok(Some(state.nudge()));
         }
         let (descriptor, peer) = match rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)
         {
@@ -239,18 +244,24 @@ impl State {
         Ok(())
     }
 
+    /// How long the first of the connections that nobody reads is still
+    /// waited for; `None` if there is none.
+    fn left_to_wait(&mut self) -> Option<Duration> {
+        while let Some((connection, came)) = self.unread.front() {
+            if connection.upgrade().is_some_and(|connection| !connection.is_read()) {
+                let since = self.nudged_at.map_or(*came, |nudged_at| nudged_at.max(*came));
+                return Some(FORGOTTEN_AFTER.saturating_sub(since.elapsed()));
+            }
+            self.unread.pop_front();
+        }
+        None
+    }
+
     /// Waits until there is something to accept; says whether tiny_http's pool
     /// has to be made to look before that.
     fn wait_for_threads(&mut self, listener: BorrowedFd<'_>) -> bool {
-        while let Some((connection, came)) = self.unread.front() {
-            if connection.upgrade().is_none_or(|connection| connection.is_read()) {
-                self.unread.pop_front();
-                continue;
-            }
-            let since = self.nudged_at.map_or(*came, |nudged_at| nudged_at.max(*came));
-            let left = FORGOTTEN_AFTER.saturating_sub(since.elapsed());
+        while let Some(left) = self.left_to_wait() {
             if left.is_zero() {
-                self.nudged_at = Some(Instant::now());
                 return true;
             }
             let timeout = Timespec::try_from(left).ok();
@@ -260,6 +271,12 @@ impl State {
             }
         }
         false
+    }
+
+    /// A connection that makes tiny_http's pool look.
+    fn nudge(&mut self) -> Arc<dyn Stream> {
+        self.nudged_at = Some(Instant::now());
+        Arc::new(Nudge)
     }
 }
 

@@ -107,9 +107,10 @@ impl Inlet {
                 return Next::Request;
             }
         }
-        self.linger(reading);
-        // A client may end its side and wait for its answers.
+        // A client may end its side and wait for its answers; and one that goes
+        // on to send has to wait for them.
         self.connection.wait_until_answered();
+        self.linger(reading);
         Next::End
     }
 
@@ -137,6 +138,7 @@ impl Inlet {
             Ok(understood) => understood,
             Err((head, fault)) => return Some(Request::refused(head, fault)),
         };
+        self.connection.set_coming(true);
         let reserved = &mut head.reserved;
         let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
         let body = match (&admitted, small) {
@@ -157,7 +159,7 @@ impl Inlet {
     }
 
     /// Receives until a head is complete, and gives its length; `None` if the
-    /// client ends before.
+    /// client ends before a byte of it.
     fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, Fault>> {
         let mut looked_at = 0;
         loop {
@@ -173,8 +175,10 @@ impl Inlet {
                 Ok(_) => return Some(Err(Fault::HeadTooLong)),
                 Err(fault) => return Some(Err(fault)),
             }
+            self.connection.set_coming(!head.is_empty());
             if self.receive(reading, HEAD_STEP_BYTES) == 0 {
-                return None;
+                let is_cut_off = !reading.unused().is_empty();
+                return is_cut_off.then_some(Err(Fault::HeadShort));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The socket of a connection: the only descriptor that there is of it.
 
-#![allow(unsafe_code, reason = "one socket option has no safe form")]
+#![allow(unsafe_code, reason = "two questions to a socket have no safe form")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -101,6 +101,17 @@ impl Socket {
         rustix::io::ioctl_fionread(&self.0).is_ok_and(|bytes| bytes > 0)
     }
 
+    /// Whether the peer has not confirmed all that was written.
+    pub(super) fn has_unconfirmed(&self) -> bool {
+        // The end of the stream counts as one.
+        const END: libc::c_int = 1;
+
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the kernel writes one number, which lives through the call.
+        let status = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        status == 0 && bytes > END
+    }
+
     /// How many bytes the peer has confirmed so far; `None` if the kernel does
     /// not say.
     pub(super) fn acknowledged(&self) -> Option<u64> {
@@ -183,6 +194,10 @@ mod tests {
         client.write_all(b"x").expect("the server is there");
         assert_eq!(socket.receive(&mut Vec::with_capacity(1)).expect("a byte"), 1);
         assert_eq!(socket.acknowledged(), Some(before + 5));
+        assert!(!socket.has_unconfirmed());
+        let unread = vec![b'x'; 16 << 20];
+        socket.send_now(&unread).expect("the client is there");
+        assert!(socket.has_unconfirmed());
     }
 
     #[test]

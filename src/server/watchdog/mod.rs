@@ -56,6 +56,10 @@ const LINGER_CROWDED: Duration = Duration::from_millis(20);
 /// One part in so many of the connections make room together.
 const SPARE_SHARE: usize = 16;
 
+/// How long to wait at most until the next accept loop is started, where the
+/// last ones have ended.
+const REPLACEMENT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// How often a complaint about the same thing is logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -152,17 +156,14 @@ pub(super) struct Watchdog {
     orders: Receiver<Order>,
     is_quiet: Arc<AtomicBool>,
     acceptor: Acceptor,
-    watches: HashMap<u64, Watched>,
+    watches: HashMap<u64, Watch>,
     draining: Option<Draining>,
     busy_until: Instant,
     next_look: Instant,
+    /// When an accept loop may be replaced, and how long after the last time.
+    next_replacement: Instant,
+    replacement_pause: Duration,
     complained_at: HashMap<&'static str, Instant>,
-}
-
-struct Watched {
-    watch: Watch,
-    /// When it was let find the end of the stream.
-    dismissed_at: Option<Instant>,
 }
 
 struct Draining {
@@ -190,6 +191,8 @@ impl Watchdog {
             draining: None,
             busy_until: now,
             next_look: now,
+            next_replacement: now,
+            replacement_pause: PACE_QUIET,
             complained_at: HashMap::new(),
         }
     }
@@ -259,34 +262,30 @@ impl Watchdog {
         let draining = self.draining.as_ref().map(|draining| draining.since);
         for connection in connections {
             let activity = connection.activity();
-            let watched = self.watches.entry(connection.id());
-            let watched = watched.or_insert_with(|| Watched {
-                watch: Watch::new(activity, now),
-                dismissed_at: None,
-            });
-            match watched.watch.look(activity, now, &self.limits, &**connection) {
+            let watch = self.watches.entry(connection.id());
+            let watch = watch.or_insert_with(|| Watch::new(activity, now));
+            match watch.look(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
-                Verdict::Idle => watched.dismiss(connection, now),
+                Verdict::Idle => self.front.connections.dismiss(connection),
                 Verdict::Late if connection.close_with(&last_words(LATE)) => {}
                 Verdict::Late | Verdict::Gone => self.front.connections.cut(connection),
             }
-            // Nobody else hears this client out.
-            if activity.is_closing
-                && connection.is_read_out()
-                && !connection.socket().discard(DISCARD_BYTES_MAX)
-            {
-                self.front.connections.end(connection);
-            }
-            let Some(since) = draining else { continue };
-            if activity.stage.is_none() {
-                let has_begun = watched.watch.is_mid_request() && !activity.is_closing;
-                if !has_begun || now.duration_since(since) > BEGUN_GRACE {
-                    watched.dismiss(connection, now);
-                }
-                let dismissed = watched.dismissed_at;
-                if dismissed.is_some_and(|at| now.duration_since(at) > LINGER_DRAINING) {
+            if activity.is_closing {
+                let lasts = now.duration_since(watch.since());
+                let is_let_go = draining.is_some() && lasts > LINGER_DRAINING;
+                if is_let_go && !connection.socket().has_unconfirmed() {
                     self.front.connections.cut(connection);
+                } else if !connection.has_reader()
+                    && !connection.socket().discard(DISCARD_BYTES_MAX)
+                {
+                    // Nobody else hears this client out.
+                    self.front.connections.end(connection);
                 }
+            } else if let Some(since) = draining
+                && activity.stage.is_none()
+                && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
+            {
+                self.front.connections.dismiss(connection);
             }
         }
     }
@@ -299,36 +298,33 @@ impl Watchdog {
             return;
         }
         // Whoever has had the last answer makes room for others.
-        for connection in connections.iter().filter(|connection| connection.activity().is_closing) {
-            if let Some(watched) = self.watches.get_mut(&connection.id())
-                && now.duration_since(watched.watch.since()) > LINGER_CROWDED
-            {
-                watched.dismiss(connection, now);
+        let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
+        for connection in connections.iter().filter(is_closing) {
+            let watch = self.watches.get(&connection.id());
+            if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
+                self.front.connections.give_up(connection);
             }
         }
-        let stays = |connection: &&Arc<Connection>| {
-            let watched = self.watches.get(&connection.id());
-            !connection.activity().is_closing
-                && watched.is_none_or(|watched| watched.dismissed_at.is_none())
-        };
-        let staying: Vec<_> = connections.iter().filter(stays).collect();
+        let staying: Vec<_> =
+            connections.iter().filter(|connection| !is_closing(connection)).collect();
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
         let idle = staying.into_iter().filter(|connection| connection.is_idle());
         let (mut silent, mut others) = (Vec::new(), Vec::new());
         for connection in idle {
-            let Some(watched) = self.watches.get(&connection.id()) else { continue };
-            match watched.watch.silent_since() {
+            let Some(watch) = self.watches.get(&connection.id()) else { continue };
+            match watch.silent_since() {
                 Some(since) => silent.push((since, connection)),
-                None => others.push((Reverse(watched.watch.since()), connection)),
+                None => others.push((Reverse(watch.since()), connection)),
             }
         }
         silent.sort_by_key(|(since, _)| *since);
         others.sort_by_key(|(since, _)| *since);
         let turned_away = over.saturating_sub(silent.len());
         for (_, connection) in silent.into_iter().take(over) {
-            if let Some(watched) = self.watches.get_mut(&connection.id()) {
-                watched.dismiss(connection, now);
+            self.front.connections.dismiss(connection);
+            if !connection.socket().has_unconfirmed() {
+                self.front.connections.give_up(connection);
             }
         }
         for (_, connection) in others.into_iter().take(turned_away) {
@@ -343,15 +339,23 @@ impl Watchdog {
             for connection in connections.iter().filter(|connection| !connection.is_read()) {
                 if self.acceptor.is_retiring(connection.accept_loop()) {
                     self.front.connections.cut(connection);
-                    self.front.connections.end(connection);
                 }
             }
             let living = connections.iter().map(|connection| connection.accept_loop()).collect();
             self.acceptor.retire_without(&living);
         }
         if self.draining.is_some() || !self.acceptor.is_over() {
+            if self.acceptor.has_begun() {
+                self.replacement_pause = PACE_QUIET;
+            }
             return;
         }
+        let now = Instant::now();
+        if now < self.next_replacement {
+            return;
+        }
+        self.replacement_pause = (2 * self.replacement_pause).min(REPLACEMENT_PAUSE_MAX);
+        self.next_replacement = now + self.replacement_pause;
         match self.acceptor.replace() {
             Ok(()) => self.complain("loop", "the accept loop had ended, so another was started"),
             Err(err) => {
@@ -381,19 +385,13 @@ impl Watchdog {
     }
 }
 
-impl Watched {
-    /// Lets the connection's reader find the end of the stream.
-    fn dismiss(&mut self, connection: &Connection, now: Instant) {
-        if self.dismissed_at.is_none() {
-            self.dismissed_at = Some(now);
-            connection.socket().stop_receiving();
-        }
-    }
-}
-
 impl Meter for Connection {
     fn acknowledged(&self) -> Option<u64> {
         self.socket().acknowledged()
+    }
+
+    fn has_unconfirmed(&self) -> bool {
+        self.socket().has_unconfirmed()
     }
 }
 

@@ -23,6 +23,8 @@ const LINGER_BYTES_MAX: u64 = 256 << 20;
 pub(super) trait Meter {
     /// Bytes that the peer has confirmed; `None` if that cannot be told.
     fn acknowledged(&self) -> Option<u64>;
+    /// Whether there are bytes that it has not confirmed.
+    fn has_unconfirmed(&self) -> bool;
 }
 
 /// What is to be done about a connection.
@@ -48,17 +50,15 @@ pub(super) struct Watch {
     since: Instant,
     /// What the counter was at the first look after the last answer.
     base: u64,
-    /// When the first byte of a request was seen that is not complete, or the
-    /// first look after the last answer.
+    /// When part of a request was seen that is not complete, or the first look
+    /// after the last answer.
     begun_at: Option<Instant>,
 }
 
 impl Watch {
     /// Starts watching a connection.
     pub(super) fn new(activity: Activity, now: Instant) -> Self {
-        // Without a request so far, all that was received is of the first one.
-        let mark = (activity.begun == 0).then_some(0);
-        Self { seen: activity, mark, since: now, base: 0, begun_at: None }
+        Self { seen: activity, mark: None, since: now, base: 0, begun_at: None }
     }
 
     /// Since when it is silent, if it has had an answer and no other request
@@ -86,17 +86,17 @@ impl Watch {
         limits: &Limits,
         meter: &impl Meter,
     ) -> Verdict {
-        let Activity { begun, stage, received, is_closing } = activity;
+        let Activity { begun, stage, received, is_coming, is_closing } = activity;
         let seen = self.seen;
         self.seen = activity;
         if (seen.begun, seen.stage, seen.is_closing) != (begun, stage, is_closing) {
             (self.mark, self.since, self.begun_at) = (None, now, None);
         }
         if is_closing {
-            return self.look_after(received, now, limits);
+            return self.look_after(received, now, limits, meter);
         }
         match stage {
-            None => self.look_between(received, now, limits),
+            None => self.look_between(is_coming, now, limits),
             Some(Stage::Working) => Verdict::Wait,
             Some(Stage::Receiving) => {
                 self.look_at_transfer(received, MOVED_BYTES_MIN, limits.request_timeout, now)
@@ -127,9 +127,9 @@ impl Watch {
     }
 
     /// No request is in work: the connection is silent, or one is coming.
-    fn look_between(&mut self, received: u64, now: Instant, limits: &Limits) -> Verdict {
-        let mark = *self.mark.get_or_insert(received);
-        if received == mark {
+    fn look_between(&mut self, is_coming: bool, now: Instant, limits: &Limits) -> Verdict {
+        if !is_coming {
+            self.begun_at = None;
             let silent = now.duration_since(self.since);
             return if silent > limits.idle_timeout { Verdict::Idle } else { Verdict::Wait };
         }
@@ -139,19 +139,30 @@ impl Watch {
     }
 
     /// The last answer was sent.
-    fn look_after(&mut self, received: u64, now: Instant, limits: &Limits) -> Verdict {
+    fn look_after(
+        &mut self,
+        received: u64,
+        now: Instant,
+        limits: &Limits,
+        meter: &impl Meter,
+    ) -> Verdict {
         let begun_at = *self.begun_at.get_or_insert_with(|| {
             self.base = received;
             now
         });
-        if self.mark.replace(received) != Some(received) {
+        // Whichever way they go, bytes that move are progress.
+        let moved = received + meter.acknowledged().unwrap_or(0);
+        if self.mark.replace(moved) != Some(moved) {
             self.since = now;
         }
-        let is_silent = now.duration_since(self.since) > LINGER;
-        let is_over = is_silent
-            || now.duration_since(begun_at) > limits.request_timeout
-            || received.saturating_sub(self.base) > LINGER_BYTES_MAX;
-        if is_over { Verdict::Gone } else { Verdict::Wait }
+        let silent = now.duration_since(self.since);
+        let is_over = if meter.has_unconfirmed() {
+            silent > limits.request_timeout
+        } else {
+            silent > LINGER || now.duration_since(begun_at) > limits.request_timeout
+        };
+        let is_flooding = received.saturating_sub(self.base) > LINGER_BYTES_MAX;
+        if is_over || is_flooding { Verdict::Gone } else { Verdict::Wait }
     }
 }
 

@@ -14,19 +14,30 @@ struct Script {
     acknowledged: Acknowledged,
 }
 
-struct Acknowledged(u64);
+/// So many bytes were confirmed, and others were not.
+struct Acknowledged(u64, bool);
 
 impl Meter for Acknowledged {
     fn acknowledged(&self) -> Option<u64> {
         Some(self.0)
     }
+
+    fn has_unconfirmed(&self) -> bool {
+        self.1
+    }
 }
 
 impl Script {
     fn new() -> Self {
-        let activity = Activity { begun: 0, stage: None, received: 0, is_closing: false };
+        let activity =
+            Activity { begun: 0, stage: None, received: 0, is_coming: false, is_closing: false };
         let now = Instant::now();
-        Self { watch: Watch::new(activity, now), now, activity, acknowledged: Acknowledged(0) }
+        Self {
+            watch: Watch::new(activity, now),
+            now,
+            activity,
+            acknowledged: Acknowledged(0, false),
+        }
     }
 
     /// One that has had a request answered.
@@ -84,6 +95,7 @@ fn a_request_starts_the_silence_anew() {
 fn a_request_that_has_begun_is_waited_for_until_its_timeout() {
     for mut script in [Script::new(), Script::served()] {
         script.activity.received += 10;
+        script.activity.is_coming = true;
         assert_eq!(script.after_ms(20), Verdict::Wait);
         assert!(script.watch.is_mid_request());
         assert_eq!(script.watch.silent_since(), None);
@@ -145,6 +157,29 @@ fn after_the_last_answer_a_silent_client_is_let_go_soon() {
     let mut script = Script::closing();
     assert_eq!(script.after_ms(1900), Verdict::Wait);
     assert_eq!(script.after_ms(200), Verdict::Gone);
+}
+
+/// The beginning of the next request may come with the last one.
+#[test]
+fn a_request_that_came_with_another_is_waited_for_no_longer() {
+    let mut script = Script::served();
+    (script.activity.begun, script.activity.received) = (2, 500);
+    script.activity.is_coming = true;
+    assert_eq!(script.after_ms(20), Verdict::Wait);
+    assert!(script.watch.is_mid_request());
+    assert_eq!(script.after_ms(29_000), Verdict::Wait);
+    assert_eq!(script.after_ms(2000), Verdict::Late);
+}
+
+#[test]
+fn after_the_last_answer_one_who_has_not_taken_it_has_time_as_for_any() {
+    let mut script = Script::closing();
+    script.acknowledged.1 = true;
+    assert_eq!(script.after_ms(29_000), Verdict::Wait);
+    script.acknowledged.0 += 1;
+    assert_eq!(script.after_ms(20), Verdict::Wait);
+    assert_eq!(script.after_ms(29_000), Verdict::Wait);
+    assert_eq!(script.after_ms(2000), Verdict::Gone);
 }
 
 #[test]
