@@ -109,6 +109,7 @@ fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, Str
     signals.wait();
     let cause = if signals.are_asked() { "" } else { ": the terminal is gone (SIGHUP)" };
     log::info!("stopping{cause}");
+    storage.hurry();
     for line in server.stop() {
         log::info!("{line}");
     }

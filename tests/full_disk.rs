@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::http::{Connection, Response, at_once, wait_until};
 use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
 use support::process::{Process, output};
@@ -309,6 +309,14 @@ struct Large {
 impl Large {
     const WRITERS: usize = 8;
 
+    /// No write that is refused while room is being made has waited for less.
+    const WAIT_LONG: Duration = Duration::from_secs(18);
+
+    /// Whoever is refused is refused for a second if no room was gained.
+    const REFUSED_FOR: Duration = Duration::from_millis(1100);
+
+    const REFUSALS_MAX: u32 = 20;
+
     fn new(place: &Place, value_bytes: usize) -> Self {
         let store = Durable::open(place.directory.path()).expect("an empty directory");
         let (next, refused) = (AtomicU64::new(0), Mutex::default());
@@ -360,10 +368,25 @@ impl Large {
         });
     }
 
-    /// Stores so many more, which have room.
+    /// Stores so many more, which have room. One that is refused has waited for
+    /// that until its client has to have an answer, as may be on a machine that has
+    /// much else to do.
     fn set_more(&self, count: u64) {
         let each = count / Self::WRITERS as u64;
-        Self::all(|_| (0..each).for_each(|_| assert!(self.set_next(|_| None), "refused")));
+        Self::all(|_| {
+            for _ in 0..each {
+                let mut refusals = 0;
+                let mut begun = Instant::now();
+                while !self.set_next(|_| None) {
+                    refusals += 1;
+                    let waited = begun.elapsed();
+                    assert!(waited > Self::WAIT_LONG, "refused after {waited:?}");
+                    assert!(refusals < Self::REFUSALS_MAX, "refused {refusals} times");
+                    thread::sleep(Self::REFUSED_FOR);
+                    begun = Instant::now();
+                }
+            }
+        });
     }
 
     /// Some of the numbers below `end` are stored, unless they were refused or

@@ -219,6 +219,11 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
+    /// Has no write wait any more for what may take long, as room on a full disk
+    /// does: it is refused instead. To be called before whoever waits for the
+    /// answers is stopped.
+    fn hurry(&self) {}
+
     /// Finishes the writes that were begun and takes no more. On an error
     /// something that was acknowledged may be lost.
     fn close(&self) -> Result<(), Error> {

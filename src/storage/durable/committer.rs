@@ -13,6 +13,7 @@
 use super::batch::{self, Action, Batch, Decided, Record};
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Generation, Keyspaces};
+use super::patience::{Ending, Patience, Round};
 use super::pins::Pins;
 use super::room::Room;
 use super::runway::Runway;
@@ -43,32 +44,24 @@ const MEMTABLES_WAITING_MAX: usize = 3;
 /// How many unsorted files there may be. At thirty it does the same.
 const RUNS_MAX: usize = 24;
 
-/// No more room is made from so many on: each time that it is makes another.
+/// From so many on they are put in order before more room is made: each round of
+/// that makes another.
 const RUNS_MAX_TO_MAKE_ROOM: usize = RUNS_MAX - 4;
 
-/// Room is made until so much can be spared, but for no longer than a piece if
-/// less is enough.
-const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
-
-/// For how long writers are not kept waiting again to make room unless more has
-/// expired: as long as it took, but no longer than this.
+/// For how long writers are not kept waiting again to make room of which none
+/// came, unless more has expired: as long as it took, but no longer than this.
 const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
-
-/// How long what has expired is swept in one go to make room, and then the tree
-/// put in order.
-const MAKE_ROOM_PIECE: Duration = Duration::from_secs(1);
-
-/// For how long one follows on the other at most. A write waits for it before
-/// it is refused, and no longer than a client may wait at a shutdown.
-const MAKE_ROOM_PATIENCE: Duration = Duration::from_secs(8);
 
 /// How long to wait before looking again whether there are fewer.
 const CROWDED_WAIT: Duration = Duration::from_millis(1);
 
+/// How long to wait before looking again whether what was cleared is removed.
+const REMOVER_WAIT: Duration = Duration::from_millis(5);
+
 /// What the committer is told.
 pub(super) enum Message {
-    /// Do this to a key, then say how it went.
-    Write(Key, Action, Done),
+    /// Do this to a key, then say how it went. Last is when it was handed over.
+    Write(Key, Action, Done, Instant),
     /// Delete every key, then say how it went.
     Clear(Done),
     /// End, once everything before this is done.
@@ -143,14 +136,16 @@ impl Committer {
         loop {
             if self.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
-                self.guarded(|committer| committer.sweep(Time::now())).ok();
+                self.guarded(|committer| committer.sweep(Time::now()).map(drop)).ok();
             }
             let message = match next.take() {
                 Some(message) => Ok(message),
                 None => self.queue.recv_timeout(self.patience()),
             };
             match message {
-                Ok(Message::Write(key, action, done)) => next = self.take_batch(key, action, done),
+                Ok(Message::Write(key, action, done, since)) => {
+                    next = self.take_batch(key, action, done, since);
+                }
                 Ok(Message::Clear(done)) => {
                     let outcome = self.guarded(Self::clear);
                     tell([(done, Updated::default())], &outcome);
@@ -169,10 +164,16 @@ impl Committer {
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(&mut self, key: Key, action: Action, done: Done) -> Option<Message> {
+    fn take_batch(
+        &mut self,
+        key: Key,
+        action: Action,
+        done: Done,
+        since: Instant,
+    ) -> Option<Message> {
         let mut batch = Batch::begin();
         let mut spare_bytes = self.spare_bytes();
-        self.add(&mut batch, &mut spare_bytes, key, action, done);
+        self.add(&mut batch, &mut spare_bytes, key, action, done, since);
         if self.has_company {
             // Whoever is just about to write again gets to it in time.
             thread::yield_now();
@@ -180,8 +181,8 @@ impl Committer {
         let mut next = None;
         while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Write(key, action, done)) => {
-                    self.add(&mut batch, &mut spare_bytes, key, action, done);
+                Ok(Message::Write(key, action, done, since)) => {
+                    self.add(&mut batch, &mut spare_bytes, key, action, done, since);
                 }
                 Ok(other) => next = Some(other),
                 Err(_) => break,
@@ -210,22 +211,33 @@ impl Committer {
 
     /// How many bytes can be written once room was made for `needed_bytes`:
     /// nothing is refused for want of room that expired values or deleted ones
-    /// take, as far as it can be had in time. Writers wait meanwhile, and after
-    /// a time in which there was not enough they are refused for a while;
-    /// readers do not wait. What expires after `until` stays.
-    fn spare_bytes_at_best(&mut self, needed_bytes: u64, until: Time) -> u64 {
+    /// take, as far as it can be had while the write has patience, which it has
+    /// from `since` on. Writers wait meanwhile, and after a time in which none
+    /// was gained they are refused for a while; readers do not wait. What expires
+    /// after `until` stays.
+    fn spare_bytes_at_best(&mut self, needed_bytes: u64, until: Time, since: Instant) -> u64 {
         let begun = Instant::now();
+        let spare_bytes = self.spare_bytes();
         let is_due =
             self.make_room_at <= begun || self.sweep.has_expired(self.generation.keys(), until);
-        if is_due && self.failed.is_none() {
-            // A failure was logged.
-            self.guarded(|committer| committer.make_room(needed_bytes, until)).ok();
-            if self.spare_bytes() < needed_bytes {
-                let wait = begun.elapsed().min(MAKE_ROOM_INTERVAL_MAX);
-                self.make_room_at = Instant::now() + wait;
-            }
+        let patience = Patience::begin(needed_bytes, spare_bytes, since, begun);
+        let Some(mut patience) = patience.filter(|_| is_due && self.failed.is_none()) else {
+            return spare_bytes;
+        };
+        let mut ending = None;
+        // A failure was logged.
+        self.guarded(|committer| {
+            ending = Some(committer.make_room(&mut patience, until)?);
+            Ok(())
+        })
+        .ok();
+        let (bytes, took) = (self.spare_bytes(), begun.elapsed());
+        log::debug!("made room for {bytes} bytes in {} ms: {ending:?}", took.as_millis());
+        let goes_on = ending == Some(Ending::TooLong) && patience.has_gained();
+        if bytes < needed_bytes && !goes_on {
+            self.make_room_at = Instant::now() + took.min(MAKE_ROOM_INTERVAL_MAX);
         }
-        self.spare_bytes()
+        bytes
     }
 
     /// How many bytes can be written while enough is kept free.
@@ -233,70 +245,102 @@ impl Committer {
         self.room.spare_bytes(&self.generation)
     }
 
-    /// Takes what has expired by a moment, or was deleted, off the disk until
-    /// enough is free or nothing more can be had.
-    fn make_room(&mut self, needed_bytes: u64, until: Time) -> fjall::Result<()> {
-        let begun = Instant::now();
+    /// Takes what has expired by a moment, or was deleted, off the disk, for as
+    /// long as there is patience for that.
+    fn make_room(&mut self, patience: &mut Patience, until: Time) -> fjall::Result<Ending> {
         self.stop_tidying();
-        self.sweep_for(MAKE_ROOM_PIECE, until)?;
-        let mut goes_on = true;
+        let has_progress = self.sweep_for(patience.piece(Instant::now()), until)?;
+        let mut round = Round { has_progress, has_more: true };
         loop {
             self.let_go()?;
-            let (bytes, took) = (self.spare_bytes(), begun.elapsed());
-            let (enough, patience) = if bytes < needed_bytes {
-                (needed_bytes, MAKE_ROOM_PATIENCE)
-            } else {
-                (SPARE_BYTES_ENOUGH, MAKE_ROOM_PIECE)
-            };
-            if bytes >= enough || !goes_on || took > patience {
-                log::debug!("made room for {bytes} bytes in {} ms", took.as_millis());
-                return Ok(());
+            if self.status.is_hurried() {
+                patience.hurry();
             }
-            goes_on = self.tidy_to_make_room(needed_bytes)?;
-            if self.sweep.has_more() {
-                self.sweep_for(MAKE_ROOM_PIECE, until)?;
-                goes_on = true;
+            if let Some(ending) = patience.after(round, self.spare_bytes(), Instant::now()) {
+                return Ok(ending);
             }
-            goes_on &= self.unsorted_runs() < RUNS_MAX_TO_MAKE_ROOM;
+            round = self.take_round(patience, until)?;
         }
     }
 
-    /// Puts both keyspaces in order, each for not much longer than a piece: that
-    /// of what expires first, and the other one if that is not enough. Says
-    /// whether there is more of it.
-    fn tidy_to_make_room(&mut self, needed_bytes: u64) -> fjall::Result<bool> {
-        let goes_on = self.begin_and_finish(|both| &mut both.expiring, Generation::expiring);
-        if goes_on.is_some() {
+    /// One round of that: waits for what was cleared; else puts in order what
+    /// expires, and the keys if that is not enough, and sweeps. Each takes not much
+    /// longer than a piece.
+    fn take_round(&mut self, patience: &Patience, until: Time) -> fjall::Result<Round> {
+        let removed = self.wait_for_remover(patience.piece(Instant::now()));
+        if removed.has_progress {
+            return Ok(removed);
+        }
+        let was_crowded = self.is_too_crowded_to_make_room();
+        let piece = patience.piece(Instant::now());
+        let occasion = if was_crowded { Occasion::Crowded(piece) } else { Occasion::Full(piece) };
+        let expiring =
+            self.begin_and_finish(|both| &mut both.expiring, Generation::expiring, occasion);
+        let mut round = removed.and(expiring.unwrap_or_default());
+        if expiring.is_some() {
             self.let_go()?;
-            if self.spare_bytes() >= needed_bytes {
-                return Ok(true);
-            }
         }
-        let keys_go_on = self.begin_and_finish(|both| &mut both.keys, Generation::keys);
-        Ok(goes_on == Some(true) || keys_go_on == Some(true))
+        if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes()) {
+            round.has_more = true;
+        } else {
+            let keys = self.begin_and_finish(|both| &mut both.keys, Generation::keys, occasion);
+            round = round.and(keys.unwrap_or_default());
+        }
+        if self.sweep.has_more() {
+            round.has_progress |= self.sweep_for(patience.piece(Instant::now()), until)?;
+            round.has_more = true;
+        }
+        // Where there were too many files, what else there is to do comes next.
+        round.has_more = (round.has_more || was_crowded) && !self.is_too_crowded_to_make_room();
+        Ok(round)
     }
 
-    /// Puts a keyspace in order if there is something to do. Says whether there
-    /// is more of it.
+    /// Waits until what was cleared is off the disk, if anything was, but not for
+    /// longer than a piece.
+    fn wait_for_remover(&mut self, piece: Duration) -> Round {
+        let Some(remover) = &self.remover else { return Round::default() };
+        let begun = Instant::now();
+        while !remover.is_finished() && begun.elapsed() < piece && !self.status.is_hurried() {
+            thread::sleep(REMOVER_WAIT);
+        }
+        let remover = self.remover.take_if(|remover| remover.is_finished());
+        let has_progress = remover.is_some();
+        // A panic there was logged.
+        remover.map(JoinHandle::join);
+        Round { has_progress, has_more: true }
+    }
+
+    fn is_too_crowded_to_make_room(&self) -> bool {
+        self.unsorted_runs() >= RUNS_MAX_TO_MAKE_ROOM
+    }
+
+    /// Puts a keyspace in order if there is something to do. Says what has come
+    /// of it.
     fn begin_and_finish(
         &mut self,
         tidying: fn(&mut Both<Tidying>) -> &mut Tidying,
         keyspace: fn(&Generation) -> &Keyspace,
-    ) -> Option<bool> {
-        let Self { database, generation, room, .. } = self;
+        occasion: Occasion,
+    ) -> Option<Round> {
+        let Self { database, generation, room, status, .. } = self;
         let tidying = tidying(&mut self.tidying);
-        tidying.begin(database, generation, keyspace(generation), room, Occasion::Full);
-        tidying.finish_within(MAKE_ROOM_PIECE).then(|| tidying.is_to_go_on())
+        tidying.begin(database, generation, keyspace(generation), room, occasion);
+        let was_at_work = tidying.finish_unless(|| status.is_hurried());
+        was_at_work.then(|| Round {
+            has_progress: tidying.has_progress(),
+            has_more: tidying.is_to_go_on(),
+        })
     }
 
-    /// Sweeps what has expired by `until`, but not for much longer than that.
-    fn sweep_for(&mut self, patience: Duration, until: Time) -> fjall::Result<()> {
+    /// Sweeps what has expired by `until`, but not for much longer than a piece.
+    /// Says whether there was any.
+    fn sweep_for(&mut self, piece: Duration, until: Time) -> fjall::Result<bool> {
         let begun = Instant::now();
-        self.sweep(until)?;
-        while self.sweep.has_more() && begun.elapsed() < patience {
-            self.sweep(until)?;
+        let mut removed = self.sweep(until)?;
+        while self.sweep.has_more() && begun.elapsed() < piece && !self.status.is_hurried() {
+            removed += self.sweep(until)?;
         }
-        Ok(())
+        Ok(removed > 0)
     }
 
     /// Decides on an action and adds it to a batch; one that makes the store
@@ -308,6 +352,7 @@ impl Committer {
         key: Key,
         action: Action,
         done: Done,
+        since: Instant,
     ) {
         let keyspaces = self.generation.keyspaces();
         let decided = match batch.decide(keyspaces, &self.pins, &key, action) {
@@ -320,7 +365,7 @@ impl Committer {
             let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
             if bytes > *spare_bytes {
                 // What the batch was decided on stays until it is committed.
-                *spare_bytes = self.spare_bytes_at_best(bytes, batch.begun());
+                *spare_bytes = self.spare_bytes_at_best(bytes, batch.begun(), since);
             }
             let fits = bytes <= *spare_bytes;
             let before = self.note_room(fits);
@@ -420,12 +465,13 @@ impl Committer {
         }
     }
 
-    /// Removes some of what has expired at a moment.
-    fn sweep(&mut self, until: Time) -> fjall::Result<()> {
+    /// Removes some of what has expired at a moment. Says how many keys that were.
+    fn sweep(&mut self, until: Time) -> fjall::Result<usize> {
         self.wait_while_crowded()?;
         let removed = self.sweep.step(&self.database, &self.generation, until)?;
         self.tidying.keys.note(removed, removed);
-        self.has_written()
+        self.has_written()?;
+        Ok(removed)
     }
 
     /// Waits until the tree has kept up with what was written. Fails if it
@@ -556,7 +602,7 @@ impl Committer {
     fn let_go(&mut self) -> fjall::Result<()> {
         self.turn_over()?;
         for keyspace in self.generation.keyspaces().each() {
-            tidying::wait_for_memtables(keyspace);
+            tidying::wait_for_memtables(keyspace, || self.status.is_hurried());
         }
         Ok(())
     }

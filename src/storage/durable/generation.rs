@@ -182,19 +182,18 @@ impl Generation {
 
     /// What is gathered in memory.
     fn memtable_bytes(&self) -> u64 {
-        self.keyspaces.each().map(|it| it.tree.active_memtable().size()).iter().sum()
+        memtable_bytes(&self.keyspaces)
     }
 
     /// What is in memory and not in a file yet.
     pub(super) fn unwritten_bytes(&self) -> u64 {
-        self.memtable_bytes() + self.waiting_memtables() as u64 * MEMTABLE_BYTES
+        unwritten_bytes(&self.keyspaces)
     }
 
     /// How many full memtables wait to be written, of the keyspace that has
     /// more of them.
     pub(super) fn waiting_memtables(&self) -> usize {
-        let waiting = self.keyspaces.each().map(|it| it.tree.sealed_memtable_count());
-        waiting.into_iter().max().unwrap_or(0)
+        waiting_memtables(&self.keyspaces)
     }
 
     pub(super) fn keyspaces(&self) -> &Arc<Keyspaces> {
@@ -210,6 +209,20 @@ impl Generation {
     pub(super) fn expiring(&self) -> &Keyspace {
         &self.keyspaces.expiring
     }
+}
+
+/// What both keyspaces have in memory and not in a file yet.
+pub(super) fn unwritten_bytes(keyspaces: &Keyspaces) -> u64 {
+    memtable_bytes(keyspaces) + waiting_memtables(keyspaces) as u64 * MEMTABLE_BYTES
+}
+
+fn memtable_bytes(keyspaces: &Keyspaces) -> u64 {
+    keyspaces.each().map(|it| it.tree.active_memtable().size()).iter().sum()
+}
+
+fn waiting_memtables(keyspaces: &Keyspaces) -> usize {
+    let waiting = keyspaces.each().map(|it| it.tree.sealed_memtable_count());
+    waiting.into_iter().max().unwrap_or(0)
 }
 
 fn options() -> KeyspaceCreateOptions {

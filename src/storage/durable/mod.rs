@@ -15,7 +15,9 @@ mod directory;
 mod expiry;
 mod generation;
 mod journal;
+mod leftovers;
 mod open_error;
+mod patience;
 mod pins;
 mod room;
 #[cfg(all(target_os = "linux", not(portable)))]
@@ -44,6 +46,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// What is kept of the disk in memory, in bytes.
 const CACHE_BYTES: u64 = 32 << 20;
@@ -135,7 +138,7 @@ impl Durable {
     fn tell(&self, message: Message) {
         let closed = Err(Error::Unavailable(Outage::Closed));
         match self.writes.send(message) {
-            Err(SendError(Message::Write(_, _, done) | Message::Clear(done))) => done(closed),
+            Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
             Ok(()) | Err(SendError(Message::Close)) => {}
         }
     }
@@ -157,7 +160,7 @@ fn message(write: Write, done: Done) -> Message {
         Write::Delete(key) => (key, Action::Put(None)),
         Write::Update(key, change) => (key, Action::Decide(change)),
     };
-    Message::Write(key, action, done)
+    Message::Write(key, action, done, Instant::now())
 }
 
 fn database_error(err: fjall::Error) -> OpenError {
@@ -239,7 +242,12 @@ impl Storage for Durable {
         self.status.outage().map_or(Ok(()), |outage| Err(Error::Unavailable(outage)))
     }
 
+    fn hurry(&self) {
+        self.status.hurry();
+    }
+
     fn close(&self) -> Result<(), Error> {
+        self.hurry();
         // Behind every write that was handed over before.
         self.tell(Message::Close);
         let committer = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();

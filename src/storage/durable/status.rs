@@ -1,12 +1,15 @@
-//! Whether writes are taken, for all threads to see.
+//! Whether writes are taken, and may wait, for all threads to see.
 
 use crate::storage::Outage;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The outage that there is. Looked at for a moment, by whoever asks.
+/// The outage that there is, looked at for a moment by whoever asks, and whether
+/// the store is about to be closed.
 #[derive(Default)]
 pub(super) struct Status {
     outage: Mutex<Option<Outage>>,
+    is_hurried: AtomicBool,
 }
 
 impl Status {
@@ -19,5 +22,15 @@ impl Status {
     pub(super) fn set(&self, outage: Option<Outage>) -> Option<Outage> {
         let mut current = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut current, outage)
+    }
+
+    /// Has writes wait for nothing any more that takes long.
+    pub(super) fn hurry(&self) {
+        self.is_hurried.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they are not to wait.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.is_hurried.load(Ordering::Relaxed)
     }
 }

@@ -14,7 +14,9 @@
 
 use super::generation::{
     APART_BYTES_MIN, APART_STEP_SHARE, Generation, MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX,
+    unwritten_bytes,
 };
+use super::leftovers::NewFiles;
 use super::room::Room;
 use crate::schedule;
 use fjall::compaction::Leveled;
@@ -103,6 +105,8 @@ pub(super) struct Tidying {
     /// There may be files that the tree does not need any more.
     has_old_files: bool,
     failed_at: Option<Instant>,
+    /// The last job has come nearer to where it gives room back.
+    has_progress: bool,
 }
 
 /// What is a reason to begin.
@@ -112,8 +116,20 @@ pub(super) enum Occasion {
     Written,
     /// Nobody has written for a while.
     Idle,
-    /// A write is about to be refused.
-    Full,
+    /// A write is about to be refused, and waits for about so long.
+    Full(Duration),
+    /// The same, but there are so many unsorted files that these come first.
+    Crowded(Duration),
+}
+
+impl Occasion {
+    /// How long a job may take, but for its first step.
+    fn piece(self) -> Duration {
+        match self {
+            Self::Written | Self::Idle => Duration::MAX,
+            Self::Full(piece) | Self::Crowded(piece) => piece,
+        }
+    }
 }
 
 /// What a job is about.
@@ -139,8 +155,10 @@ struct Job {
 enum Ended {
     Done,
     /// It was told to, or is short of room as long as what it has replaced is
-    /// still there. Says whether anything has come to the last level.
+    /// still there. Says whether it has taken a step, and whether anything has
+    /// come to the last level.
     Early {
+        has_stepped: bool,
         has_moved: bool,
     },
     /// No step was small enough, and all that is above the last level is
@@ -148,6 +166,10 @@ enum Ended {
     TakenApart,
     /// No step is small enough.
     Stuck,
+}
+
+impl Ended {
+    const NOT_BEGUN: Self = Self::Early { has_stepped: false, has_moved: false };
 }
 
 impl Tidying {
@@ -178,7 +200,9 @@ impl Tidying {
         occasion: Occasion,
     ) {
         let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < FAILURE_INTERVAL);
-        if self.job.is_some() || has_failed {
+        // A write that waits for room has no time for that, and little patience.
+        let is_awaited = matches!(occasion, Occasion::Full(_) | Occasion::Crowded(_));
+        if self.job.is_some() || (has_failed && !is_awaited) {
             return;
         }
         let spare_bytes = || room.spare_bytes(generation);
@@ -188,12 +212,18 @@ impl Tidying {
             database: database.clone(),
             keyspace: keyspace.clone(),
             free_bytes: Box::new({
-                let room = room.clone();
-                move || room.free_bytes()
+                let (room, keyspaces) = (room.clone(), Arc::clone(generation.keyspaces()));
+                // Upkeep takes all that is free, but for what is about to be
+                // written; unless it cannot wait.
+                let is_kept =
+                    aim == Aim::Upkeep && unsorted_files(keyspace) < UNSORTED_FILES_MAX_SHORT;
+                let kept_bytes = move || if is_kept { unwritten_bytes(&keyspaces) } else { 0 };
+                move || room.free_bytes().saturating_sub(kept_bytes())
             }),
             kept_bytes: room.free_bytes() / 2,
             fineness: self.fineness,
             may_take_apart: self.taken_apart <= FINENESS_MAX,
+            piece: occasion.piece(),
             is_stopped: Arc::clone(&is_stopped),
         };
         let is_whole = aim == Aim::Order && steps.fits_whole();
@@ -210,11 +240,13 @@ impl Tidying {
                 let Self { changes, deletions, .. } = *self;
                 self.job = Some(Job { aim, changes, deletions, is_stopped, thread });
             }
-            Err(err) => self.fail(&err),
+            Err(err) => self.fail(aim, &err),
         }
     }
 
-    fn fail(&mut self, err: &dyn std::error::Error) {
+    /// What a job was about is left for later.
+    fn fail(&mut self, aim: Aim, err: &dyn std::error::Error) {
+        self.unfinished = Some(aim);
         log::warn!("the files cannot be put in order, and take more room: {err}");
         self.failed_at = Some(Instant::now());
     }
@@ -227,9 +259,9 @@ impl Tidying {
     ) -> Option<Aim> {
         let much = || (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
         let orders = match occasion {
-            Occasion::Written => false,
+            Occasion::Written | Occasion::Crowded(_) => false,
             Occasion::Idle => self.unfinished == Some(Aim::Order) || self.changes >= much(),
-            Occasion::Full => self.has_deletions_left() || self.changes >= much(),
+            Occasion::Full(_) => self.has_deletions_left() || self.changes >= much(),
         };
         if orders {
             return Some(Aim::Order);
@@ -260,9 +292,17 @@ impl Tidying {
         let Some(job) = self.job.take() else { return false };
         self.has_old_files = true;
         self.unfinished = None;
-        // The files are as they were where it has failed.
-        match job.thread.join() {
-            Ok(Ok(Ended::Early { has_moved })) => {
+        let ended = job.thread.join();
+        // Where nothing was deleted, to move files gives back little, or nothing.
+        let is_awaited = self.deletions >= CHANGES_MIN;
+        self.has_progress = match &ended {
+            Ok(Ok(Ended::Early { has_stepped, .. })) => *has_stepped && is_awaited,
+            Ok(Ok(Ended::TakenApart)) => is_awaited,
+            Ok(Ok(Ended::Done)) => true,
+            Ok(Ok(Ended::Stuck) | Err(_)) | Err(_) => false,
+        };
+        match ended {
+            Ok(Ok(Ended::Early { has_moved, .. })) => {
                 self.unfinished = Some(job.aim);
                 if has_moved {
                     // Many small files take longer than few large ones.
@@ -281,18 +321,16 @@ impl Tidying {
             // To be tried again if room is needed.
             Ok(Ok(Ended::Stuck)) => self.changes = self.changes.saturating_sub(job.changes),
             Ok(Ok(Ended::Done)) => {}
-            Ok(Err(err)) => self.fail(&err),
-            Err(_panic) => self.fail(&fjall::Error::Unrecoverable),
+            Ok(Err(err)) => self.fail(job.aim, &err),
+            Err(_panic) => self.fail(job.aim, &fjall::Error::Unrecoverable),
         }
         true
     }
 
-    /// The same, but not for much longer than `patience`. A tree that is
-    /// written anew as a whole is waited for.
-    pub(super) fn finish_within(&mut self, patience: Duration) -> bool {
-        let begun = Instant::now();
+    /// The same, but has it end early once it `is_hurried`.
+    pub(super) fn finish_unless(&mut self, is_hurried: impl Fn() -> bool) -> bool {
         while self.job.as_ref().is_some_and(|job| !job.thread.is_finished()) {
-            if begun.elapsed() > patience {
+            if is_hurried() {
                 self.stop();
                 break;
             }
@@ -318,6 +356,11 @@ impl Tidying {
         if self.job.as_ref().is_some_and(|job| job.aim == Aim::Order) {
             self.stop();
         }
+    }
+
+    /// Whether the last job has come nearer to where it gives room back.
+    pub(super) fn has_progress(&self) -> bool {
+        self.has_progress
     }
 
     /// Whether the last job had to end before it was done.
@@ -350,6 +393,8 @@ struct Steps {
     kept_bytes: u64,
     fineness: u32,
     may_take_apart: bool,
+    /// How long it goes on taking steps.
+    piece: Duration,
     is_stopped: Arc<AtomicBool>,
 }
 
@@ -359,22 +404,24 @@ impl Steps {
         let Self { keyspace, .. } = self;
         let begun = Instant::now();
         let before = keyspace.disk_space();
-        if !write_memtables(keyspace)? {
-            return Ok(Ended::Early { has_moved: false });
+        if !self.write_memtables()? {
+            return Ok(Ended::NOT_BEGUN);
         }
         // What one finds to be of no use the next ones remove.
         let mut waste = u64::MAX;
         loop {
             if self.is_stopped.load(Ordering::Relaxed) {
-                return Ok(Ended::Early { has_moved: false });
+                return Ok(Ended::NOT_BEGUN);
             }
-            keyspace.tree.major_compact(TABLE_BYTES, self.not_read_any_more())?;
+            self.leaving_nothing(|tree| {
+                tree.major_compact(TABLE_BYTES, self.not_read_any_more()).map(drop)
+            })?;
             let waste_before = mem::replace(&mut waste, keyspace.fragmented_blob_bytes());
             if waste < keyspace.disk_space() / WASTE_SHARE || waste == waste_before {
                 break;
             }
-            if !self.fits_whole() {
-                return Ok(Ended::Early { has_moved: true });
+            if !self.fits_whole() || begun.elapsed() > self.piece {
+                return Ok(Ended::Early { has_stepped: true, has_moved: true });
             }
         }
         let (after, took) = (keyspace.disk_space(), begun.elapsed().as_millis());
@@ -386,19 +433,22 @@ impl Steps {
     fn one_by_one(&self, aim: Aim) -> fjall::Result<Ended> {
         let Self { keyspace, is_stopped, .. } = self;
         let begun = Instant::now();
-        if aim == Aim::Order && !write_memtables(keyspace)? {
-            return Ok(Ended::Early { has_moved: false });
+        if aim == Aim::Order && !self.write_memtables()? {
+            return Ok(Ended::NOT_BEGUN);
         }
         let before = shape_of(keyspace);
         let mut shape = before.clone();
         let ended = loop {
+            let has_stepped = shape != before;
             let has_moved = before.last_bytes() != shape.last_bytes();
-            if is_stopped.load(Ordering::Relaxed) {
-                break Ended::Early { has_moved };
+            // One step is taken in any case, for a slow disk to get anywhere.
+            let is_over = || has_stepped && begun.elapsed() > self.piece;
+            if is_stopped.load(Ordering::Relaxed) || is_over() {
+                break Ended::Early { has_stepped, has_moved };
             }
             if !self.fits(aim, &shape) {
-                if aim == Aim::Upkeep || shape != before {
-                    break Ended::Early { has_moved };
+                if aim == Aim::Upkeep || has_stepped {
+                    break Ended::Early { has_stepped, has_moved };
                 }
                 if self.is_left_to_fit_whole()? {
                     return self.all_at_once();
@@ -409,7 +459,7 @@ impl Steps {
                 // A single file would go as it is. There is another one, with
                 // keys from all over it, once the tree has turned to another
                 // memtable.
-                break Ended::Early { has_moved };
+                break Ended::Early { has_stepped, has_moved };
             }
             if !self.step(aim, &mut shape)? {
                 if aim == Aim::Upkeep || is_in_order(&shape.files) {
@@ -418,7 +468,7 @@ impl Steps {
                 // What is above has the keys of more than one step may take,
                 // unless what was replaced takes the room for that.
                 if has_moved {
-                    break Ended::Early { has_moved };
+                    break Ended::Early { has_stepped, has_moved };
                 }
                 if self.may_take_apart && self.unsort()? {
                     break Ended::TakenApart;
@@ -442,7 +492,7 @@ impl Steps {
             Aim::Order => self.steps_to_order(shape),
         };
         for step in steps {
-            self.keyspace.tree.compact(step, self.not_read_any_more())?;
+            self.compact(step)?;
             let now = shape_of(&self.keyspace);
             if now != *shape {
                 *shape = now;
@@ -450,6 +500,34 @@ impl Steps {
             }
         }
         Ok(false)
+    }
+
+    fn compact(&self, step: Step) -> fjall::Result<()> {
+        self.leaving_nothing(|tree| tree.compact(step, self.not_read_any_more()).map(drop))
+    }
+
+    /// Takes a step, and removes the files that it leaves behind if it fails.
+    fn leaving_nothing(
+        &self,
+        step: impl FnOnce(&AnyTree) -> lsm_tree::Result<()>,
+    ) -> fjall::Result<()> {
+        let keyspace = &self.keyspace;
+        let new_files = NewFiles::from_now(keyspace)?;
+        if let Err(err) = step(&keyspace.tree) {
+            match new_files.remove_unused(keyspace) {
+                Ok(files) => log::debug!("{files} files of a step that has failed are removed"),
+                Err(err) => log::warn!("files stay on the disk until the next start: {err}"),
+            }
+            return Err(err.into());
+        }
+        Ok(())
+    }
+
+    /// Waits until what is in memory is in files. Says whether it is, in time.
+    fn write_memtables(&self) -> fjall::Result<bool> {
+        self.keyspace.rotate_memtable()?;
+        let is_stopped = || self.is_stopped.load(Ordering::Relaxed);
+        Ok(wait_for_memtables(&self.keyspace, is_stopped))
     }
 
     /// Whether there is room for a step of a tree of that shape.
@@ -558,6 +636,7 @@ impl Steps {
                     // before it, which only what was in memory could.
                     let _lock = tree.get_flush_lock();
                     if unsorted_files(&self.keyspace) == 0 {
+                        // This makes no files, so it leaves none behind either.
                         tree.compact(Arc::new(MoveDown(level, 0)), self.not_read_any_more())?;
                     }
                     return Ok(true);
@@ -565,8 +644,7 @@ impl Steps {
                 [.., (upper, upper_bytes), (lower, lower_bytes)]
                     if upper_bytes + lower_bytes <= bytes_max() =>
                 {
-                    let into = Arc::new(PullDown(upper, lower));
-                    tree.compact(into, self.not_read_any_more())?;
+                    self.compact(Arc::new(PullDown(upper, lower)))?;
                     has_begun = true;
                 }
                 _ => break,
@@ -682,17 +760,12 @@ fn upkeep_needs(keyspace: &Keyspace) -> u64 {
     step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + apart_needs(keyspace)
 }
 
-/// Waits until what is in memory is in files. Says whether it is, in time.
-fn write_memtables(keyspace: &Keyspace) -> fjall::Result<bool> {
-    keyspace.rotate_memtable()?;
-    Ok(wait_for_memtables(keyspace))
-}
-
-/// The same for what was in memory when the tree turned to another memtable.
-pub(super) fn wait_for_memtables(keyspace: &Keyspace) -> bool {
+/// Waits until what was in memory when the tree turned to another memtable is in
+/// files, unless there is a reason to give up. Says whether it is, in time.
+pub(super) fn wait_for_memtables(keyspace: &Keyspace, gives_up: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while keyspace.sealed_memtable_count() > 0 {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > PATIENCE || gives_up() {
             return false;
         }
         thread::sleep(WAIT);

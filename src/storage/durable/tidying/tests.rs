@@ -3,6 +3,10 @@
 use super::*;
 use crate::storage::durable::generation::Generation;
 use crate::storage::durable::open_database;
+use lsm_tree::file::{BLOBS_FOLDER, TABLES_FOLDER};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// A tree of a database of its own, and the folder of that.
@@ -39,7 +43,7 @@ impl Tree {
             }
             .expect("it is written");
         }
-        assert!(write_memtables(self.keyspace()).expect("it is in a file"));
+        assert!(self.steps().write_memtables().expect("it is in a file"));
     }
 
     fn steps(&self) -> Steps {
@@ -50,8 +54,24 @@ impl Tree {
             kept_bytes: 0,
             fineness: 0,
             may_take_apart: true,
+            piece: Duration::MAX,
             is_stopped: Arc::default(),
         }
+    }
+
+    /// The files of the tree, by their paths.
+    fn files(&self) -> BTreeSet<PathBuf> {
+        let folders = [TABLES_FOLDER, BLOBS_FOLDER].map(|it| self.keyspace().path().join(it));
+        let entries = folders.iter().flat_map(|it| fs::read_dir(it).expect("a folder"));
+        entries.map(|entry| entry.expect("it can be read").path()).collect()
+    }
+
+    /// Is in the way of the file after so many that are made next.
+    fn obstacle_after(&self, files: u64) -> PathBuf {
+        let number = self.keyspace().tree.next_table_id() + files;
+        let obstacle = self.keyspace().path().join(TABLES_FOLDER).join(number.to_string());
+        fs::create_dir(&obstacle).expect("there is no such file");
+        obstacle
     }
 
     fn begin(&self, tidying: &mut Tidying, occasion: Occasion) {
@@ -122,6 +142,82 @@ fn a_job_that_is_stopped_is_gone_on_with() {
     tree.begin(&mut tidying, Occasion::Idle);
     assert!(tidying.finish() && !tidying.is_to_go_on());
     tree.holds(90..100, Some(b"value"));
+}
+
+/// A slow disk gets somewhere too.
+#[test]
+fn a_job_that_has_no_time_takes_a_step_all_the_same() {
+    const KEYS: usize = 10_000;
+    const JOBS_MAX: usize = 100;
+    let tree = Tree::new();
+    let value = [b'x'; 2000];
+    tree.write(0..KEYS / 2, Some(&value));
+    tree.write(KEYS / 2..KEYS, Some(&value));
+    let full = tree_bytes(tree.keyspace());
+    let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
+    tree.write(deleted(), None);
+    let steps = Steps { piece: Duration::ZERO, ..tree.steps() };
+    let jobs = (0..JOBS_MAX).map(|_| steps.one_by_one(Aim::Order).expect("nothing fails"));
+    let unfinished = jobs.take_while(|ended| !matches!(ended, Ended::Done));
+    let stepped = unfinished.inspect(|ended| {
+        assert!(matches!(ended, Ended::Early { has_stepped: true, .. }), "{ended:?}");
+    });
+    let jobs = stepped.count();
+    assert!(jobs > 1 && jobs < JOBS_MAX, "{jobs} jobs");
+    let left = tree_bytes(tree.keyspace());
+    assert!(left < full / 8, "{left} of {full} bytes are left");
+    tree.holds(deleted(), None);
+    tree.holds((0..KEYS).step_by(10), Some(&value));
+}
+
+/// A disk that was full for a moment must not be for ten seconds.
+#[test]
+fn a_job_that_has_failed_does_not_keep_the_next_from_making_room() {
+    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+    tree.write(0..100, Some(b"value"));
+    tree.write(0..90, None);
+    tidying.note(190, 90);
+    let obstacle = tree.obstacle_after(0);
+    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
+    assert!(tidying.finish() && tidying.is_to_go_on() && !tidying.has_progress());
+    fs::remove_dir(obstacle).expect("it is in the way");
+    tree.begin(&mut tidying, Occasion::Written);
+    assert!(!tidying.is_at_work(), "it may fail again");
+    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
+    assert!(tidying.finish() && tidying.has_progress() && !tidying.is_to_go_on());
+    tree.holds(0..90, None);
+    tree.holds(90..100, Some(b"value"));
+}
+
+#[test]
+fn a_step_that_fails_leaves_no_files_behind() {
+    const KEYS: usize = 1000;
+    let tree = Tree::new();
+    let large = [b'x'; 5000];
+    tree.write(0..KEYS, Some(&large));
+    tree.write((0..KEYS).step_by(2), Some(b"small"));
+    let apart = tree.keyspace().path().join(BLOBS_FOLDER);
+    // Nobody knows whose that is.
+    fs::write(apart.join("7"), b"from before").expect("a file");
+    let before = tree.files();
+    let steps = tree.steps();
+    let step = |may_finish: bool| {
+        steps.leaving_nothing(|tree| {
+            if !may_finish {
+                fs::write(apart.join("8"), b"half written").expect("a file");
+            }
+            tree.major_compact(FINE_TABLE_BYTES, 0).map(drop)
+        })
+    };
+    // It can make one file, and not the next.
+    let obstacle = tree.obstacle_after(1);
+    assert!(step(false).is_err(), "nothing was in its way");
+    fs::remove_dir(obstacle).expect("it is in the way");
+    assert_eq!(tree.files(), before);
+    step(true).expect("nothing is in its way");
+    assert!(tree.files().difference(&before).count() > 1, "there was only one to make");
+    tree.holds((0..KEYS).step_by(2), Some(b"small"));
+    tree.holds((1..KEYS).step_by(2), Some(&large));
 }
 
 /// Deletions of all over the tree, so few that one file has them, are more
@@ -346,9 +442,9 @@ fn what_is_deleted_during_a_job_is_left_for_the_next() {
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
     tidying.note(190, 90);
-    tree.begin(&mut tidying, Occasion::Full);
+    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
     tidying.note(20, 20);
     assert!(tidying.finish() && tidying.has_deletions_left());
-    tree.begin(&mut tidying, Occasion::Full);
+    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
     assert!(tidying.finish() && !tidying.has_deletions_left());
 }

@@ -1,0 +1,230 @@
+//! How long a write waits for room to be made.
+//!
+//! Patience counts progress, not time: while rounds of making room come to
+//! anything a write waits, on a slow disk as on a quick one. It ends after some
+//! rounds in a row that come to nothing, and at a moment by which the client is
+//! to have an answer. Nothing here reads a clock or a disk.
+
+use std::time::{Duration, Instant};
+
+/// The longest that a write waits, from when it was handed over: less than
+/// clients and proxies do, which is 30 s and more.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long a round takes at most, but for the step that it is at: then what it
+/// has gained is looked at.
+const PIECE: Duration = Duration::from_secs(1);
+
+/// Room is made until so much can be spared, but for no longer than a piece if
+/// less is enough.
+const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
+
+/// How many rounds in a row may come to nothing. It takes one for files that
+/// none can be moved of to become two, and a failure may be over in the next.
+const IDLE_ROUNDS_MAX: u32 = 4;
+
+/// The patience of one write.
+pub(super) struct Patience {
+    needed_bytes: u64,
+    /// What could be spared when it began, and the most since.
+    first_bytes: u64,
+    most_bytes: u64,
+    begun: Instant,
+    deadline: Instant,
+    idle_rounds: u32,
+}
+
+/// What a round of making room has come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    /// Something was swept, or has come to where it gives room back, or is on
+    /// its way there.
+    pub(super) has_progress: bool,
+    /// There is more to do.
+    pub(super) has_more: bool,
+}
+
+impl Round {
+    /// What both have come to.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            has_progress: self.has_progress || other.has_progress,
+            has_more: self.has_more || other.has_more,
+        }
+    }
+}
+
+/// Why there are no more rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// There is room.
+    Enough,
+    /// No more can be had.
+    NothingMore,
+    /// The client is to have an answer.
+    TooLong,
+}
+
+impl Patience {
+    /// That of a write which was handed over at `since` and needs so much where
+    /// `spare_bytes` can be spared. `None` if it has waited too long already.
+    pub(super) fn begin(
+        needed_bytes: u64,
+        spare_bytes: u64,
+        since: Instant,
+        now: Instant,
+    ) -> Option<Self> {
+        let deadline = since + WAIT_MAX;
+        (now + PIECE <= deadline).then_some(Self {
+            needed_bytes,
+            first_bytes: spare_bytes,
+            most_bytes: spare_bytes,
+            begun: now,
+            deadline,
+            idle_rounds: 0,
+        })
+    }
+
+    /// How long a part of the next round may take.
+    pub(super) fn piece(&self, now: Instant) -> Duration {
+        PIECE.min(self.deadline.saturating_duration_since(now))
+    }
+
+    /// Has the next round be the last.
+    pub(super) fn hurry(&mut self) {
+        self.deadline = self.begun;
+    }
+
+    /// Whether the write has room where so much can be spared.
+    pub(super) fn is_satisfied_with(&self, spare_bytes: u64) -> bool {
+        spare_bytes >= self.needed_bytes
+    }
+
+    /// Whether more can be spared than when it began, or could.
+    pub(super) fn has_gained(&self) -> bool {
+        self.most_bytes > self.first_bytes
+    }
+
+    /// Whether that was the last round, after which so much can be spared, and
+    /// why.
+    pub(super) fn after(&mut self, round: Round, spare_bytes: u64, now: Instant) -> Option<Ending> {
+        let has_progress = round.has_progress || spare_bytes > self.most_bytes;
+        self.idle_rounds = if has_progress { 0 } else { self.idle_rounds + 1 };
+        self.most_bytes = self.most_bytes.max(spare_bytes);
+        let fits = self.is_satisfied_with(spare_bytes);
+        let is_late = now.saturating_duration_since(self.begun) > PIECE;
+        if fits && (is_late || spare_bytes >= SPARE_BYTES_ENOUGH) {
+            Some(Ending::Enough)
+        } else if !round.has_more || self.idle_rounds >= IDLE_ROUNDS_MAX {
+            Some(if fits { Ending::Enough } else { Ending::NothingMore })
+        } else if now >= self.deadline {
+            Some(if fits { Ending::Enough } else { Ending::TooLong })
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: u64 = 1000;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    const IDLE: Round = Round { has_progress: false, has_more: true };
+    const BUSY: Round = Round { has_progress: true, has_more: true };
+
+    /// The patience of a write that has just been handed over, and when.
+    fn patience() -> (Patience, Instant) {
+        let now = Instant::now();
+        (Patience::begin(NEEDED, 0, now, now).expect("it has not waited"), now)
+    }
+
+    /// A disk so slow that a round takes most of the time.
+    #[test]
+    fn no_time_is_too_long_while_there_is_progress() {
+        for (round, gained) in [(IDLE, 1), (BUSY, 0)] {
+            let (mut patience, begun) = patience();
+            assert_eq!(patience.after(round, gained, begun + 9 * SECOND), None);
+            assert_eq!(patience.after(round, 2 * gained, begun + 19 * SECOND), None);
+            let ending = patience.after(round, NEEDED, begun + 90 * SECOND);
+            assert_eq!(ending, Some(Ending::Enough));
+        }
+    }
+
+    #[test]
+    fn the_client_has_an_answer_in_time_all_the_same() {
+        let (mut patience, begun) = patience();
+        let mut now = begun;
+        let mut gained = 0;
+        let ending = loop {
+            now += patience.piece(now);
+            gained += 1;
+            if let Some(ending) = patience.after(BUSY, gained, now) {
+                break ending;
+            }
+        };
+        assert_eq!((ending, now), (Ending::TooLong, begun + WAIT_MAX));
+        assert!(patience.has_gained());
+    }
+
+    #[test]
+    fn it_counts_from_when_the_write_was_handed_over() {
+        let since = Instant::now();
+        let begin = |waited| Patience::begin(NEEDED, 0, since, since + waited);
+        assert!(begin(WAIT_MAX).is_none());
+        assert!(begin(WAIT_MAX.saturating_sub(PIECE / 2)).is_none());
+        let mut patience =
+            begin(WAIT_MAX.saturating_sub(PIECE)).expect("there is time for a piece");
+        assert_eq!(patience.after(BUSY, 0, since + WAIT_MAX), Some(Ending::TooLong));
+    }
+
+    #[test]
+    fn rounds_that_come_to_nothing_end_it_however_quick_they_are() {
+        let (mut patience, now) = patience();
+        let mut endings = (1..100).map(|_| patience.after(IDLE, 0, now));
+        let last = endings.position(|ending| ending == Some(Ending::NothingMore));
+        assert_eq!(last, Some(IDLE_ROUNDS_MAX as usize - 1));
+        assert!(!patience.has_gained());
+    }
+
+    #[test]
+    fn one_that_comes_to_something_begins_the_count_anew() {
+        let (mut patience, now) = patience();
+        for (round, gained) in [(IDLE, 1), (BUSY, 1), (IDLE, 2), (BUSY, 2)] {
+            for _ in 1..IDLE_ROUNDS_MAX {
+                assert_eq!(patience.after(IDLE, 0, now), None);
+            }
+            assert_eq!(patience.after(round, gained, now), None);
+        }
+    }
+
+    /// More is gained than a write needs, but none waits long for that.
+    #[test]
+    fn it_goes_on_for_a_piece_where_there_is_little_more_than_enough() {
+        let (mut patience, begun) = patience();
+        assert_eq!(patience.after(BUSY, NEEDED, begun + PIECE), None);
+        assert_eq!(patience.after(BUSY, NEEDED, begun + 2 * PIECE), Some(Ending::Enough));
+        let (mut patience, begun) = self::patience();
+        assert_eq!(patience.after(BUSY, SPARE_BYTES_ENOUGH, begun), Some(Ending::Enough));
+    }
+
+    #[test]
+    fn it_ends_where_there_is_no_more() {
+        for (spare_bytes, ending) in [(0, Ending::NothingMore), (NEEDED, Ending::Enough)] {
+            let (mut patience, begun) = patience();
+            let last = Round { has_more: false, ..BUSY };
+            assert_eq!(patience.after(last, spare_bytes, begun), Some(ending));
+        }
+    }
+
+    #[test]
+    fn whoever_is_in_a_hurry_gets_an_answer_after_the_next_round() {
+        let (mut patience, begun) = patience();
+        assert_eq!(patience.after(BUSY, 1, begun), None);
+        patience.hurry();
+        assert_eq!(patience.piece(begun), Duration::ZERO);
+        assert_eq!(patience.after(BUSY, 2, begun), Some(Ending::TooLong));
+    }
+}
