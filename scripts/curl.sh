@@ -293,7 +293,7 @@ ask -H 'Connection: close' "$URL/kv/greeting"
 check 'a connection is closed on request' close "$(header Connection | tr 'C' 'c')"
 
 if need_curl_option --parallel 'fifty uploads at once'; then
-    at_once='--parallel --parallel-immediate --parallel-max 50 --no-progress-meter --max-time 20'
+    at_once='--parallel --parallel-immediate --parallel-max 50 --no-progress-meter --max-time 60'
     mkdir sent received
     for ((i = 1; i <= 50; i++)); do
         head -c $((i * 700)) /dev/urandom >"sent/$i"

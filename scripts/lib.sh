@@ -27,6 +27,10 @@ PASSED=0
 FAILED=0
 STARTED_PIDS=' '
 
+# For how many seconds a check waits for what has to come: long, for a machine
+# that has much else to do, but for less than the server waits for a request.
+PATIENCE=25
+
 # Settings of the person who runs this: a proxy between curl and the server, or
 # flags of the server in the environment, would change what is tested.
 export no_proxy='*' NO_PROXY='*'
@@ -81,7 +85,7 @@ launch() {
     set +m
     STARTED_PIDS="$STARTED_PIDS$SERVER_PID "
     URL=
-    if within 10 second_line_is_there; then
+    if within "$PATIENCE" second_line_is_there; then
         URL=$(sed -n '2s/.*\(http:\/\/[][0-9a-fA-F:.]*[0-9]\).*/\1/p' "$WORK/stdout")
     fi
     if [ -z "$URL" ]; then
@@ -162,7 +166,7 @@ clean_up() {
 trap clean_up EXIT
 
 # within SECONDS COMMAND...: repeats a command until it succeeds, but not for
-# longer than that.
+# much longer than that, and as often as that takes on a machine at rest.
 within() {
     local tries=$(($1 * 20))
     shift
@@ -322,7 +326,7 @@ server_ends_well() {
     if server_is_ours; then
         check 'the log has no panic of our own' '' \
             "$(grep -a 'panicked at src' "$WORK/stderr" | head -n 3)"
-        stop_server 12
+        stop_server "$PATIENCE"
         check 'it stops with' 0 "$CODE"
     fi
 }

@@ -360,7 +360,7 @@ fn a_disk_that_hangs_does_not_hold_the_exit_past_the_timeout() {
         return;
     }
     let place = Place::with_a_store();
-    let process = start_with_slow_syncs(&place, Duration::from_secs(5), "500ms");
+    let process = start_with_slow_syncs(&place, Duration::from_secs(20), "500ms");
     let mut connection = process.connect();
     connection.send(put_head("/kv/key", 8) + "unsynced");
     wait_until("it is written and not synced", || {
@@ -382,8 +382,8 @@ fn what_is_committed_after_the_timeout_is_answered_all_the_same() {
         return;
     }
     let place = Place::with_a_store();
-    let process = start_with_slow_syncs(&place, Duration::from_secs(2), "3s");
-    // The first one's sync takes 2 s and then that of the others 2 s more: clients
+    let process = start_with_slow_syncs(&place, Duration::from_secs(4), "7s");
+    // The first one's sync takes 4 s and then that of the others 4 s more: clients
     // are not waited for that long, but the storage is.
     let mut connections: Vec<_> = (0..WRITERS).map(|_| process.connect()).collect();
     for (index, connection) in connections.iter_mut().enumerate() {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
-use support::http::Connection;
+use support::http::{Connection, PATIENCE};
 use support::place::Place;
 use support::process::{Process, command};
 use support::wrappers::{is_root, there_is, under, under_strace};
@@ -20,11 +20,8 @@ use support::wrappers::{is_root, there_is, under, under_strace};
 const VALUE: &[u8] = b"Nairobi";
 
 /// How soon a new connection is served once a fault is over. The promise is
-/// two seconds; where hundreds of clients leave at once it is given more, for
-/// machines that do much else.
-const SOON: Duration = Duration::from_secs(2);
-const SOON_AFTER_A_CROWD: Duration = Duration::from_secs(5);
-const SOON_AFTER_A_FLOOD: Duration = Duration::from_secs(10);
+/// two seconds; more is for machines that do much else.
+const SOON: Duration = PATIENCE;
 
 fn store_the_value(process: &Process) {
     assert_eq!(process.connect().put("/kv/kenya:capital", VALUE).status(), 200);
@@ -119,7 +116,7 @@ fn out_of_descriptors_it_lives_and_serves_again() {
         thread::sleep(Duration::from_millis(500));
         assert!(process.runs(), "{what}: it has ended: {}", process.log());
         drop(clients);
-        let took = served_again(&mut process, &what, SOON_AFTER_A_CROWD);
+        let took = served_again(&mut process, &what, SOON);
         eprintln!("{what}: served again after {took:?}");
         assert_ends_well(process, &what);
     }
@@ -144,7 +141,7 @@ fn refused_threads_it_lives_and_serves_again() {
     let clients = crowd(&process, 450);
     thread::sleep(Duration::from_millis(500));
     drop(clients);
-    let took = served_again(&mut process, "400 threads", SOON_AFTER_A_CROWD);
+    let took = served_again(&mut process, "400 threads", SOON);
     eprintln!("400 threads: served again after {took:?}");
     assert_ends_well(process, "400 threads");
 
@@ -162,7 +159,7 @@ fn refused_threads_it_lives_and_serves_again() {
     assert!(process.runs(), "refused threads: it has ended: {}", process.log());
     drop(clients);
     limit_threads(&setpriv, id.trim(), "2000:2000");
-    let took = served_again(&mut process, "refused threads", SOON_AFTER_A_CROWD);
+    let took = served_again(&mut process, "refused threads", SOON);
     eprintln!("refused threads: served again after {took:?}");
     assert_ends_well(process, "refused threads");
 }
@@ -185,9 +182,9 @@ fn outlives_a_flood(limit: &str, clients: usize, bytes: &[u8]) {
         connection
     };
     let clients: Vec<Connection> = (0..clients).map(flood).collect();
-    served_again(&mut process, &format!("{what}, with all of them there"), SOON_AFTER_A_FLOOD);
+    served_again(&mut process, &format!("{what}, with all of them there"), SOON);
     drop(clients);
-    served_again(&mut process, &what, SOON_AFTER_A_FLOOD);
+    served_again(&mut process, &what, SOON);
     // Nothing that the storage needs is missing.
     store_the_value(&process);
     for number in 0..100 {

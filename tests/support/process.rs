@@ -166,6 +166,16 @@ impl Process {
         (status.code(), self.log())
     }
 
+    /// Whether none of its threads runs or could, or is being traced. Each waits
+    /// for something to come, or for a time.
+    pub fn is_at_rest(&self) -> bool {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let tasks = std::fs::read_dir(tasks).expect("it runs").flatten();
+        let mut states = tasks.map(|task| std::fs::read_to_string(task.path().join("stat")));
+        // A thread that has ended meanwhile has no state.
+        states.all(|stat| stat.is_ok_and(|stat| state_in(&stat) == Some("S")))
+    }
+
     /// Whether it has not ended.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()
@@ -190,6 +200,11 @@ impl Drop for Process {
             self.child.wait().expect("a child can be waited for");
         }
     }
+}
+
+/// The state of a thread in what the system says of it, behind its name.
+fn state_in(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')')?.1.split_whitespace().next()
 }
 
 /// The address in `… http://127.0.0.1:8888 …`.

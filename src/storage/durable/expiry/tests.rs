@@ -126,8 +126,9 @@ fn a_step_is_short_and_the_next_one_goes_on() {
     assert_eq!(index.step(2000), STEP_KEYS_MAX);
     let took = begun.elapsed();
     assert!(index.sweep.due_in() <= INTERVAL_BUSY.max(took * INTERVAL_BUSY_SHARE));
+    let begun = Instant::now();
     assert_eq!(index.step(2000), 10);
-    assert!(index.sweep.due_in() > INTERVAL_BUSY);
+    assert!(index.sweep.next >= begun + INTERVAL);
     assert!(index.is_empty());
 }
 
@@ -166,7 +167,7 @@ fn what_comes_in_behind_the_sweep_is_found() {
 /// Waits until a store holds nothing but these.
 #[track_caller]
 fn wait_until_held(store: &Durable, left: &[&[u8]]) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         let held = held(&store.keyspaces().keys);
         if held == left {
