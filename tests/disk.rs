@@ -24,13 +24,13 @@ fn count(trace: &Path, call: &str) -> usize {
     trace.lines().filter(|line| line.contains(call) && !line.contains("resumed>")).count()
 }
 
-/// Waits until the trace has grown no more for a while, and not because nothing
+/// Waits until the trace has grown no more for a while, and not because no thread
 /// that would make it grow came to run; counts its lines.
 fn settled(process: &Process, trace: &Path) -> usize {
     const RESTS: usize = 20;
     let (mut last, mut since, mut rests) = (count(trace, "sync("), Instant::now(), 0);
     wait_until("nothing more is synced", || {
-        rests += usize::from(process.is_at_rest());
+        rests += usize::from(process.is_storage_at_rest());
         let now = count(trace, "sync(");
         if now != last {
             (last, since, rests) = (now, Instant::now(), 0);
@@ -93,10 +93,10 @@ fn many_waiting_writers_share_a_sync_and_readers_do_not_wait() {
         return;
     }
     let place = Place::with_a_store();
-    let trace = place.directory.path().join("trace");
+    let (trace, journal) = (place.directory.path().join("trace"), place.file("data/0.jnl"));
     let inject = format!("inject={SYNCS}:delay_enter={}", DELAY.as_micros());
-    let options =
-        ["-o", &trace.display().to_string(), "-e", &format!("trace={SYNCS}"), "-e", &inject];
+    let (output, calls) = (trace.display().to_string(), format!("trace={SYNCS}"));
+    let options = ["-o", &output, "-e", &calls, "-e", &inject, "-P", &journal];
     let process = place.start_under_strace(&options);
     let (before, addr) = (settled(&process, &trace), process.addr());
     let written = AtomicBool::new(false);

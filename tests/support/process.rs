@@ -166,14 +166,18 @@ impl Process {
         (status.code(), self.log())
     }
 
-    /// Whether none of its threads runs or could, or is being traced. Each waits
-    /// for something to come, or for a time.
-    pub fn is_at_rest(&self) -> bool {
+    /// Whether none of the storage's threads runs or could, or is being traced:
+    /// each waits for something to come, or for a time.
+    pub fn is_storage_at_rest(&self) -> bool {
+        const OTHERS: [&str; 3] = ["(guard", "(worker-", "(transfer-"];
         let tasks = format!("/proc/{}/task", self.child.id());
         let tasks = std::fs::read_dir(tasks).expect("it runs").flatten();
-        let mut states = tasks.map(|task| std::fs::read_to_string(task.path().join("stat")));
-        // A thread that has ended meanwhile has no state.
-        states.all(|stat| stat.is_ok_and(|stat| state_in(&stat) == Some("S")))
+        tasks.into_iter().all(|task| {
+            // A thread that has ended meanwhile has no state.
+            let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { return true };
+            // The name is in parentheses, and the state is behind it.
+            OTHERS.iter().any(|name| stat.contains(name)) || stat.contains(") S ")
+        })
     }
 
     /// Whether it has not ended.
@@ -200,11 +204,6 @@ impl Drop for Process {
             self.child.wait().expect("a child can be waited for");
         }
     }
-}
-
-/// The state of a thread in what the system says of it, behind its name.
-fn state_in(stat: &str) -> Option<&str> {
-    stat.rsplit_once(')')?.1.split_whitespace().next()
 }
 
 /// The address in `… http://127.0.0.1:8888 …`.

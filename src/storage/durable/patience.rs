@@ -19,8 +19,9 @@ const PIECE: Duration = Duration::from_secs(1);
 /// less is enough.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
-/// How many rounds in a row may come to nothing. It takes one for files that
-/// none can be moved of to become two, and a failure may be over in the next.
+/// How many rounds in a row may come to nothing. A single file that has keys from
+/// all over the tree is left for the next one, in which there are two, and what
+/// has failed in one may not in the next.
 const IDLE_ROUNDS_MAX: u32 = 4;
 
 /// The patience of one write.
