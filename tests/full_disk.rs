@@ -133,6 +133,7 @@ impl Drop for Disk {
 /// Stores values of a mebibyte until one is refused: how many were stored,
 /// and the refusal.
 fn store_until_refused(connection: &mut Connection, value: &[u8]) -> (usize, Response) {
+    connection.set_patience(CLIENT_PATIENCE);
     for stored in 0..500 {
         let answer = connection.put(&format!("/kv/{stored}"), value);
         if answer.status() != 200 {
@@ -140,6 +141,42 @@ fn store_until_refused(connection: &mut Connection, value: &[u8]) -> (usize, Res
         }
     }
     panic!("a small disk takes 500 values");
+}
+
+/// How long a client waits whose write may wait for room: for more than that.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(90);
+
+/// No write that is refused while room is being made has waited for less.
+const WAIT_LONG: Duration = Duration::from_secs(18);
+
+/// Whoever is refused is refused for a second if no room was gained.
+const REFUSED_FOR: Duration = Duration::from_millis(1100);
+
+/// Writes until that is stored, which has room. A write that is refused has
+/// waited for it until its client has to have an answer, as may be on a machine
+/// that has much else to do.
+#[track_caller]
+fn has_room(mut is_stored: impl FnMut() -> bool) {
+    const REFUSALS_MAX: u32 = 20;
+    for _ in 0..REFUSALS_MAX {
+        let begun = Instant::now();
+        if is_stored() {
+            return;
+        }
+        let waited = begun.elapsed();
+        assert!(waited > WAIT_LONG, "refused after {waited:?}");
+        thread::sleep(REFUSED_FOR);
+    }
+    panic!("refused {REFUSALS_MAX} times");
+}
+
+/// The same where it may be refused before there is room.
+fn will_have_room(mut is_stored: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_stored() {
+        assert!(begun.elapsed() < 2 * CLIENT_PATIENCE, "there is no room");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 #[test]
@@ -200,26 +237,42 @@ fn clearing_makes_room_on_a_full_disk() {
 
 #[test]
 fn what_expires_makes_room_on_a_full_disk() {
-    const TTL: Duration = Duration::from_secs(5);
-    let Some(disk) = Disk::new(512) else { return };
+    // Longer where a disk is not full before the first has expired.
+    for seconds in [5, 20, 80] {
+        let Some(disk) = Disk::new(512) else { return };
+        if expires_on_a_full_disk(&disk, Duration::from_secs(seconds)) {
+            return;
+        }
+    }
+    panic!("a small disk is full at some time");
+}
+
+/// Whether the disk was full before any had expired.
+fn expires_on_a_full_disk(disk: &Disk, ttl: Duration) -> bool {
     let place = disk.place();
     let _filler = disk.fill(300 << 20);
     let process = place.start();
-    let mut connection = process.connect();
+    let mut connection = process.connect().with_patience(CLIENT_PATIENCE);
     acknowledged(&mut connection, "kept", b"kept");
     let value = vec![b'x'; 200_000];
-    let refused = (0..5000).find_map(|index| {
-        let answer = connection.put(&format!("/kv/{index}?ttl={}s", TTL.as_secs()), &value);
+    let begun = Instant::now();
+    let refused = (0..5000).take_while(|_| begun.elapsed() < ttl).find_map(|index| {
+        let answer = connection.put(&format!("/kv/{index}?ttl={}s", ttl.as_secs()), &value);
         (answer.status() != 200).then_some((index, answer))
     });
-    let (stored, refused) = refused.expect("a small disk is full at some time");
+    let Some((stored, refused)) = refused else { return false };
     says(&refused, 507, "storage is full\n");
     let last = format!("/kv/{}", stored - 1);
-    wait_until("all have expired", || connection.get(&last).status() == 404);
+    let end = begun + ttl + CLIENT_PATIENCE;
+    while connection.get(&last).status() != 404 {
+        assert!(Instant::now() < end, "{last} does not expire");
+        thread::sleep(Duration::from_millis(20));
+    }
     // It is not refused for long because of what nobody can read any more.
-    wait_until("there is room", || connection.put("/kv/more", &value).status() == 200);
+    will_have_room(|| connection.put("/kv/more", &value).status() == 200);
     holds(&mut connection, "kept", b"kept");
     ends_well(process);
+    true
 }
 
 /// They are where the keys are, and there is no room to write all of those
@@ -235,6 +288,7 @@ fn small_values_that_were_deleted_make_room_on_a_full_disk() {
     let key =
         |client: usize, index: usize| format!("{}", (index * CLIENTS + client) * 7919 % 999_983);
     let stored = at_once(process.addr(), CLIENTS, |client, connection| {
+        connection.set_patience(CLIENT_PATIENCE);
         let is_refused = |index: &usize| {
             let key = key(client, *index);
             connection.put(&format!("/kv/{key}"), &value(&key)).status() != 200
@@ -249,9 +303,11 @@ fn small_values_that_were_deleted_make_room_on_a_full_disk() {
         }
     });
     let mut connection = process.connect();
-    wait_until("there is room", || connection.put("/kv/more", b"x").status() == 200);
+    connection.set_patience(CLIENT_PATIENCE);
+    will_have_room(|| connection.put("/kv/more", b"x").status() == 200);
     for index in 0..2000 {
-        acknowledged(&mut connection, &format!("more{index}"), &value("more"));
+        let target = format!("/kv/more{index}");
+        has_room(|| connection.put(&target, &value("more")).status() == 200);
     }
     for (client, &stored) in stored.iter().enumerate() {
         for index in (0..stored).step_by(10) {
@@ -286,9 +342,11 @@ fn deletions_from_all_over_a_large_tree_make_room() {
     });
     // Five eighths of what was deleted.
     at_once(process.addr(), CLIENTS, |client, connection| {
-        (0..1250).for_each(|index| {
-            acknowledged(connection, &format!("more-{}", key(client, index)), &value);
-        });
+        connection.set_patience(CLIENT_PATIENCE);
+        for index in 0..1250 {
+            let target = format!("/kv/more-{}", key(client, index));
+            has_room(|| connection.put(&target, &value).status() == 200);
+        }
     });
     let mut connection = process.connect();
     (0..CLIENTS).for_each(|client| holds(&mut connection, &key(client, 1), &value));
@@ -308,14 +366,6 @@ struct Large {
 
 impl Large {
     const WRITERS: usize = 8;
-
-    /// No write that is refused while room is being made has waited for less.
-    const WAIT_LONG: Duration = Duration::from_secs(18);
-
-    /// Whoever is refused is refused for a second if no room was gained.
-    const REFUSED_FOR: Duration = Duration::from_millis(1100);
-
-    const REFUSALS_MAX: u32 = 20;
 
     fn new(place: &Place, value_bytes: usize) -> Self {
         let store = Durable::open(place.directory.path()).expect("an empty directory");
@@ -368,25 +418,10 @@ impl Large {
         });
     }
 
-    /// Stores so many more, which have room. One that is refused has waited for
-    /// that until its client has to have an answer, as may be on a machine that has
-    /// much else to do.
+    /// Stores so many more, which have room.
     fn set_more(&self, count: u64) {
         let each = count / Self::WRITERS as u64;
-        Self::all(|_| {
-            for _ in 0..each {
-                let mut refusals = 0;
-                let mut begun = Instant::now();
-                while !self.set_next(|_| None) {
-                    refusals += 1;
-                    let waited = begun.elapsed();
-                    assert!(waited > Self::WAIT_LONG, "refused after {waited:?}");
-                    assert!(refusals < Self::REFUSALS_MAX, "refused {refusals} times");
-                    thread::sleep(Self::REFUSED_FOR);
-                    begun = Instant::now();
-                }
-            }
-        });
+        Self::all(|_| (0..each).for_each(|_| has_room(|| self.set_next(|_| None))));
     }
 
     /// Some of the numbers below `end` are stored, unless they were refused or

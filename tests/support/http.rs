@@ -42,8 +42,13 @@ impl Connection {
 
     /// The same connection with another wait for what it reads.
     pub fn with_patience(self, patience: Duration) -> Self {
-        self.stream.set_read_timeout(Some(patience)).expect("a socket takes a timeout");
+        self.set_patience(patience);
         self
+    }
+
+    /// Waits for so long for what it reads.
+    pub fn set_patience(&self, patience: Duration) {
+        self.stream.set_read_timeout(Some(patience)).expect("a socket takes a timeout");
     }
 
     /// Sends bytes as they are.
