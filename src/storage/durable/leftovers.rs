@@ -50,13 +50,19 @@ impl NewFiles {
     }
 }
 
-/// The files of a folder that are named by a number.
+/// The files of a folder that are named by a number; none if it is not there.
 fn files(keyspace: &Keyspace, folder: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(keyspace.path().join(folder))? {
+    let entries = match fs::read_dir(keyspace.path().join(folder)) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(files),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if let (Some(number), true) = (number, entry.file_type()?.is_file()) {
+        // A file may be gone meanwhile, and is of no interest then.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if let Some(number) = number.filter(|_| is_file) {
             files.push((number, entry.path()));
         }
     }
