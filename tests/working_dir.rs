@@ -182,7 +182,7 @@ fn a_store_of_a_later_version_is_refused_and_left_as_it_is() {
     let format = place.path().join("format");
     let ours = fs::read(&format).expect("a store says its version");
     let table = [
-        ("little-key-value 3\n", "a later version of this program wrote it (format 3)"),
+        ("little-key-value 4\n", "a later version of this program wrote it (format 4)"),
         ("little-key-value 18446744073709551615", "format 18446744073709551615"),
         ("little-key-value 0\n", "not understood"),
         ("little-key-value\n", "not understood"),
@@ -207,23 +207,28 @@ fn a_store_of_a_later_version_is_refused_and_left_as_it_is() {
 fn a_half_made_directory_is_finished() {
     type Step = fn(&Path);
     let whole = Place::with_a_store();
-    let steps: [(&str, Step); 8] = [
+    let steps: [(&str, Step); 10] = [
         ("an empty directory", |_| {}),
         ("a lock", |path| fs::write(path.join("lock"), "").expect("a file")),
         ("an empty format", |path| fs::write(path.join("format.new"), "").expect("a file")),
         ("half a format", |path| fs::write(path.join("format.new"), "little").expect("a file")),
         ("a format", |path| {
-            fs::remove_file(path.join("format.new")).expect("it is there");
-            fs::write(path.join("format"), "little-key-value 1\n").expect("a file");
+            fs::write(path.join("format.new"), "little-key-value 3\n").expect("a file");
         }),
         ("no data yet", |path| fs::create_dir(path.join("data.new")).expect("a folder")),
         ("half the data", |path| {
             fs::create_dir(path.join("data.new/keyspaces")).expect("a folder");
             fs::write(path.join("data.new/0.jnl"), [1, 2, 3]).expect("a file");
         }),
+        ("as an earlier program did", |path| {
+            fs::remove_file(path.join("format.new")).expect("it is there");
+            fs::write(path.join("format"), "little-key-value 2\n").expect("a file");
+        }),
         ("all but the name of the data", |path| {
             fs::remove_dir_all(path.join("data.new")).expect("it is there");
+            fs::rename(path.join("format"), path.join("format.new")).expect("it is there");
         }),
+        ("all but the name of the format", |_| {}),
     ];
     let half_made = Place::new();
     fs::create_dir(half_made.path()).expect("a directory");
@@ -231,16 +236,25 @@ fn a_half_made_directory_is_finished() {
         step(&half_made.path());
         let place = Place::new();
         copy_all(&half_made.path(), &place.path());
+        let has_data = what == "all but the name of the format";
         if what.starts_with("all but") {
-            copy_all(&whole.path().join("data"), &place.path().join("data.new"));
+            let data = if has_data { "data" } else { "data.new" };
+            copy_all(&whole.path().join("data"), &place.path().join(data));
         }
         let process = place.start();
         let mut connection = process.connect();
-        says(&connection.get("/kv/kept"), 404, "key not found\n");
+        if has_data {
+            holds(&mut connection, "kept", b"kept");
+        } else {
+            says(&connection.get("/kv/kept"), 404, "key not found\n");
+        }
         acknowledged(&mut connection, "key", b"x");
         ends_well(process);
         holds(&mut place.start().connect(), "key", b"x");
         assert!(!place.path().join("data.new").exists(), "{what}");
+        assert!(!place.path().join("format.new").exists(), "{what}");
+        let format = fs::read_to_string(place.path().join("format"));
+        assert_eq!(format.expect("it can be read"), "little-key-value 3\n", "{what}");
     }
 }
 

@@ -2,21 +2,33 @@
 //!
 //! ```text
 //! DIR/lock      held by the process that has the store open
-//! DIR/format    "little-key-value 2": what wrote the rest, and how
-//! DIR/data/     the database
+//! DIR/format    "little-key-value 3": what wrote the rest, and how
+//! DIR/data/     the database, and its inventory
 //! ```
 //!
-//! Each step of making one is complete, and synced, before the next begins,
-//! so a directory that was left half made is finished by the next start.
+//! A new one is made in this order: `format.new`, `data.new`, then `data` of
+//! the one and `format` of the other. Each step is complete, and synced, before
+//! the next begins, so a directory that was left half made is finished by the
+//! next start; one that has a format and no data has lost it.
+//!
+//! Whatever is in it is of this user and no link, so nobody else says what is
+//! read or written. Where the system can tell, files are named from descriptors
+//! that are held, so that even a directory that was moved is the one that is
+//! written to, and never another in its place.
 
+use super::held::{self, Held};
 use super::open_error::OpenError;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The version of the format that is written, and the highest that is read. The
-/// first one had all records with their keys; nothing of it has to be changed.
-const FORMAT_VERSION: u64 = 2;
+/// first one had all records with their keys, the second one had no inventory;
+/// nothing of them has to be changed.
+const FORMAT_VERSION: u64 = 3;
+
+/// The first one with an inventory, and whose format was written last.
+const INVENTORY_VERSION: u64 = 3;
 
 const FORMAT_NAME: &str = "little-key-value";
 
@@ -29,14 +41,29 @@ const DATA_UNFINISHED: &str = "data.new";
 /// A directory that this process owns for as long as the value lives.
 pub(super) struct Directory {
     path: PathBuf,
+    folder: Held,
     /// Holds the lock until it is closed.
-    _lock: File,
+    lock: File,
+    state: State,
+}
+
+/// What a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing, or what is left of the making of a new one.
+    New,
+    /// All but the name of the format.
+    Unnamed,
+    Whole {
+        version: u64,
+    },
 }
 
 impl Directory {
     /// Takes the directory at `path`; makes it, for its owner alone, if there
     /// is none. Refuses one that another process has, one of a later version,
-    /// and one that holds other things.
+    /// one that holds other things, and one that another user has a hand in.
+    /// Nothing but an empty lock comes into it.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         make(path).map_err(|err| {
             if matches!(err.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
@@ -46,45 +73,114 @@ impl Directory {
             }
         })?;
         let path = path.canonicalize().map_err(|err| OpenError::io("it cannot be found", err))?;
-        if !is_ours(&path)? {
-            return Err(OpenError::Foreign);
-        }
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
-        let lock = lock.map_err(|err| OpenError::io("it cannot be written", err))?;
-        lock.try_lock().map_err(|err| match err {
-            TryLockError::WouldBlock => OpenError::InUse,
-            TryLockError::Error(err) => OpenError::io("it cannot be locked", err),
-        })?;
-        check_format(&path)?;
-        Ok(Self { path, _lock: lock })
+        let folder = Held::open(&path).map_err(|err| OpenError::io("it cannot be opened", err))?;
+        held::check(&path, &folder.metadata().map_err(unreadable)?, true)?;
+        Self::lock(&path, folder).map_err(|(folder, err)| err.renamed(folder.path(), &path))
     }
 
-    /// Where the database is.
-    pub(super) fn data(&self) -> PathBuf {
-        self.path.join(DATA)
+    fn lock(path: &Path, folder: Held) -> Result<Self, (Held, OpenError)> {
+        // Before anything is changed, and again once nobody else may.
+        let taken = || {
+            state(folder.path())?;
+            let lock = held::open_lock(&folder.path().join(LOCK)).map_err(unwritable)?;
+            lock.try_lock().map_err(|err| match err {
+                TryLockError::WouldBlock => OpenError::InUse,
+                TryLockError::Error(err) => OpenError::io("it cannot be locked", err),
+            })?;
+            Ok((lock, state(folder.path())?))
+        };
+        match taken() {
+            Ok((lock, found)) => Ok(Self { path: path.to_owned(), folder, lock, state: found }),
+            Err(err) => Err((folder, err)),
+        }
     }
 
     /// Whether there is no database yet.
     pub(super) fn is_new(&self) -> bool {
-        !self.data().exists()
+        self.state == State::New
+    }
+
+    /// Whether the database that is there has an inventory.
+    pub(super) fn has_inventory(&self) -> bool {
+        match self.state {
+            State::New | State::Unnamed => true,
+            State::Whole { version } => version >= INVENTORY_VERSION,
+        }
     }
 
     /// Makes the database by `build` in a place of its own, then puts it where
     /// it belongs, in one step.
     pub(super) fn found(
-        &self,
+        &mut self,
         build: impl FnOnce(&Path) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
-        let unfinished = self.path.join(DATA_UNFINISHED);
+        let folder = self.folder.path();
+        let unfinished = folder.join(DATA_UNFINISHED);
         let replace = || match fs::remove_dir_all(&unfinished) {
             Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
             Ok(()) | Err(_) => Ok(()),
         };
         replace().map_err(|err| OpenError::io("an unfinished start cannot be removed", err))?;
+        write_format(folder)
+            .and_then(|()| held::private_folders().create(&unfinished))
+            .map_err(unwritable)?;
         build(&unfinished)?;
-        fs::rename(&unfinished, self.data())
-            .and_then(|()| sync(&self.path))
-            .map_err(|err| OpenError::io("its data cannot be put in place", err))
+        sync(&unfinished)
+            .and_then(|()| fs::rename(&unfinished, folder.join(DATA)))
+            .and_then(|()| sync(folder))
+            .map_err(|err| OpenError::io("its data cannot be put in place", err))?;
+        self.state = State::Unnamed;
+        Ok(())
+    }
+
+    /// Takes away what others may do with it, and gives it the format that is
+    /// written from now on, if it has none or that of an earlier program, which
+    /// would not understand what is written.
+    pub(super) fn finish(&self) -> Result<(), OpenError> {
+        let folder = self.folder.path();
+        held::close_to_others(&folder.join(LOCK)).map_err(unwritable)?;
+        if (self.state == State::Whole { version: FORMAT_VERSION }) {
+            return held::close_to_others(&folder.join(FORMAT)).map_err(unwritable);
+        }
+        write_format(folder)
+            .and_then(|()| fs::rename(folder.join(FORMAT_UNFINISHED), folder.join(FORMAT)))
+            .and_then(|()| sync(folder))
+            .map_err(unwritable)
+    }
+
+    /// The folder of the database. Nothing is known of what is in it.
+    pub(super) fn data(&self) -> Result<Data, OpenError> {
+        let unreadable = |err| OpenError::io("its data cannot be read", err);
+        let folder = Held::open(&self.folder.path().join(DATA)).map_err(unreadable)?;
+        let lock = self.lock.try_clone().map_err(unreadable)?;
+        let (path, lock_path) = (self.path.join(DATA), self.path.join(LOCK));
+        Ok(Data { path, lock_path, folder, lock })
+    }
+}
+
+/// The folder of the database.
+pub(super) struct Data {
+    path: PathBuf,
+    lock_path: PathBuf,
+    folder: Held,
+    lock: File,
+}
+
+impl Data {
+    /// What its files are to be reached by, as long as this lives.
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where it is said to be.
+    pub(super) fn name(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it, and the lock beside it, are still where they are said to be:
+    /// nobody has moved or removed the directory, or begun another there.
+    pub(super) fn is_in_place(&self) -> bool {
+        held::is_at(&self.lock, &self.lock_path) && self.folder.is_at(&self.path)
     }
 }
 
@@ -99,10 +195,7 @@ fn make(path: &Path) -> io::Result<()> {
         None => return Err(ErrorKind::NotADirectory.into()),
     };
     make(parent)?;
-    let mut builder = DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)?;
+    held::private_folders().create(path)?;
     sync(parent)
 }
 
@@ -112,45 +205,65 @@ pub(super) fn sync(directory: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
-/// Whether a directory holds a store, or nothing but what a start of one has
-/// left.
-fn is_ours(path: &Path) -> Result<bool, OpenError> {
-    let unreadable = |err| OpenError::io("it cannot be read", err);
-    if path.join(FORMAT).exists() {
-        return Ok(true);
-    }
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        if name != LOCK && name != FORMAT_UNFINISHED {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+fn unreadable(err: io::Error) -> OpenError {
+    OpenError::io("it cannot be read", err)
 }
 
-/// Reads which version wrote the directory; writes ours if none has, or an
-/// earlier one, which would not understand what is written from now on.
-fn check_format(path: &Path) -> Result<(), OpenError> {
-    let write = || write_format(path).map_err(|err| OpenError::io("it cannot be written", err));
-    let text = match fs::read_to_string(path.join(FORMAT)) {
-        Ok(text) => text,
-        Err(err) if err.kind() == ErrorKind::NotFound => return write(),
-        Err(err) => return Err(OpenError::io("its format cannot be read", err)),
-    };
-    let version = text.trim_end().strip_prefix(FORMAT_NAME).map(str::trim_start);
+fn unwritable(err: io::Error) -> OpenError {
+    OpenError::io("it cannot be written", err)
+}
+
+/// What the directory `folder` holds. Refuses what is no store.
+fn state(folder: &Path) -> Result<State, OpenError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        names.push(entry.map_err(unreadable)?.file_name());
+    }
+    let is_there = |name: &str| names.iter().any(|there| there == name);
+    let ours = [LOCK, FORMAT, FORMAT_UNFINISHED, DATA, DATA_UNFINISHED];
+    let has_others = names.iter().any(|name| ours.iter().all(|ours| name != ours));
+    let has_data = is_there(DATA) || is_there(DATA_UNFINISHED);
+    if !is_there(FORMAT) && (has_others || has_data && !is_there(FORMAT_UNFINISHED)) {
+        return Err(OpenError::Foreign);
+    }
+    for name in ours.into_iter().filter(|name| is_there(name)) {
+        let (path, is_folder) = (folder.join(name), [DATA, DATA_UNFINISHED].contains(&name));
+        let metadata = fs::symlink_metadata(&path).map_err(unreadable)?;
+        held::check(&path, &metadata, is_folder)?;
+    }
+    if !is_there(FORMAT) {
+        if has_data {
+            read_format(&folder.join(FORMAT_UNFINISHED)).map_err(|_| OpenError::Foreign)?;
+        }
+        return Ok(if is_there(DATA) { State::Unnamed } else { State::New });
+    }
+    let version = read_format(&folder.join(FORMAT))?;
+    if is_there(DATA) {
+        return Ok(State::Whole { version });
+    }
+    // Earlier programs wrote the format first, and then the data.
+    if version < INVENTORY_VERSION && is_there(DATA_UNFINISHED) {
+        return Ok(State::New);
+    }
+    Err(OpenError::Missing { file: folder.join(DATA) })
+}
+
+/// The version that a format tells; refuses one that is not read.
+fn read_format(file: &Path) -> Result<u64, OpenError> {
+    let text = fs::read(file).map_err(|err| OpenError::io("its format cannot be read", err))?;
+    let text = str::from_utf8(&text).ok().map(str::trim_end);
+    let version = text.and_then(|text| text.strip_prefix(FORMAT_NAME)).map(str::trim_start);
     match version.and_then(|version| version.parse().ok()) {
-        Some(FORMAT_VERSION) => Ok(()),
-        Some(1..FORMAT_VERSION) => write(),
+        Some(version @ 1..=FORMAT_VERSION) => Ok(version),
         Some(version) if version > FORMAT_VERSION => Err(OpenError::Later { version }),
         Some(_) | None => Err(OpenError::FormatUnknown),
     }
 }
 
-fn write_format(path: &Path) -> io::Result<()> {
-    let unfinished = path.join(FORMAT_UNFINISHED);
-    let mut file = File::create(&unfinished)?;
+/// Writes ours in a place of its own.
+fn write_format(folder: &Path) -> io::Result<()> {
+    let mut file = held::create_anew(&folder.join(FORMAT_UNFINISHED))?;
     writeln!(file, "{FORMAT_NAME} {FORMAT_VERSION}")?;
     file.sync_all()?;
-    fs::rename(&unfinished, path.join(FORMAT))?;
-    sync(path)
+    sync(folder)
 }

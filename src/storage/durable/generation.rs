@@ -12,7 +12,7 @@
 //! short, before or after it took effect.
 
 use super::directory;
-use super::journal::FLOOR_KEY;
+use super::journal::{FLOOR_KEY, Stamp};
 use crate::storage::KEY_BYTES_MAX;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
@@ -79,14 +79,21 @@ pub(super) type Keyspaces = Both<Keyspace>;
 /// The keyspaces that are in use, and their number.
 pub(super) struct Generation {
     number: u64,
+    /// What its batches have in the journal.
+    stamp: Stamp,
     keyspaces: Arc<Keyspaces>,
 }
 
 impl Generation {
     /// Begins the generation `number`, empty. Once this returns, it lasts.
-    pub(super) fn begin(database: &Database, data: &Path, number: u64) -> fjall::Result<Self> {
+    pub(super) fn begin(
+        database: &Database,
+        data: &Path,
+        stamp: Stamp,
+        number: u64,
+    ) -> fjall::Result<Self> {
         let keys = database.keyspace(&number.to_string(), options)?;
-        let generation = Self::of(database, data, number, keys)?;
+        let generation = Self::of(database, data, stamp, number, keys)?;
         for keyspace in generation.keyspaces.each() {
             generation.span(database, keyspace)?;
         }
@@ -96,10 +103,16 @@ impl Generation {
 
     /// The generation of these keys. Makes its second keyspace if there is
     /// none, as in a directory of before there were any.
-    fn of(database: &Database, data: &Path, number: u64, keys: Keyspace) -> fjall::Result<Self> {
+    fn of(
+        database: &Database,
+        data: &Path,
+        stamp: Stamp,
+        number: u64,
+        keys: Keyspace,
+    ) -> fjall::Result<Self> {
         let expiring = database.keyspace(&format!("{number}{EXPIRING}"), options)?;
         directory::sync(&data.join(KEYSPACES))?;
-        Ok(Self { number, keyspaces: Arc::new(Keyspaces { keys, expiring }) })
+        Ok(Self { number, stamp, keyspaces: Arc::new(Keyspaces { keys, expiring }) })
     }
 
     /// Marks it as in use.
@@ -118,28 +131,31 @@ impl Generation {
         batch.commit()
     }
 
-    /// The one in use; there is none only where data is missing. Removes what
-    /// is left of others.
-    pub(super) fn newest(database: &Database, data: &Path) -> fjall::Result<Option<Self>> {
+    /// The one in use; there is none only where data is missing.
+    pub(super) fn newest(
+        database: &Database,
+        data: &Path,
+        stamp: Stamp,
+    ) -> fjall::Result<Option<Self>> {
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
-        let (mut newest, mut others) = (None, Vec::new());
         while let Some(number) = numbers.pop() {
             let keys = database.keyspace(&number.to_string(), options)?;
-            if newest.is_none() && keys.contains_key(MARK)? {
-                newest = Some(Self::of(database, data, number, keys)?);
-            } else {
-                others.push(keys);
+            if keys.contains_key(MARK)? {
+                return Self::of(database, data, stamp, number, keys).map(Some);
             }
         }
-        let Some(newest) = newest else { return Ok(None) };
-        others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
-        let in_use = newest.expiring().name();
-        for name in names.iter().filter(|name| name.ends_with(EXPIRING) && *name != in_use) {
+        Ok(None)
+    }
+
+    /// Removes what is left of others, once nothing names them any more.
+    pub(super) fn remove_others(&self, database: &Database) -> fjall::Result<()> {
+        let in_use = self.keyspaces.each().map(Keyspace::name);
+        for name in database.list_keyspace_names().iter().filter(|name| !in_use.contains(name)) {
             database.delete_keyspace(database.keyspace(name, options)?)?;
         }
-        Ok(Some(newest))
+        Ok(())
     }
 
     /// A batch of changes to it. Every batch is made here: it says what its
@@ -149,13 +165,13 @@ impl Generation {
     /// whole one cannot be told from damage.
     pub(super) fn batch(&self, database: &Database) -> WriteBatch {
         let mut batch = database.batch().durability(Some(PersistMode::SyncData));
-        batch.insert(self.keys(), FLOOR_KEY, database.visible_seqno().to_le_bytes());
+        batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(database.visible_seqno()));
         batch
     }
 
     /// Begins the one after this.
     pub(super) fn next(&self, database: &Database, data: &Path) -> fjall::Result<Self> {
-        Self::begin(database, data, self.number + 1)
+        Self::begin(database, data, self.stamp, self.number + 1)
     }
 
     /// Removes it and its files.
@@ -201,6 +217,12 @@ impl Generation {
         &self.keyspaces
     }
 
+    /// The numbers of its keyspaces in the database.
+    pub(super) fn ids(&self) -> [u64; 2] {
+        let Keyspaces { keys, expiring } = &*self.keyspaces;
+        [keys.id(), expiring.id()]
+    }
+
     /// Where the keys are.
     pub(super) fn keys(&self) -> &Keyspace {
         &self.keyspaces.keys
@@ -239,8 +261,9 @@ mod tests {
         let data = directory.path().join("data");
         let open = || open_database(&data).unwrap_or_else(|err| panic!("{err}"));
         let database = open();
+        let begin = |number| Generation::begin(&database, &data, Stamp::new(), number);
         for number in 0..2 {
-            let generation = Generation::begin(&database, &data, number).expect("it begins");
+            let generation = begin(number).expect("it begins");
             generation.keys().insert("key", number.to_string()).expect("it is written");
         }
         // One that was cut short before its mark, and one half removed.
@@ -251,7 +274,9 @@ mod tests {
         drop(database);
 
         let database = open();
-        let newest = Generation::newest(&database, &data).expect("it opens").expect("it is there");
+        let newest = Generation::newest(&database, &data, Stamp::new());
+        let newest = newest.expect("it opens").expect("it is there");
+        newest.remove_others(&database).expect("they are removed");
         let held = newest.keys().get("key").expect("it can be read");
         assert_eq!((newest.number, held.as_deref()), (1, Some(&b"1"[..])));
         let mut names = database.list_keyspace_names();

@@ -36,6 +36,7 @@ struct Written {
 }
 
 const JOURNAL: &str = "data/0.jnl";
+const INVENTORY: &str = "data/inventory";
 
 fn key(text: &str) -> Key {
     Key::new(text).expect("a key of 1 to 1024 bytes")
@@ -103,9 +104,13 @@ impl Written {
             }
             moments.push((used_bytes(&journal), map.clone()));
         }
+        let inventory = directory.path().join(INVENTORY);
+        let before_end = fs::read(&inventory).expect("there is an inventory");
         drop(store);
         let mut journal = fs::read(journal).expect("there is a journal");
         journal.truncate(moments.last().expect("a moment").0);
+        // As if it had not ended, but been cut short.
+        fs::write(inventory, before_end).expect("it can be written");
         Self { directory, journal, moments }
     }
 
