@@ -22,4 +22,5 @@ need python3 'kills' || summary
 
 find_program
 counted crash.py --program "$BIN" --directory "$WORK/store" --rounds "$rounds"
+counted crash.py --program "$BIN" --directory "$WORK/large" --rounds $((rounds / 4 + 1)) --large
 summary

@@ -44,6 +44,7 @@ run memory process
 run memory hostile --short
 run memory soak
 run durable crash --short
+run durable damage --short
 run memory bench --short
 
 printf '\n=== all\n\n%s' "$verdicts"

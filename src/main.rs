@@ -23,6 +23,7 @@ const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     system::survive_file_limit();
+    system::keep_files_private();
     let options = match Options::read(std::env::args_os()) {
         Ok(options) => options,
         Err(Instead::Print(text)) => {

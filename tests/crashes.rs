@@ -7,8 +7,9 @@
 mod support;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use support::history::{bytes_of, number_of};
 use support::http::{Connection, Response, put_head, wait_until};
 use support::linearizability::{Call, Operation, check, check_each_key};
-use support::place::{Place, acknowledged, ends_well, holds, says};
+use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
 use support::process::Process;
 use support::random::Random;
 use support::wrappers::{there_is, under_strace};
@@ -399,4 +400,120 @@ fn what_is_committed_after_the_timeout_is_answered_all_the_same() {
         assert_eq!(connection.response().status(), 200);
     }
     process.end();
+}
+
+/// What changes a directory, or makes what was changed last.
+const CHANGES: &str = "mkdir,rename,unlink,unlinkat,ftruncate,fchmod,chmod,fsync,fdatasync";
+
+/// A kill cuts a directory short at each of its states: as it is made and as it
+/// is opened. None of them is taken for damage.
+#[test]
+fn killed_at_any_change_of_a_start_it_is_started_again() {
+    if !there_is("strace") {
+        return;
+    }
+    let whole = Place::with_a_store();
+    thread::scope(|scope| {
+        for whole in [None, Some(&whole)] {
+            scope.spawn(move || {
+                for n in 1.. {
+                    let place = copy_of(whole);
+                    let (trace, inject) = killing_at(n);
+                    let options = ["-o", "/dev/null", "-e", &trace, "-e", &inject];
+                    let arguments = place.arguments();
+                    let arguments = arguments.each_ref().map(String::as_str);
+                    let started = Process::try_run(under_strace(&options, &arguments));
+                    let has_started = started.is_ok();
+                    drop(started.map(|process| (process.signal("KILL"), process.end())));
+                    is_started_again(&place, whole.is_some(), false);
+                    if has_started {
+                        assert!(n > 10, "only {n} changes");
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The same while it is written to, cleared and closed.
+#[test]
+fn killed_at_any_change_of_a_clear_it_is_started_again() {
+    if !there_is("strace") {
+        return;
+    }
+    let whole = Place::with_a_store();
+    for n in 1.. {
+        let place = copy_of(Some(&whole));
+        let process = place.start();
+        let (trace, inject) = killing_at(n);
+        let pid = process.pid().to_string();
+        let mut strace = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace runs");
+        let says = BufReader::new(strace.stderr.take().expect("it is piped")).lines().next();
+        let says = says.expect("it says something").expect("it is text");
+        assert!(says.contains("attached"), "{says}");
+        let done = used_until_it_dies(process);
+        strace.wait().expect("it ends with what it follows");
+        // What was not acknowledged may have happened as well.
+        is_started_again(&place, done < 2, done > 2);
+        if done > 3 {
+            assert!(n > 10, "only {n} changes");
+            break;
+        }
+    }
+}
+
+fn copy_of(whole: Option<&Place>) -> Place {
+    let place = Place::new();
+    if let Some(whole) = whole {
+        copy_all(&whole.path(), &place.path());
+    }
+    place
+}
+
+/// How strace is told what to look at, and to kill at the `n`th such call of any
+/// thread.
+fn killing_at(n: usize) -> (String, String) {
+    (format!("trace={CHANGES}"), format!("inject={CHANGES}:signal=KILL:when={n}"))
+}
+
+/// The program opens what is there, and has what it may have.
+#[track_caller]
+fn is_started_again(place: &Place, may_have_kept: bool, has_after: bool) {
+    let process = place.start();
+    let mut connection = process.connect();
+    if !may_have_kept {
+        says(&connection.get("/kv/kept"), 404, "key not found\n");
+    }
+    if has_after {
+        holds(&mut connection, "after", b"x");
+    }
+    acknowledged(&mut connection, "new", b"x");
+    ends_well(process);
+}
+
+/// Writes, clears and writes again, and stops it; how many of these it has
+/// done.
+fn used_until_it_dies(process: Process) -> usize {
+    let mut done = 0;
+    if let Ok(mut connection) = Connection::try_open(process.addr()) {
+        for (method, target) in [("PUT", "/kv/before"), ("DELETE", "/clear"), ("PUT", "/kv/after")]
+        {
+            let body = if method == "PUT" { "x" } else { "" };
+            let head = put_head(target, body.len()).replacen("PUT", method, 1);
+            let sent = connection.try_send([&head, body].concat());
+            let answer = sent.and_then(|()| connection.try_response_to(method));
+            if !answer.is_ok_and(|answer| answer.status() == 200) {
+                break;
+            }
+            done += 1;
+        }
+    }
+    process.signal("TERM");
+    let has_ended_well = process.end().0 == Some(0);
+    if done == 3 && has_ended_well { 4 } else { done }
 }

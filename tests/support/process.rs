@@ -78,20 +78,26 @@ impl Process {
     }
 
     /// Starts it and waits until it listens.
-    pub fn run(mut command: Command) -> Self {
+    pub fn run(command: Command) -> Self {
+        Self::try_run(command).unwrap_or_else(|log| panic!("no second line; its log: {log}"))
+    }
+
+    /// Starts it and waits until it listens or ends; gives its log then.
+    pub fn try_run(mut command: Command) -> Result<Self, String> {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program runs");
         let lines = lines_of(child.stdout.take().expect("it is piped"));
         let log = Arc::new(Mutex::new(String::new()));
         let log_reader = collect(child.stderr.take().expect("it is piped"), &log);
-        let greeting = [(); 2].map(|()| {
-            lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-                child.kill().expect("a child can be killed");
-                panic!("no second line; its log: {}", log.lock().expect("a whole log"))
-            })
-        });
-        let addr = addr_in(&greeting[1]);
-        Self { child, lines, log, log_reader: Some(log_reader), greeting, addr }
+        let greeting = [(); 2].map(|()| lines.recv_timeout(PATIENCE).ok());
+        let [Some(first), Some(second)] = greeting else {
+            child.kill().expect("a child can be killed");
+            child.wait().expect("a child can be waited for");
+            return Err(log.lock().expect("a whole log").clone());
+        };
+        let addr = addr_in(&second);
+        let greeting = [first, second];
+        Ok(Self { child, lines, log, log_reader: Some(log_reader), greeting, addr })
     }
 
     /// Where it listens.
@@ -102,6 +108,11 @@ impl Process {
     /// A new connection to it.
     pub fn connect(&self) -> Connection {
         Connection::open(self.addr)
+    }
+
+    /// Its number in the system.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends it a signal by name, `TERM`.

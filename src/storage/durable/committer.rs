@@ -387,6 +387,7 @@ impl Committer {
     fn has_written(&mut self) -> fjall::Result<()> {
         let Changes { changes, deletions } = self.sweep.take_large();
         self.tidying.expiring.note(changes, deletions);
+        self.generation.sync_blobs()?;
         if !self.generation.is_full() {
             return Ok(());
         }
@@ -488,6 +489,7 @@ impl Committer {
     fn look(&mut self) {
         let look = |committer: &mut Self| {
             committer.check_place()?;
+            committer.generation.sync_blobs()?;
             committer.database.persist(PersistMode::Buffer)
         };
         if self.guarded(look).is_ok() && self.status.outage().is_some() {
@@ -598,6 +600,7 @@ impl Committer {
         self.remover.take().map(JoinHandle::join);
         let closed = self.guarded(|committer| {
             committer.check_place()?;
+            committer.generation.sync_blobs()?;
             committer.database.persist(PersistMode::SyncData)?;
             committer.inventory.end();
             Ok(())

@@ -17,6 +17,7 @@ use crate::storage::KEY_BYTES_MAX;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,8 +54,9 @@ pub(super) const APART_BYTES_MIN: u32 = 4096;
 const APART_FILE_BYTES: u64 = 8 << 20;
 pub(super) const APART_STEP_SHARE: u8 = 20;
 
-/// Where the database keeps its keyspaces.
+/// Where the database keeps its keyspaces, and each its values apart.
 const KEYSPACES: &str = "keyspaces";
+const BLOBS: &str = "blobs";
 
 /// One for each keyspace of a generation.
 #[derive(Default)]
@@ -82,6 +84,8 @@ pub(super) struct Generation {
     /// What its batches have in the journal.
     stamp: Stamp,
     keyspaces: Arc<Keyspaces>,
+    /// The versions of the trees whose files have names that last.
+    synced: [u64; 2],
 }
 
 impl Generation {
@@ -112,7 +116,8 @@ impl Generation {
     ) -> fjall::Result<Self> {
         let expiring = database.keyspace(&format!("{number}{EXPIRING}"), options)?;
         directory::sync(&data.join(KEYSPACES))?;
-        Ok(Self { number, stamp, keyspaces: Arc::new(Keyspaces { keys, expiring }) })
+        let keyspaces = Arc::new(Keyspaces { keys, expiring });
+        Ok(Self { number, stamp, keyspaces, synced: [0; 2] })
     }
 
     /// Marks it as in use.
@@ -142,7 +147,8 @@ impl Generation {
         numbers.sort_unstable();
         while let Some(number) = numbers.pop() {
             let keys = database.keyspace(&number.to_string(), options)?;
-            if keys.contains_key(MARK)? {
+            // Only what was in use has tables, so one that cannot be read is that.
+            if keys.contains_key(MARK).unwrap_or(true) {
                 return Self::of(database, data, stamp, number, keys).map(Some);
             }
         }
@@ -191,6 +197,19 @@ impl Generation {
         for keyspace in self.keyspaces.each() {
             if !keyspace.tree.active_memtable().is_empty() {
                 keyspace.rotate_memtable()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the names of new files of values last: the database syncs the files
+    /// and leaves that to the file system, which need not do it.
+    pub(super) fn sync_blobs(&mut self) -> io::Result<()> {
+        for (keyspace, synced) in self.keyspaces.each().into_iter().zip(&mut self.synced) {
+            let version = keyspace.tree.current_version().id();
+            if version != *synced {
+                directory::sync(&keyspace.path().join(BLOBS))?;
+                *synced = version;
             }
         }
         Ok(())

@@ -130,12 +130,10 @@ fn keyspaces(
     let mut there = Vec::new();
     for name in walk.names(&folder)? {
         let path = folder.join(&name);
-        let metadata = walk.metadata(&path)?;
         // The database says that such a file is a stray one, and leaves it.
-        if metadata.is_file() {
+        if !walk.metadata(&path)?.is_dir() {
             continue;
         }
-        walk.folder(&path)?;
         let number = name.to_str().and_then(number).ok_or_else(|| changed(path.clone()))?;
         there.push(number);
     }
@@ -193,12 +191,18 @@ struct Walk {
 }
 
 impl Walk {
-    /// The names in a folder.
-    #[allow(clippy::unused_self, reason = "a folder is read on the walk alone")]
-    fn names(&self, folder: &Path) -> Result<Vec<OsString>, OpenError> {
+    /// The names in a folder, where all is ours and nothing is a link: the
+    /// database may open any name in it, to read or to write.
+    fn names(&mut self, folder: &Path) -> Result<Vec<OsString>, OpenError> {
         let entries = fs::read_dir(folder).map_err(unreadable)?;
-        let names: io::Result<_> = entries.map(|entry| Ok(entry?.file_name())).collect();
-        names.map_err(unreadable)
+        let names: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name())).collect();
+        let names = names.map_err(unreadable)?;
+        for name in &names {
+            let path = folder.join(name);
+            let metadata = self.metadata(&path)?;
+            held::check(&path, &metadata, metadata.is_dir())?;
+        }
+        Ok(names)
     }
 
     /// Whether a file is to be read as a whole, to look for damage that nothing
@@ -238,3 +242,6 @@ impl Walk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,8 +65,7 @@ pub(super) fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, Stri
         if checksum(path)? != named.checksum {
             return Err(damaged());
         }
-        for item in items(table).ok_or_else(damaged)? {
-            let InternalValue { key, value } = item.map_err(|_| damaged())?;
+        for InternalValue { key, value } in items(table).ok_or_else(damaged)? {
             let Some((&NAME_PREFIX, id)) = key.user_key.split_first() else { continue };
             let id = id.first_chunk().map(|id| u64::from_be_bytes(*id)).ok_or_else(damaged)?;
             let is_value = key.value_type == ValueType::Value;
@@ -85,6 +84,7 @@ fn each_table(
     mut look: impl FnMut(&Path, &Named, &Table, &mut Walk) -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
     walk.folder(folder)?;
+    walk.names(folder)?;
     let manifest = Manifest::read(folder, walk)?;
     let tables = folder.join(TABLES);
     walk.folder(&tables)?;
@@ -207,9 +207,11 @@ fn open_table(path: &Path, named: &Named) -> Result<Table, OpenError> {
     table.filter(|table| table.id() == named.id).ok_or_else(|| changed(path.to_owned()))
 }
 
-/// Every item of a table, or nothing if it cannot be read.
-fn items(table: &Table) -> Option<Vec<lsm_tree::Result<InternalValue>>> {
-    unless_panic(|| table.scan().map(Iterator::collect)).and_then(Result::ok)
+/// Every item of a table, or nothing if one cannot be read.
+fn items(table: &Table) -> Option<Vec<InternalValue>> {
+    // Behind an error come others without end, so the first one ends it.
+    let items = || table.scan().and_then(Iterator::collect);
+    unless_panic(items).and_then(lsm_tree::Result::ok)
 }
 
 /// Checks that a file of values says what it holds.
@@ -233,8 +235,7 @@ fn check_references(path: &Path, table: &Table) -> Result<(), OpenError> {
     let said = unless_panic(|| table.list_blob_file_references()).and_then(Result::ok);
     let Some(items) = items(table) else { return Ok(()) };
     let mut referred: BTreeMap<u64, [u64; 3]> = BTreeMap::new();
-    for item in items {
-        let Ok(InternalValue { key, value }) = item else { return Ok(()) };
+    for InternalValue { key, value } in items {
         if key.value_type != ValueType::Indirection {
             continue;
         }
