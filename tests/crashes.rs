@@ -18,7 +18,7 @@ use support::history::{bytes_of, number_of};
 use support::http::{Connection, Response, put_head, wait_until};
 use support::linearizability::{Call, Operation, check, check_each_key};
 use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
-use support::process::Process;
+use support::process::{Process, command};
 use support::random::Random;
 use support::wrappers::{there_is, under_strace};
 
@@ -404,6 +404,53 @@ fn what_is_committed_after_the_timeout_is_answered_all_the_same() {
 
 /// What changes a directory, or makes what was changed last.
 const CHANGES: &str = "mkdir,rename,unlink,unlinkat,ftruncate,fchmod,chmod,fsync,fdatasync";
+
+/// Any of several journals may hold what no table has.
+#[test]
+fn a_journal_that_is_missing_among_others_is_noticed() {
+    const BYTES: usize = 1 << 20;
+    let value = |index: usize| vec![b'a' + u8::try_from(index % 26).expect("a letter"); BYTES];
+    let place = Place::new();
+    let process = place.start();
+    let mut connection = process.connect();
+    let journals = |place: &Place| {
+        let names = std::fs::read_dir(place.path().join("data")).expect("a folder");
+        let paths = names.map(|entry| entry.expect("a readable folder").path());
+        paths.filter(|path| path.extension().is_some_and(|it| it == "jnl")).collect::<Vec<_>>()
+    };
+    let (mut stored, mut since) = (0, 0);
+    // A new one is listed soon, and not at once.
+    while since < 4 {
+        acknowledged(&mut connection, &stored.to_string(), &value(stored));
+        stored += 1;
+        since = if journals(&place).len() > 1 { since + 1 } else { 0 };
+        assert!(stored < 1000, "there is one journal all the time");
+    }
+    process.signal("KILL");
+    process.end();
+    for journal in journals(&place) {
+        let copy = copy_of(Some(&place));
+        let journal = copy.path().join(journal.strip_prefix(place.path()).expect("it is in it"));
+        std::fs::remove_file(&journal).expect("it is there");
+        let arguments = copy.arguments();
+        match Process::try_run(command(
+            &[&["--port", "0"], &arguments.each_ref().map(String::as_str)[..]].concat(),
+        )) {
+            Err(log) => assert!(log.contains(&journal.display().to_string()), "{log}"),
+            Ok(process) => {
+                let mut connection = process.connect();
+                for index in 0..stored {
+                    holds(&mut connection, &index.to_string(), &value(index));
+                }
+            }
+        }
+    }
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..stored {
+        holds(&mut connection, &index.to_string(), &value(index));
+    }
+}
 
 /// A kill cuts a directory short at each of its states: as it is made and as it
 /// is opened. None of them is taken for damage.

@@ -16,7 +16,7 @@
 //! that are held, so that even a directory that was moved is the one that is
 //! written to, and never another in its place.
 
-use super::held::{self, Held};
+use super::held::{self, Held, Identity};
 use super::open_error::OpenError;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
@@ -74,13 +74,9 @@ impl Directory {
         })?;
         let path = path.canonicalize().map_err(|err| OpenError::io("it cannot be found", err))?;
         let folder = Held::open(&path).map_err(|err| OpenError::io("it cannot be opened", err))?;
-        held::check(&path, &folder.metadata().map_err(unreadable)?, true)?;
-        Self::lock(&path, folder).map_err(|(folder, err)| err.renamed(folder.path(), &path))
-    }
-
-    fn lock(path: &Path, folder: Held) -> Result<Self, (Held, OpenError)> {
-        // Before anything is changed, and again once nobody else may.
-        let taken = || {
+        held::check(&path, folder.metadata(), true)?;
+        // Looked at before anything is changed, and again once nobody else may.
+        let lock = || {
             state(folder.path())?;
             let lock = held::open_lock(&folder.path().join(LOCK)).map_err(unwritable)?;
             lock.try_lock().map_err(|err| match err {
@@ -89,10 +85,8 @@ impl Directory {
             })?;
             Ok((lock, state(folder.path())?))
         };
-        match taken() {
-            Ok((lock, found)) => Ok(Self { path: path.to_owned(), folder, lock, state: found }),
-            Err(err) => Err((folder, err)),
-        }
+        let (lock, state) = lock().map_err(|err: OpenError| err.renamed(folder.path(), &path))?;
+        Ok(Self { path, folder, lock, state })
     }
 
     /// Whether there is no database yet.
@@ -152,18 +146,18 @@ impl Directory {
     pub(super) fn data(&self) -> Result<Data, OpenError> {
         let unreadable = |err| OpenError::io("its data cannot be read", err);
         let folder = Held::open(&self.folder.path().join(DATA)).map_err(unreadable)?;
-        let lock = self.lock.try_clone().map_err(unreadable)?;
+        let lock = Identity::of(&self.lock.metadata().map_err(unreadable)?);
         let (path, lock_path) = (self.path.join(DATA), self.path.join(LOCK));
         Ok(Data { path, lock_path, folder, lock })
     }
 }
 
-/// The folder of the database.
+/// The folder of the database, of a directory that is held.
 pub(super) struct Data {
     path: PathBuf,
     lock_path: PathBuf,
     folder: Held,
-    lock: File,
+    lock: Identity,
 }
 
 impl Data {
@@ -180,7 +174,7 @@ impl Data {
     /// Whether it, and the lock beside it, are still where they are said to be:
     /// nobody has moved or removed the directory, or begun another there.
     pub(super) fn is_in_place(&self) -> bool {
-        held::is_at(&self.lock, &self.lock_path) && self.folder.is_at(&self.path)
+        self.lock.is_at(&self.lock_path) && self.folder.identity().is_at(&self.path)
     }
 }
 

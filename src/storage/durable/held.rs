@@ -11,11 +11,43 @@ use std::path::{Path, PathBuf};
 #[cfg(unix)]
 const OTHERS: u32 = 0o077;
 
+/// Which file or folder it is: no other one is, as long as it is held open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    #[cfg(unix)]
+    device: u64,
+    #[cfg(unix)]
+    number: u64,
+}
+
+impl Identity {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+
+            Self { device: metadata.dev(), number: metadata.ino() }
+        }
+        #[cfg(not(unix))]
+        {
+            let _: &Metadata = metadata;
+            Self {}
+        }
+    }
+
+    /// Whether it is what `path` names, and not by a link.
+    pub(super) fn is_at(self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|metadata| Self::of(&metadata) == self)
+    }
+}
+
 /// A folder that is held open.
 pub(super) struct Held {
     path: PathBuf,
+    metadata: Metadata,
+    /// Keeps the path, or the identity at least, from becoming another's.
     #[cfg(unix)]
-    file: File,
+    _file: File,
 }
 
 impl Held {
@@ -28,10 +60,10 @@ impl Held {
             let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
             let file = File::options().read(true).custom_flags(flags).open(path)?;
             let path = path_of(&file).unwrap_or_else(|| path.to_owned());
-            Ok(Self { path, file })
+            Ok(Self { path, metadata: file.metadata()?, _file: file })
         }
         #[cfg(not(unix))]
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), metadata: fs::metadata(path)? })
     }
 
     /// By which it is reached as long as it is held, wherever it has gone; if
@@ -40,19 +72,13 @@ impl Held {
         &self.path
     }
 
-    pub(super) fn metadata(&self) -> io::Result<Metadata> {
-        #[cfg(unix)]
-        return self.file.metadata();
-        #[cfg(not(unix))]
-        fs::metadata(&self.path)
+    /// What it was when it was opened.
+    pub(super) fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
-    /// Whether it is what `path` names.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
-        #[cfg(unix)]
-        return is_at(&self.file, path);
-        #[cfg(not(unix))]
-        path.is_dir()
+    pub(super) fn identity(&self) -> Identity {
+        Identity::of(&self.metadata)
     }
 }
 
@@ -65,30 +91,12 @@ fn path_of(file: &File) -> Option<PathBuf> {
     let path = Path::new(descriptors::LIST).join(file.as_raw_fd().to_string());
     // Where there is no such file system, or it may not be used, this is none.
     let (there, held) = (fs::metadata(&path).ok()?, file.metadata().ok()?);
-    is_same(&there, &held).then_some(path)
+    (Identity::of(&there) == Identity::of(&held)).then_some(path)
 }
 
 #[cfg(all(unix, any(portable, not(target_os = "linux"))))]
 fn path_of(_file: &File) -> Option<PathBuf> {
     None
-}
-
-/// Whether an open file is what `path` names.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    let there = fs::symlink_metadata(path);
-    there.is_ok_and(|there| file.metadata().is_ok_and(|held| is_same(&there, &held)))
-}
-
-#[cfg(unix)]
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-#[cfg(not(unix))]
-fn is_same(_one: &Metadata, _other: &Metadata) -> bool {
-    true
 }
 
 /// Refuses what is no folder, or no file, or a link to one, or belongs to

@@ -275,3 +275,52 @@ fn a_byte_that_was_changed_is_noticed() {
         assert!(refused[kind] > 0, "{kind}: {refused:?}");
     }
 }
+
+#[test]
+fn a_journal_is_missing_unless_all_of_it_is_in_tables() {
+    let data = in_memory();
+    let there = |numbers: &[u64]| {
+        for entry in fs::read_dir(data.path()).expect("a folder") {
+            fs::remove_file(entry.expect("a readable folder").path()).expect("it is ours");
+        }
+        for number in numbers {
+            fs::write(data.path().join(format!("{number}.jnl")), "").expect("a file");
+        }
+        let known = Known { stamp: None, whole_bytes: &|_| 0 };
+        Journals::read(data.path(), &known).unwrap_or_else(|err| panic!("{err}"))
+    };
+    let listed = |number, batch| Listed { number, whole_bytes: 0, batch };
+    let inventory = Inventory {
+        stamp: journal::Stamp::new(),
+        keyspaces: [3, 4],
+        journals: vec![listed(7, 50), listed(8, 100), listed(9, 0)],
+    };
+    // Which are there, the highest number in the tables of the keys, and the one
+    // that is missing.
+    let table: [(&[u64], Option<u64>, Option<u64>); 12] = [
+        (&[7, 8, 9], None, None),
+        (&[7, 8, 9, 10], None, None),
+        (&[8, 9], Some(50), None),
+        (&[8, 9], Some(49), Some(7)),
+        (&[8, 9], None, Some(7)),
+        (&[9], Some(100), None),
+        (&[9, 10], Some(99), Some(8)),
+        (&[7, 9], Some(99), Some(8)),
+        (&[10], Some(100), None),
+        (&[7, 8], Some(1000), Some(9)),
+        (&[], Some(1000), Some(9)),
+        (&[6], Some(1000), Some(7)),
+    ];
+    for (numbers, in_tables, wanted) in table {
+        let trees = BTreeMap::from([(3, in_tables), (4, Some(7))]);
+        let missing = match are_all_there(data.path(), &there(numbers), Some(&inventory), &trees) {
+            Ok(()) => None,
+            Err(OpenError::Missing { file }) => journal::number(&file),
+            Err(err) => panic!("{err}"),
+        };
+        assert_eq!(missing, wanted, "{numbers:?}, {in_tables:?} in tables");
+    }
+    // Earlier programs list nothing, but wrote one at least.
+    assert!(are_all_there(data.path(), &there(&[7]), None, &BTreeMap::new()).is_ok());
+    assert!(are_all_there(data.path(), &there(&[]), None, &BTreeMap::new()).is_err());
+}
