@@ -171,10 +171,20 @@ impl Data {
         &self.path
     }
 
-    /// Whether it, and the lock beside it, are still where they are said to be:
-    /// nobody has moved or removed the directory, or begun another there.
+    /// Whether its files are reached wherever it is moved.
+    pub(super) fn goes_along(&self) -> bool {
+        self.path != self.folder.path()
+    }
+
+    /// Whether it is still where it is said to be: nobody has moved or removed
+    /// the directory, or begun another there.
+    pub(super) fn is_where_it_was(&self) -> bool {
+        self.folder.identity().is_at(&self.path)
+    }
+
+    /// Whether the lock beside it is so too, which keeps others away.
     pub(super) fn is_in_place(&self) -> bool {
-        self.lock.is_at(&self.lock_path) && self.folder.identity().is_at(&self.path)
+        self.is_where_it_was() && self.lock.is_at(&self.lock_path)
     }
 }
 
