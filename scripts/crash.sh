@@ -3,7 +3,7 @@
 # Kills the durable store with SIGKILL at any moment while it is written to,
 # again and again, and looks whether every acknowledged write is there.
 #
-#     scripts/crash.sh                 a hundred rounds, about a minute
+#     scripts/crash.sh                 a hundred rounds, some minutes
 #     scripts/crash.sh --short         ten
 #     ROUNDS=1000 scripts/crash.sh     as many as it says
 #

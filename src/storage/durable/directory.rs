@@ -132,9 +132,10 @@ impl Directory {
     /// would not understand what is written.
     pub(super) fn finish(&self) -> Result<(), OpenError> {
         let folder = self.folder.path();
-        held::close_to_others(&folder.join(LOCK)).map_err(unwritable)?;
+        held::close_to_others(&[folder.join(LOCK)]);
         if (self.state == State::Whole { version: FORMAT_VERSION }) {
-            return held::close_to_others(&folder.join(FORMAT)).map_err(unwritable);
+            held::close_to_others(&[folder.join(FORMAT)]);
+            return Ok(());
         }
         write_format(folder)
             .and_then(|()| fs::rename(folder.join(FORMAT_UNFINISHED), folder.join(FORMAT)))

@@ -177,19 +177,30 @@ pub(super) fn is_open_to_others(_metadata: &Metadata) -> bool {
     false
 }
 
-/// Takes away what others may do with a file or folder, which is no link.
-pub(super) fn close_to_others(path: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-
-        let mut permissions = fs::metadata(path)?.permissions();
-        if permissions.mode() & OTHERS != 0 {
-            permissions.set_mode(permissions.mode() & !OTHERS);
-            fs::set_permissions(path, permissions)?;
-        }
+/// Takes away what others may do with files and folders, none of which is a
+/// link. Not every file system knows such a thing: then it is logged.
+pub(super) fn close_to_others(paths: &[PathBuf]) {
+    if let Err(err) = paths.iter().try_for_each(|path| close(path)) {
+        log::warn!(
+            "other users may read what is stored: its files cannot be closed to them: {err}"
+        );
     }
-    #[cfg(not(unix))]
-    let _ = path;
+}
+
+#[cfg(unix)]
+fn close(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut permissions = fs::metadata(path)?.permissions();
+    if permissions.mode() & OTHERS != 0 {
+        permissions.set_mode(permissions.mode() & !OTHERS);
+        fs::set_permissions(path, permissions)?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
+fn close(_path: &Path) -> io::Result<()> {
     Ok(())
 }

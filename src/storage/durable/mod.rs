@@ -153,9 +153,7 @@ fn recover(
         let journal = data.name().join(name);
         log::warn!("{}: an unfinished write was cut off at byte {at}", journal.display());
     }
-    for file in &verified.open_to_others {
-        held::close_to_others(file).map_err(|err| OpenError::io("it cannot be closed", err))?;
-    }
+    held::close_to_others(&verified.open_to_others);
     let stamp = Stamp::new();
     let database = open_database(data.path())?;
     let generation = Generation::newest(&database, data.path(), stamp).map_err(database_error)?;
