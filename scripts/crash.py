@@ -2,13 +2,14 @@
 """Kills the durable store again and again while it is written to. It is run
 by crash.sh:
 
-    crash.py --program PROGRAM --directory DIR --rounds N [--seed N] [--count FILE]
+    crash.py --program PROGRAM --directory DIR --rounds N [--large] [--seed N] [--count FILE]
 
 Each client writes numbered values under keys of its own, deletes them, and now
 and then clears everything, while others read. After each kill -9 the store is
 started again and every key has to hold what the last acknowledged write has
 left, or what a later one that was not acknowledged has. What a reader has seen
-counts as acknowledged.
+counts as acknowledged. With --large so much is written that the kill comes
+while files are written and merged, and journals begun and removed.
 """
 
 import argparse
@@ -26,6 +27,10 @@ READERS = 2
 KEYS_EACH = 6
 PATIENCE_SECONDS = 60
 KILLED_AFTER_SECONDS = (0.02, 0.5)
+KILLED_AFTER_SECONDS_IF_LARGE = (0.5, 4)
+
+LENGTHS = (0, 1, 20, 300, 5000, 70_000)
+LENGTHS_IF_LARGE = (20, 300, 5000, 60_000, 60_000, 60_000)
 
 FOREVER = float("inf")
 clock = itertools.count(1)
@@ -66,9 +71,9 @@ def target_of(name, number):
     return f"/kv/{name}{ttl}"
 
 
-def value_of(number):
+def value_of(number, lengths):
     """The number, and so many bytes more that a torn value is known by them."""
-    length = random.Random(number).choice((0, 1, 20, 300, 5000, 70_000))
+    length = random.Random(number).choice(lengths)
     return b"%d %d " % (number, length) + b"%d" % (number % 10) * length
 
 
@@ -122,8 +127,10 @@ def ask(connection, method, target, body=None):
 class Rounds:
     """What is known over all rounds."""
 
-    def __init__(self, store, seed):
+    def __init__(self, store, seed, is_large):
         self.store = store
+        self.lengths = LENGTHS_IF_LARGE if is_large else LENGTHS
+        self.killed_after = KILLED_AFTER_SECONDS_IF_LARGE if is_large else KILLED_AFTER_SECONDS
         self.random = random.Random(seed)
         self.keys = {f"{client}:{index}": Key()
                      for client in range(CLIENTS) for index in range(KEYS_EACH)}
@@ -151,7 +158,7 @@ class Rounds:
                 self.keys[name].writes.append(write)
             else:
                 number = next(self.numbers)
-                value = value_of(number)
+                value = value_of(number, self.lengths)
                 write, call = Write(value), ("PUT", target_of(name, number), value)
                 self.keys[name].writes.append(write)
             answer = ask(connection, *call)
@@ -231,7 +238,7 @@ class Rounds:
                     for _ in range(READERS)]
         for thread in threads:
             thread.start()
-        time.sleep(self.random.uniform(*KILLED_AFTER_SECONDS))
+        time.sleep(self.random.uniform(*self.killed_after))
         self.store.kill()
         stop.set()
         for thread in threads:
@@ -244,12 +251,14 @@ def main():
     parser.add_argument("--program", required=True)
     parser.add_argument("--directory", required=True)
     parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--count")
     options = parser.parse_args()
 
     print(f"seed {options.seed}, {options.rounds} rounds", flush=True)
-    rounds = Rounds(Store(options.program, options.directory), options.seed)
+    rounds = Rounds(Store(options.program, options.directory), options.seed,
+                    options.large)
     done = 0
     try:
         while done < options.rounds and not rounds.wrong and rounds.run():

@@ -3,7 +3,7 @@
 # Kills the durable store with SIGKILL at any moment while it is written to,
 # again and again, and looks whether every acknowledged write is there.
 #
-#     scripts/crash.sh                 a hundred rounds, about a minute
+#     scripts/crash.sh                 a hundred rounds, some minutes
 #     scripts/crash.sh --short         ten
 #     ROUNDS=1000 scripts/crash.sh     as many as it says
 #
@@ -22,4 +22,5 @@ need python3 'kills' || summary
 
 find_program
 counted crash.py --program "$BIN" --directory "$WORK/store" --rounds "$rounds"
+counted crash.py --program "$BIN" --directory "$WORK/large" --rounds $((rounds / 4 + 1)) --large
 summary

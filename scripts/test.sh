@@ -46,6 +46,7 @@ run memory hostile --short
 run memory soak
 run durable proxy --short
 run durable crash --short
+run durable damage --short
 run memory bench --short
 
 printf '\n=== all\n\n%s' "$verdicts"

@@ -27,6 +27,7 @@ const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
 fn main() -> ExitCode {
     system::survive_file_limit();
     system::save_address_space();
+    system::keep_files_private();
     let options = match Options::read(std::env::args_os()) {
         Ok(options) => options,
         Err(Instead::Print(text)) => {

@@ -1,6 +1,6 @@
 //! What the process asks of the system about its signals.
 
-#![allow(unsafe_code, reason = "signals have no safe form")]
+#![allow(unsafe_code, reason = "signals and the umask have no safe form")]
 
 /// Keeps the C library's own allocator, which hardly anything uses, from
 /// setting 64 MiB of address space apart for each of the first threads.
@@ -85,4 +85,14 @@ fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
         }
     }
     set
+}
+
+/// Has every file that the process makes be for its owner alone: a library
+/// makes most of them, and leaves their modes to the umask.
+pub(crate) fn keep_files_private() {
+    #[cfg(unix)]
+    // SAFETY: it cannot fail, and no other thread makes files yet.
+    unsafe {
+        libc::umask(0o077);
+    }
 }

@@ -7,8 +7,9 @@
 mod support;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 use support::history::{bytes_of, number_of};
 use support::http::{Connection, Response, put_head, wait_until};
 use support::linearizability::{Call, Operation, check, check_each_key};
-use support::place::{Place, acknowledged, ends_well, holds, says};
-use support::process::Process;
+use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
+use support::process::{Process, command};
 use support::random::Random;
 use support::wrappers::{there_is, under_strace};
 
@@ -399,4 +400,167 @@ fn what_is_committed_after_the_timeout_is_answered_all_the_same() {
         assert_eq!(connection.response().status(), 200);
     }
     process.end();
+}
+
+/// What changes a directory, or makes what was changed last.
+const CHANGES: &str = "mkdir,rename,unlink,unlinkat,ftruncate,fchmod,chmod,fsync,fdatasync";
+
+/// Any of several journals may hold what no table has.
+#[test]
+fn a_journal_that_is_missing_among_others_is_noticed() {
+    const BYTES: usize = 1 << 20;
+    let value = |index: usize| vec![b'a' + u8::try_from(index % 26).expect("a letter"); BYTES];
+    let place = Place::new();
+    let process = place.start();
+    let mut connection = process.connect();
+    let journals = |place: &Place| {
+        let names = std::fs::read_dir(place.path().join("data")).expect("a folder");
+        let paths = names.map(|entry| entry.expect("a readable folder").path());
+        paths.filter(|path| path.extension().is_some_and(|it| it == "jnl")).collect::<Vec<_>>()
+    };
+    let (mut stored, mut since) = (0, 0);
+    // A new one is listed soon, and not at once.
+    while since < 4 {
+        acknowledged(&mut connection, &stored.to_string(), &value(stored));
+        stored += 1;
+        since = if journals(&place).len() > 1 { since + 1 } else { 0 };
+        assert!(stored < 1000, "there is one journal all the time");
+    }
+    process.signal("KILL");
+    process.end();
+    for journal in journals(&place) {
+        let copy = copy_of(Some(&place));
+        let journal = copy.path().join(journal.strip_prefix(place.path()).expect("it is in it"));
+        std::fs::remove_file(&journal).expect("it is there");
+        let arguments = copy.arguments();
+        match Process::try_run(command(
+            &[&["--port", "0"], &arguments.each_ref().map(String::as_str)[..]].concat(),
+        )) {
+            Err(log) => assert!(log.contains(&journal.display().to_string()), "{log}"),
+            Ok(process) => {
+                let mut connection = process.connect();
+                for index in 0..stored {
+                    holds(&mut connection, &index.to_string(), &value(index));
+                }
+            }
+        }
+    }
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..stored {
+        holds(&mut connection, &index.to_string(), &value(index));
+    }
+}
+
+/// A kill cuts a directory short at each of its states: as it is made and as it
+/// is opened. None of them is taken for damage.
+#[test]
+fn killed_at_any_change_of_a_start_it_is_started_again() {
+    if !there_is("strace") {
+        return;
+    }
+    let whole = Place::with_a_store();
+    thread::scope(|scope| {
+        for whole in [None, Some(&whole)] {
+            scope.spawn(move || {
+                for n in 1.. {
+                    let place = copy_of(whole);
+                    let (trace, inject) = killing_at(n);
+                    let options = ["-o", "/dev/null", "-e", &trace, "-e", &inject];
+                    let arguments = place.arguments();
+                    let arguments = arguments.each_ref().map(String::as_str);
+                    let started = Process::try_run(under_strace(&options, &arguments));
+                    let has_started = started.is_ok();
+                    drop(started.map(|process| (process.signal("KILL"), process.end())));
+                    is_started_again(&place, whole.is_some(), false);
+                    if has_started {
+                        assert!(n > 10, "only {n} changes");
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The same while it is written to, cleared and closed.
+#[test]
+fn killed_at_any_change_of_a_clear_it_is_started_again() {
+    if !there_is("strace") {
+        return;
+    }
+    let whole = Place::with_a_store();
+    for n in 1.. {
+        let place = copy_of(Some(&whole));
+        let process = place.start();
+        let (trace, inject) = killing_at(n);
+        let pid = process.id().to_string();
+        let mut strace = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace runs");
+        let says = BufReader::new(strace.stderr.take().expect("it is piped")).lines().next();
+        let says = says.expect("it says something").expect("it is text");
+        assert!(says.contains("attached"), "{says}");
+        let done = used_until_it_dies(process);
+        strace.wait().expect("it ends with what it follows");
+        // What was not acknowledged may have happened as well.
+        is_started_again(&place, done < 2, done > 2);
+        if done > 3 {
+            assert!(n > 10, "only {n} changes");
+            break;
+        }
+    }
+}
+
+fn copy_of(whole: Option<&Place>) -> Place {
+    let place = Place::new();
+    if let Some(whole) = whole {
+        copy_all(&whole.path(), &place.path());
+    }
+    place
+}
+
+/// How strace is told what to look at, and to kill at the `n`th such call of any
+/// thread.
+fn killing_at(n: usize) -> (String, String) {
+    (format!("trace={CHANGES}"), format!("inject={CHANGES}:signal=KILL:when={n}"))
+}
+
+/// The program opens what is there, and has what it may have.
+#[track_caller]
+fn is_started_again(place: &Place, may_have_kept: bool, has_after: bool) {
+    let process = place.start();
+    let mut connection = process.connect();
+    if !may_have_kept {
+        says(&connection.get("/kv/kept"), 404, "key not found\n");
+    }
+    if has_after {
+        holds(&mut connection, "after", b"x");
+    }
+    acknowledged(&mut connection, "new", b"x");
+    ends_well(process);
+}
+
+/// Writes, clears and writes again, and stops it; how many of these it has
+/// done.
+fn used_until_it_dies(process: Process) -> usize {
+    let mut done = 0;
+    if let Ok(mut connection) = Connection::try_open(process.addr()) {
+        for (method, target) in [("PUT", "/kv/before"), ("DELETE", "/clear"), ("PUT", "/kv/after")]
+        {
+            let body = if method == "PUT" { "x" } else { "" };
+            let head = put_head(target, body.len()).replacen("PUT", method, 1);
+            let sent = connection.try_send([&head, body].concat());
+            let answer = sent.and_then(|()| connection.try_response_to(method));
+            if !answer.is_ok_and(|answer| answer.status() == 200) {
+                break;
+            }
+            done += 1;
+        }
+    }
+    process.signal("TERM");
+    let has_ended_well = process.end().0 == Some(0);
+    if done == 3 && has_ended_well { 4 } else { done }
 }

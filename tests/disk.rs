@@ -251,6 +251,28 @@ fn what_the_journal_holds_is_synced_before_it_is_seen() {
     holds(&mut process.connect(), "kept", b"kept");
 }
 
+/// A file that was synced is lost with its name, and that is the folder's.
+#[test]
+fn the_folders_of_new_files_are_synced() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let trace = place.directory.path().join("trace");
+    let options = ["-y", "-o", &trace.display().to_string(), "-e", &format!("trace={SYNCS}")];
+    let process = place.start_under_strace(&options);
+    settled(&process, &trace);
+    let folders = ["keyspaces/1/blobs>", "keyspaces/1/tables>", "keyspaces/1>"];
+    let before = folders.map(|folder| count(&trace, folder));
+    let mut connection = process.connect();
+    for index in 0..17 {
+        acknowledged(&mut connection, &index.to_string(), &vec![b'x'; 1 << 20]);
+    }
+    for (folder, before) in folders.into_iter().zip(before) {
+        wait_until(&format!("{folder} is synced"), || count(&trace, folder) > before);
+    }
+}
+
 /// What a failing disk does to the third write of the committer, and to the
 /// journal alone, so that the store itself opens.
 fn third_write_fails(fault: &str, only_on_the_journal: bool, first: (u16, &str), outage: &str) {
@@ -277,7 +299,7 @@ fn third_write_fails(fault: &str, only_on_the_journal: bool, first: (u16, &str),
     says(&connection.call("DELETE", "/kv/one"), 503, &refusal);
     says(&connection.call("DELETE", "/clear"), 503, &refusal);
     says(&connection.get("/healthz"), 503, &refusal);
-    assert!(process.log().contains("ERROR"), "{}", process.log());
+    process.wait_for_log("ERROR");
     for _ in 0..2 {
         holds(&mut connection, "one", b"1");
         holds(&mut connection, "kept", b"changed");

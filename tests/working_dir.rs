@@ -7,12 +7,13 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use support::http::{Connection, wait_until};
-use support::place::{Place, acknowledged, ends_well, holds, says};
+use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
 use support::process::{Process, addr_in, command, output, signal};
+use support::wrappers::{is_root, under};
 
 /// Runs the program on a directory that it refuses; gives its one line.
 #[track_caller]
@@ -35,6 +36,11 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }
 
+/// Every file and folder below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    listing(folder).into_iter().map(|(name, _)| name.into()).collect()
+}
+
 /// Every file and folder below a folder, by name and length.
 fn listing(folder: &Path) -> Vec<(String, u64)> {
     let mut listing = Vec::new();
@@ -48,19 +54,6 @@ fn listing(folder: &Path) -> Vec<(String, u64)> {
     }
     listing.sort();
     listing
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("a readable folder");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy_all(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("a copy");
-        }
-    }
 }
 
 #[test]
@@ -269,11 +262,10 @@ fn a_directory_with_other_things_is_taken_and_they_are_left_alone() {
 #[test]
 fn what_bears_a_name_of_the_stores_own_is_refused_and_left_as_it_is() {
     type Make = fn(&Path);
-    let table: [(&str, Make); 12] = [
+    let table: [(&str, Make); 11] = [
         ("data", |path| fs::create_dir(path).expect("a directory")),
         ("data", |path| fs::write(path, "somebody's").expect("a file")),
         ("data.new", |path| fs::create_dir(path).expect("a directory")),
-        ("format", |path| symlink("nowhere", path).expect("a link")),
         ("lock", |path| fs::write(path, "4711").expect("a file")),
         ("lock", |path| fs::create_dir(path).expect("a directory")),
         ("lock", |path| symlink("nowhere", path).expect("a link")),
@@ -293,12 +285,19 @@ fn what_bears_a_name_of_the_stores_own_is_refused_and_left_as_it_is() {
         assert!(line.contains(&format!("has a {name:?} of something else")), "{line}");
         assert_eq!(listing(&place.path()), before);
     }
-    let place = Place::new();
-    fs::create_dir(place.path()).expect("a directory");
-    fs::write(place.path().join("format"), "A4 paper").expect("a file");
-    let before = listing(&place.path());
-    assert!(refused(&place.path()).contains("not understood"));
-    assert_eq!(listing(&place.path()), before);
+    let formats: [(&str, fn(&Path)); 2] = [
+        ("not understood", |path| fs::write(path, "A4 paper").expect("a file")),
+        ("is a link", |path| symlink("nowhere", path).expect("a link")),
+    ];
+    for (why, make) in formats {
+        let place = Place::new();
+        fs::create_dir(place.path()).expect("a directory");
+        make(&place.path().join("format"));
+        let before = listing(&place.path());
+        let line = refused(&place.path());
+        assert!(line.contains(why), "{line}");
+        assert_eq!(listing(&place.path()), before);
+    }
 }
 
 #[test]
@@ -307,7 +306,7 @@ fn a_store_of_a_later_version_is_refused_and_left_as_it_is() {
     let format = place.path().join("format");
     let ours = fs::read(&format).expect("a store says its version");
     let table = [
-        ("little-key-value 3\n", "a later version of this program wrote it (format 3)"),
+        ("little-key-value 4\n", "a later version of this program wrote it (format 4)"),
         ("little-key-value 18446744073709551615", "format 18446744073709551615"),
         ("little-key-value 0\n", "not understood"),
         ("little-key-value\n", "not understood"),
@@ -332,7 +331,7 @@ fn a_store_of_a_later_version_is_refused_and_left_as_it_is() {
 fn a_half_made_directory_is_finished() {
     type Step = fn(&Path);
     let whole = Place::with_a_store();
-    let steps: [(&str, Step); 9] = [
+    let steps: [(&str, Step); 11] = [
         ("an empty directory", |_| {}),
         ("a lock", |path| fs::write(path.join("lock"), "").expect("a file")),
         ("an empty format", |path| fs::write(path.join("format.new"), "").expect("a file")),
@@ -341,17 +340,22 @@ fn a_half_made_directory_is_finished() {
             fs::write(path.join("format.new"), "little-key-value 1").expect("a file");
         }),
         ("a format", |path| {
-            fs::remove_file(path.join("format.new")).expect("it is there");
-            fs::write(path.join("format"), "little-key-value 1\n").expect("a file");
+            fs::write(path.join("format.new"), "little-key-value 3\n").expect("a file");
         }),
         ("no data yet", |path| fs::create_dir(path.join("data.new")).expect("a folder")),
         ("half the data", |path| {
             fs::create_dir(path.join("data.new/keyspaces")).expect("a folder");
             fs::write(path.join("data.new/0.jnl"), [1, 2, 3]).expect("a file");
         }),
+        ("as an earlier program did", |path| {
+            fs::remove_file(path.join("format.new")).expect("it is there");
+            fs::write(path.join("format"), "little-key-value 2\n").expect("a file");
+        }),
         ("all but the name of the data", |path| {
             fs::remove_dir_all(path.join("data.new")).expect("it is there");
+            fs::rename(path.join("format"), path.join("format.new")).expect("it is there");
         }),
+        ("all but the name of the format", |_| {}),
     ];
     let half_made = Place::new();
     fs::create_dir(half_made.path()).expect("a directory");
@@ -359,16 +363,25 @@ fn a_half_made_directory_is_finished() {
         step(&half_made.path());
         let place = Place::new();
         copy_all(&half_made.path(), &place.path());
+        let has_data = what == "all but the name of the format";
         if what.starts_with("all but") {
-            copy_all(&whole.path().join("data"), &place.path().join("data.new"));
+            let data = if has_data { "data" } else { "data.new" };
+            copy_all(&whole.path().join("data"), &place.path().join(data));
         }
         let process = place.start();
         let mut connection = process.connect();
-        says(&connection.get("/kv/kept"), 404, "key not found\n");
+        if has_data {
+            holds(&mut connection, "kept", b"kept");
+        } else {
+            says(&connection.get("/kv/kept"), 404, "key not found\n");
+        }
         acknowledged(&mut connection, "key", b"x");
         ends_well(process);
         holds(&mut place.start().connect(), "key", b"x");
         assert!(!place.path().join("data.new").exists(), "{what}");
+        assert!(!place.path().join("format.new").exists(), "{what}");
+        let format = fs::read_to_string(place.path().join("format"));
+        assert_eq!(format.expect("it can be read"), "little-key-value 3\n", "{what}");
     }
 }
 
@@ -392,6 +405,247 @@ fn a_start_that_is_killed_is_started_again() {
         }
     }
     ends_well(place.start());
+}
+
+/// A store with files of all kinds, which is closed.
+fn with_all_kinds_of_files() -> Place {
+    let place = Place::with_a_store();
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..20 {
+        acknowledged(&mut connection, &format!("small/{index}"), b"value");
+        acknowledged(&mut connection, &format!("large/{index}?ttl=1d"), &[b'x'; 5000]);
+    }
+    let has = |folder: &str| {
+        let is_in = |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with(folder));
+        files(&place.path().join("data/keyspaces/2")).iter().any(is_in)
+    };
+    // A store that is left alone puts what it has into files.
+    wait_until("there are files", || has("tables") && has("blobs"));
+    ends_well(process);
+    place
+}
+
+#[test]
+fn what_is_in_it_is_for_its_owner_alone_whatever_the_umask() {
+    let place = Place::new();
+    fs::create_dir(place.path()).expect("a directory");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    for umask in ["000", "022", "077"] {
+        let [flag, path] = place.arguments();
+        let shell = ["sh", "-c", &format!("umask {umask}; exec \"$0\" \"$@\"")];
+        let process = Process::run(under(&shell, None, &[&flag, &path]));
+        let mut connection = process.connect();
+        acknowledged(&mut connection, umask, b"value");
+        assert_eq!(connection.call("DELETE", "/clear").status(), 200);
+        acknowledged(&mut connection, umask, b"value");
+        for index in 0..17 {
+            acknowledged(&mut connection, &index.to_string(), &vec![b'x'; 1 << 20]);
+        }
+        wait_until("there are tables", || {
+            let is_table = |path: &PathBuf| path.parent().is_some_and(|it| it.ends_with("tables"));
+            files(&place.path()).iter().filter(|path| is_table(path)).count() > 3
+        });
+        ends_well(process);
+        for path in files(&place.path()) {
+            let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(mode(&path), wanted, "umask {umask}: {}", path.display());
+        }
+    }
+    assert_eq!(mode(&place.path()), 0o755);
+}
+
+#[test]
+fn what_others_may_do_with_it_is_taken_away() {
+    let place = with_all_kinds_of_files();
+    for path in files(&place.path()) {
+        let open = if path.is_dir() { 0o755 } else { 0o666 };
+        fs::set_permissions(path, fs::Permissions::from_mode(open)).expect("it is ours");
+    }
+    ends_well(place.start());
+    for path in files(&place.path()) {
+        let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(&path), wanted, "{}", path.display());
+    }
+}
+
+#[test]
+fn links_are_refused_and_not_followed() {
+    let place = with_all_kinds_of_files();
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let linked = |path: &Path| {
+        let target = elsewhere.path().join("target");
+        if path.exists() {
+            fs::rename(path, &target).expect("it is ours");
+        } else {
+            fs::write(&target, "somebody's").expect("a file");
+        }
+        symlink(&target, path).expect("a link");
+        target
+    };
+    for path in files(&place.path()) {
+        let target = linked(&path);
+        let before = (listing(&place.path()), fs::read(&target).ok());
+        let line = refused(&place.path());
+        assert!(line.contains(&format!("{} is a link", path.display())), "{line}");
+        assert_eq!((listing(&place.path()), fs::read(&target).ok()), before);
+        fs::remove_file(&path).expect("it is a link");
+        fs::rename(target, path).expect("it is ours");
+    }
+    let planted = ["format.new", "data.new", "data/inventory.new", "data/1.jnl"];
+    let in_a_keyspace =
+        ["v4711", "tables/4711", "blobs/4711"].map(|it| format!("data/keyspaces/2/{it}"));
+    for name in planted.into_iter().chain(in_a_keyspace.each_ref().map(String::as_str)) {
+        let path = place.path().join(name);
+        let target = linked(&path);
+        let line = refused(&place.path());
+        assert!(line.contains("is a link"), "{line}");
+        assert_eq!(fs::read_to_string(&target).expect("it is there"), "somebody's");
+        fs::remove_file(path).expect("it is a link");
+    }
+    // A link to the directory is where its owner wants it to be.
+    let link = place.directory.path().join("link");
+    symlink(place.path(), &link).expect("a link");
+    let link = link.to_str().expect("a plain name");
+    holds(&mut Process::start(&["--working-dir", link]).connect(), "kept", b"kept");
+}
+
+#[test]
+fn what_belongs_to_another_user_is_refused() {
+    const OTHER: u32 = 12_345;
+    if !is_root() {
+        return;
+    }
+    let place = with_all_kinds_of_files();
+    let mut all = files(&place.path());
+    all.push(place.path());
+    for path in all {
+        chown(&path, Some(OTHER), None).expect("root may");
+        let before = listing(&place.path());
+        let line = refused(&place.path());
+        let complaint = format!("{} belongs to another user (user {OTHER}, ", path.display());
+        assert!(line.contains(&complaint), "{line}");
+        assert_eq!(listing(&place.path()), before);
+        chown(&path, Some(0), None).expect("root may");
+    }
+    holds(&mut place.start().connect(), "kept", b"kept");
+}
+
+const LOST: &str = "storage takes no writes: its directory was moved or removed\n";
+
+/// The process that had the directory takes no writes any more, says so once and
+/// ends with 1.
+#[track_caller]
+fn has_lost_it(process: Process) {
+    let mut connection = process.connect();
+    wait_until("it is noticed", || connection.get("/healthz").status() == 503);
+    says(&connection.get("/healthz"), 503, LOST);
+    for key in ["kept", "new"] {
+        says(&connection.put(&format!("/kv/{key}"), b"x"), 503, LOST);
+    }
+    says(&connection.call("DELETE", "/kv/kept"), 503, LOST);
+    says(&connection.call("DELETE", "/clear"), 503, LOST);
+    holds(&mut connection, "kept", b"kept");
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!((code, log.matches("was moved or removed, so").count()), (Some(1), 1), "{log}");
+}
+
+#[test]
+fn a_directory_that_was_moved_or_removed_is_not_written_to_any_more() {
+    type Loss = fn(&Path, &Path);
+    let losses: [(&str, Loss); 5] = [
+        ("moved", |path, aside| fs::rename(path, aside).expect("it is ours")),
+        ("removed", |path, _| fs::remove_dir_all(path).expect("it is ours")),
+        ("data moved", |path, aside| fs::rename(path.join("data"), aside).expect("it is ours")),
+        ("data removed", |path, _| fs::remove_dir_all(path.join("data")).expect("it is ours")),
+        ("lock removed", |path, _| fs::remove_file(path.join("lock")).expect("it is ours")),
+    ];
+    for (what, lose) in losses {
+        println!("{what}");
+        let place = Place::with_a_store();
+        let process = place.start();
+        let mut connection = process.connect();
+        acknowledged(&mut connection, "acknowledged", b"x");
+        lose(&place.path(), &place.directory.path().join("aside"));
+        // At once, without a moment in which it is noticed. Without its lock it
+        // does no harm before another one comes.
+        if what != "lock removed" {
+            says(&connection.put("/kv/new", b"x"), 503, LOST);
+        }
+        has_lost_it(process);
+    }
+    // Nobody writes.
+    let place = Place::with_a_store();
+    let process = place.start();
+    fs::rename(place.path(), place.directory.path().join("aside")).expect("it is ours");
+    has_lost_it(process);
+}
+
+/// Both write so much that it goes to files, which are opened by their names.
+#[test]
+fn a_store_that_is_begun_in_its_place_is_left_alone() {
+    const VALUES: usize = 40;
+    let value = |store: u8, index: usize| vec![b'a' + store; (1 << 20) + index];
+    for is_removed in [false, true] {
+        let place = Place::with_a_store();
+        let aside = place.directory.path().join("aside");
+        let first = place.start();
+        let mut to_first = first.connect();
+        // The last of them are not in files yet, or just on the way there.
+        for index in 0..VALUES {
+            acknowledged(&mut to_first, &index.to_string(), &value(0, index));
+        }
+        fs::rename(place.path(), &aside).expect("it is ours");
+        if is_removed {
+            fs::remove_dir_all(&aside).expect("it is ours");
+        }
+        let second = place.start();
+        let mut to_second = second.connect();
+        for index in 0..VALUES {
+            acknowledged(&mut to_second, &index.to_string(), &value(1, index));
+            says(&to_first.put(&format!("/kv/{index}"), b"x"), 503, LOST);
+        }
+        first.signal("TERM");
+        assert_eq!(first.end().0, Some(1));
+        for _ in 0..2 {
+            for index in 0..VALUES {
+                holds(&mut to_second, &index.to_string(), &value(1, index));
+            }
+            says(&to_second.get("/kv/kept"), 404, "key not found\n");
+        }
+        ends_well(second);
+        let second = place.start();
+        for index in 0..VALUES {
+            holds(&mut second.connect(), &index.to_string(), &value(1, index));
+        }
+        if !is_removed {
+            let aside = aside.to_str().expect("a plain name");
+            let first = Process::start(&["--working-dir", aside]);
+            // The write that found it moved was not acknowledged, and may be there.
+            for index in 1..VALUES {
+                holds(&mut first.connect(), &index.to_string(), &value(0, index));
+            }
+        }
+    }
+}
+
+#[test]
+fn data_that_is_missing_as_a_whole_is_never_taken_for_an_empty_store() {
+    for name in ["data", "data/0.jnl", "data/keyspaces", "data/inventory", "data/version"] {
+        let place = Place::with_a_store();
+        let (path, aside) = (place.path().join(name), place.directory.path().join("aside"));
+        fs::rename(&path, &aside).expect("it is ours");
+        let before = listing(&place.path());
+        for _ in 0..2 {
+            let line = refused(&place.path());
+            let complaint = format!("a part of it is missing: {}", path.display());
+            assert!(line.contains(&complaint), "{line}");
+            assert_eq!(listing(&place.path()), before);
+        }
+        fs::rename(&aside, &path).expect("it is ours");
+        holds(&mut place.start().connect(), "kept", b"kept");
+    }
 }
 
 #[test]

@@ -355,6 +355,7 @@ fn failed(err: &storage::Error) -> Reply {
         storage::Error::Full => Refusal::StorageFull.into(),
         storage::Error::Unavailable(Outage::DiskFull) => Refusal::DiskFull.into(),
         storage::Error::Unavailable(Outage::DiskFailed) => Refusal::DiskFailed.into(),
+        storage::Error::Unavailable(Outage::DirectoryLost) => Refusal::DirectoryLost.into(),
         storage::Error::Unavailable(Outage::Closed) => Refusal::StorageClosed.into(),
         storage::Error::Internal(_) => Refusal::ValueUnreadable.into(),
     }

@@ -71,6 +71,8 @@ pub enum Refusal {
     DiskFull,
     /// An earlier write, or this one, has failed.
     DiskFailed,
+    /// The store's directory is not where it was.
+    DirectoryLost,
     /// The storage was closed.
     StorageClosed,
     /// The disk does not give back what was stored.
@@ -115,6 +117,9 @@ impl Refusal {
             Self::StorageFull => (507, "storage is full"),
             Self::DiskFull => (503, "storage takes no writes: the disk is full"),
             Self::DiskFailed => (503, "storage takes no writes: the disk has failed"),
+            Self::DirectoryLost => {
+                (503, "storage takes no writes: its directory was moved or removed")
+            }
             Self::StorageClosed => (503, "storage takes no writes: it is closed"),
             Self::ValueUnreadable => (500, "the value cannot be read from the disk"),
         }

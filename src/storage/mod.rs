@@ -72,6 +72,9 @@ pub enum Outage {
     /// A write to the disk has failed. What it holds is not certain before the
     /// next start, so nothing more is written until then.
     DiskFailed,
+    /// The directory of the store is not where it was, or another is there.
+    /// Nothing more is written until the next start.
+    DirectoryLost,
     /// The engine was closed.
     Closed,
 }
@@ -103,6 +106,7 @@ impl fmt::Display for Outage {
         formatter.write_str(match self {
             Self::DiskFull => "the disk is full",
             Self::DiskFailed => "the disk has failed",
+            Self::DirectoryLost => "its directory was moved or removed",
             Self::Closed => "it is closed",
         })
     }

@@ -33,11 +33,16 @@ pub struct Response {
 impl Connection {
     /// Connects.
     pub fn open(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("the server accepts");
+        Self::try_open(addr).expect("the server accepts")
+    }
+
+    /// Connects to a server that may have ended.
+    pub fn try_open(addr: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
         stream.set_nodelay(true).expect("a socket takes no delay");
-        Self { stream, unread: Vec::new() }
+        Ok(Self { stream, unread: Vec::new() })
     }
 
     /// The same connection with another wait for what it reads.

@@ -3,7 +3,8 @@
 use super::http::{Connection, Response};
 use super::process::Process;
 use super::wrappers::under_strace;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// A directory for a store, and the program on it.
@@ -57,6 +58,20 @@ impl Place {
     /// Starts it with faults and no trace.
     pub fn start_with(&self, faults: &[&str]) -> Process {
         self.start_under_strace(&[&["-o", "/dev/null"], faults].concat())
+    }
+}
+
+/// Copies a folder and all that is in it.
+pub fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("a readable folder");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
     }
 }
 

@@ -110,22 +110,36 @@ impl Process {
         process
     }
 
-    /// The same, but for the log, which nobody reads.
-    pub fn run_unread(mut command: Command) -> (Self, ChildStderr) {
+    /// Starts it and waits until it listens or ends; gives its log then.
+    pub fn try_run(command: Command) -> Result<Self, String> {
+        let (mut process, stderr) = Self::try_run_unread(command)?;
+        process.read(stderr);
+        Ok(process)
+    }
+
+    /// Starts it and waits until it listens; nobody reads its log.
+    pub fn run_unread(command: Command) -> (Self, ChildStderr) {
+        let started = Self::try_run_unread(command);
+        started.unwrap_or_else(|log| panic!("no second line; its log: {log}"))
+    }
+
+    fn try_run_unread(mut command: Command) -> Result<(Self, ChildStderr), String> {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program runs");
         let lines = lines_of(child.stdout.take().expect("it is piped"));
         let mut stderr = child.stderr.take().expect("it is piped");
-        let greeting = [(); 2].map(|()| {
-            lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-                child.kill().expect("a child can be killed");
-                let mut log = String::new();
-                stderr.read_to_string(&mut log).expect("it writes text");
-                panic!("no second line; its log: {log}")
-            })
-        });
-        let addr = addr_in(&greeting[1]);
-        (Self { child, lines, log: Arc::default(), log_reader: None, greeting, addr }, stderr)
+        let greeting = [(); 2].map(|()| lines.recv_timeout(PATIENCE).ok());
+        let [Some(first), Some(second)] = greeting else {
+            child.kill().expect("a child can be killed");
+            child.wait().expect("a child can be waited for");
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).expect("it writes text");
+            return Err(log);
+        };
+        let addr = addr_in(&second);
+        let greeting = [first, second];
+        let log = Arc::default();
+        Ok((Self { child, lines, log, log_reader: None, greeting, addr }, stderr))
     }
 
     /// Reads its log from now on.

@@ -13,6 +13,7 @@
 use super::batch::{self, Action, Batch, Decided, Record};
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Generation, Keyspaces};
+use super::inventory;
 use super::patience::{Ending, Patience, Round};
 use super::pins::Pins;
 use super::room::Room;
@@ -20,7 +21,7 @@ use super::runway::Runway;
 use super::status::Status;
 use super::tidying::{self, Occasion, Tidying};
 use crate::schedule;
-use crate::storage::{Done, Error, Key, Outage, Time, Updated};
+use crate::storage::{Done, Error, KEY_BYTES_MAX, Key, Outage, Time, Updated};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
@@ -79,6 +80,7 @@ pub(super) struct Committer {
     /// Set once a write to the disk has failed.
     failed: Option<Outage>,
     room: Room,
+    inventory: inventory::Keeper,
     runway: Runway,
     queue: Receiver<Message>,
     sweep: Sweep,
@@ -102,10 +104,11 @@ impl Committer {
         current: Arc<RwLock<Arc<Keyspaces>>>,
         pins: Arc<Pins>,
         status: Arc<Status>,
-        room: Room,
+        inventory: inventory::Keeper,
         queue: Receiver<Message>,
     ) -> Self {
         let sweep = Sweep::new(Some(generation.keys()));
+        let room = Room::new(inventory.data().path().to_owned());
         let runway = Runway::begin(room.folder());
         Self {
             database,
@@ -115,6 +118,7 @@ impl Committer {
             status,
             failed: None,
             room,
+            inventory,
             runway,
             queue,
             sweep,
@@ -410,8 +414,25 @@ impl Committer {
         }
         self.sweep.note_clocks(&mut batch, self.generation.keys());
         self.runway.prepare(self.room.folder(), batch.len(), bytes);
+        self.inventory.note(&self.generation, bytes);
+        if !self.inventory.data().goes_along() {
+            self.check_place()?;
+        }
         batch.commit()?;
+        // Nobody is told of what was written to a directory that was removed.
+        self.check_folder()?;
         self.has_written()
+    }
+
+    /// Fails if the directory is not where it was, or another is there.
+    fn check_place(&self) -> fjall::Result<()> {
+        if self.inventory.data().is_in_place() { Ok(()) } else { Err(lost()) }
+    }
+
+    /// The same in half the time, without a look at the lock, which matters to
+    /// those alone who come later.
+    fn check_folder(&self) -> fjall::Result<()> {
+        if self.inventory.data().is_where_it_was() { Ok(()) } else { Err(lost()) }
     }
 
     /// Notes what was changed of what expires, and has what is in memory be
@@ -419,6 +440,7 @@ impl Committer {
     fn has_written(&mut self) -> fjall::Result<()> {
         let Changes { changes, deletions } = self.sweep.take_large();
         self.tidying.expiring.note(changes, deletions);
+        self.generation.sync_blobs()?;
         if !self.generation.is_full() {
             return Ok(());
         }
@@ -431,7 +453,10 @@ impl Committer {
     }
 
     fn clear(&mut self) -> fjall::Result<()> {
+        self.check_place()?;
         let next = self.generation.next(&self.database, self.room.folder())?;
+        self.inventory.begin(&next)?;
+        self.check_place()?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::clone(next.keyspaces());
         drop(current);
@@ -468,7 +493,9 @@ impl Committer {
     /// Removes some of what has expired at a moment. Says how many keys that were.
     fn sweep(&mut self, until: Time) -> fjall::Result<usize> {
         self.wait_while_crowded()?;
+        self.check_place()?;
         let removed = self.sweep.step(&self.database, &self.generation, until)?;
+        self.inventory.note(&self.generation, removed * KEY_BYTES_MAX);
         self.tidying.keys.note(removed, removed);
         self.has_written()?;
         Ok(removed)
@@ -514,9 +541,12 @@ impl Committer {
 
     /// Looks whether the disk is well while nobody writes.
     fn look(&mut self) {
-        if self.guarded(|committer| committer.database.persist(PersistMode::Buffer)).is_ok()
-            && self.status.outage().is_some()
-        {
+        let look = |committer: &mut Self| {
+            committer.check_place()?;
+            committer.generation.sync_blobs()?;
+            committer.database.persist(PersistMode::Buffer)
+        };
+        if self.guarded(look).is_ok() && self.status.outage().is_some() {
             self.note_room(self.spare_bytes() > 0);
         }
         if self.sweep.has_clock_step() {
@@ -610,11 +640,22 @@ impl Committer {
     /// Takes no more writes before the next start.
     fn fail(&mut self, err: &fjall::Error) -> Error {
         let is_full = is_full(err) || self.spare_bytes() == 0;
-        let outage = if is_full { Outage::DiskFull } else { Outage::DiskFailed };
-        log::error!("writing has failed, so nothing more is written before the next start: {err}");
+        let outage = match (self.inventory.data().is_in_place(), is_full) {
+            (false, _) => Outage::DirectoryLost,
+            (true, true) => Outage::DiskFull,
+            (true, false) => Outage::DiskFailed,
+        };
+        if outage == Outage::DirectoryLost {
+            let path = self.inventory.data().name().display();
+            log::error!("{path} was moved or removed, so nothing more is written");
+        } else {
+            log::error!(
+                "writing has failed, so nothing more is written before the next start: {err}"
+            );
+        }
         self.failed = Some(outage);
         self.status.set(Some(outage));
-        if is_full { Error::Full } else { Error::Unavailable(outage) }
+        if outage == Outage::DiskFull { Error::Full } else { Error::Unavailable(outage) }
     }
 
     fn close(mut self) -> Result<(), Error> {
@@ -624,7 +665,11 @@ impl Committer {
         self.remover.take().map(JoinHandle::join);
         let closed = self.guarded(|committer| {
             committer.note_clocks()?;
-            committer.database.persist(PersistMode::SyncData)
+            committer.check_place()?;
+            committer.generation.sync_blobs()?;
+            committer.database.persist(PersistMode::SyncData)?;
+            committer.inventory.end();
+            Ok(())
         });
         self.status.set(Some(Outage::Closed));
         closed
@@ -638,6 +683,11 @@ fn tell(waiting: impl IntoIterator<Item = (Done, Updated)>, outcome: &Result<(),
         let outcome = outcome.clone().map(|()| updated);
         panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
     }
+}
+
+/// Why nothing can be written to a directory that is not there.
+fn lost() -> fjall::Error {
+    io::Error::from(io::ErrorKind::NotFound).into()
 }
 
 /// Whether the disk, or this process's share of it, is full.

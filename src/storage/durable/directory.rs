@@ -2,21 +2,33 @@
 //!
 //! ```text
 //! DIR/lock      held by the process that has the store open
-//! DIR/format    "little-key-value 2": what wrote the rest, and how
-//! DIR/data/     the database
+//! DIR/format    "little-key-value 3": what wrote the rest, and how
+//! DIR/data/     the database, and its inventory
 //! ```
 //!
-//! Each step of making one is complete, and synced, before the next begins,
-//! so a directory that was left half made is finished by the next start.
+//! A new one is made in this order: `format.new`, `data.new`, then `data` of
+//! the one and `format` of the other. Each step is complete, and synced, before
+//! the next begins, so a directory that was left half made is finished by the
+//! next start; one that has a format and no data has lost it.
+//!
+//! Whatever is in it is of this user and no link, so nobody else says what is
+//! read or written. Where the system can tell, files are named from descriptors
+//! that are held, so that even a directory that was moved is the one that is
+//! written to, and never another in its place.
 
+use super::held::{self, Held, Identity};
 use super::open_error::OpenError;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The version of the format that is written, and the highest that is read. The
-/// first one had all records with their keys; nothing of it has to be changed.
-const FORMAT_VERSION: u64 = 2;
+/// first one had all records with their keys, the second one had no inventory;
+/// nothing of them has to be changed.
+const FORMAT_VERSION: u64 = 3;
+
+/// The first one with an inventory, and whose format was written last.
+const INVENTORY_VERSION: u64 = 3;
 
 const FORMAT_NAME: &str = "little-key-value";
 
@@ -35,15 +47,32 @@ const DATA_UNFINISHED: &str = "data.new";
 /// A directory that this process owns for as long as the value lives.
 pub(super) struct Directory {
     path: PathBuf,
+    folder: Held,
     /// Holds the lock until it is closed.
-    _lock: File,
+    lock: File,
+    state: State,
+    /// What others have in it, where there was no store.
+    others: Vec<String>,
+}
+
+/// What a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing, or what is left of the making of a new one.
+    New,
+    /// All but the name of the format.
+    Unnamed,
+    Whole {
+        version: u64,
+    },
 }
 
 impl Directory {
     /// Takes the directory at `path`; makes it, for its owner alone, if there
     /// is none. Refuses one that another process has, one of a later version,
-    /// and one where something else has a name that the store needs. Whatever
-    /// else is in it is left alone.
+    /// one where something else has a name that the store needs, and one that
+    /// another user has a hand in. Whatever else is in it is left alone, and
+    /// nothing but an empty lock comes into it.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         make(path).map_err(|err| {
             if matches!(err.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
@@ -53,49 +82,122 @@ impl Directory {
             }
         })?;
         let path = path.canonicalize().map_err(|err| OpenError::io("it cannot be found", err))?;
-        let others = others(&path)?;
-        // Before anything is made: what is not understood is left as it is.
-        version(&path)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
-        let lock = lock.map_err(|err| OpenError::io("it cannot be written", err))?;
-        lock.try_lock().map_err(|err| match err {
-            TryLockError::WouldBlock => OpenError::InUse,
-            TryLockError::Error(err) => OpenError::io("it cannot be locked", err),
-        })?;
-        // An earlier version would not understand what is written from now on.
-        if version(&path)? != Some(FORMAT_VERSION) {
-            write_format(&path).map_err(|err| OpenError::io("it cannot be written", err))?;
-            tell_of(&others, &path);
-        }
-        Ok(Self { path, _lock: lock })
-    }
-
-    /// Where the database is.
-    pub(super) fn data(&self) -> PathBuf {
-        self.path.join(DATA)
+        let folder = Held::open(&path).map_err(|err| OpenError::io("it cannot be opened", err))?;
+        held::check(&path, folder.metadata(), true)?;
+        // Looked at before anything is changed, and again once nobody else may.
+        let lock = || {
+            look_over(folder.path())?;
+            let lock = held::open_lock(&folder.path().join(LOCK)).map_err(unwritable)?;
+            lock.try_lock().map_err(|err| match err {
+                TryLockError::WouldBlock => OpenError::InUse,
+                TryLockError::Error(err) => OpenError::io("it cannot be locked", err),
+            })?;
+            Ok((lock, look_over(folder.path())?))
+        };
+        let (lock, (state, others)) =
+            lock().map_err(|err: OpenError| err.renamed(folder.path(), &path))?;
+        Ok(Self { path, folder, lock, state, others })
     }
 
     /// Whether there is no database yet.
     pub(super) fn is_new(&self) -> bool {
-        !self.data().exists()
+        self.state == State::New
+    }
+
+    /// Whether the database that is there has an inventory.
+    pub(super) fn has_inventory(&self) -> bool {
+        match self.state {
+            State::New | State::Unnamed => true,
+            State::Whole { version } => version >= INVENTORY_VERSION,
+        }
     }
 
     /// Makes the database by `build` in a place of its own, then puts it where
     /// it belongs, in one step.
     pub(super) fn found(
-        &self,
+        &mut self,
         build: impl FnOnce(&Path) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
-        let unfinished = self.path.join(DATA_UNFINISHED);
+        let folder = self.folder.path();
+        let unfinished = folder.join(DATA_UNFINISHED);
         let replace = || match fs::remove_dir_all(&unfinished) {
             Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
             Ok(()) | Err(_) => Ok(()),
         };
         replace().map_err(|err| OpenError::io("an unfinished start cannot be removed", err))?;
+        write_format(folder)
+            .and_then(|()| held::private_folders().create(&unfinished))
+            .map_err(unwritable)?;
         build(&unfinished)?;
-        fs::rename(&unfinished, self.data())
-            .and_then(|()| sync(&self.path))
-            .map_err(|err| OpenError::io("its data cannot be put in place", err))
+        sync(&unfinished)
+            .and_then(|()| fs::rename(&unfinished, folder.join(DATA)))
+            .and_then(|()| sync(folder))
+            .map_err(|err| OpenError::io("its data cannot be put in place", err))?;
+        self.state = State::Unnamed;
+        Ok(())
+    }
+
+    /// Takes away what others may do with it, and gives it the format that is
+    /// written from now on, if it has none or that of an earlier program, which
+    /// would not understand what is written.
+    pub(super) fn finish(&self) -> Result<(), OpenError> {
+        let folder = self.folder.path();
+        held::close_to_others(&[folder.join(LOCK)]);
+        if (self.state == State::Whole { version: FORMAT_VERSION }) {
+            held::close_to_others(&[folder.join(FORMAT)]);
+            return Ok(());
+        }
+        write_format(folder)
+            .and_then(|()| fs::rename(folder.join(FORMAT_UNFINISHED), folder.join(FORMAT)))
+            .and_then(|()| sync(folder))
+            .map_err(unwritable)?;
+        tell_of(&self.others, &self.path);
+        Ok(())
+    }
+
+    /// The folder of the database. Nothing is known of what is in it.
+    pub(super) fn data(&self) -> Result<Data, OpenError> {
+        let unreadable = |err| OpenError::io("its data cannot be read", err);
+        let folder = Held::open(&self.folder.path().join(DATA)).map_err(unreadable)?;
+        let lock = Identity::of(&self.lock.metadata().map_err(unreadable)?);
+        let (path, lock_path) = (self.path.join(DATA), self.path.join(LOCK));
+        Ok(Data { path, lock_path, folder, lock })
+    }
+}
+
+/// The folder of the database, of a directory that is held.
+pub(super) struct Data {
+    path: PathBuf,
+    lock_path: PathBuf,
+    folder: Held,
+    lock: Identity,
+}
+
+impl Data {
+    /// What its files are to be reached by, as long as this lives.
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where it is said to be.
+    pub(super) fn name(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its files are reached wherever it is moved.
+    pub(super) fn goes_along(&self) -> bool {
+        self.path != self.folder.path()
+    }
+
+    /// Whether it is still where it is said to be: nobody has moved or removed
+    /// the directory, or begun another there.
+    pub(super) fn is_where_it_was(&self) -> bool {
+        self.folder.identity().is_at(&self.path)
+    }
+
+    /// Whether the lock beside it is so too, which keeps others away.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.is_where_it_was() && self.lock.is_at(&self.lock_path)
     }
 }
 
@@ -110,10 +212,7 @@ fn make(path: &Path) -> io::Result<()> {
         None => return Err(ErrorKind::NotADirectory.into()),
     };
     make(parent)?;
-    let mut builder = DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)?;
+    held::private_folders().create(path)?;
     sync(parent)
 }
 
@@ -123,42 +222,71 @@ pub(super) fn sync(directory: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
-/// What a directory holds beside a store, or where one is to be made. Empty for
-/// a store that is there already: whose the rest is was clear when it was made.
-/// Refuses what stands where the store would put something of its own.
-fn others(path: &Path) -> Result<Vec<String>, OpenError> {
-    let is_a_store = || path.join(FORMAT).exists();
-    if is_a_store() {
-        return Ok(Vec::new());
-    }
-    let looked = look_over(path);
-    // Whatever was seen, another process may have made one meanwhile.
-    if is_a_store() { Ok(Vec::new()) } else { looked }
+fn unreadable(err: io::Error) -> OpenError {
+    OpenError::io("it cannot be read", err)
 }
 
-/// The names in a directory without a store, but for what a start that was cut
-/// short has left.
-fn look_over(path: &Path) -> Result<Vec<String>, OpenError> {
-    let unreadable = |err| OpenError::io("it cannot be read", err);
-    let mut others = Vec::new();
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let is_ours = match entry.file_name().to_str() {
-            Some(LOCK) => holds_at_most(&entry.path(), <[u8]>::is_empty),
-            Some(FORMAT_UNFINISHED) => holds_at_most(&entry.path(), is_start_of_format),
-            Some(FORMAT | DATA | DATA_UNFINISHED) => Ok(false),
-            Some(_) | None => {
-                others.push(entry.file_name().to_string_lossy().into_owned());
-                continue;
-            }
-        };
-        if !is_ours.map_err(unreadable)? {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            return Err(OpenError::Foreign { name });
-        }
+fn unwritable(err: io::Error) -> OpenError {
+    OpenError::io("it cannot be written", err)
+}
+
+/// What the directory `folder` holds, and the names of what others have there,
+/// where no store is yet. Refuses what stands where the store would put
+/// something of its own.
+fn look_over(folder: &Path) -> Result<(State, Vec<String>), OpenError> {
+    match look_once(folder) {
+        // Another process may have made one meanwhile.
+        Err(OpenError::Foreign { .. }) if folder.join(FORMAT).exists() => look_once(folder),
+        looked => looked,
+    }
+}
+
+fn look_once(folder: &Path) -> Result<(State, Vec<String>), OpenError> {
+    const OURS: [&str; 5] = [LOCK, FORMAT, FORMAT_UNFINISHED, DATA, DATA_UNFINISHED];
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned();
+        if OURS.contains(&name.as_str()) { ours.push(name) } else { others.push(name) }
     }
     others.sort();
-    Ok(others)
+    let is_there = |name: &str| ours.iter().any(|there| there == name);
+    let check = || {
+        ours.iter().try_for_each(|name| {
+            let is_folder = [DATA, DATA_UNFINISHED].contains(&name.as_str());
+            let path = folder.join(name);
+            let metadata = fs::symlink_metadata(&path).map_err(unreadable)?;
+            held::check(&path, &metadata, is_folder)
+        })
+    };
+    if !is_there(FORMAT) {
+        let unfinished = folder.join(FORMAT_UNFINISHED);
+        let is_foreign = |name: &str| match name {
+            LOCK => holds_at_most(&folder.join(LOCK), <[u8]>::is_empty).map(|is_ours| !is_ours),
+            FORMAT_UNFINISHED => {
+                holds_at_most(&unfinished, is_start_of_format).map(|is_ours| !is_ours)
+            }
+            // The format is whole by then, if under another name.
+            _ => Ok(!is_there(FORMAT_UNFINISHED) || read_format(&unfinished).is_err()),
+        };
+        for name in &ours {
+            if is_foreign(name).map_err(unreadable)? {
+                return Err(OpenError::Foreign { name: name.clone() });
+            }
+        }
+        check()?;
+        return Ok((if is_there(DATA) { State::Unnamed } else { State::New }, others));
+    }
+    check()?;
+    let version = read_format(&folder.join(FORMAT))?;
+    // Whose the rest is was clear when it was made.
+    if is_there(DATA) {
+        return Ok((State::Whole { version }, Vec::new()));
+    }
+    // Earlier programs wrote the format first, and then the data.
+    if version < INVENTORY_VERSION && is_there(DATA_UNFINISHED) {
+        return Ok((State::New, Vec::new()));
+    }
+    Err(OpenError::Missing { file: folder.join(DATA) })
 }
 
 /// Whether a path is a file, and no link to one, that holds such a short text.
@@ -193,27 +321,22 @@ fn tell_of(others: &[String], path: &Path) {
     log::info!("{path} has other things in it, which are left alone: {names}{and_more}");
 }
 
-/// The version of the store in a directory, which is ours or an earlier one;
-/// `None` if there is none yet.
-fn version(path: &Path) -> Result<Option<u64>, OpenError> {
-    let text = match fs::read_to_string(path.join(FORMAT)) {
-        Ok(text) => text,
-        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(OpenError::io("its format cannot be read", err)),
-    };
-    let version = text.trim_end().strip_prefix(FORMAT_NAME).map(str::trim_start);
+/// The version that a format tells; refuses one that is not read.
+fn read_format(file: &Path) -> Result<u64, OpenError> {
+    let text = fs::read(file).map_err(|err| OpenError::io("its format cannot be read", err))?;
+    let text = str::from_utf8(&text).ok().map(str::trim_end);
+    let version = text.and_then(|text| text.strip_prefix(FORMAT_NAME)).map(str::trim_start);
     match version.and_then(|version| version.parse().ok()) {
-        Some(version @ 1..=FORMAT_VERSION) => Ok(Some(version)),
+        Some(version @ 1..=FORMAT_VERSION) => Ok(version),
         Some(version) if version > FORMAT_VERSION => Err(OpenError::Later { version }),
         Some(_) | None => Err(OpenError::FormatUnknown),
     }
 }
 
-fn write_format(path: &Path) -> io::Result<()> {
-    let unfinished = path.join(FORMAT_UNFINISHED);
-    let mut file = File::create(&unfinished)?;
+/// Writes ours in a place of its own.
+fn write_format(folder: &Path) -> io::Result<()> {
+    let mut file = held::create_anew(&folder.join(FORMAT_UNFINISHED))?;
     writeln!(file, "{FORMAT_NAME} {FORMAT_VERSION}")?;
     file.sync_all()?;
-    fs::rename(&unfinished, path.join(FORMAT))?;
-    sync(path)
+    sync(folder)
 }

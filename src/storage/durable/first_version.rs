@@ -28,7 +28,7 @@ fn entries() -> Vec<(&'static str, bool, Vec<u8>)> {
 /// Where it writes them: the first ones to tables, the others to the journal.
 fn written(in_tables: usize) -> TempDir {
     let path = tempfile::tempdir().expect("a directory");
-    let directory = Directory::take(path.path()).unwrap_or_else(|err| panic!("{err}"));
+    let mut directory = Directory::take(path.path()).unwrap_or_else(|err| panic!("{err}"));
     let write = |data: &Path| {
         let database = open_database(data)?;
         let options = || {
@@ -83,7 +83,7 @@ fn a_directory_of_the_first_version_is_read_and_written() {
         holds_all(&open(&directory));
         // The program of then would not understand all that is written now.
         let format = fs::read_to_string(directory.path().join("format"));
-        assert_eq!(format.expect("it can be read"), "little-key-value 2\n");
+        assert_eq!(format.expect("it can be read"), "little-key-value 3\n");
         let store = open(&directory);
         let expiry = Time::now().after(Duration::from_secs(1000));
         let new = Entry::new("new".into())

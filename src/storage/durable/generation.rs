@@ -12,11 +12,12 @@
 //! short, before or after it took effect.
 
 use super::directory;
-use super::journal::FLOOR_KEY;
+use super::journal::{FLOOR_KEY, Stamp};
 use crate::storage::KEY_BYTES_MAX;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,8 +54,9 @@ pub(super) const APART_BYTES_MIN: u32 = 4096;
 const APART_FILE_BYTES: u64 = 8 << 20;
 pub(super) const APART_STEP_SHARE: u8 = 20;
 
-/// Where the database keeps its keyspaces.
+/// Where the database keeps its keyspaces, and each its values apart.
 const KEYSPACES: &str = "keyspaces";
+const BLOBS: &str = "blobs";
 
 /// One for each keyspace of a generation.
 #[derive(Default)]
@@ -79,14 +81,23 @@ pub(super) type Keyspaces = Both<Keyspace>;
 /// The keyspaces that are in use, and their number.
 pub(super) struct Generation {
     number: u64,
+    /// What its batches have in the journal.
+    stamp: Stamp,
     keyspaces: Arc<Keyspaces>,
+    /// The versions of the trees whose files have names that last.
+    synced: [u64; 2],
 }
 
 impl Generation {
     /// Begins the generation `number`, empty. Once this returns, it lasts.
-    pub(super) fn begin(database: &Database, data: &Path, number: u64) -> fjall::Result<Self> {
+    pub(super) fn begin(
+        database: &Database,
+        data: &Path,
+        stamp: Stamp,
+        number: u64,
+    ) -> fjall::Result<Self> {
         let keys = database.keyspace(&number.to_string(), options)?;
-        let generation = Self::of(database, data, number, keys)?;
+        let generation = Self::of(database, data, stamp, number, keys)?;
         for keyspace in generation.keyspaces.each() {
             generation.span(database, keyspace)?;
         }
@@ -96,10 +107,17 @@ impl Generation {
 
     /// The generation of these keys. Makes its second keyspace if there is
     /// none, as in a directory of before there were any.
-    fn of(database: &Database, data: &Path, number: u64, keys: Keyspace) -> fjall::Result<Self> {
+    fn of(
+        database: &Database,
+        data: &Path,
+        stamp: Stamp,
+        number: u64,
+        keys: Keyspace,
+    ) -> fjall::Result<Self> {
         let expiring = database.keyspace(&format!("{number}{EXPIRING}"), options)?;
         directory::sync(&data.join(KEYSPACES))?;
-        Ok(Self { number, keyspaces: Arc::new(Keyspaces { keys, expiring }) })
+        let keyspaces = Arc::new(Keyspaces { keys, expiring });
+        Ok(Self { number, stamp, keyspaces, synced: [0; 2] })
     }
 
     /// Marks it as in use.
@@ -118,28 +136,32 @@ impl Generation {
         batch.commit()
     }
 
-    /// The one in use; there is none only where data is missing. Removes what
-    /// is left of others.
-    pub(super) fn newest(database: &Database, data: &Path) -> fjall::Result<Option<Self>> {
+    /// The one in use; there is none only where data is missing.
+    pub(super) fn newest(
+        database: &Database,
+        data: &Path,
+        stamp: Stamp,
+    ) -> fjall::Result<Option<Self>> {
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
-        let (mut newest, mut others) = (None, Vec::new());
         while let Some(number) = numbers.pop() {
             let keys = database.keyspace(&number.to_string(), options)?;
-            if newest.is_none() && keys.contains_key(MARK)? {
-                newest = Some(Self::of(database, data, number, keys)?);
-            } else {
-                others.push(keys);
+            // Only what was in use has tables, so one that cannot be read is that.
+            if keys.contains_key(MARK).unwrap_or(true) {
+                return Self::of(database, data, stamp, number, keys).map(Some);
             }
         }
-        let Some(newest) = newest else { return Ok(None) };
-        others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
-        let in_use = newest.expiring().name();
-        for name in names.iter().filter(|name| name.ends_with(EXPIRING) && *name != in_use) {
+        Ok(None)
+    }
+
+    /// Removes what is left of others, once nothing names them any more.
+    pub(super) fn remove_others(&self, database: &Database) -> fjall::Result<()> {
+        let in_use = self.keyspaces.each().map(Keyspace::name);
+        for name in database.list_keyspace_names().iter().filter(|name| !in_use.contains(name)) {
             database.delete_keyspace(database.keyspace(name, options)?)?;
         }
-        Ok(Some(newest))
+        Ok(())
     }
 
     /// A batch of changes to it. Every batch is made here: it says what its
@@ -149,13 +171,13 @@ impl Generation {
     /// whole one cannot be told from damage.
     pub(super) fn batch(&self, database: &Database) -> WriteBatch {
         let mut batch = database.batch().durability(Some(PersistMode::SyncData));
-        batch.insert(self.keys(), FLOOR_KEY, database.visible_seqno().to_le_bytes());
+        batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(database.visible_seqno()));
         batch
     }
 
     /// Begins the one after this.
     pub(super) fn next(&self, database: &Database, data: &Path) -> fjall::Result<Self> {
-        Self::begin(database, data, self.number + 1)
+        Self::begin(database, data, self.stamp, self.number + 1)
     }
 
     /// Removes it and its files.
@@ -180,6 +202,19 @@ impl Generation {
         Ok(())
     }
 
+    /// Makes the names of new files of values last: the database syncs the files
+    /// and leaves that to the file system, which need not do it.
+    pub(super) fn sync_blobs(&mut self) -> io::Result<()> {
+        for (keyspace, synced) in self.keyspaces.each().into_iter().zip(&mut self.synced) {
+            let version = keyspace.tree.current_version().id();
+            if version != *synced {
+                directory::sync(&keyspace.path().join(BLOBS))?;
+                *synced = version;
+            }
+        }
+        Ok(())
+    }
+
     /// What is gathered in memory.
     fn memtable_bytes(&self) -> u64 {
         memtable_bytes(&self.keyspaces)
@@ -198,6 +233,12 @@ impl Generation {
 
     pub(super) fn keyspaces(&self) -> &Arc<Keyspaces> {
         &self.keyspaces
+    }
+
+    /// The numbers of its keyspaces in the database.
+    pub(super) fn ids(&self) -> [u64; 2] {
+        let Keyspaces { keys, expiring } = &*self.keyspaces;
+        [keys.id(), expiring.id()]
     }
 
     /// Where the keys are.
@@ -252,8 +293,9 @@ mod tests {
         let data = directory.path().join("data");
         let open = || open_database(&data).unwrap_or_else(|err| panic!("{err}"));
         let database = open();
+        let begin = |number| Generation::begin(&database, &data, Stamp::new(), number);
         for number in 0..2 {
-            let generation = Generation::begin(&database, &data, number).expect("it begins");
+            let generation = begin(number).expect("it begins");
             generation.keys().insert("key", number.to_string()).expect("it is written");
         }
         // One that was cut short before its mark, and one half removed.
@@ -264,7 +306,9 @@ mod tests {
         drop(database);
 
         let database = open();
-        let newest = Generation::newest(&database, &data).expect("it opens").expect("it is there");
+        let newest = Generation::newest(&database, &data, Stamp::new());
+        let newest = newest.expect("it opens").expect("it is there");
+        newest.remove_others(&database).expect("they are removed");
         let held = newest.keys().get("key").expect("it can be read");
         assert_eq!((newest.number, held.as_deref()), (1, Some(&b"1"[..])));
         let mut names = database.list_keyspace_names();

@@ -11,14 +11,19 @@
 //! ```
 //!
 //! in little-endian. The database trusts it more than we do: it takes a
-//! sequence number that no checksum covers (so each batch of ours has an item
-//! that tells what its number cannot be below), drops everything after a broken
-//! batch, and does not open where the last one is torn. Here a last batch that
-//! is not whole is cut off, for nobody was told that it is stored, and a
-//! broken one with a whole one after it is refused.
+//! sequence number that no checksum covers (so each batch of ours begins with
+//! an item that tells what its number cannot be below), drops everything after a
+//! broken batch, and does not open where the last one is torn. Here a last
+//! batch that is not whole is cut off, for nobody was told that it is stored,
+//! and a broken one that is followed by another is refused.
+//!
+//! A value may hold any bytes, those of a whole batch too. So what follows a
+//! broken batch counts as another one only if it has the stamp of the process
+//! that wrote it: random bytes that no client has seen.
 
 use super::open_error::OpenError;
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
@@ -43,41 +48,130 @@ const SEARCH_STEPS_MAX: usize = 1 << 22;
 /// To sum up so many bytes takes as long as to step over an item.
 const STEP_BYTES: usize = 16;
 
-/// The key of the item that says which number a batch cannot be below. Keys of
-/// entries are UTF-8, so this is none.
+/// The key of the item that every batch begins with. Keys of entries are UTF-8,
+/// so this is none.
 pub(super) const FLOOR_KEY: [u8; 2] = [0xff, b'f'];
 const FLOOR_BYTES: u32 = 8;
+const STAMPED_FLOOR_BYTES: u32 = FLOOR_BYTES + 16;
+
+/// How far into a batch its stamp is: behind its start, the head of an item,
+/// that item's key, and the floor.
+const STAMP_AT: usize = START_BYTES + ITEM_HEAD_BYTES + FLOOR_KEY.len() + FLOOR_BYTES as usize;
+const ITEM_HEAD_BYTES: usize = 21;
 
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
 
-/// Checks every journal in the folder of a database, and cuts off what a crash
-/// has left unfinished at the end.
-pub(super) fn check(data: &Path) -> Result<(), OpenError> {
-    let journals = journals(data).map_err(unreadable)?;
-    let mut highest = None;
-    let mut torn: Option<(&Path, u64)> = None;
-    for journal in &journals {
-        let scan = Scan::read(journal, highest).map_err(unreadable)?;
-        // The database may begin a journal after a write to another has failed.
-        if let Some((file, at)) = torn.filter(|_| !scan.is_empty()) {
-            return Err(OpenError::Damaged { file: file.to_owned(), at });
-        }
-        if scan.is_damaged {
-            return Err(OpenError::Damaged { file: journal.clone(), at: scan.whole_bytes });
-        }
-        if !scan.followed_by_zeros {
-            torn = Some((journal, scan.whole_bytes));
-        }
-        highest = scan.highest;
+/// What the batches of one process have and no client can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp([u8; 16]);
+
+impl Stamp {
+    /// A stamp that there never was.
+    pub(super) fn new() -> Self {
+        // Each of these is keyed with what the system's random numbers began.
+        let random = || RandomState::new().build_hasher().finish().to_le_bytes();
+        let mut stamp = [0; 16];
+        let (low, high) = stamp.split_at_mut(8);
+        low.copy_from_slice(&random());
+        high.copy_from_slice(&random());
+        Self(stamp)
     }
-    if let Some((journal, bytes)) = torn {
-        cut(journal, bytes).map_err(|err| OpenError::io("its journal is torn", err))?;
-        log::warn!("{}: an unfinished write was cut off at byte {bytes}", journal.display());
+
+    pub(super) fn from_bits(bits: u128) -> Self {
+        Self(bits.to_le_bytes())
     }
-    Ok(())
+
+    pub(super) fn to_bits(self) -> u128 {
+        u128::from_le_bytes(self.0)
+    }
+
+    /// The floor of the batch that `bytes` begin with, if it has the stamp.
+    fn floor_at(self, bytes: &[u8]) -> Option<u64> {
+        if bytes.first() != Some(&START) {
+            return None;
+        }
+        let (head, rest) = bytes.split_at_checked(STAMP_AT)?;
+        let floor = head.last_chunk().map(|floor| u64::from_le_bytes(*floor))?;
+        rest.starts_with(&self.0).then_some(floor)
+    }
+
+    /// The value under [`FLOOR_KEY`] in a batch whose number is `floor` or
+    /// higher.
+    pub(super) fn floor(self, floor: u64) -> Vec<u8> {
+        [&floor.to_le_bytes()[..], &self.0].concat()
+    }
+}
+
+/// What is known of the journals before they are read.
+pub(super) struct Known<'a> {
+    /// The stamp of all that is not known to be whole; `None` of what was
+    /// written before there were any.
+    pub(super) stamp: Option<Stamp>,
+    /// How many bytes of a journal, by its number, are known to be whole.
+    pub(super) whole_bytes: &'a dyn Fn(u64) -> u64,
+}
+
+/// A journal that was read and is whole, but for its torn end.
+#[derive(Debug)]
+pub(super) struct Journal {
+    pub(super) number: u64,
+    /// Where the whole batches end.
+    pub(super) whole_bytes: u64,
+    /// Keyspaces of keys, each with the number of the last batch of it.
+    pub(super) last_batches: Vec<(u64, u64)>,
+}
+
+/// The journals of a database, and where a crash has left one unfinished.
+#[derive(Debug)]
+pub(super) struct Journals {
+    pub(super) all: Vec<Journal>,
+    torn: Option<(PathBuf, u64)>,
+}
+
+impl Journals {
+    /// Reads every journal in the folder of a database. Refuses what is
+    /// damaged; changes nothing.
+    pub(super) fn read(data: &Path, known: &Known<'_>) -> Result<Self, OpenError> {
+        let mut highest = None;
+        let mut all = Vec::new();
+        let mut torn: Option<(PathBuf, u64)> = None;
+        for path in journals(data).map_err(unreadable)? {
+            let number = number(&path).unwrap_or_default();
+            let least = (known.whole_bytes)(number);
+            let scan = Scan::read(&path, highest, least, known.stamp).map_err(unreadable)?;
+            // The database may begin a journal after a write to another has failed.
+            if let Some((file, at)) = torn.take_if(|_| !scan.is_empty()) {
+                return Err(OpenError::Damaged { file, at });
+            }
+            if scan.is_damaged {
+                return Err(OpenError::Damaged { file: path, at: scan.whole_bytes });
+            }
+            if !scan.followed_by_zeros {
+                torn = Some((path, scan.whole_bytes));
+            }
+            highest = scan.highest;
+            let Scan { whole_bytes, last_batches, .. } = scan;
+            all.push(Journal { number, whole_bytes, last_batches });
+        }
+        Ok(Self { all, torn })
+    }
+
+    /// Cuts off what a crash has left unfinished. Gives where that was.
+    pub(super) fn cut(&mut self) -> Result<Option<(PathBuf, u64)>, OpenError> {
+        let torn = self.torn.take();
+        if let Some((journal, bytes)) = &torn {
+            cut(journal, *bytes).map_err(|err| OpenError::io("its journal is torn", err))?;
+        }
+        Ok(torn)
+    }
+}
+
+/// Where the whole batches of a journal of ours end.
+pub(super) fn whole_bytes(journal: &Path) -> io::Result<u64> {
+    Ok(Scan::read(journal, None, 0, Some(Stamp::new()))?.whole_bytes)
 }
 
 fn unreadable(err: io::Error) -> OpenError {
@@ -110,13 +204,18 @@ pub(super) fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(data)? {
         let path = entry?.path();
-        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
-            journals.extend(number.map(|number| (number, path)));
-        }
+        journals.extend(number(&path).map(|number| (number, path)));
     }
     journals.sort();
     Ok(journals.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The number of the journal at `path`; `None` if the database has none of that
+/// name.
+pub(super) fn number(path: &Path) -> Option<u64> {
+    let is_journal = path.extension().is_some_and(|extension| extension == EXTENSION);
+    let stem = path.file_stem().filter(|_| is_journal)?.to_str()?;
+    stem.parse().ok().filter(|number: &u64| number.to_string() == stem)
 }
 
 fn cut(journal: &Path, bytes: u64) -> io::Result<()> {
@@ -131,17 +230,26 @@ struct Scan {
     whole_bytes: u64,
     /// The last sequence number of those, or of an earlier journal.
     highest: Option<u64>,
+    /// Keyspaces of keys, each with the number of the last batch of it.
+    last_batches: Vec<(u64, u64)>,
     /// Nothing but room that was set aside comes after them.
     followed_by_zeros: bool,
-    /// A whole batch comes after them, so that they are not the end.
+    /// They are not all there were.
     is_damaged: bool,
 }
 
 impl Scan {
-    /// Reads a journal whose numbers have to be over `highest`.
-    fn read(journal: &Path, mut highest: Option<u64>) -> io::Result<Self> {
+    /// Reads a journal whose numbers have to be over `highest`, and of which
+    /// `least` bytes were whole. What comes after these has the stamp.
+    fn read(
+        journal: &Path,
+        mut highest: Option<u64>,
+        least: u64,
+        stamp: Option<Stamp>,
+    ) -> io::Result<Self> {
         let mut file = BufReader::new(File::open(journal)?);
         let mut whole_bytes = 0;
+        let mut last_batches: Vec<(u64, u64)> = Vec::new();
         let mut is_damaged = false;
         while let Some(batch) = Batch::read(&mut file)? {
             // A crash leaves no whole batch in the wrong place.
@@ -149,17 +257,25 @@ impl Scan {
             if is_damaged {
                 break;
             }
+            if let Some(Floor { keyspace, .. }) = batch.floor {
+                last_batches.retain(|(other, _)| *other != keyspace);
+                last_batches.push((keyspace, batch.number));
+            }
             highest = Some(batch.number);
             whole_bytes += batch.bytes;
         }
+        is_damaged |= whole_bytes < least;
         let followed_by_zeros = is_zero(file.get_ref(), whole_bytes)?;
         if !followed_by_zeros && !is_damaged {
             file.seek(SeekFrom::Start(whole_bytes))?;
             let mut rest = Vec::new();
             file.read_to_end(&mut rest)?;
-            is_damaged = has_batch_over(highest, &rest)?;
+            is_damaged = match stamp {
+                Some(stamp) => has_stamp_over(highest, stamp, &rest),
+                None => has_batch_over(highest, &rest)?,
+            };
         }
-        Ok(Self { whole_bytes, highest, followed_by_zeros, is_damaged })
+        Ok(Self { whole_bytes, highest, last_batches, followed_by_zeros, is_damaged })
     }
 
     /// Whether nothing was written to it yet.
@@ -168,8 +284,24 @@ impl Scan {
     }
 }
 
-/// Whether a whole batch with a higher number begins anywhere in `bytes`, or
-/// may: a value made to take hours is not searched to its end.
+/// Whether another batch with a higher number begins in `bytes`, behind the one
+/// that is broken. That was begun once the broken one was synced, so it need not
+/// be whole itself. A value may hold a copy of an earlier batch, but of no later
+/// one.
+fn has_stamp_over(highest: Option<u64>, stamp: Stamp, bytes: &[u8]) -> bool {
+    // Of the first batch of all only itself can tell, which may be damaged too.
+    let own_number = || bytes.get(5..)?.first_chunk().map(|number| u64::from_le_bytes(*number));
+    let own = || Some(stamp.floor_at(bytes)?.min(own_number()?));
+    let highest = highest.or_else(own);
+    let behind_first = bytes.get(1..).unwrap_or_default();
+    behind_first.windows(STAMP_AT + stamp.0.len()).any(|head| {
+        let floor = stamp.floor_at(head);
+        floor.is_some_and(|floor| Some(floor) > highest)
+    })
+}
+
+/// The same for batches without a stamp: whether a whole one begins anywhere, or
+/// may, as a value made to take hours is not searched to its end.
 fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
     let mut steps = 0;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == START) {
@@ -259,16 +391,25 @@ fn next_data(_file: &File, at: u64) -> Option<u64> {
 /// A whole batch with the right checksum.
 struct Batch {
     number: u64,
-    /// What its number cannot be below, which the checksum covers.
-    floor: Option<u64>,
+    floor: Option<Floor>,
     bytes: u64,
+}
+
+/// What a batch of ours says of itself, which the checksum covers.
+#[derive(Clone, Copy)]
+struct Floor {
+    /// The keyspace of the keys.
+    keyspace: u64,
+    /// What its number cannot be below.
+    number: u64,
 }
 
 impl Batch {
     /// Whether its number, which no checksum covers, can be the one that it was
     /// written with, after a batch with the number `highest`.
     fn can_follow(&self, highest: Option<u64>) -> bool {
-        let floor = self.floor.or(highest.map(|highest| highest + 1)).unwrap_or(0);
+        let floor = self.floor.map(|floor| floor.number);
+        let floor = floor.or(highest.map(|highest| highest + 1)).unwrap_or(0);
         highest.is_none_or(|highest| highest < floor) && floor <= self.number
     }
 
@@ -291,7 +432,7 @@ struct Counted<'a, R> {
     reader: &'a mut R,
     bytes: u64,
     checksum: Xxh3,
-    floor: Option<u64>,
+    floor: Option<Floor>,
 }
 
 impl<R: Read> Counted<'_, R> {
@@ -321,14 +462,17 @@ impl<R: Read> Counted<'_, R> {
             [CLEAR] => self.array::<8>().map(|_keyspace| true),
             [ITEM] => {
                 let [_kind, _compression] = self.array()?;
-                let _keyspace: [u8; 8] = self.array()?;
+                let keyspace = u64::from_le_bytes(self.array()?);
                 let key_bytes = u16::from_le_bytes(self.array()?);
                 let _value_bytes: [u8; 4] = self.array()?;
                 let written_bytes = u32::from_le_bytes(self.array()?);
-                if (usize::from(key_bytes), written_bytes) == (FLOOR_KEY.len(), FLOOR_BYTES) {
+                let is_like_floor = usize::from(key_bytes) == FLOOR_KEY.len()
+                    && [FLOOR_BYTES, STAMPED_FLOOR_BYTES].contains(&written_bytes);
+                if is_like_floor {
                     let is_floor = self.array()? == FLOOR_KEY;
-                    let floor = u64::from_le_bytes(self.array()?);
-                    self.floor = self.floor.or(is_floor.then_some(floor));
+                    let number = u64::from_le_bytes(self.array()?);
+                    self.skip(u64::from(written_bytes - FLOOR_BYTES))?;
+                    self.floor = self.floor.or(is_floor.then_some(Floor { keyspace, number }));
                 } else {
                     self.skip(u64::from(key_bytes) + u64::from(written_bytes))?;
                 }

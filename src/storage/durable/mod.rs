@@ -2,8 +2,9 @@
 //!
 //! A write is handed to the one committer and comes back once it is synced;
 //! a read looks into the tree and waits for nobody. `directory` says whose
-//! the files are, `journal` whether a crash or a bad disk has touched them,
-//! `expiry` what is to be swept away.
+//! the files are, `verify` and `journal` whether a crash or a bad disk has
+//! touched them, `inventory` which there have to be, `expiry` what is to be
+//! swept away.
 //!
 //! All keys live in one keyspace of the database, and what expires in another;
 //! the two are called a generation: clearing starts an empty one and drops the
@@ -14,6 +15,8 @@ mod committer;
 mod directory;
 mod expiry;
 mod generation;
+mod held;
+mod inventory;
 mod journal;
 mod leftovers;
 mod open_error;
@@ -27,6 +30,7 @@ mod runway;
 mod runway;
 mod status;
 mod tidying;
+mod verify;
 
 use super::record::{self, NotUnderstood};
 use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write};
@@ -35,13 +39,15 @@ use batch::Action;
 use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
-use directory::Directory;
+use directory::{Data, Directory};
 use fjall::{AbstractTree as _, Database};
 use generation::{Generation, Keyspaces};
+use inventory::Inventory;
+use journal::Stamp;
 pub use open_error::OpenError;
 use pins::Pins;
-use room::Room;
 use status::Status;
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -79,6 +85,7 @@ pub struct Durable {
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
     /// Kept until the last thread is done with the files.
+    _data: Arc<Data>,
     _directory: Directory,
 }
 
@@ -86,18 +93,13 @@ impl Durable {
     /// Opens the store in the directory `path`; makes both if there is none.
     /// Reads the journal, which may take seconds.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let directory = Directory::take(path)?;
+        let mut directory = Directory::take(path)?;
         if directory.is_new() {
-            directory.found(|data| {
-                let database = open_database(data)?;
-                Generation::begin(&database, data, 0).map(drop).map_err(database_error)
-            })?;
+            directory.found(found)?;
         }
-        let data = directory.data();
-        journal::check(&data)?;
-        let database = open_database(&data)?;
-        let generation = Generation::newest(&database, &data).map_err(database_error)?;
-        let generation = generation.ok_or(OpenError::Incomplete)?;
+        let data = Arc::new(directory.data()?);
+        let (database, generation, inventory) =
+            recover(&directory, &data).map_err(|err| err.renamed(data.path(), data.name()))?;
         if let Some(reading) = expiry::clocks_noted(generation.keys()).map_err(database_error)? {
             Time::go_on_from(reading);
         }
@@ -111,7 +113,7 @@ impl Durable {
             Arc::clone(&current),
             Arc::clone(&pins),
             Arc::clone(&status),
-            Room::new(data),
+            inventory,
             queue,
         );
         let committer = thread::Builder::new()
@@ -119,7 +121,7 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        Ok(Self { current, pins, status, writes, committer, _directory: directory })
+        Ok(Self { current, pins, status, writes, committer, _data: data, _directory: directory })
     }
 
     /// How many descriptors a store may have open at most: fewer where the
@@ -151,6 +153,45 @@ impl Durable {
         // Whoever ends without telling has closed the store.
         outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
     }
+}
+
+/// Makes the database of a new store in the folder `data`.
+fn found(data: &Path) -> Result<(), OpenError> {
+    let stamp = Stamp::new();
+    let database = open_database(data)?;
+    let generation = Generation::begin(&database, data, stamp, 0).map_err(database_error)?;
+    let inventory = Inventory::new(stamp, generation.ids(), &[]);
+    inventory.write(data).map_err(unlistable)
+}
+
+/// Checks the database in its folder, then opens it. Until all of it was found
+/// good nothing is changed.
+fn recover(
+    directory: &Directory,
+    data: &Arc<Data>,
+) -> Result<(Database, Generation, inventory::Keeper), OpenError> {
+    let mut verified = verify::verify(data.path(), directory.has_inventory())?;
+    if let Some((journal, at)) = verified.journals.cut()? {
+        let name = journal.file_name().unwrap_or_default();
+        let journal = data.name().join(name);
+        log::warn!("{}: an unfinished write was cut off at byte {at}", journal.display());
+    }
+    held::close_to_others(&verified.open_to_others);
+    let stamp = Stamp::new();
+    let database = open_database(data.path())?;
+    let generation = Generation::newest(&database, data.path(), stamp).map_err(database_error)?;
+    let generation = generation.ok_or(OpenError::Incomplete)?;
+    // Before anything is written that it has to tell of, or removed that the one
+    // before tells of.
+    let inventory = Inventory::new(stamp, generation.ids(), &verified.journals.all);
+    inventory.write(data.path()).map_err(unlistable)?;
+    directory.finish()?;
+    generation.remove_others(&database).map_err(database_error)?;
+    Ok((database, generation, inventory::Keeper::new(Arc::clone(data), inventory)))
+}
+
+fn unlistable(err: io::Error) -> OpenError {
+    OpenError::io("its inventory cannot be written", err)
 }
 
 /// A write as the committer is told of it.

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a directory cannot be opened as a store. Nothing in it was changed,
 /// but for what an earlier start had left unfinished.
@@ -34,6 +34,30 @@ pub enum OpenError {
         /// The first byte that makes no sense.
         at: u64,
     },
+    /// A file or folder is not there.
+    Missing {
+        /// What is missing.
+        file: PathBuf,
+    },
+    /// A file is not what was written.
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A file or folder is a link, which is not followed.
+    Link {
+        /// The link.
+        file: PathBuf,
+    },
+    /// A file or folder belongs to another user.
+    OfAnotherUser {
+        /// The file.
+        file: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+        /// The number of the user whom the process works for.
+        user: u32,
+    },
     /// What names the data in use is gone.
     Incomplete,
     /// A file cannot be made, read or written.
@@ -50,6 +74,30 @@ pub enum OpenError {
 impl OpenError {
     pub(super) fn io(what: &'static str, source: io::Error) -> Self {
         Self::Io { what, source }
+    }
+
+    /// The same with files in the folder `from` named as in the folder `to`.
+    pub(super) fn renamed(mut self, from: &Path, to: &Path) -> Self {
+        match &mut self {
+            Self::Damaged { file, .. }
+            | Self::Missing { file }
+            | Self::Changed { file }
+            | Self::Link { file }
+            | Self::OfAnotherUser { file, .. } => {
+                if let Ok(rest) = file.strip_prefix(from) {
+                    *file = to.join(rest);
+                }
+            }
+            Self::NotADirectory
+            | Self::Foreign { .. }
+            | Self::InUse
+            | Self::Later { .. }
+            | Self::FormatUnknown
+            | Self::Incomplete
+            | Self::Io { .. }
+            | Self::Database(_) => {}
+        }
+        self
     }
 }
 
@@ -76,6 +124,24 @@ impl fmt::Display for OpenError {
                 write!(formatter, "a later version of this program wrote it (format {version})")
             }
             Self::FormatUnknown => formatter.write_str("its file \"format\" is not understood"),
+            Self::Missing { file } => write!(
+                formatter,
+                "a part of it is missing: {}; restore a copy of the directory",
+                file.display()
+            ),
+            Self::Changed { file } => write!(
+                formatter,
+                "its data is damaged: {} is not what was written; restore a copy of the directory",
+                file.display()
+            ),
+            Self::Link { file } => {
+                write!(formatter, "{} is a link, and links are not followed", file.display())
+            }
+            Self::OfAnotherUser { file, owner, user } => write!(
+                formatter,
+                "{} belongs to another user (user {owner}, and this is user {user})",
+                file.display()
+            ),
             Self::Incomplete => formatter.write_str("a part of its data is missing"),
             Self::Damaged { file, at } => write!(
                 formatter,
@@ -101,6 +167,10 @@ impl Error for OpenError {
             | Self::InUse
             | Self::Later { .. }
             | Self::FormatUnknown
+            | Self::Missing { .. }
+            | Self::Changed { .. }
+            | Self::Link { .. }
+            | Self::OfAnotherUser { .. }
             | Self::Incomplete
             | Self::Damaged { .. } => None,
         }

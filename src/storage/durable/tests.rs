@@ -36,6 +36,7 @@ struct Written {
 }
 
 const JOURNAL: &str = "data/0.jnl";
+const INVENTORY: &str = "data/inventory";
 
 fn key(text: &str) -> Key {
     Key::new(text).expect("a key of 1 to 1024 bytes")
@@ -103,9 +104,13 @@ impl Written {
             }
             moments.push((used_bytes(&journal), map.clone()));
         }
+        let inventory = directory.path().join(INVENTORY);
+        let before_end = fs::read(&inventory).expect("there is an inventory");
         drop(store);
         let mut journal = fs::read(journal).expect("there is a journal");
         journal.truncate(moments.last().expect("a moment").0);
+        // As if it had not ended, but been cut short.
+        fs::write(inventory, before_end).expect("it can be written");
         Self { directory, journal, moments }
     }
 
@@ -305,6 +310,39 @@ fn a_journal_cut_or_changed_beside_a_clear_gives_no_wrong_value() {
         }
     }
     written.is_changed_anywhere();
+}
+
+/// A client may store whatever it likes: batches of another journal, with numbers
+/// that are higher than any here.
+#[test]
+fn a_value_that_holds_batches_is_torn_like_any_other() {
+    let mut batches = Written::new(&[Set("c", b"fake".to_vec())]);
+    let last = batches.moments[0].0;
+    // No checksum covers a number.
+    batches.journal[last + 5..last + 13].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+    let value = [&batches.journal[last..], &[b'x'; 40]].concat();
+    let written = Written::new(&[Set("a", b"one".to_vec()), Set("b", value), Delete("a")]);
+    written.is_cut_anywhere();
+    written.is_changed_anywhere();
+}
+
+/// A store that was closed well says how much there was.
+#[test]
+fn nothing_is_cut_off_a_journal_that_was_closed() {
+    let directory = in_memory();
+    set(&open(directory.path()), "a", b"the last one");
+    let journal = directory.path().join(JOURNAL);
+    let whole = fs::read(&journal).expect("there is a journal");
+    let used = used_bytes(&journal);
+    let mut changed = whole.clone();
+    changed[used - 20] ^= 1;
+    for damaged in [&whole[..used - 1], &whole[..used - 40], &changed] {
+        fs::write(&journal, damaged).expect("it can be written");
+        assert!(matches!(Durable::open(directory.path()), Err(OpenError::Damaged { .. })));
+        assert!(fs::read(&journal).is_ok_and(|after| after == damaged));
+    }
+    fs::write(&journal, whole).expect("it can be written");
+    assert_eq!(held(&open(directory.path()))["a"], b"the last one");
 }
 
 /// The journal is needed as long as something of it is only in memory, however

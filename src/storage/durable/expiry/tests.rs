@@ -2,6 +2,7 @@
 //! a test chooses, then in the store.
 
 use super::*;
+use crate::storage::durable::journal::Stamp;
 use crate::storage::durable::{Durable, entry_in, open_database};
 use crate::storage::{Entry, KEY_BYTES_MAX, Storage, Write, record};
 use std::sync::mpsc;
@@ -42,7 +43,7 @@ impl Index {
         let directory = tempfile::tempdir().expect("a directory");
         let data = directory.path().join("data");
         let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
-        let generation = Generation::begin(&database, &data, 0).expect("it begins");
+        let generation = Generation::begin(&database, &data, Stamp::new(), 0).expect("it begins");
         Self { sweep: Sweep::new(None), generation, database, _directory: directory }
     }
 

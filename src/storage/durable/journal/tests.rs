@@ -59,6 +59,19 @@ fn zeros() -> Vec<u8> {
     vec![0; 100_000]
 }
 
+/// Checks journals that were written before there were stamps.
+fn check(folder: &Path) -> Result<(), OpenError> {
+    check_knowing(folder, None, 0)
+}
+
+/// Checks journals with a stamp, of which the newest had so many whole bytes.
+fn check_knowing(folder: &Path, stamp: Option<Stamp>, bytes: u64) -> Result<(), OpenError> {
+    let newest = journals(folder).unwrap().pop();
+    let newest = newest.and_then(|path| number(&path));
+    let whole_bytes = |number| if Some(number) == newest { bytes } else { 0 };
+    Journals::read(folder, &Known { stamp, whole_bytes: &whole_bytes })?.cut().map(drop)
+}
+
 /// The check leaves these journals as they are.
 #[track_caller]
 fn passes(journals: &[Vec<u8>]) {
@@ -277,4 +290,113 @@ fn a_number_that_reaches_the_next_floor_is_refused() {
     let raised = [above(5, 900), above(6, 901)].concat();
     is_refused(&[raised], 0, above(5, 900).len());
     is_refused(&[above(5, 6), above(6, 7)], 1, 0);
+}
+
+const STAMP: Stamp = Stamp([0xc5; 16]);
+
+/// A batch as it is written today: it has the stamp, and another item.
+fn stamped(number: u64, value: &[u8]) -> Vec<u8> {
+    batch(number, &[(&FLOOR_KEY, &STAMP.floor(number)), (b"key", value)])
+}
+
+/// What the check makes of a journal with the stamp, of which so many bytes were
+/// whole: how much is left of it, or where it is damaged.
+#[track_caller]
+fn checked(journal: &[u8], whole_bytes: usize) -> Result<usize, u64> {
+    let folder = folder(&[journal.to_vec()]);
+    let outcome = check_knowing(folder.path(), Some(STAMP), whole_bytes as u64);
+    let left = fs::read(folder.path().join("0.jnl")).unwrap();
+    match outcome {
+        Ok(()) => {
+            assert!(left == journal[..left.len()], "what is left was changed");
+            Ok(left.len())
+        }
+        Err(OpenError::Damaged { at, .. }) => {
+            assert!(left == journal, "a journal that is refused was changed");
+            Err(at)
+        }
+        Err(err) => panic!("{err}"),
+    }
+}
+
+/// What a client may store: what looks like a batch of any kind, what was a
+/// batch of this journal, and what would be searched for hours.
+fn values_like_batches() -> Vec<Vec<u8>> {
+    let other = Stamp::new();
+    let guessed = batch(900, &[(&FLOOR_KEY, &other.floor(900)), (b"key", b"value")]);
+    let unstamped = batch(900, &[(&FLOOR_KEY, &900_u64.to_le_bytes()), (b"key", b"value")]);
+    let copy = stamped(1, b"first");
+    let nested = stamped(2, &[&copy[..], &simple(901), &copy].concat());
+    let mut beginnings = Vec::new();
+    for left in (0..20_000_u32).rev() {
+        beginnings.extend(item(START_BYTES, 0));
+        beginnings.push(START);
+        beginnings.extend(left.to_le_bytes());
+        beginnings.extend(u64::MAX.to_le_bytes());
+    }
+    vec![simple(900), above(900, 900), unstamped, guessed, copy, nested, beginnings]
+}
+
+#[test]
+fn no_value_decides_whether_the_end_is_torn() {
+    let whole = [stamped(1, b"first"), stamped(2, b"second")].concat();
+    for value in values_like_batches() {
+        let torn = stamped(3, &[&value[..], &[b'x'; 50]].concat());
+        for bytes in [torn.len() - 1, torn.len() - 40, torn.len() / 2, 60] {
+            let journal = [&whole[..], &torn[..bytes]].concat();
+            assert_eq!(checked(&journal, 0), Ok(whole.len()));
+            assert_eq!(checked(&[journal, zeros()].concat(), 0), Ok(whole.len()));
+        }
+        // Its first page has not come to the disk.
+        let mut torn = torn;
+        torn[..60].fill(0);
+        assert_eq!(checked(&[&whole[..], &torn[..]].concat(), 0), Ok(whole.len()));
+        // As the first one of a journal.
+        let torn = stamped(3, &value);
+        assert_eq!(checked(&torn[..torn.len() - 1], 0), Ok(0));
+    }
+}
+
+#[test]
+fn a_stamped_batch_before_another_is_damaged_wherever_it_is_broken() {
+    let values = values_like_batches();
+    for value in [&b"value"[..], &values[5]] {
+        // Behind another one, and as the first one of all.
+        for first in [stamped(1, b"first"), Vec::new()] {
+            let (second, third) = (stamped(2, value), stamped(3, value));
+            for at in (0..second.len()).filter(|at| !(5..13).contains(at)) {
+                let mut broken = second.clone();
+                broken[at] ^= 0x40;
+                let journal = [&first[..], &broken, &third, &zeros()].concat();
+                assert_eq!(checked(&journal, 0), Err(first.len() as u64), "byte {at}");
+            }
+            // The last one says that those before it were synced, whole or not.
+            let hole = vec![0; second.len()];
+            let journal = [&first[..], &hole, &third[..third.len() - 5]].concat();
+            assert_eq!(checked(&journal, 0), Err(first.len() as u64));
+        }
+    }
+}
+
+#[test]
+fn what_is_known_to_be_whole_is_never_torn() {
+    let whole = [stamped(1, b"first"), stamped(2, b"second")].concat();
+    let first = stamped(1, b"first").len();
+    assert_eq!(checked(&whole, whole.len()), Ok(whole.len()));
+    let longer = [&whole[..], &stamped(3, b"third")[..60]].concat();
+    assert_eq!(checked(&longer, whole.len()), Ok(whole.len()));
+    for bytes in [first, first + 1, whole.len() - 1] {
+        assert_eq!(checked(&whole[..bytes], whole.len()), Err(first as u64), "{bytes}");
+        let ends_in_zeros = [&whole[..bytes], &zeros()].concat();
+        assert_eq!(checked(&ends_in_zeros, whole.len()), Err(first as u64), "{bytes}");
+    }
+    assert_eq!(checked(&[], 1), Err(0));
+    assert_eq!(checked(&zeros(), 1), Err(0));
+}
+
+#[test]
+fn stamps_are_never_the_same() {
+    assert_ne!(Stamp::new(), Stamp::new());
+    let stamp = Stamp::new();
+    assert_eq!(Stamp::from_bits(stamp.to_bits()), stamp);
 }

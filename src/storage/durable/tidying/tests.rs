@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::durable::generation::Generation;
+use crate::storage::durable::journal::Stamp;
 use crate::storage::durable::open_database;
 use lsm_tree::file::{BLOBS_FOLDER, TABLES_FOLDER};
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ impl Tree {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");
         let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
-        let generation = Generation::begin(&database, &data, 1).expect("a tree");
+        let generation = Generation::begin(&database, &data, Stamp::new(), 1).expect("a tree");
         Self { folder, database, generation }
     }
 

@@ -1,0 +1,139 @@
+//! The form of the database's files: sections, and their contents at the end.
+//!
+//! ```text
+//! section ... section
+//! contents  "TOC!", number: u32, then of each section where it begins: u64,
+//!           its length: u64, the length of its name: u16, and its name
+//! trailer   "SFA!", 1, 0, XXH3 of the contents: u128, where they begin: u64,
+//!           their length: u64
+//! ```
+//!
+//! in little-endian. The database asks for memory by numbers that it has not
+//! checked.
+
+use super::super::open_error::OpenError;
+use super::{changed, unreadable};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+use xxhash_rust::xxh3::xxh3_128;
+
+const CONTENTS: [u8; 4] = *b"TOC!";
+const TRAILER: [u8; 6] = *b"SFA!\x01\x00";
+const TRAILER_BYTES: usize = TRAILER.len() + 32;
+
+/// Longer than any contents.
+const CONTENTS_BYTES_MAX: u64 = 1 << 16;
+
+/// An open file, and where its sections are.
+pub(super) struct Archive<'a> {
+    path: &'a Path,
+    file: File,
+    sections: Vec<(Vec<u8>, Range<u64>)>,
+}
+
+impl<'a> Archive<'a> {
+    /// Opens the file at `path` if its contents are what was written.
+    pub(super) fn open(path: &'a Path) -> Result<Self, OpenError> {
+        let mut file = File::open(path).map_err(unreadable)?;
+        let bytes = file.metadata().map_err(unreadable)?.len();
+        let damaged = || changed(path.to_owned());
+        let end = bytes.checked_sub(TRAILER_BYTES as u64).ok_or_else(damaged)?;
+        let trailer = read_at(&mut file, end..bytes)?;
+        let mut trailer = Fields(&trailer);
+        let (magic, checksum) = (trailer.take(TRAILER.len()), trailer.u128());
+        let (Some(from), Some(length)) = (trailer.u64(), trailer.u64()) else {
+            return Err(damaged());
+        };
+        let is_whole = magic == Some(&TRAILER)
+            && length <= CONTENTS_BYTES_MAX
+            && from.checked_add(length) == Some(end);
+        if !is_whole {
+            return Err(damaged());
+        }
+        let contents = read_at(&mut file, from..end)?;
+        let is_right = checksum == Some(xxh3_128(&contents));
+        let sections = sections(&contents).filter(|_| is_right).ok_or_else(damaged)?;
+        if sections.iter().any(|(_, range)| range.end > from) {
+            return Err(damaged());
+        }
+        Ok(Self { path, file, sections })
+    }
+
+    /// The bytes of a section that is not large.
+    pub(super) fn section(&mut self, name: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let range = self.sections.iter().find(|(other, _)| other == name);
+        let Some((_, range)) = range else { return Err(changed(self.path.to_owned())) };
+        read_at(&mut self.file, range.clone())
+    }
+}
+
+fn sections(contents: &[u8]) -> Option<Vec<(Vec<u8>, Range<u64>)>> {
+    let mut fields = Fields(contents);
+    if fields.take(CONTENTS.len())? != CONTENTS {
+        return None;
+    }
+    let mut sections = Vec::new();
+    for _ in 0..fields.u32()? {
+        let (from, bytes) = (fields.u64()?, fields.u64()?);
+        let name = fields.u16()?;
+        sections.push((fields.take(name.into())?.to_vec(), from..from.checked_add(bytes)?));
+    }
+    Some(sections)
+}
+
+fn read_at(file: &mut File, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(range.start)).map_err(unreadable)?;
+    file.take(range.end - range.start).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
+
+/// Numbers in little-endian, one behind the other.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub(super) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.first_chunk().copied()
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(super) fn u128(&mut self) -> Option<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    /// A number of seven bits a byte, the lowest first.
+    pub(super) fn varint(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.u8()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+}

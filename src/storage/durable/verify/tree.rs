@@ -1,0 +1,276 @@
+//! One keyspace: its manifest, and the files that this names.
+
+use super::super::open_error::OpenError;
+use super::archive::{Archive, Fields};
+use super::{Walk, changed, number, unreadable};
+use lsm_tree::table::Block;
+use lsm_tree::{Cache, Checksum, CompressionType, InternalValue, Table, ValueType};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
+
+const CURRENT: &str = "current";
+const TABLES: &str = "tables";
+const BLOBS: &str = "blobs";
+
+/// The only kind of checksum.
+const XXH3: u8 = 0;
+
+/// What the database keeps in memory of a table depends on its level.
+const LEVELS_WITH_FILTER: usize = 1;
+const LEVELS_WITH_INDEX: usize = 2;
+
+/// The key of a keyspace's name, before its number in big-endian.
+const NAME_PREFIX: u8 = b'n';
+
+/// A table that a manifest names.
+#[derive(Clone, Copy)]
+struct Named {
+    id: u64,
+    level: usize,
+    checksum: u128,
+    global_number: u64,
+}
+
+/// What a manifest names, tables in the order in which they are searched.
+struct Manifest {
+    tables: Vec<Named>,
+    blobs: Vec<u64>,
+}
+
+/// Checks the keyspace in `folder`, but for blocks and values, which have
+/// checksums of their own. Gives the highest sequence number in its tables.
+pub(super) fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
+    let mut highest = None;
+    each_table(folder, walk, |path, named, table, walk| {
+        highest = highest.max(Some(table.get_highest_seqno()));
+        if walk.takes_whole(path)? && checksum(path)? != named.checksum {
+            check_references(path, table)?;
+        }
+        Ok(())
+    })?;
+    Ok(highest)
+}
+
+/// Checks the keyspace in `folder` that names all others, as a whole; gives
+/// their names by their numbers.
+pub(super) fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, OpenError> {
+    let mut found: BTreeMap<u64, Option<String>> = BTreeMap::new();
+    each_table(folder, walk, |path, named, table, _| {
+        let damaged = || changed(path.to_owned());
+        if checksum(path)? != named.checksum {
+            return Err(damaged());
+        }
+        for InternalValue { key, value } in items(table).ok_or_else(damaged)? {
+            let Some((&NAME_PREFIX, id)) = key.user_key.split_first() else { continue };
+            let id = id.first_chunk().map(|id| u64::from_be_bytes(*id)).ok_or_else(damaged)?;
+            let is_value = key.value_type == ValueType::Value;
+            let name = is_value.then(|| String::from_utf8(value.to_vec())).transpose();
+            found.entry(id).or_insert(name.map_err(|_| damaged())?);
+        }
+        Ok(())
+    })?;
+    Ok(found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect())
+}
+
+/// Checks what a keyspace's manifest names, and hands out its tables.
+fn each_table(
+    folder: &Path,
+    walk: &mut Walk,
+    mut look: impl FnMut(&Path, &Named, &Table, &mut Walk) -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
+    walk.folder(folder)?;
+    walk.names(folder)?;
+    let manifest = Manifest::read(folder, walk)?;
+    let tables = folder.join(TABLES);
+    walk.folder(&tables)?;
+    let there = numbers(&tables, walk)?;
+    for named in &manifest.tables {
+        let path = tables.join(named.id.to_string());
+        if !there.contains(&named.id) {
+            return Err(OpenError::Missing { file: path });
+        }
+        look(&path, named, &open_table(&path, named)?, walk)?;
+    }
+    let blobs = folder.join(BLOBS);
+    // It comes into the folder last, and is not synced before the first ones.
+    let there = match walk.folder(&blobs) {
+        Err(OpenError::Missing { .. }) => BTreeSet::new(),
+        found => found.and_then(|()| numbers(&blobs, walk))?,
+    };
+    for id in manifest.blobs {
+        let path = blobs.join(id.to_string());
+        if !there.contains(&id) {
+            return Err(OpenError::Missing { file: path });
+        }
+        check_blobs(&path)?;
+    }
+    Ok(())
+}
+
+impl Manifest {
+    /// Reads the manifest of the keyspace in `folder` that is in use.
+    fn read(folder: &Path, walk: &mut Walk) -> Result<Self, OpenError> {
+        let current = folder.join(CURRENT);
+        let damaged = || changed(current.clone());
+        walk.file(&current)?;
+        let bytes = fs::read(&current).map_err(unreadable)?;
+        let mut fields = Fields(&bytes);
+        let (Some(id), Some(checksum), Some(XXH3), []) =
+            (fields.u64(), fields.u128(), fields.u8(), fields.0)
+        else {
+            return Err(damaged());
+        };
+        let path = folder.join(format!("v{id}"));
+        walk.file(&path)?;
+        if self::checksum(&path)? != checksum {
+            return Err(changed(path));
+        }
+        let mut archive = Archive::open(&path)?;
+        let (tables, blobs) = (archive.section(b"tables")?, archive.section(b"blob_files")?);
+        match (tables_in(&tables), blobs_in(&blobs)) {
+            (Some(tables), Some(blobs)) => Ok(Self { tables, blobs }),
+            (None, _) | (_, None) => Err(changed(path)),
+        }
+    }
+}
+
+/// The tables in a section: of each level its runs, of each run its tables.
+fn tables_in(section: &[u8]) -> Option<Vec<Named>> {
+    let mut fields = Fields(section);
+    let mut tables = Vec::new();
+    for level in 0..fields.u8()?.into() {
+        for _ in 0..fields.u8()? {
+            for _ in 0..fields.u32()? {
+                let (id, kind, checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
+                let global_number = fields.u64()?;
+                if kind != XXH3 {
+                    return None;
+                }
+                tables.push(Named { id, level, checksum, global_number });
+            }
+        }
+    }
+    Some(tables)
+}
+
+fn blobs_in(section: &[u8]) -> Option<Vec<u64>> {
+    let mut fields = Fields(section);
+    let mut blobs = Vec::new();
+    for _ in 0..fields.u32()? {
+        let (id, kind, _checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
+        if kind != XXH3 {
+            return None;
+        }
+        blobs.push(id);
+    }
+    Some(blobs)
+}
+
+/// The files in a folder, which are named by numbers.
+fn numbers(folder: &Path, walk: &mut Walk) -> Result<BTreeSet<u64>, OpenError> {
+    let mut numbers = BTreeSet::new();
+    for name in walk.names(folder)? {
+        let path = folder.join(&name);
+        let name = name.to_str().ok_or_else(|| changed(path.clone()))?;
+        // What some systems put into every folder, and the database passes over.
+        if name == ".DS_Store" || name.starts_with("._") {
+            continue;
+        }
+        numbers.insert(number(name).ok_or_else(|| changed(path.clone()))?);
+        walk.file(&path)?;
+    }
+    Ok(numbers)
+}
+
+/// Opens a table as the database will.
+fn open_table(path: &Path, named: &Named) -> Result<Table, OpenError> {
+    // It believes this much of a file before it looks for damage.
+    Archive::open(path)?;
+    let open = || {
+        Table::recover(
+            path.to_owned(),
+            Checksum::from_raw(named.checksum),
+            named.global_number,
+            0,
+            Arc::new(Cache::with_capacity_bytes(0)),
+            None,
+            named.level < LEVELS_WITH_FILTER,
+            named.level < LEVELS_WITH_INDEX,
+        )
+    };
+    let table = unless_panic(open).and_then(Result::ok);
+    table.filter(|table| table.id() == named.id).ok_or_else(|| changed(path.to_owned()))
+}
+
+/// Every item of a table, or nothing if one cannot be read.
+fn items(table: &Table) -> Option<Vec<InternalValue>> {
+    // Behind an error come others without end, so the first one ends it.
+    let items = || table.scan().and_then(Iterator::collect);
+    unless_panic(items).and_then(lsm_tree::Result::ok)
+}
+
+/// Checks that a file of values says what it holds.
+fn check_blobs(path: &Path) -> Result<(), OpenError> {
+    let meta = Archive::open(path)?.section(b"meta")?;
+    let is_block = |mut block: &[u8]| {
+        let block = unless_panic(|| Block::from_reader(&mut block, CompressionType::None));
+        matches!(block, Some(Ok(_)))
+    };
+    match meta.strip_prefix(b"META") {
+        Some(block) if is_block(block) => Ok(()),
+        Some(_) | None => Err(changed(path.to_owned())),
+    }
+}
+
+/// Checks what a table that has changed says of the values it refers to: they
+/// are removed by what is said there, and no block has it. Where the table
+/// itself cannot be read, each of its values will tell.
+fn check_references(path: &Path, table: &Table) -> Result<(), OpenError> {
+    let damaged = || changed(path.to_owned());
+    let said = unless_panic(|| table.list_blob_file_references()).and_then(Result::ok);
+    let Some(items) = items(table) else { return Ok(()) };
+    let mut referred: BTreeMap<u64, [u64; 3]> = BTreeMap::new();
+    for InternalValue { key, value } in items {
+        if key.value_type != ValueType::Indirection {
+            continue;
+        }
+        let mut fields = Fields(&value);
+        let (_offset, id) = (fields.varint(), fields.varint().ok_or_else(damaged)?);
+        let (on_disk, bytes) = (fields.varint(), fields.varint());
+        let [count, sum, sum_on_disk] = referred.entry(id).or_default();
+        *count += 1;
+        *sum += bytes.ok_or_else(damaged)?;
+        *sum_on_disk += on_disk.ok_or_else(damaged)?;
+    }
+    let said = said.ok_or_else(damaged)?.unwrap_or_default();
+    let is_listed_once = said.len() == referred.len();
+    let is_right = said.iter().all(|it| {
+        referred.get(&it.blob_file_id) == Some(&[it.len as u64, it.bytes, it.on_disk_bytes])
+    });
+    if is_listed_once && is_right { Ok(()) } else { Err(damaged()) }
+}
+
+/// The checksum of a whole file.
+fn checksum(path: &Path) -> Result<u128, OpenError> {
+    const PART_BYTES: usize = 64 << 10;
+    let mut file = File::open(path).map_err(unreadable)?;
+    let (mut checksum, mut part) = (Xxh3::new(), vec![0; PART_BYTES]);
+    loop {
+        match file.read(&mut part) {
+            Ok(0) => return Ok(checksum.digest128()),
+            Ok(got) => checksum.update(part.get(..got).unwrap_or_default()),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(unreadable(err)),
+        }
+    }
+}
+
+/// The database panics on some kinds of damage.
+fn unless_panic<T>(action: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(action)).ok()
+}
