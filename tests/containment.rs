@@ -572,6 +572,52 @@ mod guarded {
         });
     }
 
+    /// Those whom tiny_http has no thread for at once take up room as well.
+    #[test]
+    fn a_burst_beyond_a_small_cap_leaves_nobody_without_an_answer() {
+        let server = server_with(|config| config.connections_max = Some(12));
+        for round in 0..5 {
+            let mut burst: Vec<Connection> = (0..40).map(|_| server.connect()).collect();
+            for connection in &mut burst {
+                // Whoever is turned away at once cannot send any more.
+                connection.try_send(get_head("/healthz")).ok();
+            }
+            let mut answered = 0;
+            for connection in &mut burst {
+                match connection.try_response_to("GET") {
+                    Ok(answer) if answer.status() == 200 => answered += 1,
+                    Ok(answer) => assert_eq!(answer.status(), 503, "round {round}"),
+                    Err(err) => {
+                        let kind = err.kind();
+                        assert_ne!(kind, io::ErrorKind::WouldBlock, "no answer in round {round}");
+                    }
+                }
+            }
+            assert!(answered >= 12, "{answered} answered in round {round}");
+        }
+    }
+
+    /// Uploads that stand still cost their own connections.
+    #[test]
+    fn many_stuck_uploads_keep_no_other_from_being_taken() {
+        let server = Fixture::start();
+        let start = |index: usize| {
+            let mut upload = server.connect();
+            upload.send(put_head(&format!("/kv/stuck/{index}"), 5000));
+            upload.send([b'x'; 2000]);
+            upload
+        };
+        let mut stuck: Vec<Connection> = (0..600).map(start).collect();
+        let mut other = server.connect();
+        assert_eq!(other.put("/kv/large", &vec![b'x'; 100_000]).status(), 200);
+        assert_eq!(other.call("DELETE", "/clear").status(), 200);
+        assert_eq!(other.get("/kv/large").status(), 404);
+        for upload in &mut stuck {
+            upload.send([b'x'; 3000]);
+            assert_eq!(upload.response().status(), 200);
+        }
+    }
+
     #[test]
     fn a_complete_head_that_is_too_large_is_431() {
         let server = Fixture::start();

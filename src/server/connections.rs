@@ -11,7 +11,7 @@ use super::socket::Socket;
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const READ_AHEAD_MAX: usize = 32;
 #[derive(Default)]
 pub(super) struct Connections {
     open: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// How many those are, to be read without waiting.
+    count: AtomicUsize,
     last_id: AtomicU64,
     /// Is told whenever one has ended, while somebody waits for that.
     ended: Condvar,
@@ -123,7 +125,10 @@ impl Connections {
             state: Mutex::default(),
             turn: Condvar::new(),
         });
-        self.lock().insert(id, Arc::clone(&connection));
+        let mut open = self.lock();
+        open.insert(id, Arc::clone(&connection));
+        self.count.store(open.len(), Ordering::Relaxed);
+        drop(open);
         connection
     }
 
@@ -134,7 +139,11 @@ impl Connections {
 
     /// Ends a connection: what is left of it is given up.
     pub(super) fn end(&self, connection: &Connection) {
-        if self.lock().remove(&connection.id).is_some() {
+        let mut open = self.lock();
+        let was_open = open.remove(&connection.id).is_some();
+        self.count.store(open.len(), Ordering::Relaxed);
+        drop(open);
+        if was_open {
             if self.is_waited_for.load(Ordering::Relaxed) {
                 self.ended.notify_all();
             }
@@ -187,7 +196,7 @@ impl Connections {
 
     /// How many are open.
     pub(super) fn count(&self) -> usize {
-        self.lock().len()
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Waits for up to `time` until fewer than `max` are open, and says

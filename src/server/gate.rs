@@ -16,14 +16,12 @@ use super::front::Front;
 use super::inlet::Inlet;
 use super::socket::Socket;
 use super::watchdog::Handle;
-use crate::schedule;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::mem;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,8 +58,9 @@ struct State {
     /// What a connection's descriptors are duplicates of: tiny_http never
     /// reads or writes them, whatever it believes.
     stand_in: OwnedFd,
-    /// Descriptors for the next connection.
+    /// Descriptors for the next connection, and whether the second one is kept.
     spare: Vec<OwnedFd>,
+    keeps_spare: bool,
     /// Connections that no thread has begun to read, and when they came.
     unread: VecDeque<(Weak<Connection>, Instant)>,
     /// When tiny_http's pool was last made to look.
@@ -113,8 +112,6 @@ impl AcceptLoop {
     fn begin(self: &Arc<Self>) {
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             ACCEPT_LOOP.replace(Some(EndsWithThread(Arc::clone(self))));
-            // Whoever waits to be accepted waits behind all who came before.
-            schedule::ask_for_slices(schedule::SLICE_SHORT);
         }
     }
 }
@@ -165,6 +162,7 @@ impl Admission {
         let state = State {
             stand_in,
             spare: Vec::with_capacity(DESCRIPTORS_SPARE),
+            keeps_spare: false,
             unread: VecDeque::new(),
             nudged_at: None,
         };
@@ -186,7 +184,10 @@ impl Admission {
             self.wait_out(&err);
             return Ok(None);
         }
-        if !self.has_room() {
+        let count = self.connections().count();
+        // Then there are descriptors enough in any case.
+        state.keeps_spare = count < self.connections_max / 2;
+        if count >= self.connections_max {
             // Those who are forgotten take up room as well.
             if state.left_to_wait().is_some_and(|left| left.is_zero()) {
                 return Ok(Some(state.nudge()));
@@ -218,10 +219,6 @@ impl Admission {
         let connection = self.connections().add(socket, peer, self.accept_loop.number);
         state.unread.push_back((Arc::downgrade(&connection), Instant::now()));
         Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.front), connection))))
-    }
-
-    fn has_room(&self) -> bool {
-        self.connections().count() < self.connections_max
     }
 
     /// Sees to an error of the system's that is not the end.
@@ -286,9 +283,11 @@ impl Gate for Admission {
         self.accept_loop.begin();
         loop {
             if let Some(stream) = self.accept(listener, &mut state)? {
-                // The other one makes room for tiny_http's duplicate.
-                let descriptor = mem::take(&mut state.spare).pop();
-                let descriptor = descriptor.ok_or(io::ErrorKind::Interrupted)?;
+                let descriptor = state.spare.pop().ok_or(io::ErrorKind::Interrupted)?;
+                if !state.keeps_spare {
+                    // It makes room for tiny_http's duplicate.
+                    state.spare.clear();
+                }
                 return Ok((descriptor, stream));
             }
         }

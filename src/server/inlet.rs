@@ -19,9 +19,7 @@ use super::job::Job;
 use super::request::{self, Head, Meaning, Request};
 use super::uploads::{self, Reservation};
 use crate::api::{Refusal, Reply};
-use crate::schedule;
 use bytes::Bytes;
-use std::cell::Cell;
 use std::io::{self, BufRead, Read};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,11 +37,6 @@ const BODY_STEP_BYTES: usize = 16 * 1024;
 
 /// What a connection keeps of its buffer between requests.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024;
-
-thread_local! {
-    /// Whether this thread of tiny_http's is scheduled as one of many.
-    static IS_SCHEDULED: Cell<bool> = const { Cell::new(false) };
-}
 
 /// A connection, to be read from.
 pub(super) struct Inlet {
@@ -248,11 +241,6 @@ impl Stream for Inlet {
     }
 
     fn read(&self, buffer: &mut [u8]) -> usize {
-        IS_SCHEDULED.with(|is_scheduled| {
-            if !is_scheduled.replace(true) {
-                schedule::let_others_finish();
-            }
-        });
         self.connection.set_read();
         // A panic below leaves it as it is, and the connection is over then.
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);

@@ -139,7 +139,7 @@ impl Server {
         let (long, long_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, inboxes) = Senders::new(processors.min(SENDERS_MAX))?;
-        let (handle, orders) = Handle::new();
+        let handle = Handle::new();
         let front = Arc::new(Front {
             api,
             connections: Connections::default(),
@@ -176,7 +176,7 @@ impl Server {
         let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
         let acceptor = Acceptor::new(listener, Arc::clone(&front), handle.clone(), at_once)?;
         acceptor.wait_until_begun(START_PATIENCE)?;
-        let watchdog = Watchdog::new(limits, Arc::clone(&front), &handle, orders, acceptor);
+        let watchdog = Watchdog::new(limits, Arc::clone(&front), &handle, acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             watchdog.run();

@@ -322,19 +322,17 @@ pub(super) mod watchdog {
     }
 
     #[derive(Clone)]
-    pub(in crate::server) struct Handle(Sender<Order>);
+    pub(in crate::server) struct Handle(Sender<Order>, Receiver<Order>);
 
     enum Order {
         Drain(Sender<()>),
         Stop,
     }
 
-    pub(in crate::server) struct Orders(Receiver<Order>);
-
     impl Handle {
-        pub(in crate::server) fn new() -> (Self, Orders) {
+        pub(in crate::server) fn new() -> Self {
             let (orders, queue) = crossbeam_channel::unbounded();
-            (Self(orders), Orders(queue))
+            Self(orders, queue)
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere it is told")]
@@ -361,11 +359,10 @@ pub(super) mod watchdog {
         pub(in crate::server) fn new(
             _limits: Limits,
             front: Arc<Front>,
-            _handle: &Handle,
-            orders: Orders,
+            handle: &Handle,
             acceptor: Acceptor,
         ) -> Self {
-            Self { front, orders: orders.0, acceptor }
+            Self { front, orders: handle.1.clone(), acceptor }
         }
 
         pub(in crate::server) fn run(self) {

@@ -19,13 +19,14 @@ use super::connections::Connection;
 use super::front::Front;
 use crate::api::Reply;
 use crate::schedule;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use verdict::{Meter, Verdict, Watch};
 
@@ -84,10 +85,17 @@ pub(super) struct Limits {
 
 /// How the other threads reach the watchdog. Nothing here blocks.
 #[derive(Clone)]
-pub(super) struct Handle {
-    orders: Sender<Order>,
-    /// Whether it sleeps for long.
-    is_quiet: Arc<AtomicBool>,
+pub(super) struct Handle(Arc<Mailbox>);
+
+/// What a channel would be, but that whoever waits for it sleeps at once: the
+/// watchdog wakes up too often to spin before.
+#[derive(Default)]
+struct Mailbox {
+    // Threads of the server's own put orders here, a few each.
+    orders: Mutex<Vec<Order>>,
+    ordered: Condvar,
+    /// Whether the watchdog sleeps for long.
+    is_quiet: AtomicBool,
 }
 
 enum Order {
@@ -102,20 +110,16 @@ enum Order {
     Stop,
 }
 
-/// The other end of a [`Handle`].
-pub(super) struct Orders(Receiver<Order>);
-
 impl Handle {
-    /// A handle, and the other end of it.
-    pub(super) fn new() -> (Self, Orders) {
-        // Threads of the server's own send here, a few orders each.
-        let (orders, queue) = crossbeam_channel::unbounded();
-        (Self { orders, is_quiet: Arc::new(AtomicBool::new(false)) }, Orders(queue))
+    /// A handle to the watchdog that is made with it.
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
     }
 
     /// Has the watchdog look at the leader more often.
     pub(super) fn notice(&self) {
-        if self.is_quiet.load(Ordering::Relaxed) && self.is_quiet.swap(false, Ordering::Relaxed) {
+        let is_quiet = &self.0.is_quiet;
+        if is_quiet.load(Ordering::Relaxed) && is_quiet.swap(false, Ordering::Relaxed) {
             self.order(Order::Notice);
         }
     }
@@ -144,8 +148,23 @@ impl Handle {
     }
 
     fn order(&self, order: Order) {
-        // After the watchdog has ended nothing is left to be ordered.
-        self.orders.send(order).ok();
+        self.0.lock().push(order);
+        self.0.ordered.notify_one();
+    }
+}
+
+impl Mailbox {
+    /// Waits for orders until a moment, and takes those that are there.
+    fn take_until(&self, until: Instant) -> Vec<Order> {
+        let orders = self.lock();
+        let time = until.saturating_duration_since(Instant::now());
+        let waited = self.ordered.wait_timeout_while(orders, time, |orders| orders.is_empty());
+        mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Order>> {
+        // Every change is one call.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,8 +172,7 @@ impl Handle {
 pub(super) struct Watchdog {
     limits: Limits,
     front: Arc<Front>,
-    orders: Receiver<Order>,
-    is_quiet: Arc<AtomicBool>,
+    mailbox: Arc<Mailbox>,
     acceptor: Acceptor,
     watches: HashMap<u64, Watch>,
     draining: Option<Draining>,
@@ -177,15 +195,13 @@ impl Watchdog {
         limits: Limits,
         front: Arc<Front>,
         handle: &Handle,
-        orders: Orders,
         acceptor: Acceptor,
     ) -> Self {
         let now = Instant::now();
         Self {
             limits,
             front,
-            orders: orders.0,
-            is_quiet: Arc::clone(&handle.is_quiet),
+            mailbox: Arc::clone(&handle.0),
             acceptor,
             watches: HashMap::new(),
             draining: None,
@@ -232,27 +248,23 @@ impl Watchdog {
     fn rest(&mut self) -> ControlFlow<()> {
         let now = Instant::now();
         let pace = if now < self.busy_until || self.draining.is_some() { PACE } else { PACE_QUIET };
-        self.is_quiet.store(pace > PACE, Ordering::Relaxed);
-        let until = (now + pace).min(self.next_look.max(now));
-        let mut order = self.orders.recv_deadline(until);
-        self.is_quiet.store(false, Ordering::Relaxed);
-        loop {
+        self.mailbox.is_quiet.store(pace > PACE, Ordering::Relaxed);
+        let orders = self.mailbox.take_until((now + pace).min(self.next_look.max(now)));
+        self.mailbox.is_quiet.store(false, Ordering::Relaxed);
+        for order in orders {
             match order {
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    return ControlFlow::Break(());
-                }
-                Ok(Order::Notice) => self.busy_until = Instant::now() + BUSY_FOR,
-                Ok(Order::Look) => self.next_look = Instant::now(),
-                Ok(Order::Complain(text)) => self.complain("accept", &text),
-                Ok(Order::Drain(done)) => {
+                Order::Stop => return ControlFlow::Break(()),
+                Order::Notice => self.busy_until = Instant::now() + BUSY_FOR,
+                Order::Look => self.next_look = Instant::now(),
+                Order::Complain(text) => self.complain("accept", &text),
+                Order::Drain(done) => {
                     self.acceptor.close();
                     self.draining = Some(Draining { done, since: Instant::now() });
                     self.next_look = Instant::now();
                 }
-                Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
             }
-            order = self.orders.try_recv().map_err(|_| RecvTimeoutError::Timeout);
         }
+        ControlFlow::Continue(())
     }
 
     /// Looks at every connection and does what its state asks for.
