@@ -16,8 +16,9 @@ pub(super) mod inlet {
     use crate::server::job::Job;
     use crate::server::request::{Head, Meaning, Request, Understood};
     use bytes::Bytes;
-    use std::net::{Ipv4Addr, SocketAddr};
-    use std::sync::Arc;
+    use std::collections::{BTreeMap, VecDeque};
+    use std::net::SocketAddr;
+    use std::sync::{Arc, Mutex, PoisonError};
     use std::thread;
     use tiny_http::HTTPVersion;
 
@@ -25,11 +26,51 @@ pub(super) mod inlet {
     /// head asks for something first.
     const READ_BYTES_MAX: u64 = 1024;
 
-    /// Takes a request of tiny_http's. Gives it if it is there as a whole;
-    /// otherwise a thread of its own waits for the rest.
+    /// How many requests of one peer may wait for the one in work.
+    const WAITING_MAX: usize = 1000;
+
+    /// The peers of whom a request is in work, and those that wait behind it.
+    static IN_WORK: Mutex<BTreeMap<SocketAddr, VecDeque<tiny_http::Request>>> =
+        Mutex::new(BTreeMap::new());
+
+    /// Takes a request of tiny_http's. Gives it if its turn has come and it is
+    /// there as a whole; otherwise a thread of its own waits for the rest.
     pub(in crate::server) fn enter(
         front: &Arc<Front>,
+        request: tiny_http::Request,
+    ) -> Option<(Job, Meaning)> {
+        let peer = request.remote_addr().copied()?;
+        let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = in_work.get_mut(&peer) {
+            if waiting.len() < WAITING_MAX {
+                waiting.push_back(request);
+            }
+            return None;
+        }
+        in_work.insert(peer, VecDeque::new());
+        drop(in_work);
+        begin(front, request, peer)
+    }
+
+    /// Begins with the next request of a peer whose last one was answered.
+    pub(super) fn next(front: &Arc<Front>, peer: SocketAddr) {
+        let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = in_work.get_mut(&peer).and_then(VecDeque::pop_front);
+        if next.is_none() {
+            in_work.remove(&peer);
+        }
+        drop(in_work);
+        let begun = next.and_then(|request| begin(front, request, peer));
+        if let Some((job, meaning)) = begun {
+            // The lane's threads live as long as the server.
+            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+        }
+    }
+
+    fn begin(
+        front: &Arc<Front>,
         mut request: tiny_http::Request,
+        peer: SocketAddr,
     ) -> Option<(Job, Meaning)> {
         let understood = understand(front, &request);
         let is_here = understood.as_ref().is_ok_and(|(_, framing, _)| {
@@ -39,12 +80,12 @@ pub(super) mod inlet {
         });
         if is_here {
             let own = read(front, &mut request, understood);
-            return Some(job(front, request, own));
+            return Some(job(front, request, own, peer));
         }
         let front = Arc::clone(front);
         let waiting = thread::Builder::new().name("upload".to_owned()).spawn(move || {
             let own = read(&front, &mut request, understood);
-            let (job, meaning) = job(&front, request, own);
+            let (job, meaning) = job(&front, request, own, peer);
             // The lane's threads live as long as the server.
             front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
         });
@@ -116,10 +157,13 @@ pub(super) mod inlet {
         }
     }
 
-    fn job(front: &Front, request: tiny_http::Request, own: Request) -> (Job, Meaning) {
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let peer = request.remote_addr().copied().unwrap_or(nowhere);
-        let socket = Socket::new(request.into_writer());
+    fn job(
+        front: &Arc<Front>,
+        request: tiny_http::Request,
+        own: Request,
+        peer: SocketAddr,
+    ) -> (Job, Meaning) {
+        let socket = Socket::new(request.into_writer(), Arc::clone(front), peer);
         let connection = front.connections.add(socket, peer, 0);
         connection.set_in_work();
         Job::new(connection, own)
@@ -128,17 +172,30 @@ pub(super) mod inlet {
 
 /// Writing answers.
 pub(super) mod socket {
+    use super::inlet;
+    use crate::server::front::Front;
     use std::io::{self, Write};
-    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::net::SocketAddr;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
     type Writer = Box<dyn Write + Send>;
 
     /// tiny_http's writer for one answer, until that was written.
-    pub(in crate::server) struct Socket(Mutex<Option<Writer>>);
+    pub(in crate::server) struct Socket {
+        writer: Mutex<Option<Writer>>,
+        front: Arc<Front>,
+        peer: SocketAddr,
+    }
+
+    impl Drop for Socket {
+        fn drop(&mut self) {
+            self.answered();
+        }
+    }
 
     impl Socket {
-        pub(super) fn new(writer: Writer) -> Self {
-            Self(Mutex::new(Some(writer)))
+        pub(super) fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
+            Self { writer: Mutex::new(Some(writer)), front, peer }
         }
 
         pub(in crate::server) fn cut(&self) {
@@ -160,7 +217,11 @@ pub(super) mod socket {
 
         /// Lets tiny_http go on.
         pub(in crate::server) fn answered(&self) {
-            drop(self.lock().take());
+            let writer = self.lock().take();
+            if writer.is_some() {
+                drop(writer);
+                inlet::next(&self.front, self.peer);
+            }
         }
 
         /// Sends all of `bytes`, which may block.
@@ -173,7 +234,7 @@ pub(super) mod socket {
         }
 
         fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+            self.writer.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 }
