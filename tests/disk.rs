@@ -279,7 +279,7 @@ fn third_write_fails(fault: &str, only_on_the_journal: bool, first: (u16, &str),
     says(&connection.call("DELETE", "/kv/one"), 503, &refusal);
     says(&connection.call("DELETE", "/clear"), 503, &refusal);
     says(&connection.get("/healthz"), 503, &refusal);
-    assert!(process.log().contains("ERROR"), "{}", process.log());
+    wait_until("it is logged", || process.log().contains("ERROR"));
     for _ in 0..2 {
         holds(&mut connection, "one", b"1");
         holds(&mut connection, "kept", b"changed");

@@ -104,6 +104,11 @@ impl Process {
         Connection::open(self.addr)
     }
 
+    /// Its number in the system.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal by name, `TERM`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();

@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Writers that come while it syncs make the next batch, so many share one
-//! sync and a lone one waits for nobody. Once a write to the disk has failed
-//! nobody knows what the disk holds: no other is tried before the next start.
+//! sync and a lone one waits for nobody. Once a write to the journal has failed
+//! nobody knows what it holds: no other is tried before the next start. Where
+//! the database has failed elsewhere it is opened anew, see `reopen`.
 
 use super::batch::{self, Action, Batch, Decided, Record};
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Generation, Keyspaces};
 use super::pins::Pins;
+use super::reopen::{self, Live, Reopener, Tried};
 use super::room::Room;
 use super::runway::Runway;
 use super::status::Status;
@@ -77,7 +79,7 @@ pub(super) enum Message {
 
 /// The committer's own side.
 pub(super) struct Committer {
-    database: Database,
+    database: Live,
     generation: Generation,
     /// The keyspaces that readers use.
     current: Arc<RwLock<Arc<Keyspaces>>>,
@@ -85,6 +87,9 @@ pub(super) struct Committer {
     status: Arc<Status>,
     /// Set once a write to the disk has failed.
     failed: Option<Outage>,
+    reopener: Reopener,
+    /// Of a database that was opened anew, what was there before is still open.
+    is_settling: bool,
     room: Room,
     runway: Runway,
     queue: Receiver<Message>,
@@ -115,12 +120,14 @@ impl Committer {
         let sweep = Sweep::new(Some(generation.keys()));
         let runway = Runway::begin(room.folder());
         Self {
-            database,
+            database: Live::new(database),
             generation,
             current,
             pins,
             status,
             failed: None,
+            reopener: Reopener::default(),
+            is_settling: false,
             room,
             runway,
             queue,
@@ -141,6 +148,7 @@ impl Committer {
         schedule::ask_for_slices(schedule::SLICE_SHORT);
         let mut next = None;
         loop {
+            self.reopen_if_due();
             if self.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
                 self.guarded(|committer| committer.sweep(Time::now())).ok();
@@ -163,8 +171,11 @@ impl Committer {
 
     /// How long it has nothing to do if nobody writes.
     fn patience(&self) -> Duration {
-        let sweep = self.sweep.due_in();
-        if self.failed.is_some() { LOOK_INTERVAL } else { LOOK_INTERVAL.min(sweep) }
+        let due_in = match self.failed {
+            Some(_) => self.reopener.due_in(),
+            None => Some(self.sweep.due_in()),
+        };
+        due_in.map_or(LOOK_INTERVAL, |due_in| LOOK_INTERVAL.min(due_in))
     }
 
     /// Commits a write together with those that wait. Gives back a message
@@ -364,7 +375,7 @@ impl Committer {
             self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
         }
         self.runway.prepare(self.room.folder(), batch.len(), bytes);
-        batch.commit()?;
+        reopen::commit(batch)?;
         self.has_written()
     }
 
@@ -432,7 +443,7 @@ impl Committer {
     fn wait_while_crowded(&mut self) -> fjall::Result<()> {
         while self.is_unwritten() || self.is_unsorted() {
             // Writes nothing here, but tells of failures elsewhere.
-            self.database.persist(PersistMode::Buffer)?;
+            reopen::persist(&self.database, PersistMode::Buffer)?;
             if self.is_unsorted() {
                 self.tidying.each_mut().into_iter().for_each(Tidying::hurry);
             }
@@ -467,9 +478,9 @@ impl Committer {
 
     /// Looks whether the disk is well while nobody writes.
     fn look(&mut self) {
-        if self.guarded(|committer| committer.database.persist(PersistMode::Buffer)).is_ok()
-            && self.status.outage().is_some()
-        {
+        let persist =
+            |committer: &mut Self| reopen::persist(&committer.database, PersistMode::Buffer);
+        if self.guarded(persist).is_ok() && self.status.outage().is_some() {
             self.note_room(self.spare_bytes() > 0);
         }
         if self.last_write.elapsed() > LOOK_INTERVAL {
@@ -549,14 +560,64 @@ impl Committer {
         Ok(())
     }
 
-    /// Takes no more writes before the next start.
+    /// Takes no more writes before the database is opened anew, or the next
+    /// start.
     fn fail(&mut self, err: &fjall::Error) -> Error {
         let is_full = is_full(err) || self.spare_bytes() == 0;
         let outage = if is_full { Outage::DiskFull } else { Outage::DiskFailed };
-        log::error!("writing has failed, so nothing more is written before the next start: {err}");
+        if reopen::is_final(err) {
+            log_end(err);
+        } else {
+            log::error!("the database has failed, so it is opened anew before a write: {err}");
+            self.reopener.begin();
+        }
         self.failed = Some(outage);
         self.status.set(Some(outage));
         if is_full { Error::Full } else { Error::Unavailable(outage) }
+    }
+
+    /// Opens the database anew where it has failed and that is due.
+    fn reopen_if_due(&mut self) {
+        if self.is_settling && self.reopener.has_let_go() {
+            // Its journal is the only one that is open.
+            self.is_settling = false;
+            self.runway = Runway::begin(self.room.folder());
+        }
+        if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
+            return;
+        }
+        if !self.is_alone() {
+            return self.reopener.postpone();
+        }
+        let tried = self.reopener.attempt(reopen::Place {
+            database: &mut self.database,
+            generation: &mut self.generation,
+            current: &self.current,
+            data: self.room.folder(),
+        });
+        match tried {
+            Tried::Opened => {
+                self.sweep = Sweep::new(Some(self.generation.keys()));
+                self.is_settling = true;
+                self.failed = None;
+                self.status.set(None);
+            }
+            Tried::NotYet => {}
+            Tried::Final(err) => log_end(&err),
+        }
+    }
+
+    /// Whether nobody else has the database. Blocks for nothing.
+    fn is_alone(&mut self) -> bool {
+        for tidying in self.tidying.each_mut() {
+            tidying.stop();
+            tidying.has_finished();
+        }
+        if let Some(remover) = self.remover.take_if(|remover| remover.is_finished()) {
+            // A panic there was logged.
+            remover.join().ok();
+        }
+        !self.is_tidying() && self.remover.is_none()
     }
 
     fn close(mut self) -> Result<(), Error> {
@@ -564,7 +625,9 @@ impl Committer {
         self.stop_tidying();
         // A panic there was logged.
         self.remover.take().map(JoinHandle::join);
-        let closed = self.guarded(|committer| committer.database.persist(PersistMode::SyncData));
+        let persist =
+            |committer: &mut Self| reopen::persist(&committer.database, PersistMode::SyncData);
+        let closed = self.guarded(persist);
         self.status.set(Some(Outage::Closed));
         closed
     }
@@ -577,6 +640,10 @@ fn tell(waiting: impl IntoIterator<Item = (Done, Updated)>, outcome: &Result<(),
         let outcome = outcome.clone().map(|()| updated);
         panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
     }
+}
+
+fn log_end(err: &impl std::error::Error) {
+    log::error!("writing has failed, so nothing more is written before the next start: {err}");
 }
 
 /// Whether the disk, or this process's share of it, is full.

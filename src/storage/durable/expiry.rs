@@ -18,6 +18,7 @@
 
 use super::batch::Record;
 use super::generation::{Generation, Keyspaces};
+use super::reopen;
 use crate::storage::{Key, Time, record};
 use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch};
 use std::mem;
@@ -252,7 +253,7 @@ impl Sweep {
             batch.remove(keys, entry);
         }
         if looked_at > 0 {
-            batch.commit()?;
+            reopen::commit(batch)?;
         }
         self.has_more = looked_at == STEP_KEYS_MAX;
         let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);

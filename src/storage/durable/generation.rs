@@ -13,6 +13,7 @@
 
 use super::directory;
 use super::journal::FLOOR_KEY;
+use super::reopen;
 use crate::storage::KEY_BYTES_MAX;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
@@ -106,7 +107,7 @@ impl Generation {
     fn mark(&self, database: &Database) -> fjall::Result<()> {
         let mut batch = self.batch(database);
         batch.insert(self.keys(), MARK, []);
-        batch.commit()
+        reopen::commit(batch)
     }
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
@@ -115,31 +116,30 @@ impl Generation {
         let mut batch = self.batch(database);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
-        batch.commit()
+        reopen::commit(batch)
     }
 
-    /// The one in use; there is none only where data is missing. Removes what
-    /// is left of others.
+    /// The one in use; there is none only where data is missing.
     pub(super) fn newest(database: &Database, data: &Path) -> fjall::Result<Option<Self>> {
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
-        let (mut newest, mut others) = (None, Vec::new());
         while let Some(number) = numbers.pop() {
             let keys = database.keyspace(&number.to_string(), options)?;
-            if newest.is_none() && keys.contains_key(MARK)? {
-                newest = Some(Self::of(database, data, number, keys)?);
-            } else {
-                others.push(keys);
+            if keys.contains_key(MARK)? {
+                return Self::of(database, data, number, keys).map(Some);
             }
         }
-        let Some(newest) = newest else { return Ok(None) };
-        others.into_iter().try_for_each(|keyspace| database.delete_keyspace(keyspace))?;
-        let in_use = newest.expiring().name();
-        for name in names.iter().filter(|name| name.ends_with(EXPIRING) && *name != in_use) {
+        Ok(None)
+    }
+
+    /// Removes what is left of others.
+    pub(super) fn remove_others(&self, database: &Database) -> fjall::Result<()> {
+        let in_use = self.keyspaces.each().map(Keyspace::name);
+        for name in database.list_keyspace_names().iter().filter(|name| !in_use.contains(name)) {
             database.delete_keyspace(database.keyspace(name, options)?)?;
         }
-        Ok(Some(newest))
+        Ok(())
     }
 
     /// A batch of changes to it. Every batch is made here: it says what its
@@ -252,6 +252,7 @@ mod tests {
 
         let database = open();
         let newest = Generation::newest(&database, &data).expect("it opens").expect("it is there");
+        newest.remove_others(&database).expect("they are removed");
         let held = newest.keys().get("key").expect("it can be read");
         assert_eq!((newest.number, held.as_deref()), (1, Some(&b"1"[..])));
         let mut names = database.list_keyspace_names();

@@ -17,6 +17,7 @@ mod generation;
 mod journal;
 mod open_error;
 mod pins;
+mod reopen;
 mod room;
 #[cfg(all(target_os = "linux", not(portable)))]
 mod runway;
@@ -33,7 +34,7 @@ use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::Directory;
-use fjall::{AbstractTree as _, Database};
+use fjall::{AbstractTree as _, Database, DatabaseBuilder};
 use generation::{Generation, Keyspaces};
 pub use open_error::OpenError;
 use pins::Pins;
@@ -50,6 +51,10 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// How many files are kept open beside the journal. The server keeps at least
 /// as many descriptors for this as any system gives.
 const FILES_MAX: usize = 64;
+
+/// The same of a database that only stands in for another.
+const STANDBY_CACHE_BYTES: u64 = 4 << 20;
+const STANDBY_FILES_MAX: usize = 8;
 
 /// How large the journals grow until what they hold is written elsewhere.
 const JOURNALS_BYTES_MAX: u64 = 192 << 20;
@@ -81,10 +86,7 @@ impl Durable {
             })?;
         }
         let data = directory.data();
-        journal::check(&data)?;
-        let database = open_database(&data)?;
-        let generation = Generation::newest(&database, &data).map_err(database_error)?;
-        let generation = generation.ok_or(OpenError::Incomplete)?;
+        let (database, generation) = recover(&data)?;
 
         let current = Arc::new(RwLock::new(Arc::clone(generation.keyspaces())));
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
@@ -111,6 +113,20 @@ impl Durable {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What is held under `key` in these keyspaces.
+    fn entry(&self, keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
+        let mut found = entry_in(keyspaces, key)?;
+        while let Some(entry) = &found
+            && !self.pins.lives(key, entry)
+        {
+            // It has expired, unless a change that was decided before has been
+            // committed since it was found.
+            let expiry = entry.expiry();
+            found = entry_in(keyspaces, key)?.filter(|entry| entry.expiry() != expiry);
+        }
+        Ok(found)
+    }
+
     /// Tells the committer something; the `done` in it hears of it.
     fn tell(&self, message: Message) {
         let closed = Err(Error::Unavailable(Outage::Closed));
@@ -130,6 +146,20 @@ impl Durable {
     }
 }
 
+/// Checks the database in the folder `data`, then opens it.
+fn recover(data: &Path) -> Result<(Database, Generation), OpenError> {
+    journal::check(data)?;
+    let database = open_database(data)?;
+    let generation = generation_in_use(&database, data)?;
+    generation.remove_others(&database).map_err(database_error)?;
+    Ok((database, generation))
+}
+
+/// The generation in use of an open database.
+fn generation_in_use(database: &Database, data: &Path) -> Result<Generation, OpenError> {
+    Generation::newest(database, data).map_err(database_error)?.ok_or(OpenError::Incomplete)
+}
+
 /// A write as the committer is told of it.
 fn message(write: Write, done: Done) -> Message {
     let (key, action) = match write {
@@ -144,31 +174,44 @@ fn database_error(err: fjall::Error) -> OpenError {
     OpenError::Database(Box::new(err))
 }
 
-/// Opens the database, or makes an empty one. It panics on some kinds of
-/// damage.
+/// Opens the database, or makes an empty one.
 fn open_database(data: &Path) -> Result<Database, OpenError> {
     let builder = Database::builder(data)
         .cache_size(CACHE_BYTES)
         .max_cached_files(Some(FILES_MAX))
         .max_journaling_size(JOURNALS_BYTES_MAX)
         .manual_journal_persist(true);
+    open_by(builder)
+}
+
+/// Opens the database without threads, to read it while another is there. It
+/// writes nothing but what it is told to, and removes files that nothing names.
+fn open_standby(data: &Path) -> Result<Database, OpenError> {
+    let builder = Database::builder(data)
+        .cache_size(STANDBY_CACHE_BYTES)
+        .max_cached_files(Some(STANDBY_FILES_MAX))
+        .manual_journal_persist(true)
+        .worker_threads_unchecked(0);
+    open_by(builder)
+}
+
+/// The database panics on some kinds of damage.
+fn open_by(builder: DatabaseBuilder<Database>) -> Result<Database, OpenError> {
     let opened = panic::catch_unwind(AssertUnwindSafe(|| builder.open()));
     opened.unwrap_or_else(|_panic| Err(fjall::Error::Unrecoverable)).map_err(database_error)
 }
 
 impl Storage for Durable {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let keyspaces = self.keyspaces();
-        let mut found = entry_in(&keyspaces, key)?;
-        while let Some(entry) = &found
-            && !self.pins.lives(key, entry)
-        {
-            // It has expired, unless a change that was decided before has been
-            // committed since it was found.
-            let expiry = entry.expiry();
-            found = entry_in(&keyspaces, key)?.filter(|entry| entry.expiry() != expiry);
+        loop {
+            let keyspaces = self.keyspaces();
+            let found = self.entry(&keyspaces, key);
+            // A file may be gone that was there before the database was opened
+            // anew.
+            if found.is_ok() || Arc::ptr_eq(&keyspaces, &self.keyspaces()) {
+                return found;
+            }
         }
-        Ok(found)
     }
 
     /// What was written last is in the active memtable. What may expire needs

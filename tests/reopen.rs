@@ -1,0 +1,348 @@
+//! The durable engine in the real program, where a thread of its database fails
+//! and the journal does not: it takes writes again without a restart, nothing
+//! that was acknowledged is lost, and readers notice nothing.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::iter;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+use support::http::{Connection, wait_until};
+use support::place::{Place, acknowledged, ends_well, holds, says};
+use support::process::Process;
+use support::wrappers::there_is;
+
+const REFUSAL: &str = "storage takes no writes: the disk has failed\n";
+const FAILURE: &str = "the database has failed";
+const RECOVERY: &str = "the database was opened anew";
+
+/// What is gathered in memory before it is written to files, in values.
+const VALUES: usize = 17;
+
+/// The files of the tree, and none of the journal.
+fn files_of_the_tree(place: &Place) -> Vec<String> {
+    let mut options = Vec::new();
+    for keyspace in 1..=4 {
+        for folder in ["tables", "blobs"] {
+            let folder = place.file(&format!("data/keyspaces/{keyspace}/{folder}"));
+            let files = (0..40).map(|number| format!("{folder}/{number}"));
+            for path in iter::once(folder.clone()).chain(files) {
+                options.extend(["-P".to_owned(), path]);
+            }
+        }
+    }
+    options
+}
+
+/// A program of which every thread fails once, as it first writes to a file of
+/// the tree. Each database has new threads, so each fails.
+fn start_with_failing_threads(place: &Place) -> Process {
+    let files = files_of_the_tree(place);
+    let faults = ["-e", "trace=write", "-e", "inject=write:error=EIO:when=1"];
+    place.start_with(&[&faults[..], &files.iter().map(String::as_str).collect::<Vec<_>>()].concat())
+}
+
+/// What goes wrong for a while.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// No file can be opened.
+    NoDescriptor,
+    /// There is something else in the place of a folder.
+    NoFolder,
+    /// A system call for a file of the tree fails.
+    Call(&'static str),
+}
+
+impl Fault {
+    /// Begins; gives how to end it.
+    fn begin(self, place: &Place, process: &Process) -> Box<dyn FnOnce()> {
+        let pid = process.pid().to_string();
+        match self {
+            Self::NoDescriptor => {
+                let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+                let line = limits.lines().find(|line| line.starts_with("Max open files"));
+                let before = line.expect("a limit").split_whitespace().nth(3).map(str::to_owned);
+                let limit = move |files: &str| {
+                    let mut prlimit = Command::new("prlimit");
+                    prlimit.args(["--pid", &pid, &format!("--nofile={files}:")]);
+                    assert!(prlimit.status().expect("prlimit runs").success());
+                };
+                limit("3");
+                Box::new(move || limit(&before.expect("a number")))
+            }
+            Self::NoFolder => {
+                let folder = place.path().join("data/keyspaces/1/blobs");
+                let aside = place.directory.path().join("aside");
+                fs::rename(&folder, &aside).expect("it is ours");
+                fs::write(&folder, "").expect("it is ours");
+                Box::new(move || {
+                    fs::remove_file(&folder).expect("it is ours");
+                    fs::rename(aside, folder).expect("it is ours");
+                })
+            }
+            Self::Call(fault) => {
+                let call = fault.split_once(':').expect("a call and its fault").0;
+                let mut strace = Command::new("strace");
+                strace.args(["-f", "-p", &pid, "-o", "/dev/null"]);
+                strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={fault}")]);
+                strace.args(files_of_the_tree(place)).stderr(Stdio::piped());
+                let mut strace = strace.spawn().expect("strace runs");
+                let told = strace.stderr.take().expect("it is piped");
+                let mut told = BufReader::new(told).lines().map_while(Result::ok);
+                assert!(told.any(|line| line.contains("attached")), "strace does not attach");
+                let told = thread::spawn(move || told.count());
+                Box::new(move || {
+                    let pid = strace.id().to_string();
+                    let kill = Command::new("kill").args(["-TERM", &pid]).status();
+                    assert!(kill.expect("kill runs").success());
+                    strace.wait().expect("strace ends");
+                    told.join().expect("it is read");
+                })
+            }
+        }
+    }
+}
+
+fn value(index: usize) -> Vec<u8> {
+    let mut value = index.to_be_bytes().to_vec();
+    value.resize(1 << 20, b'x');
+    value
+}
+
+/// Stores values, each until it is acknowledged, and counts the refusals.
+fn store_all(connection: &mut Connection, indexes: std::ops::Range<usize>) -> usize {
+    let mut refusals = 0;
+    for index in indexes {
+        let mut is_stored = false;
+        wait_until("it is stored", || {
+            let answer = connection.put(&format!("/kv/{index}"), &value(index));
+            is_stored = answer.status() == 200;
+            if !is_stored {
+                says(&answer, 503, REFUSAL);
+                refusals += 1;
+            }
+            is_stored
+        });
+    }
+    refusals
+}
+
+#[track_caller]
+fn holds_all(connection: &mut Connection, indexes: std::ops::Range<usize>) {
+    for index in indexes {
+        holds(connection, &index.to_string(), &value(index));
+    }
+    holds(connection, "kept", b"kept");
+}
+
+fn count(process: &Process, line: &str) -> usize {
+    process.log().matches(line).count()
+}
+
+/// A fault that passes ends no store.
+fn passes(fault: Fault) {
+    if !there_is("strace") || !there_is("prlimit") {
+        return;
+    }
+    println!("{fault:?}");
+    let place = Place::with_a_store();
+    let process = place.start();
+    let mut connection = process.connect();
+    let mut reader = process.connect();
+    store_all(&mut connection, 0..VALUES - 3);
+    let end = fault.begin(&place, &process);
+    let mut stored = VALUES - 3;
+    wait_until("a write is refused", || {
+        let answer = connection.put(&format!("/kv/{stored}"), &value(stored));
+        let is_stored = answer.status() == 200;
+        stored += usize::from(is_stored);
+        if !is_stored {
+            says(&answer, 503, REFUSAL);
+        }
+        !is_stored
+    });
+    for _ in 0..5 {
+        says(&connection.put("/kv/more", b"more"), 503, REFUSAL);
+        says(&connection.get("/healthz"), 503, REFUSAL);
+        holds_all(&mut reader, 0..stored);
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(count(&process, RECOVERY), 0, "{}", process.log());
+    end();
+    wait_until("it is opened anew", || connection.get("/healthz").status() == 200);
+    says(&connection.get("/kv/more"), 404, "key not found\n");
+    holds_all(&mut connection, 0..stored);
+    // What is stored from now on is written to files as well.
+    assert_eq!(store_all(&mut connection, stored..3 * VALUES), 0, "{}", process.log());
+    holds_all(&mut connection, 0..3 * VALUES);
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!([FAILURE, RECOVERY].map(|line| log.matches(line).count()), [1, 1], "{log}");
+
+    let process = place.start();
+    holds_all(&mut process.connect(), 0..3 * VALUES);
+    ends_well(process);
+}
+
+#[test]
+fn a_flush_that_finds_no_descriptor_ends_no_store() {
+    passes(Fault::NoDescriptor);
+}
+
+#[test]
+fn a_flush_that_can_make_no_file_ends_no_store() {
+    passes(Fault::NoFolder);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_for_a_while_ends_no_store() {
+    passes(Fault::Call("write:error=EIO"));
+    passes(Fault::Call("fsync:error=EIO"));
+    passes(Fault::Call("openat:error=EMFILE"));
+}
+
+#[test]
+fn readers_are_served_while_the_database_is_opened_anew() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let process = start_with_failing_threads(&place);
+    let addr = process.addr();
+    let has_ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let mut connection = process.connect();
+        store_all(&mut connection, 0..1);
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut connection = Connection::open(addr);
+                while !has_ended.load(Ordering::Relaxed) {
+                    holds(&mut connection, "kept", b"kept");
+                    holds(&mut connection, "0", &value(0));
+                    says(&connection.get("/kv/absent"), 404, "key not found\n");
+                }
+            });
+        }
+        let mut stored = 1;
+        while count(&process, RECOVERY) < 3 {
+            store_all(&mut connection, stored..stored + 1);
+            stored += 1;
+        }
+        has_ended.store(true, Ordering::Relaxed);
+        holds_all(&mut connection, 0..stored);
+    });
+    process.signal("KILL");
+    process.end();
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_after_the_database_was_opened_anew() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let mut stored = 0;
+    for _ in 0..3 {
+        let process = start_with_failing_threads(&place);
+        let mut connection = process.connect();
+        while count(&process, RECOVERY) == 0 {
+            store_all(&mut connection, stored..stored + 1);
+            stored += 1;
+        }
+        // Into the new journal, and not yet into files.
+        store_all(&mut connection, stored..stored + 2);
+        stored += 2;
+        process.signal("KILL");
+        process.end();
+        let process = place.start();
+        holds_all(&mut process.connect(), 0..stored);
+        ends_well(process);
+    }
+}
+
+/// Increments a number of its own; gives the last that it was told.
+fn count_up(addr: SocketAddr, client: usize, has_ended: &AtomicBool) -> u64 {
+    let mut connection = Connection::open(addr);
+    let mut last = 0;
+    while !has_ended.load(Ordering::Relaxed) {
+        let answer = connection.call("POST", &format!("/kv/number{client}?incr"));
+        if answer.status() == 200 {
+            let number = answer.text().trim_end().parse().expect("a number");
+            assert!(number > last, "{number} after {last}");
+            last = number;
+        } else {
+            says(&answer, 503, REFUSAL);
+        }
+    }
+    last
+}
+
+#[test]
+fn no_acknowledged_increment_is_lost_over_many_failures() {
+    const CLIENTS: usize = 8;
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let process = start_with_failing_threads(&place);
+    let addr = process.addr();
+    let has_ended = AtomicBool::new(false);
+    let told: Vec<u64> = thread::scope(|scope| {
+        let has_ended = &has_ended;
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| scope.spawn(move || count_up(addr, client, has_ended)))
+            .collect();
+        let mut connection = process.connect();
+        let mut stored = 0;
+        while count(&process, RECOVERY) < 3 {
+            store_all(&mut connection, stored..stored + 1);
+            stored += 1;
+        }
+        has_ended.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().expect("a client ends")).collect()
+    });
+    process.signal("KILL");
+    process.end();
+
+    let process = place.start();
+    let mut connection = process.connect();
+    for (client, told) in told.into_iter().enumerate() {
+        let number = connection.get(&format!("/kv/number{client}"));
+        let number: u64 = number.text().parse().expect("a number");
+        assert!(told <= number, "{number} where {told} was acknowledged");
+    }
+    ends_well(process);
+}
+
+/// Nobody needs to write for it.
+#[test]
+fn the_database_is_opened_anew_while_nobody_writes() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..VALUES - 1 {
+        acknowledged(&mut connection, &index.to_string(), &value(index));
+    }
+    // Slow enough that the last write is acknowledged before it.
+    let fault = Fault::Call("fsync:error=EIO:delay_enter=300000");
+    let end = fault.begin(&place, &process);
+    acknowledged(&mut connection, "last", &value(0));
+    wait_until("it fails", || connection.get("/healthz").status() == 503);
+    end();
+    wait_until("it is opened anew", || connection.get("/healthz").status() == 200);
+    holds_all(&mut connection, 0..VALUES - 1);
+    holds(&mut connection, "last", &value(0));
+    acknowledged(&mut connection, "more", b"more");
+    ends_well(process);
+}
