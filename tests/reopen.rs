@@ -13,7 +13,6 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 use support::http::{Connection, wait_until};
 use support::place::{Place, acknowledged, ends_well, holds, says};
 use support::process::Process;
@@ -58,6 +57,8 @@ enum Fault {
     NoFolder,
     /// A system call for a file of the tree fails.
     Call(&'static str),
+    /// One for the journal does.
+    Journal(&'static str),
 }
 
 impl Fault {
@@ -87,27 +88,31 @@ impl Fault {
                     fs::rename(aside, folder).expect("it is ours");
                 })
             }
-            Self::Call(fault) => {
-                let call = fault.split_once(':').expect("a call and its fault").0;
-                let mut strace = Command::new("strace");
-                strace.args(["-f", "-p", &pid, "-o", "/dev/null"]);
-                strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={fault}")]);
-                strace.args(files_of_the_tree(place)).stderr(Stdio::piped());
-                let mut strace = strace.spawn().expect("strace runs");
-                let told = strace.stderr.take().expect("it is piped");
-                let mut told = BufReader::new(told).lines().map_while(Result::ok);
-                assert!(told.any(|line| line.contains("attached")), "strace does not attach");
-                let told = thread::spawn(move || told.count());
-                Box::new(move || {
-                    let pid = strace.id().to_string();
-                    let kill = Command::new("kill").args(["-TERM", &pid]).status();
-                    assert!(kill.expect("kill runs").success());
-                    strace.wait().expect("strace ends");
-                    told.join().expect("it is read");
-                })
+            Self::Call(fault) => attach(process, fault, &files_of_the_tree(place)),
+            Self::Journal(fault) => {
+                attach(process, fault, &["-P".to_owned(), place.file("data/0.jnl")])
             }
         }
     }
+}
+
+/// Has a call fail for some files until what is returned is called.
+fn attach(process: &Process, fault: &str, files: &[String]) -> Box<dyn FnOnce()> {
+    let call = fault.split_once(':').expect("a call and its fault").0;
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-p", &process.pid().to_string(), "-o", "/dev/null"]);
+    strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={fault}")]);
+    let mut strace = strace.args(files).stderr(Stdio::piped()).spawn().expect("strace runs");
+    let told = strace.stderr.take().expect("it is piped");
+    let mut told = BufReader::new(told).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("attached")), "strace does not attach");
+    let told = thread::spawn(move || told.count());
+    Box::new(move || {
+        let kill = Command::new("kill").args(["-TERM", &strace.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+        strace.wait().expect("strace ends");
+        told.join().expect("it is read");
+    })
 }
 
 fn value(index: usize) -> Vec<u8> {
@@ -153,7 +158,8 @@ fn passes(fault: Fault) {
     }
     println!("{fault:?}");
     let place = Place::with_a_store();
-    let process = place.start();
+    let [flag, path] = place.arguments();
+    let process = Process::start(&[&flag, &path, "--log-level", "debug"]);
     let mut connection = process.connect();
     let mut reader = process.connect();
     store_all(&mut connection, 0..VALUES - 3);
@@ -168,12 +174,12 @@ fn passes(fault: Fault) {
         }
         !is_stored
     });
-    for _ in 0..5 {
+    wait_until("it was tried several times", || {
         says(&connection.put("/kv/more", b"more"), 503, REFUSAL);
         says(&connection.get("/healthz"), 503, REFUSAL);
         holds_all(&mut reader, 0..stored);
-        thread::sleep(Duration::from_millis(200));
-    }
+        count(&process, "cannot be opened anew yet") >= 3
+    });
     assert_eq!(count(&process, RECOVERY), 0, "{}", process.log());
     end();
     wait_until("it is opened anew", || connection.get("/healthz").status() == 200);
@@ -345,4 +351,59 @@ fn the_database_is_opened_anew_while_nobody_writes() {
     holds(&mut connection, "last", &value(0));
     acknowledged(&mut connection, "more", b"more");
     ends_well(process);
+}
+
+/// Threads of the database sync the journal too, and it does not tell which
+/// file it has failed in.
+#[test]
+fn a_failed_sync_of_the_journal_is_final_whoever_it_meets() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let process = place.start();
+    let mut connection = process.connect();
+    for index in 0..VALUES - 1 {
+        acknowledged(&mut connection, &index.to_string(), &value(index));
+    }
+    let end = Fault::Journal("fsync:error=EIO").begin(&place, &process);
+    let mut stored = VALUES - 1;
+    while connection.put(&format!("/kv/{stored}"), &value(stored)).status() == 200 {
+        stored += 1;
+    }
+    let is_final = || process.log().contains("nothing more is written before the next start");
+    wait_until("it is final", is_final);
+    end();
+    for _ in 0..5 {
+        says(&connection.put("/kv/more", b"more"), 503, REFUSAL);
+        says(&connection.get("/healthz"), 503, REFUSAL);
+        holds_all(&mut connection, 0..stored);
+    }
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!((code, log.contains(RECOVERY)), (Some(1), false), "{log}");
+    let process = place.start();
+    holds_all(&mut process.connect(), 0..stored);
+    ends_well(process);
+}
+
+#[test]
+fn a_clear_that_finds_no_descriptor_ends_no_store() {
+    if !there_is("prlimit") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let process = place.start();
+    let mut connection = process.connect();
+    let end = Fault::NoDescriptor.begin(&place, &process);
+    says(&connection.call("DELETE", "/clear"), 503, REFUSAL);
+    holds(&mut connection, "kept", b"kept");
+    end();
+    wait_until("it is opened anew", || connection.get("/healthz").status() == 200);
+    holds(&mut connection, "kept", b"kept");
+    assert_eq!(connection.call("DELETE", "/clear").status(), 200);
+    says(&connection.get("/kv/kept"), 404, "key not found\n");
+    acknowledged(&mut connection, "kept", b"kept");
+    ends_well(process);
+    holds_all(&mut place.start().connect(), 0..0);
 }

@@ -146,9 +146,15 @@ impl Durable {
     }
 }
 
+/// Checks the database in the folder `data` before it is opened, at a start and
+/// where it is opened anew.
+fn check(data: &Path) -> Result<(), OpenError> {
+    journal::check(data)
+}
+
 /// Checks the database in the folder `data`, then opens it.
 fn recover(data: &Path) -> Result<(Database, Generation), OpenError> {
-    journal::check(data)?;
+    check(data)?;
     let database = open_database(data)?;
     let generation = generation_in_use(&database, data)?;
     generation.remove_others(&database).map_err(database_error)?;

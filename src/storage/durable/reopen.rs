@@ -179,6 +179,7 @@ impl Reopener {
             Ok(Ok(())) => {
                 let took = self.failed_at.map_or(0, |at| at.elapsed().as_millis());
                 log::info!("the database was opened anew, {took} ms after it had failed");
+                // It counts if it fails again soon.
                 self.postpone();
                 (self.next, self.opened_at) = (None, Some(Instant::now()));
                 return Tried::Opened;
@@ -229,7 +230,7 @@ impl Reopener {
     fn open_standby(&mut self, place: &mut Place<'_>) -> Result<Database, Trouble> {
         sync_journals(place.data)?;
         replace_lock(place.data)?;
-        journal::check(place.data)?;
+        super::check(place.data)?;
         let standby = super::open_standby(place.data)?;
         let generation = super::generation_in_use(&standby, place.data)?;
         self.replace(place, generation);
@@ -312,4 +313,88 @@ fn flush(database: &Database, generation: &Generation) -> fjall::Result<()> {
 fn open(data: &Path) -> Result<(Database, Generation), Trouble> {
     replace_lock(data)?;
     Ok(super::recover(data)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::durable::open_database;
+
+    #[test]
+    fn nothing_is_written_before_the_last_handle_of_the_failed_one_is_gone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
+        let mut generation = Generation::begin(&database, &data, 0).expect("it begins");
+        let mut batch = generation.batch(&database);
+        batch.insert(generation.keys(), "key", "value");
+        commit(batch).expect("it is written");
+
+        let current = RwLock::new(Arc::clone(generation.keyspaces()));
+        let now = || Arc::clone(&current.read().expect("no reader panics"));
+        let holds = |keyspaces: &Keyspaces| {
+            let held = keyspaces.keys.get("key").expect("it can be read");
+            assert_eq!(held.as_deref(), Some(&b"value"[..]));
+        };
+        let mut database = Live::new(database);
+        let mut reopener = Reopener::default();
+        reopener.begin();
+        let mut attempt = || {
+            let (database, generation) = (&mut database, &mut generation);
+            reopener.attempt(Place { database, generation, current: &current, data: &data })
+        };
+        let failed = now();
+        for _ in 0..3 {
+            assert!(matches!(attempt(), Tried::NotYet));
+            assert!(!Arc::ptr_eq(&failed, &now()));
+            assert_eq!(now().keys.table_count(), 0);
+            holds(&failed);
+            holds(&now());
+        }
+        let standby = now();
+        drop(failed);
+        assert!(matches!(attempt(), Tried::Opened));
+        assert_eq!(now().keys.table_count(), 1);
+        holds(&standby);
+        holds(&now());
+        assert!(!reopener.has_let_go());
+        drop(standby);
+        assert!(reopener.has_let_go());
+
+        let mut batch = generation.batch(&database);
+        batch.insert(generation.keys(), "key", "another");
+        commit(batch).expect("it takes writes");
+    }
+
+    #[test]
+    fn tries_come_less_often_the_more_have_failed() {
+        let mut reopener = Reopener::default();
+        reopener.begin();
+        assert_eq!(reopener.pause, PAUSE_MIN);
+        for times in [2, 4, 8, 16, 32] {
+            reopener.postpone();
+            assert_eq!(reopener.pause, times * PAUSE_MIN);
+        }
+        for _ in 0..3 {
+            reopener.postpone();
+            assert_eq!(reopener.pause, PAUSE_MAX);
+        }
+        // It was opened and has failed again.
+        reopener.opened_at = Some(Instant::now());
+        reopener.begin();
+        assert_eq!(reopener.pause, PAUSE_MAX);
+    }
+
+    #[test]
+    fn a_failure_of_the_journal_is_final_and_no_other() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let err = of_the_journal(full().into());
+        assert!(is_final(&err) && is_final(&of_the_journal(fjall::Error::InvalidTrailer)));
+        let fjall::Error::Io(err) = err else { panic!("{err}") };
+        assert_eq!(err.kind(), io::ErrorKind::StorageFull);
+        assert!(is_final(&fjall::Error::Unrecoverable));
+        let others =
+            [full().into(), fjall::Error::Poisoned, of_the_journal(fjall::Error::Poisoned)];
+        assert!(!others.iter().any(is_final));
+    }
 }
