@@ -151,6 +151,15 @@ fn count(process: &Process, line: &str) -> usize {
     process.log().matches(line).count()
 }
 
+/// Says that a test has ended, however that is.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A fault that passes ends no store.
 fn passes(fault: Fault) {
     if !there_is("strace") || !there_is("prlimit") {
@@ -225,6 +234,7 @@ fn readers_are_served_while_the_database_is_opened_anew() {
     let addr = process.addr();
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ends = Ends(&has_ended);
         let mut connection = process.connect();
         store_all(&mut connection, 0..1);
         for _ in 0..3 {
@@ -242,7 +252,6 @@ fn readers_are_served_while_the_database_is_opened_anew() {
             store_all(&mut connection, stored..stored + 1);
             stored += 1;
         }
-        has_ended.store(true, Ordering::Relaxed);
         holds_all(&mut connection, 0..stored);
     });
     process.signal("KILL");
@@ -303,6 +312,7 @@ fn no_acknowledged_increment_is_lost_over_many_failures() {
     let has_ended = AtomicBool::new(false);
     let told: Vec<u64> = thread::scope(|scope| {
         let has_ended = &has_ended;
+        let ends = Ends(has_ended);
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| scope.spawn(move || count_up(addr, client, has_ended)))
             .collect();
@@ -312,7 +322,7 @@ fn no_acknowledged_increment_is_lost_over_many_failures() {
             store_all(&mut connection, stored..stored + 1);
             stored += 1;
         }
-        has_ended.store(true, Ordering::Relaxed);
+        drop(ends);
         clients.into_iter().map(|client| client.join().expect("a client ends")).collect()
     });
     process.signal("KILL");
