@@ -120,9 +120,9 @@ impl Durable {
             && !self.pins.lives(key, entry)
         {
             // It has expired, unless a change that was decided before has been
-            // committed since it was found.
+            // committed since it was found, to other keyspaces perhaps.
             let expiry = entry.expiry();
-            found = entry_in(keyspaces, key)?.filter(|entry| entry.expiry() != expiry);
+            found = entry_in(&self.keyspaces(), key)?.filter(|entry| entry.expiry() != expiry);
         }
         Ok(found)
     }
@@ -212,8 +212,7 @@ impl Storage for Durable {
         loop {
             let keyspaces = self.keyspaces();
             let found = self.entry(&keyspaces, key);
-            // A file may be gone that was there before the database was opened
-            // anew.
+            // A file may be gone if the database was opened anew meanwhile.
             if found.is_ok() || Arc::ptr_eq(&keyspaces, &self.keyspaces()) {
                 return found;
             }
