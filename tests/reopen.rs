@@ -13,7 +13,8 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use support::http::{Connection, wait_until};
+use std::time::{Duration, Instant};
+use support::http::Connection;
 use support::place::{Place, acknowledged, ends_well, holds, says};
 use support::process::Process;
 use support::wrappers::there_is;
@@ -22,8 +23,21 @@ const REFUSAL: &str = "storage takes no writes: the disk has failed\n";
 const FAILURE: &str = "the database has failed";
 const RECOVERY: &str = "the database was opened anew";
 
+/// Between two tries to open a database are up to five seconds, and each may
+/// take some on a machine with other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What is gathered in memory before it is written to files, in values.
 const VALUES: usize = 17;
+
+#[track_caller]
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited too long until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
 
 /// The files of the tree, and none of the journal.
 fn files_of_the_tree(place: &Place) -> Vec<String> {
@@ -405,6 +419,8 @@ fn a_clear_that_finds_no_descriptor_ends_no_store() {
     let place = Place::with_a_store();
     let process = place.start();
     let mut connection = process.connect();
+    // The server knows the connection then.
+    holds(&mut connection, "kept", b"kept");
     let end = Fault::NoDescriptor.begin(&place, &process);
     says(&connection.call("DELETE", "/clear"), 503, REFUSAL);
     holds(&mut connection, "kept", b"kept");
