@@ -285,7 +285,7 @@ fn what_bears_a_name_of_the_stores_own_is_refused_and_left_as_it_is() {
         assert!(line.contains(&format!("has a {name:?} of something else")), "{line}");
         assert_eq!(listing(&place.path()), before);
     }
-    let formats: [(&str, fn(&Path)); 2] = [
+    let formats: [(&str, Make); 2] = [
         ("not understood", |path| fs::write(path, "A4 paper").expect("a file")),
         ("is a link", |path| symlink("nowhere", path).expect("a link")),
     ];
