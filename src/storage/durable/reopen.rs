@@ -412,6 +412,9 @@ mod tests {
         let mut batch = generation.batch(&database);
         batch.insert(generation.keys(), "key", "another");
         commit(batch).expect("it takes writes");
+        let lock = fs::symlink_metadata(data.path().join(LOCK)).expect("it is there");
+        assert!(!held::is_open_to_others(&lock));
+        assert!(crate::storage::durable::check(&data, true).is_ok());
     }
 
     #[test]
