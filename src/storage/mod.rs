@@ -58,7 +58,8 @@ pub enum Error {
     /// The write does not fit. What was stored is untouched.
     Full,
     /// No write is taken until the outage ends; reads go on. The write that
-    /// hears this is not acknowledged: after a restart it may be there, whole.
+    /// hears this is not acknowledged: once the outage has ended, or after a
+    /// restart, it may be there, whole.
     Unavailable(Outage),
     /// What is stored cannot be read.
     Internal(Arc<dyn std::error::Error + Send + Sync>),
@@ -69,8 +70,8 @@ pub enum Error {
 pub enum Outage {
     /// The disk has no room. Deleting may make some.
     DiskFull,
-    /// A write to the disk has failed. What it holds is not certain before the
-    /// next start, so nothing more is written until then.
+    /// A write to the disk has failed. Nothing more is written before it is
+    /// certain what the disk holds, which may take until the next start.
     DiskFailed,
     /// The directory of the store is not where it was, or another is there.
     /// Nothing more is written until the next start.

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Writers that come while it syncs make the next batch, so many share one
-//! sync and a lone one waits for nobody. Once a write to the disk has failed
-//! nobody knows what the disk holds: no other is tried before the next start.
+//! sync and a lone one waits for nobody. Once a write to the journal has failed
+//! nobody knows what it holds: no other is tried before the next start. Where
+//! the database has failed elsewhere it is opened anew, see `reopen`.
 
 use super::batch::{self, Action, Batch, Decided, Record};
 use super::expiry::{Changes, Sweep};
@@ -16,6 +17,7 @@ use super::generation::{Both, Generation, Keyspaces};
 use super::inventory;
 use super::patience::{Ending, Patience, Round};
 use super::pins::Pins;
+use super::reopen::{self, Live, Reopener, Tried};
 use super::room::Room;
 use super::runway::Runway;
 use super::status::Status;
@@ -25,6 +27,7 @@ use crate::storage::{Done, Error, KEY_BYTES_MAX, Key, Outage, Time, Updated};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
@@ -71,7 +74,7 @@ pub(super) enum Message {
 
 /// The committer's own side.
 pub(super) struct Committer {
-    database: Database,
+    database: Live,
     generation: Generation,
     /// The keyspaces that readers use.
     current: Arc<RwLock<Arc<Keyspaces>>>,
@@ -79,6 +82,9 @@ pub(super) struct Committer {
     status: Arc<Status>,
     /// Set once a write to the disk has failed.
     failed: Option<Outage>,
+    reopener: Reopener,
+    /// Of a database that was opened anew, what was there before is still open.
+    is_settling: bool,
     room: Room,
     inventory: inventory::Keeper,
     runway: Runway,
@@ -111,12 +117,14 @@ impl Committer {
         let room = Room::new(inventory.data().path().to_owned());
         let runway = Runway::begin(room.folder());
         Self {
-            database,
+            database: Live::new(database),
             generation,
             current,
             pins,
             status,
             failed: None,
+            reopener: Reopener::default(),
+            is_settling: false,
             room,
             inventory,
             runway,
@@ -138,6 +146,7 @@ impl Committer {
         schedule::ask_for_slices(schedule::SLICE_SHORT);
         let mut next = None;
         loop {
+            self.reopen_if_due();
             if self.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
                 self.guarded(|committer| committer.sweep(Time::now()).map(drop)).ok();
@@ -162,8 +171,11 @@ impl Committer {
 
     /// How long it has nothing to do if nobody writes.
     fn patience(&self) -> Duration {
-        let sweep = self.sweep.due_in();
-        if self.failed.is_some() { LOOK_INTERVAL } else { LOOK_INTERVAL.min(sweep) }
+        let due_in = match self.failed {
+            Some(_) => self.reopener.due_in(),
+            None => Some(self.sweep.due_in()),
+        };
+        due_in.map_or(LOOK_INTERVAL, |due_in| LOOK_INTERVAL.min(due_in))
     }
 
     /// Commits a write together with those that wait. Gives back a message
@@ -418,7 +430,7 @@ impl Committer {
         if !self.inventory.data().goes_along() {
             self.check_place()?;
         }
-        batch.commit()?;
+        reopen::commit(batch)?;
         // Nobody is told of what was written to a directory that was removed.
         self.check_folder()?;
         self.has_written()
@@ -506,7 +518,7 @@ impl Committer {
     fn wait_while_crowded(&mut self) -> fjall::Result<()> {
         while self.is_unwritten() || self.is_unsorted() {
             // Writes nothing here, but tells of failures elsewhere.
-            self.database.persist(PersistMode::Buffer)?;
+            reopen::persist(&self.database, PersistMode::Buffer)?;
             if self.is_unsorted() {
                 self.tidying.each_mut().into_iter().for_each(Tidying::hurry);
             }
@@ -544,7 +556,7 @@ impl Committer {
         let look = |committer: &mut Self| {
             committer.check_place()?;
             committer.generation.sync_blobs()?;
-            committer.database.persist(PersistMode::Buffer)
+            reopen::persist(&committer.database, PersistMode::Buffer)
         };
         if self.guarded(look).is_ok() && self.status.outage().is_some() {
             self.note_room(self.spare_bytes() > 0);
@@ -562,7 +574,7 @@ impl Committer {
     fn note_clocks(&mut self) -> fjall::Result<()> {
         let mut batch = self.generation.batch(&self.database);
         self.sweep.note_clocks(&mut batch, self.generation.keys());
-        batch.commit()
+        reopen::commit(batch)
     }
 
     /// Sees to it that the trees are in order. Blocks for nothing.
@@ -637,25 +649,78 @@ impl Committer {
         Ok(())
     }
 
-    /// Takes no more writes before the next start.
+    /// Takes no more writes before the database is opened anew, or the next
+    /// start.
     fn fail(&mut self, err: &fjall::Error) -> Error {
         let is_full = is_full(err) || self.spare_bytes() == 0;
-        let outage = match (self.inventory.data().is_in_place(), is_full) {
-            (false, _) => Outage::DirectoryLost,
-            (true, true) => Outage::DiskFull,
-            (true, false) => Outage::DiskFailed,
+        let is_lost = is_lost(err) || !self.inventory.data().is_in_place();
+        let outage = match (is_lost, is_full) {
+            (true, _) => Outage::DirectoryLost,
+            (false, true) => Outage::DiskFull,
+            (false, false) => Outage::DiskFailed,
         };
-        if outage == Outage::DirectoryLost {
+        if is_lost {
             let path = self.inventory.data().name().display();
             log::error!("{path} was moved or removed, so nothing more is written");
+        } else if reopen::is_final(err) {
+            log_end(err);
         } else {
-            log::error!(
-                "writing has failed, so nothing more is written before the next start: {err}"
-            );
+            log::error!("the database has failed, so it is opened anew before a write: {err}");
+            self.reopener.begin();
         }
         self.failed = Some(outage);
         self.status.set(Some(outage));
         if outage == Outage::DiskFull { Error::Full } else { Error::Unavailable(outage) }
+    }
+
+    /// Opens the database anew where it has failed and that is due.
+    fn reopen_if_due(&mut self) {
+        if self.is_settling && self.reopener.has_let_go() {
+            // Its journal is the only one that is open.
+            self.is_settling = false;
+            self.runway = Runway::begin(self.room.folder());
+        }
+        if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
+            return;
+        }
+        if let Err(err) = self.check_place() {
+            // What is there now may be another's.
+            self.reopener.give_up();
+            self.fail(&err);
+            return;
+        }
+        if !self.is_alone() {
+            return self.reopener.postpone();
+        }
+        let tried = self.reopener.attempt(reopen::Place {
+            database: &mut self.database,
+            generation: &mut self.generation,
+            inventory: &mut self.inventory,
+            current: &self.current,
+        });
+        match tried {
+            Tried::Opened => {
+                self.sweep = Sweep::new(Some(self.generation.keys()));
+                self.is_settling = true;
+                self.failed = None;
+                self.status.set(None);
+            }
+            Tried::NotYet => {}
+            Tried::Final(err) => log_end(&err),
+        }
+    }
+
+    /// Whether nobody else has the database. Blocks for nothing.
+    fn is_alone(&mut self) -> bool {
+        for tidying in self.tidying.each_mut() {
+            tidying.stop();
+            tidying.has_finished();
+        }
+        if let Some(remover) = self.remover.take_if(|remover| remover.is_finished()) {
+            // A panic there was logged.
+            remover.join().ok();
+        }
+        !self.is_tidying() && self.remover.is_none()
     }
 
     fn close(mut self) -> Result<(), Error> {
@@ -667,7 +732,7 @@ impl Committer {
             committer.note_clocks()?;
             committer.check_place()?;
             committer.generation.sync_blobs()?;
-            committer.database.persist(PersistMode::SyncData)?;
+            reopen::persist(&committer.database, PersistMode::SyncData)?;
             committer.inventory.end();
             Ok(())
         });
@@ -687,7 +752,29 @@ fn tell(waiting: impl IntoIterator<Item = (Done, Updated)>, outcome: &Result<(),
 
 /// Why nothing can be written to a directory that is not there.
 fn lost() -> fjall::Error {
-    io::Error::from(io::ErrorKind::NotFound).into()
+    io::Error::new(io::ErrorKind::NotFound, Lost).into()
+}
+
+/// Whether an error is that, even if the directory is there again by now.
+fn is_lost(err: &fjall::Error) -> bool {
+    let fjall::Error::Io(err) = err else { return false };
+    err.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Lost>)
+}
+
+/// The directory is not where it was.
+#[derive(Debug)]
+struct Lost;
+
+impl fmt::Display for Lost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the directory is not where it was")
+    }
+}
+
+impl std::error::Error for Lost {}
+
+fn log_end(err: &impl std::error::Error) {
+    log::error!("writing has failed, so nothing more is written before the next start: {err}");
 }
 
 /// Whether the disk, or this process's share of it, is full.

@@ -19,6 +19,7 @@
 
 use super::batch::Record;
 use super::generation::{Generation, Keyspaces};
+use super::reopen;
 use crate::storage::time::Reading;
 use crate::storage::{Key, Time, record};
 use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch};
@@ -289,7 +290,7 @@ impl Sweep {
             batch.remove(keys, entry);
         }
         if looked_at > 0 {
-            batch.commit()?;
+            reopen::commit(batch)?;
         }
         self.has_more = looked_at == STEP_KEYS_MAX;
         let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);

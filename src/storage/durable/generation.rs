@@ -13,11 +13,11 @@
 
 use super::directory;
 use super::journal::{FLOOR_KEY, Stamp};
+use super::reopen;
 use crate::storage::KEY_BYTES_MAX;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,7 +124,7 @@ impl Generation {
     fn mark(&self, database: &Database) -> fjall::Result<()> {
         let mut batch = self.batch(database);
         batch.insert(self.keys(), MARK, []);
-        batch.commit()
+        reopen::commit(batch)
     }
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
@@ -133,7 +133,7 @@ impl Generation {
         let mut batch = self.batch(database);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
-        batch.commit()
+        reopen::commit(batch)
     }
 
     /// The one in use; there is none only where data is missing.
@@ -204,11 +204,11 @@ impl Generation {
 
     /// Makes the names of new files of values last: the database syncs the files
     /// and leaves that to the file system, which need not do it.
-    pub(super) fn sync_blobs(&mut self) -> io::Result<()> {
+    pub(super) fn sync_blobs(&mut self) -> fjall::Result<()> {
         for (keyspace, synced) in self.keyspaces.each().into_iter().zip(&mut self.synced) {
             let version = keyspace.tree.current_version().id();
             if version != *synced {
-                directory::sync(&keyspace.path().join(BLOBS))?;
+                reopen::sync(&keyspace.path().join(BLOBS))?;
                 *synced = version;
             }
         }

@@ -151,7 +151,7 @@ impl Keeper {
     }
 
     /// The folder of the database.
-    pub(super) fn data(&self) -> &Data {
+    pub(super) fn data(&self) -> &Arc<Data> {
         &self.data
     }
 

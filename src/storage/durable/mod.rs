@@ -22,6 +22,7 @@ mod leftovers;
 mod open_error;
 mod patience;
 mod pins;
+mod reopen;
 mod room;
 #[cfg(all(target_os = "linux", not(portable)))]
 mod runway;
@@ -40,7 +41,7 @@ use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::{Data, Directory};
-use fjall::{AbstractTree as _, Database};
+use fjall::{AbstractTree as _, Database, DatabaseBuilder};
 use generation::{Generation, Keyspaces};
 use inventory::Inventory;
 use journal::Stamp;
@@ -53,6 +54,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
+use verify::Verified;
 
 /// What is kept of the disk in memory, in bytes.
 const CACHE_BYTES: u64 = 32 << 20;
@@ -69,6 +71,10 @@ const FILES_MIN: u64 = 10;
 /// that are written and read while trees are put in order, directories.
 const DESCRIPTORS_BESIDE: u64 = 64;
 const DESCRIPTORS_BESIDE_SHARE: u64 = 8;
+
+/// The same of a database that only stands in for another.
+const STANDBY_CACHE_BYTES: u64 = 4 << 20;
+const STANDBY_FILES_MAX: usize = 8;
 
 /// How large the journals grow until what they hold is written elsewhere.
 const JOURNALS_BYTES_MAX: u64 = 192 << 20;
@@ -99,7 +105,8 @@ impl Durable {
         }
         let data = Arc::new(directory.data()?);
         let (database, generation, inventory) =
-            recover(&directory, &data).map_err(|err| err.renamed(data.path(), data.name()))?;
+            recover(&data, directory.has_inventory(), || directory.finish())
+                .map_err(|err| err.renamed(data.path(), data.name()))?;
         if let Some(reading) = expiry::clocks_noted(generation.keys()).map_err(database_error)? {
             Time::go_on_from(reading);
         }
@@ -136,6 +143,20 @@ impl Durable {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What is held under `key` in these keyspaces.
+    fn entry(&self, keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
+        let mut found = entry_in(keyspaces, key)?;
+        while let Some(entry) = &found
+            && !self.pins.lives(key, entry)
+        {
+            // It has expired, unless a change that was decided before has been
+            // committed since it was found, to other keyspaces perhaps.
+            let expiry = entry.expiry();
+            found = entry_in(&self.keyspaces(), key)?.filter(|entry| entry.expiry() != expiry);
+        }
+        Ok(found)
+    }
+
     /// Tells the committer something; the `done` in it hears of it.
     fn tell(&self, message: Message) {
         let closed = Err(Error::Unavailable(Outage::Closed));
@@ -164,30 +185,48 @@ fn found(data: &Path) -> Result<(), OpenError> {
     inventory.write(data).map_err(unlistable)
 }
 
-/// Checks the database in its folder, then opens it. Until all of it was found
-/// good nothing is changed.
-fn recover(
-    directory: &Directory,
-    data: &Arc<Data>,
-) -> Result<(Database, Generation, inventory::Keeper), OpenError> {
-    let mut verified = verify::verify(data.path(), directory.has_inventory())?;
+/// Checks the database in its folder before it is opened, at a start and where
+/// it is opened anew. Until all of it was found good nothing is changed; then
+/// what a crash has left unfinished is cut off.
+fn check(data: &Data, has_inventory: bool) -> Result<Verified, OpenError> {
+    let mut verified = verify::verify(data.path(), has_inventory)?;
     if let Some((journal, at)) = verified.journals.cut()? {
         let name = journal.file_name().unwrap_or_default();
         let journal = data.name().join(name);
         log::warn!("{}: an unfinished write was cut off at byte {at}", journal.display());
     }
     held::close_to_others(&verified.open_to_others);
+    Ok(verified)
+}
+
+/// Checks the database in its folder, then opens it to be written to. Calls
+/// `finish` once the inventory tells of it.
+fn recover(
+    data: &Arc<Data>,
+    has_inventory: bool,
+    finish: impl FnOnce() -> Result<(), OpenError>,
+) -> Result<(Database, Generation, inventory::Keeper), OpenError> {
+    let verified = check(data, has_inventory)?;
     let stamp = Stamp::new();
     let database = open_database(data.path())?;
-    let generation = Generation::newest(&database, data.path(), stamp).map_err(database_error)?;
-    let generation = generation.ok_or(OpenError::Incomplete)?;
+    let generation = generation_in_use(&database, data, stamp)?;
     // Before anything is written that it has to tell of, or removed that the one
     // before tells of.
     let inventory = Inventory::new(stamp, generation.ids(), &verified.journals.all);
     inventory.write(data.path()).map_err(unlistable)?;
-    directory.finish()?;
+    finish()?;
     generation.remove_others(&database).map_err(database_error)?;
     Ok((database, generation, inventory::Keeper::new(Arc::clone(data), inventory)))
+}
+
+/// The generation in use of an open database. Its batches have the stamp.
+fn generation_in_use(
+    database: &Database,
+    data: &Data,
+    stamp: Stamp,
+) -> Result<Generation, OpenError> {
+    let generation = Generation::newest(database, data.path(), stamp).map_err(database_error)?;
+    generation.ok_or(OpenError::Incomplete)
 }
 
 fn unlistable(err: io::Error) -> OpenError {
@@ -213,31 +252,43 @@ fn files_max(limit: u64) -> u64 {
     (limit / FILES_SHARE).clamp(FILES_MIN, FILES_MAX)
 }
 
-/// Opens the database, or makes an empty one. It panics on some kinds of
-/// damage.
+/// Opens the database, or makes an empty one.
 fn open_database(data: &Path) -> Result<Database, OpenError> {
     let builder = Database::builder(data)
         .cache_size(CACHE_BYTES)
         .max_cached_files(usize::try_from(files_max(descriptors::limit())).ok())
         .max_journaling_size(JOURNALS_BYTES_MAX)
         .manual_journal_persist(true);
+    open_by(builder)
+}
+
+/// Opens the database without threads, to read it while another is there. It
+/// writes nothing but what it is told to, and removes files that nothing names.
+fn open_standby(data: &Path) -> Result<Database, OpenError> {
+    let builder = Database::builder(data)
+        .cache_size(STANDBY_CACHE_BYTES)
+        .max_cached_files(Some(STANDBY_FILES_MAX))
+        .manual_journal_persist(true)
+        .worker_threads_unchecked(0);
+    open_by(builder)
+}
+
+/// The database panics on some kinds of damage.
+fn open_by(builder: DatabaseBuilder<Database>) -> Result<Database, OpenError> {
     let opened = panic::catch_unwind(AssertUnwindSafe(|| builder.open()));
     opened.unwrap_or_else(|_panic| Err(fjall::Error::Unrecoverable)).map_err(database_error)
 }
 
 impl Storage for Durable {
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let keyspaces = self.keyspaces();
-        let mut found = entry_in(&keyspaces, key)?;
-        while let Some(entry) = &found
-            && !self.pins.lives(key, entry)
-        {
-            // It has expired, unless a change that was decided before has been
-            // committed since it was found.
-            let expiry = entry.expiry();
-            found = entry_in(&keyspaces, key)?.filter(|entry| entry.expiry() != expiry);
+        loop {
+            let keyspaces = self.keyspaces();
+            let found = self.entry(&keyspaces, key);
+            // A file may be gone if the database was opened anew meanwhile.
+            if found.is_ok() || Arc::ptr_eq(&keyspaces, &self.keyspaces()) {
+                return found;
+            }
         }
-        Ok(found)
     }
 
     /// What was written last is in the active memtable. What may expire needs
