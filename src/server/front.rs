@@ -248,6 +248,7 @@ impl Front {
             // What was performed cannot be refused any more.
             self.senders.send(Sending::new(job, answer));
         } else {
+            self.watchdog.crowded();
             self.reply(job, overloaded());
         }
     }

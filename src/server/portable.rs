@@ -399,6 +399,9 @@ pub(super) mod watchdog {
         #[allow(clippy::unused_self, reason = "elsewhere it is told")]
         pub(in crate::server) fn notice(&self) {}
 
+        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
+        pub(in crate::server) fn crowded(&self) {}
+
         pub(in crate::server) fn drain(&self) -> Receiver<()> {
             let (done, drained) = crossbeam_channel::bounded(1);
             self.0.send(Order::Drain(done)).ok();

@@ -15,7 +15,7 @@ mod verdict;
 
 use super::accept::Acceptor;
 use super::answer::{Answer, Persistence};
-use super::connections::Connection;
+use super::connections::{Connection, Stage};
 use super::front::Front;
 use crate::api::Reply;
 use crate::schedule;
@@ -61,6 +61,10 @@ const SPARE_SHARE: usize = 16;
 /// last ones have ended.
 const REPLACEMENT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long a client may take for a kibibyte of a large answer while others
+/// are refused theirs.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
 /// How often a complaint about the same thing is logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -103,6 +107,8 @@ enum Order {
     Notice,
     /// There are too many connections.
     Look,
+    /// There are too many large answers on their way.
+    Crowded,
     /// Log this, unless its like was logged a short while ago.
     Complain(String),
     /// Empty the server, say so, and go on until told to stop.
@@ -127,6 +133,11 @@ impl Handle {
     /// Has the watchdog look at all connections now.
     pub(super) fn look(&self) {
         self.order(Order::Look);
+    }
+
+    /// Has the slowest of those who take a large answer make room for others.
+    pub(super) fn crowded(&self) {
+        self.order(Order::Crowded);
     }
 
     /// Has a warning logged.
@@ -176,6 +187,8 @@ pub(super) struct Watchdog {
     acceptor: Acceptor,
     watches: HashMap<u64, Watch>,
     draining: Option<Draining>,
+    /// A large answer was refused since the last look.
+    is_crowded: bool,
     busy_until: Instant,
     next_look: Instant,
     /// When an accept loop may be replaced, and how long after the last time.
@@ -205,6 +218,7 @@ impl Watchdog {
             acceptor,
             watches: HashMap::new(),
             draining: None,
+            is_crowded: false,
             busy_until: now,
             next_look: now,
             next_replacement: now,
@@ -237,6 +251,9 @@ impl Watchdog {
             let connections = self.front.connections.all();
             self.look_at(&connections, now);
             self.keep_cap(&connections, now);
+            if mem::take(&mut self.is_crowded) {
+                self.cut_slowest(&connections, now);
+            }
             self.keep_accepting(&connections);
         }
         self.report_drained();
@@ -256,6 +273,7 @@ impl Watchdog {
                 Order::Stop => return ControlFlow::Break(()),
                 Order::Notice => self.busy_until = Instant::now() + BUSY_FOR,
                 Order::Look => self.next_look = Instant::now(),
+                Order::Crowded => self.is_crowded = true,
                 Order::Complain(text) => self.complain("accept", &text),
                 Order::Drain(done) => {
                     self.acceptor.close();
@@ -343,6 +361,23 @@ impl Watchdog {
             connection.close_with(&last_words(TOO_MANY));
         }
         self.complain("cap", &format!("{cap} connections are open, which is as many as may be"));
+    }
+
+    /// Cuts the client who takes its large answer most slowly, if it has hardly
+    /// moved for a while.
+    fn cut_slowest(&mut self, connections: &[Arc<Connection>], now: Instant) {
+        let is_sending =
+            |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Sending);
+        let sending = connections.iter().filter(is_sending);
+        let slowest = sending
+            .filter_map(|connection| Some((self.watches.get(&connection.id())?, connection)))
+            .min_by_key(|(watch, _)| watch.since());
+        if let Some((watch, connection)) = slowest
+            && now.duration_since(watch.since()) > SLOW_AFTER
+        {
+            self.front.connections.cut(connection);
+            self.complain("slow", "a client takes a large answer slowly, and was cut for others");
+        }
     }
 
     /// Replaces the accept loop once it has ended.
