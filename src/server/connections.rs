@@ -211,7 +211,7 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        // Every change is one call.
+        // Every change is complete before anything could panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
