@@ -45,7 +45,7 @@ impl Hosts {
 
     /// Checks the `Host` of a call. A browser sends one in any case, so that in
     /// a target's absolute form does not matter.
-    pub(super) fn check(&self, fields: Fields<'_>) -> Result<(), Refusal> {
+    pub fn check(&self, fields: Fields<'_>) -> Result<(), Refusal> {
         let Some(names) = &self.0 else { return Ok(()) };
         let mut hosts = fields.all("Host");
         if hosts.all(|host| is_allowed(host, names)) { Ok(()) } else { Err(Refusal::HostUnknown) }

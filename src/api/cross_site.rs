@@ -14,7 +14,7 @@ use super::fields::Fields;
 /// `Sec-Fetch-Site` decides alone, for a proxy may have put another `Host` in
 /// the place of the one that the page was loaded from. A value that it cannot
 /// have does not count (Fetch Metadata, 2.4).
-pub(super) fn is_cross_site(fields: Fields<'_>, authority: Option<&str>) -> bool {
+pub fn is_cross_site(fields: Fields<'_>, authority: Option<&str>) -> bool {
     match fields.only("Sec-Fetch-Site").map(|site| site.trim_matches(OWS)) {
         Some("same-origin" | "none") => false,
         Some("same-site" | "cross-site") => true,

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 /// The digests that the content has to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Digests {
+pub struct Digests {
     md5: Option<[u8; 16]>,
     sha256: Option<[u8; 32]>,
     sha512: Option<[u8; 64]>,
@@ -22,7 +22,7 @@ pub(super) struct Digests {
 impl Digests {
     /// Those in the fields of a request. Algorithms that are not known here do
     /// not count.
-    pub(super) fn of(fields: Fields<'_>) -> Result<Self, Refusal> {
+    pub fn of(fields: Fields<'_>) -> Result<Self, Refusal> {
         let mut digests = Self::default();
         for value in fields.all("Content-MD5") {
             expect(&mut digests.md5, value.trim_matches(OWS))?;
@@ -49,12 +49,12 @@ impl Digests {
     }
 
     /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Whether these are the digests of `content`. Reads all of it.
-    pub(super) fn match_content(&self, content: &[u8]) -> bool {
+    pub fn match_content(&self, content: &[u8]) -> bool {
         self.md5.is_none_or(|digest| Md5::digest(content)[..] == digest)
             && self.sha256.is_none_or(|digest| Sha256::digest(content)[..] == digest)
             && self.sha512.is_none_or(|digest| Sha512::digest(content)[..] == digest)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The longest life of a key: a hundred years. A longer one is taken for a
 /// mistake.
-pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
+pub const LIFETIME_MAX: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
 
 /// Reads a whole number of seconds (`60`), or of the unit behind it: `500ms`,
 /// `90s`, `5m`, `2h`, `7d`. `None` for 0, for more than [`LIFETIME_MAX`], and
@@ -13,7 +13,7 @@ pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(36_525 * 24 * 60 *
 /// The command line reads its times with humantime. That would take `1h 30m`,
 /// `1month` and `2 years` here, which are no part of the contract, and not
 /// `60`, which is.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at_checked(end)?;
     let milliseconds_each: u64 = match unit {
@@ -31,7 +31,7 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
 
 /// The seconds to say of a key that has so many `milliseconds` left. They are
 /// rounded up, so that a key which is still there never has 0 left.
-pub(super) fn seconds_left(milliseconds: u64) -> u64 {
+pub fn seconds_left(milliseconds: u64) -> u64 {
     milliseconds.div_ceil(1000)
 }
 

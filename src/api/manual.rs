@@ -12,7 +12,7 @@ const HOST_UNKNOWN: &str = "localhost:8888";
 const HOST_BYTES_MAX: usize = 253 + ":65535".len();
 
 /// The manual for a client that calls the store by `authority`.
-pub(super) fn text(authority: Option<&str>) -> String {
+pub fn text(authority: Option<&str>) -> String {
     TEXT.replace(PLACEHOLDER, authority.filter(|host| is_plain(host)).unwrap_or(HOST_UNKNOWN))
 }
 

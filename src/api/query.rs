@@ -6,16 +6,16 @@
 /// What the parameters of a query say. Whether the method takes them is for
 /// the caller to judge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Query<'a> {
+pub struct Query<'a> {
     /// `ttl=`: the text of a lifetime.
-    pub(super) ttl: Option<&'a str>,
+    pub ttl: Option<&'a str>,
     /// What to do, if the method does not say it alone.
-    pub(super) action: Option<Action>,
+    pub action: Option<Action>,
 }
 
 /// What a query asks to be done. There is one at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// `incr`, `incr=5`, `decr=2`: add to the number that is stored.
     Add(i64),
     /// `append`: put the body behind the value that is stored.
@@ -26,7 +26,7 @@ pub(super) enum Action {
 
 /// Why a query is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// No such parameter.
     Unknown,
     /// The same parameter twice.
@@ -42,21 +42,21 @@ pub(super) enum Fault {
 }
 
 /// Whether a query has any of the parameters that a `POST` can have.
-pub(super) fn is_for_post(query: &str) -> bool {
+pub fn is_for_post(query: &str) -> bool {
     names(query).any(|name| matches!(name, "ttl" | "incr" | "decr" | "append"))
 }
 
 /// Checks the query of a method that changes nothing. What nobody knows is
 /// ignored there, as what is put behind a URL to get past a cache. What another
 /// method has is refused: the answer must not look as if it had been done.
-pub(super) fn check_read(query: &str) -> Result<(), Fault> {
+pub fn check_read(query: &str) -> Result<(), Fault> {
     let is_of_another = |query| is_for_post(query) || names(query).any(|name| name == "return");
     // Nearly every read is without one.
     if !query.is_empty() && is_of_another(query) { Err(Fault::Unknown) } else { Ok(()) }
 }
 
 /// Checks the query of what has no parameters at all.
-pub(super) fn check_none(query: &str) -> Result<(), Fault> {
+pub fn check_none(query: &str) -> Result<(), Fault> {
     if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Fault::Unknown) }
 }
 
@@ -67,7 +67,7 @@ fn names(query: &str) -> impl Iterator<Item = &str> {
 
 impl<'a> Query<'a> {
     /// Parses what follows the `?` of a target. Empty parameters do not count.
-    pub(super) fn parse(query: &'a str) -> Result<Self, Fault> {
+    pub fn parse(query: &'a str) -> Result<Self, Fault> {
         let mut ttl = None;
         let mut named: Option<(&str, Action)> = None;
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -104,7 +104,7 @@ impl<'a> Query<'a> {
 /// What to add for `text`, or for its negative: a whole number, perhaps with a
 /// minus and never with a plus, and 1 without a text. `None` past 64 bits with
 /// the sign, so -2^63 can be asked for both ways.
-pub(super) fn amount(text: Option<&str>, negative: bool) -> Option<i64> {
+pub fn amount(text: Option<&str>, negative: bool) -> Option<i64> {
     let text = text.unwrap_or("1");
     if text.starts_with('+') {
         return None;

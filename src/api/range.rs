@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// The part of a value that answers a `Range`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub enum Part {
     /// All of it, as if nobody had asked for a part: 200.
     Whole,
     /// These bytes, at least one: 206.
@@ -20,7 +20,7 @@ pub(super) enum Part {
 /// One range of bytes is understood. Several of them, other units and what is
 /// no range at all are ignored, as 14.2 allows, and so is a range whose end
 /// lies before its beginning.
-pub(super) fn select(field: &str, bytes: usize) -> Part {
+pub fn select(field: &str, bytes: usize) -> Part {
     match Bounds::parse(field) {
         Some(bounds) => bounds.select(bytes),
         None => Part::Whole,
@@ -29,14 +29,14 @@ pub(super) fn select(field: &str, bytes: usize) -> Part {
 
 /// The value of `Content-Range` (RFC 9110, 14.4) for a `slice`, which is not
 /// empty, of a value of so many `bytes`.
-pub(super) fn content_range(slice: &Range<usize>, bytes: usize) -> String {
+pub fn content_range(slice: &Range<usize>, bytes: usize) -> String {
     let last = slice.end.checked_sub(1).expect("a slice has at least one byte");
     format!("bytes {}-{last}/{bytes}", slice.start)
 }
 
 /// The value of `Content-Range` that goes with 416 (RFC 9110, 14.4 and
 /// 15.5.17) for a value of so many `bytes`.
-pub(super) fn unsatisfied(bytes: usize) -> String {
+pub fn unsatisfied(bytes: usize) -> String {
     format!("bytes */{bytes}")
 }
 

@@ -8,7 +8,7 @@ use crate::storage::Entry;
 
 /// What a read asks for beside the key.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Reading {
+pub struct Reading {
     conditions: Conditions,
     /// `Range`, of a `GET` alone (RFC 9110, 14.2).
     range: Option<Box<str>>,
@@ -17,7 +17,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn of(fields: Fields<'_>, is_get: bool) -> Result<Self, Refusal> {
+    pub fn of(fields: Fields<'_>, is_get: bool) -> Result<Self, Refusal> {
         let range = fields.only("Range").filter(|_| is_get);
         // Several of these hold as little as one that is malformed.
         let if_range = fields.has("If-Range").then(|| fields.only("If-Range").unwrap_or(""));
@@ -29,7 +29,7 @@ impl Reading {
     }
 
     /// The answer for what is stored, in the order of RFC 9110, 13.2.2.
-    pub(super) fn reply(&self, entry: Option<&Entry>) -> Reply {
+    pub fn reply(&self, entry: Option<&Entry>) -> Reply {
         let Some(entry) = entry else { return Refusal::KeyNotFound.into() };
         let tag = EntityTag::new(entry.digest());
         match self.conditions.verdict(Some(tag)) {

@@ -128,7 +128,7 @@ impl Refusal {
 
 impl Refusal {
     /// The answer that says so.
-    pub(super) fn reply(self) -> Reply {
+    pub fn reply(self) -> Reply {
         let (status, text) = self.status_and_text();
         let reply = Reply::error(status, text);
         if self != Self::ContentEncoding {

@@ -34,27 +34,27 @@ const NO_STORE: &str = "no-store";
 
 impl Reply {
     /// 200 without a body, to a write.
-    pub(super) fn empty() -> Self {
+    pub fn empty() -> Self {
         Self::once(200, None, Bytes::new())
     }
 
     /// 200 with a text of ours that holds for this moment.
-    pub(super) fn text(text: impl Into<Bytes>) -> Self {
+    pub fn text(text: impl Into<Bytes>) -> Self {
         Self::once(200, Some(TEXT), text.into())
     }
 
     /// 200 with a stored value, whose bytes are shared and not copied.
-    pub(super) fn value(entry: &Entry, tag: EntityTag) -> Self {
+    pub fn value(entry: &Entry, tag: EntityTag) -> Self {
         Self::of_value(200, entry, tag, ASK, entry.value().clone())
     }
 
     /// The same with one that is not stored any more.
-    pub(super) fn taken(entry: &Entry, tag: EntityTag) -> Self {
+    pub fn taken(entry: &Entry, tag: EntityTag) -> Self {
         Self::of_value(200, entry, tag, NO_STORE, entry.value().clone())
     }
 
     /// 206 with a slice of one.
-    pub(super) fn part(entry: &Entry, tag: EntityTag, slice: &Range<usize>) -> Self {
+    pub fn part(entry: &Entry, tag: EntityTag, slice: &Range<usize>) -> Self {
         let content_range = range::content_range(slice, entry.value().len());
         let body = entry.value().slice(slice.clone());
         Self::of_value(206, entry, tag, ASK, body).with_header("Content-Range", content_range)
@@ -87,32 +87,34 @@ impl Reply {
     }
 
     /// 201 without a body: the key was not there.
-    pub(super) fn created() -> Self {
+    pub fn created() -> Self {
         Self::once(201, None, Bytes::new())
     }
 
     /// 304: the client has what is there.
-    pub(super) fn not_modified(tag: EntityTag) -> Self {
+    pub fn not_modified(tag: EntityTag) -> Self {
         Self::new(304, None, Bytes::new()).with_tag(tag).with_header("Cache-Control", ASK)
     }
 
     /// 200 with the number that an entry holds, and a newline.
-    pub(super) fn number(entry: &Entry) -> Self {
+    pub fn number(entry: &Entry) -> Self {
         Self::once(200, Some(TEXT), [entry.value(), &b"\n"[..]].concat().into())
     }
 
     /// 204 that says which methods there are.
-    pub(super) fn options(allow: &'static str) -> Self {
+    pub fn options(allow: &'static str) -> Self {
         Self::new(204, None, Bytes::new()).with_header("Allow", allow)
     }
 
     /// The same with the tag of what is there.
-    pub(super) fn with_tag(self, tag: EntityTag) -> Self {
+    #[must_use]
+    pub fn with_tag(self, tag: EntityTag) -> Self {
         self.with_header("ETag", tag.to_field())
     }
 
     /// The same with the tag of what is there now, and how long it lives.
-    pub(super) fn with_validators(self, entry: &Entry) -> Self {
+    #[must_use]
+    pub fn with_validators(self, entry: &Entry) -> Self {
         self.with_tag(EntityTag::new(entry.digest())).with_ttl(entry)
     }
 

@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 /// A request target, split but not yet understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target<'a> {
+pub struct Target<'a> {
     authority: Option<&'a str>,
     path: &'a str,
     query: &'a str,
@@ -15,7 +15,7 @@ pub(super) struct Target<'a> {
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Resource {
+pub enum Resource {
     /// `/kv/{key}`
     Value(Key),
     /// `/clear`
@@ -31,7 +31,7 @@ pub(super) enum Resource {
 impl<'a> Target<'a> {
     /// Splits an origin-form or absolute-form target (RFC 9112, 3.2.1 and
     /// 3.2.2). Anything else keeps its text as a path.
-    pub(super) fn parse(target: &'a str) -> Self {
+    pub fn parse(target: &'a str) -> Self {
         let (authority, origin) = match split_authority(target) {
             Some((authority, origin)) => (Some(authority), origin),
             None => (None, target),
@@ -42,17 +42,17 @@ impl<'a> Target<'a> {
 
     /// The host and port that the call is for: those of an absolute-form
     /// target, or else the field `Host` (RFC 9112, 3.2.2).
-    pub(super) fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {
+    pub fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {
         self.authority.or_else(|| fields.only("Host"))
     }
 
     /// What follows the path's `?`; empty without one.
-    pub(super) fn query(&self) -> &'a str {
+    pub fn query(&self) -> &'a str {
         self.query
     }
 
     /// The thing that the path names. Nothing is collapsed or redirected.
-    pub(super) fn resource(&self) -> Result<Resource, Refusal> {
+    pub fn resource(&self) -> Result<Resource, Refusal> {
         match self.path {
             "/" => Ok(Resource::Manual),
             "/clear" => Ok(Resource::Clear),
@@ -108,7 +108,7 @@ const ESCAPED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'=');
 
 /// The path that names a key.
-pub(super) fn path_of(key: &Key) -> String {
+pub fn path_of(key: &Key) -> String {
     format!("/kv/{}", utf8_percent_encode(key.as_str(), &ESCAPED))
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// A write, but for its body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Writing {
+pub struct Writing {
     verb: Verb,
     conditions: Conditions,
     /// What `ttl` asks for, if it is there.
@@ -70,7 +70,7 @@ enum Lifetime {
 
 impl Writing {
     /// A `PUT`.
-    pub(super) fn put(query: Query<'_>, fields: Fields<'_>) -> Result<Self, Refusal> {
+    pub fn put(query: Query<'_>, fields: Fields<'_>) -> Result<Self, Refusal> {
         if query.action.is_some() {
             return Err(Refusal::QueryUnknown);
         }
@@ -80,7 +80,7 @@ impl Writing {
     }
 
     /// A `POST`, whose query says what it does.
-    pub(super) fn post(query: Query<'_>, fields: Fields<'_>) -> Result<Self, Refusal> {
+    pub fn post(query: Query<'_>, fields: Fields<'_>) -> Result<Self, Refusal> {
         let verb = match query.action {
             None => Verb::Touch,
             Some(query::Action::Add(amount)) => Verb::Add(amount),
@@ -94,7 +94,7 @@ impl Writing {
     }
 
     /// A `DELETE`.
-    pub(super) fn delete(query: Query<'_>, fields: Fields<'_>) -> Result<Self, Refusal> {
+    pub fn delete(query: Query<'_>, fields: Fields<'_>) -> Result<Self, Refusal> {
         let verb = match (query.action, query.ttl) {
             (None, None) => Verb::Delete,
             (Some(query::Action::Return), None) => Verb::Take,
@@ -119,7 +119,7 @@ impl Writing {
     }
 
     /// Whether a body has to be there, or must not be.
-    pub(super) fn check_body(&self, bytes: u64) -> Result<(), Refusal> {
+    pub fn check_body(&self, bytes: u64) -> Result<(), Refusal> {
         match self.verb {
             Verb::Set | Verb::Append if bytes == 0 => Err(Refusal::ValueEmpty),
             Verb::Touch | Verb::Add(_) if bytes > 0 => Err(Refusal::BodyUnexpected),
@@ -130,7 +130,7 @@ impl Writing {
     }
 
     /// Whether the body is the one that the client means.
-    pub(super) fn check_content(&self, body: &[u8]) -> Result<(), Refusal> {
+    pub fn check_content(&self, body: &[u8]) -> Result<(), Refusal> {
         match &self.digests {
             Some(digests) if !digests.match_content(body) => Err(Refusal::ContentDiffers),
             Some(_) | None => Ok(()),
@@ -139,17 +139,17 @@ impl Writing {
 
     /// Whether it may be answered with 201: where nothing was there, and the
     /// request could know.
-    pub(super) fn may_create(&self) -> bool {
+    pub fn may_create(&self) -> bool {
         self.verb == Verb::Set && !self.conditions.is_empty()
     }
 
     /// Whether it takes a time in proportion to the value that is there.
-    pub(super) fn takes_all(&self) -> bool {
+    pub fn takes_all(&self) -> bool {
         matches!(self.verb, Verb::Append | Verb::Take)
     }
 
     /// The entry that is stored whatever is there, if it is so simple.
-    pub(super) fn plain_entry(&self, body: &Bytes) -> Option<Entry> {
+    pub fn plain_entry(&self, body: &Bytes) -> Option<Entry> {
         let is_plain = self.verb == Verb::Set
             && self.conditions.is_empty()
             && self.lifetime != Some(Lifetime::Kept);
@@ -157,7 +157,7 @@ impl Writing {
     }
 
     /// Whether the key is deleted whatever is there.
-    pub(super) fn is_plain_delete(&self) -> bool {
+    pub fn is_plain_delete(&self) -> bool {
         self.verb == Verb::Delete && self.conditions.is_empty()
     }
 
@@ -224,7 +224,7 @@ impl Writing {
     }
 
     /// The change that it is for the storage.
-    pub(super) fn change(self: &Arc<Self>, body: Bytes, bytes_max: u64) -> Change {
+    pub fn change(self: &Arc<Self>, body: Bytes, bytes_max: u64) -> Change {
         let writing = Arc::clone(self);
         Box::new(move |before| match writing.check(&body, bytes_max, before) {
             Ok(()) => writing.apply(&body, before),
@@ -233,7 +233,7 @@ impl Writing {
     }
 
     /// The answer, given what the storage has seen and done.
-    pub(super) fn reply(&self, body: &Bytes, bytes_max: u64, updated: &Updated) -> Reply {
+    pub fn reply(&self, body: &Bytes, bytes_max: u64, updated: &Updated) -> Reply {
         let Updated { before, after } = updated;
         let before = before.as_ref();
         if let Err(refusal) = self.check(body, bytes_max, before) {

@@ -4,7 +4,7 @@
 use super::field::{OWS, split_token};
 
 /// The longest type that is stored, in bytes.
-pub(super) const MEDIA_TYPE_BYTES_MAX: usize = 255;
+pub const MEDIA_TYPE_BYTES_MAX: usize = 255;
 
 /// What a browser shows as text or saves, whatever is in it.
 const PASSIVE: [&str; 5] =
@@ -15,7 +15,7 @@ const PASSIVE_KINDS: [&str; 4] = ["audio", "font", "image", "video"];
 
 /// A `Content-Type` that is no media type, or a longer one than is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// Checks the value of a `Content-Type` field and gives what to store of it.
 /// `None` is for the type of HTML forms: curl adds it to whatever it sends, so
@@ -23,7 +23,7 @@ pub(super) struct Malformed;
 ///
 /// What is stored is ASCII without control characters but the tab, so it fits
 /// into a header field as it is.
-pub(super) fn check(field: &str) -> Result<Option<&str>, Malformed> {
+pub fn check(field: &str) -> Result<Option<&str>, Malformed> {
     let text = field.trim_matches(OWS);
     if text.len() > MEDIA_TYPE_BYTES_MAX {
         return Err(Malformed);
@@ -46,7 +46,7 @@ pub(super) fn check(field: &str) -> Result<Option<&str>, Malformed> {
 /// what is yet to come. Scripts and style sheets are no documents and would
 /// need no sandbox, but it does not harm them: as parts of another page they
 /// are not bound by it. So a doubtful type costs one header field.
-pub(super) fn is_active(media_type: &str) -> bool {
+pub fn is_active(media_type: &str) -> bool {
     let essence = essence(media_type);
     let is_passive = PASSIVE.iter().any(|known| essence.eq_ignore_ascii_case(known));
     let is_json = essence.split_once('/').is_some_and(|(_, subtype)| ends_in(subtype, b"+json"));

@@ -7,21 +7,21 @@
 use super::field::OWS;
 
 /// The most tags that one condition may list.
-pub(super) const TAGS_MAX: usize = 1000;
+pub const TAGS_MAX: usize = 1000;
 
 /// The strong entity tag of a value: the first 16 bytes of its SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EntityTag([u8; 16]);
+pub struct EntityTag([u8; 16]);
 
 impl EntityTag {
     /// The tag that is made of these bytes.
-    pub(super) fn new(bytes: [u8; 16]) -> Self {
+    pub fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
     /// The value of an `ETag` field (RFC 9110, 8.8.3): 32 lower-case
     /// hexadecimal digits in quotes.
-    pub(super) fn to_field(self) -> String {
+    pub fn to_field(self) -> String {
         let digits = self.digits();
         let mut field = String::with_capacity(digits.len() + 2);
         field.push('"');
@@ -53,11 +53,11 @@ fn text_of(digits: &[u8; 32]) -> &str {
 
 /// An entity tag as a client wrote it, which need not be one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tag {
+pub struct Tag {
     /// Whether it is marked as weak.
-    pub(super) weak: bool,
+    pub weak: bool,
     /// What is between the quotes.
-    pub(super) opaque: Box<str>,
+    pub opaque: Box<str>,
 }
 
 impl Tag {
@@ -81,7 +81,7 @@ fn is_etagc(byte: u8) -> bool {
 
 /// What `If-Match` or `If-None-Match` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Tags {
+pub enum Tags {
     /// `*`: whatever there is.
     Any,
     /// One tag or more.
@@ -93,7 +93,7 @@ impl Tags {
     /// 9110, 5.3). Empty members do not count (5.6.1.2). `None` if a member is
     /// no tag, if there is no member, if `*` is not all there is, or with more
     /// than [`TAGS_MAX`] tags.
-    pub(super) fn parse<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Self> {
+    pub fn parse<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut fields = fields.peekable();
         let first = fields.next()?;
         if first.trim_matches(OWS) == "*" && fields.peek().is_none() {
@@ -110,12 +110,12 @@ impl Tags {
 
     /// Whether one of these is the tag of what is `current`ly there, by the
     /// strong comparison (RFC 9110, 8.8.3.2) that `If-Match` asks for.
-    pub(super) fn matches_strongly(&self, current: Option<EntityTag>) -> bool {
+    pub fn matches_strongly(&self, current: Option<EntityTag>) -> bool {
         self.matches(current, |tag| !tag.weak)
     }
 
     /// The same by the weak comparison, which `If-None-Match` asks for.
-    pub(super) fn matches_weakly(&self, current: Option<EntityTag>) -> bool {
+    pub fn matches_weakly(&self, current: Option<EntityTag>) -> bool {
         self.matches(current, |_| true)
     }
 
@@ -151,16 +151,16 @@ fn parse_members(field: &str, tags: &mut Vec<Tag>) -> Option<()> {
 
 /// The conditions of a request on what is stored under its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Conditions {
+pub struct Conditions {
     /// `If-Match` (RFC 9110, 13.1.1): go on only if one of these is there.
-    pub(super) if_match: Option<Tags>,
+    pub if_match: Option<Tags>,
     /// `If-None-Match` (RFC 9110, 13.1.2): go on only if none of these is.
-    pub(super) if_none_match: Option<Tags>,
+    pub if_none_match: Option<Tags>,
 }
 
 /// What becomes of a request with conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// It goes on.
     Holds,
     /// `If-None-Match` names what is there: the client has it already. 304
@@ -172,14 +172,14 @@ pub(super) enum Verdict {
 
 impl Conditions {
     /// Whether the request comes without any.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
     }
 
     /// Judges them in the order of RFC 9110, 13.2.2, against the tag of what
     /// is there, or `None` if nothing is. The caller asks only where the
     /// answer would be 2xx without them (13.2.1).
-    pub(super) fn verdict(&self, current: Option<EntityTag>) -> Verdict {
+    pub fn verdict(&self, current: Option<EntityTag>) -> Verdict {
         if self.if_match.as_ref().is_some_and(|tags| !tags.matches_strongly(current)) {
             Verdict::Failed
         } else if self.if_none_match.as_ref().is_some_and(|tags| tags.matches_weakly(current)) {
@@ -192,7 +192,7 @@ impl Conditions {
 
 /// Whether `If-Range` (RFC 9110, 13.1.5) lets a range be taken: only if it is
 /// the strong tag of what is there. A date never is, for values carry none.
-pub(super) fn if_range_holds(field: &str, current: EntityTag) -> bool {
+pub fn if_range_holds(field: &str, current: EntityTag) -> bool {
     match Tag::split_off(field.trim_matches(OWS)) {
         Some((tag, "")) => !tag.weak && tag.opaque.as_bytes() == current.digits(),
         Some(_) | None => false,
