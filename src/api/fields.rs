@@ -1,8 +1,8 @@
 //! The header fields that a call's meaning depends on.
 
 use super::Refusal;
+use super::etag::{Conditions, Tags};
 use super::field::OWS;
-use super::tags::{Conditions, Tags};
 use super::{lifetime, media_type};
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,6 +13,7 @@
 mod access;
 mod cross_site;
 mod digests;
+mod etag;
 mod field;
 mod fields;
 mod lifetime;
@@ -23,7 +24,6 @@ mod range;
 mod reading;
 mod refusal;
 mod reply;
-mod tags;
 mod target;
 mod writing;
 

@@ -1,8 +1,8 @@
 //! What a `GET` or `HEAD` of a key is answered with.
 
+use super::etag::{self, Conditions, EntityTag, Precondition};
 use super::fields::Fields;
 use super::range::{self, Part};
-use super::tags::{self, Conditions, EntityTag, Verdict};
 use super::{Refusal, Reply};
 use crate::storage::Entry;
 
@@ -32,10 +32,10 @@ impl Reading {
     pub fn reply(&self, entry: Option<&Entry>) -> Reply {
         let Some(entry) = entry else { return Refusal::KeyNotFound.into() };
         let tag = EntityTag::new(entry.digest());
-        match self.conditions.verdict(Some(tag)) {
-            Verdict::Holds => {}
-            Verdict::Matched => return Reply::not_modified(tag),
-            Verdict::Failed => return Refusal::PreconditionFailed.reply().with_tag(tag),
+        match self.conditions.evaluate(Some(tag)) {
+            Precondition::Holds => {}
+            Precondition::NotModified => return Reply::not_modified(tag),
+            Precondition::Failed => return Refusal::PreconditionFailed.reply().with_tag(tag),
         }
         let bytes = entry.value().len();
         match self.part(tag, bytes) {
@@ -48,7 +48,7 @@ impl Reading {
     }
 
     fn part(&self, tag: EntityTag, bytes: usize) -> Part {
-        let counts = self.if_range.as_ref().is_none_or(|field| tags::if_range_holds(field, tag));
+        let counts = self.if_range.as_ref().is_none_or(|field| etag::if_range_holds(field, tag));
         match &self.range {
             Some(range) if counts => range::select(range, bytes),
             Some(_) | None => Part::Whole,

@@ -1,6 +1,6 @@
 //! An answer before it has a wire form.
 
-use super::tags::EntityTag;
+use super::etag::EntityTag;
 use super::{lifetime, media_type, range};
 use crate::storage::{Entry, Time};
 use bytes::Bytes;

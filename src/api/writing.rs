@@ -8,9 +8,9 @@
 //! [`apply`]: Writing::apply
 
 use super::digests::Digests;
+use super::etag::{Conditions, EntityTag, Precondition};
 use super::fields::Fields;
 use super::query::{self, Query};
-use super::tags::{Conditions, EntityTag, Verdict};
 use super::{Refusal, Reply, lifetime};
 use crate::storage::{Change, Decision, Entry, Time, Updated};
 use bytes::Bytes;
@@ -188,7 +188,7 @@ impl Writing {
             return Err(Refusal::KeyNotFound);
         }
         if !self.conditions.is_empty()
-            && self.conditions.verdict(before.map(tag_of)) != Verdict::Holds
+            && self.conditions.evaluate(before.map(tag_of)) != Precondition::Holds
         {
             return Err(Refusal::PreconditionFailed);
         }
