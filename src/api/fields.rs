@@ -3,9 +3,8 @@
 use super::Refusal;
 use super::etag::{Conditions, Tags};
 use super::field::OWS;
-use super::{lifetime, media_type};
+use super::media_type;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The fields of a call, names and values as they were sent.
 #[derive(Clone, Copy)]
@@ -57,18 +56,5 @@ impl<'a> Fields<'a> {
             Ok(text) if values.next().is_none() => Ok(text.map(Into::into)),
             Ok(_) | Err(media_type::Malformed) => Err(Refusal::TypeMalformed),
         }
-    }
-
-    /// `TTL`: how long the key is to live.
-    pub fn ttl(self) -> Result<Option<Duration>, Refusal> {
-        let mut lifetime = None;
-        for value in self.all("TTL") {
-            let this =
-                lifetime::parse(value.trim_matches(OWS)).ok_or(Refusal::LifetimeMalformed)?;
-            if lifetime.replace(this).is_some_and(|other| other != this) {
-                return Err(Refusal::LifetimesDiffer);
-            }
-        }
-        Ok(lifetime)
     }
 }

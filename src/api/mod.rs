@@ -16,7 +16,6 @@ mod digests;
 mod etag;
 mod field;
 mod fields;
-mod lifetime;
 mod manual;
 mod media_type;
 mod query;
@@ -25,6 +24,7 @@ mod reading;
 mod refusal;
 mod reply;
 mod target;
+mod ttl;
 mod writing;
 
 use crate::storage::{self, Key, Outage, Storage, Updated, Write};

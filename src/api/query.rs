@@ -7,7 +7,7 @@
 /// the caller to judge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// `ttl=`: the text of a lifetime.
+    /// `ttl=`: the text of a time to live.
     pub ttl: Option<&'a str>,
     /// What to do, if the method does not say it alone.
     pub action: Option<Action>,

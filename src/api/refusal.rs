@@ -33,10 +33,10 @@ pub enum Refusal {
     QueryMalformed,
     /// What is to be added is no whole number of 64 bits.
     AmountMalformed,
-    /// A time to live that is none.
-    LifetimeMalformed,
+    /// A time to live that is not a time.
+    TtlMalformed,
     /// Two different times to live.
-    LifetimesDiffer,
+    TtlContradictory,
     /// A condition that lists no entity tags.
     ConditionMalformed,
     /// A `Content-Type` that is no media type.
@@ -98,8 +98,8 @@ impl Refusal {
             Self::QueryContradictory => (400, "query parameters contradict each other"),
             Self::QueryMalformed => (400, "a query parameter is malformed"),
             Self::AmountMalformed => (400, "what to add is not a whole number of 64 bits"),
-            Self::LifetimeMalformed => (400, "ttl is not a time"),
-            Self::LifetimesDiffer => (400, "ttl is given twice, and not the same"),
+            Self::TtlMalformed => (400, "ttl is not a time"),
+            Self::TtlContradictory => (400, "ttl is given twice, and not the same"),
             Self::ConditionMalformed => (400, "the condition is malformed"),
             Self::TypeMalformed => (400, "content type is malformed"),
             Self::ContentRange => (400, "content range is not supported"),

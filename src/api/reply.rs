@@ -1,7 +1,7 @@
 //! An answer before it has a wire form.
 
 use super::etag::EntityTag;
-use super::{lifetime, media_type, range};
+use super::{media_type, range, ttl};
 use crate::storage::{Entry, Time};
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -123,7 +123,7 @@ impl Reply {
         let left = Time::now().until(expiry).as_millis();
         // It was there when it was looked at.
         let left = u64::try_from(left).unwrap_or(u64::MAX).max(1);
-        let seconds = lifetime::seconds_left(left);
+        let seconds = ttl::seconds_left(left);
         self.with_header("TTL", seconds.to_string())
     }
 

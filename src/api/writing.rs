@@ -11,19 +11,18 @@ use super::digests::Digests;
 use super::etag::{Conditions, EntityTag, Precondition};
 use super::fields::Fields;
 use super::query::{self, Query};
-use super::{Refusal, Reply, lifetime};
+use super::ttl::Ttl;
+use super::{Refusal, Reply};
 use crate::storage::{Change, Decision, Entry, Time, Updated};
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A write, but for its body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Writing {
     verb: Verb,
     conditions: Conditions,
-    /// What `ttl` asks for, if it is there.
-    lifetime: Option<Lifetime>,
+    ttl: Option<Ttl>,
     content_type: Option<Arc<str>>,
     /// What the body has to be, if the client has said it.
     digests: Option<Box<Digests>>,
@@ -57,25 +56,14 @@ impl Verb {
     }
 }
 
-/// How long a key is to live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lifetime {
-    /// As long as before.
-    Kept,
-    /// For ever.
-    Endless,
-    /// From now on so long.
-    For(Duration),
-}
-
 impl Writing {
     /// A `PUT`.
     pub fn put(query: Query<'_>, fields: Fields<'_>) -> Result<Self, Refusal> {
         if query.action.is_some() {
             return Err(Refusal::QueryUnknown);
         }
-        let lifetime = lifetime_of(query, fields)?;
-        let writing = Self::of(Verb::Set, lifetime, fields)?;
+        let ttl = Ttl::parse(query.ttl, fields)?;
+        let writing = Self::of(Verb::Set, ttl, fields)?;
         Ok(Self { content_type: fields.content_type()?, ..writing })
     }
 
@@ -87,8 +75,8 @@ impl Writing {
             Some(query::Action::Append) => Verb::Append,
             Some(query::Action::Return) => return Err(Refusal::QueryUnknown),
         };
-        let lifetime = lifetime_of(query, fields)?;
-        let writing = Self::of(verb, lifetime, fields)?;
+        let ttl = Ttl::parse(query.ttl, fields)?;
+        let writing = Self::of(verb, ttl, fields)?;
         let content_type = if verb.stores_body() { fields.content_type()? } else { None };
         Ok(Self { content_type, ..writing })
     }
@@ -103,7 +91,7 @@ impl Writing {
         Self::of(verb, None, fields)
     }
 
-    fn of(verb: Verb, lifetime: Option<Lifetime>, fields: Fields<'_>) -> Result<Self, Refusal> {
+    fn of(verb: Verb, ttl: Option<Ttl>, fields: Fields<'_>) -> Result<Self, Refusal> {
         let mut digests = None;
         if verb.stores_body() {
             if fields.has("Content-Range") {
@@ -115,7 +103,7 @@ impl Writing {
             digests = Some(Digests::of(fields)?).filter(|digests| !digests.is_empty());
         }
         let conditions = fields.conditions()?;
-        Ok(Self { verb, conditions, lifetime, content_type: None, digests: digests.map(Box::new) })
+        Ok(Self { verb, conditions, ttl, content_type: None, digests: digests.map(Box::new) })
     }
 
     /// Whether a body has to be there, or must not be.
@@ -150,9 +138,8 @@ impl Writing {
 
     /// The entry that is stored whatever is there, if it is so simple.
     pub fn plain_entry(&self, body: &Bytes) -> Option<Entry> {
-        let is_plain = self.verb == Verb::Set
-            && self.conditions.is_empty()
-            && self.lifetime != Some(Lifetime::Kept);
+        let is_plain =
+            self.verb == Verb::Set && self.conditions.is_empty() && self.ttl != Some(Ttl::Keep);
         is_plain.then(|| self.entry(None, body.clone()))
     }
 
@@ -173,11 +160,7 @@ impl Writing {
     }
 
     fn expiry(&self, before: Option<&Entry>) -> Option<Time> {
-        match self.lifetime {
-            None | Some(Lifetime::Endless) => None,
-            Some(Lifetime::Kept) => before.and_then(Entry::expiry),
-            Some(Lifetime::For(lifetime)) => Some(Time::now().after(lifetime)),
-        }
+        self.ttl.and_then(|ttl| ttl.expiry(before))
     }
 
     /// Whether it may be done to what is there.
@@ -257,21 +240,6 @@ impl Writing {
 
 fn tag_of(entry: &Entry) -> EntityTag {
     EntityTag::new(entry.digest())
-}
-
-/// What the query and the field say of the lifetime, which have to agree.
-fn lifetime_of(query: Query<'_>, fields: Fields<'_>) -> Result<Option<Lifetime>, Refusal> {
-    let by_field = fields.ttl()?.map(Lifetime::For);
-    let by_query = match query.ttl {
-        None => None,
-        Some("keep") => Some(Lifetime::Kept),
-        Some("none") => Some(Lifetime::Endless),
-        Some(text) => Some(Lifetime::For(lifetime::parse(text).ok_or(Refusal::LifetimeMalformed)?)),
-    };
-    match (by_query, by_field) {
-        (Some(one), Some(other)) if one != other => Err(Refusal::LifetimesDiffer),
-        (one, other) => Ok(one.or(other)),
-    }
 }
 
 /// The number that is there, or 0, and `amount` more.
