@@ -304,7 +304,7 @@ impl Resource {
             // It is a method of what the query names, not of the key alone.
             (Self::Value(key), "POST") if query::is_for_post(query) => {
                 if is_cross_site(fields, target.authority(fields)) {
-                    return Err(Refusal::AnotherSite.into());
+                    return Err(Refusal::CrossSite.into());
                 }
                 Ok(Kind::Write(key, Writing::post(Query::parse(query)?, fields)?))
             }

@@ -23,8 +23,8 @@ pub enum Refusal {
     KeyNotUtf8,
     /// A method that the path does not have.
     MethodNotAllowed,
-    /// A browser sends a page of another site.
-    AnotherSite,
+    /// A `POST` from a cross-site page.
+    CrossSite,
     /// A query parameter that means nothing here.
     QueryUnknown,
     /// The same query parameter twice, or two that exclude each other.
@@ -93,7 +93,7 @@ impl Refusal {
             Self::KeyEscape => (400, "key has a % without two hexadecimal digits"),
             Self::KeyNotUtf8 => (400, "key is not UTF-8"),
             Self::MethodNotAllowed => (405, "method not allowed"),
-            Self::AnotherSite => (403, "a page of another site may not do this"),
+            Self::CrossSite => (403, "a page of another site may not do this"),
             Self::QueryUnknown => (400, "unknown query parameter"),
             Self::QueryContradictory => (400, "query parameters contradict each other"),
             Self::QueryMalformed => (400, "a query parameter is malformed"),
