@@ -6,8 +6,8 @@
 //! an address that only this machine can reach nobody else has a reason to.
 
 use super::Refusal;
-use super::field::OWS;
 use super::fields::Fields;
+use super::grammar::{OWS, split_port};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Hosts {
 /// Whether a `Host` (RFC 9110, 7.2) may be called by. Its port, its case and a
 /// dot at its end do not matter.
 fn is_allowed(host: &str, names: &[HostName]) -> bool {
-    let name = name_of(host.trim_matches(OWS));
+    let (name, _) = split_port(host.trim_matches(OWS));
     if let Some(bracketed) = name.strip_prefix('[') {
         let literal = bracketed.strip_suffix(']');
         return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
@@ -65,16 +65,6 @@ fn is_allowed(host: &str, names: &[HostName]) -> bool {
         || name.parse::<Ipv4Addr>().is_ok()
         || is_below(name, "localhost")
         || names.iter().any(|allowed| allowed.allows(name))
-}
-
-/// A host without its port and without a dot at its end.
-fn name_of(host: &str) -> &str {
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if is_port(port) => name,
-        Some(_) | None => host,
-    };
-    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// Whether a name is a subdomain of a domain.
@@ -101,7 +91,7 @@ impl FromStr for HostName {
         if text == "*" {
             return Ok(Self::Any);
         }
-        let name = name_of(text);
+        let (name, _) = split_port(text);
         let domain = name.strip_prefix('.');
         let labels = domain.unwrap_or(name).split('.');
         let is_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';

@@ -5,8 +5,8 @@
 //! asking the server first. It names the page: in `Sec-Fetch-Site`, or where
 //! that is missing (to a name without TLS, or from an old browser) in `Origin`.
 
-use super::field::OWS;
 use super::fields::Fields;
+use super::grammar::{OWS, split_port};
 
 /// True for a request from a page that was not loaded from `authority`, the host
 /// and port that the request is for. A client that is not a browser sends
@@ -33,17 +33,11 @@ fn is_origin_of(origin: Option<&str>, authority: Option<&str>) -> bool {
         _ => return false,
     };
     let [(host, port), (host_asked, port_asked)] =
-        [origin, authority.trim_matches(OWS)].map(|text| split_port(text, port_usual));
+        [origin, authority.trim_matches(OWS)].map(|text| match split_port(text) {
+            (host, "") => (host, port_usual),
+            other => other,
+        });
     host.eq_ignore_ascii_case(host_asked) && port == port_asked
-}
-
-/// Host and port of an authority, without the dot that ends an absolute name.
-fn split_port<'a>(authority: &'a str, port_usual: &'a str) -> (&'a str, &'a str) {
-    // An IPv6 address ends in a bracket, so no group of it looks like a port.
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let split = authority.rsplit_once(':').filter(|(_, port)| is_port(port));
-    let (host, port) = split.unwrap_or((authority, ""));
-    (host.strip_suffix('.').unwrap_or(host), if port.is_empty() { port_usual } else { port })
 }
 
 #[cfg(test)]

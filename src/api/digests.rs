@@ -3,8 +3,8 @@
 //! there are no codings, and `Content-MD5` (RFC 1864).
 
 use super::Refusal;
-use super::field::OWS;
 use super::fields::Fields;
+use super::grammar::OWS;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};

@@ -2,7 +2,7 @@
 
 use super::Refusal;
 use super::etag::{Conditions, Tags};
-use super::field::OWS;
+use super::grammar::OWS;
 use super::media_type;
 use std::sync::Arc;
 

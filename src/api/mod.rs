@@ -14,8 +14,9 @@ mod access;
 mod cross_site;
 mod digests;
 mod etag;
-mod field;
+
 mod fields;
+pub(crate) mod grammar;
 mod manual;
 mod media_type;
 mod query;

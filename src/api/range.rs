@@ -1,6 +1,6 @@
 //! Which part of a value a request asks for (RFC 9110, 14).
 
-use super::field::OWS;
+use super::grammar::OWS;
 use std::ops::Range;
 
 /// The part of a value that answers a `Range`.

@@ -1,8 +1,8 @@
 //! Times to live: the query parameter `ttl` and the header field `TTL`.
 
 use super::Refusal;
-use super::field::OWS;
 use super::fields::Fields;
+use super::grammar::OWS;
 use crate::storage::{Entry, Time};
 use std::time::Duration;
 

@@ -13,11 +13,12 @@
 use super::body::{self, Error};
 use super::connections::{Connection, Stage};
 use super::door::{self, Stream};
-use super::framing::{Fault, Framing, HEAD_BYTES_MAX, Length, is_token_byte};
+use super::framing::{Fault, Framing, HEAD_BYTES_MAX, Length};
 use super::front::Front;
 use super::job::Job;
 use super::request::{self, Head, Meaning, Request};
 use super::uploads::{self, Reservation};
+use crate::api::grammar::is_tchar;
 use crate::api::{Refusal, Reply};
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
@@ -362,7 +363,7 @@ fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Fault> 
 
 /// Whether a method, or an empty line before it, can begin with this byte.
 fn begins_a_head(byte: u8) -> bool {
-    is_token_byte(byte) || byte == b'\r'
+    is_tchar(byte) || byte == b'\r'
 }
 
 #[cfg(test)]

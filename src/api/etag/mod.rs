@@ -3,7 +3,7 @@
 //! The tag of a value is the first half of its SHA-256, so it is the same on
 //! every engine, and `sha256sum` computes it. Nothing here hashes.
 
-use super::field::OWS;
+use super::grammar::OWS;
 
 /// The most tags in one condition.
 pub const TAGS_MAX: usize = 1000;

@@ -1,7 +1,7 @@
 //! The type of a value, as its client writes it in `Content-Type` (RFC 9110,
 //! 8.3.1) and gets it back.
 
-use super::field::{OWS, split_token};
+use super::grammar::{OWS, split_token};
 
 /// The longest type that is stored, in bytes.
 pub const MEDIA_TYPE_BYTES_MAX: usize = 255;
