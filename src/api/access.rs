@@ -27,9 +27,9 @@ pub enum HostName {
     Domain(Box<str>),
 }
 
-/// Why a text is no [`HostName`].
+/// A text that is not a [`HostName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAName;
+pub struct InvalidHostName;
 
 impl Hosts {
     /// Every host.
@@ -84,10 +84,10 @@ impl HostName {
 }
 
 impl FromStr for HostName {
-    type Err = NotAName;
+    type Err = InvalidHostName;
 
     /// Reads `*`, `store.example.com` or `.example.com`. A port is left out.
-    fn from_str(text: &str) -> Result<Self, NotAName> {
+    fn from_str(text: &str) -> Result<Self, InvalidHostName> {
         if text == "*" {
             return Ok(Self::Any);
         }
@@ -97,7 +97,7 @@ impl FromStr for HostName {
         let is_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         for label in labels {
             if label.is_empty() || !label.bytes().all(is_char) {
-                return Err(NotAName);
+                return Err(InvalidHostName);
             }
         }
         Ok(domain.map_or_else(|| Self::One(name.into()), |domain| Self::Domain(domain.into())))
@@ -226,7 +226,7 @@ mod tests {
             "m\u{fc}nchen.test",
             "a.test:x",
         ] {
-            assert_eq!(text.parse::<HostName>(), Err(NotAName), "{text:?}");
+            assert_eq!(text.parse::<HostName>(), Err(InvalidHostName), "{text:?}");
         }
     }
 }

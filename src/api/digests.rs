@@ -22,7 +22,7 @@ pub struct Digests {
 impl Digests {
     /// Those in the fields of a request. Algorithms that are not known here do
     /// not count.
-    pub fn of(fields: Fields<'_>) -> Result<Self, Refusal> {
+    pub fn parse(fields: Fields<'_>) -> Result<Self, Refusal> {
         let mut digests = Self::default();
         for value in fields.all("Content-MD5") {
             expect(&mut digests.md5, value.trim_matches(OWS))?;
@@ -111,7 +111,7 @@ mod tests {
 
     /// Whether the content is the one that the fields mean.
     fn verdict(fields: &[(&str, &str)]) -> Result<bool, Refusal> {
-        Digests::of(Fields(fields)).map(|digests| digests.match_content(CONTENT))
+        Digests::parse(Fields(fields)).map(|digests| digests.match_content(CONTENT))
     }
 
     #[test]
@@ -139,8 +139,10 @@ mod tests {
         for fields in fields {
             assert_eq!(verdict(fields), Ok(true), "{fields:?}");
         }
-        assert!(Digests::of(Fields(&[("Content-Digest", "unixsum=:AAAA:")])).unwrap().is_empty());
-        assert!(!Digests::of(Fields(&[("Content-MD5", MD5)])).unwrap().is_empty());
+        assert!(
+            Digests::parse(Fields(&[("Content-Digest", "unixsum=:AAAA:")])).unwrap().is_empty()
+        );
+        assert!(!Digests::parse(Fields(&[("Content-MD5", MD5)])).unwrap().is_empty());
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod ttl;
 mod writing;
 
 use crate::storage::{self, Key, Outage, Storage, Updated, Write};
-pub use access::{HostName, Hosts, NotAName};
+pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use cross_site::is_cross_site;
 use fields::Fields;
@@ -359,12 +359,6 @@ fn failed(err: &storage::Error) -> Reply {
         storage::Error::Unavailable(Outage::DirectoryLost) => Refusal::DirectoryLost.into(),
         storage::Error::Unavailable(Outage::Closed) => Refusal::StorageClosed.into(),
         storage::Error::Internal(_) => Refusal::ValueUnreadable.into(),
-    }
-}
-
-impl From<query::Fault> for Reply {
-    fn from(fault: query::Fault) -> Self {
-        Refusal::from(fault).into()
     }
 }
 

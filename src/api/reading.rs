@@ -22,7 +22,7 @@ impl Reading {
         // Several of these hold as little as one that is malformed.
         let if_range = fields.has("If-Range").then(|| fields.only("If-Range").unwrap_or(""));
         Ok(Self {
-            conditions: fields.conditions()?,
+            conditions: Conditions::parse(fields)?,
             range: range.map(Into::into),
             if_range: if_range.filter(|_| range.is_some()).map(Into::into),
         })

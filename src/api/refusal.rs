@@ -2,7 +2,6 @@
 //! store can do, with its status and its exact words in one table.
 
 use super::Reply;
-use super::query::Fault;
 
 /// Why a call is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,16 +141,5 @@ impl Refusal {
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
         refusal.reply()
-    }
-}
-
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Unknown => Self::QueryUnknown,
-            Fault::Repeated | Fault::Contradictory => Self::QueryContradictory,
-            Fault::ValueMissing | Fault::ValueUnexpected => Self::QueryMalformed,
-            Fault::Amount => Self::AmountMalformed,
-        }
     }
 }

@@ -12,7 +12,7 @@ use super::etag::{Conditions, EntityTag, Precondition};
 use super::fields::Fields;
 use super::query::{self, Query};
 use super::ttl::Ttl;
-use super::{Refusal, Reply};
+use super::{Refusal, Reply, media_type};
 use crate::storage::{Change, Decision, Entry, Time, Updated};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Writing {
         }
         let ttl = Ttl::parse(query.ttl, fields)?;
         let writing = Self::of(Verb::Set, ttl, fields)?;
-        Ok(Self { content_type: fields.content_type()?, ..writing })
+        Ok(Self { content_type: media_type::parse(fields)?, ..writing })
     }
 
     /// A `POST`, whose query says what it does.
@@ -77,7 +77,7 @@ impl Writing {
         };
         let ttl = Ttl::parse(query.ttl, fields)?;
         let writing = Self::of(verb, ttl, fields)?;
-        let content_type = if verb.stores_body() { fields.content_type()? } else { None };
+        let content_type = if verb.stores_body() { media_type::parse(fields)? } else { None };
         Ok(Self { content_type, ..writing })
     }
 
@@ -100,9 +100,9 @@ impl Writing {
             if fields.have_content_coding() {
                 return Err(Refusal::ContentEncoding);
             }
-            digests = Some(Digests::of(fields)?).filter(|digests| !digests.is_empty());
+            digests = Some(Digests::parse(fields)?).filter(|digests| !digests.is_empty());
         }
-        let conditions = fields.conditions()?;
+        let conditions = Conditions::parse(fields)?;
         Ok(Self { verb, conditions, ttl, content_type: None, digests: digests.map(Box::new) })
     }
 

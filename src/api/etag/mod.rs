@@ -3,6 +3,8 @@
 //! The tag of a value is the first half of its SHA-256, so it is the same on
 //! every engine, and `sha256sum` computes it. Nothing here hashes.
 
+use super::Refusal;
+use super::fields::Fields;
 use super::grammar::OWS;
 
 /// The most tags in one condition.
@@ -168,6 +170,18 @@ pub enum Precondition {
 }
 
 impl Conditions {
+    /// The conditions in the fields of a request.
+    pub fn parse(fields: Fields<'_>) -> Result<Self, Refusal> {
+        let tags = |name| {
+            let has_any = fields.has(name);
+            has_any.then(|| Tags::parse(fields.all(name)).ok_or(Refusal::ConditionMalformed))
+        };
+        Ok(Self {
+            if_match: tags("If-Match").transpose()?,
+            if_none_match: tags("If-None-Match").transpose()?,
+        })
+    }
+
     /// True for an unconditional request.
     pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
