@@ -1,9 +1,9 @@
-//! Who may call: the check of `Host` that keeps web pages out.
+//! Access control: the check of `Host` against DNS rebinding.
 //!
-//! A page of the web may not call a server of another site, unless it makes
-//! its own name resolve to that server's address (DNS rebinding): to a browser
-//! both are one site then. But the browser sends that name as `Host`, and on
-//! an address that only this machine can reach nobody else has a reason to.
+//! A web page cannot read from a server of another site, unless its own name is
+//! made to resolve to that server's address (DNS rebinding): to a browser both
+//! are one site then. But the browser sends that name as `Host`, and on an
+//! address that only this machine can reach nobody else has a reason to.
 
 use super::Refusal;
 use super::fields::Fields;
@@ -12,18 +12,18 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The hosts that a call may name. Nothing is allocated to check one.
+/// The hosts that a call may name. Checking one allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(Option<Arc<[HostName]>>);
 
-/// A name that `Host` may have.
+/// A name that `--allow-host` adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostName {
     /// Any name: `*`.
     Any,
     /// This name.
     One(Box<str>),
-    /// This name and its subdomains, written with a dot in front.
+    /// This name and its subdomains: written with a leading dot.
     Domain(Box<str>),
 }
 
@@ -37,14 +37,14 @@ impl Hosts {
         Self(None)
     }
 
-    /// Those that are no page's, and these: addresses, names without a dot,
-    /// `localhost` and what is below it, and none at all.
+    /// Hosts that no web page has, and `names`. A page has neither an address,
+    /// nor a name without a dot, nor `localhost` or a name below it.
     pub fn local(names: impl IntoIterator<Item = HostName>) -> Self {
         Self(Some(names.into_iter().collect()))
     }
 
-    /// Checks the `Host` of a call. A browser sends one in any case, so that in
-    /// a target's absolute form does not matter.
+    /// Checks every `Host` of a call. A browser always sends one, so the host of
+    /// an absolute-form target does not matter.
     pub fn check(&self, fields: Fields<'_>) -> Result<(), Refusal> {
         let Some(names) = &self.0 else { return Ok(()) };
         let mut hosts = fields.all("Host");
@@ -52,22 +52,22 @@ impl Hosts {
     }
 }
 
-/// Whether a `Host` (RFC 9110, 7.2) may be called by. Its port, its case and a
-/// dot at its end do not matter.
+/// Checks one `Host` (RFC 9110, 7.2), whatever its port, its case and the dot at
+/// its end.
 fn is_allowed(host: &str, names: &[HostName]) -> bool {
     let (name, _) = split_port(host.trim_matches(OWS));
     if let Some(bracketed) = name.strip_prefix('[') {
         let literal = bracketed.strip_suffix(']');
         return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
     }
-    // A page of the web has a dot in its name, and no number for its end.
+    // The host of a web page has a dot in it, and is not an address.
     !name.contains('.')
         || name.parse::<Ipv4Addr>().is_ok()
         || is_below(name, "localhost")
         || names.iter().any(|allowed| allowed.allows(name))
 }
 
-/// Whether a name is a subdomain of a domain.
+/// True for a subdomain of `domain`.
 fn is_below(name: &str, domain: &str) -> bool {
     let start = name.len().checked_sub(domain.len()).and_then(|at| name.split_at_checked(at));
     start.is_some_and(|(label, end)| label.ends_with('.') && end.eq_ignore_ascii_case(domain))
@@ -86,7 +86,8 @@ impl HostName {
 impl FromStr for HostName {
     type Err = InvalidHostName;
 
-    /// Reads `*`, `store.example.com` or `.example.com`. A port is left out.
+    /// Parses `*`, `store.example.com` or `.example.com`, with or without a port,
+    /// which is dropped.
     fn from_str(text: &str) -> Result<Self, InvalidHostName> {
         if text == "*" {
             return Ok(Self::Any);

@@ -1,8 +1,8 @@
-//! The header fields that a call's meaning depends on.
+//! The header fields of a call, by name.
 
 use super::grammar::OWS;
 
-/// The fields of a call, names and values as they were sent.
+/// Names and values of the fields, as sent.
 #[derive(Clone, Copy)]
 pub struct Fields<'a>(pub &'a [(&'a str, &'a str)]);
 
@@ -12,20 +12,20 @@ impl<'a> Fields<'a> {
         self.0.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, v)| *v)
     }
 
-    /// Whether there is a field of this name.
+    /// True if there is a field of this name.
     pub fn has(self, name: &str) -> bool {
         self.all(name).next().is_some()
     }
 
-    /// The value of the one field of this name. Of several none counts.
+    /// The value of the one field of this name; `None` with several.
     pub fn only(self, name: &str) -> Option<&'a str> {
         let mut values = self.all(name);
         let value = values.next()?;
         values.next().is_none().then_some(value)
     }
 
-    /// Whether `Content-Encoding` (RFC 9110, 8.4) lists any coding. `identity`
-    /// stands for none.
+    /// True if `Content-Encoding` (RFC 9110, 8.4) lists a coding; `identity` is
+    /// none.
     pub fn have_content_coding(self) -> bool {
         let codings = self.all("Content-Encoding").flat_map(|list| list.split(','));
         let mut codings = codings.map(|coding| coding.trim_matches(OWS));

@@ -1,11 +1,11 @@
-//! From a request target to the thing it names.
+//! Request targets (RFC 9112, 3.2), and the resources and keys that they name.
 
 use super::Refusal;
 use super::fields::Fields;
 use crate::storage::{InvalidKey, Key};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// A request target, split but not yet understood.
+/// A request target, split into its parts and not yet decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     authority: Option<&'a str>,
@@ -13,7 +13,7 @@ pub struct Target<'a> {
     query: &'a str,
 }
 
-/// What a path names.
+/// The resource that a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// `/kv/{key}`
@@ -30,7 +30,7 @@ pub enum Resource {
 
 impl<'a> Target<'a> {
     /// Splits an origin-form or absolute-form target (RFC 9112, 3.2.1 and
-    /// 3.2.2). Anything else keeps its text as a path.
+    /// 3.2.2). Any other text becomes a path.
     pub fn parse(target: &'a str) -> Self {
         let (authority, origin) = match split_authority(target) {
             Some((authority, origin)) => (Some(authority), origin),
@@ -40,18 +40,18 @@ impl<'a> Target<'a> {
         Self { authority, path, query }
     }
 
-    /// The host and port that the call is for: those of an absolute-form
-    /// target, or else the field `Host` (RFC 9112, 3.2.2).
+    /// The host and port that the call is for: from an absolute-form target, or
+    /// else from `Host` (RFC 9112, 3.2.2).
     pub fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {
         self.authority.or_else(|| fields.only("Host"))
     }
 
-    /// What follows the path's `?`; empty without one.
+    /// The query behind the path's `?`; empty without one.
     pub fn query(&self) -> &'a str {
         self.query
     }
 
-    /// The thing that the path names. Nothing is collapsed or redirected.
+    /// The resource that the path names. Nothing is normalized or redirected.
     pub fn resource(&self) -> Result<Resource, Refusal> {
         match self.path {
             "/" => Ok(Resource::Manual),
@@ -69,7 +69,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Splits `http://authority/path?query` before its path.
+/// Splits `http://authority/path?query` into authority and the rest.
 fn split_authority(target: &str) -> Option<(&str, &str)> {
     if target.starts_with('/') {
         return None;
@@ -94,8 +94,8 @@ fn decode_key(encoded: &str) -> Result<Key, Refusal> {
     })
 }
 
-/// What stands for another byte in a key's path: all that some shell, list or
-/// URL gives a meaning of its own.
+/// The bytes to escape in the path of a key: those with a meaning to some shell,
+/// list or URL.
 const ESCAPED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -112,7 +112,7 @@ pub fn path_of(key: &Key) -> String {
     format!("/kv/{}", utf8_percent_encode(key.as_str(), &ESCAPED))
 }
 
-/// Whether some `%` is not followed by two hexadecimal digits.
+/// True if some `%` lacks its two hexadecimal digits.
 fn has_bad_escape(encoded: &str) -> bool {
     let escapes = encoded.split('%').skip(1);
     escapes.map(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count()).any(|n| n < 2)
