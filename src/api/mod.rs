@@ -28,7 +28,7 @@ mod target;
 mod ttl;
 mod writing;
 
-use crate::storage::{self, Key, Outage, Storage, Updated, Write};
+use crate::storage::{self, Key, Storage, Updated, Write};
 pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use cross_site::is_cross_site;
@@ -352,14 +352,7 @@ impl Resource {
 }
 
 fn failed(err: &storage::Error) -> Reply {
-    match err {
-        storage::Error::Full => Refusal::StorageFull.into(),
-        storage::Error::Unavailable(Outage::DiskFull) => Refusal::DiskFull.into(),
-        storage::Error::Unavailable(Outage::DiskFailed) => Refusal::DiskFailed.into(),
-        storage::Error::Unavailable(Outage::DirectoryLost) => Refusal::DirectoryLost.into(),
-        storage::Error::Unavailable(Outage::Closed) => Refusal::StorageClosed.into(),
-        storage::Error::Internal(_) => Refusal::ValueUnreadable.into(),
-    }
+    Refusal::from(err).into()
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use super::sender::{Senders, Sending};
 use super::tally::Tally;
 use super::uploads::Uploads;
 use super::watchdog;
-use crate::api::{Api, Operation, Pace, Reply};
+use crate::api::{Api, Operation, Pace, Refusal, Reply};
 use crate::schedule;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
@@ -98,10 +98,6 @@ pub(super) enum Ready {
 /// An operation that takes as long as nobody knows, with its body.
 pub(super) struct Long(Job, Operation, Bytes);
 
-fn overloaded() -> Reply {
-    Reply::error(503, "too many requests at once, try again")
-}
-
 impl Front {
     /// Answers a request on the thread that leads. Never blocks.
     pub(super) fn run_taken(self: &Arc<Self>, job: Job, meaning: Meaning) {
@@ -114,7 +110,7 @@ impl Front {
             // The lane's threads live as long as the server.
             self.ready.send(Message::Work(ready)).ok();
         } else if let Ready::Request(job, _) | Ready::Disk(job, ..) = ready {
-            self.reply(job, overloaded());
+            self.reply(job, Refusal::Overloaded.into());
         }
     }
 
@@ -184,7 +180,9 @@ impl Front {
 
     fn run_at(self: &Arc<Self>, pace: Pace, job: Job, operation: Operation, body: Bytes) {
         match pace {
-            Pace::Long if self.long.len() >= LONG_QUEUE_MAX => self.reply(job, overloaded()),
+            Pace::Long if self.long.len() >= LONG_QUEUE_MAX => {
+                self.reply(job, Refusal::Overloaded.into());
+            }
             Pace::Long => {
                 // The lane's threads live as long as the server.
                 self.long.send(Message::Work(Long(job, operation, body))).ok();
@@ -227,7 +225,7 @@ impl Front {
     fn perform(&self, operation: Operation, body: Bytes) -> Reply {
         // The storage and its locks stay whole through a panic: see there.
         panic::catch_unwind(AssertUnwindSafe(|| self.api.perform(operation, body)))
-            .unwrap_or_else(|_panic| Reply::error(500, "internal error"))
+            .unwrap_or_else(|_panic| Refusal::Panicked.into())
     }
 
     /// Answers a request: writes as much as can be written at once, and leaves
@@ -249,7 +247,7 @@ impl Front {
             self.senders.send(Sending::new(job, answer));
         } else {
             self.watchdog.crowded();
-            self.reply(job, overloaded());
+            self.reply(job, Refusal::Overloaded.into());
         }
     }
 

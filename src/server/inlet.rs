@@ -217,16 +217,16 @@ impl Inlet {
         let longest = api.value_bytes_max();
         let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
         body::read(wire, length, longest, reserve).map_err(|err| match err {
-            Error::NoRoom => Reply::error(503, "too many uploads at once, try again"),
+            Error::NoRoom => Refusal::UploadsTooMany.into(),
             Error::TooLong => Refusal::ValueTooLarge.into(),
-            Error::Short => Reply::error(400, "the body ended early"),
+            Error::Short => Refusal::BodyShort.into(),
             Error::Malformed(text) => {
                 log::debug!("{}: {text}", self.connection.peer());
-                Reply::error(400, "the chunks of the body make no sense")
+                Refusal::BodyChunks.into()
             }
             Error::Broken(err) => {
                 log::debug!("{}: reading a body: {err}", self.connection.peer());
-                Reply::error(400, "the body cannot be read")
+                Refusal::BodyUnreadable.into()
             }
         })
     }
