@@ -54,7 +54,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use front::{Front, Message};
 use sender::Senders;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -81,8 +81,8 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 /// How a server is run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; port 0 asks the system for a free one.
-    pub addr: SocketAddr,
+    /// Where to listen; port 0 asks the system for one that is free on all.
+    pub addrs: Vec<SocketAddr>,
     /// The threads of the ready lane, 1 or more.
     pub workers: usize,
     /// The most connections; `None` for as many as the system has room for,
@@ -99,10 +99,15 @@ pub struct Config {
     pub storage_descriptors: u64,
 }
 
+impl Config {
+    /// Where to listen unless told otherwise.
+    pub const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8888);
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            addr: SocketAddr::from(([127, 0, 0, 1], 8888)),
+            addrs: vec![Self::ADDR],
             // Two threads for each processor keep it busy while some wait for locks.
             workers: 2 * thread::available_parallelism().map_or(2, usize::from),
             connections_max: None,
@@ -116,7 +121,7 @@ impl Default for Config {
 
 /// A running server.
 pub struct Server {
-    addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
     front: Arc<Front>,
     shutdown_timeout: Duration,
     lanes: Vec<JoinHandle<()>>,
@@ -127,14 +132,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to listen and to answer. Fails if the address cannot be had or
-    /// threads cannot be started.
+    /// Starts to listen and to answer. An address that this machine does not
+    /// have is left out with a warning. Fails if no other is left, if one
+    /// cannot be had, or if threads cannot be started.
     pub fn start(config: &Config, api: Api) -> io::Result<Self> {
-        Self::start_on(accept::listen(config.addr)?, config, api)
+        Self::start_on(accept::listen(&config.addrs)?, config, api)
+            .map_err(|err| io::Error::new(err.kind(), format!("cannot start the server: {err}")))
     }
 
-    fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
-        let addr = listener.local_addr()?;
+    fn start_on(listeners: Vec<TcpListener>, config: &Config, api: Api) -> io::Result<Self> {
+        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let (ready, ready_queue) = crossbeam_channel::unbounded();
         let (long, long_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -174,7 +181,7 @@ impl Server {
         };
         log::debug!("up to {} connections", limits.connections_max);
         let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
-        let acceptor = Acceptor::new(listener, Arc::clone(&front), handle.clone(), at_once)?;
+        let acceptor = Acceptor::new(listeners, Arc::clone(&front), handle.clone(), at_once)?;
         acceptor.wait_until_begun(START_PATIENCE)?;
         let watchdog = Watchdog::new(limits, Arc::clone(&front), &handle, acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
@@ -184,12 +191,12 @@ impl Server {
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addr, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
+        Ok(Self { addrs, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
     }
 
-    /// The address it listens on, with the real port.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+    /// The addresses that it listens on, at least one, with the real port.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
     }
 
     /// How many threads its ready lane has.

@@ -329,6 +329,9 @@ pub(super) mod gate {
     use std::net::TcpListener;
     use std::sync::Arc;
 
+    /// How many addresses can be served: tiny_http has one listening socket.
+    pub(in crate::server) const LISTENERS_MAX: usize = 1;
+
     pub(in crate::server) struct AcceptLoop {
         pub(in crate::server) number: usize,
     }
@@ -352,6 +355,7 @@ pub(super) mod gate {
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
     pub(in crate::server) fn open(
         _listener: &TcpListener,
+        _listeners: &Arc<[TcpListener]>,
         _front: &Arc<Front>,
         _watchdog: &Handle,
         _connections_max: usize,
