@@ -30,7 +30,7 @@ use super::tally::Tally;
 use super::uploads::Uploads;
 use super::watchdog;
 use crate::api::{Api, Operation, Pace, Reply};
-use crate::schedule;
+use crate::platform::scheduling;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use std::ops::ControlFlow;
@@ -121,7 +121,7 @@ impl Front {
     /// A thread of the ready lane: does one piece of work after the other
     /// until told to stop.
     pub(super) fn work_ready(self: &Arc<Self>) {
-        schedule::let_others_finish();
+        scheduling::batch_priority();
         while let Ok(Message::Work(ready)) = self.ready_queue.recv() {
             if self.run_ready(ready).is_break() {
                 return;

@@ -5,7 +5,7 @@
 //! a thread cannot be set up. So there is a cap, well below the limits that the
 //! system sets.
 
-use crate::descriptors;
+use crate::platform::descriptors;
 
 /// Descriptors of a connection.
 const DESCRIPTORS_EACH: u64 = 3;

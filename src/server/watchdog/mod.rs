@@ -18,7 +18,7 @@ use super::answer::{Answer, Persistence};
 use super::connections::{Connection, Stage};
 use super::front::Front;
 use crate::api::Reply;
-use crate::schedule;
+use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -229,7 +229,7 @@ impl Watchdog {
 
     /// Watches until told to stop.
     pub(super) fn run(mut self) {
-        schedule::ask_for_slices(schedule::SLICE_SHORT);
+        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         loop {
             // Without its watchdog the server would be lost. Every step below
             // leaves the rest of its work to the next round.

@@ -35,7 +35,7 @@ mod verify;
 
 use super::record::{self, NotUnderstood};
 use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write};
-use crate::descriptors;
+use crate::platform::descriptors;
 use batch::Action;
 use bytes::Bytes;
 use committer::{Committer, Message};
