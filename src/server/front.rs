@@ -26,10 +26,10 @@ use super::job::Job;
 use super::lead::{Lead, Left, Term};
 use super::request::{Head, Meaning};
 use super::sender::{Senders, Sending};
-use super::tally::Tally;
 use super::uploads::Uploads;
 use super::watchdog;
 use crate::api::{Api, Operation, Pace, Reply};
+use crate::metrics::Metrics;
 use crate::platform::scheduling;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
@@ -68,7 +68,7 @@ pub(super) struct Front {
     pub(super) senders: Senders,
     pub(super) uploads: Arc<Uploads>,
     pub(super) watchdog: watchdog::Handle,
-    pub(super) tally: Tally,
+    pub(super) metrics: Metrics,
     /// How many writes the lane has left with the storage, which has not
     /// committed them yet.
     pub(super) committing: AtomicUsize,
@@ -274,7 +274,7 @@ impl Front {
     fn count(&self, head: &Head, answer: &Answer) {
         let latency = head.came.elapsed();
         let status = answer.reply.status();
-        self.tally.count(head.method, status, latency);
+        self.metrics.count(head.method, status, latency);
         if let Some(line) = &head.line {
             let bytes = answer.body_bytes();
             log::debug!("{line} {status} {bytes} bytes {} us", latency.as_micros());

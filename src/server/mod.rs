@@ -25,7 +25,6 @@ mod job;
 mod lead;
 mod limits;
 mod request;
-mod tally;
 mod uploads;
 
 #[cfg(all(target_os = "linux", not(portable)))]
@@ -47,6 +46,7 @@ mod portable;
 use portable::{gate, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
+use crate::metrics::Metrics;
 use accept::Acceptor;
 use committed::Committed;
 use connections::Connections;
@@ -59,7 +59,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tally::Tally;
 use watchdog::{Handle, Limits, Watchdog};
 
 /// The log target of the HTTP library, whose lines tell what this server tells
@@ -157,7 +156,7 @@ impl Server {
             senders,
             uploads: Arc::default(),
             watchdog: handle.clone(),
-            tally: Tally::new(),
+            metrics: Metrics::new(),
             committing: AtomicUsize::new(0),
             committed: Committed::default(),
             draining: AtomicBool::new(false),
@@ -228,7 +227,7 @@ impl Server {
             self.front.senders.stop();
             self.lanes.into_iter().chain(self.senders).for_each(end);
         }
-        self.front.tally.lines()
+        self.front.metrics.lines()
     }
 }
 

@@ -5,6 +5,7 @@ use super::answer::Persistence;
 use super::framing::{self, Fault, Framing};
 use super::uploads::Reservation;
 use crate::api::{Api, Call, Operation, Reply};
+use crate::metrics::METHODS;
 use bytes::Bytes;
 #[cfg(all(target_os = "linux", not(portable)))]
 use std::borrow::Cow;
@@ -35,11 +36,8 @@ pub(super) struct Head {
     pub(super) line: Option<Box<str>>,
 }
 
-/// The methods that are known by name.
-pub(super) const METHODS: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"];
-
 /// Stands for any other method.
-pub(super) const OTHER_METHOD: &str = "other";
+const OTHER_METHOD: &str = "other";
 
 impl Head {
     /// Of a request that makes no sense, or none yet.
