@@ -19,12 +19,12 @@
 //! left with the storage, which commits many at once and gives them back to the
 //! leader, or answers the one there and then if no other is left.
 
-use super::answer::{Answer, Persistence};
 use super::committed::Committed;
 use super::connections::Connections;
 use super::job::Job;
 use super::lead::{Lead, Left, Term};
 use super::request::{Head, Meaning};
+use super::response::{Persistence, Response};
 use super::sender::{Senders, Sending};
 use super::uploads::Uploads;
 use super::watchdog;
@@ -236,17 +236,17 @@ impl Front {
         // Those that wait were taken, so they are answered before the end.
         let ends = self.draining.load(Ordering::Relaxed) && !job.connection.has_waiting();
         let persistence = if ends { Persistence::Close } else { job.head.persistence };
-        let answer = Answer { reply, head_only: job.head.is_head(), persistence };
-        if answer.is_small() {
-            let bytes = answer.first_part();
+        let response = Response { reply, head_only: job.head.is_head(), persistence };
+        if response.is_small() {
+            let bytes = response.first_part();
             match job.connection.socket().send_now(&bytes) {
-                Ok(sent) if sent == bytes.len() => self.finish(job, &answer),
-                Ok(sent) => self.senders.send(Sending::begun(job, answer, bytes, sent)),
-                Err(err) => self.lose(&job, &answer, &err),
+                Ok(sent) if sent == bytes.len() => self.finish(job, &response),
+                Ok(sent) => self.senders.send(Sending::begun(job, response, bytes, sent)),
+                Err(err) => self.lose(&job, &response, &err),
             }
         } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
             // What was performed cannot be refused any more.
-            self.senders.send(Sending::new(job, answer));
+            self.senders.send(Sending::new(job, response));
         } else {
             self.watchdog.crowded();
             self.reply(job, overloaded());
@@ -254,9 +254,9 @@ impl Front {
     }
 
     /// Sees to the connection of a request whose answer was written.
-    pub(super) fn finish(&self, job: Job, answer: &Answer) {
-        self.count(&job.head, answer);
-        if answer.persistence == Persistence::Close {
+    pub(super) fn finish(&self, job: Job, response: &Response) {
+        self.count(&job.head, response);
+        if response.persistence == Persistence::Close {
             self.connections.close(&job.connection);
         } else if let Some(next) = job.connection.next() {
             let (job, meaning) = Job::new(job.connection, next);
@@ -265,18 +265,18 @@ impl Front {
     }
 
     /// Gives up a connection on which an answer cannot be written.
-    pub(super) fn lose(&self, job: &Job, answer: &Answer, err: &std::io::Error) {
-        self.count(&job.head, answer);
+    pub(super) fn lose(&self, job: &Job, response: &Response, err: &std::io::Error) {
+        self.count(&job.head, response);
         log::debug!("{}: writing an answer: {err}", job.connection.peer());
         self.connections.cut(&job.connection);
     }
 
-    fn count(&self, head: &Head, answer: &Answer) {
+    fn count(&self, head: &Head, response: &Response) {
         let latency = head.came.elapsed();
-        let status = answer.reply.status();
+        let status = response.reply.status();
         self.metrics.count(head.method, status, latency);
         if let Some(line) = &head.line {
-            let bytes = answer.body_bytes();
+            let bytes = response.body_bytes();
             log::debug!("{line} {status} {bytes} bytes {} us", latency.as_micros());
         }
     }

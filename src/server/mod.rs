@@ -14,7 +14,6 @@
 )]
 
 mod accept;
-mod answer;
 mod body;
 mod chunked;
 mod committed;
@@ -25,6 +24,7 @@ mod job;
 mod lead;
 mod limits;
 mod request;
+mod response;
 mod uploads;
 
 #[cfg(all(target_os = "linux", not(portable)))]

@@ -10,8 +10,8 @@
 pub(super) mod inlet {
     use super::socket::Socket;
     use crate::api::{Refusal, Reply};
-    use crate::server::body::{self, Error};
-    use crate::server::framing::{self, Fault, Framing, Length};
+    use crate::server::body;
+    use crate::server::framing::{self, Framing, Length};
     use crate::server::front::{Front, Message, Ready};
     use crate::server::job::Job;
     use crate::server::request::{Head, Meaning, Request, Understood};
@@ -98,16 +98,16 @@ pub(super) mod inlet {
     fn understand(
         front: &Front,
         request: &tiny_http::Request,
-    ) -> Result<Understood, (Head, Fault)> {
+    ) -> Result<Understood, (Head, framing::Error)> {
         let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
-            return Err((Head::unknown(), Fault::Version));
+            return Err((Head::unknown(), framing::Error::Version));
         };
         let fields = request.headers().iter();
         let fields = fields.map(|field| (field.field.as_str().as_str(), field.value.as_str()));
         let fields: Vec<(&str, &str)> = fields.take(framing::FIELDS_MAX + 1).collect();
         let (method, target) = (request.method().as_str(), request.url());
         if fields.len() > framing::FIELDS_MAX {
-            return Err((Head::unknown(), Fault::FieldsTooMany));
+            return Err((Head::unknown(), framing::Error::FieldsTooMany));
         }
         framing::Head { method, target, version, fields: &fields }.understand(&front.api)
     }
@@ -116,11 +116,11 @@ pub(super) mod inlet {
     fn read(
         front: &Front,
         request: &mut tiny_http::Request,
-        understood: Result<Understood, (Head, Fault)>,
+        understood: Result<Understood, (Head, framing::Error)>,
     ) -> Request {
         let (head, framing, admitted) = match understood {
             Ok(understood) => understood,
-            Err((head, fault)) => return Request::refused(head, fault),
+            Err((head, err)) => return Request::refused(head, err),
         };
         match admitted.and_then(|operation| Ok((operation, body(front, request, framing)?))) {
             Ok(meaning) => Request { head, meaning: Ok(meaning) },
@@ -143,10 +143,11 @@ pub(super) mod inlet {
         }
         let read = body::read_up_to(request.as_reader(), wanted, false, |_| true);
         let body = read.map_err(|err| match err {
-            Error::TooLong => Refusal::ValueTooLarge.into(),
-            Error::Short | Error::Malformed(_) | Error::Broken(_) | Error::NoRoom => {
-                Reply::error(400, "the body cannot be read")
-            }
+            body::Error::TooLong => Refusal::ValueTooLarge.into(),
+            body::Error::Short
+            | body::Error::Malformed(_)
+            | body::Error::Broken(_)
+            | body::Error::NoRoom => Reply::error(400, "the body cannot be read"),
         })?;
         match framing.length {
             Length::Known(bytes) if (body.len() as u64) < bytes => {
@@ -241,16 +242,16 @@ pub(super) mod socket {
 
 /// Writing large answers.
 pub(super) mod sender {
-    use crate::server::answer::Answer;
     use crate::server::front::{Front, Message};
     use crate::server::job::Job;
+    use crate::server::response::Response;
     use crossbeam_channel::{Receiver, Sender};
     use std::io;
     use std::sync::Arc;
 
     pub(in crate::server) struct Sending {
         job: Job,
-        answer: Answer,
+        response: Response,
         first: Vec<u8>,
         sent: usize,
     }
@@ -263,28 +264,28 @@ pub(super) mod sender {
     pub(in crate::server) struct Inbox(Receiver<Message<Sending>>);
 
     impl Sending {
-        pub(in crate::server) fn new(job: Job, answer: Answer) -> Self {
-            let first = answer.first_part();
-            Self::begun(job, answer, first, 0)
+        pub(in crate::server) fn new(job: Job, response: Response) -> Self {
+            let first = response.first_part();
+            Self::begun(job, response, first, 0)
         }
 
         pub(in crate::server) fn begun(
             job: Job,
-            answer: Answer,
+            response: Response,
             first: Vec<u8>,
             sent: usize,
         ) -> Self {
-            Self { job, answer, first, sent }
+            Self { job, response, first, sent }
         }
 
         fn finish(self, front: &Arc<Front>) {
             let socket = self.job.connection.socket();
             let rest = self.first.get(self.sent..).unwrap_or_default();
             let sent =
-                socket.send_now(rest).and_then(|_| socket.send_now(self.answer.second_part()));
+                socket.send_now(rest).and_then(|_| socket.send_now(self.response.second_part()));
             match sent {
-                Ok(_) => front.finish(self.job, &self.answer),
-                Err(err) => front.lose(&self.job, &self.answer, &err),
+                Ok(_) => front.finish(self.job, &self.response),
+                Err(err) => front.lose(&self.job, &self.response, &err),
             }
         }
     }

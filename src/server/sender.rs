@@ -3,10 +3,10 @@
 //! A few threads write all of them, each piece when its client has room for
 //! it, so a client who reads slowly, or not at all, holds no thread.
 
-use super::answer::Answer;
 use super::connections::Stage;
 use super::front::{Front, Message};
 use super::job::Job;
+use super::response::Response;
 use super::socket::Socket;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -30,7 +30,7 @@ const BELL: u64 = 0;
 /// An answer on its way, of which some was written.
 pub(super) struct Sending {
     pub(super) job: Job,
-    pub(super) answer: Answer,
+    pub(super) response: Response,
     /// Its first part, once that was begun with.
     first: Vec<u8>,
     /// How much was written, of all.
@@ -72,14 +72,14 @@ pub(super) struct Inbox {
 
 impl Sending {
     /// An answer that was not begun with.
-    pub(super) fn new(job: Job, answer: Answer) -> Self {
-        let first = answer.first_part();
-        Self::begun(job, answer, first, 0)
+    pub(super) fn new(job: Job, response: Response) -> Self {
+        let first = response.first_part();
+        Self::begun(job, response, first, 0)
     }
 
     /// One whose first part is `first`, of which some was written.
-    pub(super) fn begun(job: Job, answer: Answer, first: Vec<u8>, sent: usize) -> Self {
-        Self { job, answer, first, sent, is_watched: false }
+    pub(super) fn begun(job: Job, response: Response, first: Vec<u8>, sent: usize) -> Self {
+        Self { job, response, first, sent, is_watched: false }
     }
 
     fn socket(&self) -> &Socket {
@@ -100,7 +100,7 @@ impl Sending {
         while self.sent < end {
             let rest = match self.first.get(self.sent..) {
                 Some(rest) if !rest.is_empty() => rest,
-                _ => self.answer.second_part().get(self.sent - self.first.len()..).unwrap_or(&[]),
+                _ => self.response.second_part().get(self.sent - self.first.len()..).unwrap_or(&[]),
             };
             if rest.is_empty() {
                 return Progress::Whole;
@@ -215,8 +215,8 @@ impl Inbox {
             epoll::delete(&self.epoll, sending.socket()).ok();
         }
         let end = AssertUnwindSafe(|| match progress {
-            Progress::Whole | Progress::Partial => front.finish(sending.job, &sending.answer),
-            Progress::Failed(err) => front.lose(&sending.job, &sending.answer, &err),
+            Progress::Whole | Progress::Partial => front.finish(sending.job, &sending.response),
+            Progress::Failed(err) => front.lose(&sending.job, &sending.response, &err),
         });
         if panic::catch_unwind(end).is_err() {
             log::error!("a connection was lost behind its answer");

@@ -14,9 +14,9 @@
 mod verdict;
 
 use super::accept::Acceptor;
-use super::answer::{Answer, Persistence};
 use super::connections::{Connection, Stage};
 use super::front::Front;
+use super::response::{Persistence, Response};
 use crate::api::Reply;
 use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
@@ -445,5 +445,5 @@ impl Meter for Connection {
 /// An answer that closes its connection.
 fn last_words((status, text): (u16, &'static str)) -> Vec<u8> {
     let reply = Reply::error(status, text);
-    Answer { reply, head_only: false, persistence: Persistence::Close }.first_part()
+    Response { reply, head_only: false, persistence: Persistence::Close }.first_part()
 }
