@@ -9,7 +9,6 @@
 use super::front::{self, Front, Message, Ready};
 use super::gate::{self, AcceptLoop};
 use super::lead::{Lead, Left};
-use super::watchdog::Handle;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::HashSet;
 use std::io;
@@ -111,7 +110,6 @@ fn open(addr: SocketAddr) -> io::Result<TcpListener> {
 pub(super) struct Acceptor {
     listeners: Arc<[TcpListener]>,
     front: Arc<Front>,
-    watchdog: Handle,
     connections_max: usize,
     current: Generation,
     /// Earlier ones, whose connections live on.
@@ -129,13 +127,12 @@ impl Acceptor {
     pub(super) fn new(
         listeners: Vec<TcpListener>,
         front: Arc<Front>,
-        watchdog: Handle,
         connections_max: usize,
     ) -> io::Result<Self> {
         let listeners = listeners.into();
-        let current = Generation::start(&listeners, &front, &watchdog, connections_max, 0)?;
+        let current = Generation::start(&listeners, &front, connections_max, 0)?;
         let retiring = Vec::new();
-        Ok(Self { listeners, front, watchdog, connections_max, current, retiring })
+        Ok(Self { listeners, front, connections_max, current, retiring })
     }
 
     /// Waits until the accept loop has come to the gate. It does not where the
@@ -167,9 +164,9 @@ impl Acceptor {
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
-        let Self { listeners, front, watchdog, connections_max, current, .. } = self;
+        let Self { listeners, front, connections_max, current, .. } = self;
         let number = current.accept_loop.number + 1;
-        let next = Generation::start(listeners, front, watchdog, *connections_max, number)?;
+        let next = Generation::start(listeners, front, *connections_max, number)?;
         self.retiring.push(mem::replace(current, next));
         Ok(())
     }
@@ -240,14 +237,12 @@ impl Generation {
     fn start(
         listeners: &Arc<[TcpListener]>,
         front: &Arc<Front>,
-        watchdog: &Handle,
         connections_max: usize,
         number: usize,
     ) -> io::Result<Self> {
         let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let accept_loop = Arc::new(AcceptLoop::new(number));
-        let opened =
-            gate::open(&listener, listeners, front, watchdog, connections_max, &accept_loop)?;
+        let opened = gate::open(&listener, listeners, front, connections_max, &accept_loop)?;
         let front = Arc::clone(front);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new().name(format!("lead-{number}"));

@@ -23,11 +23,11 @@ use super::committed::Committed;
 use super::connections::Connections;
 use super::job::Job;
 use super::lead::{Lead, Left, Term};
+use super::mailbox::{Command, Mailbox};
 use super::request::{Head, Meaning};
 use super::response::{Persistence, Response};
 use super::sender::{Senders, Sending};
 use super::uploads::Uploads;
-use super::watchdog;
 use crate::api::{Api, Operation, Pace, Reply};
 use crate::metrics::Metrics;
 use crate::platform::scheduling;
@@ -67,7 +67,7 @@ pub(super) struct Front {
     pub(super) long_queue: Receiver<Message<Long>>,
     pub(super) senders: Senders,
     pub(super) uploads: Arc<Uploads>,
-    pub(super) watchdog: watchdog::Handle,
+    pub(super) watchdog: Mailbox,
     pub(super) metrics: Metrics,
     /// How many writes the lane has left with the storage, which has not
     /// committed them yet.
@@ -248,7 +248,7 @@ impl Front {
             // What was performed cannot be refused any more.
             self.senders.send(Sending::new(job, response));
         } else {
-            self.watchdog.crowded();
+            self.watchdog.send(Command::Crowded);
             self.reply(job, overloaded());
         }
     }

@@ -15,8 +15,8 @@ use super::connections::{Connection, Connections};
 use super::door::{self, Gate, Opened, Stream};
 use super::front::Front;
 use super::inlet::Inlet;
+use super::mailbox::Command;
 use super::socket::Socket;
-use super::watchdog::Handle;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -51,7 +51,6 @@ const DESCRIPTORS_SPARE: usize = 2;
 struct Admission {
     listeners: Arc<[TcpListener]>,
     front: Arc<Front>,
-    watchdog: Handle,
     /// How many connections there may be, with those that are turned away.
     connections_max: usize,
     accept_loop: Arc<AcceptLoop>,
@@ -144,14 +143,12 @@ pub(super) fn open(
     listener: &TcpListener,
     listeners: &Arc<[TcpListener]>,
     front: &Arc<Front>,
-    watchdog: &Handle,
     connections_max: usize,
     accept_loop: &Arc<AcceptLoop>,
 ) -> io::Result<Opened> {
     let admission = Admission {
         listeners: Arc::clone(listeners),
         front: Arc::clone(front),
-        watchdog: watchdog.clone(),
         connections_max,
         accept_loop: Arc::clone(accept_loop),
         state: Mutex::new(State::new()?),
@@ -185,7 +182,7 @@ impl Admission {
             if state.left_to_wait().is_some_and(|left| left.is_zero()) {
                 return Ok(Some(state.nudge()));
             }
-            self.watchdog.look();
+            self.front.watchdog.send(Command::Inspect);
             if !self.connections().wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
                 return Ok(None);
             }
@@ -223,7 +220,8 @@ impl Admission {
                 | io::ErrorKind::WouldBlock
         );
         if !is_of_client {
-            self.watchdog.complain(format!("a connection cannot be accepted: {err}"));
+            let warning = format!("a connection cannot be accepted: {err}");
+            self.front.watchdog.send(Command::Complain(warning));
             thread::sleep(ERROR_PAUSE);
         }
     }

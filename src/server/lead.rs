@@ -135,7 +135,7 @@ impl Lead {
     /// Waits for a request, and takes those that are there with it.
     fn take(&self, front: &Arc<Front>) {
         let first = self.server.recv().map(Some);
-        front.watchdog.notice();
+        front.watchdog.watch_leader();
         let more = iter::repeat_with(|| self.server.try_recv()).take(TAKEN_MAX - 1);
         for call in iter::once(first).chain(more) {
             match call {

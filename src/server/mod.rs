@@ -23,6 +23,7 @@ mod front;
 mod job;
 mod lead;
 mod limits;
+mod mailbox;
 mod request;
 mod response;
 mod uploads;
@@ -52,6 +53,8 @@ use committed::Committed;
 use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use front::{Front, Message};
+use limits::Limits;
+use mailbox::{Command, Mailbox};
 use sender::Senders;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -59,7 +62,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use watchdog::{Handle, Limits, Watchdog};
+use watchdog::Watchdog;
 
 /// The log target of the HTTP library, whose lines tell what this server tells
 /// in better words.
@@ -145,7 +148,6 @@ impl Server {
         let (long, long_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, inboxes) = Senders::new(processors.min(SENDERS_MAX))?;
-        let handle = Handle::new();
         let front = Arc::new(Front {
             api,
             connections: Connections::default(),
@@ -155,7 +157,7 @@ impl Server {
             long_queue,
             senders,
             uploads: Arc::default(),
-            watchdog: handle.clone(),
+            watchdog: Mailbox::default(),
             metrics: Metrics::new(),
             committing: AtomicUsize::new(0),
             committed: Committed::default(),
@@ -180,9 +182,9 @@ impl Server {
         };
         log::debug!("up to {} connections", limits.connections_max);
         let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
-        let acceptor = Acceptor::new(listeners, Arc::clone(&front), handle.clone(), at_once)?;
+        let acceptor = Acceptor::new(listeners, Arc::clone(&front), at_once)?;
         acceptor.wait_until_begun(START_PATIENCE)?;
-        let watchdog = Watchdog::new(limits, Arc::clone(&front), &handle, acceptor);
+        let watchdog = Watchdog::new(limits, Arc::clone(&front), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             watchdog.run();
@@ -214,7 +216,7 @@ impl Server {
         if !in_time {
             log::warn!("clients are left behind that did not finish in time");
         }
-        self.front.watchdog.stop();
+        self.front.watchdog.send(Command::Stop);
         // Nothing is ever sent here; it is over when the watchdog is.
         let patience = deadline.max(Instant::now() + WATCHDOG_PATIENCE);
         if self.watchdog_ended.recv_deadline(patience) == Err(RecvTimeoutError::Timeout) {

@@ -324,7 +324,6 @@ pub(super) mod sender {
 
 /// Accept loops, which are tiny_http's alone.
 pub(super) mod gate {
-    use super::watchdog::Handle;
     use crate::server::front::Front;
     use std::io;
     use std::net::TcpListener;
@@ -358,7 +357,6 @@ pub(super) mod gate {
         _listener: &TcpListener,
         _listeners: &Arc<[TcpListener]>,
         _front: &Arc<Front>,
-        _watchdog: &Handle,
         _connections_max: usize,
         _accept_loop: &Arc<AcceptLoop>,
     ) -> io::Result<()> {
@@ -372,55 +370,16 @@ pub(super) mod gate {
 pub(super) mod watchdog {
     use crate::server::accept::Acceptor;
     use crate::server::front::Front;
-    use crossbeam_channel::{Receiver, Sender};
+    use crate::server::limits::Limits;
+    use crate::server::mailbox::Command;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     /// How often the leader is looked at, and those who were answered.
     const PACE: Duration = Duration::from_millis(20);
 
-    #[derive(Clone, Copy, Debug)]
-    #[allow(dead_code, reason = "none can be kept here")]
-    pub(in crate::server) struct Limits {
-        pub(in crate::server) idle_timeout: Duration,
-        pub(in crate::server) request_timeout: Duration,
-        pub(in crate::server) connections_max: usize,
-    }
-
-    #[derive(Clone)]
-    pub(in crate::server) struct Handle(Sender<Order>, Receiver<Order>);
-
-    enum Order {
-        Drain(Sender<()>),
-        Stop,
-    }
-
-    impl Handle {
-        pub(in crate::server) fn new() -> Self {
-            let (orders, queue) = crossbeam_channel::unbounded();
-            Self(orders, queue)
-        }
-
-        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
-        pub(in crate::server) fn notice(&self) {}
-
-        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
-        pub(in crate::server) fn crowded(&self) {}
-
-        pub(in crate::server) fn drain(&self) -> Receiver<()> {
-            let (done, drained) = crossbeam_channel::bounded(1);
-            self.0.send(Order::Drain(done)).ok();
-            drained
-        }
-
-        pub(in crate::server) fn stop(&self) {
-            self.0.send(Order::Stop).ok();
-        }
-    }
-
     pub(in crate::server) struct Watchdog {
         front: Arc<Front>,
-        orders: Receiver<Order>,
         acceptor: Acceptor,
     }
 
@@ -428,22 +387,26 @@ pub(super) mod watchdog {
         pub(in crate::server) fn new(
             _limits: Limits,
             front: Arc<Front>,
-            handle: &Handle,
             acceptor: Acceptor,
         ) -> Self {
-            Self { front, orders: handle.1.clone(), acceptor }
+            Self { front, acceptor }
         }
 
         pub(in crate::server) fn run(self) {
             let mut waiting = None;
             loop {
-                match self.orders.recv_timeout(PACE) {
-                    Ok(Order::Drain(done)) => {
-                        self.acceptor.close();
-                        waiting = Some(done);
+                for command in self.front.watchdog.take_until(Instant::now() + PACE, false) {
+                    match command {
+                        Command::Drain(done) => {
+                            self.acceptor.close();
+                            waiting = Some(done);
+                        }
+                        Command::Stop => return self.acceptor.retire_all(),
+                        Command::WatchLeader
+                        | Command::Inspect
+                        | Command::Crowded
+                        | Command::Complain(_) => {}
                     }
-                    Ok(Order::Stop) => return self.acceptor.retire_all(),
-                    Err(_) => {}
                 }
                 self.acceptor.displace_stuck(Instant::now());
                 let connections = &self.front.connections;
