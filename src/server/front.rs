@@ -26,7 +26,7 @@ use super::lead::{Lead, Left, Term};
 use super::mailbox::{Command, Mailbox};
 use super::request::{Head, Meaning};
 use super::response::{Persistence, Response};
-use super::sender::{Senders, Sending};
+use super::sender::{Senders, Transfer};
 use super::uploads::Uploads;
 use crate::api::{Api, Operation, Pace, Reply};
 use crate::metrics::Metrics;
@@ -241,12 +241,12 @@ impl Front {
             let bytes = response.first_part();
             match job.connection.socket().send_now(&bytes) {
                 Ok(sent) if sent == bytes.len() => self.finish(job, &response),
-                Ok(sent) => self.senders.send(Sending::begun(job, response, bytes, sent)),
+                Ok(sent) => self.senders.send(Transfer::begun(job, response, bytes, sent)),
                 Err(err) => self.lose(&job, &response, &err),
             }
         } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
             // What was performed cannot be refused any more.
-            self.senders.send(Sending::new(job, response));
+            self.senders.send(Transfer::new(job, response));
         } else {
             self.watchdog.send(Command::Crowded);
             self.reply(job, overloaded());

@@ -55,7 +55,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use front::{Front, Message};
 use limits::Limits;
 use mailbox::{Command, Mailbox};
-use sender::Senders;
+use sender::{Senders, Transfer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -147,7 +147,7 @@ impl Server {
         let (ready, ready_queue) = crossbeam_channel::unbounded();
         let (long, long_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let (senders, inboxes) = Senders::new(processors.min(SENDERS_MAX))?;
+        let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
         let front = Arc::new(Front {
             api,
             connections: Connections::default(),
@@ -168,10 +168,16 @@ impl Server {
         let mut lanes = start_lane("worker", workers, &front, Front::work_ready)?;
         lanes.extend(start_lane("long", LONG_THREADS, &front, Front::work_long)?);
         let mut senders = Vec::new();
-        for (number, inbox) in inboxes.into_iter().enumerate() {
+        for (number, sender) in loops.into_iter().enumerate() {
             let front = Arc::clone(&front);
+            let run = move || {
+                sender.run(|Transfer { job, response, .. }, outcome| match outcome {
+                    Ok(()) => front.finish(job, &response),
+                    Err(err) => front.lose(&job, &response, &err),
+                });
+            };
             let thread = thread::Builder::new().name(format!("sender-{number}"));
-            senders.push(thread.stack_size(front::STACK_BYTES).spawn(move || inbox.run(&front))?);
+            senders.push(thread.stack_size(front::STACK_BYTES).spawn(run)?);
         }
         let system_max =
             limits::connections_max(lanes.len() + senders.len(), config.storage_descriptors);

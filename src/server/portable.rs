@@ -7,7 +7,7 @@
 //! as whole. Each request is a connection of its own to the rest of the server.
 
 /// Reading requests.
-pub(super) mod inlet {
+pub mod inlet {
     use super::socket::Socket;
     use crate::api::{Refusal, Reply};
     use crate::server::body;
@@ -35,10 +35,7 @@ pub(super) mod inlet {
 
     /// Takes a request of tiny_http's. Gives it if its turn has come and it is
     /// there as a whole; otherwise a thread of its own waits for the rest.
-    pub(in crate::server) fn enter(
-        front: &Arc<Front>,
-        request: tiny_http::Request,
-    ) -> Option<(Job, Meaning)> {
+    pub fn enter(front: &Arc<Front>, request: tiny_http::Request) -> Option<(Job, Meaning)> {
         let peer = request.remote_addr().copied()?;
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = in_work.get_mut(&peer) {
@@ -53,7 +50,7 @@ pub(super) mod inlet {
     }
 
     /// Begins with the next request of a peer whose last one was answered.
-    pub(super) fn next(front: &Arc<Front>, peer: SocketAddr) {
+    pub fn next(front: &Arc<Front>, peer: SocketAddr) {
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         let next = in_work.get_mut(&peer).and_then(VecDeque::pop_front);
         if next.is_none() {
@@ -172,7 +169,7 @@ pub(super) mod inlet {
 }
 
 /// Writing answers.
-pub(super) mod socket {
+pub mod socket {
     use super::inlet;
     use crate::server::front::Front;
     use std::io::{self, Write};
@@ -182,7 +179,7 @@ pub(super) mod socket {
     type Writer = Box<dyn Write + Send>;
 
     /// tiny_http's writer for one answer, until that was written.
-    pub(in crate::server) struct Socket {
+    pub struct Socket {
         writer: Mutex<Option<Writer>>,
         front: Arc<Front>,
         peer: SocketAddr,
@@ -195,29 +192,29 @@ pub(super) mod socket {
     }
 
     impl Socket {
-        pub(super) fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
+        pub fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
             Self { writer: Mutex::new(Some(writer)), front, peer }
         }
 
-        pub(in crate::server) fn cut(&self) {
+        pub fn cut(&self) {
             self.answered();
         }
 
-        pub(in crate::server) fn stop_sending(&self) {
+        pub fn stop_sending(&self) {
             self.answered();
         }
 
-        pub(in crate::server) fn stop_receiving(&self) {
+        pub fn stop_receiving(&self) {
             self.answered();
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere there may be some")]
-        pub(in crate::server) fn has_unread(&self) -> bool {
+        pub fn has_unread(&self) -> bool {
             false
         }
 
         /// Lets tiny_http go on.
-        pub(in crate::server) fn answered(&self) {
+        pub fn answered(&self) {
             let writer = self.lock().take();
             if writer.is_some() {
                 drop(writer);
@@ -226,7 +223,7 @@ pub(super) mod socket {
         }
 
         /// Sends all of `bytes`, which may block.
-        pub(in crate::server) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
             let mut writer = self.lock();
             let writer = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             writer.write_all(bytes)?;
@@ -240,120 +237,110 @@ pub(super) mod socket {
     }
 }
 
-/// Writing large answers.
-pub(super) mod sender {
-    use crate::server::front::{Front, Message};
+/// Writing large responses.
+pub mod sender {
+    use crate::server::front::Message;
     use crate::server::job::Job;
     use crate::server::response::Response;
     use crossbeam_channel::{Receiver, Sender};
     use std::io;
-    use std::sync::Arc;
 
-    pub(in crate::server) struct Sending {
-        job: Job,
-        response: Response,
+    pub struct Transfer {
+        pub job: Job,
+        pub response: Response,
         first: Vec<u8>,
         sent: usize,
     }
 
-    pub(in crate::server) struct Senders {
-        answers: Sender<Message<Sending>>,
+    pub struct Senders {
+        queue: Sender<Message<Transfer>>,
         threads: usize,
     }
 
-    pub(in crate::server) struct Inbox(Receiver<Message<Sending>>);
+    pub struct SenderLoop(Receiver<Message<Transfer>>);
 
-    impl Sending {
-        pub(in crate::server) fn new(job: Job, response: Response) -> Self {
+    impl Transfer {
+        pub fn new(job: Job, response: Response) -> Self {
             let first = response.first_part();
             Self::begun(job, response, first, 0)
         }
 
-        pub(in crate::server) fn begun(
-            job: Job,
-            response: Response,
-            first: Vec<u8>,
-            sent: usize,
-        ) -> Self {
+        pub fn begun(job: Job, response: Response, first: Vec<u8>, sent: usize) -> Self {
             Self { job, response, first, sent }
         }
 
-        fn finish(self, front: &Arc<Front>) {
+        fn write(&self) -> io::Result<()> {
             let socket = self.job.connection.socket();
-            let rest = self.first.get(self.sent..).unwrap_or_default();
-            let sent =
-                socket.send_now(rest).and_then(|_| socket.send_now(self.response.second_part()));
-            match sent {
-                Ok(_) => front.finish(self.job, &self.response),
-                Err(err) => front.lose(&self.job, &self.response, &err),
-            }
+            socket.send_now(self.first.get(self.sent..).unwrap_or_default())?;
+            socket.send_now(self.response.second_part()).map(|_| ())
         }
     }
 
     impl Senders {
-        pub(in crate::server) fn new(threads: usize) -> io::Result<(Self, Vec<Inbox>)> {
-            let (answers, queue) = crossbeam_channel::unbounded();
-            let inboxes = (0..threads).map(|_| Inbox(queue.clone())).collect();
-            Ok((Self { answers, threads }, inboxes))
+        pub fn new(threads: usize) -> io::Result<(Self, Vec<SenderLoop>)> {
+            let (queue, transfers) = crossbeam_channel::unbounded();
+            let loops = (0..threads).map(|_| SenderLoop(transfers.clone())).collect();
+            Ok((Self { queue, threads }, loops))
         }
 
-        pub(in crate::server) fn under_way(&self) -> usize {
-            self.answers.len()
+        pub fn under_way(&self) -> usize {
+            self.queue.len()
         }
 
-        pub(in crate::server) fn send(&self, sending: Sending) {
+        pub fn send(&self, transfer: Transfer) {
             // The threads live as long as the server.
-            self.answers.send(Message::Work(sending)).ok();
+            self.queue.send(Message::Work(transfer)).ok();
         }
 
-        pub(in crate::server) fn stop(&self) {
+        pub fn stop(&self) {
             for _ in 0..self.threads {
-                self.answers.send(Message::Stop).ok();
+                self.queue.send(Message::Stop).ok();
             }
         }
     }
 
-    impl Inbox {
-        pub(in crate::server) fn run(self, front: &Arc<Front>) {
-            while let Ok(Message::Work(sending)) = self.0.recv() {
-                sending.finish(front);
+    impl SenderLoop {
+        pub fn run(self, finish: impl Fn(Transfer, io::Result<()>)) {
+            while let Ok(Message::Work(transfer)) = self.0.recv() {
+                let outcome = transfer.write();
+                finish(transfer, outcome);
             }
         }
     }
 }
 
 /// Accept loops, which are tiny_http's alone.
-pub(super) mod gate {
+pub mod gate {
     use crate::server::front::Front;
     use std::io;
     use std::net::TcpListener;
     use std::sync::Arc;
 
     /// How many addresses can be served: tiny_http has one listening socket.
-    pub(in crate::server) const LISTENERS_MAX: usize = 1;
+    pub const LISTENERS_MAX: usize = 1;
 
-    pub(in crate::server) struct AcceptLoop {
-        pub(in crate::server) number: usize,
+    pub struct AcceptLoop {
+        pub number: usize,
     }
 
     impl AcceptLoop {
-        pub(in crate::server) fn new(number: usize) -> Self {
+        pub fn new(number: usize) -> Self {
             Self { number }
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere it may not have")]
-        pub(in crate::server) fn has_begun(&self) -> bool {
+        pub fn has_begun(&self) -> bool {
             true
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere it may have")]
-        pub(in crate::server) fn is_over(&self) -> bool {
+        pub fn is_over(&self) -> bool {
             false
         }
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
-    pub(in crate::server) fn open(
+    pub fn open(
         _listener: &TcpListener,
         _listeners: &Arc<[TcpListener]>,
         _front: &Arc<Front>,
@@ -363,11 +350,11 @@ pub(super) mod gate {
         Ok(())
     }
 
-    pub(in crate::server) fn close((): ()) {}
+    pub fn close((): ()) {}
 }
 
 /// The rest of the watchdog.
-pub(super) mod watchdog {
+pub mod watchdog {
     use crate::server::accept::Acceptor;
     use crate::server::front::Front;
     use crate::server::limits::Limits;
@@ -378,21 +365,17 @@ pub(super) mod watchdog {
     /// How often the leader is looked at, and those who were answered.
     const PACE: Duration = Duration::from_millis(20);
 
-    pub(in crate::server) struct Watchdog {
+    pub struct Watchdog {
         front: Arc<Front>,
         acceptor: Acceptor,
     }
 
     impl Watchdog {
-        pub(in crate::server) fn new(
-            _limits: Limits,
-            front: Arc<Front>,
-            acceptor: Acceptor,
-        ) -> Self {
+        pub fn new(_limits: Limits, front: Arc<Front>, acceptor: Acceptor) -> Self {
             Self { front, acceptor }
         }
 
-        pub(in crate::server) fn run(self) {
+        pub fn run(self) {
             let mut waiting = None;
             loop {
                 for command in self.front.watchdog.take_until(Instant::now() + PACE, false) {
