@@ -51,7 +51,7 @@ use crate::metrics::Metrics;
 use accept::Acceptor;
 use committed::Committed;
 use connections::Connections;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use front::{Front, Message};
 use limits::Limits;
 use mailbox::{Command, Mailbox};
@@ -70,9 +70,6 @@ pub const LIBRARY_LOG_TARGET: &str = "tiny_http";
 
 /// The most threads that write answers to clients who take them slowly.
 const SENDERS_MAX: usize = 8;
-
-/// The threads of the long lane.
-const LONG_THREADS: usize = 4;
 
 /// How long the watchdog may take to end after a shutdown that ran out of time.
 const WATCHDOG_PATIENCE: Duration = Duration::from_millis(500);
@@ -145,7 +142,6 @@ impl Server {
     fn start_on(listeners: Vec<TcpListener>, config: &Config, api: Api) -> io::Result<Self> {
         let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let (ready, ready_queue) = crossbeam_channel::unbounded();
-        let (long, long_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
         let front = Arc::new(Front {
@@ -153,20 +149,17 @@ impl Server {
             connections: Connections::default(),
             ready,
             ready_queue,
-            long,
-            long_queue,
             senders,
             uploads: Arc::default(),
             watchdog: Mailbox::default(),
             metrics: Metrics::new(),
-            committing: AtomicUsize::new(0),
+            submitted: AtomicUsize::new(0),
             committed: Committed::default(),
             draining: AtomicBool::new(false),
         });
 
         let workers = config.workers.max(1);
-        let mut lanes = start_lane("worker", workers, &front, Front::work_ready)?;
-        lanes.extend(start_lane("long", LONG_THREADS, &front, Front::work_long)?);
+        let lanes = start_workers(workers, &front)?;
         let mut senders = Vec::new();
         for (number, sender) in loops.into_iter().enumerate() {
             let front = Arc::clone(&front);
@@ -230,8 +223,10 @@ impl Server {
         }
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
-            stop_lane(&self.front.ready, self.workers);
-            stop_lane(&self.front.long, LONG_THREADS);
+            for _ in 0..self.workers {
+                // Without a thread that takes it there is none to be stopped.
+                self.front.ready.send(Message::Stop).ok();
+            }
             self.front.senders.stop();
             self.lanes.into_iter().chain(self.senders).for_each(end);
         }
@@ -239,26 +234,14 @@ impl Server {
     }
 }
 
-/// Starts the threads of one lane.
-fn start_lane(
-    name: &str,
-    threads: usize,
-    front: &Arc<Front>,
-    work: fn(&Arc<Front>),
-) -> io::Result<Vec<JoinHandle<()>>> {
+/// Starts the threads of the ready lane.
+fn start_workers(workers: usize, front: &Arc<Front>) -> io::Result<Vec<JoinHandle<()>>> {
     let start = |number| {
         let front = Arc::clone(front);
-        let thread = thread::Builder::new().name(format!("{name}-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || work(&front))
+        let thread = thread::Builder::new().name(format!("worker-{number}"));
+        thread.stack_size(front::STACK_BYTES).spawn(move || front.work_ready())
     };
-    (0..threads).map(start).collect()
-}
-
-fn stop_lane<T>(queue: &Sender<Message<T>>, threads: usize) {
-    for _ in 0..threads {
-        // Without a thread that takes it there is none to be stopped.
-        queue.send(Message::Stop).ok();
-    }
+    (0..workers).map(start).collect()
 }
 
 fn end(thread: JoinHandle<()>) {
