@@ -16,18 +16,18 @@
 //! that cannot do at once is submitted to it, and comes back to the leader, or is
 //! answered there and then if no other is left.
 
-use super::answer::{Answer, Persistence};
 use super::committed::Committed;
 use super::connections::Connections;
 use super::job::Job;
 use super::lead::{Lead, Left, Term};
+use super::mailbox::{Command, Mailbox};
 use super::request::{Head, Meaning};
-use super::sender::{Senders, Sending};
-use super::tally::Tally;
+use super::response::{Persistence, Response};
+use super::sender::{Senders, Transfer};
 use super::uploads::Uploads;
-use super::watchdog;
 use crate::api::{Api, Pending, Refusal, Reply, Tried};
-use crate::schedule;
+use crate::metrics::Metrics;
+use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
@@ -57,8 +57,8 @@ pub(super) struct Front {
     pub(super) ready_queue: Receiver<Message<Ready>>,
     pub(super) senders: Senders,
     pub(super) uploads: Arc<Uploads>,
-    pub(super) watchdog: watchdog::Handle,
-    pub(super) tally: Tally,
+    pub(super) watchdog: Mailbox,
+    pub(super) metrics: Metrics,
     /// How many operations the storage has not done yet.
     pub(super) submitted: AtomicUsize,
     /// Those that it has done and that are to be answered.
@@ -106,7 +106,7 @@ impl Front {
     /// A thread of the ready lane: does one piece of work after the other
     /// until told to stop.
     pub(super) fn work_ready(self: &Arc<Self>) {
-        schedule::let_others_finish();
+        scheduling::batch_priority();
         while let Ok(Message::Work(ready)) = self.ready_queue.recv() {
             if self.run_ready(ready).is_break() {
                 return;
@@ -186,27 +186,27 @@ impl Front {
         // Those that wait were taken, so they are answered before the end.
         let ends = self.draining.load(Ordering::Relaxed) && !job.connection.has_waiting();
         let persistence = if ends { Persistence::Close } else { job.head.persistence };
-        let answer = Answer { reply, head_only: job.head.is_head(), persistence };
-        if answer.is_small() {
-            let bytes = answer.first_part();
+        let response = Response { reply, head_only: job.head.is_head(), persistence };
+        if response.is_small() {
+            let bytes = response.first_part();
             match job.connection.socket().send_now(&bytes) {
-                Ok(sent) if sent == bytes.len() => self.finish(job, &answer),
-                Ok(sent) => self.senders.send(Sending::begun(job, answer, bytes, sent)),
-                Err(err) => self.lose(&job, &answer, &err),
+                Ok(sent) if sent == bytes.len() => self.finish(job, &response),
+                Ok(sent) => self.senders.send(Transfer::begun(job, response, bytes, sent)),
+                Err(err) => self.lose(&job, &response, &err),
             }
         } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
             // What was performed cannot be refused any more.
-            self.senders.send(Sending::new(job, answer));
+            self.senders.send(Transfer::new(job, response));
         } else {
-            self.watchdog.crowded();
+            self.watchdog.send(Command::Crowded);
             self.reply(job, overloaded());
         }
     }
 
     /// Sees to the connection of a request whose answer was written.
-    pub(super) fn finish(&self, job: Job, answer: &Answer) {
-        self.count(&job.head, answer);
-        if answer.persistence == Persistence::Close {
+    pub(super) fn finish(&self, job: Job, response: &Response) {
+        self.count(&job.head, response);
+        if response.persistence == Persistence::Close {
             self.connections.close(&job.connection);
         } else if let Some(next) = job.connection.next() {
             let (job, meaning) = Job::new(job.connection, next);
@@ -215,18 +215,18 @@ impl Front {
     }
 
     /// Gives up a connection on which an answer cannot be written.
-    pub(super) fn lose(&self, job: &Job, answer: &Answer, err: &std::io::Error) {
-        self.count(&job.head, answer);
+    pub(super) fn lose(&self, job: &Job, response: &Response, err: &std::io::Error) {
+        self.count(&job.head, response);
         log::debug!("{}: writing an answer: {err}", job.connection.peer());
         self.connections.cut(&job.connection);
     }
 
-    fn count(&self, head: &Head, answer: &Answer) {
+    fn count(&self, head: &Head, response: &Response) {
         let latency = head.came.elapsed();
-        let status = answer.reply.status();
-        self.tally.count(head.method, status, latency);
+        let status = response.reply.status();
+        self.metrics.count(head.method, status, latency);
         if let Some(line) = &head.line {
-            let bytes = answer.body_bytes();
+            let bytes = response.body_bytes();
             log::debug!("{line} {status} {bytes} bytes {} us", latency.as_micros());
         }
     }

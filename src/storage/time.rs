@@ -18,7 +18,7 @@
 //! process is killed while the wall clock is wrong, this is as if it had been
 //! set while the store was down.)
 
-use crate::clock;
+use crate::platform::clock;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

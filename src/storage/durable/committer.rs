@@ -22,7 +22,7 @@ use super::room::Room;
 use super::runway::Runway;
 use super::status::Status;
 use super::tidying::{self, Occasion, Tidying};
-use crate::schedule;
+use crate::platform::scheduling;
 use crate::storage::{Done, Effect, Error, KEY_BYTES_MAX, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
@@ -143,7 +143,7 @@ impl Committer {
     /// Commits until it is closed; then writes what is not written yet.
     pub(super) fn run(mut self) -> Result<(), Error> {
         // All writers wait for each of its waits.
-        schedule::ask_for_slices(schedule::SLICE_SHORT);
+        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         let mut next = None;
         loop {
             self.reopen_if_due();
@@ -487,7 +487,7 @@ impl Committer {
         // One at a time: this one waits for the one before it.
         let before = self.remover.take();
         let remove = move || {
-            schedule::let_others_finish();
+            scheduling::batch_priority();
             // A panic there was logged.
             before.map(JoinHandle::join);
             if let Err(err) = old.remove(&database) {

@@ -36,7 +36,7 @@ mod verify;
 use super::pool::Pool;
 use super::record;
 use super::{Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage, Time};
-use crate::descriptors;
+use crate::platform::descriptors;
 use batch::Action;
 use bytes::Bytes;
 use committer::{Committer, Message};
