@@ -10,9 +10,6 @@
 //!
 //! Arrows go one way: the API knows no sockets, storage knows no HTTP.
 
-#[cfg(all(target_os = "linux", not(portable)))]
-mod allocator;
-
 pub mod cli;
 pub mod server;
 
@@ -20,6 +17,5 @@ pub mod api;
 
 pub mod storage;
 
-mod clock;
-mod descriptors;
-mod schedule;
+mod metrics;
+mod platform;

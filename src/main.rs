@@ -96,16 +96,21 @@ fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, Str
 
     let Some((engine, storage)) = open(options, &signals)? else { return Ok(signals.exit_code()) };
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
-    let server = listen(options, &api)?;
-    let (addr, workers) = (server.local_addr(), server.workers());
-    if !cli::is_loopback(addr) {
+    let server = listen(options, api)?;
+    let addrs = server.local_addrs();
+    for addr in addrs.iter().filter(|addr| !cli::is_loopback(addr)) {
         log::warn!("{addr} can be reached from other machines, and there is no authentication");
         if !options.allow_host.is_empty() {
             log::warn!("--allow-host means nothing here: {addr} may be called by any name");
         }
     }
-    let place = format!("http://{addr} (engine: {engine}, workers: {workers})");
+    let (first, others) = addrs.split_first().expect("a server has at least one address");
+    let workers = server.workers();
+    let place = format!("http://{first} (engine: {engine}, workers: {workers})");
     streams.output.line(format!("Listening on {place}"));
+    for addr in others {
+        log::info!("listening on http://{addr} as well");
+    }
 
     signals.wait();
     let cause = if signals.are_asked() { "" } else { ": the terminal is gone (SIGHUP)" };
@@ -177,19 +182,12 @@ fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
     ))
 }
 
-/// Listens on the first address of the host that can be had.
-fn listen(options: &Options, api: &Api) -> Result<Server, String> {
+/// Listens on the addresses of the host.
+fn listen(options: &Options, api: Api) -> Result<Server, String> {
     let place = format!("{}, port {}", options.host, options.port);
     let addrs = options.addrs().map_err(|err| format!("cannot listen on {place}: {err}"))?;
-    let mut failure = None;
-    for addr in addrs {
-        let api = api.clone().with_hosts(options.hosts(addr));
-        match Server::start(&options.config(addr), api) {
-            Ok(server) => return Ok(server),
-            Err(err) => failure = Some(format!("cannot listen on {addr}: {err}")),
-        }
-    }
-    Err(failure.expect("a host has at least one address"))
+    let api = api.with_hosts(options.hosts(&addrs));
+    Server::start(&options.config(addrs), api).map_err(|err| err.to_string())
 }
 
 /// What the user is told outside of the log, as one line.

@@ -116,6 +116,7 @@ impl From<&storage::Error> for Refusal {
             storage::Error::Unavailable(Outage::DiskFailed) => Self::DiskFailed,
             storage::Error::Unavailable(Outage::DirectoryLost) => Self::DirectoryLost,
             storage::Error::Unavailable(Outage::Closed) => Self::StorageClosed,
+            storage::Error::Overloaded => Self::Overloaded,
             storage::Error::Internal(_) => Self::ValueUnreadable,
         }
     }

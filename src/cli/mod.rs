@@ -44,14 +44,14 @@ stays ignored.";
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100, args_override_self = true, after_help = EXIT_CODES)]
 pub struct Options {
-    /// The address or name to listen on; there is no authentication yet, so
-    /// mind who can reach it
+    /// The address to listen on, or a name for all of its addresses; there is
+    /// no authentication yet, so mind who can reach it
     #[arg(long, env = "LKV_HOST", value_parser = NonEmptyStringValueParser::new(),
-          default_value_t = Config::default().addr.ip().to_string())]
+          default_value_t = Config::ADDR.ip().to_string())]
     pub host: String,
 
     /// The port to listen on; 0 asks the system for a free one
-    #[arg(long, env = "LKV_PORT", default_value_t = Config::default().addr.port())]
+    #[arg(long, env = "LKV_PORT", default_value_t = Config::ADDR.port())]
     pub port: u16,
 
     /// A name that the store may be called by on a loopback address, beside
@@ -155,20 +155,25 @@ impl Options {
         environment::ignored(&flags.collect::<Vec<_>>(), std::env::vars_os())
     }
 
-    /// The addresses that host and port stand for, at least one.
+    /// The addresses that host and port stand for, at least one, each once.
     pub fn addrs(&self) -> io::Result<Vec<SocketAddr>> {
         let host = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let addrs: Vec<_> = (host.unwrap_or(&self.host), self.port).to_socket_addrs()?.collect();
+        let mut addrs: Vec<SocketAddr> = Vec::new();
+        for addr in (host.unwrap_or(&self.host), self.port).to_socket_addrs()? {
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
         if addrs.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
         Ok(addrs)
     }
 
-    /// The hosts that calls may name to a server on `addr`. Where others reach
+    /// The hosts that calls may name to a server on `addrs`. Where others reach
     /// it, they do so by names that nobody here knows.
-    pub fn hosts(&self, addr: SocketAddr) -> Hosts {
-        if !is_loopback(addr) {
+    pub fn hosts(&self, addrs: &[SocketAddr]) -> Hosts {
+        if !addrs.iter().all(is_loopback) {
             return Hosts::any();
         }
         // An address is allowed in any case.
@@ -177,10 +182,10 @@ impl Options {
         Hosts::local(names.chain(own))
     }
 
-    /// How to run a server on `addr`.
-    pub fn config(&self, addr: SocketAddr) -> Config {
+    /// How to run a server on `addrs`.
+    pub fn config(&self, addrs: Vec<SocketAddr>) -> Config {
         Config {
-            addr,
+            addrs,
             workers: self.workers.unwrap_or_else(|| Config::default().workers),
             connections_max: self.max_connections,
             idle_timeout: self.idle_timeout.0,
@@ -195,7 +200,7 @@ impl Options {
 }
 
 /// Whether only this machine can reach an address.
-pub fn is_loopback(addr: SocketAddr) -> bool {
+pub fn is_loopback(addr: &SocketAddr) -> bool {
     addr.ip().to_canonical().is_loopback()
 }
 
@@ -269,10 +274,10 @@ mod tests {
     #[test]
     fn no_flags_give_the_defaults() {
         let options = read(&[]).expect("no flag is needed");
-        let addr = "127.0.0.1:8888".parse().expect("an address");
-        assert_eq!(options.addrs().expect("it is numeric"), [addr]);
+        let addrs = options.addrs().expect("it is numeric");
+        assert_eq!(addrs, ["127.0.0.1:8888".parse().expect("an address")]);
         assert_eq!(options.max_value_size, Size(10 * 1024 * 1024));
-        assert_eq!(options.config(addr).idle_timeout, Duration::from_secs(60));
+        assert_eq!(options.config(addrs).idle_timeout, Duration::from_secs(60));
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! The listening socket, and the tiny_http server that accepts on it.
+//! The listening sockets, and the tiny_http server that accepts on them.
 //!
 //! A tiny_http server whose accept loop has panicked (no thread could be
-//! started for a connection) accepts nothing any more. The listening socket is
-//! therefore ours: another server starts on another descriptor of it, while
-//! the connections of the first live on.
+//! started for a connection) accepts nothing any more. The listening sockets are
+//! therefore ours: another server starts on another descriptor of the first one,
+//! while the connections of the last server live on. What comes on the other
+//! sockets goes through the `gate` to the same server.
 
 use super::front::{self, Front, Message, Ready};
 use super::gate::{self, AcceptLoop};
 use super::lead::{Lead, Left};
-use super::watchdog::Handle;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::HashSet;
 use std::io;
@@ -28,9 +28,71 @@ const RETIRING_MAX: usize = 32;
 /// A dead peer is noticed about this long after it was last heard of.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Opens the listening socket. The options set here hold for every connection
+/// How many free ports of the first address are tried on the others.
+const PORT_TRIES: usize = 16;
+
+/// The system's error for a family of addresses that it does not have.
+#[cfg(unix)]
+const NO_FAMILY: i32 = libc::EAFNOSUPPORT;
+#[cfg(not(unix))]
+const NO_FAMILY: i32 = 10_047;
+
+/// Listens on each of `addrs` that this machine has, and has to have one. Where
+/// the port is 0 all get the same free one.
+pub(super) fn listen(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let mut tries = if addrs.iter().any(|addr| addr.port() == 0) { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        match listen_once(addrs) {
+            Err(err) if err.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn listen_once(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let (mut listeners, mut absent, mut port) = (Vec::new(), Vec::new(), 0);
+    for mut addr in addrs.iter().copied() {
+        if addr.port() == 0 {
+            addr.set_port(port);
+        }
+        let outcome = if listeners.len() < gate::LISTENERS_MAX {
+            open(addr)
+        } else {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "this build serves one address"))
+        };
+        match outcome {
+            Ok(listener) => {
+                port = listener.local_addr()?.port();
+                listeners.push(listener);
+            }
+            Err(err) => {
+                let line = format!("cannot listen on {addr}: {err}");
+                let told = io::Error::new(err.kind(), line);
+                if !is_absent(&err) {
+                    return Err(told);
+                }
+                absent.push(told);
+            }
+        }
+    }
+    match absent.pop() {
+        Some(err) if listeners.is_empty() => return Err(err),
+        last => absent.iter().chain(&last).for_each(|err| log::warn!("{err}")),
+    }
+    Ok(listeners)
+}
+
+/// Whether an address is one that this machine does not have, or this build
+/// does not serve.
+fn is_absent(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || err.raw_os_error() == Some(NO_FAMILY)
+}
+
+/// Opens a listening socket. The options set here hold for every connection
 /// that it accepts.
-pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+fn open(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // The last run's connections may still be in TIME_WAIT. On Windows the
     // same option would let two servers share the port.
@@ -44,11 +106,10 @@ pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The accept loops over one listening socket.
+/// The accept loops over the listening sockets.
 pub(super) struct Acceptor {
-    listener: TcpListener,
+    listeners: Arc<[TcpListener]>,
     front: Arc<Front>,
-    watchdog: Handle,
     connections_max: usize,
     current: Generation,
     /// Earlier ones, whose connections live on.
@@ -62,16 +123,16 @@ struct Generation {
 }
 
 impl Acceptor {
-    /// Starts accepting on `listener`, up to so many connections at once.
+    /// Starts accepting on `listeners`, up to so many connections at once.
     pub(super) fn new(
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         front: Arc<Front>,
-        watchdog: Handle,
         connections_max: usize,
     ) -> io::Result<Self> {
-        let current = Generation::start(&listener, &front, &watchdog, connections_max, 0)?;
+        let listeners = listeners.into();
+        let current = Generation::start(&listeners, &front, connections_max, 0)?;
         let retiring = Vec::new();
-        Ok(Self { listener, front, watchdog, connections_max, current, retiring })
+        Ok(Self { listeners, front, connections_max, current, retiring })
     }
 
     /// Waits until the accept loop has come to the gate. It does not where the
@@ -103,9 +164,9 @@ impl Acceptor {
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
-        let Self { listener, front, watchdog, connections_max, current, .. } = self;
+        let Self { listeners, front, connections_max, current, .. } = self;
         let number = current.accept_loop.number + 1;
-        let next = Generation::start(listener, front, watchdog, *connections_max, number)?;
+        let next = Generation::start(listeners, front, *connections_max, number)?;
         self.retiring.push(mem::replace(current, next));
         Ok(())
     }
@@ -154,9 +215,11 @@ impl Acceptor {
 
     /// Stops accepting. Connections that were accepted live on.
     pub(super) fn close(&self) {
-        // Where a listening socket cannot be shut it goes on listening until
-        // the process ends, and nobody who comes then is answered.
-        SockRef::from(&self.listener).shutdown(Shutdown::Read).ok();
+        for listener in &*self.listeners {
+            // Where a listening socket cannot be shut it goes on listening until
+            // the process ends, and nobody who comes then is answered.
+            SockRef::from(listener).shutdown(Shutdown::Read).ok();
+        }
     }
 
     /// Ends the threads that take requests. What is committed after that is
@@ -172,15 +235,14 @@ impl Acceptor {
 impl Generation {
     /// Starts to accept, on one more thread of the ready lane, which leads.
     fn start(
-        listener: &TcpListener,
+        listeners: &Arc<[TcpListener]>,
         front: &Arc<Front>,
-        watchdog: &Handle,
         connections_max: usize,
         number: usize,
     ) -> io::Result<Self> {
-        let listener = listener.try_clone()?;
+        let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let accept_loop = Arc::new(AcceptLoop::new(number));
-        let opened = gate::open(&listener, front, watchdog, connections_max, &accept_loop)?;
+        let opened = gate::open(&listener, listeners, front, connections_max, &accept_loop)?;
         let front = Arc::clone(front);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new().name(format!("lead-{number}"));

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 pub(super) trait Gate: Send + Sync {
     /// Waits for the next connection and gives a descriptor that stands for
     /// it. An error ends tiny_http's accept loop.
-    fn next(&self, listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Arc<dyn Stream>)>;
+    fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)>;
 }
 
 /// What tiny_http reads from a connection.
@@ -133,10 +133,8 @@ thread_local! {
 }
 
 fn admit(number: RawFd, gate: &dyn Gate) -> io::Result<(RawFd, libc::sockaddr_in6)> {
-    // SAFETY: the caller has this descriptor open for the whole of its call.
-    let listener = unsafe { BorrowedFd::borrow_raw(number) };
     loop {
-        let (descriptor, stream) = match gate.next(listener) {
+        let (descriptor, stream) = match gate.next() {
             Ok(admitted) => admitted,
             Err(err) => {
                 // The accept loop ends now, and its descriptor with it.
@@ -309,7 +307,7 @@ mod tests {
     }
 
     impl Gate for Once {
-        fn next(&self, _: BorrowedFd<'_>) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
+        fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
             let stream = self.0.lock().expect("nobody panics with it").take();
             let stream = stream.ok_or(io::Error::from_raw_os_error(libc::EINVAL))?;
             Ok((self.1.try_clone()?, stream))

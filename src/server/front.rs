@@ -1,37 +1,33 @@
 //! The way of a request through the server: the lead, the lanes, the answer.
 //!
 //! ```text
-//! tiny_http ─► lead: one per connection ─► perform ────────────► answer
-//!                ▲                            │                    ▲
-//!                │     ┌────────────────────┬─┴─────────────────┐  │
-//!                │     ▼                    ▼                   ▼  │
-//!                │   is to be committed:   may read a disk,    takes
-//!                └── storage               or is large:        nobody knows how
-//!                                          other threads of    long: the long
-//!                                          the ready lane      lane
+//! tiny_http ─► lead: one per connection ─► try ─────────► answer
+//!                ▲                          │                ▲
+//!                │             ┌────────────┴───┐            │
+//!                │             ▼                ▼            │
+//!                │   cannot be done now:   has a large body: │
+//!                └── storage               other threads ────┘
+//!                                          of the ready lane
 //! ```
 //!
 //! Nothing in the ready lane waits for a client: a request comes with all of its
 //! body (see `inlet`), and an answer is written there as far as the socket takes
-//! it at once; the rest is for a `sender`. The thread that
-//! [leads](Lead) waits for nothing at all but requests: what has to read from a
-//! disk is for the lane's other threads. A write that has to be committed first is
-//! left with the storage, which commits many at once and gives them back to the
-//! leader, or answers the one there and then if no other is left.
+//! it at once; the rest is for a `sender`. Nor does it wait for the storage: what
+//! that cannot do at once is submitted to it, and comes back to the leader, or is
+//! answered there and then if no other is left.
 
-use super::answer::{Answer, Persistence};
 use super::committed::Committed;
 use super::connections::Connections;
 use super::job::Job;
 use super::lead::{Lead, Left, Term};
+use super::mailbox::{Command, Mailbox};
 use super::request::{Head, Meaning};
-use super::sender::{Senders, Sending};
-use super::tally::Tally;
+use super::response::{Persistence, Response};
+use super::sender::{Senders, Transfer};
 use super::uploads::Uploads;
-use super::watchdog;
-use crate::api::{Api, Operation, Pace, Refusal, Reply};
-use crate::schedule;
-use bytes::Bytes;
+use crate::api::{Api, Pending, Refusal, Reply, Tried};
+use crate::metrics::Metrics;
+use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
@@ -48,10 +44,6 @@ pub(super) const STACK_BYTES: usize = 512 * 1024;
 /// A longer body keeps the leader from others for too long.
 const LEADER_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// How many operations may wait for a thread of the long lane until others are
-/// refused.
-const LONG_QUEUE_MAX: usize = 256;
-
 /// How many answers may be under way that their clients do not take at once,
 /// until large ones are refused: each may hold a value that is not stored any
 /// more.
@@ -63,16 +55,13 @@ pub(super) struct Front {
     pub(super) connections: Connections,
     pub(super) ready: Sender<Message<Ready>>,
     pub(super) ready_queue: Receiver<Message<Ready>>,
-    pub(super) long: Sender<Message<Long>>,
-    pub(super) long_queue: Receiver<Message<Long>>,
     pub(super) senders: Senders,
     pub(super) uploads: Arc<Uploads>,
-    pub(super) watchdog: watchdog::Handle,
-    pub(super) tally: Tally,
-    /// How many writes the lane has left with the storage, which has not
-    /// committed them yet.
-    pub(super) committing: AtomicUsize,
-    /// Those that it has committed and that are to be answered.
+    pub(super) watchdog: Mailbox,
+    pub(super) metrics: Metrics,
+    /// How many operations the storage has not done yet.
+    pub(super) submitted: AtomicUsize,
+    /// Those that it has done and that are to be answered.
     pub(super) committed: Committed,
     /// Set once: answers close their connections from then on.
     pub(super) draining: AtomicBool,
@@ -86,17 +75,13 @@ pub(super) enum Message<T> {
 }
 
 /// Work that waits for no client.
+#[allow(clippy::large_enum_variant, reason = "nearly all of it is requests")]
 pub(super) enum Ready {
     /// Answer a request.
     Request(Job, Meaning),
-    /// Answer a request that may have to wait for a disk.
-    Disk(Job, Operation, Bytes),
     /// Lead in place of a thread that is stuck.
     Lead(Arc<Lead>, Term),
 }
-
-/// An operation that takes as long as nobody knows, with its body.
-pub(super) struct Long(Job, Operation, Bytes);
 
 impl Front {
     /// Answers a request on the thread that leads. Never blocks.
@@ -109,7 +94,7 @@ impl Front {
         if self.ready.len() < READY_QUEUE_MAX {
             // The lane's threads live as long as the server.
             self.ready.send(Message::Work(ready)).ok();
-        } else if let Ready::Request(job, _) | Ready::Disk(job, ..) = ready {
+        } else if let Ready::Request(job, _) = ready {
             self.reply(job, Refusal::Overloaded.into());
         }
     }
@@ -117,7 +102,7 @@ impl Front {
     /// A thread of the ready lane: does one piece of work after the other
     /// until told to stop.
     pub(super) fn work_ready(self: &Arc<Self>) {
-        schedule::let_others_finish();
+        scheduling::batch_priority();
         while let Ok(Message::Work(ready)) = self.ready_queue.recv() {
             if self.run_ready(ready).is_break() {
                 return;
@@ -130,9 +115,6 @@ impl Front {
             Ready::Request(job, meaning) => {
                 self.guarded(job, |job| self.run_request(job, meaning, false));
             }
-            Ready::Disk(job, operation, body) => {
-                self.guarded(job, |job| self.run_at(Pace::Disk, job, operation, body));
-            }
             Ready::Lead(lead, term) => {
                 if lead.run(term, self) == Left::Retired {
                     return ControlFlow::Break(());
@@ -140,16 +122,6 @@ impl Front {
             }
         }
         ControlFlow::Continue(())
-    }
-
-    /// A thread of the long lane: the same for operations that take long.
-    pub(super) fn work_long(self: &Arc<Self>) {
-        while let Ok(Message::Work(Long(job, operation, body))) = self.long_queue.recv() {
-            self.guarded(job, |job| {
-                let reply = self.perform(operation, body);
-                self.reply(job, reply);
-            });
-        }
     }
 
     /// A panic costs the connection it happened on, not the thread.
@@ -166,47 +138,29 @@ impl Front {
             Ok(operation) => operation,
             Err(reply) => return self.reply(job, reply),
         };
-        let pace = self.api.pace(&operation);
-        if leads && (pace == Pace::Disk || body.len() > LEADER_BODY_BYTES_MAX) {
-            if body.is_empty()
-                && let Some(reply) = self.api.peek(&operation)
-            {
-                return self.reply(job, reply);
-            }
-            return self.queue(Ready::Disk(job, operation, body));
+        if leads && body.len() > LEADER_BODY_BYTES_MAX {
+            return self.queue(Ready::Request(job, Ok((operation, body))));
         }
-        self.run_at(pace, job, operation, body);
-    }
-
-    fn run_at(self: &Arc<Self>, pace: Pace, job: Job, operation: Operation, body: Bytes) {
-        match pace {
-            Pace::Long if self.long.len() >= LONG_QUEUE_MAX => {
-                self.reply(job, Refusal::Overloaded.into());
-            }
-            Pace::Long => {
-                // The lane's threads live as long as the server.
-                self.long.send(Message::Work(Long(job, operation, body))).ok();
-            }
-            Pace::Disk => {
-                let pace = self.api.pace_on_disk(&operation);
-                self.run_at(pace, job, operation, body);
-            }
-            Pace::Commit => {
-                let front = Arc::clone(self);
-                self.committing.fetch_add(1, Ordering::Relaxed);
-                self.api.begin(operation, body, move |reply| front.reply_committed(job, reply));
-            }
-            Pace::Ready => {
-                let reply = self.perform(operation, body);
-                self.reply(job, reply);
-            }
+        // The storage and its locks stay whole through a panic: see there.
+        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.api.try_now(operation, body)));
+        match tried {
+            Ok(Tried::Replied(reply)) => self.reply(job, reply),
+            Ok(Tried::Pending(pending)) => self.submit(job, pending),
+            Err(_panic) => self.reply(job, Refusal::Panicked.into()),
         }
     }
 
-    /// Sees to the answer of a request that was committed or cannot be, on the
-    /// thread that says so: usually one of the storage's own. Never blocks.
+    /// Leaves a request with the storage. Never blocks.
+    fn submit(self: &Arc<Self>, job: Job, pending: Pending) {
+        let front = Arc::clone(self);
+        self.submitted.fetch_add(1, Ordering::Relaxed);
+        self.api.submit(pending, move |reply| front.reply_committed(job, reply));
+    }
+
+    /// Sees to the answer of a request that the storage has done or cannot do, on
+    /// the thread that says so: usually one of the storage's own. Never blocks.
     fn reply_committed(&self, job: Job, reply: Reply) {
-        let is_last = self.committing.fetch_sub(1, Ordering::Relaxed) == 1;
+        let is_last = self.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
         if is_last {
             // No other waits for that thread, so there is time, and to wake the
             // leader up would only take longer.
@@ -222,39 +176,33 @@ impl Front {
         self.guarded(job, |job| self.reply(job, reply));
     }
 
-    fn perform(&self, operation: Operation, body: Bytes) -> Reply {
-        // The storage and its locks stay whole through a panic: see there.
-        panic::catch_unwind(AssertUnwindSafe(|| self.api.perform(operation, body)))
-            .unwrap_or_else(|_panic| Refusal::Panicked.into())
-    }
-
     /// Answers a request: writes as much as can be written at once, and leaves
     /// the rest to a sender. Never blocks.
     fn reply(&self, job: Job, reply: Reply) {
         // Those that wait were taken, so they are answered before the end.
         let ends = self.draining.load(Ordering::Relaxed) && !job.connection.has_waiting();
         let persistence = if ends { Persistence::Close } else { job.head.persistence };
-        let answer = Answer { reply, head_only: job.head.is_head(), persistence };
-        if answer.is_small() {
-            let bytes = answer.first_part();
+        let response = Response { reply, head_only: job.head.is_head(), persistence };
+        if response.is_small() {
+            let bytes = response.first_part();
             match job.connection.socket().send_now(&bytes) {
-                Ok(sent) if sent == bytes.len() => self.finish(job, &answer),
-                Ok(sent) => self.senders.send(Sending::begun(job, answer, bytes, sent)),
-                Err(err) => self.lose(&job, &answer, &err),
+                Ok(sent) if sent == bytes.len() => self.finish(job, &response),
+                Ok(sent) => self.senders.send(Transfer::begun(job, response, bytes, sent)),
+                Err(err) => self.lose(&job, &response, &err),
             }
         } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
             // What was performed cannot be refused any more.
-            self.senders.send(Sending::new(job, answer));
+            self.senders.send(Transfer::new(job, response));
         } else {
-            self.watchdog.crowded();
+            self.watchdog.send(Command::Crowded);
             self.reply(job, Refusal::Overloaded.into());
         }
     }
 
     /// Sees to the connection of a request whose answer was written.
-    pub(super) fn finish(&self, job: Job, answer: &Answer) {
-        self.count(&job.head, answer);
-        if answer.persistence == Persistence::Close {
+    pub(super) fn finish(&self, job: Job, response: &Response) {
+        self.count(&job.head, response);
+        if response.persistence == Persistence::Close {
             self.connections.close(&job.connection);
         } else if let Some(next) = job.connection.next() {
             let (job, meaning) = Job::new(job.connection, next);
@@ -263,18 +211,18 @@ impl Front {
     }
 
     /// Gives up a connection on which an answer cannot be written.
-    pub(super) fn lose(&self, job: &Job, answer: &Answer, err: &std::io::Error) {
-        self.count(&job.head, answer);
+    pub(super) fn lose(&self, job: &Job, response: &Response, err: &std::io::Error) {
+        self.count(&job.head, response);
         log::debug!("{}: writing an answer: {err}", job.connection.peer());
         self.connections.cut(&job.connection);
     }
 
-    fn count(&self, head: &Head, answer: &Answer) {
+    fn count(&self, head: &Head, response: &Response) {
         let latency = head.came.elapsed();
-        let status = answer.reply.status();
-        self.tally.count(head.method, status, latency);
+        let status = response.reply.status();
+        self.metrics.count(head.method, status, latency);
         if let Some(line) = &head.line {
-            let bytes = answer.body_bytes();
+            let bytes = response.body_bytes();
             log::debug!("{line} {status} {bytes} bytes {} us", latency.as_micros());
         }
     }

@@ -10,10 +10,10 @@
 //! It is the one place that waits for a client to send: a thread waits for
 //! one client, and each client has one.
 
-use super::body::{self, Error};
+use super::body;
 use super::connections::{Connection, Stage};
 use super::door::{self, Stream};
-use super::framing::{Fault, Framing, HEAD_BYTES_MAX, Length};
+use super::framing::{self, Framing, HEAD_BYTES_MAX, Length};
 use super::front::Front;
 use super::job::Job;
 use super::request::{self, Head, Meaning, Request};
@@ -123,14 +123,14 @@ impl Inlet {
         }
         let head_bytes = match self.head_end(reading)? {
             Ok(bytes) => bytes,
-            Err(fault) => return Some(Request::refused(Head::unknown(), fault)),
+            Err(err) => return Some(Request::refused(Head::unknown(), err)),
         };
         let head = reading.unused().get(..head_bytes).unwrap_or_default();
         let understood = request::understand(head, &self.front.api);
         reading.use_up(head_bytes);
         let (mut head, framing, admitted) = match understood {
             Ok(understood) => understood,
-            Err((head, fault)) => return Some(Request::refused(head, fault)),
+            Err((head, err)) => return Some(Request::refused(head, err)),
         };
         self.connection.set_coming(true);
         let reserved = &mut head.reserved;
@@ -154,7 +154,7 @@ impl Inlet {
 
     /// Receives until a head is complete, and gives its length; `None` if the
     /// client ends before a byte of it.
-    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, Fault>> {
+    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, framing::Error>> {
         let mut looked_at = 0;
         loop {
             // Empty lines before a request are ignored (RFC 9112, 2.2).
@@ -166,13 +166,13 @@ impl Inlet {
                 Ok(Some(end)) if end <= HEAD_BYTES_MAX => return Some(Ok(end)),
                 Ok(None) if head == b"\r" => {}
                 Ok(None) if head.len() <= HEAD_BYTES_MAX => looked_at = head.len(),
-                Ok(_) => return Some(Err(Fault::HeadTooLong)),
-                Err(fault) => return Some(Err(fault)),
+                Ok(_) => return Some(Err(framing::Error::HeadTooLong)),
+                Err(err) => return Some(Err(err)),
             }
             self.connection.set_coming(!head.is_empty());
             if self.receive(reading, HEAD_STEP_BYTES) == 0 {
                 let is_cut_off = !reading.unused().is_empty();
-                return is_cut_off.then_some(Err(Fault::HeadShort));
+                return is_cut_off.then_some(Err(framing::Error::HeadShort));
             }
         }
     }
@@ -217,14 +217,14 @@ impl Inlet {
         let longest = api.value_bytes_max();
         let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
         body::read(wire, length, longest, reserve).map_err(|err| match err {
-            Error::NoRoom => Refusal::UploadsTooMany.into(),
-            Error::TooLong => Refusal::ValueTooLarge.into(),
-            Error::Short => Refusal::BodyShort.into(),
-            Error::Malformed(text) => {
+            body::Error::NoRoom => Refusal::UploadsTooMany.into(),
+            body::Error::TooLong => Refusal::ValueTooLarge.into(),
+            body::Error::Short => Refusal::BodyShort.into(),
+            body::Error::Malformed(text) => {
                 log::debug!("{}: {text}", self.connection.peer());
                 Refusal::BodyChunks.into()
             }
-            Error::Broken(err) => {
+            body::Error::Broken(err) => {
                 log::debug!("{}: reading a body: {err}", self.connection.peer());
                 Refusal::BodyUnreadable.into()
             }
@@ -343,16 +343,16 @@ pub(super) fn enter(front: &Front, call: tiny_http::Request) -> Option<(Job, Mea
 
 /// The length of the head that `bytes` begin with, if it is complete. The
 /// first `looked_at` were looked at before.
-fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Fault> {
+fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, framing::Error> {
     if looked_at == 0 && bytes.first().is_some_and(|first| !begins_a_head(*first)) {
-        return Err(Fault::Method);
+        return Err(framing::Error::Method);
     }
     let fresh = bytes.get(looked_at..).unwrap_or_default();
     for at in memchr::memchr_iter(b'\n', fresh) {
         let line_end = looked_at + at + 1;
         let head = bytes.get(..line_end).unwrap_or_default();
         if !head.ends_with(b"\r\n") {
-            return Err(Fault::LineFeed);
+            return Err(framing::Error::LineFeed);
         }
         if head.ends_with(b"\r\n\r\n") {
             return Ok(Some(line_end));
@@ -387,17 +387,17 @@ mod tests {
 
     #[test]
     fn what_begins_no_request_is_seen_at_once() {
-        let cases: [(&[u8], Fault); 7] = [
-            (b"\x16\x03\x01", Fault::Method),
-            (b"\0", Fault::Method),
-            (b"\xc3", Fault::Method),
-            (b" GET", Fault::Method),
-            (b"GET / HTTP/1.1\n", Fault::LineFeed),
-            (b"GET / HTTP/1.1\r\nHost: a\n", Fault::LineFeed),
-            (b"\n", Fault::Method),
+        let cases: [(&[u8], framing::Error); 7] = [
+            (b"\x16\x03\x01", framing::Error::Method),
+            (b"\0", framing::Error::Method),
+            (b"\xc3", framing::Error::Method),
+            (b" GET", framing::Error::Method),
+            (b"GET / HTTP/1.1\n", framing::Error::LineFeed),
+            (b"GET / HTTP/1.1\r\nHost: a\n", framing::Error::LineFeed),
+            (b"\n", framing::Error::Method),
         ];
-        for (bytes, fault) in cases {
-            assert_eq!(look_for_end(bytes, 0), Err(fault), "{bytes:?}");
+        for (bytes, err) in cases {
+            assert_eq!(look_for_end(bytes, 0), Err(err), "{bytes:?}");
         }
     }
 

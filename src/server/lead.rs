@@ -12,7 +12,7 @@ use super::inlet;
 use super::job::Job;
 use super::request::Meaning;
 use crate::api::Reply;
-use crate::schedule;
+use crate::platform::scheduling;
 use std::collections::VecDeque;
 use std::io;
 use std::iter;
@@ -84,7 +84,7 @@ impl Lead {
     /// lead, in term 0.
     pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
         // What tiny_http starts is scheduled as the thread that starts it.
-        schedule::let_others_finish();
+        scheduling::batch_priority();
         let server = tiny_http::Server::from_listener(listener, None);
         let server = Arc::new(server.map_err(io::Error::other)?);
         // Dropping a server makes it connect to its own address, which may
@@ -95,14 +95,14 @@ impl Lead {
 
     /// Takes requests, and answers them, until the turn is over.
     pub(super) fn run(&self, term: Term, front: &Arc<Front>) -> Left {
-        schedule::ask_for_slices(schedule::SLICE);
+        scheduling::prefer_wakeup(scheduling::SLICE);
         while self.answer_taken(term, front) {
             if self.is_retired() {
                 return Left::Retired;
             }
             self.take(front);
         }
-        schedule::let_others_finish();
+        scheduling::batch_priority();
         Left::Displaced
     }
 
@@ -135,7 +135,7 @@ impl Lead {
     /// Waits for a request, and takes those that are there with it.
     fn take(&self, front: &Arc<Front>) {
         let first = self.server.recv().map(Some);
-        front.watchdog.notice();
+        front.watchdog.watch_leader();
         let more = iter::repeat_with(|| self.server.try_recv()).take(TAKEN_MAX - 1);
         for call in iter::once(first).chain(more) {
             match call {

@@ -5,7 +5,21 @@
 //! a thread cannot be set up. So there is a cap, well below the limits that the
 //! system sets.
 
-use crate::descriptors;
+use crate::platform::descriptors;
+use std::time::Duration;
+
+/// The deadlines and limits of connections, which the watchdog enforces.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a connection may be silent between requests, and an upload
+    /// without a length between two bytes.
+    pub idle_timeout: Duration,
+    /// How long a head or a small body may take, and how long a large transfer
+    /// may take to move a kibibyte.
+    pub request_timeout: Duration,
+    /// The most connections.
+    pub connections_max: usize,
+}
 
 /// Descriptors of a connection.
 const DESCRIPTORS_EACH: u64 = 3;

@@ -14,7 +14,6 @@
 )]
 
 mod accept;
-mod answer;
 mod body;
 mod chunked;
 mod committed;
@@ -24,8 +23,9 @@ mod front;
 mod job;
 mod lead;
 mod limits;
+mod mailbox;
 mod request;
-mod tally;
+mod response;
 mod uploads;
 
 #[cfg(all(target_os = "linux", not(portable)))]
@@ -47,20 +47,22 @@ mod portable;
 use portable::{gate, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
+use crate::metrics::Metrics;
 use accept::Acceptor;
 use committed::Committed;
 use connections::Connections;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use front::{Front, Message};
-use sender::Senders;
+use limits::Limits;
+use mailbox::{Command, Mailbox};
+use sender::{Senders, Transfer};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tally::Tally;
-use watchdog::{Handle, Limits, Watchdog};
+use watchdog::Watchdog;
 
 /// The log target of the HTTP library, whose lines tell what this server tells
 /// in better words.
@@ -68,9 +70,6 @@ pub const LIBRARY_LOG_TARGET: &str = "tiny_http";
 
 /// The most threads that write answers to clients who take them slowly.
 const SENDERS_MAX: usize = 8;
-
-/// The threads of the long lane.
-const LONG_THREADS: usize = 4;
 
 /// How long the watchdog may take to end after a shutdown that ran out of time.
 const WATCHDOG_PATIENCE: Duration = Duration::from_millis(500);
@@ -81,8 +80,8 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 /// How a server is run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; port 0 asks the system for a free one.
-    pub addr: SocketAddr,
+    /// Where to listen; port 0 asks the system for one that is free on all.
+    pub addrs: Vec<SocketAddr>,
     /// The threads of the ready lane, 1 or more.
     pub workers: usize,
     /// The most connections; `None` for as many as the system has room for,
@@ -99,10 +98,15 @@ pub struct Config {
     pub storage_descriptors: u64,
 }
 
+impl Config {
+    /// Where to listen unless told otherwise.
+    pub const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8888);
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            addr: SocketAddr::from(([127, 0, 0, 1], 8888)),
+            addrs: vec![Self::ADDR],
             // Two threads for each processor keep it busy while some wait for locks.
             workers: 2 * thread::available_parallelism().map_or(2, usize::from),
             connections_max: None,
@@ -116,7 +120,7 @@ impl Default for Config {
 
 /// A running server.
 pub struct Server {
-    addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
     front: Arc<Front>,
     shutdown_timeout: Duration,
     lanes: Vec<JoinHandle<()>>,
@@ -127,43 +131,46 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to listen and to answer. Fails if the address cannot be had or
-    /// threads cannot be started.
+    /// Starts to listen and to answer. An address that this machine does not
+    /// have is left out with a warning. Fails if no other is left, if one
+    /// cannot be had, or if threads cannot be started.
     pub fn start(config: &Config, api: Api) -> io::Result<Self> {
-        Self::start_on(accept::listen(config.addr)?, config, api)
+        Self::start_on(accept::listen(&config.addrs)?, config, api)
+            .map_err(|err| io::Error::new(err.kind(), format!("cannot start the server: {err}")))
     }
 
-    fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
-        let addr = listener.local_addr()?;
+    fn start_on(listeners: Vec<TcpListener>, config: &Config, api: Api) -> io::Result<Self> {
+        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let (ready, ready_queue) = crossbeam_channel::unbounded();
-        let (long, long_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let (senders, inboxes) = Senders::new(processors.min(SENDERS_MAX))?;
-        let handle = Handle::new();
+        let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
         let front = Arc::new(Front {
             api,
             connections: Connections::default(),
             ready,
             ready_queue,
-            long,
-            long_queue,
             senders,
             uploads: Arc::default(),
-            watchdog: handle.clone(),
-            tally: Tally::new(),
-            committing: AtomicUsize::new(0),
+            watchdog: Mailbox::default(),
+            metrics: Metrics::new(),
+            submitted: AtomicUsize::new(0),
             committed: Committed::default(),
             draining: AtomicBool::new(false),
         });
 
         let workers = config.workers.max(1);
-        let mut lanes = start_lane("worker", workers, &front, Front::work_ready)?;
-        lanes.extend(start_lane("long", LONG_THREADS, &front, Front::work_long)?);
+        let lanes = start_workers(workers, &front)?;
         let mut senders = Vec::new();
-        for (number, inbox) in inboxes.into_iter().enumerate() {
+        for (number, sender) in loops.into_iter().enumerate() {
             let front = Arc::clone(&front);
+            let run = move || {
+                sender.run(|Transfer { job, response, .. }, outcome| match outcome {
+                    Ok(()) => front.finish(job, &response),
+                    Err(err) => front.lose(&job, &response, &err),
+                });
+            };
             let thread = thread::Builder::new().name(format!("sender-{number}"));
-            senders.push(thread.stack_size(front::STACK_BYTES).spawn(move || inbox.run(&front))?);
+            senders.push(thread.stack_size(front::STACK_BYTES).spawn(run)?);
         }
         let system_max =
             limits::connections_max(lanes.len() + senders.len(), config.storage_descriptors);
@@ -174,9 +181,9 @@ impl Server {
         };
         log::debug!("up to {} connections", limits.connections_max);
         let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
-        let acceptor = Acceptor::new(listener, Arc::clone(&front), handle.clone(), at_once)?;
+        let acceptor = Acceptor::new(listeners, Arc::clone(&front), at_once)?;
         acceptor.wait_until_begun(START_PATIENCE)?;
-        let watchdog = Watchdog::new(limits, Arc::clone(&front), &handle, acceptor);
+        let watchdog = Watchdog::new(limits, Arc::clone(&front), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             watchdog.run();
@@ -184,12 +191,12 @@ impl Server {
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addr, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
+        Ok(Self { addrs, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
     }
 
-    /// The address it listens on, with the real port.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+    /// The addresses that it listens on, at least one, with the real port.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
     }
 
     /// How many threads its ready lane has.
@@ -208,7 +215,7 @@ impl Server {
         if !in_time {
             log::warn!("clients are left behind that did not finish in time");
         }
-        self.front.watchdog.stop();
+        self.front.watchdog.send(Command::Stop);
         // Nothing is ever sent here; it is over when the watchdog is.
         let patience = deadline.max(Instant::now() + WATCHDOG_PATIENCE);
         if self.watchdog_ended.recv_deadline(patience) == Err(RecvTimeoutError::Timeout) {
@@ -216,35 +223,25 @@ impl Server {
         }
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
-            stop_lane(&self.front.ready, self.workers);
-            stop_lane(&self.front.long, LONG_THREADS);
+            for _ in 0..self.workers {
+                // Without a thread that takes it there is none to be stopped.
+                self.front.ready.send(Message::Stop).ok();
+            }
             self.front.senders.stop();
             self.lanes.into_iter().chain(self.senders).for_each(end);
         }
-        self.front.tally.lines()
+        self.front.metrics.lines()
     }
 }
 
-/// Starts the threads of one lane.
-fn start_lane(
-    name: &str,
-    threads: usize,
-    front: &Arc<Front>,
-    work: fn(&Arc<Front>),
-) -> io::Result<Vec<JoinHandle<()>>> {
+/// Starts the threads of the ready lane.
+fn start_workers(workers: usize, front: &Arc<Front>) -> io::Result<Vec<JoinHandle<()>>> {
     let start = |number| {
         let front = Arc::clone(front);
-        let thread = thread::Builder::new().name(format!("{name}-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || work(&front))
+        let thread = thread::Builder::new().name(format!("worker-{number}"));
+        thread.stack_size(front::STACK_BYTES).spawn(move || front.work_ready())
     };
-    (0..threads).map(start).collect()
-}
-
-fn stop_lane<T>(queue: &Sender<Message<T>>, threads: usize) {
-    for _ in 0..threads {
-        // Without a thread that takes it there is none to be stopped.
-        queue.send(Message::Stop).ok();
-    }
+    (0..workers).map(start).collect()
 }
 
 fn end(thread: JoinHandle<()>) {

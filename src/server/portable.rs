@@ -7,11 +7,11 @@
 //! as whole. Each request is a connection of its own to the rest of the server.
 
 /// Reading requests.
-pub(super) mod inlet {
+pub mod inlet {
     use super::socket::Socket;
     use crate::api::{Refusal, Reply};
-    use crate::server::body::{self, Error};
-    use crate::server::framing::{self, Fault, Framing, Length};
+    use crate::server::body;
+    use crate::server::framing::{self, Framing, Length};
     use crate::server::front::{Front, Message, Ready};
     use crate::server::job::Job;
     use crate::server::request::{Head, Meaning, Request, Understood};
@@ -35,10 +35,7 @@ pub(super) mod inlet {
 
     /// Takes a request of tiny_http's. Gives it if its turn has come and it is
     /// there as a whole; otherwise a thread of its own waits for the rest.
-    pub(in crate::server) fn enter(
-        front: &Arc<Front>,
-        request: tiny_http::Request,
-    ) -> Option<(Job, Meaning)> {
+    pub fn enter(front: &Arc<Front>, request: tiny_http::Request) -> Option<(Job, Meaning)> {
         let peer = request.remote_addr().copied()?;
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = in_work.get_mut(&peer) {
@@ -53,7 +50,7 @@ pub(super) mod inlet {
     }
 
     /// Begins with the next request of a peer whose last one was answered.
-    pub(super) fn next(front: &Arc<Front>, peer: SocketAddr) {
+    pub fn next(front: &Arc<Front>, peer: SocketAddr) {
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         let next = in_work.get_mut(&peer).and_then(VecDeque::pop_front);
         if next.is_none() {
@@ -98,16 +95,16 @@ pub(super) mod inlet {
     fn understand(
         front: &Front,
         request: &tiny_http::Request,
-    ) -> Result<Understood, (Head, Fault)> {
+    ) -> Result<Understood, (Head, framing::Error)> {
         let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
-            return Err((Head::unknown(), Fault::Version));
+            return Err((Head::unknown(), framing::Error::Version));
         };
         let fields = request.headers().iter();
         let fields = fields.map(|field| (field.field.as_str().as_str(), field.value.as_str()));
         let fields: Vec<(&str, &str)> = fields.take(framing::FIELDS_MAX + 1).collect();
         let (method, target) = (request.method().as_str(), request.url());
         if fields.len() > framing::FIELDS_MAX {
-            return Err((Head::unknown(), Fault::FieldsTooMany));
+            return Err((Head::unknown(), framing::Error::FieldsTooMany));
         }
         framing::Head { method, target, version, fields: &fields }.understand(&front.api)
     }
@@ -116,11 +113,11 @@ pub(super) mod inlet {
     fn read(
         front: &Front,
         request: &mut tiny_http::Request,
-        understood: Result<Understood, (Head, Fault)>,
+        understood: Result<Understood, (Head, framing::Error)>,
     ) -> Request {
         let (head, framing, admitted) = match understood {
             Ok(understood) => understood,
-            Err((head, fault)) => return Request::refused(head, fault),
+            Err((head, err)) => return Request::refused(head, err),
         };
         match admitted.and_then(|operation| Ok((operation, body(front, request, framing)?))) {
             Ok(meaning) => Request { head, meaning: Ok(meaning) },
@@ -143,10 +140,11 @@ pub(super) mod inlet {
         }
         let read = body::read_up_to(request.as_reader(), wanted, false, |_| true);
         let body = read.map_err(|err| match err {
-            Error::TooLong => Reply::from(Refusal::ValueTooLarge),
-            Error::Short | Error::Malformed(_) | Error::Broken(_) | Error::NoRoom => {
-                Reply::from(Refusal::BodyUnreadable)
-            }
+            body::Error::TooLong => Reply::from(Refusal::ValueTooLarge),
+            body::Error::Short
+            | body::Error::Malformed(_)
+            | body::Error::Broken(_)
+            | body::Error::NoRoom => Reply::from(Refusal::BodyUnreadable),
         })?;
         match framing.length {
             Length::Known(bytes) if (body.len() as u64) < bytes => Err(Refusal::BodyShort.into()),
@@ -169,7 +167,7 @@ pub(super) mod inlet {
 }
 
 /// Writing answers.
-pub(super) mod socket {
+pub mod socket {
     use super::inlet;
     use crate::server::front::Front;
     use std::io::{self, Write};
@@ -179,7 +177,7 @@ pub(super) mod socket {
     type Writer = Box<dyn Write + Send>;
 
     /// tiny_http's writer for one answer, until that was written.
-    pub(in crate::server) struct Socket {
+    pub struct Socket {
         writer: Mutex<Option<Writer>>,
         front: Arc<Front>,
         peer: SocketAddr,
@@ -192,29 +190,29 @@ pub(super) mod socket {
     }
 
     impl Socket {
-        pub(super) fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
+        pub fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
             Self { writer: Mutex::new(Some(writer)), front, peer }
         }
 
-        pub(in crate::server) fn cut(&self) {
+        pub fn cut(&self) {
             self.answered();
         }
 
-        pub(in crate::server) fn stop_sending(&self) {
+        pub fn stop_sending(&self) {
             self.answered();
         }
 
-        pub(in crate::server) fn stop_receiving(&self) {
+        pub fn stop_receiving(&self) {
             self.answered();
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere there may be some")]
-        pub(in crate::server) fn has_unread(&self) -> bool {
+        pub fn has_unread(&self) -> bool {
             false
         }
 
         /// Lets tiny_http go on.
-        pub(in crate::server) fn answered(&self) {
+        pub fn answered(&self) {
             let writer = self.lock().take();
             if writer.is_some() {
                 drop(writer);
@@ -223,7 +221,7 @@ pub(super) mod socket {
         }
 
         /// Sends all of `bytes`, which may block.
-        pub(in crate::server) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
             let mut writer = self.lock();
             let writer = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             writer.write_all(bytes)?;
@@ -237,206 +235,159 @@ pub(super) mod socket {
     }
 }
 
-/// Writing large answers.
-pub(super) mod sender {
-    use crate::server::answer::Answer;
-    use crate::server::front::{Front, Message};
+/// Writing large responses.
+pub mod sender {
+    use crate::server::front::Message;
     use crate::server::job::Job;
+    use crate::server::response::Response;
     use crossbeam_channel::{Receiver, Sender};
     use std::io;
-    use std::sync::Arc;
 
-    pub(in crate::server) struct Sending {
-        job: Job,
-        answer: Answer,
+    pub struct Transfer {
+        pub job: Job,
+        pub response: Response,
         first: Vec<u8>,
         sent: usize,
     }
 
-    pub(in crate::server) struct Senders {
-        answers: Sender<Message<Sending>>,
+    pub struct Senders {
+        queue: Sender<Message<Transfer>>,
         threads: usize,
     }
 
-    pub(in crate::server) struct Inbox(Receiver<Message<Sending>>);
+    pub struct SenderLoop(Receiver<Message<Transfer>>);
 
-    impl Sending {
-        pub(in crate::server) fn new(job: Job, answer: Answer) -> Self {
-            let first = answer.first_part();
-            Self::begun(job, answer, first, 0)
+    impl Transfer {
+        pub fn new(job: Job, response: Response) -> Self {
+            let first = response.first_part();
+            Self::begun(job, response, first, 0)
         }
 
-        pub(in crate::server) fn begun(
-            job: Job,
-            answer: Answer,
-            first: Vec<u8>,
-            sent: usize,
-        ) -> Self {
-            Self { job, answer, first, sent }
+        pub fn begun(job: Job, response: Response, first: Vec<u8>, sent: usize) -> Self {
+            Self { job, response, first, sent }
         }
 
-        fn finish(self, front: &Arc<Front>) {
+        fn write(&self) -> io::Result<()> {
             let socket = self.job.connection.socket();
-            let rest = self.first.get(self.sent..).unwrap_or_default();
-            let sent =
-                socket.send_now(rest).and_then(|_| socket.send_now(self.answer.second_part()));
-            match sent {
-                Ok(_) => front.finish(self.job, &self.answer),
-                Err(err) => front.lose(&self.job, &self.answer, &err),
-            }
+            socket.send_now(self.first.get(self.sent..).unwrap_or_default())?;
+            socket.send_now(self.response.second_part()).map(|_| ())
         }
     }
 
     impl Senders {
-        pub(in crate::server) fn new(threads: usize) -> io::Result<(Self, Vec<Inbox>)> {
-            let (answers, queue) = crossbeam_channel::unbounded();
-            let inboxes = (0..threads).map(|_| Inbox(queue.clone())).collect();
-            Ok((Self { answers, threads }, inboxes))
+        pub fn new(threads: usize) -> io::Result<(Self, Vec<SenderLoop>)> {
+            let (queue, transfers) = crossbeam_channel::unbounded();
+            let loops = (0..threads).map(|_| SenderLoop(transfers.clone())).collect();
+            Ok((Self { queue, threads }, loops))
         }
 
-        pub(in crate::server) fn under_way(&self) -> usize {
-            self.answers.len()
+        pub fn under_way(&self) -> usize {
+            self.queue.len()
         }
 
-        pub(in crate::server) fn send(&self, sending: Sending) {
+        pub fn send(&self, transfer: Transfer) {
             // The threads live as long as the server.
-            self.answers.send(Message::Work(sending)).ok();
+            self.queue.send(Message::Work(transfer)).ok();
         }
 
-        pub(in crate::server) fn stop(&self) {
+        pub fn stop(&self) {
             for _ in 0..self.threads {
-                self.answers.send(Message::Stop).ok();
+                self.queue.send(Message::Stop).ok();
             }
         }
     }
 
-    impl Inbox {
-        pub(in crate::server) fn run(self, front: &Arc<Front>) {
-            while let Ok(Message::Work(sending)) = self.0.recv() {
-                sending.finish(front);
+    impl SenderLoop {
+        pub fn run(self, finish: impl Fn(Transfer, io::Result<()>)) {
+            while let Ok(Message::Work(transfer)) = self.0.recv() {
+                let outcome = transfer.write();
+                finish(transfer, outcome);
             }
         }
     }
 }
 
 /// Accept loops, which are tiny_http's alone.
-pub(super) mod gate {
-    use super::watchdog::Handle;
+pub mod gate {
     use crate::server::front::Front;
     use std::io;
     use std::net::TcpListener;
     use std::sync::Arc;
 
-    pub(in crate::server) struct AcceptLoop {
-        pub(in crate::server) number: usize,
+    /// How many addresses can be served: tiny_http has one listening socket.
+    pub const LISTENERS_MAX: usize = 1;
+
+    pub struct AcceptLoop {
+        pub number: usize,
     }
 
     impl AcceptLoop {
-        pub(in crate::server) fn new(number: usize) -> Self {
+        pub fn new(number: usize) -> Self {
             Self { number }
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere it may not have")]
-        pub(in crate::server) fn has_begun(&self) -> bool {
+        pub fn has_begun(&self) -> bool {
             true
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere it may have")]
-        pub(in crate::server) fn is_over(&self) -> bool {
+        pub fn is_over(&self) -> bool {
             false
         }
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
-    pub(in crate::server) fn open(
+    pub fn open(
         _listener: &TcpListener,
+        _listeners: &Arc<[TcpListener]>,
         _front: &Arc<Front>,
-        _watchdog: &Handle,
         _connections_max: usize,
         _accept_loop: &Arc<AcceptLoop>,
     ) -> io::Result<()> {
         Ok(())
     }
 
-    pub(in crate::server) fn close((): ()) {}
+    pub fn close((): ()) {}
 }
 
 /// The rest of the watchdog.
-pub(super) mod watchdog {
+pub mod watchdog {
     use crate::server::accept::Acceptor;
     use crate::server::front::Front;
-    use crossbeam_channel::{Receiver, Sender};
+    use crate::server::limits::Limits;
+    use crate::server::mailbox::Command;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     /// How often the leader is looked at, and those who were answered.
     const PACE: Duration = Duration::from_millis(20);
 
-    #[derive(Clone, Copy, Debug)]
-    #[allow(dead_code, reason = "none can be kept here")]
-    pub(in crate::server) struct Limits {
-        pub(in crate::server) idle_timeout: Duration,
-        pub(in crate::server) request_timeout: Duration,
-        pub(in crate::server) connections_max: usize,
-    }
-
-    #[derive(Clone)]
-    pub(in crate::server) struct Handle(Sender<Order>, Receiver<Order>);
-
-    enum Order {
-        Drain(Sender<()>),
-        Stop,
-    }
-
-    impl Handle {
-        pub(in crate::server) fn new() -> Self {
-            let (orders, queue) = crossbeam_channel::unbounded();
-            Self(orders, queue)
-        }
-
-        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
-        pub(in crate::server) fn notice(&self) {}
-
-        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
-        pub(in crate::server) fn crowded(&self) {}
-
-        pub(in crate::server) fn drain(&self) -> Receiver<()> {
-            let (done, drained) = crossbeam_channel::bounded(1);
-            self.0.send(Order::Drain(done)).ok();
-            drained
-        }
-
-        pub(in crate::server) fn stop(&self) {
-            self.0.send(Order::Stop).ok();
-        }
-    }
-
-    pub(in crate::server) struct Watchdog {
+    pub struct Watchdog {
         front: Arc<Front>,
-        orders: Receiver<Order>,
         acceptor: Acceptor,
     }
 
     impl Watchdog {
-        pub(in crate::server) fn new(
-            _limits: Limits,
-            front: Arc<Front>,
-            handle: &Handle,
-            acceptor: Acceptor,
-        ) -> Self {
-            Self { front, orders: handle.1.clone(), acceptor }
+        pub fn new(_limits: Limits, front: Arc<Front>, acceptor: Acceptor) -> Self {
+            Self { front, acceptor }
         }
 
-        pub(in crate::server) fn run(self) {
+        pub fn run(self) {
             let mut waiting = None;
             loop {
-                match self.orders.recv_timeout(PACE) {
-                    Ok(Order::Drain(done)) => {
-                        self.acceptor.close();
-                        waiting = Some(done);
+                for command in self.front.watchdog.take_until(Instant::now() + PACE, false) {
+                    match command {
+                        Command::Drain(done) => {
+                            self.acceptor.close();
+                            waiting = Some(done);
+                        }
+                        Command::Stop => return self.acceptor.retire_all(),
+                        Command::WatchLeader
+                        | Command::Inspect
+                        | Command::Crowded
+                        | Command::Complain(_) => {}
                     }
-                    Ok(Order::Stop) => return self.acceptor.retire_all(),
-                    Err(_) => {}
                 }
                 self.acceptor.displace_stuck(Instant::now());
                 let connections = &self.front.connections;

@@ -33,7 +33,7 @@ impl Fixture {
     /// The configuration of a test's server: a port of its own.
     pub fn config() -> Config {
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        Config { addr, workers: 4, ..Config::default() }
+        Config { addrs: vec![addr], workers: 4, ..Config::default() }
     }
 
     /// A server with a configuration of its own.
@@ -41,7 +41,7 @@ impl Fixture {
         let api = Api::new(storage, value_bytes_max).with_hosts(Hosts::local([]));
         let server = Server::start(config, api);
         let server = server.expect("a server starts on a port of the system's choice");
-        let addr = server.local_addr();
+        let addr = server.local_addrs()[0];
         Self { server: Some(server), addr }
     }
 

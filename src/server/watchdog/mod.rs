@@ -14,19 +14,20 @@
 mod verdict;
 
 use super::accept::Acceptor;
-use super::answer::{Answer, Persistence};
 use super::connections::{Connection, Stage};
 use super::front::Front;
+use super::limits::Limits;
+use super::mailbox::Command;
+use super::response::{Persistence, Response};
 use crate::api::Refusal;
-use crate::schedule;
-use crossbeam_channel::{Receiver, Sender};
+use crate::platform::scheduling;
+use crossbeam_channel::Sender;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verdict::{Meter, Verdict, Watch};
 
@@ -68,123 +69,17 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// How often a complaint about the same thing is logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The deadlines and limits that the watchdog keeps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// How long a connection may be silent between requests, and an upload
-    /// without a length between two bytes.
-    pub(super) idle_timeout: Duration,
-    /// How long a head or a small body may take, and how long a large
-    /// transfer may take to move a kibibyte.
-    pub(super) request_timeout: Duration,
-    /// How many connections there may be.
-    pub(super) connections_max: usize,
-}
-
-/// How the other threads reach the watchdog. Nothing here blocks.
-#[derive(Clone)]
-pub(super) struct Handle(Arc<Mailbox>);
-
-/// What a channel would be, but that whoever waits for it sleeps at once: the
-/// watchdog wakes up too often to spin before.
-#[derive(Default)]
-struct Mailbox {
-    // Threads of the server's own put orders here, a few each.
-    orders: Mutex<Vec<Order>>,
-    ordered: Condvar,
-    /// Whether the watchdog sleeps for long.
-    is_quiet: AtomicBool,
-}
-
-enum Order {
-    /// The leader is at work.
-    Notice,
-    /// There are too many connections.
-    Look,
-    /// There are too many large answers on their way.
-    Crowded,
-    /// Log this, unless its like was logged a short while ago.
-    Complain(String),
-    /// Empty the server, say so, and go on until told to stop.
-    Drain(Sender<()>),
-    Stop,
-}
-
-impl Handle {
-    /// A handle to the watchdog that is made with it.
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
-    }
-
-    /// Has the watchdog look at the leader more often.
-    pub(super) fn notice(&self) {
-        let is_quiet = &self.0.is_quiet;
-        if is_quiet.load(Ordering::Relaxed) && is_quiet.swap(false, Ordering::Relaxed) {
-            self.order(Order::Notice);
-        }
-    }
-
-    /// Has the watchdog look at all connections now.
-    pub(super) fn look(&self) {
-        self.order(Order::Look);
-    }
-
-    /// Has the slowest of those who take a large answer make room for others.
-    pub(super) fn crowded(&self) {
-        self.order(Order::Crowded);
-    }
-
-    /// Has a warning logged.
-    pub(super) fn complain(&self, text: String) {
-        self.order(Order::Complain(text));
-    }
-
-    /// Has every connection end once its request is answered; the receiver
-    /// hears when none is left.
-    pub(super) fn drain(&self) -> Receiver<()> {
-        let (done, drained) = crossbeam_channel::bounded(1);
-        self.order(Order::Drain(done));
-        drained
-    }
-
-    /// Ends the watchdog's thread.
-    pub(super) fn stop(&self) {
-        self.order(Order::Stop);
-    }
-
-    fn order(&self, order: Order) {
-        self.0.lock().push(order);
-        self.0.ordered.notify_one();
-    }
-}
-
-impl Mailbox {
-    /// Waits for orders until a moment, and takes those that are there.
-    fn take_until(&self, until: Instant) -> Vec<Order> {
-        let orders = self.lock();
-        let time = until.saturating_duration_since(Instant::now());
-        let waited = self.ordered.wait_timeout_while(orders, time, |orders| orders.is_empty());
-        mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Order>> {
-        // Every change is one call.
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The watchdog's own side.
+/// The watchdog, which runs on a thread of its own.
 pub(super) struct Watchdog {
     limits: Limits,
     front: Arc<Front>,
-    mailbox: Arc<Mailbox>,
     acceptor: Acceptor,
     watches: HashMap<u64, Watch>,
     draining: Option<Draining>,
     /// A large answer was refused since the last look.
     is_crowded: bool,
     busy_until: Instant,
-    next_look: Instant,
+    next_inspection: Instant,
     /// When an accept loop may be replaced, and how long after the last time.
     next_replacement: Instant,
     replacement_pause: Duration,
@@ -198,23 +93,17 @@ struct Draining {
 
 impl Watchdog {
     /// A watchdog over the connections that `acceptor` accepts.
-    pub(super) fn new(
-        limits: Limits,
-        front: Arc<Front>,
-        handle: &Handle,
-        acceptor: Acceptor,
-    ) -> Self {
+    pub(super) fn new(limits: Limits, front: Arc<Front>, acceptor: Acceptor) -> Self {
         let now = Instant::now();
         Self {
             limits,
             front,
-            mailbox: Arc::clone(&handle.0),
             acceptor,
             watches: HashMap::new(),
             draining: None,
             is_crowded: false,
             busy_until: now,
-            next_look: now,
+            next_inspection: now,
             next_replacement: now,
             replacement_pause: PACE_QUIET,
             complained_at: HashMap::new(),
@@ -223,7 +112,7 @@ impl Watchdog {
 
     /// Watches until told to stop.
     pub(super) fn run(mut self) {
-        schedule::ask_for_slices(schedule::SLICE_SHORT);
+        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         loop {
             // Without its watchdog the server would be lost. Every step below
             // leaves the rest of its work to the next round.
@@ -240,10 +129,10 @@ impl Watchdog {
         if self.acceptor.displace_stuck(now) {
             self.busy_until = now + BUSY_FOR;
         }
-        if now >= self.next_look {
-            self.next_look = now + if self.draining.is_some() { PACE } else { PACE_QUIET };
+        if now >= self.next_inspection {
+            self.next_inspection = now + if self.draining.is_some() { PACE } else { PACE_QUIET };
             let connections = self.front.connections.all();
-            self.look_at(&connections, now);
+            self.inspect(&connections, now);
             self.keep_cap(&connections, now);
             if mem::take(&mut self.is_crowded) {
                 self.cut_slowest(&connections, now);
@@ -259,20 +148,18 @@ impl Watchdog {
     fn rest(&mut self) -> ControlFlow<()> {
         let now = Instant::now();
         let pace = if now < self.busy_until || self.draining.is_some() { PACE } else { PACE_QUIET };
-        self.mailbox.is_quiet.store(pace > PACE, Ordering::Relaxed);
-        let orders = self.mailbox.take_until((now + pace).min(self.next_look.max(now)));
-        self.mailbox.is_quiet.store(false, Ordering::Relaxed);
-        for order in orders {
-            match order {
-                Order::Stop => return ControlFlow::Break(()),
-                Order::Notice => self.busy_until = Instant::now() + BUSY_FOR,
-                Order::Look => self.next_look = Instant::now(),
-                Order::Crowded => self.is_crowded = true,
-                Order::Complain(text) => self.complain("accept", &text),
-                Order::Drain(done) => {
+        let until = (now + pace).min(self.next_inspection.max(now));
+        for command in self.front.watchdog.take_until(until, pace > PACE) {
+            match command {
+                Command::Stop => return ControlFlow::Break(()),
+                Command::WatchLeader => self.busy_until = Instant::now() + BUSY_FOR,
+                Command::Inspect => self.next_inspection = Instant::now(),
+                Command::Crowded => self.is_crowded = true,
+                Command::Complain(text) => self.complain("accept", &text),
+                Command::Drain(done) => {
                     self.acceptor.close();
                     self.draining = Some(Draining { done, since: Instant::now() });
-                    self.next_look = Instant::now();
+                    self.next_inspection = Instant::now();
                 }
             }
         }
@@ -280,7 +167,7 @@ impl Watchdog {
     }
 
     /// Looks at every connection and does what its state asks for.
-    fn look_at(&mut self, connections: &[Arc<Connection>], now: Instant) {
+    fn inspect(&mut self, connections: &[Arc<Connection>], now: Instant) {
         let living: HashSet<u64> = connections.iter().map(|connection| connection.id()).collect();
         self.watches.retain(|id, _| living.contains(id));
         let draining = self.draining.as_ref().map(|draining| draining.since);
@@ -288,7 +175,7 @@ impl Watchdog {
             let activity = connection.activity();
             let watch = self.watches.entry(connection.id());
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
-            match watch.look(activity, now, &self.limits, &**connection) {
+            match watch.inspect(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
                 Verdict::Idle => self.front.connections.dismiss(connection),
                 Verdict::Late if connection.close_with(&last_words(Refusal::RequestTimeout)) => {}
@@ -438,5 +325,6 @@ impl Meter for Connection {
 
 /// An answer that closes its connection.
 fn last_words(refusal: Refusal) -> Vec<u8> {
-    Answer { reply: refusal.into(), head_only: false, persistence: Persistence::Close }.first_part()
+    Response { reply: refusal.into(), head_only: false, persistence: Persistence::Close }
+        .first_part()
 }

@@ -22,8 +22,8 @@ use super::room::Room;
 use super::runway::Runway;
 use super::status::Status;
 use super::tidying::{self, Occasion, Tidying};
-use crate::schedule;
-use crate::storage::{Done, Error, KEY_BYTES_MAX, Key, Outage, Time, Updated};
+use crate::platform::scheduling;
+use crate::storage::{Done, Effect, Error, KEY_BYTES_MAX, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
@@ -143,7 +143,7 @@ impl Committer {
     /// Commits until it is closed; then writes what is not written yet.
     pub(super) fn run(mut self) -> Result<(), Error> {
         // All writers wait for each of its waits.
-        schedule::ask_for_slices(schedule::SLICE_SHORT);
+        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         let mut next = None;
         loop {
             self.reopen_if_due();
@@ -161,7 +161,7 @@ impl Committer {
                 }
                 Ok(Message::Clear(done)) => {
                     let outcome = self.guarded(Self::clear);
-                    tell([(done, Updated::default())], &outcome);
+                    tell([(done, Effect::Done)], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => self.look(),
@@ -373,7 +373,7 @@ impl Committer {
         let keyspaces = self.generation.keyspaces();
         let decided = match batch.decide(keyspaces, &self.pins, &key, action) {
             Ok(decided) => decided,
-            Err(err) => return tell([(done, Updated::default())], &Err(err)),
+            Err(err) => return tell([(done, Effect::Done)], &Err(err)),
         };
         if let Decided::Write(Some(record), _) = &decided
             && self.failed.is_none()
@@ -387,7 +387,7 @@ impl Committer {
             let before = self.note_room(fits);
             if !fits {
                 let refusal = before.map_or(Error::Full, Error::Unavailable);
-                return tell([(done, Updated::default())], &Err(refusal));
+                return tell([(done, Effect::Done)], &Err(refusal));
             }
         }
         batch.add(key, decided, done);
@@ -487,7 +487,7 @@ impl Committer {
         // One at a time: this one waits for the one before it.
         let before = self.remover.take();
         let remove = move || {
-            schedule::let_others_finish();
+            scheduling::batch_priority();
             // A panic there was logged.
             before.map(JoinHandle::join);
             if let Err(err) = old.remove(&database) {
@@ -743,9 +743,9 @@ impl Committer {
 
 /// Tells writers how it went. What one of them does about it is none of the
 /// committer's business, a panic neither.
-fn tell(waiting: impl IntoIterator<Item = (Done, Updated)>, outcome: &Result<(), Error>) {
-    for (done, updated) in waiting {
-        let outcome = outcome.clone().map(|()| updated);
+fn tell(waiting: impl IntoIterator<Item = (Done, Effect)>, outcome: &Result<(), Error>) {
+    for (done, effect) in waiting {
+        let outcome = outcome.clone().map(|()| effect);
         panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
     }
 }

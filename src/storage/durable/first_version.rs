@@ -6,8 +6,7 @@
 //! batch says nothing of the one before it.
 
 use super::*;
-use crate::storage::Decision;
-use crate::storage::Time;
+use crate::storage::{Blocking as _, Decision, Time};
 use fjall::{KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use std::fs;
 use std::time::Duration;

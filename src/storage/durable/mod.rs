@@ -33,9 +33,10 @@ mod status;
 mod tidying;
 mod verify;
 
-use super::record::{self, NotUnderstood};
-use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write};
-use crate::descriptors;
+use super::pool::Pool;
+use super::record;
+use super::{Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage, Time};
+use crate::platform::descriptors;
 use batch::Action;
 use bytes::Bytes;
 use committer::{Committer, Message};
@@ -83,10 +84,17 @@ const JOURNALS_BYTES_MAX: u64 = 192 << 20;
 /// as the same is said.
 const LOOKS_MAX: u32 = 8;
 
+/// How many threads read what is not in memory, for each processor.
+const READERS_EACH: usize = 2;
+
+/// A larger value takes longer to check than others may wait.
+const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
-    current: Arc<RwLock<Arc<Keyspaces>>>,
-    pins: Arc<Pins>,
+    reader: Reader,
+    /// For reads that may wait for the disk.
+    readers: Pool,
     status: Arc<Status>,
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
@@ -128,7 +136,9 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        Ok(Self { current, pins, status, writes, committer, _data: data, _directory: directory })
+        let reader = Reader { current, pins };
+        let readers = start_readers(&reader)?;
+        Ok(Self { reader, readers, status, writes, committer, _data: data, _directory: directory })
     }
 
     /// How many descriptors a store may have open at most: fewer where the
@@ -138,6 +148,25 @@ impl Durable {
         files_max(limit) + (limit / DESCRIPTORS_BESIDE_SHARE).min(DESCRIPTORS_BESIDE)
     }
 
+    /// Hands a message to the committer.
+    fn tell(&self, message: Message) {
+        let closed = Err(Error::Unavailable(Outage::Closed));
+        match self.writes.send(message) {
+            Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
+            Ok(()) | Err(SendError(Message::Close)) => {}
+        }
+    }
+}
+
+/// The two ways to read: in memory, and wherever the entry is.
+#[derive(Clone)]
+struct Reader {
+    /// The keyspaces that are in use.
+    current: Arc<RwLock<Arc<Keyspaces>>>,
+    pins: Arc<Pins>,
+}
+
+impl Reader {
     /// The keyspaces that are in use.
     fn keyspaces(&self) -> Arc<Keyspaces> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
@@ -157,23 +186,42 @@ impl Durable {
         Ok(found)
     }
 
-    /// Tells the committer something; the `done` in it hears of it.
-    fn tell(&self, message: Message) {
-        let closed = Err(Error::Unavailable(Outage::Closed));
-        match self.writes.send(message) {
-            Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
-            Ok(()) | Err(SendError(Message::Close)) => {}
+    /// The entry under `key`. Blocks as long as the disk does.
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
+        loop {
+            let keyspaces = self.keyspaces();
+            let found = self.entry(&keyspaces, key);
+            // A file may be gone if the database was opened anew meanwhile.
+            if found.is_ok() || Arc::ptr_eq(&keyspaces, &self.keyspaces()) {
+                return found;
+            }
         }
     }
 
-    /// The same, and waits until it is done.
-    fn tell_and_wait(&self, message: impl FnOnce(Done) -> Message) -> Result<Updated, Error> {
-        let (tell, outcome) = crossbeam_channel::bounded(1);
-        // It is waited for below.
-        self.tell(message(Box::new(move |done| tell.send(done).unwrap_or_default())));
-        // Whoever ends without telling has closed the store.
-        outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
+    /// The entry under `key` if a look in the active memtable shows it: written
+    /// last, small, without an expiry, for that needs another look. Never blocks.
+    fn get_in_memory(&self, key: &Key) -> Option<Entry> {
+        let memtable = self.keyspaces().keys.tree.active_memtable();
+        let found = memtable.get(key.as_str().as_bytes(), u64::MAX)?;
+        if found.is_tombstone() || found.value.len() > READ_AT_ONCE_BYTES_MAX {
+            return None;
+        }
+        record::decode(found.value.into()).ok().filter(|entry| entry.expiry().is_none())
     }
+}
+
+/// Starts the threads that read from the disk.
+fn start_readers(reader: &Reader) -> Result<Pool, OpenError> {
+    let reader = reader.clone();
+    let perform = move |op| match op {
+        Op::Get(key) => reader.get(&key).map(Effect::Found),
+        Op::Set(..) | Op::Delete(_) | Op::Update(..) | Op::Clear => {
+            unreachable!("writes are the committer's")
+        }
+    };
+    let threads = READERS_EACH * thread::available_parallelism().map_or(1, usize::from);
+    Pool::start("reader", threads, perform)
+        .map_err(|err| OpenError::io("no thread can be started", err))
 }
 
 /// Makes the database of a new store in the folder `data`.
@@ -233,16 +281,6 @@ fn unlistable(err: io::Error) -> OpenError {
     OpenError::io("its inventory cannot be written", err)
 }
 
-/// A write as the committer is told of it.
-fn message(write: Write, done: Done) -> Message {
-    let (key, action) = match write {
-        Write::Set(key, entry) => (key, Action::set(entry)),
-        Write::Delete(key) => (key, Action::Put(None)),
-        Write::Update(key, change) => (key, Action::Decide(change)),
-    };
-    Message::Write(key, action, done, Instant::now())
-}
-
 fn database_error(err: fjall::Error) -> OpenError {
     OpenError::Database(Box::new(err))
 }
@@ -280,54 +318,23 @@ fn open_by(builder: DatabaseBuilder<Database>) -> Result<Database, OpenError> {
 }
 
 impl Storage for Durable {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        loop {
-            let keyspaces = self.keyspaces();
-            let found = self.entry(&keyspaces, key);
-            // A file may be gone if the database was opened anew meanwhile.
-            if found.is_ok() || Arc::ptr_eq(&keyspaces, &self.keyspaces()) {
-                return found;
-            }
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        let Op::Get(key) = &op else { return Err(op) };
+        match self.reader.get_in_memory(key) {
+            Some(entry) => Ok(Ok(Effect::Found(Some(entry)))),
+            None => Err(op),
         }
     }
 
-    /// What was written last is in the active memtable. What may expire needs
-    /// another look, so it is not shown.
-    fn peek(&self, key: &Key) -> Option<Entry> {
-        let memtable = self.keyspaces().keys.tree.active_memtable();
-        let found = memtable.get(key.as_str().as_bytes(), u64::MAX)?;
-        if found.is_tombstone() {
-            return None;
-        }
-        record::decode(found.value.into()).ok().filter(|entry| entry.expiry().is_none())
-    }
-
-    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        self.perform(Write::Set(key, entry)).map(drop)
-    }
-
-    fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.perform(Write::Delete(key.clone())).map(drop)
-    }
-
-    fn clear(&self) -> Result<(), Error> {
-        self.tell_and_wait(Message::Clear).map(drop)
-    }
-
-    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-        self.perform(Write::Update(key, change))
-    }
-
-    fn perform(&self, write: Write) -> Result<Updated, Error> {
-        self.tell_and_wait(|done| message(write, done))
-    }
-
-    fn begin(&self, write: Write, done: Done) {
-        self.tell(message(write, done));
-    }
-
-    fn waits(&self) -> bool {
-        true
+    fn submit(&self, op: Op, done: Done) {
+        let (key, action) = match op {
+            Op::Get(_) => return self.readers.submit(op, done),
+            Op::Clear => return self.tell(Message::Clear(done)),
+            Op::Set(key, entry) => (key, Action::set(entry)),
+            Op::Delete(key) => (key, Action::Put(None)),
+            Op::Update(key, change) => (key, Action::Decide(change)),
+        };
+        self.tell(Message::Write(key, action, done, Instant::now()));
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -375,7 +382,7 @@ fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
         // Another has taken its place meanwhile, and the next look finds that.
         tries = if missed == Some(expiry) { tries + 1 } else { 1 };
         if tries == LOOKS_MAX {
-            return Err(self::unreadable(key, NotUnderstood::Missing));
+            return Err(self::unreadable(key, record::Error::Missing));
         }
         missed = Some(expiry);
     }

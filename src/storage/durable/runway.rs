@@ -10,7 +10,7 @@
 //! tells of holes. Without them all goes on as well, and takes longer.
 
 use super::journal::journals;
-use crate::descriptors;
+use crate::platform::descriptors;
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
 use rustix::io::Errno;
 use std::fs::{self, File, Metadata};

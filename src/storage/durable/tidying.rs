@@ -18,7 +18,7 @@ use super::generation::{
 };
 use super::leftovers::NewFiles;
 use super::room::Room;
-use crate::schedule;
+use crate::platform::scheduling;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
@@ -232,7 +232,7 @@ impl Tidying {
             return;
         }
         let work = move || {
-            schedule::let_others_finish();
+            scheduling::batch_priority();
             if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) }
         };
         match thread::Builder::new().name("tidier".to_owned()).spawn(work) {

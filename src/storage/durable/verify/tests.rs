@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::storage::durable::Durable;
-use crate::storage::{Entry, Key, Storage as _, Time};
+use crate::storage::{Blocking as _, Entry, Key, Time};
 use fjall::AbstractTree as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Sample {
             held.insert(text, value);
         };
         let flush = || {
-            for keyspace in store.keyspaces().each() {
+            for keyspace in store.reader.keyspaces().each() {
                 keyspace.rotate_memtable_and_wait().expect("the engine flushes");
             }
         };
@@ -84,7 +84,7 @@ impl Sample {
             put("large and overwritten".to_owned(), 5100 + round, false);
             flush();
             if round == 0 {
-                for keyspace in store.keyspaces().each() {
+                for keyspace in store.reader.keyspaces().each() {
                     keyspace.tree.major_compact(1 << 20, 0).expect("the engine merges");
                 }
             }
@@ -153,7 +153,7 @@ impl Sample {
         self.is_right(&store, what);
         store.set(key("new"), Entry::new("new".into())).expect("the engine writes");
         // What is believed of the files shows when they are merged.
-        for keyspace in store.keyspaces().each() {
+        for keyspace in store.reader.keyspaces().each() {
             let merge = || keyspace.tree.major_compact(1 << 20, 0);
             panic::catch_unwind(AssertUnwindSafe(merge)).map(Result::ok).ok();
         }

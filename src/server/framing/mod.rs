@@ -2,11 +2,11 @@
 //! it (RFC 9112, 6.3 and 11.2).
 //!
 //! Whoever guesses where a head is ambiguous executes what follows a wrong
-//! guess as the next request. So a head that leaves any doubt is a [`Fault`]:
+//! guess as the next request. So a head that leaves any doubt is a [`Error`]:
 //! one answer, and nothing more is taken from that connection. Nothing here
 //! touches a socket.
 
-use super::answer::Persistence;
+use super::response::Persistence;
 use crate::api::Reply;
 use crate::api::grammar::is_token;
 
@@ -63,7 +63,7 @@ pub(super) struct Framing {
 
 /// Why a head cannot be trusted to say where its request ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum Error {
     LineFeed,
     RequestLine,
     Version,
@@ -88,7 +88,7 @@ pub(super) enum Fault {
     CodingInOldVersion,
 }
 
-impl Fault {
+impl Error {
     /// The status code and the text, without its newline.
     fn status_and_text(self) -> (u16, &'static str) {
         match self {
@@ -118,16 +118,16 @@ impl Fault {
     }
 }
 
-impl From<Fault> for Reply {
-    fn from(fault: Fault) -> Self {
-        let (status, text) = fault.status_and_text();
+impl From<Error> for Reply {
+    fn from(err: Error) -> Self {
+        let (status, text) = err.status_and_text();
         Self::error(status, text)
     }
 }
 
 impl Head<'_> {
     /// Checks the head and says where the request ends.
-    pub(super) fn check(self) -> Result<Framing, Fault> {
+    pub(super) fn check(self) -> Result<Framing, Error> {
         let old = self.version == 0;
         check_line(self.method, self.target)?;
 
@@ -148,15 +148,15 @@ impl Head<'_> {
     }
 }
 
-fn check_line(method: &str, target: &str) -> Result<(), Fault> {
+fn check_line(method: &str, target: &str) -> Result<(), Error> {
     if !is_token(method.as_bytes()) {
-        return Err(Fault::Method);
+        return Err(Error::Method);
     }
     if target.len() > TARGET_BYTES_MAX {
-        return Err(Fault::TargetTooLong);
+        return Err(Error::TargetTooLong);
     }
     if target.is_empty() || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Fault::TargetBytes);
+        return Err(Error::TargetBytes);
     }
     Ok(())
 }
@@ -173,24 +173,24 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn note(&mut self, name: &'a str, value: &'a str) -> Result<(), Fault> {
+    fn note(&mut self, name: &'a str, value: &'a str) -> Result<(), Error> {
         if !is_token(name.as_bytes()) {
-            return Err(Fault::FieldName);
+            return Err(Error::FieldName);
         }
         // Bytes beyond ASCII are allowed, whatever they mean (RFC 9110, 5.5).
         if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
-            return Err(Fault::FieldValue);
+            return Err(Error::FieldValue);
         }
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("Host") {
-            refuse_second(self.host.replace(value), Fault::HostCount)?;
+            refuse_second(self.host.replace(value), Error::HostCount)?;
         } else if is("Content-Length") {
-            refuse_second(self.length.replace(value), Fault::LengthRepeated)?;
+            refuse_second(self.length.replace(value), Error::LengthRepeated)?;
         } else if is("Transfer-Encoding") {
-            refuse_second(self.coding.replace(value), Fault::CodingRepeated)?;
+            refuse_second(self.coding.replace(value), Error::CodingRepeated)?;
         } else if is("Expect") {
             if !value.eq_ignore_ascii_case("100-continue") {
-                return Err(Fault::Expectation);
+                return Err(Error::Expectation);
             }
             self.expects_continue = true;
         } else if is("Connection") {
@@ -204,43 +204,43 @@ impl<'a> Seen<'a> {
 
     /// `Host = uri-host [ ":" port ]` (RFC 9110, 7.2), or empty; HTTP/1.1 has
     /// exactly one (RFC 9112, 3.2).
-    fn check_host(&self, old: bool) -> Result<(), Fault> {
+    fn check_host(&self, old: bool) -> Result<(), Error> {
         let is_of_host = |byte: u8| byte.is_ascii_graphic() && !b"/\\?#@,\"<>^`{|}".contains(&byte);
         match self.host {
             None if old => Ok(()),
-            None => Err(Fault::HostCount),
+            None => Err(Error::HostCount),
             Some(host) if host.bytes().all(is_of_host) => Ok(()),
-            Some(_) => Err(Fault::HostInvalid),
+            Some(_) => Err(Error::HostInvalid),
         }
     }
 
-    fn length(&self, old: bool) -> Result<Length, Fault> {
+    fn length(&self, old: bool) -> Result<Length, Error> {
         match (self.length, self.coding) {
-            (Some(_), Some(_)) => Err(Fault::LengthAndCoding),
+            (Some(_), Some(_)) => Err(Error::LengthAndCoding),
             (None, None) => Ok(Length::Known(0)),
             (Some(digits), None) => parse_length(digits).map(Length::Known),
-            (None, Some(_)) if old => Err(Fault::CodingInOldVersion),
+            (None, Some(_)) if old => Err(Error::CodingInOldVersion),
             (None, Some(coding)) if coding.eq_ignore_ascii_case("chunked") => Ok(Length::Chunked),
             (None, Some(codings)) => {
                 let mut earlier = codings.split(',').map(str::trim);
                 let _last = earlier.next_back();
                 let is_early = earlier.any(|coding| coding.eq_ignore_ascii_case("chunked"));
-                Err(if is_early { Fault::CodingOrder } else { Fault::CodingUnknown })
+                Err(if is_early { Error::CodingOrder } else { Error::CodingUnknown })
             }
         }
     }
 }
 
-fn refuse_second(earlier: Option<&str>, fault: Fault) -> Result<(), Fault> {
-    if earlier.is_some() { Err(fault) } else { Ok(()) }
+fn refuse_second(earlier: Option<&str>, err: Error) -> Result<(), Error> {
+    if earlier.is_some() { Err(err) } else { Ok(()) }
 }
 
 /// `Content-Length = 1*DIGIT` (RFC 9110, 8.6): no sign, no list, no spaces.
-fn parse_length(digits: &str) -> Result<u64, Fault> {
+fn parse_length(digits: &str) -> Result<u64, Error> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Fault::LengthInvalid);
+        return Err(Error::LengthInvalid);
     }
-    digits.parse().map_err(|_overflow| Fault::LengthTooLarge)
+    digits.parse().map_err(|_overflow| Error::LengthTooLarge)
 }
 
 #[cfg(test)]

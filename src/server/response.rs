@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::StatusCode;
 
 /// An answer up to this size is built in one buffer and sent by one write.
-pub(super) const SMALL_ANSWER_BYTES_MAX: usize = 64 * 1024;
+pub(super) const SMALL_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// The most bytes of a head of ours.
 const HEAD_BYTES_USUAL: usize = 512;
@@ -26,17 +26,17 @@ pub(super) enum Persistence {
 }
 
 /// A reply with all that its wire form depends on.
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) reply: Reply,
     /// The request was HEAD: the length is told, the body is not sent.
     pub(super) head_only: bool,
     pub(super) persistence: Persistence,
 }
 
-impl Answer {
+impl Response {
     /// Whether it fits one write.
     pub(super) fn is_small(&self) -> bool {
-        self.body().len() <= SMALL_ANSWER_BYTES_MAX
+        self.body().len() <= SMALL_RESPONSE_BYTES_MAX
     }
 
     /// How many bytes of body are sent.
@@ -47,7 +47,7 @@ impl Answer {
     /// The head, and as much of the body as belongs into the same write.
     pub(super) fn first_part(&self) -> Vec<u8> {
         let body = self.body();
-        let first = body.get(..SMALL_ANSWER_BYTES_MAX).unwrap_or(body);
+        let first = body.get(..SMALL_RESPONSE_BYTES_MAX).unwrap_or(body);
         let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL + first.len());
         self.write_head(&mut bytes);
         bytes.extend_from_slice(first);
@@ -56,7 +56,7 @@ impl Answer {
 
     /// The rest of the body.
     pub(super) fn second_part(&self) -> &[u8] {
-        self.body().get(SMALL_ANSWER_BYTES_MAX..).unwrap_or_default()
+        self.body().get(SMALL_RESPONSE_BYTES_MAX..).unwrap_or_default()
     }
 
     fn body(&self) -> &[u8] {

@@ -1,4 +1,4 @@
-//! What threads of the program ask of the kernel.
+//! A thread's slice (EEVDF) and its policy, on Linux.
 
 #![cfg_attr(
     all(target_os = "linux", not(portable)),
@@ -7,31 +7,29 @@
 
 use std::time::Duration;
 
-/// What the thread that leads is given of a processor at a time. It is shorter
-/// than what others have, so it is not kept waiting by them.
-pub(crate) const SLICE: Duration = Duration::from_micros(500);
+/// The leader's slice: shorter than the usual one, so the leader goes first.
+pub const SLICE: Duration = Duration::from_micros(500);
 
-/// The same for a thread whose wake-up is urgent.
-pub(crate) const SLICE_SHORT: Duration = Duration::from_micros(100);
+/// The slice of a thread whose wake-up is urgent.
+pub const SLICE_SHORT: Duration = Duration::from_micros(100);
 
-/// Asks for the calling thread, and for those that it starts, to run soon
-/// after they wake up, for a short time: a short slice goes before the long
-/// ones of threads that compute.
+/// Gives the calling thread, and those that it starts, a short slice: they run
+/// soon after they wake up, before threads with longer slices.
 ///
-/// Linux 6.12 and later heed it, older ones give an equal share as before.
-pub(crate) fn ask_for_slices(slice: Duration) {
+/// Linux 6.12 and later heed it; older ones give an equal share as before.
+pub fn prefer_wakeup(slice: Duration) {
     #[cfg(all(target_os = "linux", not(portable)))]
     linux::set_attributes(libc::SCHED_OTHER, slice);
     #[cfg(any(portable, not(target_os = "linux")))]
     let _ = slice;
 }
 
-/// Has the calling thread, and those that it starts, wait after a wake-up
-/// until the thread that runs has finished or has used up its time.
+/// Keeps the calling thread, and those that it starts, from preempting others
+/// at a wake-up (`SCHED_BATCH`).
 ///
-/// A thread that reads a request or writes an answer runs for microseconds.
-/// To break off another one for each costs two switches and gains nothing.
-pub(crate) fn let_others_finish() {
+/// A thread that reads a request or writes a response runs for microseconds.
+/// To preempt another one for each costs two switches and gains nothing.
+pub fn batch_priority() {
     #[cfg(all(target_os = "linux", not(portable)))]
     linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
 }
@@ -55,7 +53,7 @@ mod linux {
 
     /// Sets the calling thread's policy and slice; `ZERO` stands for the usual
     /// slice. Where the kernel refuses, all stays as it was.
-    pub(crate) fn set_attributes(policy: libc::c_int, slice: Duration) {
+    pub fn set_attributes(policy: libc::c_int, slice: Duration) {
         let attributes = Attributes {
             size: u32::try_from(size_of::<Attributes>()).unwrap_or(0),
             policy: policy.unsigned_abs(),

@@ -1,22 +1,25 @@
-//! Counts of answered requests, by method and status, for the log.
+//! Counters of responses, by method and status: ground floor, which knows
+//! nothing of the server that counts.
 
-use super::request::METHODS;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Every other method.
+/// The methods that are counted by name.
+pub const METHODS: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"];
+
+/// All other methods.
 const OTHERS: &str = "other methods";
 
-/// How many methods are counted apart.
+/// The counters of methods: those by name, and one for all others.
 const COUNTED: usize = METHODS.len() + 1;
 
 /// Status codes from 100 to 599.
 const STATUS_MIN: u16 = 100;
 const STATUSES: usize = 500;
 
-/// How many requests were answered, with which status and how fast.
-pub(super) struct Tally {
+/// Responses and their latencies, by method and status.
+pub struct Metrics {
     methods: [Method; COUNTED],
 }
 
@@ -33,13 +36,13 @@ impl Default for Method {
     }
 }
 
-impl Tally {
-    pub(super) fn new() -> Self {
+impl Metrics {
+    pub fn new() -> Self {
         Self { methods: std::array::from_fn(|_| Method::default()) }
     }
 
-    /// Counts one answer, `latency` after its request came.
-    pub(super) fn count(&self, method: &str, status: u16, latency: Duration) {
+    /// Counts one response, `latency` after its request came.
+    pub fn count(&self, method: &str, status: u16, latency: Duration) {
         let named = METHODS.iter().position(|name| *name == method);
         let Some(counts) = self.methods.get(named.unwrap_or(METHODS.len())) else { return };
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
@@ -52,7 +55,7 @@ impl Tally {
     }
 
     /// One line for each method that had a request.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let methods = METHODS.iter().chain([&OTHERS]).zip(&self.methods);
         methods.filter_map(|(name, counts)| counts.line(name)).collect()
     }
@@ -82,14 +85,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_counted_by_method_and_status() {
-        let tally = Tally::new();
-        tally.count("GET", 200, Duration::from_micros(10));
-        tally.count("GET", 404, Duration::from_micros(30));
-        tally.count("GET", 200, Duration::from_micros(20));
-        tally.count("BREW", 405, Duration::from_millis(1));
+    fn responses_are_counted_by_method_and_status() {
+        let metrics = Metrics::new();
+        metrics.count("GET", 200, Duration::from_micros(10));
+        metrics.count("GET", 404, Duration::from_micros(30));
+        metrics.count("GET", 200, Duration::from_micros(20));
+        metrics.count("BREW", 405, Duration::from_millis(1));
         assert_eq!(
-            tally.lines(),
+            metrics.lines(),
             [
                 "GET: 3 requests (200: 2, 404: 1), mean 20 us, highest 30 us",
                 "other methods: 1 request (405: 1), mean 1000 us, highest 1000 us",
@@ -99,6 +102,6 @@ mod tests {
 
     #[test]
     fn a_method_that_was_not_used_has_no_line() {
-        assert_eq!(Tally::new().lines(), [""; 0]);
+        assert_eq!(Metrics::new().lines(), [""; 0]);
     }
 }

@@ -12,10 +12,9 @@ const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
 const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
 
-/// How long it has run, from a moment on that stays the same while the process
-/// lives.
+/// The time since a moment that stays the same while the process lives.
 #[cfg(unix)]
-pub(crate) fn elapsed() -> Duration {
+pub fn elapsed() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // The safe form of rustix finds its own way to the kernel's page of code,
     // which valgrind does not survive.
@@ -25,9 +24,9 @@ pub(crate) fn elapsed() -> Duration {
     Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
 }
 
-/// The same where there is nothing better than the library's clock.
+/// The time since the first call: the library's clock is the best there is.
 #[cfg(not(unix))]
-pub(crate) fn elapsed() -> Duration {
+pub fn elapsed() -> Duration {
     use std::sync::LazyLock;
     use std::time::Instant;
 

@@ -3,8 +3,8 @@
 //! No clock is read and no socket touched here: observations go in, a
 //! [`Verdict`] comes out.
 
-use super::Limits;
 use crate::server::connections::{Activity, Stage};
+use crate::server::limits::Limits;
 use std::time::{Duration, Instant};
 
 /// What a large transfer has to move within the request timeout, in bytes.
@@ -79,7 +79,7 @@ impl Watch {
     }
 
     /// Looks at the connection once more.
-    pub(super) fn look(
+    pub(super) fn inspect(
         &mut self,
         activity: Activity,
         now: Instant,
@@ -93,24 +93,24 @@ impl Watch {
             (self.mark, self.since, self.begun_at) = (None, now, None);
         }
         if is_closing {
-            return self.look_after(received, now, limits, meter);
+            return self.inspect_after(received, now, limits, meter);
         }
         match stage {
-            None => self.look_between(is_coming, now, limits),
+            None => self.inspect_between(is_coming, now, limits),
             Some(Stage::Working) => Verdict::Wait,
             Some(Stage::Receiving) => {
-                self.look_at_transfer(received, MOVED_BYTES_MIN, limits.request_timeout, now)
+                self.inspect_transfer(received, MOVED_BYTES_MIN, limits.request_timeout, now)
             }
             // Whoever writes as things happen may have a pause.
-            Some(Stage::Streaming) => self.look_at_transfer(received, 1, limits.idle_timeout, now),
+            Some(Stage::Streaming) => self.inspect_transfer(received, 1, limits.idle_timeout, now),
             Some(Stage::Sending) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
-                self.look_at_transfer(bytes, MOVED_BYTES_MIN, limits.request_timeout, now)
+                self.inspect_transfer(bytes, MOVED_BYTES_MIN, limits.request_timeout, now)
             }),
         }
     }
 
     /// The counter has to grow by so much within each `timeout`.
-    fn look_at_transfer(
+    fn inspect_transfer(
         &mut self,
         moved: u64,
         least: u64,
@@ -127,7 +127,7 @@ impl Watch {
     }
 
     /// No request is in work: the connection is silent, or one is coming.
-    fn look_between(&mut self, is_coming: bool, now: Instant, limits: &Limits) -> Verdict {
+    fn inspect_between(&mut self, is_coming: bool, now: Instant, limits: &Limits) -> Verdict {
         if !is_coming {
             self.begun_at = None;
             let silent = now.duration_since(self.since);
@@ -139,7 +139,7 @@ impl Watch {
     }
 
     /// The last answer was sent.
-    fn look_after(
+    fn inspect_after(
         &mut self,
         received: u64,
         now: Instant,

@@ -1,4 +1,4 @@
-//! What all memory is allocated with: jemalloc.
+//! The global allocator: jemalloc.
 //!
 //! Each connection has a thread, and what that thread allocates for a request
 //! another one frees. The system's allocator does a seventh fewer requests a
@@ -11,10 +11,10 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// What a thread keeps for itself: few blocks, for there are thousands of
-/// threads, and none that is larger than what a small request takes. What all
-/// share has four parts, each of which keeps what large values leave behind for
-/// about a second; then it goes back to the system, on an idle store too.
+/// A thread's cache has few blocks, for there are thousands of threads, and none
+/// larger than a small request takes. The four arenas keep the pages that large
+/// values leave behind for about a second; then those go back to the system, on
+/// an idle store too.
 const SETTINGS: &[u8] = concat!(
     "background_thread:true,max_background_threads:1,narenas:4,dirty_decay_ms:1000,",
     "lg_tcache_max:12,tcache_nslots_large:2,",
@@ -22,7 +22,7 @@ const SETTINGS: &[u8] = concat!(
 )
 .as_bytes();
 
-/// Where jemalloc looks for them, as for a pointer to characters.
+/// The symbol by which jemalloc finds its settings: a pointer to characters.
 // SAFETY: no other symbol has this name but jemalloc's own, which gives way.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static SETTINGS_SYMBOL: &[u8; SETTINGS.len()] = SETTINGS.first_chunk().unwrap();
