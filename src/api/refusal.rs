@@ -44,7 +44,7 @@ refusals! {
     // Who calls, and what.
     HostUnknown 403 "this Host is not allowed: start the store with --allow-host and its name"
     TargetMalformed 400 "the request target is not a path"
-    PathUnknown 404 "not found: the paths are /kv/{key}, /clear and /healthz"
+    PathUnknown 404 "not found: the paths are {paths}"
     KeyEmpty 400 "key cannot be empty"
     KeyTooLong 400 "key is longer than 1024 bytes"
     KeyEscape 400 "key has a % without two hexadecimal digits"

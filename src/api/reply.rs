@@ -102,7 +102,7 @@ impl Reply {
     }
 
     /// 204 with the methods of a resource.
-    pub fn options(allow: &'static str) -> Self {
+    pub fn options(allow: String) -> Self {
         Self::new(204, None, Bytes::new()).with_header("Allow", allow)
     }
 
@@ -129,7 +129,7 @@ impl Reply {
 
     /// An error of one line, to which a newline is added, that no cache may
     /// keep. 503 gets a `Retry-After` (RFC 9110, 10.2.3).
-    pub fn error(status: u16, text: &'static str) -> Self {
+    pub fn error(status: u16, text: &str) -> Self {
         let line = format!("{text}\n");
         let reply = Self::once(status, Some(TEXT), line.into());
         if status == 503 { reply.with_header("Retry-After", "1") } else { reply }

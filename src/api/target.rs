@@ -1,4 +1,4 @@
-//! Request targets (RFC 9112, 3.2), and the resources and keys that they name.
+//! Request targets (RFC 9112, 3.2) and the keys in their paths.
 
 use super::Refusal;
 use super::fields::Fields;
@@ -11,21 +11,6 @@ pub struct Target<'a> {
     authority: Option<&'a str>,
     path: &'a str,
     query: &'a str,
-}
-
-/// The resource that a path names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resource {
-    /// `/kv/{key}`
-    Value(Key),
-    /// `/clear`
-    Clear,
-    /// `/healthz`
-    Health,
-    /// `/`
-    Manual,
-    /// `*`: the server as a whole (RFC 9112, 3.2.4).
-    Server,
 }
 
 impl<'a> Target<'a> {
@@ -51,21 +36,19 @@ impl<'a> Target<'a> {
         self.query
     }
 
-    /// The resource that the path names. Nothing is normalized or redirected.
-    pub fn resource(&self) -> Result<Resource, Refusal> {
-        match self.path {
-            "/" => Ok(Resource::Manual),
-            "/clear" => Ok(Resource::Clear),
-            "/healthz" => Ok(Resource::Health),
-            // An absolute URL without a path names the root (RFC 9110, 4.2.3).
-            "" if self.authority.is_some() => Ok(Resource::Manual),
-            "*" if self.authority.is_none() => Ok(Resource::Server),
-            path => match path.strip_prefix("/kv/") {
-                Some(encoded) => Ok(Resource::Value(decode_key(encoded)?)),
-                None if path.starts_with('/') => Err(Refusal::PathUnknown),
-                None => Err(Refusal::TargetMalformed),
-            },
-        }
+    /// The path. An absolute URL without one names the root (RFC 9110, 4.2.3).
+    pub fn path(&self) -> &'a str {
+        if self.path.is_empty() && self.authority.is_some() { "/" } else { self.path }
+    }
+
+    /// True for `*`, the server as a whole (RFC 9112, 3.2.4).
+    pub fn is_asterisk(&self) -> bool {
+        self.path == "*" && self.authority.is_none()
+    }
+
+    /// The key behind `prefix` in the path; `None` without the prefix.
+    pub fn key(&self, prefix: &str) -> Result<Option<Key>, Refusal> {
+        self.path.strip_prefix(prefix).map(decode_key).transpose()
     }
 }
 

@@ -1,14 +1,14 @@
-//! What a `GET` or `HEAD` of a key is answered with.
+//! `GET` and `HEAD` of a key: the value, a part of it, or nothing new.
 
-use super::etag::{self, Conditions, EntityTag, Precondition};
-use super::fields::Fields;
-use super::range::{self, Part};
-use super::{Refusal, Reply};
-use crate::storage::Entry;
+use super::{Answer, Operation, Pending, Routed};
+use crate::api::etag::{self, Conditions, EntityTag, Precondition};
+use crate::api::fields::Fields;
+use crate::api::range::{self, Part};
+use crate::api::{Refusal, Reply, query};
+use crate::storage::{Entry, Op};
 
-/// What a read asks for beside the key.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+/// The header fields of a read.
+pub struct Read {
     conditions: Conditions,
     /// `Range`, of a `GET` alone (RFC 9110, 14.2).
     range: Option<Box<str>>,
@@ -16,10 +16,17 @@ pub struct Reading {
     if_range: Option<Box<str>>,
 }
 
-impl Reading {
-    pub fn of(fields: Fields<'_>, is_get: bool) -> Result<Self, Refusal> {
+/// Parses the head.
+pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    query::check_read(routed.query())?;
+    let read = Read::parse(routed.fields, routed.method == "GET")?;
+    Ok(Operation::Pending(Pending { op: Op::Get(routed.into_key()), answer: Answer::Read(read) }))
+}
+
+impl Read {
+    fn parse(fields: Fields<'_>, is_get: bool) -> Result<Self, Refusal> {
         let range = fields.only("Range").filter(|_| is_get);
-        // Several of these hold as little as one that is malformed.
+        // Several are as void as one that is malformed.
         let if_range = fields.has("If-Range").then(|| fields.only("If-Range").unwrap_or(""));
         Ok(Self {
             conditions: Conditions::parse(fields)?,
@@ -28,7 +35,7 @@ impl Reading {
         })
     }
 
-    /// The answer for what is stored, in the order of RFC 9110, 13.2.2.
+    /// The reply from the entry under the key, in the order of RFC 9110, 13.2.2.
     pub fn reply(&self, entry: Option<&Entry>) -> Reply {
         let Some(entry) = entry else { return Refusal::KeyNotFound.into() };
         let tag = EntityTag::new(entry.digest());

@@ -1,4 +1,7 @@
-//! The manual at `/`: how to use the store, in commands to paste.
+//! `GET /`: the manual, how to use the store in commands to paste.
+
+use super::{Operation, Routed};
+use crate::api::{Refusal, Reply};
 
 /// The manual, with [`PLACEHOLDER`] for the store's host and port.
 const TEXT: &str = include_str!("manual.txt");
@@ -10,6 +13,11 @@ const HOST_UNKNOWN: &str = "localhost:8888";
 
 /// The longest host to repeat: a DNS name and a port.
 const HOST_BYTES_MAX: usize = 253 + ":65535".len();
+
+/// Parses the head. The query is ignored.
+pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    Ok(Operation::Reply(Reply::text(text(routed.authority()))))
+}
 
 /// The manual for a client that reached the store as `authority`.
 pub fn text(authority: Option<&str>) -> String {
