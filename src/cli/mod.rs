@@ -8,7 +8,7 @@ pub mod logging;
 mod output;
 mod units;
 
-use crate::api::{HostName, Hosts, NotAName};
+use crate::api::{HostName, Hosts, InvalidHostName};
 use crate::server::Config;
 use crate::storage::Durable;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
@@ -208,7 +208,7 @@ fn parse_hosts(text: &str) -> Result<HostNames, String> {
     let names = text.split([',', ' ', '\t', '\n']).filter(|name| !name.is_empty());
     let read = |name: &str| match name.parse() {
         Ok(name) => Ok(name),
-        Err(NotAName) => {
+        Err(InvalidHostName) => {
             Err(format!("{name} is not a name such as a.example.com, .example.com or *"))
         }
     };

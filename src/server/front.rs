@@ -83,10 +83,6 @@ pub(super) enum Ready {
     Lead(Arc<Lead>, Term),
 }
 
-fn overloaded() -> Reply {
-    Refusal::Overloaded.into()
-}
-
 impl Front {
     /// Answers a request on the thread that leads. Never blocks.
     pub(super) fn run_taken(self: &Arc<Self>, job: Job, meaning: Meaning) {
@@ -99,7 +95,7 @@ impl Front {
             // The lane's threads live as long as the server.
             self.ready.send(Message::Work(ready)).ok();
         } else if let Ready::Request(job, _) = ready {
-            self.reply(job, overloaded());
+            self.reply(job, Refusal::Overloaded.into());
         }
     }
 
@@ -150,7 +146,7 @@ impl Front {
         match tried {
             Ok(Tried::Replied(reply)) => self.reply(job, reply),
             Ok(Tried::Pending(pending)) => self.submit(job, pending),
-            Err(_panic) => self.reply(job, Reply::error(500, "internal error")),
+            Err(_panic) => self.reply(job, Refusal::Panicked.into()),
         }
     }
 
@@ -199,7 +195,7 @@ impl Front {
             self.senders.send(Transfer::new(job, response));
         } else {
             self.watchdog.send(Command::Crowded);
-            self.reply(job, overloaded());
+            self.reply(job, Refusal::Overloaded.into());
         }
     }
 
