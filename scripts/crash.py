@@ -6,10 +6,10 @@ by crash.sh:
 
 Each client writes numbered values under keys of its own, deletes them, and now
 and then clears everything, while others read. After each kill -9 the store is
-started again and every key has to hold what the last acknowledged write has
-left, or what a later one that was not acknowledged has. What a reader has seen
-counts as acknowledged. With --large so much is written that the kill comes
-while files are written and merged, and journals begun and removed.
+started again, and every key has to be as the last acknowledged write left it, or
+a later one that was not acknowledged. A value that a reader has seen counts as
+acknowledged. With --large so much is written that the kill comes during a flush
+or compaction, or while journals are begun and removed.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Damages a small durable store in every way that one file can be. It is run
-by damage.sh:
+"""Damages one file or folder of a small durable store at a time. It is run by
+damage.sh:
 
     damage.py --program PROGRAM --directory DIR --step N [--count FILE]
 
 A store is written, closed and copied; in each copy one file or folder is
-missing, or one file is cut, or has one bit that is another. The program has to
+missing, or one file is cut, or one bit of it is changed. The program has to
 refuse the copy with exit code 1 and one line, and leave every byte of it as it
-was, or to serve it: each key has its value, or 500. Positions are taken N bytes
-apart; 1 takes all.
+was, or to serve it: each key has its value, or is answered with 500. Positions
+are N bytes apart; with 1 it is every byte.
 """
 
 import argparse
