@@ -45,7 +45,7 @@ impl Entry {
         &self.value
     }
 
-    /// Whether the value is UTF-8.
+    /// Returns true if the value is UTF-8.
     pub fn is_text(&self) -> bool {
         self.text
     }
@@ -65,7 +65,7 @@ impl Entry {
         self.digest.unwrap_or_else(|| digest_of(&self.value))
     }
 
-    /// Whether the entry has not expired.
+    /// Returns true unless the entry has expired.
     pub(super) fn lives(&self, now: impl FnOnce() -> Time) -> bool {
         self.expiry.is_none_or(|expiry| expiry > now())
     }

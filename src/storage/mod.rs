@@ -192,29 +192,29 @@ pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 /// its outcome, for all keys it names, and a later one sees it. An entry that
 /// has expired is absent for all of them from that moment on.
 ///
-/// An engine has two doors: first an operation is tried, and what cannot be done
-/// at once is submitted. [`Blocking`] stands over them.
+/// An engine has two doors: an operation is tried first, and submitted if it cannot
+/// be done at once. [`Blocking`] stands over them.
 pub trait Storage: Send + Sync {
     /// Does `op` if memory alone can, at once, else gives it back untouched.
     /// Never blocks, never takes long.
     fn try_now(&self, op: Op) -> Result<Outcome, Op>;
 
     /// Does `op` and calls `done` once with the outcome: before this returns, or
-    /// later on a thread of the engine's own. Never blocks, and takes no longer
-    /// than it takes to hand over what `op` holds.
+    /// later on a thread of the engine's own. Never blocks, and takes no longer than
+    /// a copy of the entry in `op`.
     fn submit(&self, op: Op, done: Done);
 
-    /// Whether writes are taken. Never blocks.
+    /// Fails while no writes are taken. Never blocks.
     fn check(&self) -> Result<(), Error>;
 
-    /// How many bytes more may be stored, if that is limited. Never blocks.
+    /// The bytes that may still be stored, if that is limited. Never blocks.
     fn room(&self) -> Option<u64> {
         None
     }
 
-    /// Ends every wait inside the engine that may take long, as the one for room
-    /// on a full disk: its operation is refused. To be called before those who
-    /// wait for outcomes are stopped. Never blocks.
+    /// Ends every long wait inside the engine, as the one for room on a full disk:
+    /// its operation is refused. To be called before the callers that wait for
+    /// outcomes are stopped. Never blocks.
     fn hurry(&self) {}
 
     /// Finishes the operations that were submitted and takes no more writes. On an

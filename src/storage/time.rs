@@ -7,7 +7,7 @@
 //! | the wall clock is set | forward | back |
 //! | --- | --- | --- |
 //! | while a store runs, in memory or durable | nothing changes | nothing changes |
-//! | while a durable store is down | what remains is shorter by that | the time down counts less, or not at all |
+//! | while a durable store is down | the rest of a lifetime is shorter by that | the time down counts less, or not at all |
 //!
 //! A durable store keeps expiries as times, and with them a [`Reading`] of both
 //! clocks: after a step, every few seconds while something that expires is
@@ -23,7 +23,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A moment, in milliseconds; see the module on what they count from.
+/// A moment, in milliseconds from the origin that the module describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
@@ -93,7 +93,7 @@ impl Reading {
         self.time
     }
 
-    /// Whether the wall clock was set between this one and another.
+    /// Returns true if the wall clock was set between this one and another.
     pub fn has_step_to(self, other: Self) -> bool {
         let ahead = |reading: Self| i128::from(reading.wall) - i128::from(reading.time.0);
         (ahead(other) - ahead(self)).unsigned_abs() >= STEP_MIN.as_millis()

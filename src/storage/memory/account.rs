@@ -43,7 +43,7 @@ impl Account {
             .map_err(|_held| Error::Full)
     }
 
-    /// Replaces `before` bytes by `after` whatever the maximum says.
+    /// Replaces `before` bytes by `after`, past the maximum if need be.
     pub fn record(&self, before: u64, after: u64) {
         // In one step, so that nobody sees the sum pass the maximum. Wrapping
         // around makes an addition of a difference below zero.

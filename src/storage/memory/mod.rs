@@ -257,7 +257,7 @@ impl Expected<'_> {
 }
 
 impl Shard {
-    /// Whether it may hold an expired entry.
+    /// Returns true if it may hold an expired entry.
     fn is_due(&self, now: Time) -> bool {
         self.due.load(Ordering::Relaxed) <= now.to_bits()
     }
@@ -294,7 +294,7 @@ impl Maps {
     }
 
     /// Puts `stored` under `key` if the entry there is as `expected`. Returns
-    /// whether it did.
+    /// true if it did.
     fn put(&self, key: &Key, stored: &Stored, expected: Expected<'_>) -> Result<bool, Error> {
         // Allocated before the lock; the replaced entry is freed after it.
         let new_key = Box::<str>::from(key.as_str());
@@ -335,7 +335,7 @@ impl Maps {
         Ok(None)
     }
 
-    /// Removes `key` if the entry there is as `expected`. Returns whether it did.
+    /// Removes `key` if the entry there is as `expected`. Returns true if it did.
     fn remove(&self, key: &str, expected: Expected<'_>) -> bool {
         let mut map = write(&self.shard(key).map);
         if !expected.is_met(map.get(key)) {
@@ -380,8 +380,8 @@ impl Default for Memory {
     }
 }
 
-// A poisoned map is still whole: in every critical section whatever could panic
-// comes before the one call that changes the map, or is that call.
+// A poisoned map is still whole: in every critical section a panic can come only
+// before the one call that changes the map, or from that call.
 
 fn read(shard: &RwLock<Map>) -> RwLockReadGuard<'_, Map> {
     shard.read().unwrap_or_else(PoisonError::into_inner)

@@ -16,7 +16,7 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 pub enum Stored {
     /// An entry's record.
     Compact(Arc<[u8]>),
-    /// An entry whose value is too large to be worth a copy.
+    /// An entry with a value too large to be worth a copy.
     Whole(Arc<Entry>),
 }
 
@@ -45,7 +45,7 @@ impl Stored {
         entry.lives(Time::now).then_some(entry)
     }
 
-    /// Whether its value is too large to be changed at once.
+    /// Returns true if its value is too large to be changed at once.
     pub fn is_large(&self) -> bool {
         matches!(self, Self::Whole(entry) if entry.value().len() > SMALL_BYTES_MAX)
     }
@@ -58,12 +58,12 @@ impl Stored {
         }
     }
 
-    /// Whether it has not expired.
+    /// Returns true unless it has expired.
     pub fn lives(&self) -> bool {
         self.expiry().is_none_or(|expiry| expiry > Time::now())
     }
 
-    /// Whether these are the same block in memory, or both absent. While one is
+    /// Returns true for the same block in memory, or none twice. While one is
     /// held no other can be in its place.
     pub fn are_same(one: Option<&Self>, other: Option<&Self>) -> bool {
         match (one, other) {

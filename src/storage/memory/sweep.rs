@@ -1,4 +1,4 @@
-//! Giving back the memory of what has expired.
+//! The sweeper: frees the memory of expired entries.
 //!
 //! Nobody sees an expired entry, so there is no hurry: a thread, started with
 //! the first entry that can expire, looks at the maps where something has.
@@ -42,7 +42,7 @@ fn start(maps: Weak<Maps>) -> Sender<()> {
     let (alive, ended) = crossbeam_channel::bounded(0);
     let sweeper = thread::Builder::new().name("sweeper".to_owned());
     if let Err(err) = sweeper.spawn(move || run(&maps, &ended)) {
-        // What is full sweeps for itself.
+        // A full store sweeps by itself.
         log::warn!("no thread to give back what has expired: {err}");
     }
     alive
@@ -62,7 +62,7 @@ fn run(maps: &Weak<Maps>, ended: &Receiver<()>) {
 }
 
 impl Maps {
-    /// Removes what has expired from one of the maps.
+    /// Removes the expired entries of one of the maps.
     pub fn sweep(&self, shard: &Shard, now: Time) {
         while shard.is_due(now) {
             let expired = expired_in(shard, now);
