@@ -114,7 +114,9 @@ impl Api {
             if bytes > self.value_bytes_max {
                 return Err(Refusal::ValueTooLarge.into());
             }
-            operation.check_length(bytes)?;
+            if let Operation::Write(write) = &operation {
+                write.verb.check_length(bytes)?;
+            }
         }
         Ok(operation)
     }

@@ -74,11 +74,6 @@ pub enum Answer {
 }
 
 impl<'a> Routed<'a> {
-    /// The query; empty without one.
-    pub fn query(&self) -> &'a str {
-        self.target.query()
-    }
-
     /// The host and port that the call is for.
     pub fn authority(&self) -> Option<&'a str> {
         self.target.authority(self.fields)
@@ -87,16 +82,6 @@ impl<'a> Routed<'a> {
     /// The key in the path. Only a path with a key has an operation on one.
     pub fn into_key(self) -> Key {
         self.key.expect("the path has a key")
-    }
-}
-
-impl Operation {
-    /// Checks a length of the body that the head tells.
-    pub fn check_length(&self, bytes: u64) -> Result<(), Refusal> {
-        match self {
-            Self::Write(write) => write.check_length(bytes),
-            Self::Reply(_) | Self::Inspect(_) | Self::Pending(_) => Ok(()),
-        }
     }
 }
 

@@ -10,13 +10,13 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
 
 /// The same where a value is read.
 pub fn of_value(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    query::check_read(routed.query())?;
+    query::check_read(routed.target.query)?;
     parse(routed)
 }
 
 /// The same where nothing has parameters.
 pub fn of_action(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    query::check_none(routed.query())?;
+    query::check_none(routed.target.query)?;
     parse(routed)
 }
 
