@@ -6,9 +6,9 @@
 //! while the connections of the last server live on. What comes on the other
 //! sockets goes through the `gate` to the same server.
 
-use super::front::{self, Front, Message, Ready};
+use super::dispatch::{self, Dispatcher, Message, Ready};
 use super::gate::{self, AcceptLoop};
-use super::lead::{Lead, Left};
+use super::leader::{Exit, Leadership};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::collections::HashSet;
 use std::io;
@@ -109,7 +109,7 @@ fn open(addr: SocketAddr) -> io::Result<TcpListener> {
 /// The accept loops over the listening sockets.
 pub(super) struct Acceptor {
     listeners: Arc<[TcpListener]>,
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     connections_max: usize,
     current: Generation,
     /// Earlier ones, whose connections live on.
@@ -118,7 +118,7 @@ pub(super) struct Acceptor {
 
 /// One tiny_http server, and who takes its requests.
 struct Generation {
-    lead: Arc<Lead>,
+    lead: Arc<Leadership>,
     accept_loop: Arc<AcceptLoop>,
 }
 
@@ -126,13 +126,13 @@ impl Acceptor {
     /// Starts accepting on `listeners`, up to so many connections at once.
     pub(super) fn new(
         listeners: Vec<TcpListener>,
-        front: Arc<Front>,
+        dispatcher: Arc<Dispatcher>,
         connections_max: usize,
     ) -> io::Result<Self> {
         let listeners = listeners.into();
-        let current = Generation::start(&listeners, &front, connections_max, 0)?;
+        let current = Generation::start(&listeners, &dispatcher, connections_max, 0)?;
         let retiring = Vec::new();
-        Ok(Self { listeners, front, connections_max, current, retiring })
+        Ok(Self { listeners, dispatcher, connections_max, current, retiring })
     }
 
     /// Waits until the accept loop has come to the gate. It does not where the
@@ -164,9 +164,9 @@ impl Acceptor {
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
-        let Self { listeners, front, connections_max, current, .. } = self;
+        let Self { listeners, dispatcher, connections_max, current, .. } = self;
         let number = current.accept_loop.number + 1;
-        let next = Generation::start(listeners, front, *connections_max, number)?;
+        let next = Generation::start(listeners, dispatcher, *connections_max, number)?;
         self.retiring.push(mem::replace(current, next));
         Ok(())
     }
@@ -201,8 +201,8 @@ impl Acceptor {
         for lead in self.generations().map(|generation| &generation.lead) {
             if let Some(term) = lead.displace_stuck(now) {
                 // The lane's threads live as long as the server.
-                let next = Ready::Lead(Arc::clone(lead), term);
-                self.front.ready.send(Message::Work(next)).ok();
+                let next = Ready::Leadership(Arc::clone(lead), term);
+                self.dispatcher.ready.send(Message::Work(next)).ok();
             }
             is_busy |= lead.is_answering();
         }
@@ -226,8 +226,8 @@ impl Acceptor {
     /// answered by whoever says so.
     pub(super) fn retire_all(&self) {
         self.generations().for_each(|generation| generation.lead.retire());
-        for (job, reply) in self.front.committed.end() {
-            self.front.answer_committed(job, reply);
+        for (job, reply) in self.dispatcher.completions.end() {
+            self.dispatcher.answer_committed(job, reply);
         }
     }
 }
@@ -236,28 +236,30 @@ impl Generation {
     /// Starts to accept, on one more thread of the ready lane, which leads.
     fn start(
         listeners: &Arc<[TcpListener]>,
-        front: &Arc<Front>,
+        dispatcher: &Arc<Dispatcher>,
         connections_max: usize,
         number: usize,
     ) -> io::Result<Self> {
         let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let accept_loop = Arc::new(AcceptLoop::new(number));
-        let opened = gate::open(&listener, listeners, front, connections_max, &accept_loop)?;
-        let front = Arc::clone(front);
+        let opened = gate::open(&listener, listeners, dispatcher, connections_max, &accept_loop)?;
+        let dispatcher = Arc::clone(dispatcher);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new().name(format!("lead-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || match start_tiny_http(listener) {
-            Ok(lead) => {
-                let lead = Arc::new(lead);
-                front.committed.are_for(Arc::clone(&lead));
-                // Who has started this waits for it.
-                hand_over.send(Ok(Arc::clone(&lead))).ok();
-                if lead.run(0, &front) == Left::Displaced {
-                    front.work_ready();
+        thread.stack_size(dispatch::STACK_BYTES).spawn(move || {
+            match start_tiny_http(listener) {
+                Ok(lead) => {
+                    let lead = Arc::new(lead);
+                    dispatcher.completions.are_for(Arc::clone(&lead));
+                    // Who has started this waits for it.
+                    hand_over.send(Ok(Arc::clone(&lead))).ok();
+                    if lead.run(0, &dispatcher) == Exit::Displaced {
+                        dispatcher.work_ready();
+                    }
                 }
-            }
-            Err(err) => {
-                hand_over.send(Err(err)).ok();
+                Err(err) => {
+                    hand_over.send(Err(err)).ok();
+                }
             }
         })?;
         let lost = |_| io::Error::other("tiny_http cannot start its threads");
@@ -267,7 +269,7 @@ impl Generation {
 }
 
 /// Starts tiny_http, which panics where it cannot have a thread.
-fn start_tiny_http(listener: TcpListener) -> io::Result<Lead> {
-    panic::catch_unwind(AssertUnwindSafe(|| Lead::new(listener)))
+fn start_tiny_http(listener: TcpListener) -> io::Result<Leadership> {
+    panic::catch_unwind(AssertUnwindSafe(|| Leadership::new(listener)))
         .unwrap_or_else(|_panic| Err(io::Error::other("tiny_http cannot start its threads")))
 }

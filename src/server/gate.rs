@@ -12,8 +12,8 @@
 //! them, and a connection that ends at once makes the pool look again.
 
 use super::connections::{Connection, Connections};
+use super::dispatch::Dispatcher;
 use super::door::{self, Gate, Opened, Stream};
-use super::front::Front;
 use super::inlet::Inlet;
 use super::mailbox::Command;
 use super::socket::Socket;
@@ -50,7 +50,7 @@ const DESCRIPTORS_SPARE: usize = 2;
 /// Lets connections in, for one accept loop.
 struct Admission {
     listeners: Arc<[TcpListener]>,
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     /// How many connections there may be, with those that are turned away.
     connections_max: usize,
     accept_loop: Arc<AcceptLoop>,
@@ -142,13 +142,13 @@ impl Stream for Nudge {
 pub(super) fn open(
     listener: &TcpListener,
     listeners: &Arc<[TcpListener]>,
-    front: &Arc<Front>,
+    dispatcher: &Arc<Dispatcher>,
     connections_max: usize,
     accept_loop: &Arc<AcceptLoop>,
 ) -> io::Result<Opened> {
     let admission = Admission {
         listeners: Arc::clone(listeners),
-        front: Arc::clone(front),
+        dispatcher: Arc::clone(dispatcher),
         connections_max,
         accept_loop: Arc::clone(accept_loop),
         state: Mutex::new(State::new()?),
@@ -165,7 +165,7 @@ pub(super) fn close(opened: Opened) {
 
 impl Admission {
     fn connections(&self) -> &Connections {
-        &self.front.connections
+        &self.dispatcher.connections
     }
 
     /// Waits for the next connection.
@@ -182,7 +182,7 @@ impl Admission {
             if state.left_to_wait().is_some_and(|left| left.is_zero()) {
                 return Ok(Some(state.nudge()));
             }
-            self.front.watchdog.send(Command::Inspect);
+            self.dispatcher.watchdog.send(Command::Inspect);
             if !self.connections().wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
                 return Ok(None);
             }
@@ -208,7 +208,7 @@ impl Admission {
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let connection = self.connections().add(socket, peer, self.accept_loop.number);
         state.unread.push_back((Arc::downgrade(&connection), Instant::now()));
-        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.front), connection))))
+        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
     }
 
     /// Sees to an error of the system's that is not the end.
@@ -221,7 +221,7 @@ impl Admission {
         );
         if !is_of_client {
             let warning = format!("a connection cannot be accepted: {err}");
-            self.front.watchdog.send(Command::Complain(warning));
+            self.dispatcher.watchdog.send(Command::Complain(warning));
             thread::sleep(ERROR_PAUSE);
         }
     }

@@ -12,9 +12,9 @@
 
 use super::body;
 use super::connections::{Connection, Stage};
+use super::dispatch::Dispatcher;
 use super::door::{self, Stream};
 use super::framing::{self, Framing, HEAD_BYTES_MAX, Length, is_token_byte};
-use super::front::Front;
 use super::job::Job;
 use super::request::{self, Head, Meaning, Request};
 use super::uploads::{self, Reservation};
@@ -40,7 +40,7 @@ const BUFFER_BYTES_KEPT: usize = 4 * 1024;
 
 /// A connection, to be read from.
 pub(super) struct Inlet {
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     connection: Arc<Connection>,
     // Nobody but tiny_http's thread for this connection locks it.
     reading: Mutex<Reading>,
@@ -78,8 +78,8 @@ struct Wire<'a> {
 
 impl Inlet {
     /// The way in from `connection`.
-    pub(super) fn new(front: Arc<Front>, connection: Arc<Connection>) -> Self {
-        Self { front, connection, reading: Mutex::default() }
+    pub(super) fn new(dispatcher: Arc<Dispatcher>, connection: Arc<Connection>) -> Self {
+        Self { dispatcher, connection, reading: Mutex::default() }
     }
 
     /// Takes the next request and leaves it with the connection.
@@ -125,7 +125,7 @@ impl Inlet {
             Err(err) => return Some(Request::refused(Head::unknown(), err)),
         };
         let head = reading.unused().get(..head_bytes).unwrap_or_default();
-        let understood = request::understand(head, &self.front.api);
+        let understood = request::understand(head, &self.dispatcher.api);
         reading.use_up(head_bytes);
         let (mut head, framing, admitted) = match understood {
             Ok(understood) => understood,
@@ -212,7 +212,7 @@ impl Inlet {
         }
         let wire = Wire { connection: &self.connection, reading };
         let (api, reserved) =
-            (&self.front.api, reserved.insert(Reservation::new(&self.front.uploads)));
+            (&self.dispatcher.api, reserved.insert(Reservation::new(&self.dispatcher.uploads)));
         let longest = api.value_bytes_max();
         let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
         body::read(wire, length, longest, reserve).map_err(|err| match err {
@@ -252,7 +252,7 @@ impl Stream for Inlet {
             }
             (Ok(Next::Left), _) => 0,
             (Ok(Next::Request | Next::End) | Err(_), _) => {
-                self.front.connections.end(&self.connection);
+                self.dispatcher.connections.end(&self.connection);
                 0
             }
         }
@@ -260,7 +260,7 @@ impl Stream for Inlet {
 
     fn left(&self) {
         if !self.connection.is_read_out() {
-            self.front.connections.end(&self.connection);
+            self.dispatcher.connections.end(&self.connection);
         }
     }
 }
@@ -331,11 +331,11 @@ impl Read for Wire<'_> {
 
 /// Takes a call of tiny_http's to look at a connection. Gives its request if
 /// that is in work from now on. Never blocks.
-pub(super) fn enter(front: &Front, call: tiny_http::Request) -> Option<(Job, Meaning)> {
+pub(super) fn enter(dispatcher: &Dispatcher, call: tiny_http::Request) -> Option<(Job, Meaning)> {
     let id = call.remote_addr().and_then(door::id_of);
     // Dropped as it is it would be answered with 500, to nobody.
     drop(call.into_writer());
-    let connection = front.connections.get(id?)?;
+    let connection = dispatcher.connections.get(id?)?;
     let request = connection.ring()?;
     Some(Job::new(connection, request))
 }

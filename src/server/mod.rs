@@ -16,12 +16,12 @@
 mod accept;
 mod body;
 mod chunked;
-mod committed;
+mod completions;
 mod connections;
+mod dispatch;
 mod framing;
-mod front;
 mod job;
-mod lead;
+mod leader;
 mod limits;
 mod mailbox;
 mod request;
@@ -49,10 +49,10 @@ use portable::{gate, inlet, sender, socket, watchdog};
 use crate::api::Api;
 use crate::metrics::Metrics;
 use accept::Acceptor;
-use committed::Committed;
+use completions::Completions;
 use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use front::{Front, Message};
+use dispatch::{Dispatcher, Message};
 use limits::Limits;
 use mailbox::{Command, Mailbox};
 use sender::{Senders, Transfer};
@@ -121,7 +121,7 @@ impl Default for Config {
 /// A running server.
 pub struct Server {
     addrs: Vec<SocketAddr>,
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     shutdown_timeout: Duration,
     lanes: Vec<JoinHandle<()>>,
     /// Is disconnected once the watchdog has ended.
@@ -144,7 +144,7 @@ impl Server {
         let (ready, ready_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
-        let front = Arc::new(Front {
+        let dispatcher = Arc::new(Dispatcher {
             api,
             connections: Connections::default(),
             ready,
@@ -154,23 +154,23 @@ impl Server {
             watchdog: Mailbox::default(),
             metrics: Metrics::new(),
             submitted: AtomicUsize::new(0),
-            committed: Committed::default(),
+            completions: Completions::default(),
             draining: AtomicBool::new(false),
         });
 
         let workers = config.workers.max(1);
-        let lanes = start_workers(workers, &front)?;
+        let lanes = start_workers(workers, &dispatcher)?;
         let mut senders = Vec::new();
         for (number, sender) in loops.into_iter().enumerate() {
-            let front = Arc::clone(&front);
+            let dispatcher = Arc::clone(&dispatcher);
             let run = move || {
                 sender.run(|Transfer { job, response, .. }, outcome| match outcome {
-                    Ok(()) => front.finish(job, &response),
-                    Err(err) => front.lose(&job, &response, &err),
+                    Ok(()) => dispatcher.finish(job, &response),
+                    Err(err) => dispatcher.lose(&job, &response, &err),
                 });
             };
             let thread = thread::Builder::new().name(format!("sender-{number}"));
-            senders.push(thread.stack_size(front::STACK_BYTES).spawn(run)?);
+            senders.push(thread.stack_size(dispatch::STACK_BYTES).spawn(run)?);
         }
         let system_max =
             limits::connections_max(lanes.len() + senders.len(), config.storage_descriptors);
@@ -181,9 +181,9 @@ impl Server {
         };
         log::debug!("up to {} connections", limits.connections_max);
         let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
-        let acceptor = Acceptor::new(listeners, Arc::clone(&front), at_once)?;
+        let acceptor = Acceptor::new(listeners, Arc::clone(&dispatcher), at_once)?;
         acceptor.wait_until_begun(START_PATIENCE)?;
-        let watchdog = Watchdog::new(limits, Arc::clone(&front), acceptor);
+        let watchdog = Watchdog::new(limits, Arc::clone(&dispatcher), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             watchdog.run();
@@ -191,7 +191,7 @@ impl Server {
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addrs, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
+        Ok(Self { addrs, dispatcher, shutdown_timeout, lanes, watchdog_ended, workers, senders })
     }
 
     /// The addresses that it listens on, at least one, with the real port.
@@ -209,13 +209,13 @@ impl Server {
     /// each method on what was answered.
     pub fn stop(self) -> Vec<String> {
         let deadline = Instant::now() + self.shutdown_timeout;
-        self.front.draining.store(true, Ordering::Relaxed);
-        let drained = self.front.watchdog.drain();
+        self.dispatcher.draining.store(true, Ordering::Relaxed);
+        let drained = self.dispatcher.watchdog.drain();
         let in_time = drained.recv_deadline(deadline).is_ok();
         if !in_time {
             log::warn!("clients are left behind that did not finish in time");
         }
-        self.front.watchdog.send(Command::Stop);
+        self.dispatcher.watchdog.send(Command::Stop);
         // Nothing is ever sent here; it is over when the watchdog is.
         let patience = deadline.max(Instant::now() + WATCHDOG_PATIENCE);
         if self.watchdog_ended.recv_deadline(patience) == Err(RecvTimeoutError::Timeout) {
@@ -225,21 +225,21 @@ impl Server {
             // Every thread is idle now, so each takes one of these and ends.
             for _ in 0..self.workers {
                 // Without a thread that takes it there is none to be stopped.
-                self.front.ready.send(Message::Stop).ok();
+                self.dispatcher.ready.send(Message::Stop).ok();
             }
-            self.front.senders.stop();
+            self.dispatcher.senders.stop();
             self.lanes.into_iter().chain(self.senders).for_each(end);
         }
-        self.front.metrics.lines()
+        self.dispatcher.metrics.lines()
     }
 }
 
 /// Starts the threads of the ready lane.
-fn start_workers(workers: usize, front: &Arc<Front>) -> io::Result<Vec<JoinHandle<()>>> {
+fn start_workers(workers: usize, dispatcher: &Arc<Dispatcher>) -> io::Result<Vec<JoinHandle<()>>> {
     let start = |number| {
-        let front = Arc::clone(front);
+        let dispatcher = Arc::clone(dispatcher);
         let thread = thread::Builder::new().name(format!("worker-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || front.work_ready())
+        thread.stack_size(dispatch::STACK_BYTES).spawn(move || dispatcher.work_ready())
     };
     (0..workers).map(start).collect()
 }

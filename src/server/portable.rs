@@ -11,8 +11,8 @@ pub mod inlet {
     use super::socket::Socket;
     use crate::api::{Refusal, Reply};
     use crate::server::body;
+    use crate::server::dispatch::{Dispatcher, Message, Ready};
     use crate::server::framing::{self, Framing, Length};
-    use crate::server::front::{Front, Message, Ready};
     use crate::server::job::Job;
     use crate::server::request::{Head, Meaning, Request, Understood};
     use bytes::Bytes;
@@ -35,7 +35,10 @@ pub mod inlet {
 
     /// Takes a request of tiny_http's. Gives it if its turn has come and it is
     /// there as a whole; otherwise a thread of its own waits for the rest.
-    pub fn enter(front: &Arc<Front>, request: tiny_http::Request) -> Option<(Job, Meaning)> {
+    pub fn enter(
+        dispatcher: &Arc<Dispatcher>,
+        request: tiny_http::Request,
+    ) -> Option<(Job, Meaning)> {
         let peer = request.remote_addr().copied()?;
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = in_work.get_mut(&peer) {
@@ -46,45 +49,45 @@ pub mod inlet {
         }
         in_work.insert(peer, VecDeque::new());
         drop(in_work);
-        begin(front, request, peer)
+        begin(dispatcher, request, peer)
     }
 
     /// Begins with the next request of a peer whose last one was answered.
-    pub fn next(front: &Arc<Front>, peer: SocketAddr) {
+    pub fn next(dispatcher: &Arc<Dispatcher>, peer: SocketAddr) {
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         let next = in_work.get_mut(&peer).and_then(VecDeque::pop_front);
         if next.is_none() {
             in_work.remove(&peer);
         }
         drop(in_work);
-        let begun = next.and_then(|request| begin(front, request, peer));
+        let begun = next.and_then(|request| begin(dispatcher, request, peer));
         if let Some((job, meaning)) = begun {
             // The lane's threads live as long as the server.
-            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+            dispatcher.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
         }
     }
 
     fn begin(
-        front: &Arc<Front>,
+        dispatcher: &Arc<Dispatcher>,
         mut request: tiny_http::Request,
         peer: SocketAddr,
     ) -> Option<(Job, Meaning)> {
-        let understood = understand(front, &request);
+        let understood = understand(dispatcher, &request);
         let is_here = understood.as_ref().is_ok_and(|(_, framing, _)| {
             let bytes = framing.length.known();
             bytes == Some(0)
                 || (!framing.expects_continue && bytes.is_some_and(|bytes| bytes <= READ_BYTES_MAX))
         });
         if is_here {
-            let own = read(front, &mut request, understood);
-            return Some(job(front, request, own, peer));
+            let own = read(dispatcher, &mut request, understood);
+            return Some(job(dispatcher, request, own, peer));
         }
-        let front = Arc::clone(front);
+        let dispatcher = Arc::clone(dispatcher);
         let waiting = thread::Builder::new().name("upload".to_owned()).spawn(move || {
-            let own = read(&front, &mut request, understood);
-            let (job, meaning) = job(&front, request, own, peer);
+            let own = read(&dispatcher, &mut request, understood);
+            let (job, meaning) = job(&dispatcher, request, own, peer);
             // The lane's threads live as long as the server.
-            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+            dispatcher.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
         });
         if let Err(err) = waiting {
             log::warn!("no thread can be started for an upload: {err}");
@@ -93,7 +96,7 @@ pub mod inlet {
     }
 
     fn understand(
-        front: &Front,
+        dispatcher: &Dispatcher,
         request: &tiny_http::Request,
     ) -> Result<Understood, (Head, framing::Error)> {
         let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
@@ -106,12 +109,12 @@ pub mod inlet {
         if fields.len() > framing::FIELDS_MAX {
             return Err((Head::unknown(), framing::Error::FieldsTooMany));
         }
-        framing::Head { method, target, version, fields: &fields }.understand(&front.api)
+        framing::Head { method, target, version, fields: &fields }.understand(&dispatcher.api)
     }
 
     /// Reads the body, where there is to be one.
     fn read(
-        front: &Front,
+        dispatcher: &Dispatcher,
         request: &mut tiny_http::Request,
         understood: Result<Understood, (Head, framing::Error)>,
     ) -> Request {
@@ -119,7 +122,7 @@ pub mod inlet {
             Ok(understood) => understood,
             Err((head, err)) => return Request::refused(head, err),
         };
-        match admitted.and_then(|operation| Ok((operation, body(front, request, framing)?))) {
+        match admitted.and_then(|operation| Ok((operation, body(dispatcher, request, framing)?))) {
             Ok(meaning) => Request { head, meaning: Ok(meaning) },
             Err(reply) if framing.length == Length::Known(0) => {
                 Request { head, meaning: Err(reply) }
@@ -129,11 +132,11 @@ pub mod inlet {
     }
 
     fn body(
-        front: &Front,
+        dispatcher: &Dispatcher,
         request: &mut tiny_http::Request,
         framing: Framing,
     ) -> Result<Bytes, Reply> {
-        let bytes_max = front.api.value_bytes_max();
+        let bytes_max = dispatcher.api.value_bytes_max();
         let wanted = framing.length.known().unwrap_or(bytes_max.saturating_add(1));
         if wanted == 0 {
             return Ok(Bytes::new());
@@ -156,13 +159,13 @@ pub mod inlet {
     }
 
     fn job(
-        front: &Arc<Front>,
+        dispatcher: &Arc<Dispatcher>,
         request: tiny_http::Request,
         own: Request,
         peer: SocketAddr,
     ) -> (Job, Meaning) {
-        let socket = Socket::new(request.into_writer(), Arc::clone(front), peer);
-        let connection = front.connections.add(socket, peer, 0);
+        let socket = Socket::new(request.into_writer(), Arc::clone(dispatcher), peer);
+        let connection = dispatcher.connections.add(socket, peer, 0);
         connection.set_in_work();
         Job::new(connection, own)
     }
@@ -171,7 +174,7 @@ pub mod inlet {
 /// Writing answers.
 pub mod socket {
     use super::inlet;
-    use crate::server::front::Front;
+    use crate::server::dispatch::Dispatcher;
     use std::io::{self, Write};
     use std::net::SocketAddr;
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -181,7 +184,7 @@ pub mod socket {
     /// tiny_http's writer for one answer, until that was written.
     pub struct Socket {
         writer: Mutex<Option<Writer>>,
-        front: Arc<Front>,
+        dispatcher: Arc<Dispatcher>,
         peer: SocketAddr,
     }
 
@@ -192,8 +195,8 @@ pub mod socket {
     }
 
     impl Socket {
-        pub fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
-            Self { writer: Mutex::new(Some(writer)), front, peer }
+        pub fn new(writer: Writer, dispatcher: Arc<Dispatcher>, peer: SocketAddr) -> Self {
+            Self { writer: Mutex::new(Some(writer)), dispatcher, peer }
         }
 
         pub fn cut(&self) {
@@ -218,7 +221,7 @@ pub mod socket {
             let writer = self.lock().take();
             if writer.is_some() {
                 drop(writer);
-                inlet::next(&self.front, self.peer);
+                inlet::next(&self.dispatcher, self.peer);
             }
         }
 
@@ -239,7 +242,7 @@ pub mod socket {
 
 /// Writing large responses.
 pub mod sender {
-    use crate::server::front::Message;
+    use crate::server::dispatch::Message;
     use crate::server::job::Job;
     use crate::server::response::Response;
     use crossbeam_channel::{Receiver, Sender};
@@ -311,7 +314,7 @@ pub mod sender {
 
 /// Accept loops, which are tiny_http's alone.
 pub mod gate {
-    use crate::server::front::Front;
+    use crate::server::dispatch::Dispatcher;
     use std::io;
     use std::net::TcpListener;
     use std::sync::Arc;
@@ -343,7 +346,7 @@ pub mod gate {
     pub fn open(
         _listener: &TcpListener,
         _listeners: &Arc<[TcpListener]>,
-        _front: &Arc<Front>,
+        _front: &Arc<Dispatcher>,
         _connections_max: usize,
         _accept_loop: &Arc<AcceptLoop>,
     ) -> io::Result<()> {
@@ -356,7 +359,7 @@ pub mod gate {
 /// The rest of the watchdog.
 pub mod watchdog {
     use crate::server::accept::Acceptor;
-    use crate::server::front::Front;
+    use crate::server::dispatch::Dispatcher;
     use crate::server::limits::Limits;
     use crate::server::mailbox::Command;
     use std::sync::Arc;
@@ -366,19 +369,19 @@ pub mod watchdog {
     const PACE: Duration = Duration::from_millis(20);
 
     pub struct Watchdog {
-        front: Arc<Front>,
+        dispatcher: Arc<Dispatcher>,
         acceptor: Acceptor,
     }
 
     impl Watchdog {
-        pub fn new(_limits: Limits, front: Arc<Front>, acceptor: Acceptor) -> Self {
-            Self { front, acceptor }
+        pub fn new(_limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
+            Self { dispatcher, acceptor }
         }
 
         pub fn run(self) {
             let mut waiting = None;
             loop {
-                for command in self.front.watchdog.take_until(Instant::now() + PACE, false) {
+                for command in self.dispatcher.watchdog.take_until(Instant::now() + PACE, false) {
                     match command {
                         Command::Drain(done) => {
                             self.acceptor.close();
@@ -392,7 +395,7 @@ pub mod watchdog {
                     }
                 }
                 self.acceptor.displace_stuck(Instant::now());
-                let connections = &self.front.connections;
+                let connections = &self.dispatcher.connections;
                 for connection in connections.all().iter().filter(|connection| connection.is_idle())
                 {
                     connections.end(connection);

@@ -5,7 +5,7 @@
 //! knows what becomes of a connection afterwards.
 
 use super::connections::Stage;
-use super::front::Message;
+use super::dispatch::Message;
 use super::job::Job;
 use super::response::Response;
 use super::socket::Socket;

@@ -15,7 +15,7 @@ mod verdict;
 
 use super::accept::Acceptor;
 use super::connections::{Connection, Stage};
-use super::front::Front;
+use super::dispatch::Dispatcher;
 use super::limits::Limits;
 use super::mailbox::Command;
 use super::response::{Persistence, Response};
@@ -78,7 +78,7 @@ const TOO_MANY: (u16, &str) = (503, "too many connections, try again");
 /// The watchdog, which runs on a thread of its own.
 pub(super) struct Watchdog {
     limits: Limits,
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     acceptor: Acceptor,
     watches: HashMap<u64, Watch>,
     draining: Option<Draining>,
@@ -99,11 +99,11 @@ struct Draining {
 
 impl Watchdog {
     /// A watchdog over the connections that `acceptor` accepts.
-    pub(super) fn new(limits: Limits, front: Arc<Front>, acceptor: Acceptor) -> Self {
+    pub(super) fn new(limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
         let now = Instant::now();
         Self {
             limits,
-            front,
+            dispatcher,
             acceptor,
             watches: HashMap::new(),
             draining: None,
@@ -137,7 +137,7 @@ impl Watchdog {
         }
         if now >= self.next_inspection {
             self.next_inspection = now + if self.draining.is_some() { PACE } else { PACE_QUIET };
-            let connections = self.front.connections.all();
+            let connections = self.dispatcher.connections.all();
             self.inspect(&connections, now);
             self.keep_cap(&connections, now);
             if mem::take(&mut self.is_crowded) {
@@ -155,7 +155,7 @@ impl Watchdog {
         let now = Instant::now();
         let pace = if now < self.busy_until || self.draining.is_some() { PACE } else { PACE_QUIET };
         let until = (now + pace).min(self.next_inspection.max(now));
-        for command in self.front.watchdog.take_until(until, pace > PACE) {
+        for command in self.dispatcher.watchdog.take_until(until, pace > PACE) {
             match command {
                 Command::Stop => return ControlFlow::Break(()),
                 Command::WatchLeader => self.busy_until = Instant::now() + BUSY_FOR,
@@ -183,26 +183,26 @@ impl Watchdog {
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
             match watch.inspect(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
-                Verdict::Idle => self.front.connections.dismiss(connection),
+                Verdict::Idle => self.dispatcher.connections.dismiss(connection),
                 Verdict::Late if connection.close_with(&last_words(LATE)) => {}
-                Verdict::Late | Verdict::Gone => self.front.connections.cut(connection),
+                Verdict::Late | Verdict::Gone => self.dispatcher.connections.cut(connection),
             }
             if activity.is_closing {
                 let lasts = now.duration_since(watch.since());
                 let is_let_go = draining.is_some() && lasts > LINGER_DRAINING;
                 if is_let_go && !connection.socket().has_unconfirmed() {
-                    self.front.connections.cut(connection);
+                    self.dispatcher.connections.cut(connection);
                 } else if !connection.has_reader()
                     && !connection.socket().discard(DISCARD_BYTES_MAX)
                 {
                     // Nobody else hears this client out.
-                    self.front.connections.end(connection);
+                    self.dispatcher.connections.end(connection);
                 }
             } else if let Some(since) = draining
                 && activity.stage.is_none()
                 && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
             {
-                self.front.connections.dismiss(connection);
+                self.dispatcher.connections.dismiss(connection);
             }
         }
     }
@@ -219,7 +219,7 @@ impl Watchdog {
         for connection in connections.iter().filter(is_closing) {
             let watch = self.watches.get(&connection.id());
             if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
-                self.front.connections.give_up(connection);
+                self.dispatcher.connections.give_up(connection);
             }
         }
         let staying: Vec<_> =
@@ -239,9 +239,9 @@ impl Watchdog {
         others.sort_by_key(|(since, _)| *since);
         let turned_away = over.saturating_sub(silent.len());
         for (_, connection) in silent.into_iter().take(over) {
-            self.front.connections.dismiss(connection);
+            self.dispatcher.connections.dismiss(connection);
             if !connection.socket().has_unconfirmed() {
-                self.front.connections.give_up(connection);
+                self.dispatcher.connections.give_up(connection);
             }
         }
         for (_, connection) in others.into_iter().take(turned_away) {
@@ -262,7 +262,7 @@ impl Watchdog {
         if let Some((watch, connection)) = slowest
             && now.duration_since(watch.since()) > SLOW_AFTER
         {
-            self.front.connections.cut(connection);
+            self.dispatcher.connections.cut(connection);
             self.complain("slow", "a client takes a large answer slowly, and was cut for others");
         }
     }
@@ -272,7 +272,7 @@ impl Watchdog {
         if self.acceptor.has_retiring() {
             for connection in connections.iter().filter(|connection| !connection.is_read()) {
                 if self.acceptor.is_retiring(connection.accept_loop()) {
-                    self.front.connections.cut(connection);
+                    self.dispatcher.connections.cut(connection);
                 }
             }
             let living = connections.iter().map(|connection| connection.accept_loop()).collect();
@@ -301,7 +301,7 @@ impl Watchdog {
     /// Tells who waits for it that the server is empty.
     fn report_drained(&mut self) {
         if let Some(draining) = &self.draining
-            && self.front.connections.count() == 0
+            && self.dispatcher.connections.count() == 0
         {
             // Whoever waits for this hears it once; more do not fit.
             draining.done.try_send(()).ok();

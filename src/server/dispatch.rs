@@ -16,10 +16,10 @@
 //! that cannot do at once is submitted to it, and comes back to the leader, or is
 //! answered there and then if no other is left.
 
-use super::committed::Committed;
+use super::completions::Completions;
 use super::connections::Connections;
 use super::job::Job;
-use super::lead::{Lead, Left, Term};
+use super::leader::{Exit, Leadership, Turn};
 use super::mailbox::{Command, Mailbox};
 use super::request::{Head, Meaning};
 use super::response::{Persistence, Response};
@@ -50,7 +50,7 @@ const LEADER_BODY_BYTES_MAX: usize = 64 * 1024;
 const SENDING_MAX: usize = 512;
 
 /// What all threads of one server share.
-pub(super) struct Front {
+pub(super) struct Dispatcher {
     pub(super) api: Api,
     pub(super) connections: Connections,
     pub(super) ready: Sender<Message<Ready>>,
@@ -62,7 +62,7 @@ pub(super) struct Front {
     /// How many operations the storage has not done yet.
     pub(super) submitted: AtomicUsize,
     /// Those that it has done and that are to be answered.
-    pub(super) committed: Committed,
+    pub(super) completions: Completions,
     /// Set once: answers close their connections from then on.
     pub(super) draining: AtomicBool,
 }
@@ -80,17 +80,17 @@ pub(super) enum Ready {
     /// Answer a request.
     Request(Job, Meaning),
     /// Lead in place of a thread that is stuck.
-    Lead(Arc<Lead>, Term),
+    Leadership(Arc<Leadership>, Turn),
 }
 
 fn overloaded() -> Reply {
     Refusal::Overloaded.into()
 }
 
-impl Front {
+impl Dispatcher {
     /// Answers a request on the thread that leads. Never blocks.
-    pub(super) fn run_taken(self: &Arc<Self>, job: Job, meaning: Meaning) {
-        self.guarded(job, |job| self.run_request(job, meaning, true));
+    pub(super) fn handle(self: &Arc<Self>, job: Job, meaning: Meaning) {
+        self.guarded(job, |job| self.execute(job, meaning, true));
     }
 
     /// Queues a request for the lane's other threads. Never blocks.
@@ -99,7 +99,7 @@ impl Front {
             // The lane's threads live as long as the server.
             self.ready.send(Message::Work(ready)).ok();
         } else if let Ready::Request(job, _) = ready {
-            self.reply(job, overloaded());
+            self.respond(job, overloaded());
         }
     }
 
@@ -117,10 +117,10 @@ impl Front {
     fn run_ready(self: &Arc<Self>, ready: Ready) -> ControlFlow<()> {
         match ready {
             Ready::Request(job, meaning) => {
-                self.guarded(job, |job| self.run_request(job, meaning, false));
+                self.guarded(job, |job| self.execute(job, meaning, false));
             }
-            Ready::Lead(lead, term) => {
-                if lead.run(term, self) == Left::Retired {
+            Ready::Leadership(lead, term) => {
+                if lead.run(term, self) == Exit::Retired {
                     return ControlFlow::Break(());
                 }
             }
@@ -137,10 +137,10 @@ impl Front {
     }
 
     /// Answers a request, or passes it on where it would have to wait.
-    fn run_request(self: &Arc<Self>, job: Job, meaning: Meaning, leads: bool) {
+    fn execute(self: &Arc<Self>, job: Job, meaning: Meaning, leads: bool) {
         let (operation, body) = match meaning {
             Ok(operation) => operation,
-            Err(reply) => return self.reply(job, reply),
+            Err(reply) => return self.respond(job, reply),
         };
         if leads && body.len() > LEADER_BODY_BYTES_MAX {
             return self.queue(Ready::Request(job, Ok((operation, body))));
@@ -148,41 +148,41 @@ impl Front {
         // The storage and its locks stay whole through a panic: see there.
         let tried = panic::catch_unwind(AssertUnwindSafe(|| self.api.try_now(operation, body)));
         match tried {
-            Ok(Tried::Replied(reply)) => self.reply(job, reply),
+            Ok(Tried::Replied(reply)) => self.respond(job, reply),
             Ok(Tried::Pending(pending)) => self.submit(job, pending),
-            Err(_panic) => self.reply(job, Reply::error(500, "internal error")),
+            Err(_panic) => self.respond(job, Reply::error(500, "internal error")),
         }
     }
 
     /// Leaves a request with the storage. Never blocks.
     fn submit(self: &Arc<Self>, job: Job, pending: Pending) {
-        let front = Arc::clone(self);
+        let dispatcher = Arc::clone(self);
         self.submitted.fetch_add(1, Ordering::Relaxed);
-        self.api.submit(pending, move |reply| front.reply_committed(job, reply));
+        self.api.submit(pending, move |reply| dispatcher.complete(job, reply));
     }
 
     /// Sees to the answer of a request that the storage has done or cannot do, on
     /// the thread that says so: usually one of the storage's own. Never blocks.
-    fn reply_committed(&self, job: Job, reply: Reply) {
+    fn complete(&self, job: Job, reply: Reply) {
         let is_last = self.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
         if is_last {
             // No other waits for that thread, so there is time, and to wake the
             // leader up would only take longer.
             return self.answer_committed(job, reply);
         }
-        if let Some((job, reply)) = self.committed.add(job, reply) {
+        if let Some((job, reply)) = self.completions.add(job, reply) {
             self.answer_committed(job, reply);
         }
     }
 
     /// Answers a request that was committed. Never blocks.
     pub(super) fn answer_committed(&self, job: Job, reply: Reply) {
-        self.guarded(job, |job| self.reply(job, reply));
+        self.guarded(job, |job| self.respond(job, reply));
     }
 
     /// Answers a request: writes as much as can be written at once, and leaves
     /// the rest to a sender. Never blocks.
-    fn reply(&self, job: Job, reply: Reply) {
+    fn respond(&self, job: Job, reply: Reply) {
         // Those that wait were taken, so they are answered before the end.
         let ends = self.draining.load(Ordering::Relaxed) && !job.connection.has_waiting();
         let persistence = if ends { Persistence::Close } else { job.head.persistence };
@@ -199,7 +199,7 @@ impl Front {
             self.senders.send(Transfer::new(job, response));
         } else {
             self.watchdog.send(Command::Crowded);
-            self.reply(job, overloaded());
+            self.respond(job, overloaded());
         }
     }
 

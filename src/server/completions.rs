@@ -5,7 +5,7 @@
 //! up a thread for each takes longer than to answer them.
 
 use super::job::Job;
-use super::lead::Lead;
+use super::leader::Leadership;
 use crate::api::Reply;
 use std::collections::VecDeque;
 use std::mem;
@@ -17,19 +17,19 @@ const TAKEN_MAX: usize = 32;
 
 /// What is to be answered: no more than one request of each connection.
 #[derive(Default)]
-pub(super) struct Committed(Mutex<Waiting>);
+pub(super) struct Completions(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
     answers: VecDeque<(Job, Reply)>,
     /// Whoever has it looks here between requests; none before the start and
     /// after the end.
-    lead: Option<Arc<Lead>>,
+    lead: Option<Arc<Leadership>>,
 }
 
-impl Committed {
+impl Completions {
     /// Has the answers be written by whoever has this lead.
-    pub(super) fn are_for(&self, lead: Arc<Lead>) {
+    pub(super) fn are_for(&self, lead: Arc<Leadership>) {
         let mut waiting = self.lock();
         if !waiting.answers.is_empty() {
             lead.wake();

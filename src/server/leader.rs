@@ -7,7 +7,7 @@
 //! the watchdog gives the lead to one of them where the leader does not come back
 //! from a request.
 
-use super::front::Front;
+use super::dispatch::Dispatcher;
 use super::inlet;
 use super::job::Job;
 use super::request::Meaning;
@@ -30,18 +30,18 @@ const STUCK_AFTER: Duration = Duration::from_millis(5);
 const TAKEN_MAX: usize = 64;
 
 /// The lead over the requests of one tiny_http server.
-pub(super) struct Lead {
+pub(super) struct Leadership {
     server: Arc<tiny_http::Server>,
-    turn: Mutex<Turn>,
+    turn: Mutex<State>,
     retired: AtomicBool,
 }
 
 /// Whose turn it is: a thread leads until there is a later term than its own.
-pub(super) type Term = u64;
+pub(super) type Turn = u64;
 
 #[derive(Default)]
-struct Turn {
-    term: Term,
+struct State {
+    term: Turn,
     doing: Doing,
     /// Requests in work, one of each connection at most, that are to be begun
     /// with or to be answered.
@@ -72,14 +72,14 @@ enum Doing {
 
 /// Why a thread does not lead any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum Exit {
     /// Another leads in its place.
     Displaced,
     /// There is nothing to be led any more.
     Retired,
 }
 
-impl Lead {
+impl Leadership {
     /// Has tiny_http accept on `listener`. The thread that calls this is to
     /// lead, in term 0.
     pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
@@ -94,24 +94,24 @@ impl Lead {
     }
 
     /// Takes requests, and answers them, until the turn is over.
-    pub(super) fn run(&self, term: Term, front: &Arc<Front>) -> Left {
+    pub(super) fn run(&self, term: Turn, dispatcher: &Arc<Dispatcher>) -> Exit {
         scheduling::prefer_wakeup(scheduling::SLICE);
-        while self.answer_taken(term, front) {
+        while self.answer_taken(term, dispatcher) {
             if self.is_retired() {
-                return Left::Retired;
+                return Exit::Retired;
             }
-            self.take(front);
+            self.take(dispatcher);
         }
         scheduling::batch_priority();
-        Left::Displaced
+        Exit::Displaced
     }
 
     /// Answers what was taken, by a leader before this one too, and some of what
     /// was committed. Says whether the turn goes on; until the next call nobody
     /// can end it.
-    fn answer_taken(&self, term: Term, front: &Arc<Front>) -> bool {
+    fn answer_taken(&self, term: Turn, dispatcher: &Arc<Dispatcher>) -> bool {
         // Once: what is committed meanwhile comes behind the next requests.
-        let committed = front.committed.take().into_iter();
+        let committed = dispatcher.completions.take().into_iter();
         let committed = committed.map(|(job, reply)| Taken::Committed(job, reply));
         self.lock().taken.extend(committed);
         loop {
@@ -126,22 +126,22 @@ impl Lead {
             turn.doing = Doing::Answering;
             drop(turn);
             match taken {
-                Taken::Request(job, meaning) => front.run_taken(job, meaning),
-                Taken::Committed(job, reply) => front.answer_committed(job, reply),
+                Taken::Request(job, meaning) => dispatcher.handle(job, meaning),
+                Taken::Committed(job, reply) => dispatcher.answer_committed(job, reply),
             }
         }
     }
 
     /// Waits for a request, and takes those that are there with it.
-    fn take(&self, front: &Arc<Front>) {
+    fn take(&self, dispatcher: &Arc<Dispatcher>) {
         let first = self.server.recv().map(Some);
-        front.watchdog.watch_leader();
+        dispatcher.watchdog.watch_leader();
         let more = iter::repeat_with(|| self.server.try_recv()).take(TAKEN_MAX - 1);
         for call in iter::once(first).chain(more) {
             match call {
                 Ok(Some(call)) => {
                     let entered =
-                        panic::catch_unwind(AssertUnwindSafe(|| inlet::enter(front, call)));
+                        panic::catch_unwind(AssertUnwindSafe(|| inlet::enter(dispatcher, call)));
                     let Ok(started) = entered else {
                         log::error!("a request was lost on its way in");
                         continue;
@@ -160,7 +160,7 @@ impl Lead {
 
     /// Looks whether the leader is stuck, at most once in a while. If so its
     /// turn is over, and another thread is to lead in the term that this gives.
-    pub(super) fn displace_stuck(&self, now: Instant) -> Option<Term> {
+    pub(super) fn displace_stuck(&self, now: Instant) -> Option<Turn> {
         let mut turn = self.lock();
         match turn.doing {
             Doing::Taking => None,
@@ -198,7 +198,7 @@ impl Lead {
         self.retired.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Turn> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Every change above is complete before anything could panic.
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
