@@ -1,76 +1,73 @@
-//! Writes that were committed, on their way to the thread that leads.
+//! Operations that the storage has done, on their way back to the leader.
 //!
 //! The storage commits many writes at once and tells of them one by one. The
 //! leader is woken up once for all of them, if it is not at work anyway: to wake
 //! up a thread for each takes longer than to answer them.
 
+use super::inbox::Inbox;
 use super::job::Job;
-use super::leader::Leadership;
 use crate::api::Reply;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many are answered before requests that have come meanwhile are begun
-/// with.
+/// The most that are taken at a time; requests that have come meanwhile are next.
 const TAKEN_MAX: usize = 32;
 
-/// What is to be answered: no more than one request of each connection.
+/// Replies that wait for the leader, at most one per connection.
 #[derive(Default)]
-pub(super) struct Completions(Mutex<Waiting>);
+pub struct Completions(Mutex<State>);
 
 #[derive(Default)]
-struct Waiting {
-    answers: VecDeque<(Job, Reply)>,
-    /// Whoever has it looks here between requests; none before the start and
-    /// after the end.
-    lead: Option<Arc<Leadership>>,
+struct State {
+    replies: VecDeque<(Job, Reply)>,
+    /// Where the leader waits, which looks here between requests; none before the
+    /// start and after the end.
+    inbox: Option<Arc<Inbox>>,
 }
 
 impl Completions {
-    /// Has the answers be written by whoever has this lead.
-    pub(super) fn are_for(&self, lead: Arc<Leadership>) {
-        let mut waiting = self.lock();
-        if !waiting.answers.is_empty() {
-            lead.wake();
+    /// Wakes the leader up at this inbox from now on.
+    pub fn wake_at(&self, inbox: Arc<Inbox>) {
+        let mut state = self.lock();
+        if !state.replies.is_empty() {
+            inbox.wake();
         }
-        waiting.lead = Some(lead);
+        state.inbox = Some(inbox);
     }
 
-    /// Adds an answer, or gives it back if nobody is there to write it. Blocks
-    /// for no client and no disk.
-    pub(super) fn add(&self, job: Job, reply: Reply) -> Option<(Job, Reply)> {
-        let mut waiting = self.lock();
-        let Some(lead) = &waiting.lead else { return Some((job, reply)) };
+    /// Adds a reply, or gives it back if there is no leader. Never blocks.
+    pub fn add(&self, job: Job, reply: Reply) -> Option<(Job, Reply)> {
+        let mut state = self.lock();
+        let Some(inbox) = &state.inbox else { return Some((job, reply)) };
         // With others there, the leader was woken up already. It looks here once
         // it wakes up, or before.
-        if waiting.answers.is_empty() {
-            lead.wake();
+        if state.replies.is_empty() {
+            inbox.wake();
         }
-        waiting.answers.push_back((job, reply));
+        state.replies.push_back((job, reply));
         None
     }
 
-    /// Some that are there, in order. If others are left, whoever leads is woken
-    /// up for them.
-    pub(super) fn take(&self) -> Vec<(Job, Reply)> {
-        let mut waiting = self.lock();
-        let taken = TAKEN_MAX.min(waiting.answers.len());
-        let taken = waiting.answers.drain(..taken).collect();
-        if let Some(lead) = waiting.lead.as_ref().filter(|_| !waiting.answers.is_empty()) {
-            lead.wake();
+    /// Takes some, in order. If others are left, the leader is woken up for them.
+    pub fn take(&self) -> Vec<(Job, Reply)> {
+        let mut state = self.lock();
+        let taken = TAKEN_MAX.min(state.replies.len());
+        let taken = state.replies.drain(..taken).collect();
+        if let Some(inbox) = state.inbox.as_ref().filter(|_| !state.replies.is_empty()) {
+            inbox.wake();
         }
         taken
     }
 
-    /// All that are there, after which no other is taken.
-    pub(super) fn end(&self) -> VecDeque<(Job, Reply)> {
-        let mut waiting = self.lock();
-        waiting.lead = None;
-        mem::take(&mut waiting.answers)
+    /// Takes all that are there; no other is added afterwards.
+    pub fn end(&self) -> VecDeque<(Job, Reply)> {
+        let mut state = self.lock();
+        state.inbox = None;
+        mem::take(&mut state.replies)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Every change above is complete before anything could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -20,13 +20,17 @@ mod completions;
 mod connections;
 mod dispatch;
 mod framing;
+mod inbox;
 mod job;
 mod leader;
 mod limits;
+mod listen;
 mod mailbox;
+mod pipeline;
 mod request;
 mod response;
 mod uploads;
+mod workers;
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod door;
@@ -47,19 +51,15 @@ mod portable;
 use portable::{gate, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
-use crate::metrics::Metrics;
 use accept::Acceptor;
-use completions::Completions;
-use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use dispatch::{Dispatcher, Message};
+use dispatch::{Dispatcher, Task};
 use limits::Limits;
-use mailbox::{Command, Mailbox};
+use mailbox::Command;
 use sender::{Senders, Transfer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use watchdog::Watchdog;
@@ -123,11 +123,11 @@ pub struct Server {
     addrs: Vec<SocketAddr>,
     dispatcher: Arc<Dispatcher>,
     shutdown_timeout: Duration,
-    lanes: Vec<JoinHandle<()>>,
+    workers: usize,
+    /// The workers and the senders.
+    threads: Vec<JoinHandle<()>>,
     /// Is disconnected once the watchdog has ended.
     watchdog_ended: Receiver<()>,
-    workers: usize,
-    senders: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -135,45 +135,28 @@ impl Server {
     /// have is left out with a warning. Fails if no other is left, if one
     /// cannot be had, or if threads cannot be started.
     pub fn start(config: &Config, api: Api) -> io::Result<Self> {
-        Self::start_on(accept::listen(&config.addrs)?, config, api)
+        Self::start_on(listen::listen(&config.addrs)?, config, api)
             .map_err(|err| io::Error::new(err.kind(), format!("cannot start the server: {err}")))
     }
 
     fn start_on(listeners: Vec<TcpListener>, config: &Config, api: Api) -> io::Result<Self> {
         let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-        let (ready, ready_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
-        let dispatcher = Arc::new(Dispatcher {
-            api,
-            connections: Connections::default(),
-            ready,
-            ready_queue,
-            senders,
-            uploads: Arc::default(),
-            watchdog: Mailbox::default(),
-            metrics: Metrics::new(),
-            submitted: AtomicUsize::new(0),
-            completions: Completions::default(),
-            draining: AtomicBool::new(false),
-        });
-
+        let dispatcher = Arc::new(Dispatcher::new(api, senders));
         let workers = config.workers.max(1);
-        let lanes = start_workers(workers, &dispatcher)?;
-        let mut senders = Vec::new();
+        let mut threads = workers::start(workers, &dispatcher)?;
         for (number, sender) in loops.into_iter().enumerate() {
             let dispatcher = Arc::clone(&dispatcher);
             let run = move || {
-                sender.run(|Transfer { job, response, .. }, outcome| match outcome {
-                    Ok(()) => dispatcher.finish(job, &response),
-                    Err(err) => dispatcher.lose(&job, &response, &err),
+                sender.run(|Transfer { job, response, .. }, outcome| {
+                    dispatcher.finish(job, &response, outcome);
                 });
             };
             let thread = thread::Builder::new().name(format!("sender-{number}"));
-            senders.push(thread.stack_size(dispatch::STACK_BYTES).spawn(run)?);
+            threads.push(thread.stack_size(workers::STACK_BYTES).spawn(run)?);
         }
-        let system_max =
-            limits::connections_max(lanes.len() + senders.len(), config.storage_descriptors);
+        let system_max = limits::connections_max(threads.len(), config.storage_descriptors);
         let limits = Limits {
             idle_timeout: config.idle_timeout,
             request_timeout: config.request_timeout,
@@ -191,7 +174,7 @@ impl Server {
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addrs, dispatcher, shutdown_timeout, lanes, watchdog_ended, workers, senders })
+        Ok(Self { addrs, dispatcher, shutdown_timeout, workers, threads, watchdog_ended })
     }
 
     /// The addresses that it listens on, at least one, with the real port.
@@ -199,7 +182,7 @@ impl Server {
         &self.addrs
     }
 
-    /// How many threads its ready lane has.
+    /// The number of workers.
     pub fn workers(&self) -> usize {
         self.workers
     }
@@ -209,7 +192,7 @@ impl Server {
     /// each method on what was answered.
     pub fn stop(self) -> Vec<String> {
         let deadline = Instant::now() + self.shutdown_timeout;
-        self.dispatcher.draining.store(true, Ordering::Relaxed);
+        self.dispatcher.drain();
         let drained = self.dispatcher.watchdog.drain();
         let in_time = drained.recv_deadline(deadline).is_ok();
         if !in_time {
@@ -224,24 +207,13 @@ impl Server {
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
             for _ in 0..self.workers {
-                // Without a thread that takes it there is none to be stopped.
-                self.dispatcher.ready.send(Message::Stop).ok();
+                self.dispatcher.queue(Task::Stop);
             }
             self.dispatcher.senders.stop();
-            self.lanes.into_iter().chain(self.senders).for_each(end);
+            self.threads.into_iter().for_each(end);
         }
         self.dispatcher.metrics.lines()
     }
-}
-
-/// Starts the threads of the ready lane.
-fn start_workers(workers: usize, dispatcher: &Arc<Dispatcher>) -> io::Result<Vec<JoinHandle<()>>> {
-    let start = |number| {
-        let dispatcher = Arc::clone(dispatcher);
-        let thread = thread::Builder::new().name(format!("worker-{number}"));
-        thread.stack_size(dispatch::STACK_BYTES).spawn(move || dispatcher.work_ready())
-    };
-    (0..workers).map(start).collect()
 }
 
 fn end(thread: JoinHandle<()>) {

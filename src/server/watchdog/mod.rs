@@ -14,10 +14,11 @@
 mod verdict;
 
 use super::accept::Acceptor;
-use super::connections::{Connection, Stage};
+use super::connections::Connection;
 use super::dispatch::Dispatcher;
 use super::limits::Limits;
 use super::mailbox::Command;
+use super::pipeline::Stage;
 use super::response::{Persistence, Response};
 use crate::api::Reply;
 use crate::platform::scheduling;
@@ -76,7 +77,7 @@ const LATE: (u16, &str) = (408, "the request took too long");
 const TOO_MANY: (u16, &str) = (503, "too many connections, try again");
 
 /// The watchdog, which runs on a thread of its own.
-pub(super) struct Watchdog {
+pub struct Watchdog {
     limits: Limits,
     dispatcher: Arc<Dispatcher>,
     acceptor: Acceptor,
@@ -99,7 +100,7 @@ struct Draining {
 
 impl Watchdog {
     /// A watchdog over the connections that `acceptor` accepts.
-    pub(super) fn new(limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
+    pub fn new(limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
         let now = Instant::now();
         Self {
             limits,
@@ -117,7 +118,7 @@ impl Watchdog {
     }
 
     /// Watches until told to stop.
-    pub(super) fn run(mut self) {
+    pub fn run(mut self) {
         scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         loop {
             // Without its watchdog the server would be lost. Every step below
@@ -174,12 +175,12 @@ impl Watchdog {
 
     /// Looks at every connection and does what its state asks for.
     fn inspect(&mut self, connections: &[Arc<Connection>], now: Instant) {
-        let living: HashSet<u64> = connections.iter().map(|connection| connection.id()).collect();
+        let living: HashSet<u64> = connections.iter().map(|connection| connection.id).collect();
         self.watches.retain(|id, _| living.contains(id));
         let draining = self.draining.as_ref().map(|draining| draining.since);
         for connection in connections {
             let activity = connection.activity();
-            let watch = self.watches.entry(connection.id());
+            let watch = self.watches.entry(connection.id);
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
             match watch.inspect(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
@@ -190,10 +191,9 @@ impl Watchdog {
             if activity.is_closing {
                 let lasts = now.duration_since(watch.since());
                 let is_let_go = draining.is_some() && lasts > LINGER_DRAINING;
-                if is_let_go && !connection.socket().has_unconfirmed() {
+                if is_let_go && !connection.socket.has_unconfirmed() {
                     self.dispatcher.connections.cut(connection);
-                } else if !connection.has_reader()
-                    && !connection.socket().discard(DISCARD_BYTES_MAX)
+                } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX)
                 {
                     // Nobody else hears this client out.
                     self.dispatcher.connections.end(connection);
@@ -217,7 +217,7 @@ impl Watchdog {
         // Whoever has had the last answer makes room for others.
         let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
         for connection in connections.iter().filter(is_closing) {
-            let watch = self.watches.get(&connection.id());
+            let watch = self.watches.get(&connection.id);
             if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
                 self.dispatcher.connections.give_up(connection);
             }
@@ -226,10 +226,10 @@ impl Watchdog {
             connections.iter().filter(|connection| !is_closing(connection)).collect();
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
-        let idle = staying.into_iter().filter(|connection| connection.is_idle());
+        let idle = staying.into_iter().filter(|connection| connection.pipeline.is_idle());
         let (mut silent, mut others) = (Vec::new(), Vec::new());
         for connection in idle {
-            let Some(watch) = self.watches.get(&connection.id()) else { continue };
+            let Some(watch) = self.watches.get(&connection.id) else { continue };
             match watch.silent_since() {
                 Some(since) => silent.push((since, connection)),
                 None => others.push((Reverse(watch.since()), connection)),
@@ -240,7 +240,7 @@ impl Watchdog {
         let turned_away = over.saturating_sub(silent.len());
         for (_, connection) in silent.into_iter().take(over) {
             self.dispatcher.connections.dismiss(connection);
-            if !connection.socket().has_unconfirmed() {
+            if !connection.socket.has_unconfirmed() {
                 self.dispatcher.connections.give_up(connection);
             }
         }
@@ -257,7 +257,7 @@ impl Watchdog {
             |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Sending);
         let sending = connections.iter().filter(is_sending);
         let slowest = sending
-            .filter_map(|connection| Some((self.watches.get(&connection.id())?, connection)))
+            .filter_map(|connection| Some((self.watches.get(&connection.id)?, connection)))
             .min_by_key(|(watch, _)| watch.since());
         if let Some((watch, connection)) = slowest
             && now.duration_since(watch.since()) > SLOW_AFTER
@@ -271,11 +271,11 @@ impl Watchdog {
     fn keep_accepting(&mut self, connections: &[Arc<Connection>]) {
         if self.acceptor.has_retiring() {
             for connection in connections.iter().filter(|connection| !connection.is_read()) {
-                if self.acceptor.is_retiring(connection.accept_loop()) {
+                if self.acceptor.is_retiring(connection.accept_loop) {
                     self.dispatcher.connections.cut(connection);
                 }
             }
-            let living = connections.iter().map(|connection| connection.accept_loop()).collect();
+            let living = connections.iter().map(|connection| connection.accept_loop).collect();
             self.acceptor.retire_without(&living);
         }
         if self.draining.is_some() || !self.acceptor.is_over() {
@@ -321,11 +321,11 @@ impl Watchdog {
 
 impl Meter for Connection {
     fn acknowledged(&self) -> Option<u64> {
-        self.socket().acknowledged()
+        self.socket.acknowledged()
     }
 
     fn has_unconfirmed(&self) -> bool {
-        self.socket().has_unconfirmed()
+        self.socket.has_unconfirmed()
     }
 }
 
