@@ -16,7 +16,7 @@ const OVERHEAD_FACTOR_MAX: u64 = 16;
 /// Reads the data out of a chunked body. An end inside of it is
 /// `UnexpectedEof`, and what makes no sense is `InvalidData` with a text for
 /// the client.
-pub(super) struct Chunked<R> {
+pub struct Chunked<R> {
     reader: R,
     state: State,
     data_bytes: u64,
@@ -39,7 +39,7 @@ enum State {
 
 impl<R: BufRead> Chunked<R> {
     /// A decoder at the beginning of a body.
-    pub(super) fn new(reader: R) -> Self {
+    pub fn new(reader: R) -> Self {
         Self { reader, state: State::Size, data_bytes: 0, overhead_bytes: 0 }
     }
 

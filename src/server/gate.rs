@@ -12,8 +12,8 @@
 //! them, and a connection that ends at once makes the pool look again.
 
 use super::connections::{Connection, Connections};
+use super::dispatch::Dispatcher;
 use super::door::{self, Gate, Opened, Stream};
-use super::front::Front;
 use super::inlet::Inlet;
 use super::mailbox::Command;
 use super::socket::Socket;
@@ -31,7 +31,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How many addresses can be served.
-pub(super) const LISTENERS_MAX: usize = usize::MAX;
+pub const LISTENERS_MAX: usize = usize::MAX;
 
 /// How long a connection may wait for a thread until it is taken to be
 /// forgotten.
@@ -50,10 +50,10 @@ const DESCRIPTORS_SPARE: usize = 2;
 /// Lets connections in, for one accept loop.
 struct Admission {
     listeners: Arc<[TcpListener]>,
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     /// How many connections there may be, with those that are turned away.
     connections_max: usize,
-    accept_loop: Arc<AcceptLoop>,
+    accept_thread: Arc<AcceptThread>,
     // Nobody but the accept loop's thread locks it.
     state: Mutex<State>,
 }
@@ -75,19 +75,19 @@ struct State {
 
 /// An accept loop of tiny_http's.
 #[derive(Debug)]
-pub(super) struct AcceptLoop {
+pub struct AcceptThread {
     /// Its number: they are counted.
-    pub(super) number: usize,
+    pub number: usize,
     started_at: Instant,
     has_begun: AtomicBool,
     has_ended: AtomicBool,
 }
 
 /// Notes the end of the accept loop whose thread this belongs to.
-struct EndsWithThread(Arc<AcceptLoop>);
+struct EndsWithThread(Arc<AcceptThread>);
 
 thread_local! {
-    static ACCEPT_LOOP: RefCell<Option<EndsWithThread>> = const { RefCell::new(None) };
+    static ACCEPT_THREAD: RefCell<Option<EndsWithThread>> = const { RefCell::new(None) };
 }
 
 impl Drop for EndsWithThread {
@@ -96,20 +96,20 @@ impl Drop for EndsWithThread {
     }
 }
 
-impl AcceptLoop {
+impl AcceptThread {
     /// One that is about to begin.
-    pub(super) fn new(number: usize) -> Self {
+    pub fn new(number: usize) -> Self {
         let (has_begun, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { number, started_at: Instant::now(), has_begun, has_ended }
     }
 
     /// Whether it has come to the gate.
-    pub(super) fn has_begun(&self) -> bool {
+    pub fn has_begun(&self) -> bool {
         self.has_begun.load(Ordering::Relaxed)
     }
 
     /// Whether its thread has ended, or does not come.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         let is_late = || self.started_at.elapsed() > BEGUN_WITHIN;
         self.has_ended.load(Ordering::Relaxed) || (!self.has_begun() && is_late())
     }
@@ -117,7 +117,7 @@ impl AcceptLoop {
     /// Notes that the calling thread runs it.
     fn begin(self: &Arc<Self>) {
         if !self.has_begun.swap(true, Ordering::Relaxed) {
-            ACCEPT_LOOP.replace(Some(EndsWithThread(Arc::clone(self))));
+            ACCEPT_THREAD.replace(Some(EndsWithThread(Arc::clone(self))));
         }
     }
 }
@@ -139,18 +139,18 @@ impl Stream for Nudge {
 
 /// Has the accept loop that is about to begin on `listener` get every
 /// connection to `listeners`, through the gate.
-pub(super) fn open(
+pub fn open(
     listener: &TcpListener,
     listeners: &Arc<[TcpListener]>,
-    front: &Arc<Front>,
+    dispatcher: &Arc<Dispatcher>,
     connections_max: usize,
-    accept_loop: &Arc<AcceptLoop>,
+    accept_thread: &Arc<AcceptThread>,
 ) -> io::Result<Opened> {
     let admission = Admission {
         listeners: Arc::clone(listeners),
-        front: Arc::clone(front),
+        dispatcher: Arc::clone(dispatcher),
         connections_max,
-        accept_loop: Arc::clone(accept_loop),
+        accept_thread: Arc::clone(accept_thread),
         state: Mutex::new(State::new()?),
     };
     // What is ready may be gone once it is accepted, and others are waited for.
@@ -159,13 +159,13 @@ pub(super) fn open(
 }
 
 /// Forgets a listener whose accept loop has not begun.
-pub(super) fn close(opened: Opened) {
+pub fn close(opened: Opened) {
     door::forget(opened);
 }
 
 impl Admission {
     fn connections(&self) -> &Connections {
-        &self.front.connections
+        &self.dispatcher.connections
     }
 
     /// Waits for the next connection.
@@ -182,7 +182,7 @@ impl Admission {
             if state.left_to_wait().is_some_and(|left| left.is_zero()) {
                 return Ok(Some(state.nudge()));
             }
-            self.front.watchdog.send(Command::Inspect);
+            self.dispatcher.watchdog.send(Command::Inspect);
             if !self.connections().wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
                 return Ok(None);
             }
@@ -206,9 +206,9 @@ impl Admission {
         }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let connection = self.connections().add(socket, peer, self.accept_loop.number);
+        let connection = self.connections().add(socket, peer, self.accept_thread.number);
         state.unread.push_back((Arc::downgrade(&connection), Instant::now()));
-        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.front), connection))))
+        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
     }
 
     /// Sees to an error of the system's that is not the end.
@@ -221,7 +221,7 @@ impl Admission {
         );
         if !is_of_client {
             let warning = format!("a connection cannot be accepted: {err}");
-            self.front.watchdog.send(Command::Complain(warning));
+            self.dispatcher.watchdog.send(Command::Complain(warning));
             thread::sleep(ERROR_PAUSE);
         }
     }
@@ -293,7 +293,7 @@ impl State {
 impl Gate for Admission {
     fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.accept_loop.begin();
+        self.accept_thread.begin();
         loop {
             if let Some(stream) = self.accept(&mut state)? {
                 let descriptor = state.spare.pop().ok_or(io::ErrorKind::Interrupted)?;

@@ -16,17 +16,21 @@
 mod accept;
 mod body;
 mod chunked;
-mod committed;
+mod completions;
 mod connections;
+mod dispatch;
 mod framing;
-mod front;
+mod inbox;
 mod job;
-mod lead;
+mod leader;
 mod limits;
+mod listen;
 mod mailbox;
+mod pipeline;
 mod request;
 mod response;
 mod uploads;
+mod workers;
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod door;
@@ -47,19 +51,15 @@ mod portable;
 use portable::{gate, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
-use crate::metrics::Metrics;
 use accept::Acceptor;
-use committed::Committed;
-use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use front::{Front, Message};
+use dispatch::{Dispatcher, Task};
 use limits::Limits;
-use mailbox::{Command, Mailbox};
+use mailbox::Command;
 use sender::{Senders, Transfer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use watchdog::Watchdog;
@@ -121,13 +121,13 @@ impl Default for Config {
 /// A running server.
 pub struct Server {
     addrs: Vec<SocketAddr>,
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     shutdown_timeout: Duration,
-    lanes: Vec<JoinHandle<()>>,
+    workers: usize,
+    /// The workers and the senders.
+    threads: Vec<JoinHandle<()>>,
     /// Is disconnected once the watchdog has ended.
     watchdog_ended: Receiver<()>,
-    workers: usize,
-    senders: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -135,45 +135,28 @@ impl Server {
     /// have is left out with a warning. Fails if no other is left, if one
     /// cannot be had, or if threads cannot be started.
     pub fn start(config: &Config, api: Api) -> io::Result<Self> {
-        Self::start_on(accept::listen(&config.addrs)?, config, api)
+        Self::start_on(listen::listen(&config.addrs)?, config, api)
             .map_err(|err| io::Error::new(err.kind(), format!("cannot start the server: {err}")))
     }
 
     fn start_on(listeners: Vec<TcpListener>, config: &Config, api: Api) -> io::Result<Self> {
         let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-        let (ready, ready_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
-        let front = Arc::new(Front {
-            api,
-            connections: Connections::default(),
-            ready,
-            ready_queue,
-            senders,
-            uploads: Arc::default(),
-            watchdog: Mailbox::default(),
-            metrics: Metrics::new(),
-            submitted: AtomicUsize::new(0),
-            committed: Committed::default(),
-            draining: AtomicBool::new(false),
-        });
-
+        let dispatcher = Arc::new(Dispatcher::new(api, senders));
         let workers = config.workers.max(1);
-        let lanes = start_workers(workers, &front)?;
-        let mut senders = Vec::new();
+        let mut threads = workers::start(workers, &dispatcher)?;
         for (number, sender) in loops.into_iter().enumerate() {
-            let front = Arc::clone(&front);
+            let dispatcher = Arc::clone(&dispatcher);
             let run = move || {
-                sender.run(|Transfer { job, response, .. }, outcome| match outcome {
-                    Ok(()) => front.finish(job, &response),
-                    Err(err) => front.lose(&job, &response, &err),
+                sender.run(|Transfer { job, response, .. }, outcome| {
+                    dispatcher.finish(job, &response, outcome);
                 });
             };
             let thread = thread::Builder::new().name(format!("sender-{number}"));
-            senders.push(thread.stack_size(front::STACK_BYTES).spawn(run)?);
+            threads.push(thread.stack_size(workers::STACK_BYTES).spawn(run)?);
         }
-        let system_max =
-            limits::connections_max(lanes.len() + senders.len(), config.storage_descriptors);
+        let system_max = limits::connections_max(threads.len(), config.storage_descriptors);
         let limits = Limits {
             idle_timeout: config.idle_timeout,
             request_timeout: config.request_timeout,
@@ -181,9 +164,9 @@ impl Server {
         };
         log::debug!("up to {} connections", limits.connections_max);
         let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
-        let acceptor = Acceptor::new(listeners, Arc::clone(&front), at_once)?;
+        let acceptor = Acceptor::new(listeners, Arc::clone(&dispatcher), at_once)?;
         acceptor.wait_until_begun(START_PATIENCE)?;
-        let watchdog = Watchdog::new(limits, Arc::clone(&front), acceptor);
+        let watchdog = Watchdog::new(limits, Arc::clone(&dispatcher), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             watchdog.run();
@@ -191,7 +174,7 @@ impl Server {
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addrs, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
+        Ok(Self { addrs, dispatcher, shutdown_timeout, workers, threads, watchdog_ended })
     }
 
     /// The addresses that it listens on, at least one, with the real port.
@@ -199,7 +182,7 @@ impl Server {
         &self.addrs
     }
 
-    /// How many threads its ready lane has.
+    /// The number of workers.
     pub fn workers(&self) -> usize {
         self.workers
     }
@@ -209,13 +192,13 @@ impl Server {
     /// each method on what was answered.
     pub fn stop(self) -> Vec<String> {
         let deadline = Instant::now() + self.shutdown_timeout;
-        self.front.draining.store(true, Ordering::Relaxed);
-        let drained = self.front.watchdog.drain();
+        self.dispatcher.drain();
+        let drained = self.dispatcher.watchdog.drain();
         let in_time = drained.recv_deadline(deadline).is_ok();
         if !in_time {
             log::warn!("clients are left behind that did not finish in time");
         }
-        self.front.watchdog.send(Command::Stop);
+        self.dispatcher.watchdog.send(Command::Stop);
         // Nothing is ever sent here; it is over when the watchdog is.
         let patience = deadline.max(Instant::now() + WATCHDOG_PATIENCE);
         if self.watchdog_ended.recv_deadline(patience) == Err(RecvTimeoutError::Timeout) {
@@ -224,24 +207,13 @@ impl Server {
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
             for _ in 0..self.workers {
-                // Without a thread that takes it there is none to be stopped.
-                self.front.ready.send(Message::Stop).ok();
+                self.dispatcher.queue(Task::Stop);
             }
-            self.front.senders.stop();
-            self.lanes.into_iter().chain(self.senders).for_each(end);
+            self.dispatcher.senders.stop();
+            self.threads.into_iter().for_each(end);
         }
-        self.front.metrics.lines()
+        self.dispatcher.metrics.lines()
     }
-}
-
-/// Starts the threads of the ready lane.
-fn start_workers(workers: usize, front: &Arc<Front>) -> io::Result<Vec<JoinHandle<()>>> {
-    let start = |number| {
-        let front = Arc::clone(front);
-        let thread = thread::Builder::new().name(format!("worker-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || front.work_ready())
-    };
-    (0..workers).map(start).collect()
 }
 
 fn end(thread: JoinHandle<()>) {

@@ -1,7 +1,7 @@
 //! The server where there is no door: systems other than Linux, or a build
 //! with `--cfg portable`.
 //!
-//! tiny_http reads requests here and orders their answers. No deadline is
+//! tiny_http reads requests here and orders their responses. No deadline is
 //! kept and no connection is cut; a refusal waits until tiny_http has read the
 //! rest of the body, and a chunked body that is cut off inside a chunk counts
 //! as whole. Each request is a connection of its own to the rest of the server.
@@ -11,8 +11,8 @@ pub mod inlet {
     use super::socket::Socket;
     use crate::api::{Refusal, Reply};
     use crate::server::body;
+    use crate::server::dispatch::{Dispatcher, Task};
     use crate::server::framing::{self, Framing, Length};
-    use crate::server::front::{Front, Message, Ready};
     use crate::server::job::Job;
     use crate::server::request::{Head, Meaning, Request, Understood};
     use bytes::Bytes;
@@ -26,16 +26,19 @@ pub mod inlet {
     /// head asks for something first.
     const READ_BYTES_MAX: u64 = 1024;
 
-    /// How many requests of one peer may wait for the one in work.
+    /// The most requests of one peer that wait for the one in work.
     const WAITING_MAX: usize = 1000;
 
-    /// The peers of whom a request is in work, and those that wait behind it.
+    /// The peers with a request in work, and the requests that wait behind it.
     static IN_WORK: Mutex<BTreeMap<SocketAddr, VecDeque<tiny_http::Request>>> =
         Mutex::new(BTreeMap::new());
 
     /// Takes a request of tiny_http's. Gives it if its turn has come and it is
     /// there as a whole; otherwise a thread of its own waits for the rest.
-    pub fn enter(front: &Arc<Front>, request: tiny_http::Request) -> Option<(Job, Meaning)> {
+    pub fn enter(
+        dispatcher: &Arc<Dispatcher>,
+        request: tiny_http::Request,
+    ) -> Option<(Job, Meaning)> {
         let peer = request.remote_addr().copied()?;
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = in_work.get_mut(&peer) {
@@ -46,45 +49,46 @@ pub mod inlet {
         }
         in_work.insert(peer, VecDeque::new());
         drop(in_work);
-        begin(front, request, peer)
+        begin(dispatcher, request, peer)
     }
 
     /// Begins with the next request of a peer whose last one was answered.
-    pub fn next(front: &Arc<Front>, peer: SocketAddr) {
+    pub fn next(dispatcher: &Arc<Dispatcher>, peer: SocketAddr) {
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         let next = in_work.get_mut(&peer).and_then(VecDeque::pop_front);
         if next.is_none() {
             in_work.remove(&peer);
         }
         drop(in_work);
-        let begun = next.and_then(|request| begin(front, request, peer));
+        let begun = next.and_then(|request| begin(dispatcher, request, peer));
         if let Some((job, meaning)) = begun {
-            // The lane's threads live as long as the server.
-            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+            dispatcher.queue(Task::Handle(job, meaning));
         }
     }
 
     fn begin(
-        front: &Arc<Front>,
+        dispatcher: &Arc<Dispatcher>,
         mut request: tiny_http::Request,
         peer: SocketAddr,
     ) -> Option<(Job, Meaning)> {
-        let understood = understand(front, &request);
+        let understood = understand(dispatcher, &request);
         let is_here = understood.as_ref().is_ok_and(|(_, framing, _)| {
             let bytes = framing.length.known();
             bytes == Some(0)
                 || (!framing.expects_continue && bytes.is_some_and(|bytes| bytes <= READ_BYTES_MAX))
         });
+        let dispatcher = Arc::clone(dispatcher);
+        let finish = move || {
+            let read = read(&dispatcher, &mut request, understood);
+            let socket = Socket::new(request.into_writer(), Arc::clone(&dispatcher), peer);
+            (Job::new(dispatcher.connections.add(socket, peer, 0), read), dispatcher)
+        };
         if is_here {
-            let own = read(front, &mut request, understood);
-            return Some(job(front, request, own, peer));
+            return Some(finish().0);
         }
-        let front = Arc::clone(front);
         let waiting = thread::Builder::new().name("upload".to_owned()).spawn(move || {
-            let own = read(&front, &mut request, understood);
-            let (job, meaning) = job(&front, request, own, peer);
-            // The lane's threads live as long as the server.
-            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+            let ((job, meaning), dispatcher) = finish();
+            dispatcher.queue(Task::Handle(job, meaning));
         });
         if let Err(err) = waiting {
             log::warn!("no thread can be started for an upload: {err}");
@@ -93,7 +97,7 @@ pub mod inlet {
     }
 
     fn understand(
-        front: &Front,
+        dispatcher: &Dispatcher,
         request: &tiny_http::Request,
     ) -> Result<Understood, (Head, Refusal)> {
         let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
@@ -106,12 +110,12 @@ pub mod inlet {
         if fields.len() > framing::FIELDS_MAX {
             return Err((Head::unknown(), Refusal::FieldsTooMany));
         }
-        framing::Head { method, target, version, fields: &fields }.understand(&front.api)
+        framing::Head { method, target, version, fields: &fields }.understand(&dispatcher.api)
     }
 
     /// Reads the body, where there is to be one.
     fn read(
-        front: &Front,
+        dispatcher: &Dispatcher,
         request: &mut tiny_http::Request,
         understood: Result<Understood, (Head, Refusal)>,
     ) -> Request {
@@ -119,21 +123,19 @@ pub mod inlet {
             Ok(understood) => understood,
             Err((head, err)) => return Request::refused(head, err),
         };
-        match admitted.and_then(|operation| Ok((operation, body(front, request, framing)?))) {
-            Ok(meaning) => Request { head, meaning: Ok(meaning) },
-            Err(reply) if framing.length == Length::Known(0) => {
-                Request { head, meaning: Err(reply) }
-            }
-            Err(reply) => Request::refused(head, reply),
+        let receive = |operation| Ok((operation, receive_body(dispatcher, request, framing)?));
+        match admitted.and_then(receive) {
+            Err(reply) if framing.length != Length::Known(0) => Request::refused(head, reply),
+            meaning => Request { head, meaning },
         }
     }
 
-    fn body(
-        front: &Front,
+    fn receive_body(
+        dispatcher: &Dispatcher,
         request: &mut tiny_http::Request,
         framing: Framing,
     ) -> Result<Bytes, Reply> {
-        let bytes_max = front.api.value_bytes_max();
+        let bytes_max = dispatcher.api.value_bytes_max();
         let wanted = framing.length.known().unwrap_or(bytes_max.saturating_add(1));
         if wanted == 0 {
             return Ok(Bytes::new());
@@ -152,58 +154,51 @@ pub mod inlet {
             Length::Known(_) | Length::Chunked => Ok(body.into()),
         }
     }
-
-    fn job(
-        front: &Arc<Front>,
-        request: tiny_http::Request,
-        own: Request,
-        peer: SocketAddr,
-    ) -> (Job, Meaning) {
-        let socket = Socket::new(request.into_writer(), Arc::clone(front), peer);
-        let connection = front.connections.add(socket, peer, 0);
-        connection.set_in_work();
-        Job::new(connection, own)
-    }
 }
 
-/// Writing answers.
+/// Writing responses.
 pub mod socket {
     use super::inlet;
-    use crate::server::front::Front;
+    use crate::server::dispatch::Dispatcher;
     use std::io::{self, Write};
     use std::net::SocketAddr;
-    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    use std::sync::{Arc, Mutex, PoisonError};
 
     type Writer = Box<dyn Write + Send>;
 
-    /// tiny_http's writer for one answer, until that was written.
+    /// tiny_http's writer for one response. Dropping it lets tiny_http go on.
     pub struct Socket {
         writer: Mutex<Option<Writer>>,
-        front: Arc<Front>,
+        dispatcher: Arc<Dispatcher>,
         peer: SocketAddr,
     }
 
     impl Drop for Socket {
         fn drop(&mut self) {
-            self.answered();
+            // The next response waits until the writer is gone.
+            self.cut();
+            inlet::next(&self.dispatcher, self.peer);
         }
     }
 
     impl Socket {
-        pub fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
-            Self { writer: Mutex::new(Some(writer)), front, peer }
+        /// Whether it is given up after one response.
+        pub const SERVES_ONE: bool = true;
+
+        pub fn new(writer: Writer, dispatcher: Arc<Dispatcher>, peer: SocketAddr) -> Self {
+            Self { writer: Mutex::new(Some(writer)), dispatcher, peer }
         }
 
         pub fn cut(&self) {
-            self.answered();
+            *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
 
         pub fn stop_sending(&self) {
-            self.answered();
+            self.cut();
         }
 
         pub fn stop_receiving(&self) {
-            self.answered();
+            self.cut();
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere there may be some")]
@@ -211,33 +206,19 @@ pub mod socket {
             false
         }
 
-        /// Lets tiny_http go on.
-        pub fn answered(&self) {
-            let writer = self.lock().take();
-            if writer.is_some() {
-                drop(writer);
-                inlet::next(&self.front, self.peer);
-            }
-        }
-
         /// Sends all of `bytes`, which may block.
         pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-            let mut writer = self.lock();
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let writer = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             writer.write_all(bytes)?;
             writer.flush()?;
             Ok(bytes.len())
-        }
-
-        fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
-            self.writer.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 }
 
 /// Writing large responses.
 pub mod sender {
-    use crate::server::front::Message;
     use crate::server::job::Job;
     use crate::server::response::Response;
     use crossbeam_channel::{Receiver, Sender};
@@ -251,11 +232,12 @@ pub mod sender {
     }
 
     pub struct Senders {
-        queue: Sender<Message<Transfer>>,
+        /// `None` ends one thread.
+        queue: Sender<Option<Transfer>>,
         threads: usize,
     }
 
-    pub struct SenderLoop(Receiver<Message<Transfer>>);
+    pub struct SenderLoop(Receiver<Option<Transfer>>);
 
     impl Transfer {
         pub fn new(job: Job, response: Response) -> Self {
@@ -268,13 +250,14 @@ pub mod sender {
         }
 
         fn write(&self) -> io::Result<()> {
-            let socket = self.job.connection.socket();
+            let socket = &self.job.connection.socket;
             socket.send_now(self.first.get(self.sent..).unwrap_or_default())?;
             socket.send_now(self.response.second_part()).map(|_| ())
         }
     }
 
     impl Senders {
+        #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
         pub fn new(threads: usize) -> io::Result<(Self, Vec<SenderLoop>)> {
             let (queue, transfers) = crossbeam_channel::unbounded();
             let loops = (0..threads).map(|_| SenderLoop(transfers.clone())).collect();
@@ -287,19 +270,19 @@ pub mod sender {
 
         pub fn send(&self, transfer: Transfer) {
             // The threads live as long as the server.
-            self.queue.send(Message::Work(transfer)).ok();
+            self.queue.send(Some(transfer)).ok();
         }
 
         pub fn stop(&self) {
             for _ in 0..self.threads {
-                self.queue.send(Message::Stop).ok();
+                self.queue.send(None).ok();
             }
         }
     }
 
     impl SenderLoop {
         pub fn run(self, finish: impl Fn(Transfer, io::Result<()>)) {
-            while let Ok(Message::Work(transfer)) = self.0.recv() {
+            while let Ok(Some(transfer)) = self.0.recv() {
                 let outcome = transfer.write();
                 finish(transfer, outcome);
             }
@@ -309,29 +292,28 @@ pub mod sender {
 
 /// Accept loops, which are tiny_http's alone.
 pub mod gate {
-    use crate::server::front::Front;
+    use crate::server::dispatch::Dispatcher;
     use std::io;
     use std::net::TcpListener;
     use std::sync::Arc;
 
-    /// How many addresses can be served: tiny_http has one listening socket.
+    /// tiny_http has one listening socket.
     pub const LISTENERS_MAX: usize = 1;
 
-    pub struct AcceptLoop {
+    pub struct AcceptThread {
         pub number: usize,
     }
 
-    impl AcceptLoop {
+    #[allow(clippy::unused_self, reason = "elsewhere it is observed")]
+    impl AcceptThread {
         pub fn new(number: usize) -> Self {
             Self { number }
         }
 
-        #[allow(clippy::unused_self, reason = "elsewhere it may not have")]
         pub fn has_begun(&self) -> bool {
             true
         }
 
-        #[allow(clippy::unused_self, reason = "elsewhere it may have")]
         pub fn is_over(&self) -> bool {
             false
         }
@@ -341,9 +323,9 @@ pub mod gate {
     pub fn open(
         _listener: &TcpListener,
         _listeners: &Arc<[TcpListener]>,
-        _front: &Arc<Front>,
+        _dispatcher: &Arc<Dispatcher>,
         _connections_max: usize,
-        _accept_loop: &Arc<AcceptLoop>,
+        _thread: &Arc<AcceptThread>,
     ) -> io::Result<()> {
         Ok(())
     }
@@ -354,33 +336,33 @@ pub mod gate {
 /// The rest of the watchdog.
 pub mod watchdog {
     use crate::server::accept::Acceptor;
-    use crate::server::front::Front;
+    use crate::server::dispatch::Dispatcher;
     use crate::server::limits::Limits;
     use crate::server::mailbox::Command;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    /// How often the leader is looked at, and those who were answered.
+    /// The time between two looks at the leader.
     const PACE: Duration = Duration::from_millis(20);
 
     pub struct Watchdog {
-        front: Arc<Front>,
+        dispatcher: Arc<Dispatcher>,
         acceptor: Acceptor,
     }
 
     impl Watchdog {
-        pub fn new(_limits: Limits, front: Arc<Front>, acceptor: Acceptor) -> Self {
-            Self { front, acceptor }
+        pub fn new(_limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
+            Self { dispatcher, acceptor }
         }
 
         pub fn run(self) {
-            let mut waiting = None;
+            let mut drained = None;
             loop {
-                for command in self.front.watchdog.take_until(Instant::now() + PACE, false) {
+                for command in self.dispatcher.watchdog.take_until(Instant::now() + PACE, false) {
                     match command {
                         Command::Drain(done) => {
                             self.acceptor.close();
-                            waiting = Some(done);
+                            drained = Some(done);
                         }
                         Command::Stop => return self.acceptor.retire_all(),
                         Command::WatchLeader
@@ -390,16 +372,11 @@ pub mod watchdog {
                     }
                 }
                 self.acceptor.displace_stuck(Instant::now());
-                let connections = &self.front.connections;
-                for connection in connections.all().iter().filter(|connection| connection.is_idle())
+                if self.dispatcher.connections.count() == 0
+                    && let Some(done) = drained.take()
                 {
-                    connections.end(connection);
-                }
-                if let Some(done) = &waiting
-                    && connections.count() == 0
-                {
-                    // Whoever waits for this hears it once; more do not fit.
-                    done.try_send(()).ok();
+                    // Whoever waits for this may have gone.
+                    done.send(()).ok();
                 }
             }
         }

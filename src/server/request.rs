@@ -14,26 +14,26 @@ use std::mem::MaybeUninit;
 use std::time::Instant;
 
 /// A whole request, or the reply that it gets instead of being performed.
-pub(super) struct Request {
-    pub(super) head: Head,
-    pub(super) meaning: Meaning,
+pub struct Request {
+    pub head: Head,
+    pub meaning: Meaning,
 }
 
 /// What is to be performed, with its whole body, or the reply if nothing is.
-pub(super) type Meaning = Result<(Operation, Bytes), Reply>;
+pub type Meaning = Result<(Operation, Bytes), Reply>;
 
 /// What the answer to a request depends on beside its meaning.
-pub(super) struct Head {
+pub struct Head {
     /// The method, where it is one that is counted by name.
-    pub(super) method: &'static str,
+    pub method: &'static str,
     /// What becomes of the connection after the answer.
-    pub(super) persistence: Persistence,
+    pub persistence: Persistence,
     /// What is set apart for its body, if that is not small.
-    pub(super) reserved: Option<Reservation>,
+    pub reserved: Option<Reservation>,
     /// When it was read.
-    pub(super) came: Instant,
+    pub came: Instant,
     /// The request line, if it is going to be logged.
-    pub(super) line: Option<Box<str>>,
+    pub line: Option<Box<str>>,
 }
 
 /// Stands for any other method.
@@ -41,7 +41,7 @@ const OTHER_METHOD: &str = "other";
 
 impl Head {
     /// Of a request that makes no sense, or none yet.
-    pub(super) fn unknown() -> Self {
+    pub fn unknown() -> Self {
         let (method, persistence) = (OTHER_METHOD, Persistence::Close);
         Self { method, persistence, reserved: None, came: Instant::now(), line: None }
     }
@@ -55,17 +55,17 @@ impl Head {
     }
 
     /// Whether no request comes after this one.
-    pub(super) fn is_last(&self) -> bool {
+    pub fn is_last(&self) -> bool {
         self.persistence == Persistence::Close
     }
 
     /// Whether the answer is to have no body, only its length (RFC 9110, 9.3.2).
-    pub(super) fn is_head(&self) -> bool {
+    pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
 
     /// Whether it asks for nothing to be changed (RFC 9110, 9.2.1).
-    pub(super) fn is_safe(&self) -> bool {
+    pub fn is_safe(&self) -> bool {
         matches!(self.method, "GET" | "HEAD")
     }
 }
@@ -73,20 +73,20 @@ impl Head {
 impl Request {
     /// A request that is answered with `reply`, and after which nothing more
     /// is taken from its connection.
-    pub(super) fn refused(mut head: Head, reply: impl Into<Reply>) -> Self {
+    pub fn refused(mut head: Head, reply: impl Into<Reply>) -> Self {
         head.persistence = Persistence::Close;
         Self { head, meaning: Err(reply.into()) }
     }
 }
 
 /// What a well-framed head says, and what the API makes of it.
-pub(super) type Understood = (Head, Framing, Result<Operation, Reply>);
+pub type Understood = (Head, Framing, Result<Operation, Reply>);
 
 /// Parses a head, from its request line to its empty line, and asks `api`
 /// what it means. The error is one of framing: where the request ends cannot
 /// be known.
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(super) fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)> {
+pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)> {
     let mut room = [MaybeUninit::uninit(); framing::FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let outcome = parsed.parse_with_uninit_headers(bytes, &mut room);
@@ -112,7 +112,7 @@ pub(super) fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, R
 
 impl framing::Head<'_> {
     /// Checks the framing, and asks `api` what the request means.
-    pub(super) fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
+    pub fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
         let Self { method, target, fields, .. } = self;
         let mut head = Head::of(method, target);
         let framing = match self.check() {

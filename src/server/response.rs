@@ -9,14 +9,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::StatusCode;
 
 /// An answer up to this size is built in one buffer and sent by one write.
-pub(super) const SMALL_RESPONSE_BYTES_MAX: usize = 64 * 1024;
+pub const SMALL_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// The most bytes of a head of ours.
 const HEAD_BYTES_USUAL: usize = 512;
 
 /// What becomes of the connection after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Persistence {
+pub enum Persistence {
     /// It stays open, as HTTP/1.1 does unless told otherwise.
     KeepAlive,
     /// It stays open, and an HTTP/1.0 client has to be told.
@@ -26,26 +26,26 @@ pub(super) enum Persistence {
 }
 
 /// A reply with all that its wire form depends on.
-pub(super) struct Response {
-    pub(super) reply: Reply,
+pub struct Response {
+    pub reply: Reply,
     /// The request was HEAD: the length is told, the body is not sent.
-    pub(super) head_only: bool,
-    pub(super) persistence: Persistence,
+    pub head_only: bool,
+    pub persistence: Persistence,
 }
 
 impl Response {
     /// Whether it fits one write.
-    pub(super) fn is_small(&self) -> bool {
+    pub fn is_small(&self) -> bool {
         self.body().len() <= SMALL_RESPONSE_BYTES_MAX
     }
 
     /// How many bytes of body are sent.
-    pub(super) fn body_bytes(&self) -> u64 {
+    pub fn body_bytes(&self) -> u64 {
         self.body().len() as u64
     }
 
     /// The head, and as much of the body as belongs into the same write.
-    pub(super) fn first_part(&self) -> Vec<u8> {
+    pub fn first_part(&self) -> Vec<u8> {
         let body = self.body();
         let first = body.get(..SMALL_RESPONSE_BYTES_MAX).unwrap_or(body);
         let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL + first.len());
@@ -55,7 +55,7 @@ impl Response {
     }
 
     /// The rest of the body.
-    pub(super) fn second_part(&self) -> &[u8] {
+    pub fn second_part(&self) -> &[u8] {
         self.body().get(SMALL_RESPONSE_BYTES_MAX..).unwrap_or_default()
     }
 

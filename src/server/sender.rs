@@ -4,9 +4,8 @@
 //! so a client that reads slowly, or not at all, holds no thread. Nothing here
 //! knows what becomes of a connection afterwards.
 
-use super::connections::Stage;
-use super::front::Message;
 use super::job::Job;
+use super::pipeline::Stage;
 use super::response::Response;
 use super::socket::Socket;
 use crossbeam_channel::{Receiver, Sender};
@@ -56,13 +55,14 @@ pub struct Senders {
 
 /// The queue of one of them.
 struct Outbox {
-    queue: Sender<Message<Transfer>>,
+    /// `None` ends the thread.
+    queue: Sender<Option<Transfer>>,
     bell: Arc<OwnedFd>,
 }
 
 /// The loop of one of those threads.
 pub struct SenderLoop {
-    queue: Receiver<Message<Transfer>>,
+    queue: Receiver<Option<Transfer>>,
     bell: Arc<OwnedFd>,
     epoll: OwnedFd,
     transfers: HashMap<u64, Transfer>,
@@ -82,12 +82,12 @@ impl Transfer {
     }
 
     fn socket(&self) -> &Socket {
-        self.job.connection.socket()
+        &self.job.connection.socket
     }
 
     /// Has epoll report room in the socket.
     fn watch(&mut self, epoll: &OwnedFd) -> io::Result<()> {
-        let id = EventData::new_u64(self.job.connection.id());
+        let id = EventData::new_u64(self.job.connection.id);
         epoll::add(epoll, self.socket(), id, EventFlags::OUT)?;
         self.is_watched = true;
         Ok(())
@@ -142,20 +142,20 @@ impl Senders {
     pub fn send(&self, transfer: Transfer) {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let threads = self.outboxes.len().max(1) as u64;
-        let thread = usize::try_from(transfer.job.connection.id() % threads).unwrap_or(0);
+        let thread = usize::try_from(transfer.job.connection.id % threads).unwrap_or(0);
         if let Some(outbox) = self.outboxes.get(thread) {
-            outbox.put(Message::Work(transfer));
+            outbox.put(Some(transfer));
         }
     }
 
     /// Ends the threads.
     pub fn stop(&self) {
-        self.outboxes.iter().for_each(|outbox| outbox.put(Message::Stop));
+        self.outboxes.iter().for_each(|outbox| outbox.put(None));
     }
 }
 
 impl Outbox {
-    fn put(&self, message: Message<Transfer>) {
+    fn put(&self, message: Option<Transfer>) {
         // The thread lives as long as the server.
         self.queue.send(message).ok();
         // It fails only where the counter is full, and then it rings already.
@@ -182,11 +182,11 @@ impl SenderLoop {
                 }
             }
             while let Ok(message) = self.queue.try_recv() {
-                let Message::Work(transfer) = message else { return };
+                let Some(transfer) = message else { return };
                 // From here on the watchdog keeps it from lasting for ever. On a
                 // connection that was cut the writing fails at once.
-                let _is_open: bool = transfer.job.connection.set_stage(Stage::Sending);
-                let id = transfer.job.connection.id();
+                let _is_open: bool = transfer.job.connection.pipeline.set_stage(Stage::Sending);
+                let id = transfer.job.connection.id;
                 self.transfers.insert(id, transfer);
                 self.go_on(id, &finish);
             }

@@ -2,36 +2,36 @@
 //! it (RFC 9112, 6.3 and 11.2).
 //!
 //! Whoever guesses where a head is ambiguous executes what follows a wrong
-//! guess as the next request. So a head that leaves any doubt is a [`Refusal`]:
-//! one answer, and nothing more is taken from that connection. Nothing here
-//! touches a socket.
+//! guess as the next request. So a head that leaves any doubt is refused: one
+//! answer, and nothing more is taken from that connection. Nothing here touches
+//! a socket.
 
 use super::response::Persistence;
 use crate::api::Refusal;
 use crate::api::grammar::is_token;
 
 /// The longest request target, in bytes.
-pub(super) const TARGET_BYTES_MAX: usize = 8 * 1024;
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
 /// The most header fields in one request.
-pub(super) const FIELDS_MAX: usize = 100;
+pub const FIELDS_MAX: usize = 100;
 
 /// The longest head, in bytes, from its method to its empty line.
-pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// A request head, parsed.
-pub(super) struct Head<'a> {
-    pub(super) method: &'a str,
-    pub(super) target: &'a str,
+pub struct Head<'a> {
+    pub method: &'a str,
+    pub target: &'a str,
     /// The minor version: 0 for HTTP/1.0, 1 for HTTP/1.1.
-    pub(super) version: u8,
+    pub version: u8,
     /// Names and values of the header fields, in order.
-    pub(super) fields: &'a [(&'a str, &'a str)],
+    pub fields: &'a [(&'a str, &'a str)],
 }
 
 /// How long the body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Length {
+pub enum Length {
     /// So many bytes; 0 where the head announces no body.
     Known(u64),
     /// Chunked: it tells its end itself.
@@ -40,7 +40,7 @@ pub(super) enum Length {
 
 impl Length {
     /// The number of bytes, if the head tells it.
-    pub(super) fn known(self) -> Option<u64> {
+    pub fn known(self) -> Option<u64> {
         match self {
             Self::Known(bytes) => Some(bytes),
             Self::Chunked => None,
@@ -51,19 +51,19 @@ impl Length {
 /// What the head of a well-framed request says about its body and about the
 /// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Framing {
+pub struct Framing {
     /// The body's length.
-    pub(super) length: Length,
+    pub length: Length,
     /// Whether the client waits for a word before it sends its body
     /// (RFC 9110, 10.1.1).
-    pub(super) expects_continue: bool,
+    pub expects_continue: bool,
     /// What becomes of the connection after the answer.
-    pub(super) persistence: Persistence,
+    pub persistence: Persistence,
 }
 
 impl Head<'_> {
     /// Checks the head and says where the request ends.
-    pub(super) fn check(self) -> Result<Framing, Refusal> {
+    pub fn check(self) -> Result<Framing, Refusal> {
         let old = self.version == 0;
         check_line(self.method, self.target)?;
 

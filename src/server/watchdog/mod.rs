@@ -14,10 +14,11 @@
 mod verdict;
 
 use super::accept::Acceptor;
-use super::connections::{Connection, Stage};
-use super::front::Front;
+use super::connections::Connection;
+use super::dispatch::Dispatcher;
 use super::limits::Limits;
 use super::mailbox::Command;
+use super::pipeline::Stage;
 use super::response::{Persistence, Response};
 use crate::api::Refusal;
 use crate::platform::scheduling;
@@ -70,9 +71,9 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The watchdog, which runs on a thread of its own.
-pub(super) struct Watchdog {
+pub struct Watchdog {
     limits: Limits,
-    front: Arc<Front>,
+    dispatcher: Arc<Dispatcher>,
     acceptor: Acceptor,
     watches: HashMap<u64, Watch>,
     draining: Option<Draining>,
@@ -93,11 +94,11 @@ struct Draining {
 
 impl Watchdog {
     /// A watchdog over the connections that `acceptor` accepts.
-    pub(super) fn new(limits: Limits, front: Arc<Front>, acceptor: Acceptor) -> Self {
+    pub fn new(limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
         let now = Instant::now();
         Self {
             limits,
-            front,
+            dispatcher,
             acceptor,
             watches: HashMap::new(),
             draining: None,
@@ -111,7 +112,7 @@ impl Watchdog {
     }
 
     /// Watches until told to stop.
-    pub(super) fn run(mut self) {
+    pub fn run(mut self) {
         scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         loop {
             // Without its watchdog the server would be lost. Every step below
@@ -131,7 +132,7 @@ impl Watchdog {
         }
         if now >= self.next_inspection {
             self.next_inspection = now + if self.draining.is_some() { PACE } else { PACE_QUIET };
-            let connections = self.front.connections.all();
+            let connections = self.dispatcher.connections.all();
             self.inspect(&connections, now);
             self.keep_cap(&connections, now);
             if mem::take(&mut self.is_crowded) {
@@ -149,7 +150,7 @@ impl Watchdog {
         let now = Instant::now();
         let pace = if now < self.busy_until || self.draining.is_some() { PACE } else { PACE_QUIET };
         let until = (now + pace).min(self.next_inspection.max(now));
-        for command in self.front.watchdog.take_until(until, pace > PACE) {
+        for command in self.dispatcher.watchdog.take_until(until, pace > PACE) {
             match command {
                 Command::Stop => return ControlFlow::Break(()),
                 Command::WatchLeader => self.busy_until = Instant::now() + BUSY_FOR,
@@ -168,35 +169,34 @@ impl Watchdog {
 
     /// Looks at every connection and does what its state asks for.
     fn inspect(&mut self, connections: &[Arc<Connection>], now: Instant) {
-        let living: HashSet<u64> = connections.iter().map(|connection| connection.id()).collect();
+        let living: HashSet<u64> = connections.iter().map(|connection| connection.id).collect();
         self.watches.retain(|id, _| living.contains(id));
         let draining = self.draining.as_ref().map(|draining| draining.since);
         for connection in connections {
             let activity = connection.activity();
-            let watch = self.watches.entry(connection.id());
+            let watch = self.watches.entry(connection.id);
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
             match watch.inspect(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
-                Verdict::Idle => self.front.connections.dismiss(connection),
+                Verdict::Idle => self.dispatcher.connections.dismiss(connection),
                 Verdict::Late if connection.close_with(&last_words(Refusal::RequestTimeout)) => {}
-                Verdict::Late | Verdict::Gone => self.front.connections.cut(connection),
+                Verdict::Late | Verdict::Gone => self.dispatcher.connections.cut(connection),
             }
             if activity.is_closing {
                 let lasts = now.duration_since(watch.since());
                 let is_let_go = draining.is_some() && lasts > LINGER_DRAINING;
-                if is_let_go && !connection.socket().has_unconfirmed() {
-                    self.front.connections.cut(connection);
-                } else if !connection.has_reader()
-                    && !connection.socket().discard(DISCARD_BYTES_MAX)
+                if is_let_go && !connection.socket.has_unconfirmed() {
+                    self.dispatcher.connections.cut(connection);
+                } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX)
                 {
                     // Nobody else hears this client out.
-                    self.front.connections.end(connection);
+                    self.dispatcher.connections.end(connection);
                 }
             } else if let Some(since) = draining
                 && activity.stage.is_none()
                 && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
             {
-                self.front.connections.dismiss(connection);
+                self.dispatcher.connections.dismiss(connection);
             }
         }
     }
@@ -211,19 +211,19 @@ impl Watchdog {
         // Whoever has had the last answer makes room for others.
         let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
         for connection in connections.iter().filter(is_closing) {
-            let watch = self.watches.get(&connection.id());
+            let watch = self.watches.get(&connection.id);
             if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
-                self.front.connections.give_up(connection);
+                self.dispatcher.connections.give_up(connection);
             }
         }
         let staying: Vec<_> =
             connections.iter().filter(|connection| !is_closing(connection)).collect();
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
-        let idle = staying.into_iter().filter(|connection| connection.is_idle());
+        let idle = staying.into_iter().filter(|connection| connection.pipeline.is_idle());
         let (mut silent, mut others) = (Vec::new(), Vec::new());
         for connection in idle {
-            let Some(watch) = self.watches.get(&connection.id()) else { continue };
+            let Some(watch) = self.watches.get(&connection.id) else { continue };
             match watch.silent_since() {
                 Some(since) => silent.push((since, connection)),
                 None => others.push((Reverse(watch.since()), connection)),
@@ -233,9 +233,9 @@ impl Watchdog {
         others.sort_by_key(|(since, _)| *since);
         let turned_away = over.saturating_sub(silent.len());
         for (_, connection) in silent.into_iter().take(over) {
-            self.front.connections.dismiss(connection);
-            if !connection.socket().has_unconfirmed() {
-                self.front.connections.give_up(connection);
+            self.dispatcher.connections.dismiss(connection);
+            if !connection.socket.has_unconfirmed() {
+                self.dispatcher.connections.give_up(connection);
             }
         }
         for (_, connection) in others.into_iter().take(turned_away) {
@@ -251,12 +251,12 @@ impl Watchdog {
             |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Sending);
         let sending = connections.iter().filter(is_sending);
         let slowest = sending
-            .filter_map(|connection| Some((self.watches.get(&connection.id())?, connection)))
+            .filter_map(|connection| Some((self.watches.get(&connection.id)?, connection)))
             .min_by_key(|(watch, _)| watch.since());
         if let Some((watch, connection)) = slowest
             && now.duration_since(watch.since()) > SLOW_AFTER
         {
-            self.front.connections.cut(connection);
+            self.dispatcher.connections.cut(connection);
             self.complain("slow", "a client takes a large answer slowly, and was cut for others");
         }
     }
@@ -265,11 +265,11 @@ impl Watchdog {
     fn keep_accepting(&mut self, connections: &[Arc<Connection>]) {
         if self.acceptor.has_retiring() {
             for connection in connections.iter().filter(|connection| !connection.is_read()) {
-                if self.acceptor.is_retiring(connection.accept_loop()) {
-                    self.front.connections.cut(connection);
+                if self.acceptor.is_retiring(connection.accept_loop) {
+                    self.dispatcher.connections.cut(connection);
                 }
             }
-            let living = connections.iter().map(|connection| connection.accept_loop()).collect();
+            let living = connections.iter().map(|connection| connection.accept_loop).collect();
             self.acceptor.retire_without(&living);
         }
         if self.draining.is_some() || !self.acceptor.is_over() {
@@ -295,7 +295,7 @@ impl Watchdog {
     /// Tells who waits for it that the server is empty.
     fn report_drained(&mut self) {
         if let Some(draining) = &self.draining
-            && self.front.connections.count() == 0
+            && self.dispatcher.connections.count() == 0
         {
             // Whoever waits for this hears it once; more do not fit.
             draining.done.try_send(()).ok();
@@ -315,11 +315,11 @@ impl Watchdog {
 
 impl Meter for Connection {
     fn acknowledged(&self) -> Option<u64> {
-        self.socket().acknowledged()
+        self.socket.acknowledged()
     }
 
     fn has_unconfirmed(&self) -> bool {
-        self.socket().has_unconfirmed()
+        self.socket.has_unconfirmed()
     }
 }
 

@@ -3,8 +3,8 @@
 //! No clock is read and no socket touched here: observations go in, a
 //! [`Verdict`] comes out.
 
-use crate::server::connections::{Activity, Stage};
 use crate::server::limits::Limits;
+use crate::server::pipeline::{Activity, Stage};
 use std::time::{Duration, Instant};
 
 /// What a large transfer has to move within the request timeout, in bytes.
@@ -20,7 +20,7 @@ const LINGER_BYTES_MAX: u64 = 256 << 20;
 
 /// What the kernel counts on a connection. The answer costs a system call, so
 /// it is asked for only where it matters.
-pub(super) trait Meter {
+pub trait Meter {
     /// Bytes that the peer has confirmed; `None` if that cannot be told.
     fn acknowledged(&self) -> Option<u64>;
     /// Whether there are bytes that it has not confirmed.
@@ -29,7 +29,7 @@ pub(super) trait Meter {
 
 /// What is to be done about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Nothing.
     Wait,
     /// It was silent for too long: end it without a word.
@@ -42,7 +42,7 @@ pub(super) enum Verdict {
 
 /// What is remembered of a connection between two looks at it.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub struct Watch {
     seen: Activity,
     /// The counter that has to grow, as it was at `since`; none before the
     /// first look at the present stage.
@@ -57,29 +57,29 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Starts watching a connection.
-    pub(super) fn new(activity: Activity, now: Instant) -> Self {
+    pub fn new(activity: Activity, now: Instant) -> Self {
         Self { seen: activity, mark: None, since: now, base: 0, begun_at: None }
     }
 
     /// Since when it is silent, if it has had an answer and no other request
     /// of it has begun to come.
-    pub(super) fn silent_since(&self) -> Option<Instant> {
+    pub fn silent_since(&self) -> Option<Instant> {
         let is_silent = self.begun_at.is_none() && self.seen.begun > 0;
         is_silent.then_some(self.since)
     }
 
     /// Since when the present state lasts.
-    pub(super) fn since(&self) -> Instant {
+    pub fn since(&self) -> Instant {
         self.since
     }
 
     /// Whether part of a request has come and no request is in work.
-    pub(super) fn is_mid_request(&self) -> bool {
+    pub fn is_mid_request(&self) -> bool {
         self.begun_at.is_some()
     }
 
     /// Looks at the connection once more.
-    pub(super) fn inspect(
+    pub fn inspect(
         &mut self,
         activity: Activity,
         now: Instant,
