@@ -64,7 +64,7 @@ refusals! {
     BodyChunks 400 "the chunks of the body make no sense"
     BodyUnreadable 400 "the body cannot be read"
 
-    // Who calls, and what.
+    // The host, the path and the method.
     HostUnknown 403 "this Host is not allowed: start the store with --allow-host and its name"
     TargetMalformed 400 "the request target is not a path"
     PathUnknown 404 "not found: the paths are {paths}"

@@ -65,7 +65,7 @@ pub struct Pending {
 
 /// The way from the effect of a storage operation to the reply.
 pub enum Answer {
-    /// The same whatever the effect.
+    /// The same for every effect.
     Reply(Reply),
     /// For [`Op::Get`].
     Read(Read),
