@@ -3,7 +3,7 @@
 //! `Allow`, `OPTIONS *` and the text of 404 come from the table.
 
 use super::fields::Fields;
-use super::operations::{Method, Operation, Routed, clear, health, manual, options, read, write};
+use super::operations::{Operation, Parse, Routed, clear, health, manual, options, read, write};
 use super::target::{Target, decode_key};
 use super::{Refusal, Reply};
 use crate::storage::Key;
@@ -16,7 +16,7 @@ pub struct Route {
     /// Its text, in which `{key}` stands for the rest.
     pub path: &'static str,
     /// Its methods, in the order of `Allow`.
-    pub methods: &'static [Method],
+    pub methods: &'static [(&'static str, Parse)],
 }
 
 pub const ROUTES: &[Route] = &[

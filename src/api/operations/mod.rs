@@ -26,15 +26,15 @@ use std::sync::Arc;
 use update::Update;
 use write::Write;
 
-/// A method and its parse of a head.
-pub type Method = (&'static str, fn(Routed<'_>) -> Result<Operation, Refusal>);
+/// The parse of a head into an operation.
+pub type Parse = fn(Routed<'_>) -> Result<Operation, Refusal>;
 
 /// The head of a call on a path that has its method.
 pub struct Routed<'a> {
     /// The method.
     pub method: &'a str,
     /// All methods of the path.
-    pub methods: &'static [Method],
+    pub methods: &'static [(&'static str, Parse)],
     /// The key in the path.
     pub key: Option<Key>,
     /// The target.

@@ -1,6 +1,6 @@
 //! `OPTIONS` of every path: 204 with its methods.
 
-use super::{Method, Operation, Routed};
+use super::{Operation, Parse, Routed};
 use crate::api::{Refusal, Reply, query};
 
 /// Parses the head. The query is ignored.
@@ -21,7 +21,7 @@ pub fn of_action(routed: Routed<'_>) -> Result<Operation, Refusal> {
 }
 
 /// The value of `Allow` (RFC 9110, 10.2.1).
-pub fn allow<'a>(methods: impl IntoIterator<Item = &'a Method>) -> String {
+pub fn allow<'a>(methods: impl IntoIterator<Item = &'a (&'static str, Parse)>) -> String {
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in methods {
         if !names.contains(name) {
