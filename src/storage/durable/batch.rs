@@ -11,7 +11,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 /// What is to happen to a key.
-pub(super) enum Action {
+pub enum Action {
     /// A record takes the place of what is there, or nothing does.
     Put(Record),
     /// It depends on what is there.
@@ -19,7 +19,7 @@ pub(super) enum Action {
 }
 
 /// The changes of a batch, and who waits for them.
-pub(super) struct Batch {
+pub struct Batch {
     /// Nothing was decided on before.
     begun: Time,
     /// The last record of each changed key; `None` deletes it.
@@ -31,13 +31,13 @@ pub(super) struct Batch {
 }
 
 /// A record to be written, or `None` to delete what is there.
-pub(super) type Record = Option<Bytes>;
+pub type Record = Option<Bytes>;
 
 /// Whoever waits for a batch, and what to tell them of an update.
-pub(super) type Waiting = Vec<(Done, Updated)>;
+pub type Waiting = Vec<(Done, Updated)>;
 
 /// What an action comes to.
-pub(super) enum Decided {
+pub enum Decided {
     /// Nothing is written, but what was seen may be of this batch.
     Keep(Updated),
     /// This is written.
@@ -46,7 +46,7 @@ pub(super) enum Decided {
 
 impl Action {
     /// Stores an entry. Lets go of it, for it would be held twice meanwhile.
-    pub(super) fn set(entry: Entry) -> Self {
+    pub fn set(entry: Entry) -> Self {
         let record = record::encode(&entry);
         drop(entry);
         Self::Put(Some(record.into()))
@@ -55,29 +55,29 @@ impl Action {
 
 impl Batch {
     /// A batch without changes.
-    pub(super) fn begin() -> Self {
+    pub fn begin() -> Self {
         let (changes, waiting) = (HashMap::new(), Waiting::new());
         Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiting }
     }
 
     /// When it was begun. What was decided on expires later, if it does.
-    pub(super) fn begun(&self) -> Time {
+    pub fn begun(&self) -> Time {
         self.begun
     }
 
     /// The bytes of all keys and records.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// The bytes that it holds in memory, about.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.bytes + self.seen_bytes
     }
 
     /// Decides what an action does to a key, on what the batch has made of it
     /// or else on what the keyspaces hold. That is pinned then.
-    pub(super) fn decide(
+    pub fn decide(
         &self,
         keyspaces: &Keyspaces,
         pins: &Pins,
@@ -113,7 +113,7 @@ impl Batch {
     }
 
     /// Adds what was decided; `done` is told once the batch is committed.
-    pub(super) fn add(&mut self, key: Key, decided: Decided, done: Done) {
+    pub fn add(&mut self, key: Key, decided: Decided, done: Done) {
         let updated = match decided {
             Decided::Keep(updated) => updated,
             Decided::Write(record, updated) => {
@@ -130,13 +130,13 @@ impl Batch {
     }
 
     /// The changes, and who waits for them.
-    pub(super) fn into_parts(self) -> (HashMap<Key, Record>, Waiting) {
+    pub fn into_parts(self) -> (HashMap<Key, Record>, Waiting) {
         (self.changes, self.waiting)
     }
 }
 
 /// What a change takes.
-pub(super) fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
+pub fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
     key.as_str().len() + record.map_or(0, Bytes::len)
 }
 

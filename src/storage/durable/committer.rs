@@ -63,7 +63,7 @@ const CROWDED_WAIT: Duration = Duration::from_millis(1);
 const REMOVER_WAIT: Duration = Duration::from_millis(5);
 
 /// What the committer is told.
-pub(super) enum Message {
+pub enum Message {
     /// Do this to a key, then say how it went. Last is when it was handed over.
     Write(Key, Action, Done, Instant),
     /// Delete every key, then say how it went.
@@ -73,7 +73,7 @@ pub(super) enum Message {
 }
 
 /// The committer's own side.
-pub(super) struct Committer {
+pub struct Committer {
     database: Live,
     generation: Generation,
     /// The keyspaces that readers use.
@@ -104,7 +104,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(
+    pub fn new(
         database: Database,
         generation: Generation,
         current: Arc<RwLock<Arc<Keyspaces>>>,
@@ -141,7 +141,7 @@ impl Committer {
     }
 
     /// Commits until it is closed; then writes what is not written yet.
-    pub(super) fn run(mut self) -> Result<(), Error> {
+    pub fn run(mut self) -> Result<(), Error> {
         // All writers wait for each of its waits.
         schedule::ask_for_slices(schedule::SLICE_SHORT);
         let mut next = None;

@@ -50,12 +50,12 @@ const INTERVAL_BUSY_SHARE: u32 = 2;
 const CLOCKS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The clocks as they were noted last, if anything has ever expired here.
-pub(super) fn clocks_noted(keys: &Keyspace) -> fjall::Result<Option<Reading>> {
+pub fn clocks_noted(keys: &Keyspace) -> fjall::Result<Option<Reading>> {
     Ok(keys.get(CLOCKS)?.and_then(|bytes| Reading::from_bytes(&bytes)))
 }
 
 /// The index's entry for a key, in order of time.
-pub(super) fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
+pub fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
     [&index_from(expiry), key.as_str().as_bytes()].concat()
 }
 
@@ -115,13 +115,13 @@ impl Due {
 
 /// How many keys were written or deleted, and how many of them were deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    pub(super) changes: usize,
-    pub(super) deletions: usize,
+pub struct Changes {
+    pub changes: usize,
+    pub deletions: usize,
 }
 
 /// Removes what has expired, a little at a time.
-pub(super) struct Sweep {
+pub struct Sweep {
     next: Instant,
     /// Nothing is left of the index before this; to look there again would
     /// mean to pass all that was removed.
@@ -138,7 +138,7 @@ pub(super) struct Sweep {
 
 impl Sweep {
     /// A sweep of a keyspace that is empty, or of this one.
-    pub(super) fn new(keyspace: Option<&Keyspace>) -> Self {
+    pub fn new(keyspace: Option<&Keyspace>) -> Self {
         let is_unused = keyspace.is_none_or(|it| it.prefix(KEY_PREFIX).next().is_none());
         Self {
             next: Instant::now(),
@@ -151,25 +151,25 @@ impl Sweep {
     }
 
     /// Whether the last step has left some for the next.
-    pub(super) fn has_more(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         self.has_more
     }
 
     /// Whether anything has expired by a moment and was not removed.
-    pub(super) fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
+    pub fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
         let until = index_behind(until);
         self.from < until && keyspace.range(self.from.clone()..until).next().is_some()
     }
 
     /// Whether the clocks were set since they were noted last, or never were
     /// noted though there is something to expire.
-    pub(super) fn has_clock_step(&self) -> bool {
+    pub fn has_clock_step(&self) -> bool {
         !self.is_unused && self.clocks.is_none_or(|noted| noted.has_step_to(Reading::now()))
     }
 
     /// Has a batch note the clocks if something can expire by them, and they
     /// were not noted just now.
-    pub(super) fn note_clocks(&mut self, batch: &mut WriteBatch, keys: &Keyspace) {
+    pub fn note_clocks(&mut self, batch: &mut WriteBatch, keys: &Keyspace) {
         if self.is_unused {
             return;
         }
@@ -184,20 +184,20 @@ impl Sweep {
     }
 
     /// How long it is until the next step.
-    pub(super) fn due_in(&self) -> Duration {
+    pub fn due_in(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
     /// Takes what was changed in the keyspace of what expires since the last
     /// call.
-    pub(super) fn take_large(&mut self) -> Changes {
+    pub fn take_large(&mut self) -> Changes {
         mem::take(&mut self.large)
     }
 
     /// Has a batch write a record under a key, or delete it, and note when it
     /// expires. What is put into a batch first is seen first: a record is there
     /// before what refers to it, and until nothing does any more.
-    pub(super) fn put(
+    pub fn put(
         &mut self,
         batch: &mut WriteBatch,
         keyspaces: &Keyspaces,
@@ -254,7 +254,7 @@ impl Sweep {
     }
 
     /// Removes some of what has expired by now. Says how many keys that were.
-    pub(super) fn step(
+    pub fn step(
         &mut self,
         database: &Database,
         generation: &Generation,

@@ -35,24 +35,24 @@ const LAST_KEY: [u8; 2] = [0xff, 0xff];
 
 /// How much is gathered in memory, of both keyspaces, before it is written to
 /// files of its own.
-pub(super) const MEMTABLE_BYTES: u64 = 16 << 20;
+pub const MEMTABLE_BYTES: u64 = 16 << 20;
 
 /// How large a file is made that is put in order: the smaller, the less room
 /// that takes meanwhile.
-pub(super) const TABLE_BYTES: u64 = 4 << 20;
+pub const TABLE_BYTES: u64 = 4 << 20;
 
 /// From so many files on that are not in order they are put in order.
-pub(super) const UNSORTED_FILES_MAX: u8 = 4;
+pub const UNSORTED_FILES_MAX: u8 = 4;
 
 /// Values from this size on are kept apart from their keys, so that putting
 /// keys in order does not copy them.
-pub(super) const APART_BYTES_MIN: u32 = 4096;
+pub const APART_BYTES_MIN: u32 = 4096;
 
 /// The files of those. Of the ones that hold much that was deleted, one in so
 /// many is written anew in one step of putting the tree in order: the fewer,
 /// the less room that takes meanwhile.
 const APART_FILE_BYTES: u64 = 8 << 20;
-pub(super) const APART_STEP_SHARE: u8 = 20;
+pub const APART_STEP_SHARE: u8 = 20;
 
 /// Where the database keeps its keyspaces, and each its values apart.
 const KEYSPACES: &str = "keyspaces";
@@ -60,26 +60,26 @@ const BLOBS: &str = "blobs";
 
 /// One for each keyspace of a generation.
 #[derive(Default)]
-pub(super) struct Both<T> {
-    pub(super) keys: T,
-    pub(super) expiring: T,
+pub struct Both<T> {
+    pub keys: T,
+    pub expiring: T,
 }
 
 impl<T> Both<T> {
-    pub(super) fn each(&self) -> [&T; 2] {
+    pub fn each(&self) -> [&T; 2] {
         [&self.keys, &self.expiring]
     }
 
-    pub(super) fn each_mut(&mut self) -> [&mut T; 2] {
+    pub fn each_mut(&mut self) -> [&mut T; 2] {
         [&mut self.keys, &mut self.expiring]
     }
 }
 
 /// The two keyspaces of a generation.
-pub(super) type Keyspaces = Both<Keyspace>;
+pub type Keyspaces = Both<Keyspace>;
 
 /// The keyspaces that are in use, and their number.
-pub(super) struct Generation {
+pub struct Generation {
     number: u64,
     /// What its batches have in the journal.
     stamp: Stamp,
@@ -90,7 +90,7 @@ pub(super) struct Generation {
 
 impl Generation {
     /// Begins the generation `number`, empty. Once this returns, it lasts.
-    pub(super) fn begin(
+    pub fn begin(
         database: &Database,
         data: &Path,
         stamp: Stamp,
@@ -129,7 +129,7 @@ impl Generation {
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
     /// before all keys and end behind them.
-    pub(super) fn span(&self, database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
+    pub fn span(&self, database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
         let mut batch = self.batch(database);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
@@ -137,11 +137,7 @@ impl Generation {
     }
 
     /// The one in use; there is none only where data is missing.
-    pub(super) fn newest(
-        database: &Database,
-        data: &Path,
-        stamp: Stamp,
-    ) -> fjall::Result<Option<Self>> {
+    pub fn newest(database: &Database, data: &Path, stamp: Stamp) -> fjall::Result<Option<Self>> {
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
@@ -156,7 +152,7 @@ impl Generation {
     }
 
     /// Removes what is left of others, once nothing names them any more.
-    pub(super) fn remove_others(&self, database: &Database) -> fjall::Result<()> {
+    pub fn remove_others(&self, database: &Database) -> fjall::Result<()> {
         let in_use = self.keyspaces.each().map(Keyspace::name);
         for name in database.list_keyspace_names().iter().filter(|name| !in_use.contains(name)) {
             database.delete_keyspace(database.keyspace(name, options)?)?;
@@ -169,31 +165,31 @@ impl Generation {
     /// and is synced before the next is begun. If power is lost, any part of
     /// what was not synced may be missing, and a batch that is broken before a
     /// whole one cannot be told from damage.
-    pub(super) fn batch(&self, database: &Database) -> WriteBatch {
+    pub fn batch(&self, database: &Database) -> WriteBatch {
         let mut batch = database.batch().durability(Some(PersistMode::SyncData));
         batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(database.visible_seqno()));
         batch
     }
 
     /// Begins the one after this.
-    pub(super) fn next(&self, database: &Database, data: &Path) -> fjall::Result<Self> {
+    pub fn next(&self, database: &Database, data: &Path) -> fjall::Result<Self> {
         Self::begin(database, data, self.stamp, self.number + 1)
     }
 
     /// Removes it and its files.
-    pub(super) fn remove(self, database: &Database) -> fjall::Result<()> {
+    pub fn remove(self, database: &Database) -> fjall::Result<()> {
         self.keyspaces.each().into_iter().try_for_each(|it| database.delete_keyspace(it.clone()))
     }
 
     /// Whether so much is gathered in memory that it is to be written to files.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.memtable_bytes() >= MEMTABLE_BYTES
     }
 
     /// Writes what is in memory to files. Both keyspaces turn to another
     /// memtable, for the journal is needed as long as one of them has something
     /// of it in memory alone. Blocks for nothing.
-    pub(super) fn write(&self) -> fjall::Result<()> {
+    pub fn write(&self) -> fjall::Result<()> {
         for keyspace in self.keyspaces.each() {
             if !keyspace.tree.active_memtable().is_empty() {
                 keyspace.rotate_memtable()?;
@@ -204,7 +200,7 @@ impl Generation {
 
     /// Makes the names of new files of values last: the database syncs the files
     /// and leaves that to the file system, which need not do it.
-    pub(super) fn sync_blobs(&mut self) -> fjall::Result<()> {
+    pub fn sync_blobs(&mut self) -> fjall::Result<()> {
         for (keyspace, synced) in self.keyspaces.each().into_iter().zip(&mut self.synced) {
             let version = keyspace.tree.current_version().id();
             if version != *synced {
@@ -221,39 +217,39 @@ impl Generation {
     }
 
     /// What is in memory and not in a file yet.
-    pub(super) fn unwritten_bytes(&self) -> u64 {
+    pub fn unwritten_bytes(&self) -> u64 {
         unwritten_bytes(&self.keyspaces)
     }
 
     /// How many full memtables wait to be written, of the keyspace that has
     /// more of them.
-    pub(super) fn waiting_memtables(&self) -> usize {
+    pub fn waiting_memtables(&self) -> usize {
         waiting_memtables(&self.keyspaces)
     }
 
-    pub(super) fn keyspaces(&self) -> &Arc<Keyspaces> {
+    pub fn keyspaces(&self) -> &Arc<Keyspaces> {
         &self.keyspaces
     }
 
     /// The numbers of its keyspaces in the database.
-    pub(super) fn ids(&self) -> [u64; 2] {
+    pub fn ids(&self) -> [u64; 2] {
         let Keyspaces { keys, expiring } = &*self.keyspaces;
         [keys.id(), expiring.id()]
     }
 
     /// Where the keys are.
-    pub(super) fn keys(&self) -> &Keyspace {
+    pub fn keys(&self) -> &Keyspace {
         &self.keyspaces.keys
     }
 
     /// Where records of what expires are.
-    pub(super) fn expiring(&self) -> &Keyspace {
+    pub fn expiring(&self) -> &Keyspace {
         &self.keyspaces.expiring
     }
 }
 
 /// What both keyspaces have in memory and not in a file yet.
-pub(super) fn unwritten_bytes(keyspaces: &Keyspaces) -> u64 {
+pub fn unwritten_bytes(keyspaces: &Keyspaces) -> u64 {
     memtable_bytes(keyspaces) + waiting_memtables(keyspaces) as u64 * MEMTABLE_BYTES
 }
 

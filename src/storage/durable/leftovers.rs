@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 /// The files of a tree that are made after a moment, by their numbers.
-pub(super) struct NewFiles {
+pub struct NewFiles {
     /// The first number for one of keys.
     tables_from: u64,
     /// The first number for one of values that are kept apart.
@@ -19,7 +19,7 @@ pub(super) struct NewFiles {
 
 impl NewFiles {
     /// Those from now on.
-    pub(super) fn from_now(keyspace: &Keyspace) -> io::Result<Self> {
+    pub fn from_now(keyspace: &Keyspace) -> io::Result<Self> {
         let apart = files(keyspace, BLOBS_FOLDER)?;
         let last = apart.into_iter().map(|(number, _)| number).max();
         let apart_from = last.map_or(0, |last| last + 1);
@@ -29,7 +29,7 @@ impl NewFiles {
     /// Removes those that the tree does not have. Nothing else may have merged
     /// files since, for what it replaced could still be read. Says how many
     /// there were.
-    pub(super) fn remove_unused(&self, keyspace: &Keyspace) -> io::Result<usize> {
+    pub fn remove_unused(&self, keyspace: &Keyspace) -> io::Result<usize> {
         // None is about to become the tree's while this is held.
         let _lock = keyspace.tree.get_flush_lock();
         let version = keyspace.tree.current_version();

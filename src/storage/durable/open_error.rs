@@ -77,7 +77,7 @@ impl OpenError {
     }
 
     /// The same with files in the folder `from` named as in the folder `to`.
-    pub(super) fn renamed(mut self, from: &Path, to: &Path) -> Self {
+    pub fn renamed(mut self, from: &Path, to: &Path) -> Self {
         match &mut self {
             Self::Damaged { file, .. }
             | Self::Missing { file }

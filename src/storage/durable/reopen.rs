@@ -57,19 +57,19 @@ const LOCK_UNFINISHED: &str = "lock.new";
 
 /// Commits a batch. Nothing is written to a database that has failed before;
 /// any other failure is the journal's.
-pub(super) fn commit(batch: WriteBatch) -> fjall::Result<()> {
+pub fn commit(batch: WriteBatch) -> fjall::Result<()> {
     batch.commit().map_err(of_the_journal)
 }
 
 /// Writes and syncs what is in the journal's buffer. As that is nothing, it
 /// tells above all of failures elsewhere.
-pub(super) fn persist(database: &Database, mode: PersistMode) -> fjall::Result<()> {
+pub fn persist(database: &Database, mode: PersistMode) -> fjall::Result<()> {
     database.persist(mode).map_err(of_the_journal)
 }
 
 /// Makes the names in a folder of the tree last. What they name may be in no
 /// journal any more.
-pub(super) fn sync(folder: &Path) -> fjall::Result<()> {
+pub fn sync(folder: &Path) -> fjall::Result<()> {
     // Windows has no such thing, and opens no folder.
     if cfg!(not(unix)) {
         return Ok(());
@@ -79,7 +79,7 @@ pub(super) fn sync(folder: &Path) -> fjall::Result<()> {
 }
 
 /// Whether nothing may be written after this before the next start.
-pub(super) fn is_final(err: &fjall::Error) -> bool {
+pub fn is_final(err: &fjall::Error) -> bool {
     if let fjall::Error::Io(err) = err {
         return err.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Uncertain>);
     }
@@ -121,10 +121,10 @@ impl Error for Uncertain {
 
 /// The database that takes writes. There is none while it is opened anew, and
 /// nothing is written then.
-pub(super) struct Live(Option<Database>);
+pub struct Live(Option<Database>);
 
 impl Live {
-    pub(super) fn new(database: Database) -> Self {
+    pub fn new(database: Database) -> Self {
         Self(Some(database))
     }
 }
@@ -139,17 +139,17 @@ impl Deref for Live {
 
 /// What the committer has of the database, which is put in place of the failed
 /// one.
-pub(super) struct Place<'a> {
-    pub(super) database: &'a mut Live,
-    pub(super) generation: &'a mut Generation,
+pub struct Place<'a> {
+    pub database: &'a mut Live,
+    pub generation: &'a mut Generation,
     /// That of the failed one until another takes writes.
-    pub(super) inventory: &'a mut inventory::Keeper,
+    pub inventory: &'a mut inventory::Keeper,
     /// The keyspaces that readers use.
-    pub(super) current: &'a RwLock<Arc<Keyspaces>>,
+    pub current: &'a RwLock<Arc<Keyspaces>>,
 }
 
 /// How a try has ended.
-pub(super) enum Tried {
+pub enum Tried {
     /// Writes are taken again.
     Opened,
     /// It is to be tried again.
@@ -160,7 +160,7 @@ pub(super) enum Tried {
 
 /// Knows when to open the database anew, and how far that is.
 #[derive(Default)]
-pub(super) struct Reopener {
+pub struct Reopener {
     /// When it is tried next, once it has failed.
     next: Option<Instant>,
     pause: Duration,
@@ -175,7 +175,7 @@ pub(super) struct Reopener {
 
 impl Reopener {
     /// Begins after a failure.
-    pub(super) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         let now = Instant::now();
         if self.opened_at.is_none_or(|at| at.elapsed() > STEADY) {
             self.pause = PAUSE_MIN;
@@ -184,24 +184,24 @@ impl Reopener {
     }
 
     /// How long it has nothing to do.
-    pub(super) fn due_in(&self) -> Option<Duration> {
+    pub fn due_in(&self) -> Option<Duration> {
         self.next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
     /// Tries again later.
-    pub(super) fn postpone(&mut self) {
+    pub fn postpone(&mut self) {
         self.next = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
     /// Tries no more.
-    pub(super) fn give_up(&mut self) {
+    pub fn give_up(&mut self) {
         self.next = None;
     }
 
     /// Takes the next steps. Nobody else may have the database, and nothing may
     /// be written meanwhile.
-    pub(super) fn attempt(&mut self, mut place: Place<'_>) -> Tried {
+    pub fn attempt(&mut self, mut place: Place<'_>) -> Tried {
         let data = Arc::clone(place.inventory.data());
         let steps = AssertUnwindSafe(|| self.take_steps(&mut place));
         let err = match panic::catch_unwind(steps) {
@@ -287,7 +287,7 @@ impl Reopener {
 
     /// Whether all handles of databases that were closed are gone. The last one
     /// is never a reader's, who would have to wait for files to be closed.
-    pub(super) fn has_let_go(&mut self) -> bool {
+    pub fn has_let_go(&mut self) -> bool {
         self.retired.retain(|keyspaces| Arc::strong_count(keyspaces) > 1);
         self.closed.retain(|is_gone| !is_gone());
         self.retired.is_empty() && self.closed.is_empty()

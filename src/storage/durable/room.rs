@@ -25,21 +25,21 @@ const JOURNAL_SHARE: u64 = 8;
 
 /// The disk that the folder of a database is on.
 #[derive(Clone)]
-pub(super) struct Room {
+pub struct Room {
     folder: PathBuf,
 }
 
 impl Room {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    pub fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// How many bytes are free, as far as the system tells.
-    pub(super) fn free_bytes(&self) -> u64 {
+    pub fn free_bytes(&self) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
     }
 
@@ -47,7 +47,7 @@ impl Room {
     /// it has only in memory will take as much, and the journal no more than it
     /// has grown already: neither of them takes later what others have given
     /// back. Where the system does not tell, a write has to fail to do so.
-    pub(super) fn spare_bytes(&self, generation: &Generation) -> u64 {
+    pub fn spare_bytes(&self, generation: &Generation) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
             let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
             let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);

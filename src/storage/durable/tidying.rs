@@ -89,7 +89,7 @@ const WAIT: Duration = Duration::from_millis(5);
 
 /// What there is to do, and the thread that is at it.
 #[derive(Default)]
-pub(super) struct Tidying {
+pub struct Tidying {
     /// How many keys were written or deleted since the whole was put in order.
     changes: u64,
     /// How many of them were deleted.
@@ -111,7 +111,7 @@ pub(super) struct Tidying {
 
 /// What is a reason to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occasion {
+pub enum Occasion {
     /// Something was written.
     Written,
     /// Nobody has written for a while.
@@ -175,7 +175,7 @@ impl Ended {
 impl Tidying {
     /// Notes that so many keys were written or deleted, and how many of them
     /// were deleted.
-    pub(super) fn note(&mut self, changes: usize, deletions: usize) {
+    pub fn note(&mut self, changes: usize, deletions: usize) {
         self.changes += changes as u64;
         self.deletions += deletions as u64;
         if deletions > 0 {
@@ -184,14 +184,14 @@ impl Tidying {
     }
 
     /// Forgets what was changed, for the tree is gone.
-    pub(super) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.stop();
         (self.changes, self.deletions, self.unfinished) = (0, 0, None);
     }
 
     /// Begins to do what there is to do for a keyspace of a generation, unless
     /// it is being done. Blocks for nothing.
-    pub(super) fn begin(
+    pub fn begin(
         &mut self,
         database: &Database,
         generation: &Generation,
@@ -282,13 +282,13 @@ impl Tidying {
     }
 
     /// Whether a job has ended since the last call.
-    pub(super) fn has_finished(&mut self) -> bool {
+    pub fn has_finished(&mut self) -> bool {
         let has_ended = self.job.as_ref().is_some_and(|job| job.thread.is_finished());
         has_ended && self.finish()
     }
 
     /// Waits until the job that there is has ended. Says whether there was one.
-    pub(super) fn finish(&mut self) -> bool {
+    pub fn finish(&mut self) -> bool {
         let Some(job) = self.job.take() else { return false };
         self.has_old_files = true;
         self.unfinished = None;
@@ -328,7 +328,7 @@ impl Tidying {
     }
 
     /// The same, but has it end early once it `is_hurried`.
-    pub(super) fn finish_unless(&mut self, is_hurried: impl Fn() -> bool) -> bool {
+    pub fn finish_unless(&mut self, is_hurried: impl Fn() -> bool) -> bool {
         while self.job.as_ref().is_some_and(|job| !job.thread.is_finished()) {
             if is_hurried() {
                 self.stop();
@@ -340,18 +340,18 @@ impl Tidying {
     }
 
     /// Has the job end after the step that it is at.
-    pub(super) fn stop(&self) {
+    pub fn stop(&self) {
         if let Some(job) = &self.job {
             job.is_stopped.store(true, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn is_at_work(&self) -> bool {
+    pub fn is_at_work(&self) -> bool {
         self.job.is_some()
     }
 
     /// Has what cannot wait come before all else, even if it has just failed.
-    pub(super) fn hurry(&mut self) {
+    pub fn hurry(&mut self) {
         self.failed_at = None;
         if self.job.as_ref().is_some_and(|job| job.aim == Aim::Order) {
             self.stop();
@@ -359,22 +359,22 @@ impl Tidying {
     }
 
     /// Whether the last job has come nearer to where it gives room back.
-    pub(super) fn has_progress(&self) -> bool {
+    pub fn has_progress(&self) -> bool {
         self.has_progress
     }
 
     /// Whether the last job had to end before it was done.
-    pub(super) fn is_to_go_on(&self) -> bool {
+    pub fn is_to_go_on(&self) -> bool {
         self.unfinished.is_some()
     }
 
     /// Whether some room may be had by turning to another memtable.
-    pub(super) fn has_old_files(&self) -> bool {
+    pub fn has_old_files(&self) -> bool {
         self.has_old_files
     }
 
     /// Notes that the tree has turned to another memtable.
-    pub(super) fn note_turn(&mut self) {
+    pub fn note_turn(&mut self) {
         self.has_old_files = false;
     }
 }
@@ -762,7 +762,7 @@ fn upkeep_needs(keyspace: &Keyspace) -> u64 {
 
 /// Waits until what was in memory when the tree turned to another memtable is in
 /// files, unless there is a reason to give up. Says whether it is, in time.
-pub(super) fn wait_for_memtables(keyspace: &Keyspace, gives_up: impl Fn() -> bool) -> bool {
+pub fn wait_for_memtables(keyspace: &Keyspace, gives_up: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while keyspace.sealed_memtable_count() > 0 {
         if begun.elapsed() > PATIENCE || gives_up() {

@@ -45,15 +45,15 @@ const WHOLE_BYTES_MAX: u64 = 64 << 20;
 
 /// What was found good.
 #[derive(Debug)]
-pub(super) struct Verified {
-    pub(super) journals: Journals,
+pub struct Verified {
+    pub journals: Journals,
     /// What others may read or write.
-    pub(super) open_to_others: Vec<PathBuf>,
+    pub open_to_others: Vec<PathBuf>,
 }
 
 /// Checks the database in the folder `data`, which has an inventory unless an
 /// earlier program wrote it.
-pub(super) fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
+pub fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
     let mut walk = Walk::default();
     // It is held, and may be reached by a link of the system's own.
     let metadata = fs::metadata(data).map_err(unreadable)?;

@@ -27,7 +27,7 @@ const TRAILER_BYTES: usize = TRAILER.len() + 32;
 const CONTENTS_BYTES_MAX: u64 = 1 << 16;
 
 /// An open file, and where its sections are.
-pub(super) struct Archive<'a> {
+pub struct Archive<'a> {
     path: &'a Path,
     file: File,
     sections: Vec<(Vec<u8>, Range<u64>)>,
@@ -35,7 +35,7 @@ pub(super) struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     /// Opens the file at `path` if its contents are what was written.
-    pub(super) fn open(path: &'a Path) -> Result<Self, OpenError> {
+    pub fn open(path: &'a Path) -> Result<Self, OpenError> {
         let mut file = File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();
         let damaged = || changed(path.to_owned());
@@ -62,7 +62,7 @@ impl<'a> Archive<'a> {
     }
 
     /// The bytes of a section that is not large.
-    pub(super) fn section(&mut self, name: &[u8]) -> Result<Vec<u8>, OpenError> {
+    pub fn section(&mut self, name: &[u8]) -> Result<Vec<u8>, OpenError> {
         let range = self.sections.iter().find(|(other, _)| other == name);
         let Some((_, range)) = range else { return Err(changed(self.path.to_owned())) };
         read_at(&mut self.file, range.clone())
@@ -91,10 +91,10 @@ fn read_at(file: &mut File, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
 }
 
 /// Numbers in little-endian, one behind the other.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
-    pub(super) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(taken)
@@ -104,28 +104,28 @@ impl<'a> Fields<'a> {
         self.take(N)?.first_chunk().copied()
     }
 
-    pub(super) fn u8(&mut self) -> Option<u8> {
+    pub fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_le_bytes)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(super) fn u128(&mut self) -> Option<u128> {
+    pub fn u128(&mut self) -> Option<u128> {
         self.array().map(u128::from_le_bytes)
     }
 
     /// A number of seven bits a byte, the lowest first.
-    pub(super) fn varint(&mut self) -> Option<u64> {
+    pub fn varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let byte = self.u8()?;

@@ -44,7 +44,7 @@ struct Manifest {
 
 /// Checks the keyspace in `folder`, but for blocks and values, which have
 /// checksums of their own. Gives the highest sequence number in its tables.
-pub(super) fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
+pub fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
     let mut highest = None;
     each_table(folder, walk, |path, named, table, walk| {
         highest = highest.max(Some(table.get_highest_seqno()));
@@ -58,7 +58,7 @@ pub(super) fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenE
 
 /// Checks the keyspace in `folder` that names all others, as a whole; gives
 /// their names by their numbers.
-pub(super) fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, OpenError> {
+pub fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, OpenError> {
     let mut found: BTreeMap<u64, Option<String>> = BTreeMap::new();
     each_table(folder, walk, |path, named, table, _| {
         let damaged = || changed(path.to_owned());
