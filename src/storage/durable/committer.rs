@@ -12,6 +12,7 @@
 //! the database has failed elsewhere it is opened anew, see `reopen`.
 
 use super::batch::{self, Action, Batch, Decided, Record};
+use super::compaction::{self, Compactor, Trigger};
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Generation, Keyspaces};
 use super::inventory;
@@ -21,7 +22,6 @@ use super::reopen::{self, Live, Reopener, Tried};
 use super::room::Room;
 use super::runway::Runway;
 use super::status::Status;
-use super::tidying::{self, Occasion, Tidying};
 use crate::schedule;
 use crate::storage::{Done, Error, KEY_BYTES_MAX, Key, Outage, Time, Updated};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -43,21 +43,21 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How many full memtables may wait to be written. At four the database lets
 /// a write wait for ever if they never are.
-const MEMTABLES_WAITING_MAX: usize = 3;
+const SEALED_MEMTABLES_MAX: usize = 3;
 
 /// How many unsorted files there may be. At thirty it does the same.
-const RUNS_MAX: usize = 24;
+const L0_RUNS_MAX: usize = 24;
 
 /// From so many on they are put in order before more room is made: each round of
 /// that makes another.
-const RUNS_MAX_TO_MAKE_ROOM: usize = RUNS_MAX - 4;
+const L0_RUNS_MAX_TO_MAKE_ROOM: usize = L0_RUNS_MAX - 4;
 
 /// For how long writers are not kept waiting again to make room of which none
 /// came, unless more has expired: as long as it took, but no longer than this.
 const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// How long to wait before looking again whether there are fewer.
-const CROWDED_WAIT: Duration = Duration::from_millis(1);
+const STALL_WAIT: Duration = Duration::from_millis(1);
 
 /// How long to wait before looking again whether what was cleared is removed.
 const REMOVER_WAIT: Duration = Duration::from_millis(5);
@@ -90,7 +90,7 @@ pub struct Committer {
     runway: Runway,
     queue: Receiver<Message>,
     sweep: Sweep,
-    tidying: Both<Tidying>,
+    compactors: Both<Compactor>,
     /// Removes the files of what was cleared.
     remover: Option<JoinHandle<()>>,
     last_write: Instant,
@@ -130,7 +130,7 @@ impl Committer {
             runway,
             queue,
             sweep,
-            tidying: Both::default(),
+            compactors: Both::default(),
             remover: None,
             last_write: Instant::now(),
             make_room_at: Instant::now(),
@@ -214,14 +214,14 @@ impl Committer {
         }
         self.last_write = Instant::now();
         let deletions = changes.values().filter(|record| record.is_none()).count();
-        self.tidying.keys.note(changes.len(), deletions);
+        self.compactors.keys.note(changes.len(), deletions);
         self.has_company = waiting.len() > 1;
         self.batches += 1;
         self.writes += waiting.len() as u64;
         let outcome = self.guarded(|committer| committer.commit(changes, bytes));
         self.pins.clear();
         tell(waiting, &outcome);
-        self.tidy(Occasion::Written);
+        self.compact(Trigger::Write);
         next
     }
 
@@ -264,11 +264,11 @@ impl Committer {
     /// Takes what has expired by a moment, or was deleted, off the disk, for as
     /// long as there is patience for that.
     fn make_room(&mut self, patience: &mut Patience, until: Time) -> fjall::Result<Ending> {
-        self.stop_tidying();
+        self.stop_compaction();
         let has_progress = self.sweep_for(patience.piece(Instant::now()), until)?;
         let mut round = Round { has_progress, has_more: true };
         loop {
-            self.let_go()?;
+            self.release_obsolete_files_and_wait()?;
             if self.status.is_hurried() {
                 patience.hurry();
             }
@@ -287,19 +287,20 @@ impl Committer {
         if removed.has_progress {
             return Ok(removed);
         }
-        let was_crowded = self.is_too_crowded_to_make_room();
+        let was_l0_first = self.has_too_many_l0_runs_to_make_room();
         let piece = patience.piece(Instant::now());
-        let occasion = if was_crowded { Occasion::Crowded(piece) } else { Occasion::Full(piece) };
+        let trigger =
+            if was_l0_first { Trigger::NoSpaceInL0(piece) } else { Trigger::NoSpace(piece) };
         let expiring =
-            self.begin_and_finish(|both| &mut both.expiring, Generation::expiring, occasion);
+            self.begin_and_finish(|both| &mut both.expiring, Generation::expiring, trigger);
         let mut round = removed.and(expiring.unwrap_or_default());
         if expiring.is_some() {
-            self.let_go()?;
+            self.release_obsolete_files_and_wait()?;
         }
         if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes()) {
             round.has_more = true;
         } else {
-            let keys = self.begin_and_finish(|both| &mut both.keys, Generation::keys, occasion);
+            let keys = self.begin_and_finish(|both| &mut both.keys, Generation::keys, trigger);
             round = round.and(keys.unwrap_or_default());
         }
         if self.sweep.has_more() {
@@ -307,7 +308,8 @@ impl Committer {
             round.has_more = true;
         }
         // Where there were too many files, what else there is to do comes next.
-        round.has_more = (round.has_more || was_crowded) && !self.is_too_crowded_to_make_room();
+        round.has_more =
+            (round.has_more || was_l0_first) && !self.has_too_many_l0_runs_to_make_room();
         Ok(round)
     }
 
@@ -326,25 +328,25 @@ impl Committer {
         Round { has_progress, has_more: true }
     }
 
-    fn is_too_crowded_to_make_room(&self) -> bool {
-        self.unsorted_runs() >= RUNS_MAX_TO_MAKE_ROOM
+    fn has_too_many_l0_runs_to_make_room(&self) -> bool {
+        self.l0_runs() >= L0_RUNS_MAX_TO_MAKE_ROOM
     }
 
     /// Puts a keyspace in order if there is something to do. Says what has come
     /// of it.
     fn begin_and_finish(
         &mut self,
-        tidying: fn(&mut Both<Tidying>) -> &mut Tidying,
+        compactor: fn(&mut Both<Compactor>) -> &mut Compactor,
         keyspace: fn(&Generation) -> &Keyspace,
-        occasion: Occasion,
+        trigger: Trigger,
     ) -> Option<Round> {
         let Self { database, generation, room, status, .. } = self;
-        let tidying = tidying(&mut self.tidying);
-        tidying.begin(database, generation, keyspace(generation), room, occasion);
-        let was_at_work = tidying.finish_unless(|| status.is_hurried());
+        let compactor = compactor(&mut self.compactors);
+        compactor.begin(database, generation, keyspace(generation), room, trigger);
+        let was_at_work = compactor.finish_unless(|| status.is_hurried());
         was_at_work.then(|| Round {
-            has_progress: tidying.has_progress(),
-            has_more: tidying.is_to_go_on(),
+            has_progress: compactor.has_progress(),
+            has_more: compactor.is_unfinished(),
         })
     }
 
@@ -419,7 +421,7 @@ impl Committer {
     }
 
     fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> fjall::Result<()> {
-        self.wait_while_crowded()?;
+        self.wait_out_write_stall()?;
         let mut batch = self.generation.batch(&self.database);
         for (key, record) in changes {
             self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
@@ -451,17 +453,17 @@ impl Committer {
     /// written to files once that is much.
     fn has_written(&mut self) -> fjall::Result<()> {
         let Changes { changes, deletions } = self.sweep.take_large();
-        self.tidying.expiring.note(changes, deletions);
+        self.compactors.expiring.note(changes, deletions);
         self.generation.sync_blobs()?;
         if !self.generation.is_full() {
             return Ok(());
         }
-        if self.tidying.expiring.has_old_files() {
+        if self.compactors.expiring.has_obsolete_files() {
             // A journal is kept until files have something newer than it has, and
             // what was the newest may have been merged away.
-            self.generation.span(&self.database, self.generation.expiring())?;
+            self.generation.widen_bounds(&self.database, self.generation.expiring())?;
         }
-        self.generation.write()
+        self.generation.flush()
     }
 
     fn clear(&mut self) -> fjall::Result<()> {
@@ -474,7 +476,7 @@ impl Committer {
         drop(current);
 
         let old = mem::replace(&mut self.generation, next);
-        self.tidying.each_mut().into_iter().for_each(Tidying::forget);
+        self.compactors.each_mut().into_iter().for_each(Compactor::forget);
         self.sweep = Sweep::new(None);
         self.remove(old);
         Ok(())
@@ -504,49 +506,49 @@ impl Committer {
 
     /// Removes some of what has expired at a moment. Says how many keys that were.
     fn sweep(&mut self, until: Time) -> fjall::Result<usize> {
-        self.wait_while_crowded()?;
+        self.wait_out_write_stall()?;
         self.check_place()?;
         let removed = self.sweep.step(&self.database, &self.generation, until)?;
         self.inventory.note(&self.generation, removed * KEY_BYTES_MAX);
-        self.tidying.keys.note(removed, removed);
+        self.compactors.keys.note(removed, removed);
         self.has_written()?;
         Ok(removed)
     }
 
     /// Waits until the tree has kept up with what was written. Fails if it
     /// never will.
-    fn wait_while_crowded(&mut self) -> fjall::Result<()> {
-        while self.is_unwritten() || self.is_unsorted() {
+    fn wait_out_write_stall(&mut self) -> fjall::Result<()> {
+        while self.has_too_many_sealed_memtables() || self.has_too_many_l0_runs() {
             // Writes nothing here, but tells of failures elsewhere.
             reopen::persist(&self.database, PersistMode::Buffer)?;
-            if self.is_unsorted() {
-                self.tidying.each_mut().into_iter().for_each(Tidying::hurry);
+            if self.has_too_many_l0_runs() {
+                self.compactors.each_mut().into_iter().for_each(Compactor::yield_to_l0);
             }
-            for tidying in self.tidying.each_mut() {
-                tidying.has_finished();
+            for compactor in self.compactors.each_mut() {
+                compactor.has_finished();
             }
-            self.begin_to_tidy(Occasion::Written);
-            if self.is_unsorted() && !self.is_tidying() {
+            self.begin_compaction(Trigger::Write);
+            if self.has_too_many_l0_runs() && !self.is_compacting() {
                 let is_full = self.spare_bytes() == 0;
                 let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
                 return Err(io::Error::from(kind).into());
             }
-            thread::sleep(CROWDED_WAIT);
+            thread::sleep(STALL_WAIT);
         }
         Ok(())
     }
 
-    fn is_unwritten(&self) -> bool {
-        self.generation.waiting_memtables() >= MEMTABLES_WAITING_MAX
+    fn has_too_many_sealed_memtables(&self) -> bool {
+        self.generation.sealed_memtables() >= SEALED_MEMTABLES_MAX
     }
 
-    fn is_unsorted(&self) -> bool {
-        self.unsorted_runs() >= RUNS_MAX
+    fn has_too_many_l0_runs(&self) -> bool {
+        self.l0_runs() >= L0_RUNS_MAX
     }
 
     /// How many runs of unsorted files there are, of the keyspace that has more
     /// of them.
-    fn unsorted_runs(&self) -> usize {
+    fn l0_runs(&self) -> usize {
         let runs = self.generation.keyspaces().each().map(|it| it.tree.l0_run_count());
         runs.into_iter().max().unwrap_or(0)
     }
@@ -566,7 +568,7 @@ impl Committer {
             self.guarded(Self::note_clocks).ok();
         }
         if self.last_write.elapsed() > LOOK_INTERVAL {
-            self.tidy(Occasion::Idle);
+            self.compact(Trigger::Idle);
         }
     }
 
@@ -578,73 +580,74 @@ impl Committer {
     }
 
     /// Sees to it that the trees are in order. Blocks for nothing.
-    fn tidy(&mut self, occasion: Occasion) {
+    fn compact(&mut self, trigger: Trigger) {
         if self.failed.is_some() {
             return;
         }
-        let is_wanted = |tidying: &mut Tidying| {
-            tidying.has_finished() && (occasion == Occasion::Idle || tidying.is_to_go_on())
+        let is_wanted = |compactor: &mut Compactor| {
+            compactor.has_finished() && (trigger == Trigger::Idle || compactor.is_unfinished())
         };
-        let [keys, expiring] = self.tidying.each_mut().map(is_wanted);
+        let [keys, expiring] = self.compactors.each_mut().map(is_wanted);
         // Each turn makes a file, and there may be only so many.
-        if (keys || expiring) && !self.is_unsorted() {
+        if (keys || expiring) && !self.has_too_many_l0_runs() {
             // A failure was logged.
-            self.guarded(Self::turn_over).ok();
+            self.guarded(Self::release_obsolete_files).ok();
         }
-        self.begin_to_tidy(occasion);
+        self.begin_compaction(trigger);
     }
 
     /// Has one tree be put in order at a time, for that reckons with half of
     /// the room: first the one that has more unsorted files.
-    fn begin_to_tidy(&mut self, occasion: Occasion) {
-        let Self { database, generation, tidying, room, .. } = self;
+    fn begin_compaction(&mut self, trigger: Trigger) {
+        let Self { database, generation, compactors, room, .. } = self;
         let [keys, expiring] = generation.keyspaces().each();
-        let mut trees = [(keys, &mut tidying.keys), (expiring, &mut tidying.expiring)];
-        if trees.iter().any(|(_, tidying)| tidying.is_at_work()) {
+        let mut trees = [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)];
+        if trees.iter().any(|(_, compactor)| compactor.is_running()) {
             return;
         }
         if keys.tree.l0_run_count() < expiring.tree.l0_run_count() {
             trees.reverse();
         }
-        for (keyspace, tidying) in trees {
-            tidying.begin(database, generation, keyspace, room, occasion);
-            if tidying.is_at_work() {
+        for (keyspace, compactor) in trees {
+            compactor.begin(database, generation, keyspace, room, trigger);
+            if compactor.is_running() {
                 return;
             }
         }
     }
 
-    fn is_tidying(&self) -> bool {
-        self.tidying.each().into_iter().any(Tidying::is_at_work)
+    fn is_compacting(&self) -> bool {
+        self.compactors.each().into_iter().any(Compactor::is_running)
     }
 
-    fn stop_tidying(&mut self) {
-        for tidying in self.tidying.each_mut() {
-            tidying.stop();
-            tidying.finish();
+    fn stop_compaction(&mut self) {
+        for compactor in self.compactors.each_mut() {
+            compactor.stop();
+            compactor.finish();
         }
     }
 
     /// Lets go of old versions of the trees: each does once it takes a write
     /// and turns to a file.
-    fn turn_over(&mut self) -> fjall::Result<()> {
-        let Self { database, generation, tidying, .. } = self;
-        for (keyspace, tidying) in generation.keyspaces().each().into_iter().zip(tidying.each_mut())
+    fn release_obsolete_files(&mut self) -> fjall::Result<()> {
+        let Self { database, generation, compactors, .. } = self;
+        for (keyspace, compactor) in
+            generation.keyspaces().each().into_iter().zip(compactors.each_mut())
         {
-            if tidying.has_old_files() {
-                generation.span(database, keyspace)?;
+            if compactor.has_obsolete_files() {
+                generation.widen_bounds(database, keyspace)?;
                 keyspace.rotate_memtable()?;
-                tidying.note_turn();
+                compactor.note_release();
             }
         }
         Ok(())
     }
 
     /// The same, and waits until there is the room that this gives.
-    fn let_go(&mut self) -> fjall::Result<()> {
-        self.turn_over()?;
+    fn release_obsolete_files_and_wait(&mut self) -> fjall::Result<()> {
+        self.release_obsolete_files()?;
         for keyspace in self.generation.keyspaces().each() {
-            tidying::wait_for_memtables(keyspace, || self.status.is_hurried());
+            compaction::wait_for_flush(keyspace, || self.status.is_hurried());
         }
         Ok(())
     }
@@ -712,20 +715,20 @@ impl Committer {
 
     /// Whether nobody else has the database. Blocks for nothing.
     fn is_alone(&mut self) -> bool {
-        for tidying in self.tidying.each_mut() {
-            tidying.stop();
-            tidying.has_finished();
+        for compactor in self.compactors.each_mut() {
+            compactor.stop();
+            compactor.has_finished();
         }
         if let Some(remover) = self.remover.take_if(|remover| remover.is_finished()) {
             // A panic there was logged.
             remover.join().ok();
         }
-        !self.is_tidying() && self.remover.is_none()
+        !self.is_compacting() && self.remover.is_none()
     }
 
     fn close(mut self) -> Result<(), Error> {
         log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
-        self.stop_tidying();
+        self.stop_compaction();
         // A panic there was logged.
         self.remover.take().map(JoinHandle::join);
         let closed = self.guarded(|committer| {

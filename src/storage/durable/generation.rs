@@ -42,17 +42,17 @@ pub const MEMTABLE_BYTES: u64 = 16 << 20;
 pub const TABLE_BYTES: u64 = 4 << 20;
 
 /// From so many files on that are not in order they are put in order.
-pub const UNSORTED_FILES_MAX: u8 = 4;
+pub const L0_FILES_TO_COMPACT: u8 = 4;
 
 /// Values from this size on are kept apart from their keys, so that putting
 /// keys in order does not copy them.
-pub const APART_BYTES_MIN: u32 = 4096;
+pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
 
 /// The files of those. Of the ones that hold much that was deleted, one in so
 /// many is written anew in one step of putting the tree in order: the fewer,
 /// the less room that takes meanwhile.
-const APART_FILE_BYTES: u64 = 8 << 20;
-pub const APART_STEP_SHARE: u8 = 20;
+const BLOB_FILE_BYTES: u64 = 8 << 20;
+pub const BLOB_STEP_SHARE: u8 = 20;
 
 /// Where the database keeps its keyspaces, and each its values apart.
 const KEYSPACES: &str = "keyspaces";
@@ -99,7 +99,7 @@ impl Generation {
         let keys = database.keyspace(&number.to_string(), options)?;
         let generation = Self::of(database, data, stamp, number, keys)?;
         for keyspace in generation.keyspaces.each() {
-            generation.span(database, keyspace)?;
+            generation.widen_bounds(database, keyspace)?;
         }
         generation.mark(database)?;
         Ok(generation)
@@ -129,7 +129,7 @@ impl Generation {
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
     /// before all keys and end behind them.
-    pub fn span(&self, database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
+    pub fn widen_bounds(&self, database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
         let mut batch = self.batch(database);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
@@ -189,7 +189,7 @@ impl Generation {
     /// Writes what is in memory to files. Both keyspaces turn to another
     /// memtable, for the journal is needed as long as one of them has something
     /// of it in memory alone. Blocks for nothing.
-    pub fn write(&self) -> fjall::Result<()> {
+    pub fn flush(&self) -> fjall::Result<()> {
         for keyspace in self.keyspaces.each() {
             if !keyspace.tree.active_memtable().is_empty() {
                 keyspace.rotate_memtable()?;
@@ -223,8 +223,8 @@ impl Generation {
 
     /// How many full memtables wait to be written, of the keyspace that has
     /// more of them.
-    pub fn waiting_memtables(&self) -> usize {
-        waiting_memtables(&self.keyspaces)
+    pub fn sealed_memtables(&self) -> usize {
+        sealed_memtables(&self.keyspaces)
     }
 
     pub fn keyspaces(&self) -> &Arc<Keyspaces> {
@@ -250,25 +250,25 @@ impl Generation {
 
 /// What both keyspaces have in memory and not in a file yet.
 pub fn unwritten_bytes(keyspaces: &Keyspaces) -> u64 {
-    memtable_bytes(keyspaces) + waiting_memtables(keyspaces) as u64 * MEMTABLE_BYTES
+    memtable_bytes(keyspaces) + sealed_memtables(keyspaces) as u64 * MEMTABLE_BYTES
 }
 
 fn memtable_bytes(keyspaces: &Keyspaces) -> u64 {
     keyspaces.each().map(|it| it.tree.active_memtable().size()).iter().sum()
 }
 
-fn waiting_memtables(keyspaces: &Keyspaces) -> usize {
+fn sealed_memtables(keyspaces: &Keyspaces) -> usize {
     let waiting = keyspaces.each().map(|it| it.tree.sealed_memtable_count());
     waiting.into_iter().max().unwrap_or(0)
 }
 
 fn options() -> KeyspaceCreateOptions {
     let apart = KvSeparationOptions::default()
-        .separation_threshold(APART_BYTES_MIN)
-        .file_target_size(APART_FILE_BYTES)
-        .age_cutoff(1.0 / f32::from(APART_STEP_SHARE));
+        .separation_threshold(BLOB_VALUE_BYTES_MIN)
+        .file_target_size(BLOB_FILE_BYTES)
+        .age_cutoff(1.0 / f32::from(BLOB_STEP_SHARE));
     // The database is to leave its files as they are, but for those that need
-    // not be written anew: merging them is the tidying's. It is told when to
+    // not be written anew: merging them is the compaction's. It is told when to
     // write memtables.
     let as_they_are = Leveled::default().with_l0_threshold(u8::MAX).with_table_target_size(1 << 50);
     KeyspaceCreateOptions::default()

@@ -14,7 +14,7 @@ pub struct NewFiles {
     /// The first number for one of keys.
     tables_from: u64,
     /// The first number for one of values that are kept apart.
-    apart_from: u64,
+    blobs_from: u64,
 }
 
 impl NewFiles {
@@ -22,8 +22,8 @@ impl NewFiles {
     pub fn from_now(keyspace: &Keyspace) -> io::Result<Self> {
         let apart = files(keyspace, BLOBS_FOLDER)?;
         let last = apart.into_iter().map(|(number, _)| number).max();
-        let apart_from = last.map_or(0, |last| last + 1);
-        Ok(Self { tables_from: keyspace.tree.next_table_id(), apart_from })
+        let blobs_from = last.map_or(0, |last| last + 1);
+        Ok(Self { tables_from: keyspace.tree.next_table_id(), blobs_from })
     }
 
     /// Removes those that the tree does not have. Nothing else may have merged
@@ -36,7 +36,7 @@ impl NewFiles {
         let tables: HashSet<u64> = version.iter_tables().map(Table::id).collect();
         let apart: HashSet<u64> = version.blob_files.list_ids().copied().collect();
         let kinds =
-            [(TABLES_FOLDER, self.tables_from, tables), (BLOBS_FOLDER, self.apart_from, apart)];
+            [(TABLES_FOLDER, self.tables_from, tables), (BLOBS_FOLDER, self.blobs_from, apart)];
         let mut removed = 0;
         for (folder, from, in_use) in kinds {
             for (number, path) in files(keyspace, folder)? {

@@ -12,6 +12,7 @@
 
 mod batch;
 mod committer;
+mod compaction;
 mod directory;
 mod expiry;
 mod generation;
@@ -30,7 +31,6 @@ mod runway;
 #[path = "runway_portable.rs"]
 mod runway;
 mod status;
-mod tidying;
 mod verify;
 
 use super::record::{self, NotUnderstood};

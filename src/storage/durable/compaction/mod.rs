@@ -13,8 +13,8 @@
 //! for want of room.
 
 use super::generation::{
-    APART_BYTES_MIN, APART_STEP_SHARE, Generation, MEMTABLE_BYTES, TABLE_BYTES, UNSORTED_FILES_MAX,
-    unwritten_bytes,
+    BLOB_STEP_SHARE, BLOB_VALUE_BYTES_MIN, Generation, L0_FILES_TO_COMPACT, MEMTABLE_BYTES,
+    TABLE_BYTES, unwritten_bytes,
 };
 use super::leftovers::NewFiles;
 use super::room::Room;
@@ -50,8 +50,8 @@ const WASTE_SHARE: u64 = 8;
 /// spare, and how much they may have. Small ones hold deletions above all:
 /// sorted into files of the usual size, each of these would delete from too many
 /// below it for one step.
-const UNSORTED_FILES_MAX_SHORT: u64 = 16;
-const UNSORTED_BYTES_MAX_SHORT: u64 = 2 * MEMTABLE_BYTES;
+const L0_FILES_TO_COMPACT_LOW_SPACE: u64 = 16;
+const L0_BYTES_TO_COMPACT_LOW_SPACE: u64 = 2 * MEMTABLE_BYTES;
 
 /// A step takes a file from above, and usually no more than so many times as
 /// much from below.
@@ -89,70 +89,70 @@ const WAIT: Duration = Duration::from_millis(5);
 
 /// What there is to do, and the thread that is at it.
 #[derive(Default)]
-pub struct Tidying {
+pub struct Compactor {
     /// How many keys were written or deleted since the whole was put in order.
     changes: u64,
     /// How many of them were deleted.
     deletions: u64,
-    job: Option<Job>,
-    /// What the last job was about, if it has left some of that.
-    unfinished: Option<Aim>,
+    run: Option<Run>,
+    /// What the last run was about, if it has left some of that.
+    unfinished: Option<Goal>,
     /// How often files were taken apart since any could be moved or something
     /// was deleted.
-    taken_apart: u32,
+    resplits: u32,
     /// How often their size was divided.
     fineness: u32,
     /// There may be files that the tree does not need any more.
-    has_old_files: bool,
+    has_obsolete_files: bool,
     failed_at: Option<Instant>,
-    /// The last job has come nearer to where it gives room back.
+    /// The last run has come nearer to where it gives room back.
     has_progress: bool,
 }
 
 /// What is a reason to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occasion {
+pub enum Trigger {
     /// Something was written.
-    Written,
+    Write,
     /// Nobody has written for a while.
     Idle,
     /// A write is about to be refused, and waits for about so long.
-    Full(Duration),
+    NoSpace(Duration),
     /// The same, but there are so many unsorted files that these come first.
-    Crowded(Duration),
+    NoSpaceInL0(Duration),
 }
 
-impl Occasion {
-    /// How long a job may take, but for its first step.
+impl Trigger {
+    /// How long a run may take, but for its first step.
     fn piece(self) -> Duration {
         match self {
-            Self::Written | Self::Idle => Duration::MAX,
-            Self::Full(piece) | Self::Crowded(piece) => piece,
+            Self::Write | Self::Idle => Duration::MAX,
+            Self::NoSpace(piece) | Self::NoSpaceInL0(piece) => piece,
         }
     }
 }
 
-/// What a job is about.
+/// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aim {
+enum Goal {
     /// That there are no more unsorted files than there should be.
-    Upkeep,
+    ReduceL0,
     /// That all that was deleted is gone.
-    Order,
+    Reclaim,
 }
 
-struct Job {
-    aim: Aim,
+struct Run {
+    goal: Goal,
     /// The changes, and those that were deletions, that it began with.
     changes: u64,
     deletions: u64,
     is_stopped: Arc<AtomicBool>,
-    thread: JoinHandle<fjall::Result<Ended>>,
+    thread: JoinHandle<fjall::Result<RunEnd>>,
 }
 
-/// How a job has ended.
+/// How a run has ended.
 #[derive(Clone, Copy, Debug)]
-enum Ended {
+enum RunEnd {
     Done,
     /// It was told to, or is short of room as long as what it has replaced is
     /// still there. Says whether it has taken a step, and whether anything has
@@ -163,23 +163,23 @@ enum Ended {
     },
     /// No step was small enough, and all that is above the last level is
     /// unsorted again, or on the way there.
-    TakenApart,
+    Resplit,
     /// No step is small enough.
     Stuck,
 }
 
-impl Ended {
+impl RunEnd {
     const NOT_BEGUN: Self = Self::Early { has_stepped: false, has_moved: false };
 }
 
-impl Tidying {
+impl Compactor {
     /// Notes that so many keys were written or deleted, and how many of them
     /// were deleted.
     pub fn note(&mut self, changes: usize, deletions: usize) {
         self.changes += changes as u64;
         self.deletions += deletions as u64;
         if deletions > 0 {
-            self.taken_apart = 0;
+            self.resplits = 0;
         }
     }
 
@@ -197,16 +197,16 @@ impl Tidying {
         generation: &Generation,
         keyspace: &Keyspace,
         room: &Room,
-        occasion: Occasion,
+        trigger: Trigger,
     ) {
         let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < FAILURE_INTERVAL);
         // A write that waits for room has no time for that, and little patience.
-        let is_awaited = matches!(occasion, Occasion::Full(_) | Occasion::Crowded(_));
-        if self.job.is_some() || (has_failed && !is_awaited) {
+        let is_awaited = matches!(trigger, Trigger::NoSpace(_) | Trigger::NoSpaceInL0(_));
+        if self.run.is_some() || (has_failed && !is_awaited) {
             return;
         }
         let spare_bytes = || room.spare_bytes(generation);
-        let Some(aim) = self.aim(keyspace, spare_bytes, occasion) else { return };
+        let Some(goal) = self.goal(keyspace, spare_bytes, trigger) else { return };
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
             database: database.clone(),
@@ -216,120 +216,120 @@ impl Tidying {
                 // Upkeep takes all that is free, but for what is about to be
                 // written; unless it cannot wait.
                 let is_kept =
-                    aim == Aim::Upkeep && unsorted_files(keyspace) < UNSORTED_FILES_MAX_SHORT;
+                    goal == Goal::ReduceL0 && l0_files(keyspace) < L0_FILES_TO_COMPACT_LOW_SPACE;
                 let kept_bytes = move || if is_kept { unwritten_bytes(&keyspaces) } else { 0 };
                 move || room.free_bytes().saturating_sub(kept_bytes())
             }),
             kept_bytes: room.free_bytes() / 2,
             fineness: self.fineness,
-            may_take_apart: self.taken_apart <= FINENESS_MAX,
-            piece: occasion.piece(),
+            may_resplit: self.resplits <= FINENESS_MAX,
+            piece: trigger.piece(),
             is_stopped: Arc::clone(&is_stopped),
         };
-        let is_whole = aim == Aim::Order && steps.fits_whole();
-        let may_fit_whole = aim == Aim::Order && tree_bytes(keyspace) < WHOLE_BYTES_MAX;
-        if !may_fit_whole && !steps.fits(aim, &shape_of(keyspace)) {
+        let is_whole = goal == Goal::Reclaim && steps.fits_whole();
+        let may_fit_whole = goal == Goal::Reclaim && tree_bytes(keyspace) < WHOLE_BYTES_MAX;
+        if !may_fit_whole && !steps.fits(goal, &shape_of(keyspace)) {
             return;
         }
         let work = move || {
             schedule::let_others_finish();
-            if is_whole { steps.all_at_once() } else { steps.one_by_one(aim) }
+            if is_whole { steps.all_at_once() } else { steps.one_by_one(goal) }
         };
-        match thread::Builder::new().name("tidier".to_owned()).spawn(work) {
+        match thread::Builder::new().name("compactor".to_owned()).spawn(work) {
             Ok(thread) => {
                 let Self { changes, deletions, .. } = *self;
-                self.job = Some(Job { aim, changes, deletions, is_stopped, thread });
+                self.run = Some(Run { goal, changes, deletions, is_stopped, thread });
             }
-            Err(err) => self.fail(aim, &err),
+            Err(err) => self.fail(goal, &err),
         }
     }
 
-    /// What a job was about is left for later.
-    fn fail(&mut self, aim: Aim, err: &dyn std::error::Error) {
-        self.unfinished = Some(aim);
+    /// What a run was about is left for later.
+    fn fail(&mut self, goal: Goal, err: &dyn std::error::Error) {
+        self.unfinished = Some(goal);
         log::warn!("the files cannot be put in order, and take more room: {err}");
         self.failed_at = Some(Instant::now());
     }
 
-    fn aim(
+    fn goal(
         &self,
         keyspace: &Keyspace,
         spare_bytes: impl Fn() -> u64,
-        occasion: Occasion,
-    ) -> Option<Aim> {
+        trigger: Trigger,
+    ) -> Option<Goal> {
         let much = || (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
-        let orders = match occasion {
-            Occasion::Written | Occasion::Crowded(_) => false,
-            Occasion::Idle => self.unfinished == Some(Aim::Order) || self.changes >= much(),
-            Occasion::Full(_) => self.has_deletions_left() || self.changes >= much(),
+        let reclaims = match trigger {
+            Trigger::Write | Trigger::NoSpaceInL0(_) => false,
+            Trigger::Idle => self.unfinished == Some(Goal::Reclaim) || self.changes >= much(),
+            Trigger::NoSpace(_) => self.has_deletions_left() || self.changes >= much(),
         };
-        if orders {
-            return Some(Aim::Order);
+        if reclaims {
+            return Some(Goal::Reclaim);
         }
         // This is asked after each batch, the room only where it decides.
-        let is_short = || spare_bytes() < UNSORTED_BYTES_MAX_SHORT;
-        let may_wait = || unsorted_bytes(keyspace) < UNSORTED_BYTES_MAX_SHORT && is_short();
-        let is_unsorted = match unsorted_files(keyspace) {
-            UNSORTED_FILES_MAX_SHORT.. => true,
-            files => files >= UNSORTED_FILES_MAX.into() && !may_wait(),
+        let is_short = || spare_bytes() < L0_BYTES_TO_COMPACT_LOW_SPACE;
+        let may_wait = || l0_bytes(keyspace) < L0_BYTES_TO_COMPACT_LOW_SPACE && is_short();
+        let is_unsorted = match l0_files(keyspace) {
+            L0_FILES_TO_COMPACT_LOW_SPACE.. => true,
+            files => files >= L0_FILES_TO_COMPACT.into() && !may_wait(),
         };
-        (is_unsorted || self.unfinished == Some(Aim::Upkeep)).then_some(Aim::Upkeep)
+        (is_unsorted || self.unfinished == Some(Goal::ReduceL0)).then_some(Goal::ReduceL0)
     }
 
     /// Whether enough was deleted for room to be made of it, and it was not yet.
     fn has_deletions_left(&self) -> bool {
-        self.deletions >= CHANGES_MIN || self.unfinished == Some(Aim::Order)
+        self.deletions >= CHANGES_MIN || self.unfinished == Some(Goal::Reclaim)
     }
 
-    /// Whether a job has ended since the last call.
+    /// Whether a run has ended since the last call.
     pub fn has_finished(&mut self) -> bool {
-        let has_ended = self.job.as_ref().is_some_and(|job| job.thread.is_finished());
+        let has_ended = self.run.as_ref().is_some_and(|run| run.thread.is_finished());
         has_ended && self.finish()
     }
 
-    /// Waits until the job that there is has ended. Says whether there was one.
+    /// Waits until the run that there is has ended. Says whether there was one.
     pub fn finish(&mut self) -> bool {
-        let Some(job) = self.job.take() else { return false };
-        self.has_old_files = true;
+        let Some(run) = self.run.take() else { return false };
+        self.has_obsolete_files = true;
         self.unfinished = None;
-        let ended = job.thread.join();
+        let ended = run.thread.join();
         // Where nothing was deleted, to move files gives back little, or nothing.
         let is_awaited = self.deletions >= CHANGES_MIN;
         self.has_progress = match &ended {
-            Ok(Ok(Ended::Early { has_stepped, .. })) => *has_stepped && is_awaited,
-            Ok(Ok(Ended::TakenApart)) => is_awaited,
-            Ok(Ok(Ended::Done)) => true,
-            Ok(Ok(Ended::Stuck) | Err(_)) | Err(_) => false,
+            Ok(Ok(RunEnd::Early { has_stepped, .. })) => *has_stepped && is_awaited,
+            Ok(Ok(RunEnd::Resplit)) => is_awaited,
+            Ok(Ok(RunEnd::Done)) => true,
+            Ok(Ok(RunEnd::Stuck) | Err(_)) | Err(_) => false,
         };
         match ended {
-            Ok(Ok(Ended::Early { has_moved, .. })) => {
-                self.unfinished = Some(job.aim);
+            Ok(Ok(RunEnd::Early { has_moved, .. })) => {
+                self.unfinished = Some(run.goal);
                 if has_moved {
                     // Many small files take longer than few large ones.
-                    (self.taken_apart, self.fineness) = (0, self.fineness.saturating_sub(1));
+                    (self.resplits, self.fineness) = (0, self.fineness.saturating_sub(1));
                 }
             }
-            Ok(Ok(Ended::TakenApart)) => {
-                self.unfinished = Some(job.aim);
-                self.taken_apart += 1;
+            Ok(Ok(RunEnd::Resplit)) => {
+                self.unfinished = Some(run.goal);
+                self.resplits += 1;
                 self.fineness = (self.fineness + 1) % (FINENESS_MAX + 1);
             }
-            Ok(Ok(Ended::Done)) if job.aim == Aim::Order => {
-                self.changes = self.changes.saturating_sub(job.changes);
-                self.deletions = self.deletions.saturating_sub(job.deletions);
+            Ok(Ok(RunEnd::Done)) if run.goal == Goal::Reclaim => {
+                self.changes = self.changes.saturating_sub(run.changes);
+                self.deletions = self.deletions.saturating_sub(run.deletions);
             }
             // To be tried again if room is needed.
-            Ok(Ok(Ended::Stuck)) => self.changes = self.changes.saturating_sub(job.changes),
-            Ok(Ok(Ended::Done)) => {}
-            Ok(Err(err)) => self.fail(job.aim, &err),
-            Err(_panic) => self.fail(job.aim, &fjall::Error::Unrecoverable),
+            Ok(Ok(RunEnd::Stuck)) => self.changes = self.changes.saturating_sub(run.changes),
+            Ok(Ok(RunEnd::Done)) => {}
+            Ok(Err(err)) => self.fail(run.goal, &err),
+            Err(_panic) => self.fail(run.goal, &fjall::Error::Unrecoverable),
         }
         true
     }
 
     /// The same, but has it end early once it `is_hurried`.
     pub fn finish_unless(&mut self, is_hurried: impl Fn() -> bool) -> bool {
-        while self.job.as_ref().is_some_and(|job| !job.thread.is_finished()) {
+        while self.run.as_ref().is_some_and(|run| !run.thread.is_finished()) {
             if is_hurried() {
                 self.stop();
                 break;
@@ -339,50 +339,50 @@ impl Tidying {
         self.finish()
     }
 
-    /// Has the job end after the step that it is at.
+    /// Has the run end after the step that it is at.
     pub fn stop(&self) {
-        if let Some(job) = &self.job {
-            job.is_stopped.store(true, Ordering::Relaxed);
+        if let Some(run) = &self.run {
+            run.is_stopped.store(true, Ordering::Relaxed);
         }
     }
 
-    pub fn is_at_work(&self) -> bool {
-        self.job.is_some()
+    pub fn is_running(&self) -> bool {
+        self.run.is_some()
     }
 
     /// Has what cannot wait come before all else, even if it has just failed.
-    pub fn hurry(&mut self) {
+    pub fn yield_to_l0(&mut self) {
         self.failed_at = None;
-        if self.job.as_ref().is_some_and(|job| job.aim == Aim::Order) {
+        if self.run.as_ref().is_some_and(|run| run.goal == Goal::Reclaim) {
             self.stop();
         }
     }
 
-    /// Whether the last job has come nearer to where it gives room back.
+    /// Whether the last run has come nearer to where it gives room back.
     pub fn has_progress(&self) -> bool {
         self.has_progress
     }
 
-    /// Whether the last job had to end before it was done.
-    pub fn is_to_go_on(&self) -> bool {
+    /// Whether the last run had to end before it was done.
+    pub fn is_unfinished(&self) -> bool {
         self.unfinished.is_some()
     }
 
     /// Whether some room may be had by turning to another memtable.
-    pub fn has_old_files(&self) -> bool {
-        self.has_old_files
+    pub fn has_obsolete_files(&self) -> bool {
+        self.has_obsolete_files
     }
 
     /// Notes that the tree has turned to another memtable.
-    pub fn note_turn(&mut self) {
-        self.has_old_files = false;
+    pub fn note_release(&mut self) {
+        self.has_obsolete_files = false;
     }
 }
 
 /// What a step merges or moves.
 type Step = Arc<dyn CompactionStrategy>;
 
-/// What a job works with.
+/// What a run works with.
 struct Steps {
     database: Database,
     keyspace: Keyspace,
@@ -392,7 +392,7 @@ struct Steps {
     /// stays until the tree turns to another memtable.
     kept_bytes: u64,
     fineness: u32,
-    may_take_apart: bool,
+    may_resplit: bool,
     /// How long it goes on taking steps.
     piece: Duration,
     is_stopped: Arc<AtomicBool>,
@@ -400,41 +400,41 @@ struct Steps {
 
 impl Steps {
     /// Writes the whole tree anew.
-    fn all_at_once(&self) -> fjall::Result<Ended> {
+    fn all_at_once(&self) -> fjall::Result<RunEnd> {
         let Self { keyspace, .. } = self;
         let begun = Instant::now();
         let before = keyspace.disk_space();
-        if !self.write_memtables()? {
-            return Ok(Ended::NOT_BEGUN);
+        if !self.flush()? {
+            return Ok(RunEnd::NOT_BEGUN);
         }
         // What one finds to be of no use the next ones remove.
         let mut waste = u64::MAX;
         loop {
             if self.is_stopped.load(Ordering::Relaxed) {
-                return Ok(Ended::NOT_BEGUN);
+                return Ok(RunEnd::NOT_BEGUN);
             }
             self.leaving_nothing(|tree| {
-                tree.major_compact(TABLE_BYTES, self.not_read_any_more()).map(drop)
+                tree.major_compact(TABLE_BYTES, self.gc_watermark()).map(drop)
             })?;
             let waste_before = mem::replace(&mut waste, keyspace.fragmented_blob_bytes());
             if waste < keyspace.disk_space() / WASTE_SHARE || waste == waste_before {
                 break;
             }
             if !self.fits_whole() || begun.elapsed() > self.piece {
-                return Ok(Ended::Early { has_stepped: true, has_moved: true });
+                return Ok(RunEnd::Early { has_stepped: true, has_moved: true });
             }
         }
         let (after, took) = (keyspace.disk_space(), begun.elapsed().as_millis());
         log::debug!("put {before} bytes in order, {after} are left, in {took} ms");
-        Ok(Ended::Done)
+        Ok(RunEnd::Done)
     }
 
-    /// Takes one step after the other towards `aim`.
-    fn one_by_one(&self, aim: Aim) -> fjall::Result<Ended> {
+    /// Takes one step after the other towards `goal`.
+    fn one_by_one(&self, goal: Goal) -> fjall::Result<RunEnd> {
         let Self { keyspace, is_stopped, .. } = self;
         let begun = Instant::now();
-        if aim == Aim::Order && !self.write_memtables()? {
-            return Ok(Ended::NOT_BEGUN);
+        if goal == Goal::Reclaim && !self.flush()? {
+            return Ok(RunEnd::NOT_BEGUN);
         }
         let before = shape_of(keyspace);
         let mut shape = before.clone();
@@ -444,52 +444,52 @@ impl Steps {
             // One step is taken in any case, for a slow disk to get anywhere.
             let is_over = || has_stepped && begun.elapsed() > self.piece;
             if is_stopped.load(Ordering::Relaxed) || is_over() {
-                break Ended::Early { has_stepped, has_moved };
+                break RunEnd::Early { has_stepped, has_moved };
             }
-            if !self.fits(aim, &shape) {
-                if aim == Aim::Upkeep || has_stepped {
-                    break Ended::Early { has_stepped, has_moved };
+            if !self.fits(goal, &shape) {
+                if goal == Goal::ReduceL0 || has_stepped {
+                    break RunEnd::Early { has_stepped, has_moved };
                 }
                 if self.is_left_to_fit_whole()? {
                     return self.all_at_once();
                 }
-                break Ended::Stuck;
+                break RunEnd::Stuck;
             }
-            if aim == Aim::Order && is_in_order(&shape.files) && unsorted_files(keyspace) == 1 {
+            if goal == Goal::Reclaim && is_in_order(&shape.files) && l0_files(keyspace) == 1 {
                 // A single file would go as it is. There is another one, with
                 // keys from all over it, once the tree has turned to another
                 // memtable.
-                break Ended::Early { has_stepped, has_moved };
+                break RunEnd::Early { has_stepped, has_moved };
             }
-            if !self.step(aim, &mut shape)? {
-                if aim == Aim::Upkeep || is_in_order(&shape.files) {
-                    break Ended::Done;
+            if !self.step(goal, &mut shape)? {
+                if goal == Goal::ReduceL0 || is_in_order(&shape.files) {
+                    break RunEnd::Done;
                 }
                 // What is above has the keys of more than one step may take,
                 // unless what was replaced takes the room for that.
                 if has_moved {
-                    break Ended::Early { has_stepped, has_moved };
+                    break RunEnd::Early { has_stepped, has_moved };
                 }
-                if self.may_take_apart && self.unsort()? {
-                    break Ended::TakenApart;
+                if self.may_resplit && self.resplit()? {
+                    break RunEnd::Resplit;
                 }
                 if self.is_left_to_fit_whole()? {
                     return self.all_at_once();
                 }
-                break Ended::Stuck;
+                break RunEnd::Stuck;
             }
         };
         shape = shape_of(keyspace);
         let took = begun.elapsed().as_millis();
-        log::debug!("{aim:?} {ended:?} in {took} ms: {before:?} is {shape:?}");
+        log::debug!("{goal:?} {ended:?} in {took} ms: {before:?} is {shape:?}");
         Ok(ended)
     }
 
-    /// Takes one step towards `aim`. Says whether there was one.
-    fn step(&self, aim: Aim, shape: &mut Shape) -> fjall::Result<bool> {
-        let steps: Vec<Step> = match aim {
-            Aim::Upkeep => vec![Arc::new(files_merged(UNSORTED_FILES_MAX, TABLE_BYTES))],
-            Aim::Order => self.steps_to_order(shape),
+    /// Takes one step towards `goal`. Says whether there was one.
+    fn step(&self, goal: Goal, shape: &mut Shape) -> fjall::Result<bool> {
+        let steps: Vec<Step> = match goal {
+            Goal::ReduceL0 => vec![Arc::new(files_merged(L0_FILES_TO_COMPACT, TABLE_BYTES))],
+            Goal::Reclaim => self.steps_to_order(shape),
         };
         for step in steps {
             self.compact(step)?;
@@ -503,7 +503,7 @@ impl Steps {
     }
 
     fn compact(&self, step: Step) -> fjall::Result<()> {
-        self.leaving_nothing(|tree| tree.compact(step, self.not_read_any_more()).map(drop))
+        self.leaving_nothing(|tree| tree.compact(step, self.gc_watermark()).map(drop))
     }
 
     /// Takes a step, and removes the files that it leaves behind if it fails.
@@ -524,21 +524,19 @@ impl Steps {
     }
 
     /// Waits until what is in memory is in files. Says whether it is, in time.
-    fn write_memtables(&self) -> fjall::Result<bool> {
+    fn flush(&self) -> fjall::Result<bool> {
         self.keyspace.rotate_memtable()?;
         let is_stopped = || self.is_stopped.load(Ordering::Relaxed);
-        Ok(wait_for_memtables(&self.keyspace, is_stopped))
+        Ok(wait_for_flush(&self.keyspace, is_stopped))
     }
 
     /// Whether there is room for a step of a tree of that shape.
-    fn fits(&self, aim: Aim, shape: &Shape) -> bool {
+    fn fits(&self, goal: Goal, shape: &Shape) -> bool {
         let keyspace = &self.keyspace;
-        match aim {
-            Aim::Upkeep => upkeep_needs(keyspace) <= (self.free_bytes)(),
-            Aim::Order if is_in_order(&shape.files) => {
-                unsorted_bytes(keyspace) <= self.spare_bytes()
-            }
-            Aim::Order => STEP_FILES_MAX * STEP_TABLE_BYTES_MIN <= self.spare_bytes(),
+        match goal {
+            Goal::ReduceL0 => l0_step_bytes(keyspace) <= (self.free_bytes)(),
+            Goal::Reclaim if is_in_order(&shape.files) => l0_bytes(keyspace) <= self.spare_bytes(),
+            Goal::Reclaim => STEP_FILES_MAX * STEP_TABLE_BYTES_MIN <= self.spare_bytes(),
         }
     }
 
@@ -552,13 +550,13 @@ impl Steps {
     /// anew as well.
     fn whole_bytes_max(&self) -> u64 {
         let is_small = tree_bytes(&self.keyspace) < WHOLE_BYTES_MAX;
-        let free = (self.free_bytes)().saturating_sub(apart_needs(&self.keyspace));
+        let free = (self.free_bytes)().saturating_sub(blob_step_bytes(&self.keyspace));
         if is_small { free.div_ceil(2) } else { 0 }
     }
 
     /// What a step towards order may take for keys and the values with them.
     fn spare_bytes(&self) -> u64 {
-        let kept = self.kept_bytes + apart_needs(&self.keyspace);
+        let kept = self.kept_bytes + blob_step_bytes(&self.keyspace);
         (self.free_bytes)().saturating_sub(kept)
     }
 
@@ -572,7 +570,7 @@ impl Steps {
         let Some(&(lowest, _)) = levels.last() else {
             // What is unsorted goes to a level of its own, in files so small
             // that each has the keys of few others;
-            let bytes = self.fine_bytes(unsorted_bytes(&self.keyspace));
+            let bytes = self.fine_bytes(l0_bytes(&self.keyspace));
             return vec![Arc::new(files_merged(1, bytes))];
         };
         // and from there to the last one, file by file: no level may hold
@@ -590,7 +588,7 @@ impl Steps {
         // above come to them, and they are taken apart.
         let [(first, _), .., _] = levels[..] else { return steps };
         let bytes = self.fine_bytes(shape.above_bytes).min(largest);
-        let files = u8::try_from(1 + unsorted_files(&self.keyspace)).unwrap_or(u8::MAX);
+        let files = u8::try_from(1 + l0_files(&self.keyspace)).unwrap_or(u8::MAX);
         for &(level, _) in levels.iter().rev().skip(1) {
             // By what each level may be larger than the one above it: what this
             // one is too large by is more than for any other.
@@ -618,7 +616,7 @@ impl Steps {
     /// Has all that is above the last level be unsorted, to be sorted into
     /// smaller files once there is another unsorted one; or takes steps towards
     /// that. Says whether there was any.
-    fn unsort(&self) -> fjall::Result<bool> {
+    fn resplit(&self) -> fjall::Result<bool> {
         let tree = &self.keyspace.tree;
         let bytes_max = || self.spare_bytes().min(WHOLE_BYTES_MAX);
         let mut has_begun = false;
@@ -635,9 +633,9 @@ impl Steps {
                     // As it is to where unsorted files are. None must come there
                     // before it, which only what was in memory could.
                     let _lock = tree.get_flush_lock();
-                    if unsorted_files(&self.keyspace) == 0 {
+                    if l0_files(&self.keyspace) == 0 {
                         // This makes no files, so it leaves none behind either.
-                        tree.compact(Arc::new(MoveDown(level, 0)), self.not_read_any_more())?;
+                        tree.compact(Arc::new(MoveDown(level, 0)), self.gc_watermark())?;
                     }
                     return Ok(true);
                 }
@@ -661,20 +659,20 @@ impl Steps {
         let mut entries = self.keyspace.iter();
         while bytes < bytes_max {
             let Some(entry) = entries.next() else { return Ok(true) };
-            bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(APART_BYTES_MIN));
+            bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(BLOB_VALUE_BYTES_MIN));
         }
         Ok(false)
     }
 
     /// Versions of keys before this one have no readers.
-    fn not_read_any_more(&self) -> u64 {
+    fn gc_watermark(&self) -> u64 {
         self.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc()
     }
 }
 
 /// The room that a step needs for values that are kept apart.
-fn apart_needs(keyspace: &Keyspace) -> u64 {
-    keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(APART_STEP_SHARE)
+fn blob_step_bytes(keyspace: &Keyspace) -> u64 {
+    keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(BLOB_STEP_SHARE)
 }
 
 /// Merges files from one level into the next where there are more than there
@@ -733,12 +731,12 @@ fn tree_bytes(keyspace: &Keyspace) -> u64 {
 }
 
 /// How many files hold what was written, in the order in which it was written.
-fn unsorted_files(keyspace: &Keyspace) -> u64 {
+fn l0_files(keyspace: &Keyspace) -> u64 {
     keyspace.tree.level_table_count(0).unwrap_or(0) as u64
 }
 
 /// What they have.
-fn unsorted_bytes(keyspace: &Keyspace) -> u64 {
+fn l0_bytes(keyspace: &Keyspace) -> u64 {
     level_bytes(keyspace).first().copied().unwrap_or(0)
 }
 
@@ -746,23 +744,23 @@ fn unsorted_bytes(keyspace: &Keyspace) -> u64 {
 /// that holds anything, unless that is the last one.
 fn first_levels_bytes(keyspace: &Keyspace) -> u64 {
     let bytes = level_bytes(keyspace);
-    let Some((unsorted_bytes, [sorted @ .., _last])) = bytes.split_first() else { return 0 };
-    unsorted_bytes + sorted.iter().find(|&&bytes| bytes > 0).unwrap_or(&0)
+    let Some((l0_bytes, [sorted @ .., _last])) = bytes.split_first() else { return 0 };
+    l0_bytes + sorted.iter().find(|&&bytes| bytes > 0).unwrap_or(&0)
 }
 
 /// The room that a step of upkeep needs until what it replaces is gone.
-fn upkeep_needs(keyspace: &Keyspace) -> u64 {
+fn l0_step_bytes(keyspace: &Keyspace) -> u64 {
     // All of the unsorted files go at once. Where there are more of them than
     // usual the others are small, or they were sorted before.
-    let unsorted = unsorted_files(keyspace).min(UNSORTED_FILES_MAX.into());
+    let unsorted = l0_files(keyspace).min(L0_FILES_TO_COMPACT.into());
     let step_bytes = (unsorted * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES);
-    let step_bytes = step_bytes.max(unsorted_bytes(keyspace));
-    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + apart_needs(keyspace)
+    let step_bytes = step_bytes.max(l0_bytes(keyspace));
+    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + blob_step_bytes(keyspace)
 }
 
 /// Waits until what was in memory when the tree turned to another memtable is in
 /// files, unless there is a reason to give up. Says whether it is, in time.
-pub fn wait_for_memtables(keyspace: &Keyspace, gives_up: impl Fn() -> bool) -> bool {
+pub fn wait_for_flush(keyspace: &Keyspace, gives_up: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while keyspace.sealed_memtable_count() > 0 {
         if begun.elapsed() > PATIENCE || gives_up() {

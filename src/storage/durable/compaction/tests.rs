@@ -44,7 +44,7 @@ impl Tree {
             }
             .expect("it is written");
         }
-        assert!(self.steps().write_memtables().expect("it is in a file"));
+        assert!(self.steps().flush().expect("it is in a file"));
     }
 
     fn steps(&self) -> Steps {
@@ -54,7 +54,7 @@ impl Tree {
             free_bytes: Box::new(|| u64::MAX),
             kept_bytes: 0,
             fineness: 0,
-            may_take_apart: true,
+            may_resplit: true,
             piece: Duration::MAX,
             is_stopped: Arc::default(),
         }
@@ -75,9 +75,9 @@ impl Tree {
         obstacle
     }
 
-    fn begin(&self, tidying: &mut Tidying, occasion: Occasion) {
+    fn begin(&self, compaction: &mut Compactor, trigger: Trigger) {
         let (room, generation) = (self.room(), &self.generation);
-        tidying.begin(&self.database, generation, self.keyspace(), &room, occasion);
+        compaction.begin(&self.database, generation, self.keyspace(), &room, trigger);
     }
 
     #[track_caller]
@@ -91,21 +91,21 @@ impl Tree {
 
 #[test]
 fn files_are_merged_here_and_not_by_the_database() {
-    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+    let (tree, mut compaction) = (Tree::new(), Compactor::default());
     for round in 0_u8..6 {
         tree.write(0..100, Some(&[round; 100]));
     }
     while tree.database.active_compactions() > 0 {
         thread::sleep(WAIT);
     }
-    let before = unsorted_files(tree.keyspace());
+    let before = l0_files(tree.keyspace());
     assert!(before >= 5, "{before} files");
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(tidying.finish() && !tidying.is_to_go_on());
-    assert_eq!(unsorted_files(tree.keyspace()), 0);
+    tree.begin(&mut compaction, Trigger::Write);
+    assert!(compaction.finish() && !compaction.is_unfinished());
+    assert_eq!(l0_files(tree.keyspace()), 0);
     tree.holds(0..100, Some(&[5; 100]));
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(!tidying.is_at_work(), "there is nothing to do");
+    tree.begin(&mut compaction, Trigger::Write);
+    assert!(!compaction.is_running(), "there is nothing to do");
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn what_was_deleted_goes_step_by_step() {
     let full = tree_bytes(tree.keyspace());
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
-    let ended = tree.steps().one_by_one(Aim::Order).expect("it is put in order");
-    assert!(matches!(ended, Ended::Done));
+    let ended = tree.steps().one_by_one(Goal::Reclaim).expect("it is put in order");
+    assert!(matches!(ended, RunEnd::Done));
     let Shape { files, bytes, .. } = shape_of(tree.keyspace());
     assert!(bytes < full / 8, "{bytes} of {full} bytes are left");
     let (last, others) = files.split_last().expect("there are levels");
@@ -135,13 +135,13 @@ fn a_job_that_is_stopped_is_gone_on_with() {
     tree.write(0..90, None);
     let steps = tree.steps();
     steps.is_stopped.store(true, Ordering::Relaxed);
-    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Early { .. })));
+    assert!(matches!(steps.one_by_one(Goal::Reclaim), Ok(RunEnd::Early { .. })));
 
-    let mut tidying = Tidying { unfinished: Some(Aim::Order), ..Tidying::default() };
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(!tidying.is_at_work(), "others write");
-    tree.begin(&mut tidying, Occasion::Idle);
-    assert!(tidying.finish() && !tidying.is_to_go_on());
+    let mut compaction = Compactor { unfinished: Some(Goal::Reclaim), ..Compactor::default() };
+    tree.begin(&mut compaction, Trigger::Write);
+    assert!(!compaction.is_running(), "others write");
+    tree.begin(&mut compaction, Trigger::Idle);
+    assert!(compaction.finish() && !compaction.is_unfinished());
     tree.holds(90..100, Some(b"value"));
 }
 
@@ -149,7 +149,7 @@ fn a_job_that_is_stopped_is_gone_on_with() {
 #[test]
 fn a_job_that_has_no_time_takes_a_step_all_the_same() {
     const KEYS: usize = 10_000;
-    const JOBS_MAX: usize = 100;
+    const RUNS_MAX: usize = 100;
     let tree = Tree::new();
     let value = [b'x'; 2000];
     tree.write(0..KEYS / 2, Some(&value));
@@ -158,13 +158,13 @@ fn a_job_that_has_no_time_takes_a_step_all_the_same() {
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
     let steps = Steps { piece: Duration::ZERO, ..tree.steps() };
-    let jobs = (0..JOBS_MAX).map(|_| steps.one_by_one(Aim::Order).expect("nothing fails"));
-    let unfinished = jobs.take_while(|ended| !matches!(ended, Ended::Done));
+    let runs = (0..RUNS_MAX).map(|_| steps.one_by_one(Goal::Reclaim).expect("nothing fails"));
+    let unfinished = runs.take_while(|ended| !matches!(ended, RunEnd::Done));
     let stepped = unfinished.inspect(|ended| {
-        assert!(matches!(ended, Ended::Early { has_stepped: true, .. }), "{ended:?}");
+        assert!(matches!(ended, RunEnd::Early { has_stepped: true, .. }), "{ended:?}");
     });
-    let jobs = stepped.count();
-    assert!(jobs > 1 && jobs < JOBS_MAX, "{jobs} jobs");
+    let runs = stepped.count();
+    assert!(runs > 1 && runs < RUNS_MAX, "{runs} runs");
     let left = tree_bytes(tree.keyspace());
     assert!(left < full / 8, "{left} of {full} bytes are left");
     tree.holds(deleted(), None);
@@ -174,18 +174,18 @@ fn a_job_that_has_no_time_takes_a_step_all_the_same() {
 /// A disk that was full for a moment must not be for ten seconds.
 #[test]
 fn a_job_that_has_failed_does_not_keep_the_next_from_making_room() {
-    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+    let (tree, mut compaction) = (Tree::new(), Compactor::default());
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    tidying.note(190, 90);
+    compaction.note(190, 90);
     let obstacle = tree.obstacle_after(0);
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    assert!(tidying.finish() && tidying.is_to_go_on() && !tidying.has_progress());
+    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
+    assert!(compaction.finish() && compaction.is_unfinished() && !compaction.has_progress());
     fs::remove_dir(obstacle).expect("it is in the way");
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(!tidying.is_at_work(), "it may fail again");
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    assert!(tidying.finish() && tidying.has_progress() && !tidying.is_to_go_on());
+    tree.begin(&mut compaction, Trigger::Write);
+    assert!(!compaction.is_running(), "it may fail again");
+    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
+    assert!(compaction.finish() && compaction.has_progress() && !compaction.is_unfinished());
     tree.holds(0..90, None);
     tree.holds(90..100, Some(b"value"));
 }
@@ -241,15 +241,15 @@ fn what_no_step_can_take_is_written_anew_as_a_whole() {
         }
         tree.write([], None);
     }
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
+    assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
     let full = tree_bytes(tree.keyspace());
     let is_deleted = |key: &usize| key.is_multiple_of(10);
     tree.write((0..KEYS).filter(is_deleted), None);
     // By itself it would have waited for another one, to be taken apart.
     let as_it_is = Arc::new(files_merged(1, TABLE_BYTES));
     tree.keyspace().tree.compact(as_it_is, 0).expect("it is moved");
-    let steps = Steps { may_take_apart: false, ..tree.steps() };
-    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Done)));
+    let steps = Steps { may_resplit: false, ..tree.steps() };
+    assert!(matches!(steps.one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
     let left = tree_bytes(tree.keyspace());
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).filter(is_deleted), None);
@@ -263,10 +263,10 @@ fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
     tree.keyspace().tree.major_compact(TABLE_BYTES, 0).expect("it is in the last level");
     tree.write((0..KEYS).step_by(2), None);
     let full = tree_bytes(tree.keyspace());
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Early { .. })));
-    assert_eq!(unsorted_files(tree.keyspace()), 1);
-    tree.generation.span(&tree.database, tree.keyspace()).expect("it is written");
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
+    assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Early { .. })));
+    assert_eq!(l0_files(tree.keyspace()), 1);
+    tree.generation.widen_bounds(&tree.database, tree.keyspace()).expect("it is written");
+    assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
     let left = tree_bytes(tree.keyspace());
     assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).step_by(2), None);
@@ -299,10 +299,10 @@ impl Letters {
     }
 
     /// Has the next file have keys from all over.
-    fn span(&self) {
+    fn widen_bounds(&self) {
         self.tree
             .generation
-            .span(&self.tree.database, self.tree.keyspace())
+            .widen_bounds(&self.tree.database, self.tree.keyspace())
             .expect("it is written");
     }
 
@@ -312,28 +312,28 @@ impl Letters {
         self.tree.keyspace().tree.compact(strategy, 0).expect("it is merged");
     }
 
-    /// Takes jobs until all is in order where `free_bytes` are free, but for a
+    /// Takes runs until all is in order where `free_bytes` are free, but for a
     /// file that has keys from all over and nothing else. Says in how many of
     /// them files were taken apart.
     fn put_in_order(&self, free_bytes: u64) -> u32 {
-        const JOBS_MAX: usize = 12;
+        const RUNS_MAX: usize = 12;
         let mut fineness = 0;
-        for _ in 0..JOBS_MAX {
+        for _ in 0..RUNS_MAX {
             let mut steps = self.tree.steps();
             steps.free_bytes = Box::new(move || free_bytes);
             steps.fineness = fineness;
-            steps.may_take_apart = fineness < FINENESS_MAX;
-            match steps.one_by_one(Aim::Order).expect("nothing fails") {
-                Ended::Done => return fineness,
-                Ended::Early { .. } => {}
-                Ended::TakenApart => fineness += 1,
-                Ended::Stuck => {
+            steps.may_resplit = fineness < FINENESS_MAX;
+            match steps.one_by_one(Goal::Reclaim).expect("nothing fails") {
+                RunEnd::Done => return fineness,
+                RunEnd::Early { .. } => {}
+                RunEnd::Resplit => fineness += 1,
+                RunEnd::Stuck => {
                     let above_bytes = shape_of(self.tree.keyspace()).above_bytes;
                     assert!(above_bytes < 4096, "no step is small enough for {above_bytes}");
                     return fineness;
                 }
             }
-            self.span();
+            self.widen_bounds();
             self.tree.write([], None);
         }
         panic!("there is no end to it");
@@ -378,7 +378,7 @@ fn levels_that_no_step_can_take_are_merged_file_by_file() {
     for levels in (2..=all.len()).map(|count| &all[..count]) {
         let mut letters = Letters::new();
         for &(first, letter, level) in levels {
-            letters.span();
+            letters.widen_bounds();
             letters.write(5 * first + 1, 40, None);
             letters.write(first, 8, Some(letter));
             letters.merge_into(level);
@@ -407,7 +407,7 @@ fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
     // Of other keys, so it may come to be below them.
     letters.write(1, 10, Some(b'b'));
     letters.merge_into(5);
-    letters.span();
+    letters.widen_bounds();
     letters.write(5, 40, Some(b'd'));
     letters.merge_into(3);
     let Shape { files, .. } = shape_of(letters.tree.keyspace());
@@ -427,7 +427,7 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     let tree = &letters.tree.keyspace().tree;
     tree.compact(Arc::new(files_merged(1, 128 << 10)), 0).expect("it is in small files");
     tree.compact(Arc::new(MoveDown(5, 4)), 0).expect("they are moved");
-    letters.span();
+    letters.widen_bounds();
     letters.tree.write([], None);
     letters.merge_into(3);
     let Shape { files, above_bytes, .. } = shape_of(letters.tree.keyspace());
@@ -439,13 +439,13 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
 
 #[test]
 fn what_is_deleted_during_a_job_is_left_for_the_next() {
-    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+    let (tree, mut compaction) = (Tree::new(), Compactor::default());
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    tidying.note(190, 90);
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    tidying.note(20, 20);
-    assert!(tidying.finish() && tidying.has_deletions_left());
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    assert!(tidying.finish() && !tidying.has_deletions_left());
+    compaction.note(190, 90);
+    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
+    compaction.note(20, 20);
+    assert!(compaction.finish() && compaction.has_deletions_left());
+    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
+    assert!(compaction.finish() && !compaction.has_deletions_left());
 }
