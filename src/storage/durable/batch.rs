@@ -11,7 +11,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 /// What is to happen to a key.
-pub enum Action {
+pub enum WriteOp {
     /// A record takes the place of what is there, or nothing does.
     Put(Record),
     /// It depends on what is there.
@@ -27,16 +27,16 @@ pub struct Batch {
     bytes: usize,
     /// The values that were read to decide, which are held until they are told.
     seen_bytes: usize,
-    waiting: Waiting,
+    waiting: Waiters,
 }
 
 /// A record to be written, or `None` to delete what is there.
 pub type Record = Option<Bytes>;
 
 /// Whoever waits for a batch, and what to tell them of an update.
-pub type Waiting = Vec<(Done, Updated)>;
+pub type Waiters = Vec<(Done, Updated)>;
 
-/// What an action comes to.
+/// What an operation comes to.
 pub enum Decided {
     /// Nothing is written, but what was seen may be of this batch.
     Keep(Updated),
@@ -44,7 +44,7 @@ pub enum Decided {
     Write(Record, Updated),
 }
 
-impl Action {
+impl WriteOp {
     /// Stores an entry. Lets go of it, for it would be held twice meanwhile.
     pub fn set(entry: Entry) -> Self {
         let record = record::encode(&entry);
@@ -56,7 +56,7 @@ impl Action {
 impl Batch {
     /// A batch without changes.
     pub fn begin() -> Self {
-        let (changes, waiting) = (HashMap::new(), Waiting::new());
+        let (changes, waiting) = (HashMap::new(), Waiters::new());
         Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiting }
     }
 
@@ -75,18 +75,18 @@ impl Batch {
         self.bytes + self.seen_bytes
     }
 
-    /// Decides what an action does to a key, on what the batch has made of it
+    /// Decides what an operation does to a key, on what the batch has made of it
     /// or else on what the keyspaces hold. That is pinned then.
     pub fn decide(
         &self,
         keyspaces: &Keyspaces,
         pins: &Pins,
         key: &Key,
-        action: Action,
+        op: WriteOp,
     ) -> Result<Decided, Error> {
-        let mut change = match action {
-            Action::Put(record) => return Ok(Decided::Write(record, Updated::default())),
-            Action::Decide(change) => change,
+        let mut change = match op {
+            WriteOp::Put(record) => return Ok(Decided::Write(record, Updated::default())),
+            WriteOp::Decide(change) => change,
         };
         let before = match self.changes.get(key) {
             Some(record) => {
@@ -130,7 +130,7 @@ impl Batch {
     }
 
     /// The changes, and who waits for them.
-    pub fn into_parts(self) -> (HashMap<Key, Record>, Waiting) {
+    pub fn into_parts(self) -> (HashMap<Key, Record>, Waiters) {
         (self.changes, self.waiting)
     }
 }

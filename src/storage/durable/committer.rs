@@ -11,16 +11,16 @@
 //! nobody knows what it holds: no other is tried before the next start. Where
 //! the database has failed elsewhere it is opened anew, see `reopen`.
 
-use super::batch::{self, Action, Batch, Decided, Record};
+use super::batch::{self, Batch, Decided, Record, WriteOp};
 use super::compaction::{self, Compactor, Trigger};
+use super::disk_space::DiskSpace;
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Generation, Keyspaces};
 use super::inventory;
+use super::journal::preallocate::Preallocation;
 use super::patience::{Ending, Patience, Round};
 use super::pins::Pins;
 use super::reopen::{self, Live, Reopener, Tried};
-use super::room::Room;
-use super::runway::Runway;
 use super::status::Status;
 use crate::schedule;
 use crate::storage::{Done, Error, KEY_BYTES_MAX, Key, Outage, Time, Updated};
@@ -48,11 +48,11 @@ const SEALED_MEMTABLES_MAX: usize = 3;
 /// How many unsorted files there may be. At thirty it does the same.
 const L0_RUNS_MAX: usize = 24;
 
-/// From so many on they are put in order before more room is made: each round of
+/// From so many on they are put in order before more space is made: each round of
 /// that makes another.
 const L0_RUNS_MAX_TO_MAKE_ROOM: usize = L0_RUNS_MAX - 4;
 
-/// For how long writers are not kept waiting again to make room of which none
+/// For how long writers are not kept waiting again to make space of which none
 /// came, unless more has expired: as long as it took, but no longer than this.
 const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
@@ -65,7 +65,7 @@ const REMOVER_WAIT: Duration = Duration::from_millis(5);
 /// What the committer is told.
 pub enum Message {
     /// Do this to a key, then say how it went. Last is when it was handed over.
-    Write(Key, Action, Done, Instant),
+    Write(Key, WriteOp, Done, Instant),
     /// Delete every key, then say how it went.
     Clear(Done),
     /// End, once everything before this is done.
@@ -85,16 +85,16 @@ pub struct Committer {
     reopener: Reopener,
     /// Of a database that was opened anew, what was there before is still open.
     is_settling: bool,
-    room: Room,
+    disk_space: DiskSpace,
     inventory: inventory::Keeper,
-    runway: Runway,
+    preallocation: Preallocation,
     queue: Receiver<Message>,
     sweep: Sweep,
     compactors: Both<Compactor>,
     /// Removes the files of what was cleared.
     remover: Option<JoinHandle<()>>,
     last_write: Instant,
-    /// When it may be tried to make room again.
+    /// When it may be tried to make space again.
     make_room_at: Instant,
     /// The last batch had more than one write.
     has_company: bool,
@@ -114,8 +114,8 @@ impl Committer {
         queue: Receiver<Message>,
     ) -> Self {
         let sweep = Sweep::new(Some(generation.keys()));
-        let room = Room::new(inventory.data().path().to_owned());
-        let runway = Runway::begin(room.folder());
+        let disk_space = DiskSpace::new(inventory.data().path().to_owned());
+        let preallocation = Preallocation::begin(disk_space.folder());
         Self {
             database: Live::new(database),
             generation,
@@ -125,9 +125,9 @@ impl Committer {
             failed: None,
             reopener: Reopener::default(),
             is_settling: false,
-            room,
+            disk_space,
             inventory,
-            runway,
+            preallocation,
             queue,
             sweep,
             compactors: Both::default(),
@@ -156,8 +156,8 @@ impl Committer {
                 None => self.queue.recv_timeout(self.patience()),
             };
             match message {
-                Ok(Message::Write(key, action, done, since)) => {
-                    next = self.take_batch(key, action, done, since);
+                Ok(Message::Write(key, op, done, since)) => {
+                    next = self.take_batch(key, op, done, since);
                 }
                 Ok(Message::Clear(done)) => {
                     let outcome = self.guarded(Self::clear);
@@ -180,16 +180,10 @@ impl Committer {
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(
-        &mut self,
-        key: Key,
-        action: Action,
-        done: Done,
-        since: Instant,
-    ) -> Option<Message> {
+    fn take_batch(&mut self, key: Key, op: WriteOp, done: Done, since: Instant) -> Option<Message> {
         let mut batch = Batch::begin();
         let mut spare_bytes = self.spare_bytes();
-        self.add(&mut batch, &mut spare_bytes, key, action, done, since);
+        self.add(&mut batch, &mut spare_bytes, key, op, done, since);
         if self.has_company {
             // Whoever is just about to write again gets to it in time.
             thread::yield_now();
@@ -197,8 +191,8 @@ impl Committer {
         let mut next = None;
         while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Write(key, action, done, since)) => {
-                    self.add(&mut batch, &mut spare_bytes, key, action, done, since);
+                Ok(Message::Write(key, op, done, since)) => {
+                    self.add(&mut batch, &mut spare_bytes, key, op, done, since);
                 }
                 Ok(other) => next = Some(other),
                 Err(_) => break,
@@ -225,8 +219,8 @@ impl Committer {
         next
     }
 
-    /// How many bytes can be written once room was made for `needed_bytes`:
-    /// nothing is refused for want of room that expired values or deleted ones
+    /// How many bytes can be written once space was made for `needed_bytes`:
+    /// nothing is refused for want of space that expired values or deleted ones
     /// take, as far as it can be had while the write has patience, which it has
     /// from `since` on. Writers wait meanwhile, and after a time in which none
     /// was gained they are refused for a while; readers do not wait. What expires
@@ -248,7 +242,7 @@ impl Committer {
         })
         .ok();
         let (bytes, took) = (self.spare_bytes(), begun.elapsed());
-        log::debug!("made room for {bytes} bytes in {} ms: {ending:?}", took.as_millis());
+        log::debug!("made space for {bytes} bytes in {} ms: {ending:?}", took.as_millis());
         let goes_on = ending == Some(Ending::TooLong) && patience.has_gained();
         if bytes < needed_bytes && !goes_on {
             self.make_room_at = Instant::now() + took.min(MAKE_ROOM_INTERVAL_MAX);
@@ -258,7 +252,7 @@ impl Committer {
 
     /// How many bytes can be written while enough is kept free.
     fn spare_bytes(&self) -> u64 {
-        self.room.spare_bytes(&self.generation)
+        self.disk_space.spare_bytes(&self.generation)
     }
 
     /// Takes what has expired by a moment, or was deleted, off the disk, for as
@@ -340,9 +334,9 @@ impl Committer {
         keyspace: fn(&Generation) -> &Keyspace,
         trigger: Trigger,
     ) -> Option<Round> {
-        let Self { database, generation, room, status, .. } = self;
+        let Self { database, generation, disk_space, status, .. } = self;
         let compactor = compactor(&mut self.compactors);
-        compactor.begin(database, generation, keyspace(generation), room, trigger);
+        compactor.begin(database, generation, keyspace(generation), disk_space, trigger);
         let was_at_work = compactor.finish_unless(|| status.is_hurried());
         was_at_work.then(|| Round {
             has_progress: compactor.has_progress(),
@@ -362,18 +356,18 @@ impl Committer {
     }
 
     /// Decides on an action and adds it to a batch; one that makes the store
-    /// grow only if there is room.
+    /// grow only if there is space.
     fn add(
         &mut self,
         batch: &mut Batch,
         spare_bytes: &mut u64,
         key: Key,
-        action: Action,
+        op: WriteOp,
         done: Done,
         since: Instant,
     ) {
         let keyspaces = self.generation.keyspaces();
-        let decided = match batch.decide(keyspaces, &self.pins, &key, action) {
+        let decided = match batch.decide(keyspaces, &self.pins, &key, op) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Updated::default())], &Err(err)),
         };
@@ -395,12 +389,12 @@ impl Committer {
         batch.add(key, decided, done);
     }
 
-    /// Notes whether there is room; gives the outage that there was.
+    /// Notes whether there is space; gives the outage that there was.
     fn note_room(&self, is_enough: bool) -> Option<Outage> {
         let before = self.status.set((!is_enough).then_some(Outage::DiskFull));
         match (before, is_enough) {
-            (None, false) => log::error!("the disk has no room to spare: nothing more is stored"),
-            (Some(_), true) => log::info!("the disk has room again"),
+            (None, false) => log::error!("the disk has no space to spare: nothing more is stored"),
+            (Some(_), true) => log::info!("the disk has space again"),
             (None, true) | (Some(_), false) => {}
         }
         before
@@ -427,7 +421,7 @@ impl Committer {
             self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
         }
         self.sweep.note_clocks(&mut batch, self.generation.keys());
-        self.runway.prepare(self.room.folder(), batch.len(), bytes);
+        self.preallocation.prepare(self.disk_space.folder(), batch.len(), bytes);
         self.inventory.note(&self.generation, bytes);
         if !self.inventory.data().goes_along() {
             self.check_place()?;
@@ -468,7 +462,7 @@ impl Committer {
 
     fn clear(&mut self) -> fjall::Result<()> {
         self.check_place()?;
-        let next = self.generation.next(&self.database, self.room.folder())?;
+        let next = self.generation.next(&self.database, self.disk_space.folder())?;
         self.inventory.begin(&next)?;
         self.check_place()?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -597,9 +591,9 @@ impl Committer {
     }
 
     /// Has one tree be put in order at a time, for that reckons with half of
-    /// the room: first the one that has more unsorted files.
+    /// the space: first the one that has more unsorted files.
     fn begin_compaction(&mut self, trigger: Trigger) {
-        let Self { database, generation, compactors, room, .. } = self;
+        let Self { database, generation, compactors, disk_space, .. } = self;
         let [keys, expiring] = generation.keyspaces().each();
         let mut trees = [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)];
         if trees.iter().any(|(_, compactor)| compactor.is_running()) {
@@ -609,7 +603,7 @@ impl Committer {
             trees.reverse();
         }
         for (keyspace, compactor) in trees {
-            compactor.begin(database, generation, keyspace, room, trigger);
+            compactor.begin(database, generation, keyspace, disk_space, trigger);
             if compactor.is_running() {
                 return;
             }
@@ -643,7 +637,7 @@ impl Committer {
         Ok(())
     }
 
-    /// The same, and waits until there is the room that this gives.
+    /// The same, and waits until there is the space that this gives.
     fn release_obsolete_files_and_wait(&mut self) -> fjall::Result<()> {
         self.release_obsolete_files()?;
         for keyspace in self.generation.keyspaces().each() {
@@ -681,7 +675,7 @@ impl Committer {
         if self.is_settling && self.reopener.has_let_go() {
             // Its journal is the only one that is open.
             self.is_settling = false;
-            self.runway = Runway::begin(self.room.folder());
+            self.preallocation = Preallocation::begin(self.disk_space.folder());
         }
         if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
             return;

@@ -37,7 +37,7 @@ const LAST_KEY: [u8; 2] = [0xff, 0xff];
 /// files of its own.
 pub const MEMTABLE_BYTES: u64 = 16 << 20;
 
-/// How large a file is made that is put in order: the smaller, the less room
+/// How large a file is made that is put in order: the smaller, the less space
 /// that takes meanwhile.
 pub const TABLE_BYTES: u64 = 4 << 20;
 
@@ -50,7 +50,7 @@ pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
 
 /// The files of those. Of the ones that hold much that was deleted, one in so
 /// many is written anew in one step of putting the tree in order: the fewer,
-/// the less room that takes meanwhile.
+/// the less space that takes meanwhile.
 const BLOB_FILE_BYTES: u64 = 8 << 20;
 pub const BLOB_STEP_SHARE: u8 = 20;
 

@@ -1,6 +1,6 @@
 //! What a compaction leaves behind where it fails: files that are half written,
 //! or whole and of no use. The database removes them at its next start only; on
-//! a full disk they are the room that was left.
+//! a full disk they are the space that was left.
 
 use fjall::{AbstractTree as _, Keyspace};
 use lsm_tree::Table;

@@ -14,6 +14,7 @@ mod batch;
 mod committer;
 mod compaction;
 mod directory;
+mod disk_space;
 mod expiry;
 mod generation;
 mod held;
@@ -24,19 +25,13 @@ mod open_error;
 mod patience;
 mod pins;
 mod reopen;
-mod room;
-#[cfg(all(target_os = "linux", not(portable)))]
-mod runway;
-#[cfg(any(portable, not(target_os = "linux")))]
-#[path = "runway_portable.rs"]
-mod runway;
 mod status;
 mod verify;
 
 use super::record::{self, NotUnderstood};
 use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write};
 use crate::descriptors;
-use batch::Action;
+use batch::WriteOp;
 use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
@@ -236,9 +231,9 @@ fn unlistable(err: io::Error) -> OpenError {
 /// A write as the committer is told of it.
 fn message(write: Write, done: Done) -> Message {
     let (key, action) = match write {
-        Write::Set(key, entry) => (key, Action::set(entry)),
-        Write::Delete(key) => (key, Action::Put(None)),
-        Write::Update(key, change) => (key, Action::Decide(change)),
+        Write::Set(key, entry) => (key, WriteOp::set(entry)),
+        Write::Delete(key) => (key, WriteOp::Put(None)),
+        Write::Update(key, change) => (key, WriteOp::Decide(change)),
     };
     Message::Write(key, action, done, Instant::now())
 }

@@ -1,6 +1,6 @@
-//! How long a write waits for room to be made.
+//! How long a write waits for space to be made.
 //!
-//! Patience counts progress, not time: while rounds of making room come to
+//! Patience counts progress, not time: while rounds of making space come to
 //! anything a write waits, on a slow disk as on a quick one. It ends after some
 //! rounds in a row that come to nothing, and at a moment by which the client is
 //! to have an answer. Nothing here reads a clock or a disk.
@@ -15,7 +15,7 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 /// has gained is looked at.
 const PIECE: Duration = Duration::from_secs(1);
 
-/// Room is made until so much can be spared, but for no longer than a piece if
+/// DiskSpace is made until so much can be spared, but for no longer than a piece if
 /// less is enough.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
@@ -35,10 +35,10 @@ pub struct Patience {
     idle_rounds: u32,
 }
 
-/// What a round of making room has come to.
+/// What a round of making space has come to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Round {
-    /// Something was swept, or has come to where it gives room back, or is on
+    /// Something was swept, or has come to where it gives space back, or is on
     /// its way there.
     pub has_progress: bool,
     /// There is more to do.
@@ -58,7 +58,7 @@ impl Round {
 /// Why there are no more rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// There is room.
+    /// There is space.
     Enough,
     /// No more can be had.
     NothingMore,
@@ -96,7 +96,7 @@ impl Patience {
         self.deadline = self.begun;
     }
 
-    /// Whether the write has room where so much can be spared.
+    /// Whether the write has space where so much can be spared.
     pub fn is_satisfied_with(&self, spare_bytes: u64) -> bool {
         spare_bytes >= self.needed_bytes
     }

@@ -29,7 +29,7 @@ use Write::{Clear, Delete, Flush, Lend, Set};
 /// A directory and what its store held after each of its writes.
 struct Written {
     directory: TempDir,
-    /// The journal without the room that is set aside behind it.
+    /// The journal without the space that is set aside behind it.
     journal: Vec<u8>,
     /// Where the journal ended after each write, and what was stored then.
     moments: Vec<(usize, Map)>,
@@ -469,7 +469,7 @@ fn a_journal_that_was_opened_again_is_written_in_place() {
             set(&store, &text, &value(index));
             let file = fs::File::open(&journal).expect("there is a journal");
             let bytes = file.metadata().expect("it has a length").len();
-            assert_eq!(bytes, runway::NEW_BYTES, "{text}");
+            assert_eq!(bytes, journal::preallocate::NEW_BYTES, "{text}");
             // Looked at twice, for it takes long.
             if index % 500 == 250 {
                 let ready = seek(&file, SeekFrom::Hole(0)).expect("it ends");

@@ -1,23 +1,23 @@
 //! Putting the tree in order: merging its files, and taking what was deleted
 //! or overwritten off the disk.
 //!
-//! The database would do the first itself, with no regard to how much room is
+//! The database would do the first itself, with no regard to how much space is
 //! left: with too little, it takes no more writes before the next start. So it
 //! is told to leave that alone, and a thread does it here, step by step, while
-//! there is room for a step. What a step replaces is gone once the tree has
+//! there is space for a step. What a step replaces is gone once the tree has
 //! taken a write and turned to another memtable.
 //!
 //! As files are merged only when there are many, a store that is deleted from
 //! and then left alone would keep its size. So once nobody writes, and much
 //! has changed, the whole tree is put in order; and before a write is refused
-//! for want of room.
+//! for want of space.
 
+use super::disk_space::DiskSpace;
 use super::generation::{
     BLOB_STEP_SHARE, BLOB_VALUE_BYTES_MIN, Generation, L0_FILES_TO_COMPACT, MEMTABLE_BYTES,
     TABLE_BYTES, unwritten_bytes,
 };
 use super::leftovers::NewFiles;
-use super::room::Room;
 use crate::schedule;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
@@ -46,7 +46,7 @@ const ENTRY_OVERHEAD_BYTES: u64 = 100;
 /// apart is waste.
 const WASTE_SHARE: u64 = 8;
 
-/// How many unsorted files there may be as long as there is little room to
+/// How many unsorted files there may be as long as there is little space to
 /// spare, and how much they may have. Small ones hold deletions above all:
 /// sorted into files of the usual size, each of these would delete from too many
 /// below it for one step.
@@ -105,7 +105,7 @@ pub struct Compactor {
     /// There may be files that the tree does not need any more.
     has_obsolete_files: bool,
     failed_at: Option<Instant>,
-    /// The last run has come nearer to where it gives room back.
+    /// The last run has come nearer to where it gives space back.
     has_progress: bool,
 }
 
@@ -154,7 +154,7 @@ struct Run {
 #[derive(Clone, Copy, Debug)]
 enum RunEnd {
     Done,
-    /// It was told to, or is short of room as long as what it has replaced is
+    /// It was told to, or is short of space as long as what it has replaced is
     /// still there. Says whether it has taken a step, and whether anything has
     /// come to the last level.
     Early {
@@ -196,31 +196,32 @@ impl Compactor {
         database: &Database,
         generation: &Generation,
         keyspace: &Keyspace,
-        room: &Room,
+        disk_space: &DiskSpace,
         trigger: Trigger,
     ) {
         let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < FAILURE_INTERVAL);
-        // A write that waits for room has no time for that, and little patience.
+        // A write that waits for space has no time for that, and little patience.
         let is_awaited = matches!(trigger, Trigger::NoSpace(_) | Trigger::NoSpaceInL0(_));
         if self.run.is_some() || (has_failed && !is_awaited) {
             return;
         }
-        let spare_bytes = || room.spare_bytes(generation);
+        let spare_bytes = || disk_space.spare_bytes(generation);
         let Some(goal) = self.goal(keyspace, spare_bytes, trigger) else { return };
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
             database: database.clone(),
             keyspace: keyspace.clone(),
             free_bytes: Box::new({
-                let (room, keyspaces) = (room.clone(), Arc::clone(generation.keyspaces()));
+                let (disk_space, keyspaces) =
+                    (disk_space.clone(), Arc::clone(generation.keyspaces()));
                 // Upkeep takes all that is free, but for what is about to be
                 // written; unless it cannot wait.
                 let is_kept =
                     goal == Goal::ReduceL0 && l0_files(keyspace) < L0_FILES_TO_COMPACT_LOW_SPACE;
                 let kept_bytes = move || if is_kept { unwritten_bytes(&keyspaces) } else { 0 };
-                move || room.free_bytes().saturating_sub(kept_bytes())
+                move || disk_space.free_bytes().saturating_sub(kept_bytes())
             }),
-            kept_bytes: room.free_bytes() / 2,
+            kept_bytes: disk_space.free_bytes() / 2,
             fineness: self.fineness,
             may_resplit: self.resplits <= FINENESS_MAX,
             piece: trigger.piece(),
@@ -247,7 +248,7 @@ impl Compactor {
     /// What a run was about is left for later.
     fn fail(&mut self, goal: Goal, err: &dyn std::error::Error) {
         self.unfinished = Some(goal);
-        log::warn!("the files cannot be put in order, and take more room: {err}");
+        log::warn!("the files cannot be put in order, and take more space: {err}");
         self.failed_at = Some(Instant::now());
     }
 
@@ -266,7 +267,7 @@ impl Compactor {
         if reclaims {
             return Some(Goal::Reclaim);
         }
-        // This is asked after each batch, the room only where it decides.
+        // This is asked after each batch, the space only where it decides.
         let is_short = || spare_bytes() < L0_BYTES_TO_COMPACT_LOW_SPACE;
         let may_wait = || l0_bytes(keyspace) < L0_BYTES_TO_COMPACT_LOW_SPACE && is_short();
         let is_unsorted = match l0_files(keyspace) {
@@ -276,7 +277,7 @@ impl Compactor {
         (is_unsorted || self.unfinished == Some(Goal::ReduceL0)).then_some(Goal::ReduceL0)
     }
 
-    /// Whether enough was deleted for room to be made of it, and it was not yet.
+    /// Whether enough was deleted for space to be made of it, and it was not yet.
     fn has_deletions_left(&self) -> bool {
         self.deletions >= CHANGES_MIN || self.unfinished == Some(Goal::Reclaim)
     }
@@ -318,7 +319,7 @@ impl Compactor {
                 self.changes = self.changes.saturating_sub(run.changes);
                 self.deletions = self.deletions.saturating_sub(run.deletions);
             }
-            // To be tried again if room is needed.
+            // To be tried again if space is needed.
             Ok(Ok(RunEnd::Stuck)) => self.changes = self.changes.saturating_sub(run.changes),
             Ok(Ok(RunEnd::Done)) => {}
             Ok(Err(err)) => self.fail(run.goal, &err),
@@ -358,7 +359,7 @@ impl Compactor {
         }
     }
 
-    /// Whether the last run has come nearer to where it gives room back.
+    /// Whether the last run has come nearer to where it gives space back.
     pub fn has_progress(&self) -> bool {
         self.has_progress
     }
@@ -368,7 +369,7 @@ impl Compactor {
         self.unfinished.is_some()
     }
 
-    /// Whether some room may be had by turning to another memtable.
+    /// Whether some space may be had by turning to another memtable.
     pub fn has_obsolete_files(&self) -> bool {
         self.has_obsolete_files
     }
@@ -466,7 +467,7 @@ impl Steps {
                     break RunEnd::Done;
                 }
                 // What is above has the keys of more than one step may take,
-                // unless what was replaced takes the room for that.
+                // unless what was replaced takes the space for that.
                 if has_moved {
                     break RunEnd::Early { has_stepped, has_moved };
                 }
@@ -530,7 +531,7 @@ impl Steps {
         Ok(wait_for_flush(&self.keyspace, is_stopped))
     }
 
-    /// Whether there is room for a step of a tree of that shape.
+    /// Whether there is space for a step of a tree of that shape.
     fn fits(&self, goal: Goal, shape: &Shape) -> bool {
         let keyspace = &self.keyspace;
         match goal {
@@ -560,7 +561,7 @@ impl Steps {
         (self.free_bytes)().saturating_sub(kept)
     }
 
-    /// The steps towards order that there is room for, of a tree of that shape.
+    /// The steps towards order that there is space for, of a tree of that shape.
     /// The first that finds something to do is the one.
     fn steps_to_order(&self, shape: &Shape) -> Vec<Step> {
         let sorted_files = sorted_files(&shape.files).iter().copied();
@@ -670,7 +671,7 @@ impl Steps {
     }
 }
 
-/// The room that a step needs for values that are kept apart.
+/// The space that a step needs for values that are kept apart.
 fn blob_step_bytes(keyspace: &Keyspace) -> u64 {
     keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(BLOB_STEP_SHARE)
 }
@@ -748,7 +749,7 @@ fn first_levels_bytes(keyspace: &Keyspace) -> u64 {
     l0_bytes + sorted.iter().find(|&&bytes| bytes > 0).unwrap_or(&0)
 }
 
-/// The room that a step of upkeep needs until what it replaces is gone.
+/// The space that a step of upkeep needs until what it replaces is gone.
 fn l0_step_bytes(keyspace: &Keyspace) -> u64 {
     // All of the unsorted files go at once. Where there are more of them than
     // usual the others are small, or they were sorted before.

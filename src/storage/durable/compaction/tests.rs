@@ -30,8 +30,8 @@ impl Tree {
         self.generation.keys()
     }
 
-    fn room(&self) -> Room {
-        Room::new(self.folder.path().to_owned())
+    fn disk_space(&self) -> DiskSpace {
+        DiskSpace::new(self.folder.path().to_owned())
     }
 
     /// Writes into a file of their own what the tree did not hold before.
@@ -76,8 +76,8 @@ impl Tree {
     }
 
     fn begin(&self, compaction: &mut Compactor, trigger: Trigger) {
-        let (room, generation) = (self.room(), &self.generation);
-        compaction.begin(&self.database, generation, self.keyspace(), &room, trigger);
+        let (disk_space, generation) = (self.disk_space(), &self.generation);
+        compaction.begin(&self.database, generation, self.keyspace(), &disk_space, trigger);
     }
 
     #[track_caller]

@@ -41,7 +41,7 @@ impl<'a> Archive<'a> {
         let damaged = || changed(path.to_owned());
         let end = bytes.checked_sub(TRAILER_BYTES as u64).ok_or_else(damaged)?;
         let trailer = read_at(&mut file, end..bytes)?;
-        let mut trailer = Fields(&trailer);
+        let mut trailer = Decoder(&trailer);
         let (magic, checksum) = (trailer.take(TRAILER.len()), trailer.u128());
         let (Some(from), Some(length)) = (trailer.u64(), trailer.u64()) else {
             return Err(damaged());
@@ -70,15 +70,15 @@ impl<'a> Archive<'a> {
 }
 
 fn sections(contents: &[u8]) -> Option<Vec<(Vec<u8>, Range<u64>)>> {
-    let mut fields = Fields(contents);
-    if fields.take(CONTENTS.len())? != CONTENTS {
+    let mut decoder = Decoder(contents);
+    if decoder.take(CONTENTS.len())? != CONTENTS {
         return None;
     }
     let mut sections = Vec::new();
-    for _ in 0..fields.u32()? {
-        let (from, bytes) = (fields.u64()?, fields.u64()?);
-        let name = fields.u16()?;
-        sections.push((fields.take(name.into())?.to_vec(), from..from.checked_add(bytes)?));
+    for _ in 0..decoder.u32()? {
+        let (from, bytes) = (decoder.u64()?, decoder.u64()?);
+        let name = decoder.u16()?;
+        sections.push((decoder.take(name.into())?.to_vec(), from..from.checked_add(bytes)?));
     }
     Some(sections)
 }
@@ -91,9 +91,9 @@ fn read_at(file: &mut File, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
 }
 
 /// Numbers in little-endian, one behind the other.
-pub struct Fields<'a>(pub &'a [u8]);
+pub struct Decoder<'a>(pub &'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> Decoder<'a> {
     pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;

@@ -96,7 +96,7 @@ impl Sample {
         drop(Durable::open(directory.path()).unwrap_or_else(|err| panic!("{err}")));
         let journal = directory.path().join("data/0.jnl");
         let used = journal::whole_bytes(&journal).expect("a journal");
-        // Of the room that is set aside behind it, some is enough.
+        // Of the space that is set aside behind it, some is enough.
         let file = fs::File::options().write(true).open(journal).expect("a journal");
         file.set_len(used + 100).expect("it can be cut");
         let files = contents(directory.path());

@@ -1,7 +1,7 @@
 //! One keyspace: its manifest, and the files that this names.
 
 use super::super::open_error::OpenError;
-use super::archive::{Archive, Fields};
+use super::archive::{Archive, Decoder};
 use super::{Walk, changed, number, unreadable};
 use lsm_tree::table::Block;
 use lsm_tree::{Cache, Checksum, CompressionType, InternalValue, Table, ValueType};
@@ -119,9 +119,9 @@ impl Manifest {
         let damaged = || changed(current.clone());
         walk.file(&current)?;
         let bytes = fs::read(&current).map_err(unreadable)?;
-        let mut fields = Fields(&bytes);
+        let mut decoder = Decoder(&bytes);
         let (Some(id), Some(checksum), Some(XXH3), []) =
-            (fields.u64(), fields.u128(), fields.u8(), fields.0)
+            (decoder.u64(), decoder.u128(), decoder.u8(), decoder.0)
         else {
             return Err(damaged());
         };
@@ -141,13 +141,13 @@ impl Manifest {
 
 /// The tables in a section: of each level its runs, of each run its tables.
 fn tables_in(section: &[u8]) -> Option<Vec<Named>> {
-    let mut fields = Fields(section);
+    let mut decoder = Decoder(section);
     let mut tables = Vec::new();
-    for level in 0..fields.u8()?.into() {
-        for _ in 0..fields.u8()? {
-            for _ in 0..fields.u32()? {
-                let (id, kind, checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
-                let global_number = fields.u64()?;
+    for level in 0..decoder.u8()?.into() {
+        for _ in 0..decoder.u8()? {
+            for _ in 0..decoder.u32()? {
+                let (id, kind, checksum) = (decoder.u64()?, decoder.u8()?, decoder.u128()?);
+                let global_number = decoder.u64()?;
                 if kind != XXH3 {
                     return None;
                 }
@@ -159,10 +159,10 @@ fn tables_in(section: &[u8]) -> Option<Vec<Named>> {
 }
 
 fn blobs_in(section: &[u8]) -> Option<Vec<u64>> {
-    let mut fields = Fields(section);
+    let mut decoder = Decoder(section);
     let mut blobs = Vec::new();
-    for _ in 0..fields.u32()? {
-        let (id, kind, _checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
+    for _ in 0..decoder.u32()? {
+        let (id, kind, _checksum) = (decoder.u64()?, decoder.u8()?, decoder.u128()?);
         if kind != XXH3 {
             return None;
         }
@@ -239,9 +239,9 @@ fn check_references(path: &Path, table: &Table) -> Result<(), OpenError> {
         if key.value_type != ValueType::Indirection {
             continue;
         }
-        let mut fields = Fields(&value);
-        let (_offset, id) = (fields.varint(), fields.varint().ok_or_else(damaged)?);
-        let (on_disk, bytes) = (fields.varint(), fields.varint());
+        let mut decoder = Decoder(&value);
+        let (_offset, id) = (decoder.varint(), decoder.varint().ok_or_else(damaged)?);
+        let (on_disk, bytes) = (decoder.varint(), decoder.varint());
         let [count, sum, sum_on_disk] = referred.entry(id).or_default();
         *count += 1;
         *sum += bytes.ok_or_else(damaged)?;

@@ -21,6 +21,12 @@
 //! broken batch counts as another one only if it has the stamp of the process
 //! that wrote it: random bytes that no client has seen.
 
+#[cfg(all(target_os = "linux", not(portable)))]
+pub mod preallocate;
+#[cfg(any(portable, not(target_os = "linux")))]
+#[path = "preallocate_portable.rs"]
+pub mod preallocate;
+
 use super::open_error::OpenError;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -232,7 +238,7 @@ struct Scan {
     highest: Option<u64>,
     /// Keyspaces of keys, each with the number of the last batch of it.
     last_batches: Vec<(u64, u64)>,
-    /// Nothing but room that was set aside comes after them.
+    /// Nothing but space that was set aside comes after them.
     followed_by_zeros: bool,
     /// They are not all there were.
     is_damaged: bool,
@@ -251,7 +257,7 @@ impl Scan {
         let mut whole_bytes = 0;
         let mut last_batches: Vec<(u64, u64)> = Vec::new();
         let mut is_damaged = false;
-        while let Some(batch) = Batch::read(&mut file)? {
+        while let Some(batch) = JournalBatch::read(&mut file)? {
             // A crash leaves no whole batch in the wrong place.
             is_damaged = !batch.can_follow(highest);
             if is_damaged {
@@ -314,7 +320,7 @@ fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
         }
         let Some(shape_bytes) = shape_bytes else { continue };
         steps += shape_bytes / STEP_BYTES;
-        let batch = Batch::read(&mut from)?;
+        let batch = JournalBatch::read(&mut from)?;
         if batch.is_some_and(|batch| highest.is_none_or(|highest| batch.number > highest)) {
             return Ok(true);
         }
@@ -371,7 +377,7 @@ fn is_zero(mut file: &File, mut at: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Where the next bytes are that a file has room for on the disk, from `at` on,
+/// Where the next bytes are that a file has space for on the disk, from `at` on,
 /// or may be: nearly all of a new journal is a hole.
 #[cfg(all(target_os = "linux", not(portable)))]
 fn next_data(file: &File, at: u64) -> Option<u64> {
@@ -389,7 +395,7 @@ fn next_data(_file: &File, at: u64) -> Option<u64> {
 }
 
 /// A whole batch with the right checksum.
-struct Batch {
+struct JournalBatch {
     number: u64,
     floor: Option<Floor>,
     bytes: u64,
@@ -404,7 +410,7 @@ struct Floor {
     number: u64,
 }
 
-impl Batch {
+impl JournalBatch {
     /// Whether its number, which no checksum covers, can be the one that it was
     /// written with, after a batch with the number `highest`.
     fn can_follow(&self, highest: Option<u64>) -> bool {

@@ -1,10 +1,10 @@
-//! How much room the disk has.
+//! How much space the disk has.
 
 use super::generation::{Generation, MEMTABLE_BYTES};
 use super::journal;
 use std::path::{Path, PathBuf};
 
-/// What is kept free, in bytes: the tree needs room to put its files in order.
+/// What is kept free, in bytes: the tree needs space to put its files in order.
 const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
 /// The same as one part in so many of a smaller disk.
@@ -25,11 +25,11 @@ const JOURNAL_SHARE: u64 = 8;
 
 /// The disk that the folder of a database is on.
 #[derive(Clone)]
-pub struct Room {
+pub struct DiskSpace {
     folder: PathBuf,
 }
 
-impl Room {
+impl DiskSpace {
     pub fn new(folder: PathBuf) -> Self {
         Self { folder }
     }

@@ -1,4 +1,4 @@
-//! Room in the journal that is ready to be written to, on Linux.
+//! DiskSpace in the journal that is ready to be written to, on Linux.
 //!
 //! Where a write makes a file longer, or fills a hole of it, to sync it means
 //! to sync what the file system knows of the file as well, which takes half as
@@ -9,7 +9,7 @@
 //! moment, and zeros are put only where zeros are read, whatever a file system
 //! tells of holes. Without them all goes on as well, and takes longer.
 
-use super::journal::journals;
+use super::journals;
 use crate::descriptors;
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
 use rustix::io::Errno;
@@ -34,11 +34,11 @@ const ITEM_BYTES: u64 = 48;
 
 /// How far the journal is ready, as far as is known.
 #[derive(Default)]
-pub struct Runway {
+pub struct Preallocation {
     left_bytes: u64,
 }
 
-impl Runway {
+impl Preallocation {
     /// Has the database write to a journal that it has opened again, in the
     /// folder `data`, in the way of a new one: it only ever appends to it, and
     /// so makes it longer each time. Nobody may write to it meanwhile.
@@ -49,7 +49,7 @@ impl Runway {
         Self::default()
     }
 
-    /// Makes room for a batch of so many items, with changes of so many bytes,
+    /// Makes space for a batch of so many items, with changes of so many bytes,
     /// in the newest journal. Writes to the disk now and then and syncs
     /// nothing. Nobody else may write to the journal meanwhile.
     pub fn prepare(&mut self, data: &Path, items: usize, bytes: usize) {

@@ -14,7 +14,7 @@
 //! Keys are UTF-8, so none looks like these. All are written and removed in one
 //! batch. What expires together is together in the second keyspace, whatever
 //! its keys are, and so are the deletions of that: to merge them takes little
-//! time and no room, while what is among the keys is only given back as most of
+//! time and no space, while what is among the keys is only given back as most of
 //! these are written anew.
 
 use super::batch::Record;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-pub struct Runway;
+pub struct Preallocation;
 
 #[allow(clippy::unused_self, reason = "on Linux it does something")]
-impl Runway {
+impl Preallocation {
     pub fn begin(_data: &Path) -> Self {
         Self
     }
