@@ -15,23 +15,20 @@ use super::batch::{self, Batch, Decided, Record, WriteOp};
 use super::compaction::{self, Compactor, Trigger};
 use super::disk_space::DiskSpace;
 use super::expiry::{Changes, Sweep};
-use super::generation::{Both, Generation, Keyspaces};
-use super::inventory;
+use super::generation::{Both, Generation};
 use super::journal::preallocate::Preallocation;
 use super::patience::{Ending, Patience, Round};
 use super::pins::Pins;
-use super::reopen::{self, Live, Reopener, Tried};
+use super::reopen::{Attempt, Live, Reopener};
 use super::status::Status;
+use super::tree::{self, Keyspace, unless_panic};
 use crate::schedule;
 use crate::storage::{Done, Error, KEY_BYTES_MAX, Key, Outage, Time, Updated};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -74,10 +71,7 @@ pub enum Message {
 
 /// The committer's own side.
 pub struct Committer {
-    database: Live,
-    generation: Generation,
-    /// The keyspaces that readers use.
-    current: Arc<RwLock<Arc<Keyspaces>>>,
+    live: Live,
     pins: Arc<Pins>,
     status: Arc<Status>,
     /// Set once a write to the disk has failed.
@@ -86,7 +80,6 @@ pub struct Committer {
     /// Of a database that was opened anew, what was there before is still open.
     is_settling: bool,
     disk_space: DiskSpace,
-    inventory: inventory::Keeper,
     preallocation: Preallocation,
     queue: Receiver<Message>,
     sweep: Sweep,
@@ -104,29 +97,18 @@ pub struct Committer {
 }
 
 impl Committer {
-    pub fn new(
-        database: Database,
-        generation: Generation,
-        current: Arc<RwLock<Arc<Keyspaces>>>,
-        pins: Arc<Pins>,
-        status: Arc<Status>,
-        inventory: inventory::Keeper,
-        queue: Receiver<Message>,
-    ) -> Self {
-        let sweep = Sweep::new(Some(generation.keys()));
-        let disk_space = DiskSpace::new(inventory.data().path().to_owned());
+    pub fn new(live: Live, pins: Arc<Pins>, status: Arc<Status>, queue: Receiver<Message>) -> Self {
+        let sweep = Sweep::new(Some(live.generation.keys()));
+        let disk_space = DiskSpace::new(live.inventory.data().path().to_owned());
         let preallocation = Preallocation::begin(disk_space.folder());
         Self {
-            database: Live::new(database),
-            generation,
-            current,
+            live,
             pins,
             status,
             failed: None,
             reopener: Reopener::default(),
             is_settling: false,
             disk_space,
-            inventory,
             preallocation,
             queue,
             sweep,
@@ -228,8 +210,8 @@ impl Committer {
     fn spare_bytes_at_best(&mut self, needed_bytes: u64, until: Time, since: Instant) -> u64 {
         let begun = Instant::now();
         let spare_bytes = self.spare_bytes();
-        let is_due =
-            self.make_room_at <= begun || self.sweep.has_expired(self.generation.keys(), until);
+        let is_due = self.make_room_at <= begun
+            || self.sweep.has_expired(self.live.generation.keys(), until);
         let patience = Patience::begin(needed_bytes, spare_bytes, since, begun);
         let Some(mut patience) = patience.filter(|_| is_due && self.failed.is_none()) else {
             return spare_bytes;
@@ -252,12 +234,12 @@ impl Committer {
 
     /// How many bytes can be written while enough is kept free.
     fn spare_bytes(&self) -> u64 {
-        self.disk_space.spare_bytes(&self.generation)
+        self.disk_space.spare_bytes(self.live.generation.keyspaces())
     }
 
     /// Takes what has expired by a moment, or was deleted, off the disk, for as
     /// long as there is patience for that.
-    fn make_room(&mut self, patience: &mut Patience, until: Time) -> fjall::Result<Ending> {
+    fn make_room(&mut self, patience: &mut Patience, until: Time) -> tree::Result<Ending> {
         self.stop_compaction();
         let has_progress = self.sweep_for(patience.piece(Instant::now()), until)?;
         let mut round = Round { has_progress, has_more: true };
@@ -276,7 +258,7 @@ impl Committer {
     /// One round of that: waits for what was cleared; else puts in order what
     /// expires, and the keys if that is not enough, and sweeps. Each takes not much
     /// longer than a piece.
-    fn take_round(&mut self, patience: &Patience, until: Time) -> fjall::Result<Round> {
+    fn take_round(&mut self, patience: &Patience, until: Time) -> tree::Result<Round> {
         let removed = self.wait_for_remover(patience.piece(Instant::now()));
         if removed.has_progress {
             return Ok(removed);
@@ -334,9 +316,15 @@ impl Committer {
         keyspace: fn(&Generation) -> &Keyspace,
         trigger: Trigger,
     ) -> Option<Round> {
-        let Self { database, generation, disk_space, status, .. } = self;
+        let Self { live, disk_space, status, .. } = self;
         let compactor = compactor(&mut self.compactors);
-        compactor.begin(database, generation, keyspace(generation), disk_space, trigger);
+        compactor.begin(
+            live.database(),
+            &live.generation,
+            keyspace(&live.generation),
+            disk_space,
+            trigger,
+        );
         let was_at_work = compactor.finish_unless(|| status.is_hurried());
         was_at_work.then(|| Round {
             has_progress: compactor.has_progress(),
@@ -346,7 +334,7 @@ impl Committer {
 
     /// Sweeps what has expired by `until`, but not for much longer than a piece.
     /// Says whether there was any.
-    fn sweep_for(&mut self, piece: Duration, until: Time) -> fjall::Result<bool> {
+    fn sweep_for(&mut self, piece: Duration, until: Time) -> tree::Result<bool> {
         let begun = Instant::now();
         let mut removed = self.sweep(until)?;
         while self.sweep.has_more() && begun.elapsed() < piece && !self.status.is_hurried() {
@@ -366,7 +354,7 @@ impl Committer {
         done: Done,
         since: Instant,
     ) {
-        let keyspaces = self.generation.keyspaces();
+        let keyspaces = self.live.generation.keyspaces();
         let decided = match batch.decide(keyspaces, &self.pins, &key, op) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Updated::default())], &Err(err)),
@@ -402,74 +390,67 @@ impl Committer {
 
     /// Does something to the disk unless that is known to fail. A panic in the
     /// database is taken for a failure of the disk.
-    fn guarded(
-        &mut self,
-        action: impl FnOnce(&mut Self) -> fjall::Result<()>,
-    ) -> Result<(), Error> {
+    fn guarded(&mut self, action: impl FnOnce(&mut Self) -> tree::Result<()>) -> Result<(), Error> {
         if let Some(outage) = self.failed {
             return Err(Error::Unavailable(outage));
         }
-        panic::catch_unwind(AssertUnwindSafe(|| action(self)))
-            .unwrap_or(Err(fjall::Error::Unrecoverable))
-            .map_err(|err| self.fail(&err))
+        unless_panic(|| action(self)).map_err(|err| self.fail(&err))
     }
 
-    fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> fjall::Result<()> {
+    fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> tree::Result<()> {
         self.wait_out_write_stall()?;
-        let mut batch = self.generation.batch(&self.database);
+        let mut batch = self.live.generation.batch(self.live.database());
         for (key, record) in changes {
-            self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
+            self.sweep.put(&mut batch, self.live.generation.keyspaces(), &key, record);
         }
-        self.sweep.note_clocks(&mut batch, self.generation.keys());
+        self.sweep.note_clocks(&mut batch, self.live.generation.keys());
         self.preallocation.prepare(self.disk_space.folder(), batch.len(), bytes);
-        self.inventory.note(&self.generation, bytes);
-        if !self.inventory.data().goes_along() {
+        self.live.inventory.note(&self.live.generation, bytes);
+        if !self.live.inventory.data().goes_along() {
             self.check_place()?;
         }
-        reopen::commit(batch)?;
+        batch.commit()?;
         // Nobody is told of what was written to a directory that was removed.
         self.check_folder()?;
         self.has_written()
     }
 
     /// Fails if the directory is not where it was, or another is there.
-    fn check_place(&self) -> fjall::Result<()> {
-        if self.inventory.data().is_in_place() { Ok(()) } else { Err(lost()) }
+    fn check_place(&self) -> tree::Result<()> {
+        if self.live.inventory.data().is_in_place() { Ok(()) } else { Err(tree::Error::Lost) }
     }
 
     /// The same in half the time, without a look at the lock, which matters to
     /// those alone who come later.
-    fn check_folder(&self) -> fjall::Result<()> {
-        if self.inventory.data().is_where_it_was() { Ok(()) } else { Err(lost()) }
+    fn check_folder(&self) -> tree::Result<()> {
+        if self.live.inventory.data().is_where_it_was() { Ok(()) } else { Err(tree::Error::Lost) }
     }
 
     /// Notes what was changed of what expires, and has what is in memory be
     /// written to files once that is much.
-    fn has_written(&mut self) -> fjall::Result<()> {
+    fn has_written(&mut self) -> tree::Result<()> {
         let Changes { changes, deletions } = self.sweep.take_large();
         self.compactors.expiring.note(changes, deletions);
-        self.generation.sync_blobs()?;
-        if !self.generation.is_full() {
+        self.live.generation.sync_blob_names()?;
+        if !self.live.generation.is_full() {
             return Ok(());
         }
         if self.compactors.expiring.has_obsolete_files() {
             // A journal is kept until files have something newer than it has, and
             // what was the newest may have been merged away.
-            self.generation.widen_bounds(&self.database, self.generation.expiring())?;
+            self.live
+                .generation
+                .widen_bounds(self.live.database(), self.live.generation.expiring())?;
         }
-        self.generation.flush()
+        self.live.generation.flush()
     }
 
-    fn clear(&mut self) -> fjall::Result<()> {
+    fn clear(&mut self) -> tree::Result<()> {
         self.check_place()?;
-        let next = self.generation.next(&self.database, self.disk_space.folder())?;
-        self.inventory.begin(&next)?;
+        let next = self.live.generation.next(self.live.database(), self.disk_space.folder())?;
+        self.live.inventory.begin(&next)?;
         self.check_place()?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::clone(next.keyspaces());
-        drop(current);
-
-        let old = mem::replace(&mut self.generation, next);
+        let old = self.live.replace(next);
         self.compactors.each_mut().into_iter().for_each(Compactor::forget);
         self.sweep = Sweep::new(None);
         self.remove(old);
@@ -479,7 +460,7 @@ impl Committer {
     /// Removes a generation that is not in use any more. It may take long to
     /// remove its files, and nobody waits for that.
     fn remove(&mut self, old: Generation) {
-        let database = self.database.clone();
+        let database = self.live.database().clone();
         // One at a time: this one waits for the one before it.
         let before = self.remover.take();
         let remove = move || {
@@ -499,11 +480,11 @@ impl Committer {
     }
 
     /// Removes some of what has expired at a moment. Says how many keys that were.
-    fn sweep(&mut self, until: Time) -> fjall::Result<usize> {
+    fn sweep(&mut self, until: Time) -> tree::Result<usize> {
         self.wait_out_write_stall()?;
         self.check_place()?;
-        let removed = self.sweep.step(&self.database, &self.generation, until)?;
-        self.inventory.note(&self.generation, removed * KEY_BYTES_MAX);
+        let removed = self.sweep.step(self.live.database(), &self.live.generation, until)?;
+        self.live.inventory.note(&self.live.generation, removed * KEY_BYTES_MAX);
         self.compactors.keys.note(removed, removed);
         self.has_written()?;
         Ok(removed)
@@ -511,10 +492,10 @@ impl Committer {
 
     /// Waits until the tree has kept up with what was written. Fails if it
     /// never will.
-    fn wait_out_write_stall(&mut self) -> fjall::Result<()> {
+    fn wait_out_write_stall(&mut self) -> tree::Result<()> {
         while self.has_too_many_sealed_memtables() || self.has_too_many_l0_runs() {
             // Writes nothing here, but tells of failures elsewhere.
-            reopen::persist(&self.database, PersistMode::Buffer)?;
+            self.live.database().check()?;
             if self.has_too_many_l0_runs() {
                 self.compactors.each_mut().into_iter().for_each(Compactor::yield_to_l0);
             }
@@ -533,7 +514,7 @@ impl Committer {
     }
 
     fn has_too_many_sealed_memtables(&self) -> bool {
-        self.generation.sealed_memtables() >= SEALED_MEMTABLES_MAX
+        self.live.generation.keyspaces().sealed_memtables() >= SEALED_MEMTABLES_MAX
     }
 
     fn has_too_many_l0_runs(&self) -> bool {
@@ -543,16 +524,15 @@ impl Committer {
     /// How many runs of unsorted files there are, of the keyspace that has more
     /// of them.
     fn l0_runs(&self) -> usize {
-        let runs = self.generation.keyspaces().each().map(|it| it.tree.l0_run_count());
-        runs.into_iter().max().unwrap_or(0)
+        self.live.generation.keyspaces().l0_runs()
     }
 
     /// Looks whether the disk is well while nobody writes.
     fn look(&mut self) {
         let look = |committer: &mut Self| {
             committer.check_place()?;
-            committer.generation.sync_blobs()?;
-            reopen::persist(&committer.database, PersistMode::Buffer)
+            committer.live.generation.sync_blob_names()?;
+            committer.live.database().check()
         };
         if self.guarded(look).is_ok() && self.status.outage().is_some() {
             self.note_room(self.spare_bytes() > 0);
@@ -567,10 +547,10 @@ impl Committer {
     }
 
     /// Notes the clocks on the disk.
-    fn note_clocks(&mut self) -> fjall::Result<()> {
-        let mut batch = self.generation.batch(&self.database);
-        self.sweep.note_clocks(&mut batch, self.generation.keys());
-        reopen::commit(batch)
+    fn note_clocks(&mut self) -> tree::Result<()> {
+        let mut batch = self.live.generation.batch(self.live.database());
+        self.sweep.note_clocks(&mut batch, self.live.generation.keys());
+        batch.commit()
     }
 
     /// Sees to it that the trees are in order. Blocks for nothing.
@@ -593,17 +573,17 @@ impl Committer {
     /// Has one tree be put in order at a time, for that reckons with half of
     /// the space: first the one that has more unsorted files.
     fn begin_compaction(&mut self, trigger: Trigger) {
-        let Self { database, generation, compactors, disk_space, .. } = self;
-        let [keys, expiring] = generation.keyspaces().each();
+        let Self { live, compactors, disk_space, .. } = self;
+        let [keys, expiring] = live.generation.keyspaces().each();
         let mut trees = [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)];
         if trees.iter().any(|(_, compactor)| compactor.is_running()) {
             return;
         }
-        if keys.tree.l0_run_count() < expiring.tree.l0_run_count() {
+        if keys.l0_runs() < expiring.l0_runs() {
             trees.reverse();
         }
         for (keyspace, compactor) in trees {
-            compactor.begin(database, generation, keyspace, disk_space, trigger);
+            compactor.begin(live.database(), &live.generation, keyspace, disk_space, trigger);
             if compactor.is_running() {
                 return;
             }
@@ -623,14 +603,15 @@ impl Committer {
 
     /// Lets go of old versions of the trees: each does once it takes a write
     /// and turns to a file.
-    fn release_obsolete_files(&mut self) -> fjall::Result<()> {
-        let Self { database, generation, compactors, .. } = self;
+    fn release_obsolete_files(&mut self) -> tree::Result<()> {
+        let Self { live, compactors, .. } = self;
+        let (database, generation) = (live.database(), &live.generation);
         for (keyspace, compactor) in
             generation.keyspaces().each().into_iter().zip(compactors.each_mut())
         {
             if compactor.has_obsolete_files() {
                 generation.widen_bounds(database, keyspace)?;
-                keyspace.rotate_memtable()?;
+                keyspace.seal_memtable()?;
                 compactor.note_release();
             }
         }
@@ -638,9 +619,9 @@ impl Committer {
     }
 
     /// The same, and waits until there is the space that this gives.
-    fn release_obsolete_files_and_wait(&mut self) -> fjall::Result<()> {
+    fn release_obsolete_files_and_wait(&mut self) -> tree::Result<()> {
         self.release_obsolete_files()?;
-        for keyspace in self.generation.keyspaces().each() {
+        for keyspace in self.live.generation.keyspaces().each() {
             compaction::wait_for_flush(keyspace, || self.status.is_hurried());
         }
         Ok(())
@@ -648,18 +629,18 @@ impl Committer {
 
     /// Takes no more writes before the database is opened anew, or the next
     /// start.
-    fn fail(&mut self, err: &fjall::Error) -> Error {
-        let is_full = is_full(err) || self.spare_bytes() == 0;
-        let is_lost = is_lost(err) || !self.inventory.data().is_in_place();
+    fn fail(&mut self, err: &tree::Error) -> Error {
+        let is_full = err.is_full() || self.spare_bytes() == 0;
+        let is_lost = matches!(err, tree::Error::Lost) || !self.live.inventory.data().is_in_place();
         let outage = match (is_lost, is_full) {
             (true, _) => Outage::DirectoryLost,
             (false, true) => Outage::DiskFull,
             (false, false) => Outage::DiskFailed,
         };
         if is_lost {
-            let path = self.inventory.data().name().display();
+            let path = self.live.inventory.data().name().display();
             log::error!("{path} was moved or removed, so nothing more is written");
-        } else if reopen::is_final(err) {
+        } else if err.is_final() {
             log_end(err);
         } else {
             log::error!("the database has failed, so it is opened anew before a write: {err}");
@@ -689,21 +670,15 @@ impl Committer {
         if !self.is_alone() {
             return self.reopener.postpone();
         }
-        let tried = self.reopener.attempt(reopen::Place {
-            database: &mut self.database,
-            generation: &mut self.generation,
-            inventory: &mut self.inventory,
-            current: &self.current,
-        });
-        match tried {
-            Tried::Opened => {
-                self.sweep = Sweep::new(Some(self.generation.keys()));
+        match self.reopener.attempt(&mut self.live) {
+            Attempt::Opened => {
+                self.sweep = Sweep::new(Some(self.live.generation.keys()));
                 self.is_settling = true;
                 self.failed = None;
                 self.status.set(None);
             }
-            Tried::NotYet => {}
-            Tried::Final(err) => log_end(&err),
+            Attempt::NotYet => {}
+            Attempt::Final(err) => log_end(&err),
         }
     }
 
@@ -728,9 +703,9 @@ impl Committer {
         let closed = self.guarded(|committer| {
             committer.note_clocks()?;
             committer.check_place()?;
-            committer.generation.sync_blobs()?;
-            reopen::persist(&committer.database, PersistMode::SyncData)?;
-            committer.inventory.end();
+            committer.live.generation.sync_blob_names()?;
+            committer.live.database().sync()?;
+            committer.live.inventory.end();
             Ok(())
         });
         self.status.set(Some(Outage::Closed));
@@ -747,42 +722,6 @@ fn tell(waiting: impl IntoIterator<Item = (Done, Updated)>, outcome: &Result<(),
     }
 }
 
-/// Why nothing can be written to a directory that is not there.
-fn lost() -> fjall::Error {
-    io::Error::new(io::ErrorKind::NotFound, Lost).into()
-}
-
-/// Whether an error is that, even if the directory is there again by now.
-fn is_lost(err: &fjall::Error) -> bool {
-    let fjall::Error::Io(err) = err else { return false };
-    err.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Lost>)
-}
-
-/// The directory is not where it was.
-#[derive(Debug)]
-struct Lost;
-
-impl fmt::Display for Lost {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the directory is not where it was")
-    }
-}
-
-impl std::error::Error for Lost {}
-
 fn log_end(err: &impl std::error::Error) {
     log::error!("writing has failed, so nothing more is written before the next start: {err}");
-}
-
-/// Whether the disk, or this process's share of it, is full.
-fn is_full(err: &fjall::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(err);
-    while let Some(err) = cause {
-        if let Some(err) = err.downcast_ref::<io::Error>() {
-            use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-            return matches!(err.kind(), FileTooLarge | QuotaExceeded | StorageFull);
-        }
-        cause = err.source();
-    }
-    false
 }

@@ -19,7 +19,6 @@ use super::generation::Generation;
 use super::held;
 use super::journal::{self, Journal, Stamp};
 use super::open_error::OpenError;
-use fjall::AbstractTree as _;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
@@ -182,7 +181,7 @@ impl Keeper {
             self.inventory.write(self.data.path())?;
         }
         // All that was written so far is in one of these journals.
-        self.batch = generation.keys().tree.get_highest_seqno().unwrap_or(0);
+        self.batch = generation.keys().highest_number().unwrap_or(0);
         Ok(())
     }
 

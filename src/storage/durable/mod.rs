@@ -20,59 +20,31 @@ mod generation;
 mod held;
 mod inventory;
 mod journal;
-mod leftovers;
 mod open_error;
 mod patience;
 mod pins;
+mod recovery;
 mod reopen;
 mod status;
+mod tree;
 mod verify;
 
 use super::record::{self, NotUnderstood};
 use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write};
-use crate::descriptors;
 use batch::WriteOp;
 use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::{Data, Directory};
-use fjall::{AbstractTree as _, Database, DatabaseBuilder};
-use generation::{Generation, Keyspaces};
-use inventory::Inventory;
-use journal::Stamp;
+use generation::Keyspaces;
 pub use open_error::OpenError;
 use pins::Pins;
+use reopen::Live;
 use status::Status;
-use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use verify::Verified;
-
-/// What is kept of the disk in memory, in bytes.
-const CACHE_BYTES: u64 = 32 << 20;
-
-/// How many files are kept open beside the journal at most, and one part in so
-/// many of the descriptors that the system allows.
-const FILES_MAX: u64 = 64;
-const FILES_SHARE: u64 = 16;
-
-/// The database takes no fewer.
-const FILES_MIN: u64 = 10;
-
-/// How many descriptors the database needs beside those: journals, the files
-/// that are written and read while trees are put in order, directories.
-const DESCRIPTORS_BESIDE: u64 = 64;
-const DESCRIPTORS_BESIDE_SHARE: u64 = 8;
-
-/// The same of a database that only stands in for another.
-const STANDBY_CACHE_BYTES: u64 = 4 << 20;
-const STANDBY_FILES_MAX: usize = 8;
-
-/// How large the journals grow until what they hold is written elsewhere.
-const JOURNALS_BYTES_MAX: u64 = 192 << 20;
 
 /// How often a record is looked for that is not where it is said to be, as long
 /// as the same is said.
@@ -96,28 +68,20 @@ impl Durable {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let mut directory = Directory::take(path)?;
         if directory.is_new() {
-            directory.found(found)?;
+            directory.found(recovery::found)?;
         }
         let data = Arc::new(directory.data()?);
-        let (database, generation, inventory) =
-            recover(&data, directory.has_inventory(), || directory.finish())
-                .map_err(|err| err.renamed(data.path(), data.name()))?;
-        if let Some(reading) = expiry::clocks_noted(generation.keys()).map_err(database_error)? {
+        let recovered = recovery::recover(&data, directory.has_inventory(), || directory.finish())
+            .map_err(|err| err.renamed(data.path(), data.name()))?;
+        if let Some(reading) = expiry::clocks_noted(recovered.generation.keys())? {
             Time::go_on_from(reading);
         }
 
-        let current = Arc::new(RwLock::new(Arc::clone(generation.keyspaces())));
+        let live = Live::new(recovered);
+        let current = Arc::clone(live.current());
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
-        let committer = Committer::new(
-            database,
-            generation,
-            Arc::clone(&current),
-            Arc::clone(&pins),
-            Arc::clone(&status),
-            inventory,
-            queue,
-        );
+        let committer = Committer::new(live, Arc::clone(&pins), Arc::clone(&status), queue);
         let committer = thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run())
@@ -129,8 +93,7 @@ impl Durable {
     /// How many descriptors a store may have open at most: fewer where the
     /// system allows few.
     pub fn descriptors_max() -> u64 {
-        let limit = descriptors::limit();
-        files_max(limit) + (limit / DESCRIPTORS_BESIDE_SHARE).min(DESCRIPTORS_BESIDE)
+        tree::descriptors_max()
     }
 
     /// The keyspaces that are in use.
@@ -171,63 +134,6 @@ impl Durable {
     }
 }
 
-/// Makes the database of a new store in the folder `data`.
-fn found(data: &Path) -> Result<(), OpenError> {
-    let stamp = Stamp::new();
-    let database = open_database(data)?;
-    let generation = Generation::begin(&database, data, stamp, 0).map_err(database_error)?;
-    let inventory = Inventory::new(stamp, generation.ids(), &[]);
-    inventory.write(data).map_err(unlistable)
-}
-
-/// Checks the database in its folder before it is opened, at a start and where
-/// it is opened anew. Until all of it was found good nothing is changed; then
-/// what a crash has left unfinished is cut off.
-fn check(data: &Data, has_inventory: bool) -> Result<Verified, OpenError> {
-    let mut verified = verify::verify(data.path(), has_inventory)?;
-    if let Some((journal, at)) = verified.journals.cut()? {
-        let name = journal.file_name().unwrap_or_default();
-        let journal = data.name().join(name);
-        log::warn!("{}: an unfinished write was cut off at byte {at}", journal.display());
-    }
-    held::close_to_others(&verified.open_to_others);
-    Ok(verified)
-}
-
-/// Checks the database in its folder, then opens it to be written to. Calls
-/// `finish` once the inventory tells of it.
-fn recover(
-    data: &Arc<Data>,
-    has_inventory: bool,
-    finish: impl FnOnce() -> Result<(), OpenError>,
-) -> Result<(Database, Generation, inventory::Keeper), OpenError> {
-    let verified = check(data, has_inventory)?;
-    let stamp = Stamp::new();
-    let database = open_database(data.path())?;
-    let generation = generation_in_use(&database, data, stamp)?;
-    // Before anything is written that it has to tell of, or removed that the one
-    // before tells of.
-    let inventory = Inventory::new(stamp, generation.ids(), &verified.journals.all);
-    inventory.write(data.path()).map_err(unlistable)?;
-    finish()?;
-    generation.remove_others(&database).map_err(database_error)?;
-    Ok((database, generation, inventory::Keeper::new(Arc::clone(data), inventory)))
-}
-
-/// The generation in use of an open database. Its batches have the stamp.
-fn generation_in_use(
-    database: &Database,
-    data: &Data,
-    stamp: Stamp,
-) -> Result<Generation, OpenError> {
-    let generation = Generation::newest(database, data.path(), stamp).map_err(database_error)?;
-    generation.ok_or(OpenError::Incomplete)
-}
-
-fn unlistable(err: io::Error) -> OpenError {
-    OpenError::io("its inventory cannot be written", err)
-}
-
 /// A write as the committer is told of it.
 fn message(write: Write, done: Done) -> Message {
     let (key, action) = match write {
@@ -236,42 +142,6 @@ fn message(write: Write, done: Done) -> Message {
         Write::Update(key, change) => (key, WriteOp::Decide(change)),
     };
     Message::Write(key, action, done, Instant::now())
-}
-
-fn database_error(err: fjall::Error) -> OpenError {
-    OpenError::Database(Box::new(err))
-}
-
-/// How many files are kept open of so many descriptors.
-fn files_max(limit: u64) -> u64 {
-    (limit / FILES_SHARE).clamp(FILES_MIN, FILES_MAX)
-}
-
-/// Opens the database, or makes an empty one.
-fn open_database(data: &Path) -> Result<Database, OpenError> {
-    let builder = Database::builder(data)
-        .cache_size(CACHE_BYTES)
-        .max_cached_files(usize::try_from(files_max(descriptors::limit())).ok())
-        .max_journaling_size(JOURNALS_BYTES_MAX)
-        .manual_journal_persist(true);
-    open_by(builder)
-}
-
-/// Opens the database without threads, to read it while another is there. It
-/// writes nothing but what it is told to, and removes files that nothing names.
-fn open_standby(data: &Path) -> Result<Database, OpenError> {
-    let builder = Database::builder(data)
-        .cache_size(STANDBY_CACHE_BYTES)
-        .max_cached_files(Some(STANDBY_FILES_MAX))
-        .manual_journal_persist(true)
-        .worker_threads_unchecked(0);
-    open_by(builder)
-}
-
-/// The database panics on some kinds of damage.
-fn open_by(builder: DatabaseBuilder<Database>) -> Result<Database, OpenError> {
-    let opened = panic::catch_unwind(AssertUnwindSafe(|| builder.open()));
-    opened.unwrap_or_else(|_panic| Err(fjall::Error::Unrecoverable)).map_err(database_error)
 }
 
 impl Storage for Durable {
@@ -289,12 +159,8 @@ impl Storage for Durable {
     /// What was written last is in the active memtable. What may expire needs
     /// another look, so it is not shown.
     fn peek(&self, key: &Key) -> Option<Entry> {
-        let memtable = self.keyspaces().keys.tree.active_memtable();
-        let found = memtable.get(key.as_str().as_bytes(), u64::MAX)?;
-        if found.is_tombstone() {
-            return None;
-        }
-        record::decode(found.value.into()).ok().filter(|entry| entry.expiry().is_none())
+        let record = self.keyspaces().keys.get_in_memtable(key.as_str().as_bytes())?;
+        record::decode(record).ok().filter(|entry| entry.expiry().is_none())
     }
 
     fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
@@ -361,11 +227,11 @@ fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
     let (mut missed, mut tries) = (None, 0);
     while let Some(record) = keys.get(key.as_str()).map_err(unreadable)? {
         let Some(expiry) = record::referred(&record) else {
-            return entry_of(key, record.into()).map(Some);
+            return entry_of(key, record).map(Some);
         };
         let found = expiring.get(expiry::index_entry(expiry, key)).map_err(unreadable)?;
         if let Some(record) = found {
-            return entry_of(key, record.into()).map(Some);
+            return entry_of(key, record).map(Some);
         }
         // Another has taken its place meanwhile, and the next look finds that.
         tries = if missed == Some(expiry) { tries + 1 } else { 1 };

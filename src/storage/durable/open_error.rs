@@ -1,5 +1,6 @@
 //! Why a store on disk cannot be opened.
 
+use super::tree;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -77,7 +78,7 @@ impl OpenError {
     }
 
     /// The same with files in the folder `from` named as in the folder `to`.
-    pub fn renamed(mut self, from: &Path, to: &Path) -> Self {
+    pub(super) fn renamed(mut self, from: &Path, to: &Path) -> Self {
         match &mut self {
             Self::Damaged { file, .. }
             | Self::Missing { file }
@@ -98,6 +99,12 @@ impl OpenError {
             | Self::Database(_) => {}
         }
         self
+    }
+}
+
+impl From<tree::Error> for OpenError {
+    fn from(err: tree::Error) -> Self {
+        Self::Database(Box::new(err))
     }
 }
 

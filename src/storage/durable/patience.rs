@@ -15,7 +15,7 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 /// has gained is looked at.
 const PIECE: Duration = Duration::from_secs(1);
 
-/// DiskSpace is made until so much can be spared, but for no longer than a piece if
+/// Space is made until so much can be spared, but for no longer than a piece if
 /// less is enough.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 

@@ -54,7 +54,7 @@ fn open(path: &Path) -> Durable {
 /// Moves what was written to tables.
 fn flush(store: &Durable) {
     for keyspace in store.keyspaces().each() {
-        keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+        keyspace.flush_and_wait().expect("the engine flushes");
     }
 }
 
@@ -397,8 +397,8 @@ fn what_is_replaced_all_the_time_is_never_absent() {
         scope.spawn(|| {
             while !is_over() {
                 for keyspace in store.keyspaces().each() {
-                    if keyspace.tree.l0_run_count() < 15 {
-                        keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+                    if keyspace.l0_runs() < 15 {
+                        keyspace.flush_and_wait().expect("the engine flushes");
                     }
                 }
             }

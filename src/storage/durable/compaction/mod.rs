@@ -13,21 +13,23 @@
 //! for want of space.
 
 use super::disk_space::DiskSpace;
-use super::generation::{
-    BLOB_STEP_SHARE, BLOB_VALUE_BYTES_MIN, Generation, L0_FILES_TO_COMPACT, MEMTABLE_BYTES,
-    TABLE_BYTES, unwritten_bytes,
+use super::generation::Generation;
+use super::tree::{
+    self, BLOB_REWRITE_SHARE, BLOB_VALUE_BYTES_MIN, Database, Keyspace, MEMTABLE_BYTES, Step,
 };
-use super::leftovers::NewFiles;
 use crate::schedule;
-use fjall::compaction::Leveled;
-use fjall::{AbstractTree as _, AnyTree, Database, Keyspace};
-use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
 use std::iter;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+/// How large a file of a level is: the smaller, the less space a step takes.
+const TABLE_BYTES: u64 = 4 << 20;
+
+/// Compaction starts at this many L0 files.
+const L0_FILES_TO_COMPACT: u8 = 4;
 
 /// Fewer changes than this are not worth it.
 const CHANGES_MIN: u64 = 16;
@@ -77,6 +79,7 @@ const FINENESS_MAX: u32 = 3;
 /// large, or always.
 const ANY_RATIO: f32 = 1e37;
 const NO_RATIO: f32 = 1e-37;
+const DEFAULT_RATIO: f32 = 10.0;
 
 /// How long the last changes may take to reach a file.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -147,7 +150,7 @@ struct Run {
     changes: u64,
     deletions: u64,
     is_stopped: Arc<AtomicBool>,
-    thread: JoinHandle<fjall::Result<RunEnd>>,
+    thread: JoinHandle<tree::Result<RunEnd>>,
 }
 
 /// How a run has ended.
@@ -205,7 +208,7 @@ impl Compactor {
         if self.run.is_some() || (has_failed && !is_awaited) {
             return;
         }
-        let spare_bytes = || disk_space.spare_bytes(generation);
+        let spare_bytes = || disk_space.spare_bytes(generation.keyspaces());
         let Some(goal) = self.goal(keyspace, spare_bytes, trigger) else { return };
         let is_stopped = Arc::new(AtomicBool::new(false));
         let steps = Steps {
@@ -218,7 +221,7 @@ impl Compactor {
                 // written; unless it cannot wait.
                 let is_kept =
                     goal == Goal::ReduceL0 && l0_files(keyspace) < L0_FILES_TO_COMPACT_LOW_SPACE;
-                let kept_bytes = move || if is_kept { unwritten_bytes(&keyspaces) } else { 0 };
+                let kept_bytes = move || if is_kept { keyspaces.unflushed_bytes() } else { 0 };
                 move || disk_space.free_bytes().saturating_sub(kept_bytes())
             }),
             kept_bytes: disk_space.free_bytes() / 2,
@@ -228,7 +231,7 @@ impl Compactor {
             is_stopped: Arc::clone(&is_stopped),
         };
         let is_whole = goal == Goal::Reclaim && steps.fits_whole();
-        let may_fit_whole = goal == Goal::Reclaim && tree_bytes(keyspace) < WHOLE_BYTES_MAX;
+        let may_fit_whole = goal == Goal::Reclaim && keyspace.table_bytes() < WHOLE_BYTES_MAX;
         if !may_fit_whole && !steps.fits(goal, &shape_of(keyspace)) {
             return;
         }
@@ -258,7 +261,7 @@ impl Compactor {
         spare_bytes: impl Fn() -> u64,
         trigger: Trigger,
     ) -> Option<Goal> {
-        let much = || (keyspace.approximate_len() as u64 / KEYS_EACH).max(CHANGES_MIN);
+        let much = || (keyspace.approximate_len() / KEYS_EACH).max(CHANGES_MIN);
         let reclaims = match trigger {
             Trigger::Write | Trigger::NoSpaceInL0(_) => false,
             Trigger::Idle => self.unfinished == Some(Goal::Reclaim) || self.changes >= much(),
@@ -323,7 +326,7 @@ impl Compactor {
             Ok(Ok(RunEnd::Stuck)) => self.changes = self.changes.saturating_sub(run.changes),
             Ok(Ok(RunEnd::Done)) => {}
             Ok(Err(err)) => self.fail(run.goal, &err),
-            Err(_panic) => self.fail(run.goal, &fjall::Error::Unrecoverable),
+            Err(_panic) => self.fail(run.goal, &tree::Error::panicked()),
         }
         true
     }
@@ -380,9 +383,6 @@ impl Compactor {
     }
 }
 
-/// What a step merges or moves.
-type Step = Arc<dyn CompactionStrategy>;
-
 /// What a run works with.
 struct Steps {
     database: Database,
@@ -401,10 +401,10 @@ struct Steps {
 
 impl Steps {
     /// Writes the whole tree anew.
-    fn all_at_once(&self) -> fjall::Result<RunEnd> {
+    fn all_at_once(&self) -> tree::Result<RunEnd> {
         let Self { keyspace, .. } = self;
         let begun = Instant::now();
-        let before = keyspace.disk_space();
+        let before = keyspace.disk_bytes();
         if !self.flush()? {
             return Ok(RunEnd::NOT_BEGUN);
         }
@@ -414,24 +414,22 @@ impl Steps {
             if self.is_stopped.load(Ordering::Relaxed) {
                 return Ok(RunEnd::NOT_BEGUN);
             }
-            self.leaving_nothing(|tree| {
-                tree.major_compact(TABLE_BYTES, self.gc_watermark()).map(drop)
-            })?;
-            let waste_before = mem::replace(&mut waste, keyspace.fragmented_blob_bytes());
-            if waste < keyspace.disk_space() / WASTE_SHARE || waste == waste_before {
+            self.compact(&Step::Major { table_bytes: TABLE_BYTES })?;
+            let waste_before = mem::replace(&mut waste, keyspace.stale_blob_bytes());
+            if waste < keyspace.disk_bytes() / WASTE_SHARE || waste == waste_before {
                 break;
             }
             if !self.fits_whole() || begun.elapsed() > self.piece {
                 return Ok(RunEnd::Early { has_stepped: true, has_moved: true });
             }
         }
-        let (after, took) = (keyspace.disk_space(), begun.elapsed().as_millis());
+        let (after, took) = (keyspace.disk_bytes(), begun.elapsed().as_millis());
         log::debug!("put {before} bytes in order, {after} are left, in {took} ms");
         Ok(RunEnd::Done)
     }
 
     /// Takes one step after the other towards `goal`.
-    fn one_by_one(&self, goal: Goal) -> fjall::Result<RunEnd> {
+    fn one_by_one(&self, goal: Goal) -> tree::Result<RunEnd> {
         let Self { keyspace, is_stopped, .. } = self;
         let begun = Instant::now();
         if goal == Goal::Reclaim && !self.flush()? {
@@ -487,13 +485,13 @@ impl Steps {
     }
 
     /// Takes one step towards `goal`. Says whether there was one.
-    fn step(&self, goal: Goal, shape: &mut Shape) -> fjall::Result<bool> {
+    fn step(&self, goal: Goal, shape: &mut Shape) -> tree::Result<bool> {
         let steps: Vec<Step> = match goal {
-            Goal::ReduceL0 => vec![Arc::new(files_merged(L0_FILES_TO_COMPACT, TABLE_BYTES))],
+            Goal::ReduceL0 => vec![files_merged(L0_FILES_TO_COMPACT, TABLE_BYTES)],
             Goal::Reclaim => self.steps_to_order(shape),
         };
         for step in steps {
-            self.compact(step)?;
+            self.compact(&step)?;
             let now = shape_of(&self.keyspace);
             if now != *shape {
                 *shape = now;
@@ -503,30 +501,13 @@ impl Steps {
         Ok(false)
     }
 
-    fn compact(&self, step: Step) -> fjall::Result<()> {
-        self.leaving_nothing(|tree| tree.compact(step, self.gc_watermark()).map(drop))
-    }
-
-    /// Takes a step, and removes the files that it leaves behind if it fails.
-    fn leaving_nothing(
-        &self,
-        step: impl FnOnce(&AnyTree) -> lsm_tree::Result<()>,
-    ) -> fjall::Result<()> {
-        let keyspace = &self.keyspace;
-        let new_files = NewFiles::from_now(keyspace)?;
-        if let Err(err) = step(&keyspace.tree) {
-            match new_files.remove_unused(keyspace) {
-                Ok(files) => log::debug!("{files} files of a step that has failed are removed"),
-                Err(err) => log::warn!("files stay on the disk until the next start: {err}"),
-            }
-            return Err(err.into());
-        }
-        Ok(())
+    fn compact(&self, step: &Step) -> tree::Result<()> {
+        self.database.compact(&self.keyspace, step)
     }
 
     /// Waits until what is in memory is in files. Says whether it is, in time.
-    fn flush(&self) -> fjall::Result<bool> {
-        self.keyspace.rotate_memtable()?;
+    fn flush(&self) -> tree::Result<bool> {
+        self.keyspace.seal_memtable()?;
         let is_stopped = || self.is_stopped.load(Ordering::Relaxed);
         Ok(wait_for_flush(&self.keyspace, is_stopped))
     }
@@ -543,14 +524,14 @@ impl Steps {
 
     /// Whether the tree can be written anew as a whole if all of it is left.
     fn fits_whole(&self) -> bool {
-        tree_bytes(&self.keyspace) < self.whole_bytes_max()
+        self.keyspace.table_bytes() < self.whole_bytes_max()
     }
 
     /// How much may be left of the tree, and a byte more, for it to be written
     /// anew as a whole: with those of the values apart that the database writes
     /// anew as well.
     fn whole_bytes_max(&self) -> u64 {
-        let is_small = tree_bytes(&self.keyspace) < WHOLE_BYTES_MAX;
+        let is_small = self.keyspace.table_bytes() < WHOLE_BYTES_MAX;
         let free = (self.free_bytes)().saturating_sub(blob_step_bytes(&self.keyspace));
         if is_small { free.div_ceil(2) } else { 0 }
     }
@@ -572,19 +553,19 @@ impl Steps {
             // What is unsorted goes to a level of its own, in files so small
             // that each has the keys of few others;
             let bytes = self.fine_bytes(l0_bytes(&self.keyspace));
-            return vec![Arc::new(files_merged(1, bytes))];
+            return vec![files_merged(1, bytes)];
         };
         // and from there to the last one, file by file: no level may hold
         // anything where there may be no unsorted file. One with an empty level
         // below it would be the last to be looked at.
         let mut steps: Vec<Step> = Vec::new();
         if lowest < deepest {
-            steps.push(Arc::new(MoveDown(lowest, deepest)));
+            steps.push(Step::Move { from: lowest, to: deepest });
         }
         let largest = (self.spare_bytes() / STEP_FILES_MAX).min(TABLE_BYTES);
         let sizes = iter::successors(Some(largest), |bytes| Some(bytes / 2))
             .take_while(|&bytes| bytes >= STEP_TABLE_BYTES_MIN);
-        steps.extend(sizes.map(|bytes| Arc::new(files_merged(0, bytes)) as Step));
+        steps.extend(sizes.map(|bytes| files_merged(0, bytes)));
         // Where the files of the lowest level have the keys of too many, those
         // above come to them, and they are taken apart.
         let [(first, _), .., _] = levels[..] else { return steps };
@@ -598,10 +579,10 @@ impl Steps {
                 *ratio = NO_RATIO;
             }
             ratios.push(ANY_RATIO);
-            steps.push(Arc::new(files_merged(files, bytes).with_level_ratio_policy(ratios)));
+            steps.push(with_ratios(files, bytes, ratios));
         }
         if first_levels_bytes(&self.keyspace) <= self.spare_bytes() {
-            steps.push(Arc::new(files_merged(1, bytes).with_level_ratio_policy(vec![ANY_RATIO])));
+            steps.push(with_ratios(1, bytes, vec![ANY_RATIO]));
         }
         steps
     }
@@ -610,15 +591,14 @@ impl Steps {
     /// level, for each to have the keys of no more below than a step can take.
     fn fine_bytes(&self, bytes: u64) -> u64 {
         let step_bytes = (STEP_SHARE * TABLE_BYTES).min(self.spare_bytes() / 2);
-        let bytes = bytes.saturating_mul(step_bytes) / tree_bytes(&self.keyspace).max(1);
+        let bytes = bytes.saturating_mul(step_bytes) / self.keyspace.table_bytes().max(1);
         (bytes >> (2 * self.fineness)).clamp(FINE_TABLE_BYTES, TABLE_BYTES)
     }
 
     /// Has all that is above the last level be unsorted, to be sorted into
     /// smaller files once there is another unsorted one; or takes steps towards
     /// that. Says whether there was any.
-    fn resplit(&self) -> fjall::Result<bool> {
-        let tree = &self.keyspace.tree;
+    fn resplit(&self) -> tree::Result<bool> {
         let bytes_max = || self.spare_bytes().min(WHOLE_BYTES_MAX);
         let mut has_begun = false;
         // One level after the other, and what they come to.
@@ -631,19 +611,13 @@ impl Steps {
             above.retain(|&(_, bytes)| bytes > 0);
             match above[..] {
                 [(level, bytes)] if bytes <= bytes_max() => {
-                    // As it is to where unsorted files are. None must come there
-                    // before it, which only what was in memory could.
-                    let _lock = tree.get_flush_lock();
-                    if l0_files(&self.keyspace) == 0 {
-                        // This makes no files, so it leaves none behind either.
-                        tree.compact(Arc::new(MoveDown(level, 0)), self.gc_watermark())?;
-                    }
+                    self.compact(&Step::MoveToL0 { level })?;
                     return Ok(true);
                 }
                 [.., (upper, upper_bytes), (lower, lower_bytes)]
                     if upper_bytes + lower_bytes <= bytes_max() =>
                 {
-                    self.compact(Arc::new(PullDown(upper, lower)))?;
+                    self.compact(&Step::Merge { from: upper, to: lower })?;
                     has_begun = true;
                 }
                 _ => break,
@@ -654,32 +628,31 @@ impl Steps {
 
     /// Whether so little is left of the tree that it can be written anew as a
     /// whole. Reads all keys, unless it is too large.
-    fn is_left_to_fit_whole(&self) -> fjall::Result<bool> {
+    fn is_left_to_fit_whole(&self) -> tree::Result<bool> {
         let bytes_max = self.whole_bytes_max();
         let mut bytes = 0;
-        let mut entries = self.keyspace.iter();
+        let mut lengths = self.keyspace.value_lengths();
         while bytes < bytes_max {
-            let Some(entry) = entries.next() else { return Ok(true) };
-            bytes += ENTRY_OVERHEAD_BYTES + u64::from(entry.size()?.min(BLOB_VALUE_BYTES_MIN));
+            let Some(length) = lengths.next() else { return Ok(true) };
+            bytes += ENTRY_OVERHEAD_BYTES + u64::from(length?.min(BLOB_VALUE_BYTES_MIN));
         }
         Ok(false)
-    }
-
-    /// Versions of keys before this one have no readers.
-    fn gc_watermark(&self) -> u64 {
-        self.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc()
     }
 }
 
 /// The space that a step needs for values that are kept apart.
 fn blob_step_bytes(keyspace: &Keyspace) -> u64 {
-    keyspace.disk_space().saturating_sub(tree_bytes(keyspace)) / u64::from(BLOB_STEP_SHARE)
+    keyspace.disk_bytes().saturating_sub(keyspace.table_bytes()) / u64::from(BLOB_REWRITE_SHARE)
 }
 
 /// Merges files from one level into the next where there are more than there
 /// may be: unsorted ones, or of `table_bytes` each.
-fn files_merged(unsorted: u8, table_bytes: u64) -> Leveled {
-    Leveled::default().with_l0_threshold(unsorted).with_table_target_size(table_bytes)
+fn files_merged(l0_files: u8, table_bytes: u64) -> Step {
+    with_ratios(l0_files, table_bytes, vec![DEFAULT_RATIO])
+}
+
+fn with_ratios(l0_files: u8, table_bytes: u64, level_ratios: Vec<f32>) -> Step {
+    Step::Leveled { l0_files, table_bytes, level_ratios }
 }
 
 /// Whether there is nothing between what is unsorted and the last level.
@@ -709,31 +682,20 @@ impl Shape {
 }
 
 fn shape_of(keyspace: &Keyspace) -> Shape {
-    let files = (0..).map_while(|level| keyspace.tree.level_table_count(level));
-    let above_bytes = level_bytes(keyspace).iter().rev().skip(1).sum();
-    Shape { files: files.collect(), bytes: tree_bytes(keyspace), above_bytes }
+    let levels = keyspace.levels();
+    let above_bytes = levels.iter().rev().skip(1).map(|level| level.bytes).sum();
+    let files = levels.iter().map(|level| level.files).collect();
+    Shape { files, bytes: keyspace.table_bytes(), above_bytes }
 }
 
 /// The bytes of each level's files.
 fn level_bytes(keyspace: &Keyspace) -> Vec<u64> {
-    #[allow(
-        clippy::redundant_closure_for_method_calls,
-        reason = "what it is a method of has no name outside of its crate"
-    )]
-    keyspace.tree.current_version().iter_levels().map(|level| level.size()).collect()
-}
-
-/// The bytes of the tree's files, but for values that are kept apart.
-fn tree_bytes(keyspace: &Keyspace) -> u64 {
-    match &keyspace.tree {
-        AnyTree::Standard(tree) => tree.disk_space(),
-        AnyTree::Blob(tree) => tree.index.disk_space(),
-    }
+    keyspace.levels().iter().map(|level| level.bytes).collect()
 }
 
 /// How many files hold what was written, in the order in which it was written.
 fn l0_files(keyspace: &Keyspace) -> u64 {
-    keyspace.tree.level_table_count(0).unwrap_or(0) as u64
+    keyspace.l0_files() as u64
 }
 
 /// What they have.
@@ -756,14 +718,14 @@ fn l0_step_bytes(keyspace: &Keyspace) -> u64 {
     let unsorted = l0_files(keyspace).min(L0_FILES_TO_COMPACT.into());
     let step_bytes = (unsorted * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES);
     let step_bytes = step_bytes.max(l0_bytes(keyspace));
-    step_bytes.min(tree_bytes(keyspace) + MEMTABLE_BYTES) + blob_step_bytes(keyspace)
+    step_bytes.min(keyspace.table_bytes() + MEMTABLE_BYTES) + blob_step_bytes(keyspace)
 }
 
 /// Waits until what was in memory when the tree turned to another memtable is in
 /// files, unless there is a reason to give up. Says whether it is, in time.
 pub fn wait_for_flush(keyspace: &Keyspace, gives_up: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
-    while keyspace.sealed_memtable_count() > 0 {
+    while keyspace.sealed_memtables() > 0 {
         if begun.elapsed() > PATIENCE || gives_up() {
             return false;
         }

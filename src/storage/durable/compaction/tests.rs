@@ -3,9 +3,6 @@
 use super::*;
 use crate::storage::durable::generation::Generation;
 use crate::storage::durable::journal::Stamp;
-use crate::storage::durable::open_database;
-use lsm_tree::file::{BLOBS_FOLDER, TABLES_FOLDER};
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -21,7 +18,7 @@ impl Tree {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");
-        let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
+        let database = Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
         let generation = Generation::begin(&database, &data, Stamp::new(), 1).expect("a tree");
         Self { folder, database, generation }
     }
@@ -60,19 +57,16 @@ impl Tree {
         }
     }
 
-    /// The files of the tree, by their paths.
-    fn files(&self) -> BTreeSet<PathBuf> {
-        let folders = [TABLES_FOLDER, BLOBS_FOLDER].map(|it| self.keyspace().path().join(it));
-        let entries = folders.iter().flat_map(|it| fs::read_dir(it).expect("a folder"));
-        entries.map(|entry| entry.expect("it can be read").path()).collect()
-    }
-
     /// Is in the way of the file after so many that are made next.
     fn obstacle_after(&self, files: u64) -> PathBuf {
-        let number = self.keyspace().tree.next_table_id() + files;
-        let obstacle = self.keyspace().path().join(TABLES_FOLDER).join(number.to_string());
+        let number = self.keyspace().next_table_id() + files;
+        let obstacle = self.keyspace().path().join("tables").join(number.to_string());
         fs::create_dir(&obstacle).expect("there is no such file");
         obstacle
+    }
+
+    fn compact(&self, step: &Step) {
+        self.database.compact(self.keyspace(), step).expect("nothing is in its way");
     }
 
     fn begin(&self, compaction: &mut Compactor, trigger: Trigger) {
@@ -115,7 +109,7 @@ fn what_was_deleted_goes_step_by_step() {
     let value = [b'x'; 2000];
     tree.write(0..KEYS / 2, Some(&value));
     tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree_bytes(tree.keyspace());
+    let full = tree.keyspace().table_bytes();
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
     let ended = tree.steps().one_by_one(Goal::Reclaim).expect("it is put in order");
@@ -154,7 +148,7 @@ fn a_job_that_has_no_time_takes_a_step_all_the_same() {
     let value = [b'x'; 2000];
     tree.write(0..KEYS / 2, Some(&value));
     tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree_bytes(tree.keyspace());
+    let full = tree.keyspace().table_bytes();
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
     let steps = Steps { piece: Duration::ZERO, ..tree.steps() };
@@ -165,7 +159,7 @@ fn a_job_that_has_no_time_takes_a_step_all_the_same() {
     });
     let runs = stepped.count();
     assert!(runs > 1 && runs < RUNS_MAX, "{runs} runs");
-    let left = tree_bytes(tree.keyspace());
+    let left = tree.keyspace().table_bytes();
     assert!(left < full / 8, "{left} of {full} bytes are left");
     tree.holds(deleted(), None);
     tree.holds((0..KEYS).step_by(10), Some(&value));
@@ -190,37 +184,6 @@ fn a_job_that_has_failed_does_not_keep_the_next_from_making_room() {
     tree.holds(90..100, Some(b"value"));
 }
 
-#[test]
-fn a_step_that_fails_leaves_no_files_behind() {
-    const KEYS: usize = 1000;
-    let tree = Tree::new();
-    let large = [b'x'; 5000];
-    tree.write(0..KEYS, Some(&large));
-    tree.write((0..KEYS).step_by(2), Some(b"small"));
-    let apart = tree.keyspace().path().join(BLOBS_FOLDER);
-    // Nobody knows whose that is.
-    fs::write(apart.join("7"), b"from before").expect("a file");
-    let before = tree.files();
-    let steps = tree.steps();
-    let step = |may_finish: bool| {
-        steps.leaving_nothing(|tree| {
-            if !may_finish {
-                fs::write(apart.join("8"), b"half written").expect("a file");
-            }
-            tree.major_compact(FINE_TABLE_BYTES, 0).map(drop)
-        })
-    };
-    // It can make one file, and not the next.
-    let obstacle = tree.obstacle_after(1);
-    assert!(step(false).is_err(), "nothing was in its way");
-    fs::remove_dir(obstacle).expect("it is in the way");
-    assert_eq!(tree.files(), before);
-    step(true).expect("nothing is in its way");
-    assert!(tree.files().difference(&before).count() > 1, "there was only one to make");
-    tree.holds((0..KEYS).step_by(2), Some(b"small"));
-    tree.holds((1..KEYS).step_by(2), Some(&large));
-}
-
 /// Deletions of all over the tree, so few that one file has them, are more
 /// than a step can take.
 #[test]
@@ -242,15 +205,14 @@ fn what_no_step_can_take_is_written_anew_as_a_whole() {
         tree.write([], None);
     }
     assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
-    let full = tree_bytes(tree.keyspace());
+    let full = tree.keyspace().table_bytes();
     let is_deleted = |key: &usize| key.is_multiple_of(10);
     tree.write((0..KEYS).filter(is_deleted), None);
     // By itself it would have waited for another one, to be taken apart.
-    let as_it_is = Arc::new(files_merged(1, TABLE_BYTES));
-    tree.keyspace().tree.compact(as_it_is, 0).expect("it is moved");
+    tree.compact(&files_merged(1, TABLE_BYTES));
     let steps = Steps { may_resplit: false, ..tree.steps() };
     assert!(matches!(steps.one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
-    let left = tree_bytes(tree.keyspace());
+    let left = tree.keyspace().table_bytes();
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).filter(is_deleted), None);
 }
@@ -260,14 +222,14 @@ fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
     const KEYS: usize = 10_000;
     let tree = Tree::new();
     tree.write(0..KEYS, Some(&[b'x'; 1000]));
-    tree.keyspace().tree.major_compact(TABLE_BYTES, 0).expect("it is in the last level");
+    tree.keyspace().major_compact(TABLE_BYTES).expect("it is in the last level");
     tree.write((0..KEYS).step_by(2), None);
-    let full = tree_bytes(tree.keyspace());
+    let full = tree.keyspace().table_bytes();
     assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Early { .. })));
     assert_eq!(l0_files(tree.keyspace()), 1);
     tree.generation.widen_bounds(&tree.database, tree.keyspace()).expect("it is written");
     assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
-    let left = tree_bytes(tree.keyspace());
+    let left = tree.keyspace().table_bytes();
     assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).step_by(2), None);
     tree.holds((1..KEYS).step_by(2), Some(&[b'x'; 1000]));
@@ -284,8 +246,8 @@ impl Letters {
     fn new() -> Self {
         let mut letters = Self { tree: Tree::new(), expected: vec![None; 20_000] };
         letters.write(1, 1, Some(b'a'));
-        let tree = &letters.tree.keyspace().tree;
-        tree.major_compact(STEP_TABLE_BYTES_MIN, 0).expect("it is in the last level");
+        let keyspace = letters.tree.keyspace();
+        keyspace.major_compact(STEP_TABLE_BYTES_MIN).expect("it is in the last level");
         letters
     }
 
@@ -308,8 +270,7 @@ impl Letters {
 
     /// Merges what is unsorted into a level, as one file.
     fn merge_into(&self, level: u8) {
-        let strategy = Arc::new(PullDown(0, level));
-        self.tree.keyspace().tree.compact(strategy, 0).expect("it is merged");
+        self.tree.compact(&Step::Merge { from: 0, to: level });
     }
 
     /// Takes runs until all is in order where `free_bytes` are free, but for a
@@ -352,7 +313,7 @@ impl Letters {
 #[test]
 fn files_that_no_step_can_take_are_taken_apart() {
     let mut letters = Letters::new();
-    let full = tree_bytes(letters.tree.keyspace());
+    let full = letters.tree.keyspace().table_bytes();
     letters.write(10, 20, None);
     letters.write(1, 500, None);
     letters.write(5, 500, Some(b'b'));
@@ -363,7 +324,7 @@ fn files_that_no_step_can_take_are_taken_apart() {
     letters.merge_into(4);
     letters.write(5, 2000, Some(b'd'));
     assert!(letters.put_in_order(6 << 20) > 0, "no file was too large");
-    let left = tree_bytes(letters.tree.keyspace());
+    let left = letters.tree.keyspace().table_bytes();
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     letters.hold();
 }
@@ -401,9 +362,8 @@ fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
     let mut letters = Letters::new();
     letters.write(3, 5, Some(b'c'));
     letters.write(8, 100, None);
-    let tree = letters.tree.keyspace().tree.clone();
-    tree.compact(Arc::new(files_merged(1, 128 << 10)), 0).expect("it is in small files");
-    tree.compact(Arc::new(MoveDown(5, 4)), 0).expect("they are moved");
+    letters.tree.compact(&files_merged(1, 128 << 10));
+    letters.tree.compact(&Step::Move { from: 5, to: 4 });
     // Of other keys, so it may come to be below them.
     letters.write(1, 10, Some(b'b'));
     letters.merge_into(5);
@@ -424,9 +384,8 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     letters.write(10, 10, None);
     letters.write(1, 8, Some(b'b'));
     letters.write(3, 8, Some(b'c'));
-    let tree = &letters.tree.keyspace().tree;
-    tree.compact(Arc::new(files_merged(1, 128 << 10)), 0).expect("it is in small files");
-    tree.compact(Arc::new(MoveDown(5, 4)), 0).expect("they are moved");
+    letters.tree.compact(&files_merged(1, 128 << 10));
+    letters.tree.compact(&Step::Move { from: 5, to: 4 });
     letters.widen_bounds();
     letters.tree.write([], None);
     letters.merge_into(3);

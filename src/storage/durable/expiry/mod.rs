@@ -19,10 +19,9 @@
 
 use super::batch::Record;
 use super::generation::{Generation, Keyspaces};
-use super::reopen;
+use super::tree::{Database, Keyspace, Result, WriteBatch};
 use crate::storage::time::Reading;
 use crate::storage::{Key, Time, record};
-use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch};
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -50,7 +49,7 @@ const INTERVAL_BUSY_SHARE: u32 = 2;
 const CLOCKS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The clocks as they were noted last, if anything has ever expired here.
-pub fn clocks_noted(keys: &Keyspace) -> fjall::Result<Option<Reading>> {
+pub fn clocks_noted(keys: &Keyspace) -> Result<Option<Reading>> {
     Ok(keys.get(CLOCKS)?.and_then(|bytes| Reading::from_bytes(&bytes)))
 }
 
@@ -139,7 +138,7 @@ pub struct Sweep {
 impl Sweep {
     /// A sweep of a keyspace that is empty, or of this one.
     pub fn new(keyspace: Option<&Keyspace>) -> Self {
-        let is_unused = keyspace.is_none_or(|it| it.prefix(KEY_PREFIX).next().is_none());
+        let is_unused = !keyspace.is_some_and(|it| it.has_prefix(&KEY_PREFIX));
         Self {
             next: Instant::now(),
             from: PREFIX.to_vec(),
@@ -158,7 +157,7 @@ impl Sweep {
     /// Whether anything has expired by a moment and was not removed.
     pub fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
         let until = index_behind(until);
-        self.from < until && keyspace.range(self.from.clone()..until).next().is_some()
+        self.from < until && keyspace.keys(&self.from, &until).next().is_some()
     }
 
     /// Whether the clocks were set since they were noted last, or never were
@@ -259,14 +258,15 @@ impl Sweep {
         database: &Database,
         generation: &Generation,
         now: Time,
-    ) -> fjall::Result<usize> {
+    ) -> Result<usize> {
         let begun = Instant::now();
         let (keys, expiring) = (generation.keys(), generation.expiring());
         let mut batch = generation.batch(database);
         let (mut looked_at, mut removed) = (0, 0);
         let until = index_behind(now);
-        for entry in keys.range(self.from.clone()..until).take(STEP_KEYS_MAX) {
-            let entry = match entry.key() {
+        let from = self.from.clone();
+        for entry in keys.keys(&from, &until).take(STEP_KEYS_MAX) {
+            let entry = match entry {
                 Ok(entry) => entry,
                 Err(err) => {
                     log::error!("the index of what expires cannot be read: {err}");
@@ -290,7 +290,7 @@ impl Sweep {
             batch.remove(keys, entry);
         }
         if looked_at > 0 {
-            reopen::commit(batch)?;
+            batch.commit()?;
         }
         self.has_more = looked_at == STEP_KEYS_MAX;
         let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);

@@ -1,4 +1,4 @@
-//! DiskSpace in the journal that is ready to be written to, on Linux.
+//! Space at the journal's end that is written ahead, on Linux.
 //!
 //! Where a write makes a file longer, or fills a hole of it, to sync it means
 //! to sync what the file system knows of the file as well, which takes half as

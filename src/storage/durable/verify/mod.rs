@@ -19,7 +19,7 @@
 //! or not any more, and files that the manifest does not name anywhere.
 
 mod archive;
-mod tree;
+mod keyspace;
 
 use super::held;
 use super::inventory::{Inventory, Listed};
@@ -138,7 +138,7 @@ fn keyspaces(
         there.push(number);
     }
     let path = |number: u64| folder.join(number.to_string());
-    let names = tree::names(&path(NAMES), walk)?;
+    let names = keyspace::names(&path(NAMES), walk)?;
     let in_use = inventory.map_or([None, None], |inventory| inventory.keyspaces.map(Some));
     for number in in_use.into_iter().flatten() {
         if !names.contains_key(&number) || !there.contains(&number) {
@@ -147,7 +147,7 @@ fn keyspaces(
     }
     let mut trees = BTreeMap::new();
     for number in names.keys().filter(|number| there.contains(number)) {
-        trees.insert(*number, tree::check(&path(*number), walk)?);
+        trees.insert(*number, keyspace::check(&path(*number), walk)?);
     }
     // One that was just begun may be without its folder once power was lost, but
     // then there is the one that it was to follow.

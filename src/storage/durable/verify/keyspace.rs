@@ -1,16 +1,13 @@
 //! One keyspace: its manifest, and the files that this names.
 
 use super::super::open_error::OpenError;
+use super::super::tree::table_file::{self, BlobReferences, Item, TableFile};
 use super::archive::{Archive, Decoder};
 use super::{Walk, changed, number, unreadable};
-use lsm_tree::table::Block;
-use lsm_tree::{Cache, Checksum, CompressionType, InternalValue, Table, ValueType};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 const CURRENT: &str = "current";
@@ -19,10 +16,6 @@ const BLOBS: &str = "blobs";
 
 /// The only kind of checksum.
 const XXH3: u8 = 0;
-
-/// What the database keeps in memory of a table depends on its level.
-const LEVELS_WITH_FILTER: usize = 1;
-const LEVELS_WITH_INDEX: usize = 2;
 
 /// The key of a keyspace's name, before its number in big-endian.
 const NAME_PREFIX: u8 = b'n';
@@ -47,7 +40,7 @@ struct Manifest {
 pub fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
     let mut highest = None;
     each_table(folder, walk, |path, named, table, walk| {
-        highest = highest.max(Some(table.get_highest_seqno()));
+        highest = highest.max(Some(table.highest_number()));
         if walk.takes_whole(path)? && checksum(path)? != named.checksum {
             check_references(path, table)?;
         }
@@ -65,12 +58,14 @@ pub fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, Op
         if checksum(path)? != named.checksum {
             return Err(damaged());
         }
-        for InternalValue { key, value } in items(table).ok_or_else(damaged)? {
-            let Some((&NAME_PREFIX, id)) = key.user_key.split_first() else { continue };
+        for (key, item) in table.items().ok_or_else(damaged)? {
+            let Some((&NAME_PREFIX, id)) = key.split_first() else { continue };
             let id = id.first_chunk().map(|id| u64::from_be_bytes(*id)).ok_or_else(damaged)?;
-            let is_value = key.value_type == ValueType::Value;
-            let name = is_value.then(|| String::from_utf8(value.to_vec())).transpose();
-            found.entry(id).or_insert(name.map_err(|_| damaged())?);
+            let name = match item {
+                Item::Value(name) => Some(String::from_utf8(name.into()).map_err(|_| damaged())?),
+                Item::Blob(_) | Item::Deletion => None,
+            };
+            found.entry(id).or_insert(name);
         }
         Ok(())
     })?;
@@ -81,7 +76,7 @@ pub fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, Op
 fn each_table(
     folder: &Path,
     walk: &mut Walk,
-    mut look: impl FnMut(&Path, &Named, &Table, &mut Walk) -> Result<(), OpenError>,
+    mut look: impl FnMut(&Path, &Named, &TableFile, &mut Walk) -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
     walk.folder(folder)?;
     walk.names(folder)?;
@@ -187,71 +182,43 @@ fn numbers(folder: &Path, walk: &mut Walk) -> Result<BTreeSet<u64>, OpenError> {
     Ok(numbers)
 }
 
-/// Opens a table as the database will.
-fn open_table(path: &Path, named: &Named) -> Result<Table, OpenError> {
-    // It believes this much of a file before it looks for damage.
+/// Opens a table that is the one named.
+fn open_table(path: &Path, named: &Named) -> Result<TableFile, OpenError> {
+    // The database believes this much of a file before it looks for damage.
     Archive::open(path)?;
-    let open = || {
-        Table::recover(
-            path.to_owned(),
-            Checksum::from_raw(named.checksum),
-            named.global_number,
-            0,
-            Arc::new(Cache::with_capacity_bytes(0)),
-            None,
-            named.level < LEVELS_WITH_FILTER,
-            named.level < LEVELS_WITH_INDEX,
-        )
-    };
-    let table = unless_panic(open).and_then(Result::ok);
+    let table = TableFile::open(path, named.level, named.checksum, named.global_number);
     table.filter(|table| table.id() == named.id).ok_or_else(|| changed(path.to_owned()))
 }
 
-/// Every item of a table, or nothing if one cannot be read.
-fn items(table: &Table) -> Option<Vec<InternalValue>> {
-    // Behind an error come others without end, so the first one ends it.
-    let items = || table.scan().and_then(Iterator::collect);
-    unless_panic(items).and_then(lsm_tree::Result::ok)
-}
-
-/// Checks that a file of values says what it holds.
+/// Checks that a blob file says what it holds.
 fn check_blobs(path: &Path) -> Result<(), OpenError> {
     let meta = Archive::open(path)?.section(b"meta")?;
-    let is_block = |mut block: &[u8]| {
-        let block = unless_panic(|| Block::from_reader(&mut block, CompressionType::None));
-        matches!(block, Some(Ok(_)))
-    };
     match meta.strip_prefix(b"META") {
-        Some(block) if is_block(block) => Ok(()),
+        Some(block) if table_file::is_block(block) => Ok(()),
         Some(_) | None => Err(changed(path.to_owned())),
     }
 }
 
-/// Checks what a table that has changed says of the values it refers to: they
-/// are removed by what is said there, and no block has it. Where the table
-/// itself cannot be read, each of its values will tell.
-fn check_references(path: &Path, table: &Table) -> Result<(), OpenError> {
+/// Checks what a table that has changed says of the blobs it refers to: they are
+/// removed by what is said there, and no block has it. Where the table itself
+/// cannot be read, each of its values will tell.
+fn check_references(path: &Path, table: &TableFile) -> Result<(), OpenError> {
     let damaged = || changed(path.to_owned());
-    let said = unless_panic(|| table.list_blob_file_references()).and_then(Result::ok);
-    let Some(items) = items(table) else { return Ok(()) };
-    let mut referred: BTreeMap<u64, [u64; 3]> = BTreeMap::new();
-    for InternalValue { key, value } in items {
-        if key.value_type != ValueType::Indirection {
-            continue;
-        }
-        let mut decoder = Decoder(&value);
+    let Some(items) = table.items() else { return Ok(()) };
+    let mut referred: BTreeMap<u64, BlobReferences> = BTreeMap::new();
+    for (_, item) in items {
+        let Item::Blob(reference) = item else { continue };
+        let mut decoder = Decoder(&reference);
         let (_offset, id) = (decoder.varint(), decoder.varint().ok_or_else(damaged)?);
         let (on_disk, bytes) = (decoder.varint(), decoder.varint());
-        let [count, sum, sum_on_disk] = referred.entry(id).or_default();
-        *count += 1;
-        *sum += bytes.ok_or_else(damaged)?;
-        *sum_on_disk += on_disk.ok_or_else(damaged)?;
+        let references = referred.entry(id).or_default();
+        references.count += 1;
+        references.bytes += bytes.ok_or_else(damaged)?;
+        references.disk_bytes += on_disk.ok_or_else(damaged)?;
     }
-    let said = said.ok_or_else(damaged)?.unwrap_or_default();
+    let said = table.blob_references().ok_or_else(damaged)?;
     let is_listed_once = said.len() == referred.len();
-    let is_right = said.iter().all(|it| {
-        referred.get(&it.blob_file_id) == Some(&[it.len as u64, it.bytes, it.on_disk_bytes])
-    });
+    let is_right = said.iter().all(|(id, said)| referred.get(id) == Some(said));
     if is_listed_once && is_right { Ok(()) } else { Err(damaged()) }
 }
 
@@ -268,9 +235,4 @@ fn checksum(path: &Path) -> Result<u128, OpenError> {
             Err(err) => return Err(unreadable(err)),
         }
     }
-}
-
-/// The database panics on some kinds of damage.
-fn unless_panic<T>(action: impl FnOnce() -> T) -> Option<T> {
-    panic::catch_unwind(AssertUnwindSafe(action)).ok()
 }
