@@ -5,9 +5,10 @@
 
 mod support;
 
-use little_key_value::storage::{Change, Entry, Error, Key, Memory, Storage, Updated};
+use little_key_value::storage::{Blocking as _, Done, Error, Key, Memory, Op, Outcome, Storage};
 use std::sync::Arc;
 use support::http::Connection;
+use support::peer::Peer;
 use support::server::Fixture;
 
 /// More work than there are workers, so that each of them gets some.
@@ -31,35 +32,49 @@ fn assert_serves(server: &Fixture, when: &str) {
 struct Panicking(Memory);
 
 impl Panicking {
-    fn check(key: &Key) {
+    fn look_at(key: &Key) {
         assert!(key.as_str() != "poison", "this panic is part of a test");
     }
 }
 
 impl Storage for Panicking {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        Self::check(key);
-        self.0.get(key)
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        if let Op::Get(key) | Op::Set(key, _) | Op::Delete(key) | Op::Update(key, _) = &op {
+            Self::look_at(key);
+        }
+        self.0.try_now(op)
     }
 
-    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        Self::check(&key);
-        self.0.set(key, entry)
+    fn submit(&self, op: Op, done: Done) {
+        self.0.submit(op, done);
     }
 
-    fn delete(&self, key: &Key) -> Result<(), Error> {
-        Self::check(key);
-        self.0.delete(key)
+    fn check(&self) -> Result<(), Error> {
+        self.0.check()
     }
 
-    fn clear(&self) -> Result<(), Error> {
-        self.0.clear()
+    fn close(&self) -> Result<(), Error> {
+        self.0.close()
     }
+}
 
-    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-        Self::check(&key);
-        self.0.update(key, change)
+#[test]
+fn a_peer_out_of_reach_is_told_and_costs_nothing_else() {
+    let peer = Arc::new(Peer::new());
+    let server = Fixture::over(Arc::clone(&peer) as Arc<dyn Storage>);
+    let mut connection = server.connect();
+    assert_eq!(connection.put("/kv/key", b"value").status(), 200);
+    peer.cut_off();
+    for _ in 0..MANY {
+        for target in ["/kv/key", "/healthz"] {
+            assert_eq!(connection.get(target).status(), 503, "{target}");
+        }
+        assert_eq!(connection.put("/kv/key", b"another").status(), 503);
+        assert_eq!(connection.get("/").status(), 200);
     }
+    peer.reach();
+    assert_eq!(connection.get("/kv/key").body, b"value");
+    assert_serves(&server, "after a peer was out of reach");
 }
 
 #[test]
@@ -660,55 +675,65 @@ mod guarded {
         assert_serves(&server, "after bursts");
     }
 
-    /// A storage in which `gate` is found only once it is open.
+    /// A storage in which `gate` is found only once it is open: the thread that
+    /// asks waits for that, though it may not, or one of the storage's own does.
     #[derive(Default)]
     struct Gated {
         memory: Memory,
-        /// What it says of itself.
-        waits: bool,
+        has_own_threads: bool,
+        gate: Arc<Gate>,
+    }
+
+    #[derive(Default)]
+    struct Gate {
         open: Mutex<bool>,
         opened: Condvar,
     }
 
+    impl Gate {
+        fn wait(&self) {
+            let open = self.open.lock().expect("nobody panics with it");
+            let wait = self.opened.wait_timeout_while(open, PATIENCE, |open| !*open);
+            drop(wait.expect("nobody panics with it"));
+        }
+    }
+
     impl Gated {
         fn open(&self) {
-            *self.open.lock().expect("nobody panics with it") = true;
-            self.opened.notify_all();
+            *self.gate.open.lock().expect("nobody panics with it") = true;
+            self.gate.opened.notify_all();
         }
 
         fn shut(&self) {
-            *self.open.lock().expect("nobody panics with it") = false;
+            *self.gate.open.lock().expect("nobody panics with it") = false;
         }
     }
 
     impl Storage for Gated {
-        fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-            if key.as_str() == "gate" {
-                let open = self.open.lock().expect("nobody panics with it");
-                let wait = self.opened.wait_timeout_while(open, PATIENCE, |open| !*open);
-                drop(wait.expect("nobody panics with it"));
+        fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+            if matches!(&op, Op::Get(key) if key.as_str() == "gate") {
+                if self.has_own_threads {
+                    return Err(op);
+                }
+                self.gate.wait();
             }
-            self.memory.get(key)
+            self.memory.try_now(op)
         }
 
-        fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-            self.memory.set(key, entry)
+        fn submit(&self, op: Op, done: Done) {
+            let (memory, gate) = (self.memory.clone(), Arc::clone(&self.gate));
+            thread::spawn(move || {
+                gate.wait();
+                done(memory.perform(op));
+            });
         }
 
-        fn delete(&self, key: &Key) -> Result<(), Error> {
-            self.memory.delete(key)
+        fn check(&self) -> Result<(), Error> {
+            self.memory.check()
         }
 
-        fn clear(&self) -> Result<(), Error> {
-            self.memory.clear()
-        }
-
-        fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-            self.memory.update(key, change)
-        }
-
-        fn waits(&self) -> bool {
-            self.waits
+        fn close(&self) -> Result<(), Error> {
+            self.memory.close()
         }
     }
 
@@ -770,7 +795,7 @@ mod guarded {
 
     #[test]
     fn slow_reads_from_a_disk_hold_up_only_what_needs_the_disk() {
-        let gated = Arc::new(Gated { waits: true, ..Gated::default() });
+        let gated = Arc::new(Gated { has_own_threads: true, ..Gated::default() });
         let server = Fixture::over(Arc::clone(&gated) as Arc<dyn Storage>);
         // As many as there are threads for them, and more.
         let mut waiting = stand_at_gate(&server, MANY);

@@ -6,7 +6,7 @@
 mod support;
 
 use bytes::Bytes;
-use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Storage as _, Time};
+use little_key_value::storage::{Blocking as _, Change, Decision, Durable, Entry, Key, Time};
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 
 #![cfg(target_os = "linux")]
 
-use little_key_value::storage::{Entry, Key, Memory, Storage};
+use little_key_value::storage::{Blocking as _, Entry, Key, Memory};
 use std::fs;
 
 /// The process's resident memory in bytes.

@@ -6,9 +6,10 @@
 mod support;
 
 use bytes::Bytes;
-use little_key_value::storage::{Change, Decision, Entry, KEY_BYTES_MAX, Key, Storage, Time};
+use little_key_value::storage::{Blocking as _, Change, Decision, Effect, Entry, Key};
+use little_key_value::storage::{KEY_BYTES_MAX, Op, Storage, Time};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 use support::engines;
@@ -56,6 +57,8 @@ macro_rules! keeps_its_promises {
                 an_expired_entry_is_absent
                 an_overwritten_expiry_is_gone
                 what_was_seen_to_expire_does_not_come_back
+                what_is_given_back_was_not_done
+                outcomes_come_once_each
             }
         }
     };
@@ -70,6 +73,7 @@ macro_rules! keeps_its_promises {
 // A new engine adds a line.
 keeps_its_promises!(memory);
 keeps_its_promises!(durable);
+keeps_its_promises!(peer);
 
 type Store = Arc<dyn Storage>;
 
@@ -77,11 +81,9 @@ fn key(text: &str) -> Key {
     Key::new(text).expect("a key of 1 to 1024 bytes")
 }
 
-/// What is stored, as far as a look in memory shows it, or else a read.
 #[track_caller]
 fn get(store: &Store, text: &str) -> Option<Bytes> {
-    let peeked = store.peek(&key(text));
-    let entry = peeked.or_else(|| store.get(&key(text)).expect("the engine reads"));
+    let entry = store.get(&key(text)).expect("the engine reads");
     entry.map(|entry| entry.value().clone())
 }
 
@@ -100,9 +102,14 @@ fn clear(store: &Store) {
     store.clear().expect("the engine clears");
 }
 
-/// So many, or a fifth of it where each write waits for a disk.
+/// Whether a write waits for a disk or a peer.
+fn is_slow(store: &Store) -> bool {
+    store.try_now(Op::Update(key("any"), Box::new(|_| Decision::Keep))).is_err()
+}
+
+/// So many, or a fifth of it where each write waits.
 fn fewer_if_slow(store: &Store, many: usize) -> usize {
-    if store.waits() { many / 5 } else { many }
+    if is_slow(store) { many / 5 } else { many }
 }
 
 fn an_absent_key_is_none(store: Store) {
@@ -513,9 +520,56 @@ fn an_update_that_panics_changes_nothing(store: Store) {
     assert_eq!(get(&store, "key").as_deref(), Some(&b"another"[..]));
 }
 
+fn what_is_given_back_was_not_done(store: Store) {
+    set(&store, "key", "x".repeat(1 << 20));
+    let remove: Change = Box::new(|_| Decision::Remove);
+    let ops = [
+        (Op::Set(key("new"), Entry::new("value".into())), "new", 5),
+        (Op::Delete(key("new")), "new", 0),
+        (Op::Update(key("key"), remove), "key", 0),
+        (Op::Clear, "key", 0),
+    ];
+    for (op, text, bytes_after) in ops {
+        let bytes = || get(&store, text).map_or(0, |value| value.len());
+        let before = bytes();
+        if let Err(op) = store.try_now(op) {
+            assert_eq!(bytes(), before);
+            store.perform(op).expect("the engine writes");
+        }
+        assert_eq!(bytes(), bytes_after);
+    }
+}
+
+fn outcomes_come_once_each(store: Store) {
+    const MANY: usize = 200;
+    let (done, outcomes) = mpsc::channel();
+    for number in 0..MANY {
+        let done = done.clone();
+        let op = match number % 3 {
+            0 => Op::Get(key("key")),
+            1 => Op::Set(key("key"), Entry::new("value".into())),
+            _ => Op::Delete(key("key")),
+        };
+        let done = Box::new(move |outcome| done.send((number, outcome)).expect("it is waited for"));
+        store.submit(op, done);
+    }
+    drop(done);
+    // It ends once none of them can be called any more.
+    let mut told: Vec<usize> = outcomes
+        .iter()
+        .map(|(number, outcome)| {
+            let effect = outcome.expect("the engine does it");
+            assert_eq!(matches!(effect, Effect::Found(_)), number % 3 == 0, "{effect:?}");
+            number
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, (0..MANY).collect::<Vec<_>>());
+}
+
 fn updates_of_one_key_come_one_after_the_other(store: Store) {
     const THREADS: usize = 8;
-    let each = if store.waits() { 50 } else { 1000 };
+    let each = if is_slow(&store) { 50 } else { 1000 };
     let count = |entry: Option<&Entry>| {
         let text = entry.map_or("0", |entry| std::str::from_utf8(entry.value()).expect("digits"));
         text.parse::<usize>().expect("a number")

@@ -5,7 +5,7 @@
 mod support;
 
 use little_key_value::server::Config;
-use little_key_value::storage::Key;
+use little_key_value::storage::{Blocking as _, Key};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;

@@ -3,8 +3,9 @@
 //! Nothing here opens a socket or starts a thread, so every rule of the API
 //! is tested by calling one function: a [`Call`] and its body go in, a
 //! [`Reply`] comes out. Whoever moves the bytes works in two steps instead,
-//! [`Api::admit`] before the body and [`Api::perform`] after it, so that a
-//! call which is refused never waits for its body.
+//! [`Api::admit`] before the body, so that a call which is refused never waits
+//! for it, and [`Api::try_now`] after it, with [`Api::submit`] for what the
+//! storage cannot do at once.
 //!
 //! The checks come in one order, whatever else is wrong with a call: host 403,
 //! target 400, path 404, key 400, method 405, query 400, header fields 400 or
@@ -27,7 +28,7 @@ mod tags;
 mod target;
 mod writing;
 
-use crate::storage::{self, Key, Outage, Storage, Updated, Write};
+use crate::storage::{self, Blocking as _, Effect, Key, Op, Outage, Outcome, Storage};
 pub use access::{HostName, Hosts, NotAName};
 use bytes::Bytes;
 use cross_site::is_cross_site;
@@ -74,21 +75,19 @@ enum Kind {
     Options(&'static str),
 }
 
-/// What performing an operation waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// Nobody.
-    Ready,
-    /// A disk that has to be read; see [`Api::pace_on_disk`] for more.
-    Disk,
-    /// The storage, until it has committed a write.
-    Commit,
-    /// The storage, in proportion to what is stored there.
-    Long,
+/// A call after a try: answered, or to be submitted.
+pub enum Tried {
+    /// It was done, or has failed.
+    Replied(Reply),
+    /// Memory alone cannot do it.
+    Pending(Pending),
 }
 
-/// A value up to this size is read and written anew without others noticing.
-const VALUE_BYTES_SMALL_MAX: usize = 64 * 1024;
+/// A call whose storage operation cannot be done at once.
+pub struct Pending {
+    op: Op,
+    answer: Answer,
+}
 
 /// The API over one storage.
 #[derive(Clone)]
@@ -137,109 +136,68 @@ impl Api {
         Ok(Operation(kind))
     }
 
-    /// What performing `operation` waits for, beside its body. Never blocks.
-    pub fn pace(&self, operation: &Operation) -> Pace {
-        if self.storage.waits() && operation.looks_first() {
-            return Pace::Disk;
-        }
-        self.pace_on_disk(operation)
-    }
-
-    /// The same on a thread that may wait for a disk: what performing
-    /// `operation` waits for besides. Blocks as long as the storage does.
-    pub fn pace_on_disk(&self, Operation(kind): &Operation) -> Pace {
-        match kind {
-            Kind::Write(key, writing) if writing.takes_all() && self.is_large(key) => Pace::Long,
-            Kind::Write(..) if self.storage.waits() => Pace::Commit,
-            Kind::Read(..)
-            | Kind::Write(..)
-            | Kind::Health
-            | Kind::Manual(_)
-            | Kind::Options(_) => Pace::Ready,
-            Kind::Clear => Pace::Long,
+    /// Performs `operation` with the whole body of its call, which only a write
+    /// looks at, if memory alone can. Never blocks, but reads all of the body.
+    pub fn try_now(&self, operation: Operation, body: Bytes) -> Tried {
+        let (op, answer) = match self.plan(operation, body) {
+            Plan::Reply(reply) => return Tried::Replied(reply),
+            Plan::Op(op, answer) => (op, answer),
+        };
+        match self.storage.try_now(op) {
+            Ok(outcome) => Tried::Replied(answer.reply(outcome)),
+            Err(op) => Tried::Pending(Pending { op, answer }),
         }
     }
 
-    /// The reply to a read of a small value that is at hand, though its pace is
-    /// [`Pace::Disk`]. Never blocks.
-    pub fn peek(&self, Operation(kind): &Operation) -> Option<Reply> {
-        let Kind::Read(key, reading) = kind else { return None };
-        let entry = self.storage.peek(key)?;
-        let is_small = entry.value().len() <= VALUE_BYTES_SMALL_MAX;
-        is_small.then(|| reading.reply(Some(&entry)))
+    /// Has the storage perform a call, and calls `done` once with the reply, on
+    /// this thread or on another. Never blocks.
+    pub fn submit(&self, pending: Pending, done: impl FnOnce(Reply) + Send + 'static) {
+        let Pending { op, answer } = pending;
+        self.storage.submit(op, Box::new(|outcome| done(answer.reply(outcome))));
     }
 
-    /// Whether a large value is stored under `key` at this moment.
-    fn is_large(&self, key: &Key) -> bool {
-        let entry = self.storage.get(key).ok().flatten();
-        entry.is_some_and(|entry| entry.value().len() > VALUE_BYTES_SMALL_MAX)
+    /// Performs `operation` with the whole body of its call. Blocks as long as the
+    /// storage does.
+    fn perform(&self, operation: Operation, body: Bytes) -> Reply {
+        match self.plan(operation, body) {
+            Plan::Reply(reply) => reply,
+            Plan::Op(op, answer) => answer.reply(self.storage.perform(op)),
+        }
     }
 
-    /// Performs `operation` with the whole body of its call, which only a
-    /// write looks at. Blocks as long as the storage does.
-    pub fn perform(&self, Operation(kind): Operation, body: Bytes) -> Reply {
+    /// The storage operation of a call, or its reply where it needs none.
+    fn plan(&self, Operation(kind): Operation, body: Bytes) -> Plan {
         match kind {
-            Kind::Read(key, reading) => match self.storage.get(&key) {
-                Ok(entry) => reading.reply(entry.as_ref()),
-                Err(err) => failed(&err),
+            Kind::Read(key, reading) => Plan::Op(Op::Get(key), Answer::Read(reading)),
+            Kind::Write(key, writing) => match self.plan_write(key, writing, body) {
+                Ok((op, answer)) => Plan::Op(op, answer),
+                Err(refusal) => Plan::Reply(refusal.into()),
             },
-            Kind::Write(key, writing) => match self.plan(key, writing, body) {
-                Ok((write, answer)) => answer.reply(self.storage.perform(write)),
-                Err(refusal) => refusal.into(),
-            },
-            Kind::Clear => match self.storage.clear() {
-                Ok(()) => Reply::empty(),
-                Err(err) => failed(&err),
-            },
-            Kind::Health => match self.storage.check() {
+            Kind::Clear => Plan::Op(Op::Clear, Answer::Ready(Reply::empty())),
+            Kind::Health => Plan::Reply(match self.storage.check() {
                 Ok(()) => Reply::text("ok\n"),
                 Err(err) => failed(&err),
-            },
-            Kind::Manual(host) => Reply::text(manual::text(host.as_deref())),
-            Kind::Options(allow) => Reply::options(allow),
+            }),
+            Kind::Manual(host) => Plan::Reply(Reply::text(manual::text(host.as_deref()))),
+            Kind::Options(allow) => Plan::Reply(Reply::options(allow)),
         }
     }
 
-    /// Begins to perform a write, and calls `done` once it is committed, on
-    /// this thread or on another. Performs any other operation at once.
-    pub fn begin(
-        &self,
-        Operation(kind): Operation,
-        body: Bytes,
-        done: impl FnOnce(Reply) + Send + 'static,
-    ) {
-        match kind {
-            Kind::Write(key, writing) => match self.plan(key, writing, body) {
-                Ok((write, answer)) => {
-                    let done = |outcome| done(answer.reply(outcome));
-                    self.storage.begin(write, Box::new(done));
-                }
-                Err(refusal) => done(refusal.into()),
-            },
-            other @ (Kind::Read(..)
-            | Kind::Clear
-            | Kind::Health
-            | Kind::Manual(_)
-            | Kind::Options(_)) => done(self.perform(Operation(other), body)),
-        }
-    }
-
-    /// What a write is for the storage, and how it is answered.
-    fn plan(&self, key: Key, writing: Writing, body: Bytes) -> Result<(Write, Answer), Refusal> {
+    fn plan_write(&self, key: Key, writing: Writing, body: Bytes) -> Result<(Op, Answer), Refusal> {
         writing.check_body(body.len() as u64)?;
         writing.check_content(&body)?;
         if let Some(entry) = writing.plain_entry(&body) {
             let reply = Reply::empty().with_validators(&entry);
-            return Ok((Write::Set(key, entry), Answer::Ready(reply)));
+            return Ok((Op::Set(key, entry), Answer::Ready(reply)));
         }
         if writing.is_plain_delete() {
-            return Ok((Write::Delete(key), Answer::Ready(Reply::empty())));
+            return Ok((Op::Delete(key), Answer::Ready(Reply::empty())));
         }
         let (writing, bytes_max) = (Arc::new(writing), self.value_bytes_max);
         let change = writing.change(body.clone(), bytes_max);
         let key_created = writing.may_create().then(|| key.clone());
         let answer = Answer::Derived { writing, body, bytes_max, key_created };
-        Ok((Write::Update(key, change), answer))
+        Ok((Op::Update(key, change), answer))
     }
 
     /// The whole of it: admits the call and performs it with `body`.
@@ -252,21 +210,18 @@ impl Api {
     }
 }
 
-impl Operation {
-    /// Whether it has to read before anything is known of it.
-    fn looks_first(&self) -> bool {
-        match &self.0 {
-            Kind::Read(..) => true,
-            Kind::Write(_, writing) => writing.takes_all(),
-            Kind::Clear | Kind::Health | Kind::Manual(_) | Kind::Options(_) => false,
-        }
-    }
+/// What is to be done for a call.
+enum Plan {
+    Reply(Reply),
+    Op(Op, Answer),
 }
 
-/// How a write is answered that the storage has done.
+/// How an operation is answered that the storage has done.
 enum Answer {
     /// With this, whatever was there.
     Ready(Reply),
+    /// With what was found.
+    Read(Reading),
     /// As what was there says.
     Derived {
         writing: Arc<Writing>,
@@ -278,11 +233,15 @@ enum Answer {
 }
 
 impl Answer {
-    fn reply(self, outcome: Result<Updated, storage::Error>) -> Reply {
-        match (outcome, self) {
-            (Err(err), _) => failed(&err),
-            (Ok(_), Self::Ready(reply)) => reply,
-            (Ok(updated), Self::Derived { writing, body, bytes_max, key_created }) => {
+    fn reply(self, outcome: Outcome) -> Reply {
+        let effect = match outcome {
+            Ok(effect) => effect,
+            Err(err) => return failed(&err),
+        };
+        match (self, effect) {
+            (Self::Ready(reply), _) => reply,
+            (Self::Read(reading), Effect::Found(entry)) => reading.reply(entry.as_ref()),
+            (Self::Derived { writing, body, bytes_max, key_created }, Effect::Updated(updated)) => {
                 let reply = writing.reply(&body, bytes_max, &updated);
                 match key_created {
                     Some(key) if reply.status() == 201 => {
@@ -290,6 +249,9 @@ impl Answer {
                     }
                     Some(_) | None => reply,
                 }
+            }
+            (Self::Read(_) | Self::Derived { .. }, _) => {
+                unreachable!("the effect is the operation's")
             }
         }
     }
@@ -357,6 +319,7 @@ fn failed(err: &storage::Error) -> Reply {
         storage::Error::Unavailable(Outage::DiskFailed) => Refusal::DiskFailed.into(),
         storage::Error::Unavailable(Outage::DirectoryLost) => Refusal::DirectoryLost.into(),
         storage::Error::Unavailable(Outage::Closed) => Refusal::StorageClosed.into(),
+        storage::Error::Overloaded => Refusal::Overloaded.into(),
         storage::Error::Internal(_) => Refusal::ValueUnreadable.into(),
     }
 }

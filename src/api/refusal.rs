@@ -75,6 +75,8 @@ pub enum Refusal {
     DirectoryLost,
     /// The storage was closed.
     StorageClosed,
+    /// More operations wait than are let wait.
+    Overloaded,
     /// The disk does not give back what was stored.
     ValueUnreadable,
 }
@@ -121,6 +123,7 @@ impl Refusal {
                 (503, "storage takes no writes: its directory was moved or removed")
             }
             Self::StorageClosed => (503, "storage takes no writes: it is closed"),
+            Self::Overloaded => (503, "too many requests at once, try again"),
             Self::ValueUnreadable => (500, "the value cannot be read from the disk"),
         }
     }

@@ -1,7 +1,9 @@
 //! Every rule of the API, as tables of a call and its reply.
 
 use super::{Api, Call, Hosts, Kind, Operation, Refusal, Reply};
-use crate::storage::{Change, Entry, Error, KEY_BYTES_MAX, Key, Memory, Storage, Updated};
+use crate::storage::{
+    Blocking as _, Done, Effect, Entry, Error, KEY_BYTES_MAX, Key, Memory, Op, Outcome, Storage,
+};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -17,24 +19,23 @@ const NOT_ALLOWED: &str = "method not allowed\n";
 struct Full;
 
 impl Storage for Full {
-    fn get(&self, _key: &Key) -> Result<Option<Entry>, Error> {
-        Ok(None)
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        Ok(match op {
+            Op::Get(_) => Ok(Effect::Found(None)),
+            Op::Set(..) | Op::Delete(_) | Op::Update(..) | Op::Clear => Err(Error::Full),
+        })
     }
 
-    fn set(&self, _key: Key, _entry: Entry) -> Result<(), Error> {
-        Err(Error::Full)
+    fn submit(&self, _op: Op, _done: Done) {
+        panic!("all was done")
     }
 
-    fn delete(&self, _key: &Key) -> Result<(), Error> {
-        Err(Error::Full)
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
     }
 
-    fn clear(&self) -> Result<(), Error> {
-        Err(Error::Full)
-    }
-
-    fn update(&self, _key: Key, _change: Change) -> Result<Updated, Error> {
-        Err(Error::Full)
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -42,24 +43,20 @@ impl Storage for Full {
 struct Untouchable;
 
 impl Storage for Untouchable {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        panic!("a get of {key:?}")
+    fn try_now(&self, _op: Op) -> Result<Outcome, Op> {
+        panic!("an operation")
     }
 
-    fn set(&self, key: Key, _entry: Entry) -> Result<(), Error> {
-        panic!("a set of {key:?}")
+    fn submit(&self, _op: Op, _done: Done) {
+        panic!("an operation")
     }
 
-    fn delete(&self, key: &Key) -> Result<(), Error> {
-        panic!("a delete of {key:?}")
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
     }
 
-    fn clear(&self) -> Result<(), Error> {
-        panic!("a clear")
-    }
-
-    fn update(&self, key: Key, _change: Change) -> Result<Updated, Error> {
-        panic!("an update of {key:?}")
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 

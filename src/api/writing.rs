@@ -143,11 +143,6 @@ impl Writing {
         self.verb == Verb::Set && !self.conditions.is_empty()
     }
 
-    /// Whether it takes a time in proportion to the value that is there.
-    pub(super) fn takes_all(&self) -> bool {
-        matches!(self.verb, Verb::Append | Verb::Take)
-    }
-
     /// The entry that is stored whatever is there, if it is so simple.
     pub(super) fn plain_entry(&self, body: &Bytes) -> Option<Entry> {
         let is_plain = self.verb == Verb::Set

@@ -1,23 +1,20 @@
 //! The way of a request through the server: the lead, the lanes, the answer.
 //!
 //! ```text
-//! tiny_http ─► lead: one per connection ─► perform ────────────► answer
-//!                ▲                            │                    ▲
-//!                │     ┌────────────────────┬─┴─────────────────┐  │
-//!                │     ▼                    ▼                   ▼  │
-//!                │   is to be committed:   may read a disk,    takes
-//!                └── storage               or is large:        nobody knows how
-//!                                          other threads of    long: the long
-//!                                          the ready lane      lane
+//! tiny_http ─► lead: one per connection ─► try ─────────► answer
+//!                ▲                          │                ▲
+//!                │             ┌────────────┴───┐            │
+//!                │             ▼                ▼            │
+//!                │   cannot be done now:   has a large body: │
+//!                └── storage               other threads ────┘
+//!                                          of the ready lane
 //! ```
 //!
 //! Nothing in the ready lane waits for a client: a request comes with all of its
 //! body (see `inlet`), and an answer is written there as far as the socket takes
-//! it at once; the rest is for a `sender`. The thread that
-//! [leads](Lead) waits for nothing at all but requests: what has to read from a
-//! disk is for the lane's other threads. A write that has to be committed first is
-//! left with the storage, which commits many at once and gives them back to the
-//! leader, or answers the one there and then if no other is left.
+//! it at once; the rest is for a `sender`. Nor does it wait for the storage: what
+//! that cannot do at once is submitted to it, and comes back to the leader, or is
+//! answered there and then if no other is left.
 
 use super::answer::{Answer, Persistence};
 use super::committed::Committed;
@@ -29,9 +26,8 @@ use super::sender::{Senders, Sending};
 use super::tally::Tally;
 use super::uploads::Uploads;
 use super::watchdog;
-use crate::api::{Api, Operation, Pace, Reply};
+use crate::api::{Api, Pending, Refusal, Reply, Tried};
 use crate::schedule;
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
@@ -48,10 +44,6 @@ pub(super) const STACK_BYTES: usize = 512 * 1024;
 /// A longer body keeps the leader from others for too long.
 const LEADER_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// How many operations may wait for a thread of the long lane until others are
-/// refused.
-const LONG_QUEUE_MAX: usize = 256;
-
 /// How many answers may be under way that their clients do not take at once,
 /// until large ones are refused: each may hold a value that is not stored any
 /// more.
@@ -63,16 +55,13 @@ pub(super) struct Front {
     pub(super) connections: Connections,
     pub(super) ready: Sender<Message<Ready>>,
     pub(super) ready_queue: Receiver<Message<Ready>>,
-    pub(super) long: Sender<Message<Long>>,
-    pub(super) long_queue: Receiver<Message<Long>>,
     pub(super) senders: Senders,
     pub(super) uploads: Arc<Uploads>,
     pub(super) watchdog: watchdog::Handle,
     pub(super) tally: Tally,
-    /// How many writes the lane has left with the storage, which has not
-    /// committed them yet.
-    pub(super) committing: AtomicUsize,
-    /// Those that it has committed and that are to be answered.
+    /// How many operations the storage has not done yet.
+    pub(super) submitted: AtomicUsize,
+    /// Those that it has done and that are to be answered.
     pub(super) committed: Committed,
     /// Set once: answers close their connections from then on.
     pub(super) draining: AtomicBool,
@@ -86,20 +75,16 @@ pub(super) enum Message<T> {
 }
 
 /// Work that waits for no client.
+#[allow(clippy::large_enum_variant, reason = "nearly all of it is requests")]
 pub(super) enum Ready {
     /// Answer a request.
     Request(Job, Meaning),
-    /// Answer a request that may have to wait for a disk.
-    Disk(Job, Operation, Bytes),
     /// Lead in place of a thread that is stuck.
     Lead(Arc<Lead>, Term),
 }
 
-/// An operation that takes as long as nobody knows, with its body.
-pub(super) struct Long(Job, Operation, Bytes);
-
 fn overloaded() -> Reply {
-    Reply::error(503, "too many requests at once, try again")
+    Refusal::Overloaded.into()
 }
 
 impl Front {
@@ -113,7 +98,7 @@ impl Front {
         if self.ready.len() < READY_QUEUE_MAX {
             // The lane's threads live as long as the server.
             self.ready.send(Message::Work(ready)).ok();
-        } else if let Ready::Request(job, _) | Ready::Disk(job, ..) = ready {
+        } else if let Ready::Request(job, _) = ready {
             self.reply(job, overloaded());
         }
     }
@@ -134,9 +119,6 @@ impl Front {
             Ready::Request(job, meaning) => {
                 self.guarded(job, |job| self.run_request(job, meaning, false));
             }
-            Ready::Disk(job, operation, body) => {
-                self.guarded(job, |job| self.run_at(Pace::Disk, job, operation, body));
-            }
             Ready::Lead(lead, term) => {
                 if lead.run(term, self) == Left::Retired {
                     return ControlFlow::Break(());
@@ -144,16 +126,6 @@ impl Front {
             }
         }
         ControlFlow::Continue(())
-    }
-
-    /// A thread of the long lane: the same for operations that take long.
-    pub(super) fn work_long(self: &Arc<Self>) {
-        while let Ok(Message::Work(Long(job, operation, body))) = self.long_queue.recv() {
-            self.guarded(job, |job| {
-                let reply = self.perform(operation, body);
-                self.reply(job, reply);
-            });
-        }
     }
 
     /// A panic costs the connection it happened on, not the thread.
@@ -170,45 +142,29 @@ impl Front {
             Ok(operation) => operation,
             Err(reply) => return self.reply(job, reply),
         };
-        let pace = self.api.pace(&operation);
-        if leads && (pace == Pace::Disk || body.len() > LEADER_BODY_BYTES_MAX) {
-            if body.is_empty()
-                && let Some(reply) = self.api.peek(&operation)
-            {
-                return self.reply(job, reply);
-            }
-            return self.queue(Ready::Disk(job, operation, body));
+        if leads && body.len() > LEADER_BODY_BYTES_MAX {
+            return self.queue(Ready::Request(job, Ok((operation, body))));
         }
-        self.run_at(pace, job, operation, body);
-    }
-
-    fn run_at(self: &Arc<Self>, pace: Pace, job: Job, operation: Operation, body: Bytes) {
-        match pace {
-            Pace::Long if self.long.len() >= LONG_QUEUE_MAX => self.reply(job, overloaded()),
-            Pace::Long => {
-                // The lane's threads live as long as the server.
-                self.long.send(Message::Work(Long(job, operation, body))).ok();
-            }
-            Pace::Disk => {
-                let pace = self.api.pace_on_disk(&operation);
-                self.run_at(pace, job, operation, body);
-            }
-            Pace::Commit => {
-                let front = Arc::clone(self);
-                self.committing.fetch_add(1, Ordering::Relaxed);
-                self.api.begin(operation, body, move |reply| front.reply_committed(job, reply));
-            }
-            Pace::Ready => {
-                let reply = self.perform(operation, body);
-                self.reply(job, reply);
-            }
+        // The storage and its locks stay whole through a panic: see there.
+        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.api.try_now(operation, body)));
+        match tried {
+            Ok(Tried::Replied(reply)) => self.reply(job, reply),
+            Ok(Tried::Pending(pending)) => self.submit(job, pending),
+            Err(_panic) => self.reply(job, Reply::error(500, "internal error")),
         }
     }
 
-    /// Sees to the answer of a request that was committed or cannot be, on the
-    /// thread that says so: usually one of the storage's own. Never blocks.
+    /// Leaves a request with the storage. Never blocks.
+    fn submit(self: &Arc<Self>, job: Job, pending: Pending) {
+        let front = Arc::clone(self);
+        self.submitted.fetch_add(1, Ordering::Relaxed);
+        self.api.submit(pending, move |reply| front.reply_committed(job, reply));
+    }
+
+    /// Sees to the answer of a request that the storage has done or cannot do, on
+    /// the thread that says so: usually one of the storage's own. Never blocks.
     fn reply_committed(&self, job: Job, reply: Reply) {
-        let is_last = self.committing.fetch_sub(1, Ordering::Relaxed) == 1;
+        let is_last = self.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
         if is_last {
             // No other waits for that thread, so there is time, and to wake the
             // leader up would only take longer.
@@ -222,12 +178,6 @@ impl Front {
     /// Answers a request that was committed. Never blocks.
     pub(super) fn answer_committed(&self, job: Job, reply: Reply) {
         self.guarded(job, |job| self.reply(job, reply));
-    }
-
-    fn perform(&self, operation: Operation, body: Bytes) -> Reply {
-        // The storage and its locks stay whole through a panic: see there.
-        panic::catch_unwind(AssertUnwindSafe(|| self.api.perform(operation, body)))
-            .unwrap_or_else(|_panic| Reply::error(500, "internal error"))
     }
 
     /// Answers a request: writes as much as can be written at once, and leaves

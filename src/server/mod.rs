@@ -50,7 +50,7 @@ use crate::api::Api;
 use accept::Acceptor;
 use committed::Committed;
 use connections::Connections;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use front::{Front, Message};
 use sender::Senders;
 use std::io;
@@ -68,9 +68,6 @@ pub const LIBRARY_LOG_TARGET: &str = "tiny_http";
 
 /// The most threads that write answers to clients who take them slowly.
 const SENDERS_MAX: usize = 8;
-
-/// The threads of the long lane.
-const LONG_THREADS: usize = 4;
 
 /// How long the watchdog may take to end after a shutdown that ran out of time.
 const WATCHDOG_PATIENCE: Duration = Duration::from_millis(500);
@@ -136,7 +133,6 @@ impl Server {
     fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
         let addr = listener.local_addr()?;
         let (ready, ready_queue) = crossbeam_channel::unbounded();
-        let (long, long_queue) = crossbeam_channel::unbounded();
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, inboxes) = Senders::new(processors.min(SENDERS_MAX))?;
         let handle = Handle::new();
@@ -145,20 +141,17 @@ impl Server {
             connections: Connections::default(),
             ready,
             ready_queue,
-            long,
-            long_queue,
             senders,
             uploads: Arc::default(),
             watchdog: handle.clone(),
             tally: Tally::new(),
-            committing: AtomicUsize::new(0),
+            submitted: AtomicUsize::new(0),
             committed: Committed::default(),
             draining: AtomicBool::new(false),
         });
 
         let workers = config.workers.max(1);
-        let mut lanes = start_lane("worker", workers, &front, Front::work_ready)?;
-        lanes.extend(start_lane("long", LONG_THREADS, &front, Front::work_long)?);
+        let lanes = start_workers(workers, &front)?;
         let mut senders = Vec::new();
         for (number, inbox) in inboxes.into_iter().enumerate() {
             let front = Arc::clone(&front);
@@ -216,8 +209,10 @@ impl Server {
         }
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
-            stop_lane(&self.front.ready, self.workers);
-            stop_lane(&self.front.long, LONG_THREADS);
+            for _ in 0..self.workers {
+                // Without a thread that takes it there is none to be stopped.
+                self.front.ready.send(Message::Stop).ok();
+            }
             self.front.senders.stop();
             self.lanes.into_iter().chain(self.senders).for_each(end);
         }
@@ -225,26 +220,14 @@ impl Server {
     }
 }
 
-/// Starts the threads of one lane.
-fn start_lane(
-    name: &str,
-    threads: usize,
-    front: &Arc<Front>,
-    work: fn(&Arc<Front>),
-) -> io::Result<Vec<JoinHandle<()>>> {
+/// Starts the threads of the ready lane.
+fn start_workers(workers: usize, front: &Arc<Front>) -> io::Result<Vec<JoinHandle<()>>> {
     let start = |number| {
         let front = Arc::clone(front);
-        let thread = thread::Builder::new().name(format!("{name}-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || work(&front))
+        let thread = thread::Builder::new().name(format!("worker-{number}"));
+        thread.stack_size(front::STACK_BYTES).spawn(move || front.work_ready())
     };
-    (0..threads).map(start).collect()
-}
-
-fn stop_lane<T>(queue: &Sender<Message<T>>, threads: usize) {
-    for _ in 0..threads {
-        // Without a thread that takes it there is none to be stopped.
-        queue.send(Message::Stop).ok();
-    }
+    (0..workers).map(start).collect()
 }
 
 fn end(thread: JoinHandle<()>) {

@@ -9,13 +9,17 @@ mod account;
 mod stored;
 mod sweep;
 
-use super::{Change, Decision, Entry, Error, Key, Storage, Time, Updated};
+use super::pool::Pool;
+use super::{Change, Decision, Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage};
+use super::{Time, Updated};
 use account::Account;
 use hashbrown::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 use stored::Stored;
 use sweep::Sweeper;
 
@@ -26,6 +30,9 @@ pub const KEYS_SHARDS: usize = 1024;
 /// How often an update decides anew, because somebody else was quicker, until
 /// it locks everybody out.
 const ROUNDS_MAX: usize = 4;
+
+/// How many threads do what takes long.
+const POOL_THREADS: usize = 4;
 
 /// The in-memory engine. A clone is another handle on the same keys.
 #[derive(Clone)]
@@ -41,6 +48,8 @@ struct Maps {
     sweeper: Sweeper,
     /// Held by who sweeps.
     sweeping: Mutex<()>,
+    /// Started with the first operation that takes long; none where it cannot be.
+    pool: OnceLock<Option<Pool>>,
 }
 
 /// One of the maps.
@@ -66,7 +75,8 @@ impl Memory {
         };
         let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
         let (account, sweeper) = (Account::new(max), Sweeper::default());
-        Self(Arc::new(Maps { shards, hasher, account, sweeper, sweeping: Mutex::new(()) }))
+        let (sweeping, pool) = (Mutex::default(), OnceLock::new());
+        Self(Arc::new(Maps { shards, hasher, account, sweeper, sweeping, pool }))
     }
 
     /// The bytes held: keys, values and overhead, as the allocator gives them.
@@ -74,26 +84,111 @@ impl Memory {
         self.0.account.held()
     }
 
-    /// Does something that is refused when the store is full; then sweeps away
-    /// what has expired, map by map, until it is not refused any more.
-    fn with_room<T>(&self, mut write: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-        let outcome = write();
-        if !matches!(outcome, Err(Error::Full)) {
-            return outcome;
-        }
+    /// Does `op`, unless there is no room for it, or it takes long and `is_quick`
+    /// forbids that. Waits for no sweep.
+    fn attempt(&self, op: Op, is_quick: bool) -> Attempt {
+        let outcome = match op {
+            Op::Get(key) => Ok(Effect::Found(self.0.living(&key))),
+            Op::Set(key, entry) => {
+                let stored = Stored::new(entry);
+                self.watch(&stored);
+                match self.0.put(&key, &stored, Expected::Anything) {
+                    Err(Error::Full) => return Attempt::Full(Op::Set(key, stored.into_entry())),
+                    outcome => outcome.map(|_is_put| Effect::Done),
+                }
+            }
+            Op::Delete(key) => {
+                let _removed: bool = self.0.remove(key.as_str(), Expected::Anything);
+                Ok(Effect::Done)
+            }
+            Op::Update(key, change) => return self.attempt_update(key, change, is_quick),
+            Op::Clear if is_quick => return Attempt::Long(Op::Clear),
+            Op::Clear => {
+                self.clear_all();
+                Ok(Effect::Done)
+            }
+        };
+        Attempt::Done(outcome)
+    }
+
+    /// Does `op`, however long it takes. Where there is no room what has expired is
+    /// swept away, map by map, until there is.
+    fn perform_at_length(&self, op: Op) -> Outcome {
+        let op = match self.attempt(op, false) {
+            Attempt::Done(outcome) => return outcome,
+            Attempt::Full(op) | Attempt::Long(op) => op,
+        };
         // One at a time, or what somebody else is about to remove would be
         // missing from the count.
         let _turn = self.0.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Time::now();
+        // Somebody else may have swept before.
+        let mut attempt = self.attempt(op, false);
         for shard in self.0.shards.iter().filter(|shard| shard.is_due(now)) {
+            let op = match attempt {
+                Attempt::Done(outcome) => return outcome,
+                Attempt::Full(op) | Attempt::Long(op) => op,
+            };
             self.0.sweep(shard, now);
-            let outcome = write();
-            if !matches!(outcome, Err(Error::Full)) {
-                return outcome;
+            attempt = self.attempt(op, false);
+        }
+        attempt.into_outcome()
+    }
+
+    /// Reads, decides outside the lock, and begins anew if somebody else was
+    /// there meanwhile.
+    fn attempt_update(&self, key: Key, mut change: Change, is_quick: bool) -> Attempt {
+        for _ in 0..ROUNDS_MAX {
+            let current = self.0.stored(&key);
+            if is_quick && current.as_ref().is_some_and(Stored::is_large) {
+                return Attempt::Long(Op::Update(key, change));
+            }
+            let before = current.clone().and_then(Stored::into_living);
+            let expected = match &current {
+                // Or what somebody has seen expire would come back.
+                Some(stored) if before.is_some() => Expected::Living(stored),
+                stored => Expected::Same(stored.as_ref()),
+            };
+            let (done, after) = match change(before.as_ref()) {
+                Decision::Keep => (Ok(true), before.clone()),
+                Decision::Remove => (Ok(self.0.remove(key.as_str(), expected)), None),
+                Decision::Replace(entry) => {
+                    let stored = Stored::new(entry.clone());
+                    self.watch(&stored);
+                    (self.0.put(&key, &stored, expected), Some(entry))
+                }
+            };
+            match done {
+                Ok(false) => {}
+                Ok(true) => return Attempt::Done(Ok(Effect::Updated(Updated { before, after }))),
+                Err(Error::Full) => return Attempt::Full(Op::Update(key, change)),
+                Err(err) => return Attempt::Done(Err(err)),
             }
         }
-        // Somebody else may have swept before.
-        write()
+        match self.update_locked(&key, &mut change) {
+            Err(Error::Full) => Attempt::Full(Op::Update(key, change)),
+            updated => Attempt::Done(updated.map(Effect::Updated)),
+        }
+    }
+
+    /// Deletes every key.
+    fn clear_all(&self) {
+        let Maps { shards, account, .. } = &*self.0;
+        // All locks at once make it one moment for every key. The others take
+        // one lock each, so nobody waits in a circle.
+        let mut maps: Vec<_> = shards.iter().map(|shard| write(&shard.map)).collect();
+        let emptied: Vec<Map> = maps
+            .iter_mut()
+            .map(|map| {
+                let empty = Map::with_hasher(map.hasher().clone());
+                mem::replace(&mut **map, empty)
+            })
+            .collect();
+        let freed = account.clear();
+        drop(maps);
+
+        log::debug!("clearing {freed} bytes");
+        drop(emptied);
     }
 
     /// Decides on a change under the lock, which a slow one needs that others
@@ -118,6 +213,26 @@ impl Memory {
 
         drop(replaced);
         Ok(Updated { before, after })
+    }
+}
+
+/// The outcome of an attempt to do an operation, or the operation itself.
+enum Attempt {
+    /// It was done, or has failed.
+    Done(Outcome),
+    /// There is no room for it. Nothing has changed.
+    Full(Op),
+    /// It takes long. Nothing has changed.
+    Long(Op),
+}
+
+impl Attempt {
+    /// The outcome, where nothing more can be done for the operation.
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Self::Done(outcome) => outcome,
+            Self::Full(_) | Self::Long(_) => Err(Error::Full),
+        }
     }
 }
 
@@ -160,6 +275,23 @@ impl Maps {
     /// What is stored under a key, expired or not.
     fn stored(&self, key: &Key) -> Option<Stored> {
         read(&self.shard(key.as_str()).map).get(key.as_str()).cloned()
+    }
+
+    /// The entry under a key.
+    fn living(&self, key: &Key) -> Option<Entry> {
+        let mut stored = self.stored(key);
+        loop {
+            let entry = stored.clone().and_then(Stored::into_living);
+            if entry.is_some() || stored.is_none() {
+                return entry;
+            }
+            // It has expired since, or was replaced before.
+            let now = self.stored(key);
+            if Stored::are_same(stored.as_ref(), now.as_ref()) {
+                return None;
+            }
+            stored = now;
+        }
     }
 
     /// Puts `stored` under `key` if what is there is as `expected`. Says whether
@@ -262,84 +394,48 @@ fn write(shard: &RwLock<Map>) -> RwLockWriteGuard<'_, Map> {
 }
 
 impl Storage for Memory {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let mut stored = self.0.stored(key);
-        loop {
-            let entry = stored.clone().and_then(Stored::into_living);
-            if entry.is_some() || stored.is_none() {
-                return Ok(entry);
-            }
-            // It has expired since, or was replaced before.
-            let now = self.0.stored(key);
-            if Stored::are_same(stored.as_ref(), now.as_ref()) {
-                return Ok(None);
-            }
-            stored = now;
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        let op = match self.attempt(op, true) {
+            Attempt::Done(outcome) => return Ok(outcome),
+            Attempt::Long(op) => return Err(op),
+            Attempt::Full(op) => op,
+        };
+        // It is refused at once if nobody makes room just now and none can be made.
+        let Ok(_turn) = self.0.sweeping.try_lock() else { return Err(op) };
+        let now = Time::now();
+        if self.0.shards.iter().any(|shard| shard.is_due(now)) {
+            return Err(op);
+        }
+        Ok(self.attempt(op, false).into_outcome())
+    }
+
+    fn submit(&self, op: Op, done: Done) {
+        match self.0.pool.get_or_init(|| start_pool(Arc::downgrade(&self.0))) {
+            Some(pool) => pool.submit(op, done),
+            None => done(self.perform_at_length(op)),
         }
     }
 
-    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        let stored = Stored::new(entry);
-        self.watch(&stored);
-        self.with_room(|| self.0.put(&key, &stored, Expected::Anything)).map(drop)
-    }
-
-    fn delete(&self, key: &Key) -> Result<(), Error> {
-        let _removed: bool = self.0.remove(key.as_str(), Expected::Anything);
+    fn check(&self) -> Result<(), Error> {
         Ok(())
-    }
-
-    fn update(&self, key: Key, mut change: Change) -> Result<Updated, Error> {
-        // Reads, decides outside the lock, and begins anew if somebody else
-        // was there meanwhile.
-        for _ in 0..ROUNDS_MAX {
-            let current = self.0.stored(&key);
-            let before = current.clone().and_then(Stored::into_living);
-            let expected = match &current {
-                // Or what somebody has seen expire would come back.
-                Some(stored) if before.is_some() => Expected::Living(stored),
-                stored => Expected::Same(stored.as_ref()),
-            };
-            let (done, after) = match change(before.as_ref()) {
-                Decision::Keep => (true, before.clone()),
-                Decision::Remove => (self.0.remove(key.as_str(), expected), None),
-                Decision::Replace(entry) => {
-                    let stored = Stored::new(entry.clone());
-                    self.watch(&stored);
-                    let put = || self.0.put(&key, &stored, expected);
-                    (self.with_room(put)?, Some(entry))
-                }
-            };
-            if done {
-                return Ok(Updated { before, after });
-            }
-        }
-        self.with_room(|| self.update_locked(&key, &mut change))
     }
 
     fn room(&self) -> Option<u64> {
         self.0.account.room()
     }
 
-    fn clear(&self) -> Result<(), Error> {
-        let Maps { shards, account, .. } = &*self.0;
-        // All locks at once make it one moment for every key. The others take
-        // one lock each, so nobody waits in a circle.
-        let mut maps: Vec<_> = shards.iter().map(|shard| write(&shard.map)).collect();
-        let emptied: Vec<Map> = maps
-            .iter_mut()
-            .map(|map| {
-                let empty = Map::with_hasher(map.hasher().clone());
-                mem::replace(&mut **map, empty)
-            })
-            .collect();
-        let freed = account.clear();
-        drop(maps);
-
-        log::debug!("clearing {freed} bytes");
-        drop(emptied);
+    fn close(&self) -> Result<(), Error> {
         Ok(())
     }
+}
+
+fn start_pool(maps: Weak<Maps>) -> Option<Pool> {
+    let perform = move |op| match maps.upgrade() {
+        Some(maps) => Memory(maps).perform_at_length(op),
+        None => Err(Error::Unavailable(Outage::Closed)),
+    };
+    let pool = Pool::start("memory", POOL_THREADS, perform);
+    pool.inspect_err(|err| log::warn!("no threads for what takes long: {err}")).ok()
 }
 
 /// The first allocation of a map, about: four places and their control bytes.

@@ -7,6 +7,7 @@
 mod durable;
 mod entry;
 mod memory;
+mod pool;
 mod record;
 mod time;
 
@@ -61,6 +62,8 @@ pub enum Error {
     /// hears this is not acknowledged: once the outage has ended, or after a
     /// restart, it may be there, whole.
     Unavailable(Outage),
+    /// More operations wait than the engine lets wait.
+    Overloaded,
     /// What is stored cannot be read.
     Internal(Arc<dyn std::error::Error + Send + Sync>),
 }
@@ -84,10 +87,10 @@ impl PartialEq for Error {
     /// Of errors with a cause only copies of the same one are equal.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Full, Self::Full) => true,
+            (Self::Full, Self::Full) | (Self::Overloaded, Self::Overloaded) => true,
             (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
             (Self::Internal(one), Self::Internal(other)) => Arc::ptr_eq(one, other),
-            (Self::Full | Self::Unavailable(_) | Self::Internal(_), _) => false,
+            (Self::Full | Self::Unavailable(_) | Self::Overloaded | Self::Internal(_), _) => false,
         }
     }
 }
@@ -97,6 +100,7 @@ impl fmt::Display for Error {
         match self {
             Self::Full => formatter.write_str("storage is full"),
             Self::Unavailable(outage) => write!(formatter, "storage takes no writes: {outage}"),
+            Self::Overloaded => formatter.write_str("too many operations at once"),
             Self::Internal(_) => formatter.write_str("what is stored cannot be read"),
         }
     }
@@ -116,7 +120,7 @@ impl fmt::Display for Outage {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Full | Self::Unavailable(_) => None,
+            Self::Full | Self::Unavailable(_) | Self::Overloaded => None,
             Self::Internal(cause) => Some(cause),
         }
     }
@@ -147,91 +151,122 @@ pub struct Updated {
     pub after: Option<Entry>,
 }
 
-/// A write to one key.
-pub enum Write {
-    /// Store an entry in place of what is there.
+/// An operation of a store.
+pub enum Op {
+    /// Read the entry under a key.
+    Get(Key),
+    /// Store an entry in place of the one that is there.
     Set(Key, Entry),
-    /// Delete a key.
+    /// Delete a key. Deleting an absent key succeeds.
     Delete(Key),
-    /// Change a key depending on what is there.
+    /// Change a key depending on the entry that is there, in one step: nothing
+    /// comes between the entry that the change was shown and the one that takes
+    /// its place.
     Update(Key, Change),
+    /// Delete every key. Takes time in proportion to the store; reads wait for
+    /// none of it.
+    Clear,
 }
 
-/// Is told, once, how a write went: an update what it did, the others nothing.
-pub type Done = Box<dyn FnOnce(Result<Updated, Error>) + Send>;
+/// The effect of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Of [`Op::Get`]: the entry; absence is `None`.
+    Found(Option<Entry>),
+    /// Of [`Op::Set`], [`Op::Delete`] and [`Op::Clear`].
+    Done,
+    /// Of [`Op::Update`].
+    Updated(Updated),
+}
+
+/// The outcome of an operation. On an error nothing has changed, but see
+/// [`Error::Unavailable`].
+pub type Outcome = Result<Effect, Error>;
+
+/// Is called once with the outcome of an operation, on any thread. It does not
+/// block.
+pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 
 /// A map from keys to entries that many threads use at once.
 ///
-/// Each call is atomic: it takes effect at one moment between its start and
-/// its return, for all keys it names, and a later call sees it. An entry that
+/// Each operation is atomic: it takes effect at one moment between its start and
+/// its outcome, for all keys it names, and a later one sees it. An entry that
 /// has expired is absent for all of them from that moment on.
+///
+/// An engine has two doors: first an operation is tried, and what cannot be done
+/// at once is submitted. [`Blocking`] stands over them.
 pub trait Storage: Send + Sync {
-    /// The entry under `key`; absence is `None`.
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error>;
+    /// Does `op` if memory alone can, at once, else gives it back untouched.
+    /// Never blocks, never takes long.
+    fn try_now(&self, op: Op) -> Result<Outcome, Op>;
 
-    /// The entry under `key`, if a look in memory shows it; `None` says nothing.
-    /// Never waits for a disk or a peer.
-    fn peek(&self, _key: &Key) -> Option<Entry> {
-        None
-    }
+    /// Does `op` and calls `done` once with the outcome: before this returns, or
+    /// later on a thread of the engine's own. Never blocks, and takes no longer
+    /// than it takes to hand over what `op` holds.
+    fn submit(&self, op: Op, done: Done);
 
-    /// Stores `entry` under `key` in place of what was there. On an error
-    /// nothing has changed.
-    fn set(&self, key: Key, entry: Entry) -> Result<(), Error>;
-
-    /// Deletes `key`. Deleting an absent key succeeds.
-    fn delete(&self, key: &Key) -> Result<(), Error>;
-
-    /// Deletes every key. Takes time in proportion to what was stored; reads
-    /// wait for none of it.
-    fn clear(&self) -> Result<(), Error>;
-
-    /// Changes what is under `key` as `change` decides, in one step: nothing
-    /// comes between the entry it was shown and what takes its place. On an
-    /// error nothing has changed.
-    fn update(&self, key: Key, change: Change) -> Result<Updated, Error>;
-
-    /// Begins a write and calls `done` once it has taken effect or failed:
-    /// before this returns, or later on a thread of the engine's own, where it
-    /// must not block.
-    fn begin(&self, write: Write, done: Done) {
-        done(self.perform(write));
-    }
-
-    /// Does a write and waits until it has taken effect. Gives what an update
-    /// did, and nothing of the others.
-    fn perform(&self, write: Write) -> Result<Updated, Error> {
-        match write {
-            Write::Set(key, entry) => self.set(key, entry).map(|()| Updated::default()),
-            Write::Delete(key) => self.delete(&key).map(|()| Updated::default()),
-            Write::Update(key, change) => self.update(key, change),
-        }
-    }
-
-    /// Whether a call may wait for a disk or a peer, so that a write should be
-    /// begun and not waited for.
-    fn waits(&self) -> bool {
-        false
-    }
+    /// Whether writes are taken. Never blocks.
+    fn check(&self) -> Result<(), Error>;
 
     /// How many bytes more may be stored, if that is limited. Never blocks.
     fn room(&self) -> Option<u64> {
         None
     }
 
-    /// Whether writes are taken. Never blocks.
-    fn check(&self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Has no write wait any more for what may take long, as room on a full disk
-    /// does: it is refused instead. To be called before whoever waits for the
-    /// answers is stopped.
+    /// Ends every wait inside the engine that may take long, as the one for room
+    /// on a full disk: its operation is refused. To be called before those who
+    /// wait for outcomes are stopped. Never blocks.
     fn hurry(&self) {}
 
-    /// Finishes the writes that were begun and takes no more. On an error
-    /// something that was acknowledged may be lost.
-    fn close(&self) -> Result<(), Error> {
-        Ok(())
+    /// Finishes the operations that were submitted and takes no more writes. On an
+    /// error something that was acknowledged may be lost. Blocks until then.
+    fn close(&self) -> Result<(), Error>;
+}
+
+/// The operations of a store for callers that wait for their outcome.
+pub trait Blocking: Storage {
+    /// Does `op` and waits until it is done.
+    fn perform(&self, op: Op) -> Outcome {
+        let op = match self.try_now(op) {
+            Ok(outcome) => return outcome,
+            Err(op) => op,
+        };
+        let (done, outcome) = crossbeam_channel::bounded(1);
+        self.submit(op, Box::new(move |told| done.send(told).unwrap_or_default()));
+        // An engine that ends without an outcome was closed.
+        outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
+    }
+
+    /// See [`Op::Get`].
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
+        match self.perform(Op::Get(key.clone()))? {
+            Effect::Found(entry) => Ok(entry),
+            Effect::Done | Effect::Updated(_) => unreachable!("a get finds"),
+        }
+    }
+
+    /// See [`Op::Set`].
+    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
+        self.perform(Op::Set(key, entry)).map(drop)
+    }
+
+    /// See [`Op::Delete`].
+    fn delete(&self, key: &Key) -> Result<(), Error> {
+        self.perform(Op::Delete(key.clone())).map(drop)
+    }
+
+    /// See [`Op::Update`].
+    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
+        match self.perform(Op::Update(key, change))? {
+            Effect::Updated(updated) => Ok(updated),
+            Effect::Found(_) | Effect::Done => unreachable!("an update updates"),
+        }
+    }
+
+    /// See [`Op::Clear`].
+    fn clear(&self) -> Result<(), Error> {
+        self.perform(Op::Clear).map(drop)
     }
 }
+
+impl<T: Storage + ?Sized> Blocking for T {}

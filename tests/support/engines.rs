@@ -1,8 +1,7 @@
 //! Every engine, for the suites that run on all of them.
 
-use little_key_value::storage::{
-    Change, Done, Durable, Entry, Error, Key, Memory, Storage, Updated, Write,
-};
+use super::peer::Peer;
+use little_key_value::storage::{Done, Durable, Error, Memory, Op, Outcome, Storage};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 pub type Engine = (&'static str, fn() -> Arc<dyn Storage>);
 
 /// Every engine. A new one adds a line.
-pub const ENGINES: &[Engine] = &[("memory", memory), ("durable", durable)];
+pub const ENGINES: &[Engine] = &[("memory", memory), ("durable", durable), ("peer", peer)];
 
 /// The engine that keeps everything in memory.
 pub fn memory() -> Arc<dyn Storage> {
@@ -24,6 +23,11 @@ pub fn durable() -> Arc<dyn Storage> {
     Arc::new(Temporary { engine, _directory: directory })
 }
 
+/// An engine whose outcomes all come later, as if from a peer.
+pub fn peer() -> Arc<dyn Storage> {
+    Arc::new(Peer::new())
+}
+
 /// A durable store whose directory goes with it.
 struct Temporary {
     engine: Durable,
@@ -32,36 +36,12 @@ struct Temporary {
 }
 
 impl Storage for Temporary {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        self.engine.get(key)
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        self.engine.try_now(op)
     }
 
-    fn peek(&self, key: &Key) -> Option<Entry> {
-        self.engine.peek(key)
-    }
-
-    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        self.engine.set(key, entry)
-    }
-
-    fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.engine.delete(key)
-    }
-
-    fn clear(&self) -> Result<(), Error> {
-        self.engine.clear()
-    }
-
-    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-        self.engine.update(key, change)
-    }
-
-    fn begin(&self, write: Write, done: Done) {
-        self.engine.begin(write, done);
-    }
-
-    fn waits(&self) -> bool {
-        self.engine.waits()
+    fn submit(&self, op: Op, done: Done) {
+        self.engine.submit(op, done);
     }
 
     fn check(&self) -> Result<(), Error> {

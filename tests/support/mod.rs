@@ -12,6 +12,7 @@ pub mod engines;
 pub mod history;
 pub mod http;
 pub mod linearizability;
+pub mod peer;
 pub mod place;
 pub mod process;
 pub mod random;

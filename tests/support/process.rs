@@ -33,9 +33,11 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Has a command heed every signal that stops the program, whatever whoever runs
+/// the tests ignores.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "between fork and exec little is safe")]
-fn heed_signals(command: &mut Command) {
+pub fn heed_signals(command: &mut Command) {
     use std::os::unix::process::CommandExt as _;
 
     let heed = || {

@@ -4,7 +4,7 @@
 use super::generation::Keyspaces;
 use super::pins::Pins;
 use super::{entry_in, entry_of};
-use crate::storage::{Change, Decision, Done, Entry, Error, Key, Time, Updated, record};
+use crate::storage::{Change, Decision, Done, Effect, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
@@ -33,15 +33,15 @@ pub struct Batch {
 /// A record to be written, or `None` to delete what is there.
 pub type Record = Option<Bytes>;
 
-/// Whoever waits for a batch, and what to tell them of an update.
-pub type Waiters = Vec<(Done, Updated)>;
+/// The writes of a batch that wait for their outcome, with their effects.
+pub type Waiters = Vec<(Done, Effect)>;
 
 /// What an operation comes to.
 pub enum Decided {
     /// Nothing is written, but what was seen may be of this batch.
     Keep(Updated),
     /// This is written.
-    Write(Record, Updated),
+    Write(Record, Effect),
 }
 
 impl WriteOp {
@@ -85,7 +85,7 @@ impl Batch {
         op: WriteOp,
     ) -> Result<Decided, Error> {
         let mut change = match op {
-            WriteOp::Put(record) => return Ok(Decided::Write(record, Updated::default())),
+            WriteOp::Put(record) => return Ok(Decided::Write(record, Effect::Done)),
             WriteOp::Decide(change) => change,
         };
         let before = match self.changes.get(key) {
@@ -100,33 +100,36 @@ impl Batch {
             .map_err(|_panic| Error::Internal(Arc::new(Undecided)))?;
         Ok(match decision {
             Decision::Remove if before.is_some() => {
-                Decided::Write(None, Updated { before, after: None })
+                Decided::Write(None, Effect::Updated(Updated { before, after: None }))
             }
             Decision::Keep | Decision::Remove => {
                 Decided::Keep(Updated { after: before.clone(), before })
             }
             Decision::Replace(entry) => {
                 let record = Some(record::encode(&entry).into());
-                Decided::Write(record, Updated { before, after: Some(entry) })
+                let updated = Updated { before, after: Some(entry) };
+                Decided::Write(record, Effect::Updated(updated))
             }
         })
     }
 
     /// Adds what was decided; `done` is told once the batch is committed.
     pub fn add(&mut self, key: Key, decided: Decided, done: Done) {
-        let updated = match decided {
-            Decided::Keep(updated) => updated,
-            Decided::Write(record, updated) => {
+        let effect = match decided {
+            Decided::Keep(updated) => Effect::Updated(updated),
+            Decided::Write(record, effect) => {
                 self.bytes += bytes(&key, record.as_ref());
                 let key_bytes = key.as_str().len();
                 if let Some(replaced) = self.changes.insert(key, record) {
                     self.bytes -= key_bytes + replaced.map_or(0, |record| record.len());
                 }
-                updated
+                effect
             }
         };
-        self.seen_bytes += updated.before.as_ref().map_or(0, |entry| entry.value().len());
-        self.waiting.push((done, updated));
+        if let Effect::Updated(Updated { before: Some(before), .. }) = &effect {
+            self.seen_bytes += before.value().len();
+        }
+        self.waiting.push((done, effect));
     }
 
     /// The changes, and who waits for them.
@@ -165,7 +168,7 @@ mod tests {
         let mut batch = Batch::begin();
         batch.add(key("kept"), Decided::Keep(updated.clone()), Box::new(|_| {}));
         assert_eq!((batch.bytes(), batch.held_bytes()), (0, 1000));
-        batch.add(key("taken"), Decided::Write(None, updated), Box::new(|_| {}));
+        batch.add(key("taken"), Decided::Write(None, Effect::Updated(updated)), Box::new(|_| {}));
         assert_eq!((batch.bytes(), batch.held_bytes()), (5, 2005));
     }
 }

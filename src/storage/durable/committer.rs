@@ -23,7 +23,7 @@ use super::reopen::{Attempt, Live, Reopener};
 use super::status::Status;
 use super::tree::{self, Keyspace, unless_panic};
 use crate::schedule;
-use crate::storage::{Done, Error, KEY_BYTES_MAX, Key, Outage, Time, Updated};
+use crate::storage::{Done, Effect, Error, KEY_BYTES_MAX, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashMap;
 use std::io;
@@ -143,7 +143,7 @@ impl Committer {
                 }
                 Ok(Message::Clear(done)) => {
                     let outcome = self.guarded(Self::clear);
-                    tell([(done, Updated::default())], &outcome);
+                    tell([(done, Effect::Done)], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => self.look(),
@@ -357,7 +357,7 @@ impl Committer {
         let keyspaces = self.live.generation.keyspaces();
         let decided = match batch.decide(keyspaces, &self.pins, &key, op) {
             Ok(decided) => decided,
-            Err(err) => return tell([(done, Updated::default())], &Err(err)),
+            Err(err) => return tell([(done, Effect::Done)], &Err(err)),
         };
         if let Decided::Write(Some(record), _) = &decided
             && self.failed.is_none()
@@ -371,7 +371,7 @@ impl Committer {
             let before = self.note_room(fits);
             if !fits {
                 let refusal = before.map_or(Error::Full, Error::Unavailable);
-                return tell([(done, Updated::default())], &Err(refusal));
+                return tell([(done, Effect::Done)], &Err(refusal));
             }
         }
         batch.add(key, decided, done);
@@ -715,9 +715,9 @@ impl Committer {
 
 /// Tells writers how it went. What one of them does about it is none of the
 /// committer's business, a panic neither.
-fn tell(waiting: impl IntoIterator<Item = (Done, Updated)>, outcome: &Result<(), Error>) {
-    for (done, updated) in waiting {
-        let outcome = outcome.clone().map(|()| updated);
+fn tell(waiting: impl IntoIterator<Item = (Done, Effect)>, outcome: &Result<(), Error>) {
+    for (done, effect) in waiting {
+        let outcome = outcome.clone().map(|()| effect);
         panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
     }
 }

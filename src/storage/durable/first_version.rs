@@ -6,9 +6,8 @@
 //! batch says nothing of the one before it.
 
 use super::*;
-use crate::storage::Decision;
-use crate::storage::Time;
 use crate::storage::durable::tree::Database;
+use crate::storage::{Blocking as _, Decision, Time};
 use std::fs;
 use std::time::Duration;
 use tempfile::TempDir;

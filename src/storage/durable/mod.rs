@@ -29,8 +29,9 @@ mod status;
 mod tree;
 mod verify;
 
+use super::pool::Pool;
 use super::record::{self, NotUnderstood};
-use super::{Change, Done, Entry, Error, Key, Outage, Storage, Time, Updated, Write};
+use super::{Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage, Time};
 use batch::WriteOp;
 use bytes::Bytes;
 use committer::{Committer, Message};
@@ -50,10 +51,17 @@ use std::time::Instant;
 /// as the same is said.
 const LOOKS_MAX: u32 = 8;
 
+/// How many threads read what is not in memory, for each processor.
+const READERS_EACH: usize = 2;
+
+/// A larger value takes longer to check than others may wait.
+const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
-    current: Arc<RwLock<Arc<Keyspaces>>>,
-    pins: Arc<Pins>,
+    reader: Reader,
+    /// For reads that may wait for the disk.
+    readers: Pool,
     status: Arc<Status>,
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
@@ -87,7 +95,9 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        Ok(Self { current, pins, status, writes, committer, _data: data, _directory: directory })
+        let reader = Reader { current, pins };
+        let readers = start_readers(&reader)?;
+        Ok(Self { reader, readers, status, writes, committer, _data: data, _directory: directory })
     }
 
     /// How many descriptors a store may have open at most: fewer where the
@@ -96,6 +106,25 @@ impl Durable {
         tree::descriptors_max()
     }
 
+    /// Hands a message to the committer.
+    fn tell(&self, message: Message) {
+        let closed = Err(Error::Unavailable(Outage::Closed));
+        match self.writes.send(message) {
+            Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
+            Ok(()) | Err(SendError(Message::Close)) => {}
+        }
+    }
+}
+
+/// The two ways to read: in memory, and wherever the entry is.
+#[derive(Clone)]
+struct Reader {
+    /// The keyspaces that are in use.
+    current: Arc<RwLock<Arc<Keyspaces>>>,
+    pins: Arc<Pins>,
+}
+
+impl Reader {
     /// The keyspaces that are in use.
     fn keyspaces(&self) -> Arc<Keyspaces> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
@@ -115,36 +144,7 @@ impl Durable {
         Ok(found)
     }
 
-    /// Tells the committer something; the `done` in it hears of it.
-    fn tell(&self, message: Message) {
-        let closed = Err(Error::Unavailable(Outage::Closed));
-        match self.writes.send(message) {
-            Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
-            Ok(()) | Err(SendError(Message::Close)) => {}
-        }
-    }
-
-    /// The same, and waits until it is done.
-    fn tell_and_wait(&self, message: impl FnOnce(Done) -> Message) -> Result<Updated, Error> {
-        let (tell, outcome) = crossbeam_channel::bounded(1);
-        // It is waited for below.
-        self.tell(message(Box::new(move |done| tell.send(done).unwrap_or_default())));
-        // Whoever ends without telling has closed the store.
-        outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
-    }
-}
-
-/// A write as the committer is told of it.
-fn message(write: Write, done: Done) -> Message {
-    let (key, action) = match write {
-        Write::Set(key, entry) => (key, WriteOp::set(entry)),
-        Write::Delete(key) => (key, WriteOp::Put(None)),
-        Write::Update(key, change) => (key, WriteOp::Decide(change)),
-    };
-    Message::Write(key, action, done, Instant::now())
-}
-
-impl Storage for Durable {
+    /// The entry under `key`. Blocks as long as the disk does.
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
         loop {
             let keyspaces = self.keyspaces();
@@ -156,39 +156,49 @@ impl Storage for Durable {
         }
     }
 
-    /// What was written last is in the active memtable. What may expire needs
-    /// another look, so it is not shown.
-    fn peek(&self, key: &Key) -> Option<Entry> {
+    /// The entry under `key` if a look in the active memtable shows it: written
+    /// last, small, without an expiry, for that needs another look. Never blocks.
+    fn get_in_memory(&self, key: &Key) -> Option<Entry> {
         let record = self.keyspaces().keys.get_in_memtable(key.as_str().as_bytes())?;
+        if record.len() > READ_AT_ONCE_BYTES_MAX {
+            return None;
+        }
         record::decode(record).ok().filter(|entry| entry.expiry().is_none())
     }
+}
 
-    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        self.perform(Write::Set(key, entry)).map(drop)
+/// Starts the threads that read from the disk.
+fn start_readers(reader: &Reader) -> Result<Pool, OpenError> {
+    let reader = reader.clone();
+    let perform = move |op| match op {
+        Op::Get(key) => reader.get(&key).map(Effect::Found),
+        Op::Set(..) | Op::Delete(_) | Op::Update(..) | Op::Clear => {
+            unreachable!("writes are the committer's")
+        }
+    };
+    let threads = READERS_EACH * thread::available_parallelism().map_or(1, usize::from);
+    Pool::start("reader", threads, perform)
+        .map_err(|err| OpenError::io("no thread can be started", err))
+}
+
+impl Storage for Durable {
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        let Op::Get(key) = &op else { return Err(op) };
+        match self.reader.get_in_memory(key) {
+            Some(entry) => Ok(Ok(Effect::Found(Some(entry)))),
+            None => Err(op),
+        }
     }
 
-    fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.perform(Write::Delete(key.clone())).map(drop)
-    }
-
-    fn clear(&self) -> Result<(), Error> {
-        self.tell_and_wait(Message::Clear).map(drop)
-    }
-
-    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-        self.perform(Write::Update(key, change))
-    }
-
-    fn perform(&self, write: Write) -> Result<Updated, Error> {
-        self.tell_and_wait(|done| message(write, done))
-    }
-
-    fn begin(&self, write: Write, done: Done) {
-        self.tell(message(write, done));
-    }
-
-    fn waits(&self) -> bool {
-        true
+    fn submit(&self, op: Op, done: Done) {
+        let (key, op) = match op {
+            Op::Get(_) => return self.readers.submit(op, done),
+            Op::Clear => return self.tell(Message::Clear(done)),
+            Op::Set(key, entry) => (key, WriteOp::set(entry)),
+            Op::Delete(key) => (key, WriteOp::Put(None)),
+            Op::Update(key, change) => (key, WriteOp::Decide(change)),
+        };
+        self.tell(Message::Write(key, op, done, Instant::now()));
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -8,6 +8,10 @@ use std::sync::Arc;
 /// keeps the buffer that it arrived in.
 const COMPACT_BYTES_MAX: usize = 4096;
 
+/// To read a value up to this size and to write it anew takes no longer than
+/// others may wait.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+
 /// An entry as the map holds it: two words, and no metadata for a plain one.
 #[derive(Clone)]
 pub(super) enum Stored {
@@ -26,15 +30,25 @@ impl Stored {
         }
     }
 
-    /// The entry, unless it has expired.
-    pub(super) fn into_living(self) -> Option<Entry> {
-        let entry = match self {
-            Self::Whole(entry) => Entry::clone(&entry),
+    /// The entry, expired or not.
+    pub(super) fn into_entry(self) -> Entry {
+        match self {
+            Self::Whole(entry) => Arc::unwrap_or_clone(entry),
             Self::Compact(block) => {
                 record::decode(Bytes::from_owner(block)).expect("it was written here")
             }
-        };
+        }
+    }
+
+    /// The entry, unless it has expired.
+    pub(super) fn into_living(self) -> Option<Entry> {
+        let entry = self.into_entry();
         entry.lives(Time::now).then_some(entry)
+    }
+
+    /// Whether it takes long to change it.
+    pub(super) fn is_large(&self) -> bool {
+        matches!(self, Self::Whole(entry) if entry.value().len() > SMALL_BYTES_MAX)
     }
 
     /// When it expires.

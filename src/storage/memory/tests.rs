@@ -3,8 +3,8 @@
 //! process's real memory in `tests/memory.rs`.
 
 use super::stored::allocated;
-use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Storage, Stored, read};
-use crate::storage::{Decision, Time};
+use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op, Stored, read};
+use crate::storage::{Blocking as _, Decision, Storage as _, Time};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -486,4 +486,24 @@ fn a_slow_update_gets_on_among_quick_ones() {
         assert_eq!(updated.after.map(|entry| entry.value().len()), Some(20));
         assert!(calls.load(Ordering::Relaxed) < 10, "it was decided {calls:?} times");
     });
+}
+
+#[test]
+fn what_takes_long_is_left_to_other_threads() {
+    let memory = Memory::with_max(1 << 20);
+    let update = |text: &str| {
+        let op = Op::Update(key(text), Box::new(|_| Decision::Keep));
+        memory.try_now(op).is_ok()
+    };
+    set(&memory, "small", 64 << 10).unwrap();
+    set(&memory, "large", (64 << 10) + 1).unwrap();
+    assert!(update("small") && update("absent") && !update("large"));
+    assert!(matches!(memory.try_now(Op::Clear), Err(Op::Clear)));
+    let fits = |op| memory.try_now(op).map(|outcome| outcome.is_ok()).ok();
+    let huge = || Op::Set(key("huge"), entry(1 << 20));
+    assert_eq!(fits(huge()), Some(false), "nothing can be swept away for it");
+    let due = Entry::new("x".into()).with_expiry(Some(Time::now()));
+    memory.set(key("due"), due).unwrap();
+    assert_eq!(fits(huge()), None, "something can be");
+    assert_eq!(memory.perform(huge()), Err(Error::Full));
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::storage::durable::journal::Stamp;
 use crate::storage::durable::{Durable, entry_in};
-use crate::storage::{Entry, KEY_BYTES_MAX, Storage, Write, record};
+use crate::storage::{Blocking as _, Entry, KEY_BYTES_MAX, Op, Storage as _, record};
 use std::sync::mpsc;
 use std::thread;
 use tempfile::TempDir;
@@ -170,7 +170,7 @@ fn what_comes_in_behind_the_sweep_is_found() {
 fn wait_until_held(store: &Durable, left: &[&[u8]]) {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
-        let held = held(&store.keyspaces().keys);
+        let held = held(&store.reader.keyspaces().keys);
         if held == left {
             return;
         }
@@ -192,7 +192,7 @@ fn a_store_gives_back_records_and_index() {
         let expiry = soon.after(Duration::from_millis(number as u64));
         let tell = tell.clone();
         let done = Box::new(move |outcome| tell.send(outcome).expect("it is waited for"));
-        store.begin(Write::Set(key(&number.to_string()), entry("value", expiry)), done);
+        store.submit(Op::Set(key(&number.to_string()), entry("value", expiry)), done);
     }
     drop(tell);
     assert_eq!(written.iter().flatten().count(), KEYS);
