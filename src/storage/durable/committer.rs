@@ -12,7 +12,7 @@
 //! the database has failed elsewhere it is opened anew, see `reopen`.
 
 use super::batch::{self, Batch, Decided, Record, WriteOp};
-use super::compaction::{self, Compactor, Trigger};
+use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
 use super::disk_space::DiskSpace;
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Generation};
@@ -41,13 +41,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How many full memtables may wait to be written. At four the database lets
 /// a write wait for ever if they never are.
 const SEALED_MEMTABLES_MAX: usize = 3;
-
-/// How many unsorted files there may be. At thirty it does the same.
-const L0_RUNS_MAX: usize = 24;
-
-/// From so many on they are put in order before more space is made: each round of
-/// that makes another.
-const L0_RUNS_MAX_TO_MAKE_ROOM: usize = L0_RUNS_MAX - 4;
 
 /// For how long writers are not kept waiting again to make space of which none
 /// came, unless more has expired: as long as it took, but no longer than this.
@@ -264,9 +257,7 @@ impl Committer {
             return Ok(removed);
         }
         let was_l0_first = self.has_too_many_l0_runs_to_make_room();
-        let piece = patience.piece(Instant::now());
-        let trigger =
-            if was_l0_first { Trigger::NoSpaceInL0(piece) } else { Trigger::NoSpace(piece) };
+        let trigger = Trigger::NoSpace(patience.piece(Instant::now()));
         let expiring =
             self.begin_and_finish(|both| &mut both.expiring, Generation::expiring, trigger);
         let mut round = removed.and(expiring.unwrap_or_default());
@@ -305,7 +296,7 @@ impl Committer {
     }
 
     fn has_too_many_l0_runs_to_make_room(&self) -> bool {
-        self.l0_runs() >= L0_RUNS_MAX_TO_MAKE_ROOM
+        self.l0_runs() >= L0_RUNS_MAX_TO_RECLAIM
     }
 
     /// Puts a keyspace in order if there is something to do. Says what has come
@@ -317,19 +308,14 @@ impl Committer {
         trigger: Trigger,
     ) -> Option<Round> {
         let Self { live, disk_space, status, .. } = self;
-        let compactor = compactor(&mut self.compactors);
-        compactor.begin(
+        compactor(&mut self.compactors).run_to_end(
             live.database(),
             &live.generation,
             keyspace(&live.generation),
             disk_space,
             trigger,
-        );
-        let was_at_work = compactor.finish_unless(|| status.is_hurried());
-        was_at_work.then(|| Round {
-            has_progress: compactor.has_progress(),
-            has_more: compactor.is_unfinished(),
-        })
+            || status.is_hurried(),
+        )
     }
 
     /// Sweeps what has expired by `until`, but not for much longer than a piece.

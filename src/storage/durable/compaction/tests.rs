@@ -1,8 +1,9 @@
 //! What becomes of the files of a tree.
 
+use super::picker::{Shape, TABLE_BYTES};
 use super::*;
-use crate::storage::durable::generation::Generation;
 use crate::storage::durable::journal::Stamp;
+use crate::storage::durable::tree::Step;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -41,20 +42,40 @@ impl Tree {
             }
             .expect("it is written");
         }
-        assert!(self.steps().flush().expect("it is in a file"));
+        assert!(self.reclaim().flush().expect("it is in a file"));
     }
 
-    fn steps(&self) -> Steps {
-        Steps {
+    /// A run that reclaims, but never merges the tree as a whole.
+    fn reclaim(&self) -> Run {
+        let goal = Goal::Reclaim;
+        Run {
             database: self.database.clone(),
             keyspace: self.keyspace().clone(),
+            picker: Picker { goal, fineness: 0, may_resplit: true, whole_bytes_max: 0 },
             free_bytes: Box::new(|| u64::MAX),
             kept_bytes: 0,
-            fineness: 0,
-            may_resplit: true,
-            piece: Duration::MAX,
+            time_max: Duration::MAX,
             is_stopped: Arc::default(),
         }
+    }
+
+    fn shape(&self) -> Shape {
+        shape_of(self.keyspace())
+    }
+
+    fn table_bytes(&self) -> u64 {
+        self.shape().table_bytes()
+    }
+
+    /// How many files each level has.
+    fn files(&self) -> Vec<usize> {
+        self.shape().levels.iter().map(|level| level.files).collect()
+    }
+
+    /// The bytes above the last level.
+    fn above_bytes(&self) -> u64 {
+        let shape = self.shape();
+        shape.table_bytes() - shape.last().bytes
     }
 
     /// Is in the way of the file after so many that are made next.
@@ -69,9 +90,9 @@ impl Tree {
         self.database.compact(self.keyspace(), step).expect("nothing is in its way");
     }
 
-    fn begin(&self, compaction: &mut Compactor, trigger: Trigger) {
+    fn begin(&self, compactor: &mut Compactor, trigger: Trigger) {
         let (disk_space, generation) = (self.disk_space(), &self.generation);
-        compaction.begin(&self.database, generation, self.keyspace(), &disk_space, trigger);
+        compactor.begin(&self.database, generation, self.keyspace(), &disk_space, trigger);
     }
 
     #[track_caller]
@@ -85,21 +106,21 @@ impl Tree {
 
 #[test]
 fn files_are_merged_here_and_not_by_the_database() {
-    let (tree, mut compaction) = (Tree::new(), Compactor::default());
+    let (tree, mut compactor) = (Tree::new(), Compactor::default());
     for round in 0_u8..6 {
         tree.write(0..100, Some(&[round; 100]));
     }
     while tree.database.active_compactions() > 0 {
         thread::sleep(WAIT);
     }
-    let before = l0_files(tree.keyspace());
+    let before = tree.keyspace().l0_files();
     assert!(before >= 5, "{before} files");
-    tree.begin(&mut compaction, Trigger::Write);
-    assert!(compaction.finish() && !compaction.is_unfinished());
-    assert_eq!(l0_files(tree.keyspace()), 0);
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(compactor.finish() && !compactor.is_unfinished());
+    assert_eq!(tree.keyspace().l0_files(), 0);
     tree.holds(0..100, Some(&[5; 100]));
-    tree.begin(&mut compaction, Trigger::Write);
-    assert!(!compaction.is_running(), "there is nothing to do");
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(!compactor.is_running(), "there is nothing to do");
 }
 
 #[test]
@@ -109,57 +130,58 @@ fn what_was_deleted_goes_step_by_step() {
     let value = [b'x'; 2000];
     tree.write(0..KEYS / 2, Some(&value));
     tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree.keyspace().table_bytes();
+    let full = tree.table_bytes();
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
-    let ended = tree.steps().one_by_one(Goal::Reclaim).expect("it is put in order");
+    let ended = tree.reclaim().run().expect("it is put in order");
     assert!(matches!(ended, RunEnd::Done));
-    let Shape { files, bytes, .. } = shape_of(tree.keyspace());
-    assert!(bytes < full / 8, "{bytes} of {full} bytes are left");
-    let (last, others) = files.split_last().expect("there are levels");
-    assert!(*last > 0 && others.iter().all(|&files| files == 0), "{files:?}");
+    let shape = tree.shape();
+    let left = shape.table_bytes();
+    assert!(left < full / 8, "{left} of {full} bytes are left");
+    let (last, others) = shape.levels.split_last().expect("there are levels");
+    assert!(last.files > 0 && others.iter().all(|level| level.files == 0), "{shape:?}");
     tree.holds(deleted(), None);
     tree.holds((0..KEYS).step_by(10), Some(&value));
 }
 
 #[test]
-fn a_job_that_is_stopped_is_gone_on_with() {
+fn a_run_that_is_stopped_is_continued() {
     let tree = Tree::new();
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    let steps = tree.steps();
-    steps.is_stopped.store(true, Ordering::Relaxed);
-    assert!(matches!(steps.one_by_one(Goal::Reclaim), Ok(RunEnd::Early { .. })));
+    let run = tree.reclaim();
+    run.is_stopped.store(true, Ordering::Relaxed);
+    assert!(matches!(run.run(), Ok(RunEnd::Early { .. })));
 
-    let mut compaction = Compactor { unfinished: Some(Goal::Reclaim), ..Compactor::default() };
-    tree.begin(&mut compaction, Trigger::Write);
-    assert!(!compaction.is_running(), "others write");
-    tree.begin(&mut compaction, Trigger::Idle);
-    assert!(compaction.finish() && !compaction.is_unfinished());
+    let mut compactor = Compactor { unfinished: Some(Goal::Reclaim), ..Compactor::default() };
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(!compactor.is_running(), "others write");
+    tree.begin(&mut compactor, Trigger::Idle);
+    assert!(compactor.finish() && !compactor.is_unfinished());
     tree.holds(90..100, Some(b"value"));
 }
 
 /// A slow disk gets somewhere too.
 #[test]
-fn a_job_that_has_no_time_takes_a_step_all_the_same() {
+fn a_run_that_has_no_time_takes_a_step_all_the_same() {
     const KEYS: usize = 10_000;
     const RUNS_MAX: usize = 100;
     let tree = Tree::new();
     let value = [b'x'; 2000];
     tree.write(0..KEYS / 2, Some(&value));
     tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree.keyspace().table_bytes();
+    let full = tree.table_bytes();
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
-    let steps = Steps { piece: Duration::ZERO, ..tree.steps() };
-    let runs = (0..RUNS_MAX).map(|_| steps.one_by_one(Goal::Reclaim).expect("nothing fails"));
+    let run = Run { time_max: Duration::ZERO, ..tree.reclaim() };
+    let runs = (0..RUNS_MAX).map(|_| run.run().expect("nothing fails"));
     let unfinished = runs.take_while(|ended| !matches!(ended, RunEnd::Done));
     let stepped = unfinished.inspect(|ended| {
         assert!(matches!(ended, RunEnd::Early { has_stepped: true, .. }), "{ended:?}");
     });
     let runs = stepped.count();
     assert!(runs > 1 && runs < RUNS_MAX, "{runs} runs");
-    let left = tree.keyspace().table_bytes();
+    let left = tree.table_bytes();
     assert!(left < full / 8, "{left} of {full} bytes are left");
     tree.holds(deleted(), None);
     tree.holds((0..KEYS).step_by(10), Some(&value));
@@ -167,19 +189,19 @@ fn a_job_that_has_no_time_takes_a_step_all_the_same() {
 
 /// A disk that was full for a moment must not be for ten seconds.
 #[test]
-fn a_job_that_has_failed_does_not_keep_the_next_from_making_room() {
-    let (tree, mut compaction) = (Tree::new(), Compactor::default());
+fn a_run_that_has_failed_does_not_keep_the_next_from_making_room() {
+    let (tree, mut compactor) = (Tree::new(), Compactor::default());
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    compaction.note(190, 90);
+    compactor.note(190, 90);
     let obstacle = tree.obstacle_after(0);
-    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
-    assert!(compaction.finish() && compaction.is_unfinished() && !compaction.has_progress());
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    assert!(compactor.finish() && compactor.is_unfinished() && !compactor.has_progress);
     fs::remove_dir(obstacle).expect("it is in the way");
-    tree.begin(&mut compaction, Trigger::Write);
-    assert!(!compaction.is_running(), "it may fail again");
-    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
-    assert!(compaction.finish() && compaction.has_progress() && !compaction.is_unfinished());
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(!compactor.is_running(), "it may fail again");
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    assert!(compactor.finish() && compactor.has_progress && !compactor.is_unfinished());
     tree.holds(0..90, None);
     tree.holds(90..100, Some(b"value"));
 }
@@ -204,15 +226,18 @@ fn what_no_step_can_take_is_written_anew_as_a_whole() {
         }
         tree.write([], None);
     }
-    assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
-    let full = tree.keyspace().table_bytes();
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
+    let full = tree.table_bytes();
     let is_deleted = |key: &usize| key.is_multiple_of(10);
     tree.write((0..KEYS).filter(is_deleted), None);
     // By itself it would have waited for another one, to be taken apart.
-    tree.compact(&files_merged(1, TABLE_BYTES));
-    let steps = Steps { may_resplit: false, ..tree.steps() };
-    assert!(matches!(steps.one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
-    let left = tree.keyspace().table_bytes();
+    tree.compact(&leveled(1, TABLE_BYTES));
+    // What is left of the tree can be merged as a whole, and all of it cannot.
+    let mut run = tree.reclaim();
+    run.picker = Picker { may_resplit: false, whole_bytes_max: WHOLE_BYTES_MAX, ..run.picker };
+    run.free_bytes = Box::new(move || 2 * full / 40 * 39);
+    assert!(matches!(run.run(), Ok(RunEnd::Done)));
+    let left = tree.table_bytes();
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).filter(is_deleted), None);
 }
@@ -224,15 +249,19 @@ fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
     tree.write(0..KEYS, Some(&[b'x'; 1000]));
     tree.keyspace().major_compact(TABLE_BYTES).expect("it is in the last level");
     tree.write((0..KEYS).step_by(2), None);
-    let full = tree.keyspace().table_bytes();
-    assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Early { .. })));
-    assert_eq!(l0_files(tree.keyspace()), 1);
+    let full = tree.table_bytes();
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Early { .. })));
+    assert_eq!(tree.keyspace().l0_files(), 1);
     tree.generation.widen_bounds(&tree.database, tree.keyspace()).expect("it is written");
-    assert!(matches!(tree.steps().one_by_one(Goal::Reclaim), Ok(RunEnd::Done)));
-    let left = tree.keyspace().table_bytes();
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
+    let left = tree.table_bytes();
     assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).step_by(2), None);
     tree.holds((1..KEYS).step_by(2), Some(&[b'x'; 1000]));
+}
+
+fn leveled(l0_files: u8, table_bytes: u64) -> Step {
+    Step::Leveled { l0_files, table_bytes, level_ratios: vec![10.0] }
 }
 
 /// A tree of many keys, and what it is to hold: a thousand times a letter each.
@@ -247,7 +276,7 @@ impl Letters {
         let mut letters = Self { tree: Tree::new(), expected: vec![None; 20_000] };
         letters.write(1, 1, Some(b'a'));
         let keyspace = letters.tree.keyspace();
-        keyspace.major_compact(STEP_TABLE_BYTES_MIN).expect("it is in the last level");
+        keyspace.major_compact(64 << 10).expect("it is in the last level");
         letters
     }
 
@@ -280,16 +309,15 @@ impl Letters {
         const RUNS_MAX: usize = 12;
         let mut fineness = 0;
         for _ in 0..RUNS_MAX {
-            let mut steps = self.tree.steps();
-            steps.free_bytes = Box::new(move || free_bytes);
-            steps.fineness = fineness;
-            steps.may_resplit = fineness < FINENESS_MAX;
-            match steps.one_by_one(Goal::Reclaim).expect("nothing fails") {
+            let mut run = self.tree.reclaim();
+            run.free_bytes = Box::new(move || free_bytes);
+            run.picker = Picker { fineness, may_resplit: fineness < FINENESS_MAX, ..run.picker };
+            match run.run().expect("nothing fails") {
                 RunEnd::Done => return fineness,
                 RunEnd::Early { .. } => {}
                 RunEnd::Resplit => fineness += 1,
                 RunEnd::Stuck => {
-                    let above_bytes = shape_of(self.tree.keyspace()).above_bytes;
+                    let above_bytes = self.tree.above_bytes();
                     assert!(above_bytes < 4096, "no step is small enough for {above_bytes}");
                     return fineness;
                 }
@@ -313,7 +341,7 @@ impl Letters {
 #[test]
 fn files_that_no_step_can_take_are_taken_apart() {
     let mut letters = Letters::new();
-    let full = letters.tree.keyspace().table_bytes();
+    let full = letters.tree.table_bytes();
     letters.write(10, 20, None);
     letters.write(1, 500, None);
     letters.write(5, 500, Some(b'b'));
@@ -324,7 +352,7 @@ fn files_that_no_step_can_take_are_taken_apart() {
     letters.merge_into(4);
     letters.write(5, 2000, Some(b'd'));
     assert!(letters.put_in_order(6 << 20) > 0, "no file was too large");
-    let left = letters.tree.keyspace().table_bytes();
+    let left = letters.tree.table_bytes();
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     letters.hold();
 }
@@ -344,7 +372,7 @@ fn levels_that_no_step_can_take_are_merged_file_by_file() {
             letters.write(first, 8, Some(letter));
             letters.merge_into(level);
         }
-        let bytes: Vec<u64> = level_bytes(letters.tree.keyspace())[1..6].to_vec();
+        let bytes: Vec<u64> = letters.tree.shape().levels[1..6].iter().map(|it| it.bytes).collect();
         let bytes: Vec<u64> = bytes.into_iter().filter(|&bytes| bytes > 0).collect();
         assert!(bytes.len() == levels.len(), "{bytes:?}");
         assert!(
@@ -362,7 +390,7 @@ fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
     let mut letters = Letters::new();
     letters.write(3, 5, Some(b'c'));
     letters.write(8, 100, None);
-    letters.tree.compact(&files_merged(1, 128 << 10));
+    letters.tree.compact(&leveled(1, 128 << 10));
     letters.tree.compact(&Step::Move { from: 5, to: 4 });
     // Of other keys, so it may come to be below them.
     letters.write(1, 10, Some(b'b'));
@@ -370,7 +398,7 @@ fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
     letters.widen_bounds();
     letters.write(5, 40, Some(b'd'));
     letters.merge_into(3);
-    let Shape { files, .. } = shape_of(letters.tree.keyspace());
+    let files = letters.tree.files();
     assert!(matches!(files[..], [0, 0, 0, 1, many, 1, _] if many > 20), "{files:?}");
     letters.put_in_order(FREE_BYTES);
     letters.hold();
@@ -384,12 +412,12 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     letters.write(10, 10, None);
     letters.write(1, 8, Some(b'b'));
     letters.write(3, 8, Some(b'c'));
-    letters.tree.compact(&files_merged(1, 128 << 10));
+    letters.tree.compact(&leveled(1, 128 << 10));
     letters.tree.compact(&Step::Move { from: 5, to: 4 });
     letters.widen_bounds();
     letters.tree.write([], None);
     letters.merge_into(3);
-    let Shape { files, above_bytes, .. } = shape_of(letters.tree.keyspace());
+    let (files, above_bytes) = (letters.tree.files(), letters.tree.above_bytes());
     assert!(matches!(files[..], [0, 0, 0, 1, many, 0, _] if many > 20), "{files:?}");
     assert!(above_bytes > FREE_BYTES, "{above_bytes}");
     letters.put_in_order(FREE_BYTES);
@@ -397,14 +425,14 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
 }
 
 #[test]
-fn what_is_deleted_during_a_job_is_left_for_the_next() {
-    let (tree, mut compaction) = (Tree::new(), Compactor::default());
+fn what_is_deleted_during_a_run_is_left_for_the_next() {
+    let (tree, mut compactor) = (Tree::new(), Compactor::default());
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    compaction.note(190, 90);
-    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
-    compaction.note(20, 20);
-    assert!(compaction.finish() && compaction.has_deletions_left());
-    tree.begin(&mut compaction, Trigger::NoSpace(Duration::MAX));
-    assert!(compaction.finish() && !compaction.has_deletions_left());
+    compactor.note(190, 90);
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    compactor.note(20, 20);
+    assert!(compactor.finish() && compactor.has_deletions_left());
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    assert!(compactor.finish() && !compactor.has_deletions_left());
 }

@@ -456,12 +456,12 @@ impl Keyspace {
         self.0.tree.l0_run_count()
     }
 
-    /// The bytes of its files but for blobs.
-    pub fn table_bytes(&self) -> u64 {
-        match &self.0.tree {
+    pub fn blob_bytes(&self) -> u64 {
+        let tables = match &self.0.tree {
             AnyTree::Standard(tree) => tree.disk_space(),
             AnyTree::Blob(tree) => tree.index.disk_space(),
-        }
+        };
+        self.disk_bytes().saturating_sub(tables)
     }
 
     /// The bytes of all its files.
