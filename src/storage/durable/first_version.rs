@@ -7,7 +7,7 @@
 
 use super::*;
 use crate::storage::durable::tree::Database;
-use crate::storage::{Blocking as _, Decision, Time};
+use crate::storage::{Blocking as _, Decision, Entry, Key, Time};
 use std::fs;
 use std::time::Duration;
 use tempfile::TempDir;

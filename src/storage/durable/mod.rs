@@ -20,42 +20,37 @@ mod generation;
 mod held;
 mod inventory;
 mod journal;
+mod live;
 mod open_error;
 mod patience;
 mod pins;
+mod reader;
 mod recovery;
+mod remover;
 mod reopen;
 mod status;
 mod tree;
+mod upkeep;
 mod verify;
 
 use super::pool::Pool;
-use super::record::{self, NotUnderstood};
-use super::{Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage, Time};
+use super::{Done, Effect, Error, Op, Outage, Outcome, Storage, Time};
 use batch::WriteOp;
-use bytes::Bytes;
 use committer::{Committer, Message};
 use crossbeam_channel::{SendError, Sender};
 use directory::{Data, Directory};
-use generation::Keyspaces;
+use live::Live;
 pub use open_error::OpenError;
 use pins::Pins;
-use reopen::Live;
+use reader::Reader;
 use status::Status;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-/// How often a record is looked for that is not where it is said to be, as long
-/// as the same is said.
-const LOOKS_MAX: u32 = 8;
-
 /// How many threads read what is not in memory, for each processor.
 const READERS_EACH: usize = 2;
-
-/// A larger value takes longer to check than others may wait.
-const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
@@ -95,7 +90,7 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        let reader = Reader { current, pins };
+        let reader = Reader::new(current, pins);
         let readers = start_readers(&reader)?;
         Ok(Self { reader, readers, status, writes, committer, _data: data, _directory: directory })
     }
@@ -113,57 +108,6 @@ impl Durable {
             Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
             Ok(()) | Err(SendError(Message::Close)) => {}
         }
-    }
-}
-
-/// The two ways to read: in memory, and wherever the entry is.
-#[derive(Clone)]
-struct Reader {
-    /// The keyspaces that are in use.
-    current: Arc<RwLock<Arc<Keyspaces>>>,
-    pins: Arc<Pins>,
-}
-
-impl Reader {
-    /// The keyspaces that are in use.
-    fn keyspaces(&self) -> Arc<Keyspaces> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What is held under `key` in these keyspaces.
-    fn entry(&self, keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
-        let mut found = entry_in(keyspaces, key)?;
-        while let Some(entry) = &found
-            && !self.pins.lives(key, entry)
-        {
-            // It has expired, unless a change that was decided before has been
-            // committed since it was found, to other keyspaces perhaps.
-            let expiry = entry.expiry();
-            found = entry_in(&self.keyspaces(), key)?.filter(|entry| entry.expiry() != expiry);
-        }
-        Ok(found)
-    }
-
-    /// The entry under `key`. Blocks as long as the disk does.
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        loop {
-            let keyspaces = self.keyspaces();
-            let found = self.entry(&keyspaces, key);
-            // A file may be gone if the database was opened anew meanwhile.
-            if found.is_ok() || Arc::ptr_eq(&keyspaces, &self.keyspaces()) {
-                return found;
-            }
-        }
-    }
-
-    /// The entry under `key` if a look in the active memtable shows it: written
-    /// last, small, without an expiry, for that needs another look. Never blocks.
-    fn get_in_memory(&self, key: &Key) -> Option<Entry> {
-        let record = self.keyspaces().keys.get_in_memtable(key.as_str().as_bytes())?;
-        if record.len() > READ_AT_ONCE_BYTES_MAX {
-            return None;
-        }
-        record::decode(record).ok().filter(|entry| entry.expiry().is_none())
     }
 }
 
@@ -228,39 +172,6 @@ impl Drop for Durable {
             log::error!("closing the storage: {err}");
         }
     }
-}
-
-/// What is held under `key`, expired or not.
-fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
-    let unreadable = |err| unreadable(key, err);
-    let Keyspaces { keys, expiring } = keyspaces;
-    let (mut missed, mut tries) = (None, 0);
-    while let Some(record) = keys.get(key.as_str()).map_err(unreadable)? {
-        let Some(expiry) = record::referred(&record) else {
-            return entry_of(key, record).map(Some);
-        };
-        let found = expiring.get(expiry::index_entry(expiry, key)).map_err(unreadable)?;
-        if let Some(record) = found {
-            return entry_of(key, record).map(Some);
-        }
-        // Another has taken its place meanwhile, and the next look finds that.
-        tries = if missed == Some(expiry) { tries + 1 } else { 1 };
-        if tries == LOOKS_MAX {
-            return Err(self::unreadable(key, NotUnderstood::Missing));
-        }
-        missed = Some(expiry);
-    }
-    Ok(None)
-}
-
-/// The entry of a record that was found under `key`.
-fn entry_of(key: &Key, record: Bytes) -> Result<Entry, Error> {
-    record::decode(record).map_err(|err| unreadable(key, err))
-}
-
-fn unreadable(key: &Key, err: impl std::error::Error + Send + Sync + 'static) -> Error {
-    log::error!("{:?} cannot be read: {err}", key.as_str());
-    Error::Internal(Arc::new(err))
 }
 
 #[cfg(test)]

@@ -26,16 +26,16 @@
 use super::directory::Data;
 use super::generation::{Generation, Keyspaces};
 use super::journal::Stamp;
+use super::live::Live;
 use super::open_error::OpenError;
 use super::recovery::{self, Recovered};
 use super::tree::{self, Database};
-use super::{directory, held, inventory, journal};
+use super::{directory, held, journal};
 use std::fs::{self, File};
 use std::io;
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long after a failure it is tried first, and at most after a try that has
@@ -51,42 +51,6 @@ const STEADY: Duration = Duration::from_secs(60);
 /// locked as a whole by another one, so nobody else opens this database.
 const LOCK: &str = "lock";
 const LOCK_UNFINISHED: &str = "lock.new";
-
-/// The open database, and all that changes with it.
-pub struct Live {
-    /// There is none while it is opened anew.
-    database: Option<Database>,
-    pub generation: Generation,
-    /// That of the failed one until another takes writes.
-    pub inventory: inventory::Keeper,
-    /// The keyspaces that readers use.
-    current: Arc<RwLock<Arc<Keyspaces>>>,
-}
-
-impl Live {
-    pub fn new(Recovered { database, generation, inventory }: Recovered) -> Self {
-        let current = Arc::new(RwLock::new(Arc::clone(generation.keyspaces())));
-        Self { database: Some(database), generation, inventory, current }
-    }
-
-    /// The keyspaces that readers use, from now on and whatever becomes of them.
-    pub fn current(&self) -> &Arc<RwLock<Arc<Keyspaces>>> {
-        &self.current
-    }
-
-    /// The database that takes writes.
-    pub fn database(&self) -> &Database {
-        self.database.as_ref().expect("nothing is written while there is no database")
-    }
-
-    /// Has readers, and what is decided, use another generation; gives the old one.
-    pub fn replace(&mut self, generation: Generation) -> Generation {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::clone(generation.keyspaces());
-        drop(current);
-        mem::replace(&mut self.generation, generation)
-    }
-}
 
 /// How an attempt has ended.
 pub enum Attempt {

@@ -4,7 +4,7 @@
 //! A sample of the positions is tried; `LKV_TEST_EVERY_BYTE=1` tries them all.
 
 use super::*;
-use crate::storage::{Blocking as _, Time};
+use crate::storage::{Blocking as _, Entry, Key, Time};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;

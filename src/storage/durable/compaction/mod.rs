@@ -18,9 +18,9 @@ mod picker;
 mod run;
 
 use super::disk_space::DiskSpace;
-use super::generation::Generation;
+use super::live::Live;
 use super::patience::Round;
-use super::tree::{self, Database, Keyspace};
+use super::tree::{self, Keyspace};
 use crate::schedule;
 use picker::{FINENESS_MAX, Goal, L0_FILES_TO_COMPACT, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
 pub use run::wait_for_flush;
@@ -108,12 +108,11 @@ impl Compactor {
         (self.changes, self.deletions, self.unfinished) = (0, 0, None);
     }
 
-    /// Begins a run if there is something to do for a keyspace of a generation,
-    /// and none is under way. Blocks for nothing.
+    /// Begins a run if there is something to do for a keyspace, and none is under
+    /// way. Blocks for nothing.
     pub fn begin(
         &mut self,
-        database: &Database,
-        generation: &Generation,
+        live: &Live,
         keyspace: &Keyspace,
         disk_space: &DiskSpace,
         trigger: Trigger,
@@ -132,7 +131,8 @@ impl Compactor {
             return;
         };
         let free_bytes = {
-            let (disk_space, keyspaces) = (disk_space.clone(), Arc::clone(generation.keyspaces()));
+            let (disk_space, keyspaces) =
+                (disk_space.clone(), Arc::clone(live.generation.keyspaces()));
             let is_kept = goal == Goal::ReduceL0 && l0_files < L0_FILES_URGENT;
             let kept_bytes = move || if is_kept { keyspaces.unflushed_bytes() } else { 0 };
             move || disk_space.free_bytes().saturating_sub(kept_bytes())
@@ -150,7 +150,7 @@ impl Compactor {
         }
         let is_stopped = Arc::new(AtomicBool::new(false));
         let run = Run {
-            database: database.clone(),
+            database: live.database().clone(),
             keyspace: keyspace.clone(),
             picker,
             free_bytes: Box::new(free_bytes),
@@ -251,14 +251,13 @@ impl Compactor {
     /// [`begin`]: Self::begin
     pub fn run_to_end(
         &mut self,
-        database: &Database,
-        generation: &Generation,
+        live: &Live,
         keyspace: &Keyspace,
         disk_space: &DiskSpace,
         trigger: Trigger,
         is_hurried: impl Fn() -> bool,
     ) -> Option<Round> {
-        self.begin(database, generation, keyspace, disk_space, trigger);
+        self.begin(live, keyspace, disk_space, trigger);
         while self.running.as_ref().is_some_and(|run| !run.thread.is_finished()) {
             if is_hurried() {
                 self.stop();

@@ -2,30 +2,39 @@
 
 use super::picker::{Shape, TABLE_BYTES};
 use super::*;
-use crate::storage::durable::journal::Stamp;
+use crate::storage::durable::directory::Directory;
+use crate::storage::durable::recovery;
 use crate::storage::durable::tree::Step;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A tree of a database of its own, and the folder of that.
+/// A tree of a database of its own, and the directory of that.
 struct Tree {
+    live: Live,
+    _directory: Directory,
     folder: TempDir,
-    database: Database,
-    generation: Generation,
 }
 
 impl Tree {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = folder.path().join("data");
-        let database = Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
-        let generation = Generation::begin(&database, &data, Stamp::new(), 1).expect("a tree");
-        Self { folder, database, generation }
+        let mut directory = Directory::take(folder.path()).expect("it is free");
+        directory.found(recovery::found).expect("it is made");
+        let data = Arc::new(directory.data().expect("it is there"));
+        let recovered = recovery::recover(&data, true, || directory.finish());
+        let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")));
+        Self { live, _directory: directory, folder }
+    }
+
+    /// Has the next file have keys from all over.
+    fn widen_bounds(&self) {
+        let widened = self.live.generation.widen_bounds(self.live.database(), self.keyspace());
+        widened.expect("it is written");
     }
 
     fn keyspace(&self) -> &Keyspace {
-        self.generation.keys()
+        self.live.generation.keys()
     }
 
     fn disk_space(&self) -> DiskSpace {
@@ -49,7 +58,7 @@ impl Tree {
     fn reclaim(&self) -> Run {
         let goal = Goal::Reclaim;
         Run {
-            database: self.database.clone(),
+            database: self.live.database().clone(),
             keyspace: self.keyspace().clone(),
             picker: Picker { goal, fineness: 0, may_resplit: true, whole_bytes_max: 0 },
             free_bytes: Box::new(|| u64::MAX),
@@ -87,12 +96,11 @@ impl Tree {
     }
 
     fn compact(&self, step: &Step) {
-        self.database.compact(self.keyspace(), step).expect("nothing is in its way");
+        self.live.database().compact(self.keyspace(), step).expect("nothing is in its way");
     }
 
     fn begin(&self, compactor: &mut Compactor, trigger: Trigger) {
-        let (disk_space, generation) = (self.disk_space(), &self.generation);
-        compactor.begin(&self.database, generation, self.keyspace(), &disk_space, trigger);
+        compactor.begin(&self.live, self.keyspace(), &self.disk_space(), trigger);
     }
 
     #[track_caller]
@@ -110,7 +118,7 @@ fn files_are_merged_here_and_not_by_the_database() {
     for round in 0_u8..6 {
         tree.write(0..100, Some(&[round; 100]));
     }
-    while tree.database.active_compactions() > 0 {
+    while tree.live.database().active_compactions() > 0 {
         thread::sleep(WAIT);
     }
     let before = tree.keyspace().l0_files();
@@ -252,7 +260,7 @@ fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
     let full = tree.table_bytes();
     assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Early { .. })));
     assert_eq!(tree.keyspace().l0_files(), 1);
-    tree.generation.widen_bounds(&tree.database, tree.keyspace()).expect("it is written");
+    tree.widen_bounds();
     assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
     let left = tree.table_bytes();
     assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
@@ -289,15 +297,7 @@ impl Letters {
         }
     }
 
-    /// Has the next file have keys from all over.
-    fn widen_bounds(&self) {
-        self.tree
-            .generation
-            .widen_bounds(&self.tree.database, self.tree.keyspace())
-            .expect("it is written");
-    }
-
-    /// Merges what is unsorted into a level, as one file.
+    /// Merges L0 into a level, as one file.
     fn merge_into(&self, level: u8) {
         self.tree.compact(&Step::Merge { from: 0, to: level });
     }
@@ -322,7 +322,7 @@ impl Letters {
                     return fineness;
                 }
             }
-            self.widen_bounds();
+            self.tree.widen_bounds();
             self.tree.write([], None);
         }
         panic!("there is no end to it");
@@ -367,7 +367,7 @@ fn levels_that_no_step_can_take_are_merged_file_by_file() {
     for levels in (2..=all.len()).map(|count| &all[..count]) {
         let mut letters = Letters::new();
         for &(first, letter, level) in levels {
-            letters.widen_bounds();
+            letters.tree.widen_bounds();
             letters.write(5 * first + 1, 40, None);
             letters.write(first, 8, Some(letter));
             letters.merge_into(level);
@@ -395,7 +395,7 @@ fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
     // Of other keys, so it may come to be below them.
     letters.write(1, 10, Some(b'b'));
     letters.merge_into(5);
-    letters.widen_bounds();
+    letters.tree.widen_bounds();
     letters.write(5, 40, Some(b'd'));
     letters.merge_into(3);
     let files = letters.tree.files();
@@ -414,7 +414,7 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     letters.write(3, 8, Some(b'c'));
     letters.tree.compact(&leveled(1, 128 << 10));
     letters.tree.compact(&Step::Move { from: 5, to: 4 });
-    letters.widen_bounds();
+    letters.tree.widen_bounds();
     letters.tree.write([], None);
     letters.merge_into(3);
     let (files, above_bytes) = (letters.tree.files(), letters.tree.above_bytes());

@@ -17,11 +17,11 @@
 //! time and no space, while what is among the keys is only given back as most of
 //! these are written anew.
 
-use super::batch::Record;
 use super::generation::{Generation, Keyspaces};
 use super::tree::{Database, Keyspace, Result, WriteBatch};
 use crate::storage::time::Reading;
 use crate::storage::{Key, Time, record};
+use bytes::Bytes;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -201,7 +201,7 @@ impl Sweep {
         batch: &mut WriteBatch,
         keyspaces: &Keyspaces,
         key: &Key,
-        record: Record,
+        record: Option<Bytes>,
     ) {
         let Keyspaces { keys, expiring } = keyspaces;
         let due = record.as_deref().and_then(Due::of);

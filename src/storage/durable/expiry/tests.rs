@@ -2,8 +2,9 @@
 //! a test chooses, then in the store.
 
 use super::*;
+use crate::storage::durable::Durable;
 use crate::storage::durable::journal::Stamp;
-use crate::storage::durable::{Durable, entry_in};
+use crate::storage::durable::reader::entry_in;
 use crate::storage::{Blocking as _, Entry, KEY_BYTES_MAX, Op, Storage as _, record};
 use std::sync::mpsc;
 use std::thread;

@@ -12,17 +12,14 @@
 //! - A tree drops obsolete files when it installs a version, and only a flush of
 //!   a memtable that is not empty does. So to release what a compaction has
 //!   replaced takes a write and a flush.
-//! - fjall compacts with no regard to free space, and takes no more writes once
-//!   it has failed. So it is told to leave files as they are, and [`compact`]
-//!   merges them: [`Database::compact`].
+//! - fjall compacts with no regard to free space. So it is told to leave files as
+//!   they are, and each step is taken by [`Database::compact`].
 //! - It lets a writer wait for ever at four sealed memtables or thirty L0 runs.
 //! - It takes any error of its threads for the end, and some damage for a bug of
 //!   its own, and panics.
 //!
 //! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
 //! Nothing here knows of entries, expiry or clients.
-//!
-//! [`compact`]: super::compaction
 
 mod orphans;
 pub mod table_file;
