@@ -1,5 +1,5 @@
-//! Little Key-Value Store: a key-value store over HTTP for people who have
-//! curl. The program is a thin `main` over these parts.
+//! Little Key-Value Store: a key-value store over HTTP, with curl for a client.
+//! The program is a thin `main` over these parts.
 //!
 //! ```text
 //! curl ──► server ───────────────────────────► api ──────────► storage

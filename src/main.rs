@@ -21,7 +21,7 @@ const FAILURE: u8 = 1;
 /// The exit code for bad usage.
 const BAD_USAGE: u8 = 2;
 
-/// How long the end waits for what is still to be read of the output.
+/// The longest wait at the end for a reader of the output.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// Where all goes that the store tells once it has begun to start.
+/// Standard output and standard error of a store that has begun to start.
 #[derive(Clone)]
 struct Streams {
     output: Output,
@@ -82,7 +82,7 @@ impl Streams {
     }
 }
 
-/// How often a lock is tried that another process has.
+/// The interval between tries of a lock that another process has.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the store until a signal comes; an error is a line for the user.
@@ -169,7 +169,7 @@ fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
 /// Closes the storage; a disk that hangs is not waited for.
 fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
     let (closed, outcome) = crossbeam_channel::bounded(1);
-    // Nobody is left who could use it, or hear of a thread that cannot start.
+    // Nothing is left that could use it, or report a thread that cannot start.
     thread::spawn(move || closed.send(storage.close()).ok());
     let failure = match outcome.recv_timeout(timeout) {
         Ok(Ok(())) => return Ok(()),
@@ -190,7 +190,7 @@ fn listen(options: &Options, api: Api) -> Result<Server, String> {
     Server::start(&options.config(addrs), api).map_err(|err| err.to_string())
 }
 
-/// What the user is told outside of the log, as one line.
+/// A message for the user outside of the log, as one line.
 fn complaint(what: &impl Display) -> String {
     format!("little-key-value: {}", Printable::of(what))
 }

@@ -1,8 +1,8 @@
 //! The global allocator: jemalloc.
 //!
-//! Each connection has a thread, and what that thread allocates for a request
-//! another one frees. The system's allocator does a seventh fewer requests a
-//! second then: most of what a request asks for is too large for its caches.
+//! Each connection has a thread, and its allocations for a request are freed by
+//! another one. The system's allocator does a seventh fewer requests a second
+//! then: most of these allocations are too large for its caches.
 
 #![allow(unsafe_code, reason = "a name for the linker is not checked to be unique")]
 

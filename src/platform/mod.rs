@@ -1,4 +1,5 @@
-//! What only one system gives: ground floor, which knows nothing of the store.
+//! The parts that differ between systems: the ground floor, which knows nothing of
+//! the store.
 //!
 //! Each file has the system's own form of one thing and, where the store runs
 //! without it, a form for the others.

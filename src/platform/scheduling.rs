@@ -64,7 +64,7 @@ mod linux {
             deadline: 0,
             period: 0,
         };
-        // SAFETY: the kernel reads `size` bytes of what lives through the call.
+        // SAFETY: the kernel reads `size` bytes of a structure that outlives the call.
         // It changes how the calling thread is scheduled and nothing else.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     }

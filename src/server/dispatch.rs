@@ -144,7 +144,7 @@ impl Dispatcher {
         match tried {
             Ok(Tried::Replied(reply)) => self.respond(job, reply),
             Ok(Tried::Pending(pending)) => self.submit(job, pending),
-            Err(_panic) => self.respond(job, Reply::error(500, "internal error")),
+            Err(_panic) => self.respond(job, Refusal::Panicked.into()),
         }
     }
 

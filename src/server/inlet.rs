@@ -14,11 +14,12 @@ use super::body;
 use super::connections::Connection;
 use super::dispatch::Dispatcher;
 use super::door::{self, Stream};
-use super::framing::{self, Framing, HEAD_BYTES_MAX, Length, is_token_byte};
+use super::framing::{self, Framing, HEAD_BYTES_MAX, Length};
 use super::job::Job;
 use super::pipeline::Stage;
 use super::request::{self, Head, Meaning, Request};
 use super::uploads::{self, Reservation};
+use crate::api::grammar::is_tchar;
 use crate::api::{Refusal, Reply};
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
@@ -219,16 +220,16 @@ impl Inlet {
         let longest = api.value_bytes_max();
         let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
         body::read(wire, length, longest, reserve).map_err(|err| match err {
-            body::Error::NoRoom => Reply::error(503, "too many uploads at once, try again"),
+            body::Error::NoRoom => Refusal::UploadsTooMany.into(),
             body::Error::TooLong => Refusal::ValueTooLarge.into(),
-            body::Error::Short => Reply::error(400, "the body ended early"),
+            body::Error::Short => Refusal::BodyShort.into(),
             body::Error::Malformed(text) => {
                 log::debug!("{}: {text}", self.connection.peer);
-                Reply::error(400, "the chunks of the body make no sense")
+                Refusal::BodyChunks.into()
             }
             body::Error::Broken(err) => {
                 log::debug!("{}: reading a body: {err}", self.connection.peer);
-                Reply::error(400, "the body cannot be read")
+                Refusal::BodyUnreadable.into()
             }
         })
     }
@@ -365,7 +366,7 @@ fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, framing
 
 /// Whether a method, or an empty line before it, can begin with this byte.
 fn begins_a_head(byte: u8) -> bool {
-    is_token_byte(byte) || byte == b'\r'
+    is_tchar(byte) || byte == b'\r'
 }
 
 #[cfg(test)]

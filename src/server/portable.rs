@@ -142,16 +142,14 @@ pub mod inlet {
         }
         let read = body::read_up_to(request.as_reader(), wanted, false, |_| true);
         let body = read.map_err(|err| match err {
-            body::Error::TooLong => Refusal::ValueTooLarge.into(),
+            body::Error::TooLong => Reply::from(Refusal::ValueTooLarge),
             body::Error::Short
             | body::Error::Malformed(_)
             | body::Error::Broken(_)
-            | body::Error::NoRoom => Reply::error(400, "the body cannot be read"),
+            | body::Error::NoRoom => Reply::from(Refusal::BodyUnreadable),
         })?;
         match framing.length {
-            Length::Known(bytes) if (body.len() as u64) < bytes => {
-                Err(Reply::error(400, "the body ended early"))
-            }
+            Length::Known(bytes) if (body.len() as u64) < bytes => Err(Refusal::BodyShort.into()),
             Length::Chunked if body.len() as u64 > bytes_max => Err(Refusal::ValueTooLarge.into()),
             Length::Known(_) | Length::Chunked => Ok(body.into()),
         }

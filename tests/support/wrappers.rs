@@ -1,6 +1,8 @@
 //! The program under another one, which makes the system fail it.
 
 use super::process::command;
+#[cfg(unix)]
+use super::process::heed_signals;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -28,6 +30,8 @@ pub fn under(wrapper: &[&str], program: Option<&Path>, arguments: &[&str]) -> Co
     let (first, more) = wrapper.split_first().expect("a wrapper has a name");
     let mut outer = Command::new(first);
     outer.args(more).arg(program).args(inner.get_args()).stdin(Stdio::null());
+    #[cfg(unix)]
+    heed_signals(&mut outer);
     for (name, value) in inner.get_envs() {
         assert!(value.is_none(), "the program under test is given no variables");
         outer.env_remove(name);

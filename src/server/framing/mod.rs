@@ -8,6 +8,7 @@
 
 use super::response::Persistence;
 use crate::api::Reply;
+use crate::api::grammar::is_token;
 
 /// The longest request target, in bytes.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
@@ -148,7 +149,7 @@ impl Head<'_> {
 }
 
 fn check_line(method: &str, target: &str) -> Result<(), Error> {
-    if !is_token(method) {
+    if !is_token(method.as_bytes()) {
         return Err(Error::Method);
     }
     if target.len() > TARGET_BYTES_MAX {
@@ -173,7 +174,7 @@ struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     fn note(&mut self, name: &'a str, value: &'a str) -> Result<(), Error> {
-        if !is_token(name) {
+        if !is_token(name.as_bytes()) {
             return Err(Error::FieldName);
         }
         // Bytes beyond ASCII are allowed, whatever they mean (RFC 9110, 5.5).
@@ -240,16 +241,6 @@ fn parse_length(digits: &str) -> Result<u64, Error> {
         return Err(Error::LengthInvalid);
     }
     digits.parse().map_err(|_overflow| Error::LengthTooLarge)
-}
-
-/// `token` of RFC 9110, 5.6.2.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(is_token_byte)
-}
-
-/// `tchar` of RFC 9110, 5.6.2.
-pub fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::limits::Limits;
 use super::mailbox::Command;
 use super::pipeline::Stage;
 use super::response::{Persistence, Response};
-use crate::api::Reply;
+use crate::api::Refusal;
 use crate::platform::scheduling;
 use crossbeam_channel::Sender;
 use std::cmp::Reverse;
@@ -69,12 +69,6 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// How often a complaint about the same thing is logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The last words to a client that took too long.
-const LATE: (u16, &str) = (408, "the request took too long");
-
-/// The last words to a client that there is no room for.
-const TOO_MANY: (u16, &str) = (503, "too many connections, try again");
 
 /// The watchdog, which runs on a thread of its own.
 pub struct Watchdog {
@@ -185,7 +179,7 @@ impl Watchdog {
             match watch.inspect(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
                 Verdict::Idle => self.dispatcher.connections.dismiss(connection),
-                Verdict::Late if connection.close_with(&last_words(LATE)) => {}
+                Verdict::Late if connection.close_with(&last_words(Refusal::RequestTimeout)) => {}
                 Verdict::Late | Verdict::Gone => self.dispatcher.connections.cut(connection),
             }
             if activity.is_closing {
@@ -245,7 +239,7 @@ impl Watchdog {
             }
         }
         for (_, connection) in others.into_iter().take(turned_away) {
-            connection.close_with(&last_words(TOO_MANY));
+            connection.close_with(&last_words(Refusal::ConnectionsTooMany));
         }
         self.complain("cap", &format!("{cap} connections are open, which is as many as may be"));
     }
@@ -330,7 +324,7 @@ impl Meter for Connection {
 }
 
 /// An answer that closes its connection.
-fn last_words((status, text): (u16, &'static str)) -> Vec<u8> {
-    let reply = Reply::error(status, text);
-    Response { reply, head_only: false, persistence: Persistence::Close }.first_part()
+fn last_words(refusal: Refusal) -> Vec<u8> {
+    Response { reply: refusal.into(), head_only: false, persistence: Persistence::Close }
+        .first_part()
 }

@@ -34,7 +34,7 @@ mod tidying;
 mod verify;
 
 use super::pool::Pool;
-use super::record::{self, NotUnderstood};
+use super::record;
 use super::{Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage, Time};
 use crate::platform::descriptors;
 use batch::Action;
@@ -382,7 +382,7 @@ fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
         // Another has taken its place meanwhile, and the next look finds that.
         tries = if missed == Some(expiry) { tries + 1 } else { 1 };
         if tries == LOOKS_MAX {
-            return Err(self::unreadable(key, NotUnderstood::Missing));
+            return Err(self::unreadable(key, record::Error::Missing));
         }
         missed = Some(expiry);
     }

@@ -1,9 +1,9 @@
-//! The engine that keeps everything in memory: hash maps behind locks.
+//! The in-memory engine: hash maps behind locks.
 //!
 //! A map that grows moves all its keys while it is locked, so the keys are
-//! spread over many small maps and no growth is ever long. What an entry
-//! needs is allocated before a lock is taken and freed after it is given
-//! back; under a lock there are pointers to move and one hash probe.
+//! sharded over many small maps and no growth is ever long. Memory is allocated
+//! before a lock is taken and freed after it is released; under a lock there are
+//! pointers to move and one hash probe.
 
 mod account;
 mod stored;
@@ -23,15 +23,15 @@ use std::sync::{
 use stored::Stored;
 use sweep::Sweeper;
 
-/// How many maps the keys are spread over. At a hundred million keys one map
-/// holds a hundred thousand and moves them in some milliseconds.
+/// The number of maps that the keys are sharded over. At a hundred million keys
+/// one map holds a hundred thousand and moves them in some milliseconds.
 pub const KEYS_SHARDS: usize = 1024;
 
-/// How often an update decides anew, because somebody else was quicker, until
-/// it locks everybody out.
+/// The rounds of an update without a lock. Each is lost to a quicker writer; after
+/// the last one the update locks them out.
 const ROUNDS_MAX: usize = 4;
 
-/// How many threads do what takes long.
+/// The threads for operations that take long.
 const POOL_THREADS: usize = 4;
 
 /// The in-memory engine. A clone is another handle on the same keys.
@@ -40,22 +40,22 @@ pub struct Memory(Arc<Maps>);
 
 type Map = HashMap<Box<str>, Stored, RandomState>;
 
-/// What all handles share.
+/// The store that all handles share.
 struct Maps {
     shards: Box<[Shard]>,
     hasher: RandomState,
     account: Account,
     sweeper: Sweeper,
-    /// Held by who sweeps.
+    /// The sweeper's turn.
     sweeping: Mutex<()>,
-    /// Started with the first operation that takes long; none where it cannot be.
+    /// Started with the first operation that takes long; `None` where it cannot be.
     pool: OnceLock<Option<Pool>>,
 }
 
 /// One of the maps.
 struct Shard {
     map: RwLock<Map>,
-    /// Until this moment, in milliseconds, nothing in the map has expired.
+    /// The next expiry in the map, in milliseconds, or an earlier moment.
     due: AtomicU64,
 }
 
@@ -111,15 +111,14 @@ impl Memory {
         Attempt::Done(outcome)
     }
 
-    /// Does `op`, however long it takes. Where there is no room what has expired is
-    /// swept away, map by map, until there is.
+    /// Does `op`, however long it takes. Without room expired entries are swept
+    /// away, map by map, until there is.
     fn perform_at_length(&self, op: Op) -> Outcome {
         let op = match self.attempt(op, false) {
             Attempt::Done(outcome) => return outcome,
             Attempt::Full(op) | Attempt::Long(op) => op,
         };
-        // One at a time, or what somebody else is about to remove would be
-        // missing from the count.
+        // One at a time: entries that another sweep is about to remove still count.
         let _turn = self.0.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Time::now();
         // Somebody else may have swept before.
@@ -135,8 +134,8 @@ impl Memory {
         attempt.into_outcome()
     }
 
-    /// Reads, decides outside the lock, and begins anew if somebody else was
-    /// there meanwhile.
+    /// Reads, decides outside the lock, and begins anew if another write came
+    /// between.
     fn attempt_update(&self, key: Key, mut change: Change, is_quick: bool) -> Attempt {
         for _ in 0..ROUNDS_MAX {
             let current = self.0.stored(&key);
@@ -145,7 +144,7 @@ impl Memory {
             }
             let before = current.clone().and_then(Stored::into_living);
             let expected = match &current {
-                // Or what somebody has seen expire would come back.
+                // Else an entry that was seen to expire would come back.
                 Some(stored) if before.is_some() => Expected::Living(stored),
                 stored => Expected::Same(stored.as_ref()),
             };
@@ -191,8 +190,8 @@ impl Memory {
         drop(emptied);
     }
 
-    /// Decides on a change under the lock, which a slow one needs that others
-    /// always come before.
+    /// Decides on a change under the lock, for a slow one that always loses to
+    /// quicker writers.
     fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Error> {
         let shard = self.0.shard(key.as_str());
         let mut map = write(&shard.map);
@@ -236,12 +235,12 @@ impl Attempt {
     }
 }
 
-/// What has to be under a key for a change to take place.
+/// The precondition of a change to a map.
 #[derive(Clone, Copy)]
 enum Expected<'a> {
-    /// Whatever there is.
+    /// None.
     Anything,
-    /// What was found there before, or nothing.
+    /// The same entry as before, or none as before.
     Same(Option<&'a Stored>),
     /// The same, and it has not expired since.
     Living(&'a Stored),
@@ -258,7 +257,7 @@ impl Expected<'_> {
 }
 
 impl Shard {
-    /// Whether something in it may have expired.
+    /// Returns true if it may hold an expired entry.
     fn is_due(&self, now: Time) -> bool {
         self.due.load(Ordering::Relaxed) <= now.to_bits()
     }
@@ -272,7 +271,7 @@ impl Maps {
         self.shards.get(index).expect("the index is below the number of shards")
     }
 
-    /// What is stored under a key, expired or not.
+    /// The entry under a key, expired or not.
     fn stored(&self, key: &Key) -> Option<Stored> {
         read(&self.shard(key.as_str()).map).get(key.as_str()).cloned()
     }
@@ -294,11 +293,10 @@ impl Maps {
         }
     }
 
-    /// Puts `stored` under `key` if what is there is as `expected`. Says whether
-    /// it did.
+    /// Puts `stored` under `key` if the entry there is as `expected`. Returns
+    /// true if it did.
     fn put(&self, key: &Key, stored: &Stored, expected: Expected<'_>) -> Result<bool, Error> {
-        // What may be needed under the lock is made before, and what was
-        // replaced goes after.
+        // Allocated before the lock; the replaced entry is freed after it.
         let new_key = Box::<str>::from(key.as_str());
         let shard = self.shard(key.as_str());
         let mut map = write(&shard.map);
@@ -310,7 +308,7 @@ impl Maps {
         replaced.map(|_dropped| true)
     }
 
-    /// Puts `stored` into a map; gives what it has replaced.
+    /// Puts `stored` into a map; returns the entry that it has replaced.
     fn put_in(
         &self,
         shard: &Shard,
@@ -337,7 +335,7 @@ impl Maps {
         Ok(None)
     }
 
-    /// Removes `key` if what is there is as `expected`. Says whether it did.
+    /// Removes `key` if the entry there is as `expected`. Returns true if it did.
     fn remove(&self, key: &str, expected: Expected<'_>) -> bool {
         let mut map = write(&self.shard(key).map);
         if !expected.is_met(map.get(key)) {
@@ -350,16 +348,16 @@ impl Maps {
         true
     }
 
-    /// Removes `key` from a map; gives what was there.
+    /// Removes `key` from a map; returns its entry.
     fn remove_from(&self, map: &mut Map, key: &str) -> Option<(Box<str>, Stored)> {
         let removed = map.remove_entry(key)?;
         self.account.record(removed.1.cost(key), 0);
-        give_back(map, &self.account);
+        shrink(map, &self.account);
         Some(removed)
     }
 
-    /// Makes room in a map that is full of the traces of deleted keys, which
-    /// would double otherwise though it has not more keys than before.
+    /// Rebuilds a map that is full of tombstones, which would double otherwise
+    /// though it has no more keys than before.
     fn rebuild_if_worn(&self, map: &mut Map) {
         if map.len() < map.capacity() || map.is_empty() {
             return;
@@ -382,8 +380,8 @@ impl Default for Memory {
     }
 }
 
-// A poisoned map is still whole: in every critical section what could panic
-// comes before the one call that changes the map, or is that call.
+// A poisoned map is still whole: in every critical section a panic can come only
+// before the one call that changes the map, or from that call.
 
 fn read(shard: &RwLock<Map>) -> RwLockReadGuard<'_, Map> {
     shard.read().unwrap_or_else(PoisonError::into_inner)
@@ -400,7 +398,7 @@ impl Storage for Memory {
             Attempt::Long(op) => return Err(op),
             Attempt::Full(op) => op,
         };
-        // It is refused at once if nobody makes room just now and none can be made.
+        // Refused at once if no sweep is under way and none would make room.
         let Ok(_turn) = self.0.sweeping.try_lock() else { return Err(op) };
         let now = Time::now();
         if self.0.shards.iter().any(|shard| shard.is_due(now)) {
@@ -435,14 +433,14 @@ fn start_pool(maps: Weak<Maps>) -> Option<Pool> {
         None => Err(Error::Unavailable(Outage::Closed)),
     };
     let pool = Pool::start("memory", POOL_THREADS, perform);
-    pool.inspect_err(|err| log::warn!("no threads for what takes long: {err}")).ok()
+    pool.inspect_err(|err| log::warn!("no threads for operations that take long: {err}")).ok()
 }
 
-/// The first allocation of a map, about: four places and their control bytes.
+/// The first allocation of a map, about: four slots and their control bytes.
 const MAP_BYTES_MIN: usize = 4 * size_of::<(Box<str>, Stored)>() + 32;
 
 /// Shrinks a map of which deletions have left less than an eighth in use.
-fn give_back(map: &mut Map, account: &Account) {
+fn shrink(map: &mut Map, account: &Account) {
     const KEYS_WORTH_SHRINKING: usize = 64;
     if map.capacity() > KEYS_WORTH_SHRINKING && map.len() < map.capacity() / 8 {
         let before = map.allocation_size();

@@ -1,27 +1,28 @@
-//! Entity tags, and the conditions that are made of them (RFC 9110, 8.8.3
-//! and 13).
+//! Entity tags (RFC 9110, 8.8.3) and conditional requests (13).
 //!
-//! The tag of a value is the beginning of its SHA-256, so it is the same on
-//! every engine and `sha256sum` can compute it. Nothing here hashes.
+//! The tag of a value is the first half of its SHA-256, so it is the same on
+//! every engine, and `sha256sum` computes it. Nothing here hashes.
 
-use super::field::OWS;
+use super::Refusal;
+use super::fields::Fields;
+use super::grammar::OWS;
 
-/// The most tags that one condition may list.
-pub(super) const TAGS_MAX: usize = 1000;
+/// The most tags in one condition.
+pub const TAGS_MAX: usize = 1000;
 
 /// The strong entity tag of a value: the first 16 bytes of its SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EntityTag([u8; 16]);
+pub struct EntityTag([u8; 16]);
 
 impl EntityTag {
-    /// The tag that is made of these bytes.
-    pub(super) fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
+    /// The tag of a value with this digest.
+    pub fn new(digest: [u8; 16]) -> Self {
+        Self(digest)
     }
 
     /// The value of an `ETag` field (RFC 9110, 8.8.3): 32 lower-case
     /// hexadecimal digits in quotes.
-    pub(super) fn to_field(self) -> String {
+    pub fn to_field(self) -> String {
         let digits = self.digits();
         let mut field = String::with_capacity(digits.len() + 2);
         field.push('"');
@@ -42,7 +43,7 @@ impl EntityTag {
     }
 }
 
-/// The hexadecimal digit of a number below 16.
+/// The hexadecimal digit for a number below 16.
 fn digit(number: u8) -> u8 {
     if number < 10 { b'0' + number } else { b'a' + (number - 10) }
 }
@@ -51,19 +52,19 @@ fn text_of(digits: &[u8; 32]) -> &str {
     std::str::from_utf8(digits).expect("hexadecimal digits are ASCII")
 }
 
-/// An entity tag as a client wrote it, which need not be one of ours.
+/// An entity tag as sent by a client: any opaque text, weak or strong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tag {
-    /// Whether it is marked as weak.
-    pub(super) weak: bool,
-    /// What is between the quotes.
-    pub(super) opaque: Box<str>,
+pub struct Tag {
+    /// Marked as weak by `W/`.
+    pub weak: bool,
+    /// The text between the quotes.
+    pub opaque: Box<str>,
 }
 
 impl Tag {
     /// Splits an `entity-tag` (RFC 9110, 8.8.3) off the start of `text`.
     fn split_off(text: &str) -> Option<(Self, &str)> {
-        // The mark of a weak tag is case-sensitive.
+        // `W/` is case-sensitive.
         let (weak, quoted) = match text.strip_prefix("W/") {
             Some(quoted) => (true, quoted),
             None => (false, text),
@@ -73,34 +74,32 @@ impl Tag {
     }
 }
 
-/// `etagc`: visible characters but the quote, which nothing escapes, and
-/// whatever is beyond ASCII.
+/// `etagc`: every visible character but the quote, and every byte beyond
+/// ASCII. There is no escape.
 fn is_etagc(byte: u8) -> bool {
     matches!(byte, b'!' | b'#'..=b'~' | 0x80..)
 }
 
-/// What `If-Match` or `If-None-Match` names.
+/// The value of `If-Match` or `If-None-Match`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Tags {
-    /// `*`: whatever there is.
+pub enum Tags {
+    /// `*`: any current value.
     Any,
     /// One tag or more.
     Listed(Vec<Tag>),
 }
 
 impl Tags {
-    /// Parses the values of all fields of one name, which are one list (RFC
-    /// 9110, 5.3). Empty members do not count (5.6.1.2). `None` if a member is
-    /// no tag, if there is no member, if `*` is not all there is, or with more
-    /// than [`TAGS_MAX`] tags.
-    pub(super) fn parse<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Self> {
+    /// Parses all fields of one name as one list (RFC 9110, 5.3), skipping
+    /// empty members (5.6.1.2). `None` for a member that is not a tag, an empty
+    /// list, a `*` among others, and more than [`TAGS_MAX`] tags.
+    pub fn parse<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut fields = fields.peekable();
         let first = fields.next()?;
         if first.trim_matches(OWS) == "*" && fields.peek().is_none() {
             return Some(Self::Any);
         }
-        // No tag goes over the end of its field: joining two fields adds a
-        // space, and a tag has none.
+        // No tag spans two fields: joining them adds a space, and a tag has none.
         let mut tags = Vec::new();
         for field in std::iter::once(first).chain(fields) {
             parse_members(field, &mut tags)?;
@@ -108,14 +107,14 @@ impl Tags {
         (!tags.is_empty()).then_some(Self::Listed(tags))
     }
 
-    /// Whether one of these is the tag of what is `current`ly there, by the
-    /// strong comparison (RFC 9110, 8.8.3.2) that `If-Match` asks for.
-    pub(super) fn matches_strongly(&self, current: Option<EntityTag>) -> bool {
+    /// Strong comparison (RFC 9110, 8.8.3.2) with the current tag, for
+    /// `If-Match`.
+    pub fn matches_strongly(&self, current: Option<EntityTag>) -> bool {
         self.matches(current, |tag| !tag.weak)
     }
 
-    /// The same by the weak comparison, which `If-None-Match` asks for.
-    pub(super) fn matches_weakly(&self, current: Option<EntityTag>) -> bool {
+    /// Weak comparison with the current tag, for `If-None-Match`.
+    pub fn matches_weakly(&self, current: Option<EntityTag>) -> bool {
         self.matches(current, |_| true)
     }
 
@@ -149,50 +148,62 @@ fn parse_members(field: &str, tags: &mut Vec<Tag>) -> Option<()> {
     }
 }
 
-/// The conditions of a request on what is stored under its key.
+/// The conditions of a request on the value under its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Conditions {
-    /// `If-Match` (RFC 9110, 13.1.1): go on only if one of these is there.
-    pub(super) if_match: Option<Tags>,
-    /// `If-None-Match` (RFC 9110, 13.1.2): go on only if none of these is.
-    pub(super) if_none_match: Option<Tags>,
+pub struct Conditions {
+    /// `If-Match` (RFC 9110, 13.1.1): one of these is current.
+    pub if_match: Option<Tags>,
+    /// `If-None-Match` (RFC 9110, 13.1.2): none of these is.
+    pub if_none_match: Option<Tags>,
 }
 
-/// What becomes of a request with conditions.
+/// The conditions of a request, evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It goes on.
+pub enum Precondition {
+    /// The request goes on.
     Holds,
-    /// `If-None-Match` names what is there: the client has it already. 304
-    /// for `GET` and `HEAD`, and 412 for every other method.
-    Matched,
-    /// `If-Match` names nothing that is there: 412, whatever the method.
+    /// `If-None-Match` lists the current tag: 304 for `GET` and `HEAD`, 412
+    /// for every other method.
+    NotModified,
+    /// `If-Match` does not list the current tag: 412 for every method.
     Failed,
 }
 
 impl Conditions {
-    /// Whether the request comes without any.
-    pub(super) fn is_empty(&self) -> bool {
+    /// The conditions in the fields of a request.
+    pub fn parse(fields: Fields<'_>) -> Result<Self, Refusal> {
+        let tags = |name| {
+            let has_any = fields.has(name);
+            has_any.then(|| Tags::parse(fields.all(name)).ok_or(Refusal::ConditionMalformed))
+        };
+        Ok(Self {
+            if_match: tags("If-Match").transpose()?,
+            if_none_match: tags("If-None-Match").transpose()?,
+        })
+    }
+
+    /// True for an unconditional request.
+    pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
     }
 
-    /// Judges them in the order of RFC 9110, 13.2.2, against the tag of what
-    /// is there, or `None` if nothing is. The caller asks only where the
-    /// answer would be 2xx without them (13.2.1).
-    pub(super) fn verdict(&self, current: Option<EntityTag>) -> Verdict {
+    /// Evaluates the conditions in the order of RFC 9110, 13.2.2, against the
+    /// current tag, `None` for an absent key. They only count where the answer
+    /// would be 2xx without them (13.2.1).
+    pub fn evaluate(&self, current: Option<EntityTag>) -> Precondition {
         if self.if_match.as_ref().is_some_and(|tags| !tags.matches_strongly(current)) {
-            Verdict::Failed
+            Precondition::Failed
         } else if self.if_none_match.as_ref().is_some_and(|tags| tags.matches_weakly(current)) {
-            Verdict::Matched
+            Precondition::NotModified
         } else {
-            Verdict::Holds
+            Precondition::Holds
         }
     }
 }
 
-/// Whether `If-Range` (RFC 9110, 13.1.5) lets a range be taken: only if it is
-/// the strong tag of what is there. A date never is, for values carry none.
-pub(super) fn if_range_holds(field: &str, current: EntityTag) -> bool {
+/// Evaluates `If-Range` (RFC 9110, 13.1.5): true for the current tag, strong.
+/// False for any date, as values have none.
+pub fn if_range_holds(field: &str, current: EntityTag) -> bool {
     match Tag::split_off(field.trim_matches(OWS)) {
         Some((tag, "")) => !tag.weak && tag.opaque.as_bytes() == current.digits(),
         Some(_) | None => false,

@@ -1,22 +1,30 @@
-//! What `/` answers: how to use the store, in lines that can be run.
+//! `GET /`: the manual, how to use the store in commands to paste.
 
-/// The manual, with [`PLACEHOLDER`] where the store's host and port belong.
+use super::{Operation, Routed};
+use crate::api::{Refusal, Reply};
+
+/// The manual, with [`PLACEHOLDER`] for the store's host and port.
 const TEXT: &str = include_str!("manual.txt");
 
 const PLACEHOLDER: &str = "HOST";
 
-/// What stands there for a client that does not say how it calls the store.
+/// The host and port for a client that sends none.
 const HOST_UNKNOWN: &str = "localhost:8888";
 
-/// The longest host that is repeated: a name of DNS and a port.
+/// The longest host to repeat: a DNS name and a port.
 const HOST_BYTES_MAX: usize = 253 + ":65535".len();
 
-/// The manual for a client that calls the store by `authority`.
-pub(super) fn text(authority: Option<&str>) -> String {
+/// Parses the head. The query is ignored.
+pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    Ok(Operation::Reply(Reply::text(text(routed.authority()))))
+}
+
+/// The manual for a client that reached the store as `authority`.
+pub fn text(authority: Option<&str>) -> String {
     TEXT.replace(PLACEHOLDER, authority.filter(|host| is_plain(host)).unwrap_or(HOST_UNKNOWN))
 }
 
-/// Whether a host and port can stand in a shell's command as they are.
+/// True for a host and port that need no quotes in a shell.
 fn is_plain(host: &str) -> bool {
     let is_of_hosts = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
     (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(is_of_hosts)

@@ -1,4 +1,4 @@
--- What bench.py has wrk send, and the figures that it wants back.
+-- What loads.py has wrk send, and the figures that it wants back.
 --
 -- BENCH_REQUESTS is a file of whole requests, each behind a line with its
 -- length. Each thread sends them in turn, from a place of its own.

@@ -1,5 +1,5 @@
 // A store as one would write it in Go in an hour: net/http and a map behind a
-// lock. bench.py measures it beside ours.
+// lock. It is measured beside ours.
 package main
 
 import (

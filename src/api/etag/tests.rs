@@ -120,20 +120,20 @@ fn a_weak_tag_matches_weakly_only() {
 fn conditions_are_judged_in_order() {
     let (ours, any, other) = (parse(&[OURS_QUOTED]), parse(&["*"]), parse(&["\"x\""]));
     let cases = [
-        (None, None, Verdict::Holds, Verdict::Holds),
-        (ours.clone(), None, Verdict::Holds, Verdict::Failed),
-        (any.clone(), None, Verdict::Holds, Verdict::Failed),
-        (other.clone(), None, Verdict::Failed, Verdict::Failed),
-        (None, ours.clone(), Verdict::Matched, Verdict::Holds),
-        (None, any.clone(), Verdict::Matched, Verdict::Holds),
-        (None, other.clone(), Verdict::Holds, Verdict::Holds),
-        (other, any.clone(), Verdict::Failed, Verdict::Failed),
-        (ours, any, Verdict::Matched, Verdict::Failed),
+        (None, None, Precondition::Holds, Precondition::Holds),
+        (ours.clone(), None, Precondition::Holds, Precondition::Failed),
+        (any.clone(), None, Precondition::Holds, Precondition::Failed),
+        (other.clone(), None, Precondition::Failed, Precondition::Failed),
+        (None, ours.clone(), Precondition::NotModified, Precondition::Holds),
+        (None, any.clone(), Precondition::NotModified, Precondition::Holds),
+        (None, other.clone(), Precondition::Holds, Precondition::Holds),
+        (other, any.clone(), Precondition::Failed, Precondition::Failed),
+        (ours, any, Precondition::NotModified, Precondition::Failed),
     ];
     for (if_match, if_none_match, there, absent) in cases {
         let conditions = Conditions { if_match, if_none_match };
-        assert_eq!(conditions.verdict(Some(OURS)), there, "{conditions:?}");
-        assert_eq!(conditions.verdict(None), absent, "{conditions:?}");
+        assert_eq!(conditions.evaluate(Some(OURS)), there, "{conditions:?}");
+        assert_eq!(conditions.evaluate(None), absent, "{conditions:?}");
         assert_eq!(conditions.is_empty(), conditions == Conditions::default());
     }
 }

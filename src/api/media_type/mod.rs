@@ -1,52 +1,60 @@
-//! The type of a value, as its client writes it in `Content-Type` (RFC 9110,
-//! 8.3.1) and gets it back.
+//! Media types (RFC 9110, 8.3.1): stored from a `Content-Type`, sent back in one,
+//! and sandboxed if a browser might run the value.
 
-use super::field::{OWS, split_token};
+use super::Refusal;
+use super::fields::Fields;
+use super::grammar::{OWS, split_token};
+use std::sync::Arc;
 
-/// The longest type that is stored, in bytes.
-pub(super) const MEDIA_TYPE_BYTES_MAX: usize = 255;
+/// The longest type to store, in bytes.
+const MEDIA_TYPE_BYTES_MAX: usize = 255;
 
-/// What a browser shows as text or saves, whatever is in it.
+/// Types that a browser shows as text or saves, whatever the value is.
 const PASSIVE: [&str; 5] =
     ["text/plain", "text/csv", "text/markdown", "application/json", "application/octet-stream"];
 
-/// What a browser decodes and plays or draws, unless it is written in XML.
+/// Top-level types that a browser decodes and plays or draws, but for XML.
 const PASSIVE_KINDS: [&str; 4] = ["audio", "font", "image", "video"];
 
-/// A `Content-Type` that is no media type, or a longer one than is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+/// Parses `Content-Type` into the type to store. `None` without one, and for
+/// that of HTML forms, which curl adds to everything it sends.
+pub fn parse(fields: Fields<'_>) -> Result<Option<Arc<str>>, Refusal> {
+    let mut values = fields.all("Content-Type");
+    let Some(value) = values.next() else { return Ok(None) };
+    let media_type = check(value)?;
+    if values.next().is_some() {
+        Err(Refusal::TypeMalformed)
+    } else {
+        Ok(media_type.map(Into::into))
+    }
+}
 
-/// Checks the value of a `Content-Type` field and gives what to store of it.
-/// `None` is for the type of HTML forms: curl adds it to whatever it sends, so
-/// it says nothing.
-///
-/// What is stored is ASCII without control characters but the tab, so it fits
-/// into a header field as it is.
-pub(super) fn check(field: &str) -> Result<Option<&str>, Malformed> {
+/// Checks the value of one field. A type to store is ASCII with no control
+/// character but the tab, so that it fits into a header field as it is.
+fn check(field: &str) -> Result<Option<&str>, Refusal> {
     let text = field.trim_matches(OWS);
     if text.len() > MEDIA_TYPE_BYTES_MAX {
-        return Err(Malformed);
+        return Err(Refusal::TypeMalformed);
     }
-    let parameters = skip_essence(text).ok_or(Malformed)?;
+    let parameters = skip_essence(text).ok_or(Refusal::TypeMalformed)?;
     if !are_parameters(parameters) {
-        return Err(Malformed);
+        return Err(Refusal::TypeMalformed);
     }
     let is_form = essence(text).eq_ignore_ascii_case("application/x-www-form-urlencoded");
     Ok((!is_form).then_some(text))
 }
 
-/// Whether a browser may take a value of this type for a document of its own
-/// making: one with scripts, forms or frames, which must not act in the name
-/// of the store. Parameters do not matter.
+/// True for active content: a browser may open it as a document with scripts,
+/// forms or frames, which must not act in the name of the store. Parameters do
+/// not matter.
 ///
-/// What is passive is listed, and the rest counts as active, for nobody knows
-/// all that browsers and their plug-ins run: HTML, anything with XML in it
-/// (SVG, XHTML, feeds with a style sheet), PDF, multipart, stored messages,
-/// what is yet to come. Scripts and style sheets are no documents and would
-/// need no sandbox, but it does not harm them: as parts of another page they
-/// are not bound by it. So a doubtful type costs one header field.
-pub(super) fn is_active(media_type: &str) -> bool {
+/// Passive types are listed and the rest counts as active, for nobody knows all
+/// that browsers and their plug-ins run: HTML, anything in XML (SVG, XHTML,
+/// feeds with a style sheet), PDF, multipart, stored messages, types to come.
+/// Scripts and style sheets are not documents and need no sandbox, but take no
+/// harm from one: it does not bind a part of another page. So a doubtful type
+/// costs one header field.
+pub fn is_active(media_type: &str) -> bool {
     let essence = essence(media_type);
     let is_passive = PASSIVE.iter().any(|known| essence.eq_ignore_ascii_case(known));
     let is_json = essence.split_once('/').is_some_and(|(_, subtype)| ends_in(subtype, b"+json"));
@@ -57,27 +65,26 @@ pub(super) fn is_active(media_type: &str) -> bool {
     !is_passive && !is_json && !is_of_passive_kind
 }
 
-/// Whether the subtype ends in `end`, as that of all XML and JSON with a type
-/// of its own does (RFC 7303, 4.2; RFC 6839, 3.1).
+/// True for a subtype with this structured suffix (RFC 6839, 3.1; RFC 7303,
+/// 4.2).
 fn ends_in<const N: usize>(subtype: &str, end: &[u8; N]) -> bool {
     subtype.as_bytes().last_chunk().is_some_and(|last: &[u8; N]| last.eq_ignore_ascii_case(end))
 }
 
-/// The type and subtype alone.
+/// Type and subtype without the parameters.
 fn essence(media_type: &str) -> &str {
     let (essence, _) = media_type.split_once(';').unwrap_or((media_type, ""));
     essence.trim_matches(OWS)
 }
 
-/// What follows `type "/" subtype` at the start of `text`.
+/// Skips `type "/" subtype` at the start of `text`.
 fn skip_essence(text: &str) -> Option<&str> {
     let (_, rest) = split_token(text)?;
     let (_, rest) = split_token(rest.strip_prefix('/')?)?;
     Some(rest)
 }
 
-/// `*( OWS ";" OWS [ parameter ] )` (RFC 9110, 5.6.6), where a parameter may
-/// be missing and its value may not.
+/// `*( OWS ";" OWS [ parameter ] )` (RFC 9110, 5.6.6).
 fn are_parameters(text: &str) -> bool {
     let mut rest = text;
     while !rest.is_empty() {
@@ -101,9 +108,9 @@ fn skip_parameter(text: &str) -> Option<&str> {
     }
 }
 
-/// What follows the end of a quoted string (RFC 9110, 5.6.4) of which `text`
-/// begins behind the opening quote. Nothing beyond ASCII is let in, though the
-/// grammar has it: nobody could say what it means.
+/// Skips the rest of a quoted string (RFC 9110, 5.6.4), behind its opening
+/// quote. Bytes beyond ASCII are in the grammar and not allowed here, as they
+/// have no defined meaning.
 fn skip_quoted(text: &str) -> Option<&str> {
     let mut bytes = text.bytes().enumerate();
     loop {
