@@ -3,7 +3,7 @@
 
 use super::generation::Keyspaces;
 use super::pins::Pins;
-use super::{entry_in, entry_of};
+use super::reader::{entry_in, entry_of};
 use crate::storage::{Change, Decision, Done, Effect, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 /// What is to happen to a key.
-pub(super) enum Action {
+pub enum WriteOp {
     /// A record takes the place of what is there, or nothing does.
     Put(Record),
     /// It depends on what is there.
@@ -19,7 +19,7 @@ pub(super) enum Action {
 }
 
 /// The changes of a batch, and who waits for them.
-pub(super) struct Batch {
+pub struct Batch {
     /// Nothing was decided on before.
     begun: Time,
     /// The last record of each changed key; `None` deletes it.
@@ -27,26 +27,26 @@ pub(super) struct Batch {
     bytes: usize,
     /// The values that were read to decide, which are held until they are told.
     seen_bytes: usize,
-    waiting: Waiting,
+    waiting: Waiters,
 }
 
 /// A record to be written, or `None` to delete what is there.
-pub(super) type Record = Option<Bytes>;
+pub type Record = Option<Bytes>;
 
 /// The writes of a batch that wait for their outcome, with their effects.
-pub(super) type Waiting = Vec<(Done, Effect)>;
+pub type Waiters = Vec<(Done, Effect)>;
 
-/// What an action comes to.
-pub(super) enum Decided {
+/// What an operation comes to.
+pub enum Decided {
     /// Nothing is written, but what was seen may be of this batch.
     Keep(Updated),
     /// This is written.
     Write(Record, Effect),
 }
 
-impl Action {
+impl WriteOp {
     /// Stores an entry. Lets go of it, for it would be held twice meanwhile.
-    pub(super) fn set(entry: Entry) -> Self {
+    pub fn set(entry: Entry) -> Self {
         let record = record::encode(&entry);
         drop(entry);
         Self::Put(Some(record.into()))
@@ -55,38 +55,38 @@ impl Action {
 
 impl Batch {
     /// A batch without changes.
-    pub(super) fn begin() -> Self {
-        let (changes, waiting) = (HashMap::new(), Waiting::new());
+    pub fn begin() -> Self {
+        let (changes, waiting) = (HashMap::new(), Waiters::new());
         Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiting }
     }
 
     /// When it was begun. What was decided on expires later, if it does.
-    pub(super) fn begun(&self) -> Time {
+    pub fn begun(&self) -> Time {
         self.begun
     }
 
     /// The bytes of all keys and records.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// The bytes that it holds in memory, about.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.bytes + self.seen_bytes
     }
 
-    /// Decides what an action does to a key, on what the batch has made of it
+    /// Decides what an operation does to a key, on what the batch has made of it
     /// or else on what the keyspaces hold. That is pinned then.
-    pub(super) fn decide(
+    pub fn decide(
         &self,
         keyspaces: &Keyspaces,
         pins: &Pins,
         key: &Key,
-        action: Action,
+        op: WriteOp,
     ) -> Result<Decided, Error> {
-        let mut change = match action {
-            Action::Put(record) => return Ok(Decided::Write(record, Effect::Done)),
-            Action::Decide(change) => change,
+        let mut change = match op {
+            WriteOp::Put(record) => return Ok(Decided::Write(record, Effect::Done)),
+            WriteOp::Decide(change) => change,
         };
         let before = match self.changes.get(key) {
             Some(record) => {
@@ -114,7 +114,7 @@ impl Batch {
     }
 
     /// Adds what was decided; `done` is told once the batch is committed.
-    pub(super) fn add(&mut self, key: Key, decided: Decided, done: Done) {
+    pub fn add(&mut self, key: Key, decided: Decided, done: Done) {
         let effect = match decided {
             Decided::Keep(updated) => Effect::Updated(updated),
             Decided::Write(record, effect) => {
@@ -133,13 +133,13 @@ impl Batch {
     }
 
     /// The changes, and who waits for them.
-    pub(super) fn into_parts(self) -> (HashMap<Key, Record>, Waiting) {
+    pub fn into_parts(self) -> (HashMap<Key, Record>, Waiters) {
         (self.changes, self.waiting)
     }
 }
 
 /// What a change takes.
-pub(super) fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
+pub fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
     key.as_str().len() + record.map_or(0, Bytes::len)
 }
 

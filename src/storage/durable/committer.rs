@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! Group commit: one thread writes, and many writes share a sync.
 //!
 //! ```text
 //! writes ──► queue ──► committer: takes all that wait, decides on the updates,
@@ -6,190 +6,136 @@
 //!   └────── outcome ◄──────┘      and only then lets readers see it
 //! ```
 //!
-//! Writers that come while it syncs make the next batch, so many share one
-//! sync and a lone one waits for nobody. Once a write to the journal has failed
-//! nobody knows what it holds: no other is tried before the next start. Where
-//! the database has failed elsewhere it is opened anew, see `reopen`.
+//! Writes that come during a sync make the next batch, and a lone one waits for
+//! nobody. How the database is written to is `upkeep`'s; here is what becomes of
+//! the writes, and of the store once the database fails. After a failure of the
+//! journal nobody knows what it holds: nothing more is written before the next
+//! start. After any other the database is opened anew, see `reopen`.
 
-use super::batch::{self, Action, Batch, Decided, Record};
-use super::expiry::{Changes, Sweep};
-use super::generation::{Both, Generation, Keyspaces};
-use super::inventory;
-use super::patience::{Ending, Patience, Round};
+use super::batch::{self, Batch, Decided, Record, WriteOp};
+use super::compaction::Trigger;
+use super::journal::preallocate::Preallocation;
+use super::live::Live;
+use super::patience::{Ending, Patience};
 use super::pins::Pins;
-use super::reopen::{self, Live, Reopener, Tried};
-use super::room::Room;
-use super::runway::Runway;
+use super::reopen::{Attempt, Reopener};
 use super::status::Status;
-use super::tidying::{self, Occasion, Tidying};
+use super::tree::{self, unless_panic};
+use super::upkeep::Upkeep;
 use crate::platform::scheduling;
-use crate::storage::{Done, Effect, Error, KEY_BYTES_MAX, Key, Outage, Time};
+use crate::storage::{Done, Effect, Error, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use std::collections::HashMap;
-use std::fmt;
-use std::io;
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A batch takes no more writes once it holds this many bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// How often an idle committer looks whether the disk is well.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The time between two checks of the disk while nobody writes.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many full memtables may wait to be written. At four the database lets
-/// a write wait for ever if they never are.
-const MEMTABLES_WAITING_MAX: usize = 3;
+/// After space was made in vain, writes do not wait for more, unless more has
+/// expired: for as long as that took, but for no longer than this.
+const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// How many unsorted files there may be. At thirty it does the same.
-const RUNS_MAX: usize = 24;
-
-/// From so many on they are put in order before more room is made: each round of
-/// that makes another.
-const RUNS_MAX_TO_MAKE_ROOM: usize = RUNS_MAX - 4;
-
-/// For how long writers are not kept waiting again to make room of which none
-/// came, unless more has expired: as long as it took, but no longer than this.
-const MAKE_ROOM_INTERVAL_MAX: Duration = Duration::from_secs(1);
-
-/// How long to wait before looking again whether there are fewer.
-const CROWDED_WAIT: Duration = Duration::from_millis(1);
-
-/// How long to wait before looking again whether what was cleared is removed.
-const REMOVER_WAIT: Duration = Duration::from_millis(5);
-
-/// What the committer is told.
-pub(super) enum Message {
-    /// Do this to a key, then say how it went. Last is when it was handed over.
-    Write(Key, Action, Done, Instant),
-    /// Delete every key, then say how it went.
+/// The committer's queue has these.
+pub enum Message {
+    /// A write to a key, and when it was submitted.
+    Write(Key, WriteOp, Done, Instant),
+    /// Deletes every key.
     Clear(Done),
-    /// End, once everything before this is done.
+    /// Ends the committer, once everything before this is done.
     Close,
 }
 
-/// The committer's own side.
-pub(super) struct Committer {
-    database: Live,
-    generation: Generation,
-    /// The keyspaces that readers use.
-    current: Arc<RwLock<Arc<Keyspaces>>>,
+/// The thread's own side.
+pub struct Committer {
+    upkeep: Upkeep,
+    queue: Receiver<Message>,
     pins: Arc<Pins>,
     status: Arc<Status>,
-    /// Set once a write to the disk has failed.
+    /// The outage since a write to the disk has failed.
     failed: Option<Outage>,
     reopener: Reopener,
-    /// Of a database that was opened anew, what was there before is still open.
+    /// A closed database still has handles after another was opened in its place.
     is_settling: bool,
-    room: Room,
-    inventory: inventory::Keeper,
-    runway: Runway,
-    queue: Receiver<Message>,
-    sweep: Sweep,
-    tidying: Both<Tidying>,
-    /// Removes the files of what was cleared.
-    remover: Option<JoinHandle<()>>,
+    preallocation: Preallocation,
     last_write: Instant,
-    /// When it may be tried to make room again.
-    make_room_at: Instant,
+    /// Space is not made before this.
+    make_space_at: Instant,
     /// The last batch had more than one write.
     has_company: bool,
-    /// How many batches were written, and how many writes they held.
     batches: u64,
     writes: u64,
 }
 
 impl Committer {
-    pub(super) fn new(
-        database: Database,
-        generation: Generation,
-        current: Arc<RwLock<Arc<Keyspaces>>>,
-        pins: Arc<Pins>,
-        status: Arc<Status>,
-        inventory: inventory::Keeper,
-        queue: Receiver<Message>,
-    ) -> Self {
-        let sweep = Sweep::new(Some(generation.keys()));
-        let room = Room::new(inventory.data().path().to_owned());
-        let runway = Runway::begin(room.folder());
+    pub fn new(live: Live, pins: Arc<Pins>, status: Arc<Status>, queue: Receiver<Message>) -> Self {
+        let preallocation = Preallocation::begin(live.data().path());
         Self {
-            database: Live::new(database),
-            generation,
-            current,
+            upkeep: Upkeep::new(live),
+            queue,
             pins,
             status,
             failed: None,
             reopener: Reopener::default(),
             is_settling: false,
-            room,
-            inventory,
-            runway,
-            queue,
-            sweep,
-            tidying: Both::default(),
-            remover: None,
+            preallocation,
             last_write: Instant::now(),
-            make_room_at: Instant::now(),
+            make_space_at: Instant::now(),
             has_company: false,
             batches: 0,
             writes: 0,
         }
     }
 
-    /// Commits until it is closed; then writes what is not written yet.
-    pub(super) fn run(mut self) -> Result<(), Error> {
+    /// Commits until it is closed; then syncs what is not synced yet.
+    pub fn run(mut self) -> Result<(), Error> {
         // All writers wait for each of its waits.
         scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         let mut next = None;
         loop {
             self.reopen_if_due();
-            if self.sweep.due_in().is_zero() && self.failed.is_none() {
+            if self.upkeep.sweep_due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
-                self.guarded(|committer| committer.sweep(Time::now()).map(drop)).ok();
+                self.guarded(|upkeep| upkeep.sweep(Time::now())).ok();
             }
             let message = match next.take() {
                 Some(message) => Ok(message),
-                None => self.queue.recv_timeout(self.patience()),
+                None => self.queue.recv_timeout(self.idle_time_max()),
             };
             match message {
-                Ok(Message::Write(key, action, done, since)) => {
-                    next = self.take_batch(key, action, done, since);
+                Ok(Message::Write(key, op, done, since)) => {
+                    next = self.take_batch(key, op, done, since);
                 }
                 Ok(Message::Clear(done)) => {
-                    let outcome = self.guarded(Self::clear);
+                    let outcome = self.guarded(Upkeep::clear);
                     tell([(done, Effect::Done)], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
-                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Timeout) => self.idle(),
             }
         }
     }
 
-    /// How long it has nothing to do if nobody writes.
-    fn patience(&self) -> Duration {
+    /// How long to wait for the next write.
+    fn idle_time_max(&self) -> Duration {
         let due_in = match self.failed {
             Some(_) => self.reopener.due_in(),
-            None => Some(self.sweep.due_in()),
+            None => Some(self.upkeep.sweep_due_in()),
         };
-        due_in.map_or(LOOK_INTERVAL, |due_in| LOOK_INTERVAL.min(due_in))
+        due_in.map_or(CHECK_INTERVAL, |due_in| CHECK_INTERVAL.min(due_in))
     }
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(
-        &mut self,
-        key: Key,
-        action: Action,
-        done: Done,
-        since: Instant,
-    ) -> Option<Message> {
+    fn take_batch(&mut self, key: Key, op: WriteOp, done: Done, since: Instant) -> Option<Message> {
         let mut batch = Batch::begin();
-        let mut spare_bytes = self.spare_bytes();
-        self.add(&mut batch, &mut spare_bytes, key, action, done, since);
+        let mut spare_bytes = self.upkeep.spare_bytes();
+        self.add(&mut batch, &mut spare_bytes, key, op, done, since);
         if self.has_company {
             // Whoever is just about to write again gets to it in time.
             thread::yield_now();
@@ -197,181 +143,44 @@ impl Committer {
         let mut next = None;
         while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Write(key, action, done, since)) => {
-                    self.add(&mut batch, &mut spare_bytes, key, action, done, since);
+                Ok(Message::Write(key, op, done, since)) => {
+                    self.add(&mut batch, &mut spare_bytes, key, op, done, since);
                 }
                 Ok(other) => next = Some(other),
                 Err(_) => break,
             }
         }
         let bytes = batch.bytes();
-        let (changes, waiting) = batch.into_parts();
+        let (changes, waiters) = batch.into_parts();
         if changes.is_empty() {
             // All that was seen is on the disk already.
             self.pins.clear();
-            tell(waiting, &Ok(()));
+            tell(waiters, &Ok(()));
             return next;
         }
         self.last_write = Instant::now();
-        let deletions = changes.values().filter(|record| record.is_none()).count();
-        self.tidying.keys.note(changes.len(), deletions);
-        self.has_company = waiting.len() > 1;
+        self.has_company = waiters.len() > 1;
         self.batches += 1;
-        self.writes += waiting.len() as u64;
-        let outcome = self.guarded(|committer| committer.commit(changes, bytes));
+        self.writes += waiters.len() as u64;
+        let outcome = self.commit(changes, bytes);
         self.pins.clear();
-        tell(waiting, &outcome);
-        self.tidy(Occasion::Written);
+        tell(waiters, &outcome);
+        self.compact(Trigger::Write);
         next
     }
 
-    /// How many bytes can be written once room was made for `needed_bytes`:
-    /// nothing is refused for want of room that expired values or deleted ones
-    /// take, as far as it can be had while the write has patience, which it has
-    /// from `since` on. Writers wait meanwhile, and after a time in which none
-    /// was gained they are refused for a while; readers do not wait. What expires
-    /// after `until` stays.
-    fn spare_bytes_at_best(&mut self, needed_bytes: u64, until: Time, since: Instant) -> u64 {
-        let begun = Instant::now();
-        let spare_bytes = self.spare_bytes();
-        let is_due =
-            self.make_room_at <= begun || self.sweep.has_expired(self.generation.keys(), until);
-        let patience = Patience::begin(needed_bytes, spare_bytes, since, begun);
-        let Some(mut patience) = patience.filter(|_| is_due && self.failed.is_none()) else {
-            return spare_bytes;
-        };
-        let mut ending = None;
-        // A failure was logged.
-        self.guarded(|committer| {
-            ending = Some(committer.make_room(&mut patience, until)?);
-            Ok(())
-        })
-        .ok();
-        let (bytes, took) = (self.spare_bytes(), begun.elapsed());
-        log::debug!("made room for {bytes} bytes in {} ms: {ending:?}", took.as_millis());
-        let goes_on = ending == Some(Ending::TooLong) && patience.has_gained();
-        if bytes < needed_bytes && !goes_on {
-            self.make_room_at = Instant::now() + took.min(MAKE_ROOM_INTERVAL_MAX);
-        }
-        bytes
-    }
-
-    /// How many bytes can be written while enough is kept free.
-    fn spare_bytes(&self) -> u64 {
-        self.room.spare_bytes(&self.generation)
-    }
-
-    /// Takes what has expired by a moment, or was deleted, off the disk, for as
-    /// long as there is patience for that.
-    fn make_room(&mut self, patience: &mut Patience, until: Time) -> fjall::Result<Ending> {
-        self.stop_tidying();
-        let has_progress = self.sweep_for(patience.piece(Instant::now()), until)?;
-        let mut round = Round { has_progress, has_more: true };
-        loop {
-            self.let_go()?;
-            if self.status.is_hurried() {
-                patience.hurry();
-            }
-            if let Some(ending) = patience.after(round, self.spare_bytes(), Instant::now()) {
-                return Ok(ending);
-            }
-            round = self.take_round(patience, until)?;
-        }
-    }
-
-    /// One round of that: waits for what was cleared; else puts in order what
-    /// expires, and the keys if that is not enough, and sweeps. Each takes not much
-    /// longer than a piece.
-    fn take_round(&mut self, patience: &Patience, until: Time) -> fjall::Result<Round> {
-        let removed = self.wait_for_remover(patience.piece(Instant::now()));
-        if removed.has_progress {
-            return Ok(removed);
-        }
-        let was_crowded = self.is_too_crowded_to_make_room();
-        let piece = patience.piece(Instant::now());
-        let occasion = if was_crowded { Occasion::Crowded(piece) } else { Occasion::Full(piece) };
-        let expiring =
-            self.begin_and_finish(|both| &mut both.expiring, Generation::expiring, occasion);
-        let mut round = removed.and(expiring.unwrap_or_default());
-        if expiring.is_some() {
-            self.let_go()?;
-        }
-        if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes()) {
-            round.has_more = true;
-        } else {
-            let keys = self.begin_and_finish(|both| &mut both.keys, Generation::keys, occasion);
-            round = round.and(keys.unwrap_or_default());
-        }
-        if self.sweep.has_more() {
-            round.has_progress |= self.sweep_for(patience.piece(Instant::now()), until)?;
-            round.has_more = true;
-        }
-        // Where there were too many files, what else there is to do comes next.
-        round.has_more = (round.has_more || was_crowded) && !self.is_too_crowded_to_make_room();
-        Ok(round)
-    }
-
-    /// Waits until what was cleared is off the disk, if anything was, but not for
-    /// longer than a piece.
-    fn wait_for_remover(&mut self, piece: Duration) -> Round {
-        let Some(remover) = &self.remover else { return Round::default() };
-        let begun = Instant::now();
-        while !remover.is_finished() && begun.elapsed() < piece && !self.status.is_hurried() {
-            thread::sleep(REMOVER_WAIT);
-        }
-        let remover = self.remover.take_if(|remover| remover.is_finished());
-        let has_progress = remover.is_some();
-        // A panic there was logged.
-        remover.map(JoinHandle::join);
-        Round { has_progress, has_more: true }
-    }
-
-    fn is_too_crowded_to_make_room(&self) -> bool {
-        self.unsorted_runs() >= RUNS_MAX_TO_MAKE_ROOM
-    }
-
-    /// Puts a keyspace in order if there is something to do. Says what has come
-    /// of it.
-    fn begin_and_finish(
-        &mut self,
-        tidying: fn(&mut Both<Tidying>) -> &mut Tidying,
-        keyspace: fn(&Generation) -> &Keyspace,
-        occasion: Occasion,
-    ) -> Option<Round> {
-        let Self { database, generation, room, status, .. } = self;
-        let tidying = tidying(&mut self.tidying);
-        tidying.begin(database, generation, keyspace(generation), room, occasion);
-        let was_at_work = tidying.finish_unless(|| status.is_hurried());
-        was_at_work.then(|| Round {
-            has_progress: tidying.has_progress(),
-            has_more: tidying.is_to_go_on(),
-        })
-    }
-
-    /// Sweeps what has expired by `until`, but not for much longer than a piece.
-    /// Says whether there was any.
-    fn sweep_for(&mut self, piece: Duration, until: Time) -> fjall::Result<bool> {
-        let begun = Instant::now();
-        let mut removed = self.sweep(until)?;
-        while self.sweep.has_more() && begun.elapsed() < piece && !self.status.is_hurried() {
-            removed += self.sweep(until)?;
-        }
-        Ok(removed > 0)
-    }
-
-    /// Decides on an action and adds it to a batch; one that makes the store
-    /// grow only if there is room.
+    /// Decides on an operation and adds it to a batch; one that makes the store
+    /// grow only if there is space.
     fn add(
         &mut self,
         batch: &mut Batch,
         spare_bytes: &mut u64,
         key: Key,
-        action: Action,
+        op: WriteOp,
         done: Done,
         since: Instant,
     ) {
-        let keyspaces = self.generation.keyspaces();
-        let decided = match batch.decide(keyspaces, &self.pins, &key, action) {
+        let decided = match batch.decide(self.upkeep.keyspaces(), &self.pins, &key, op) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Effect::Done)], &Err(err)),
         };
@@ -381,10 +190,10 @@ impl Committer {
             let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
             if bytes > *spare_bytes {
                 // What the batch was decided on stays until it is committed.
-                *spare_bytes = self.spare_bytes_at_best(bytes, batch.begun(), since);
+                *spare_bytes = self.make_space(bytes, batch.begun(), since);
             }
             let fits = bytes <= *spare_bytes;
-            let before = self.note_room(fits);
+            let before = self.note_space(fits);
             if !fits {
                 let refusal = before.map_or(Error::Full, Error::Unavailable);
                 return tell([(done, Effect::Done)], &Err(refusal));
@@ -393,276 +202,73 @@ impl Committer {
         batch.add(key, decided, done);
     }
 
-    /// Notes whether there is room; gives the outage that there was.
-    fn note_room(&self, is_enough: bool) -> Option<Outage> {
+    /// Makes space for so many bytes of a write submitted at `since`, as long as it
+    /// has patience, and gives what can be written then. What expires after `until`
+    /// stays. Other writes wait meanwhile, reads do not; after no space was gained
+    /// writes are refused for a while.
+    fn make_space(&mut self, needed_bytes: u64, until: Time, since: Instant) -> u64 {
+        let begun = Instant::now();
+        let spare_bytes = self.upkeep.spare_bytes();
+        let is_due = self.make_space_at <= begun || self.upkeep.has_expired(until);
+        let patience = Patience::begin(needed_bytes, spare_bytes, since, begun);
+        let Some(mut patience) = patience.filter(|_| is_due) else { return spare_bytes };
+        let status = Arc::clone(&self.status);
+        let make_space =
+            |upkeep: &mut Upkeep| upkeep.make_space(&mut patience, until, || status.is_hurried());
+        // A failure was logged.
+        let ending = self.guarded(make_space).ok();
+        let (bytes, took) = (self.upkeep.spare_bytes(), begun.elapsed());
+        log::debug!("made space for {bytes} bytes in {} ms: {ending:?}", took.as_millis());
+        let goes_on = ending == Some(Ending::TooLong) && patience.has_gained();
+        if bytes < needed_bytes && !goes_on {
+            self.make_space_at = Instant::now() + took.min(MAKE_SPACE_INTERVAL_MAX);
+        }
+        bytes
+    }
+
+    /// Notes whether there is space; gives the outage before that.
+    fn note_space(&self, is_enough: bool) -> Option<Outage> {
         let before = self.status.set((!is_enough).then_some(Outage::DiskFull));
         match (before, is_enough) {
-            (None, false) => log::error!("the disk has no room to spare: nothing more is stored"),
-            (Some(_), true) => log::info!("the disk has room again"),
+            (None, false) => log::error!("the disk has no space to spare: nothing more is stored"),
+            (Some(_), true) => log::info!("the disk has space again"),
             (None, true) | (Some(_), false) => {}
         }
         before
     }
 
-    /// Does something to the disk unless that is known to fail. A panic in the
-    /// database is taken for a failure of the disk.
-    fn guarded(
+    fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> Result<(), Error> {
+        let batch = self.guarded(|upkeep| upkeep.batch(changes))?;
+        self.preallocation.prepare(self.upkeep.folder(), batch.len(), bytes);
+        self.guarded(|upkeep| upkeep.commit(batch, bytes))
+    }
+
+    /// Does something to the database unless that is known to fail.
+    fn guarded<T>(
         &mut self,
-        action: impl FnOnce(&mut Self) -> fjall::Result<()>,
-    ) -> Result<(), Error> {
+        action: impl FnOnce(&mut Upkeep) -> tree::Result<T>,
+    ) -> Result<T, Error> {
         if let Some(outage) = self.failed {
             return Err(Error::Unavailable(outage));
         }
-        panic::catch_unwind(AssertUnwindSafe(|| action(self)))
-            .unwrap_or(Err(fjall::Error::Unrecoverable))
-            .map_err(|err| self.fail(&err))
-    }
-
-    fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> fjall::Result<()> {
-        self.wait_while_crowded()?;
-        let mut batch = self.generation.batch(&self.database);
-        for (key, record) in changes {
-            self.sweep.put(&mut batch, self.generation.keyspaces(), &key, record);
-        }
-        self.sweep.note_clocks(&mut batch, self.generation.keys());
-        self.runway.prepare(self.room.folder(), batch.len(), bytes);
-        self.inventory.note(&self.generation, bytes);
-        if !self.inventory.data().goes_along() {
-            self.check_place()?;
-        }
-        reopen::commit(batch)?;
-        // Nobody is told of what was written to a directory that was removed.
-        self.check_folder()?;
-        self.has_written()
-    }
-
-    /// Fails if the directory is not where it was, or another is there.
-    fn check_place(&self) -> fjall::Result<()> {
-        if self.inventory.data().is_in_place() { Ok(()) } else { Err(lost()) }
-    }
-
-    /// The same in half the time, without a look at the lock, which matters to
-    /// those alone who come later.
-    fn check_folder(&self) -> fjall::Result<()> {
-        if self.inventory.data().is_where_it_was() { Ok(()) } else { Err(lost()) }
-    }
-
-    /// Notes what was changed of what expires, and has what is in memory be
-    /// written to files once that is much.
-    fn has_written(&mut self) -> fjall::Result<()> {
-        let Changes { changes, deletions } = self.sweep.take_large();
-        self.tidying.expiring.note(changes, deletions);
-        self.generation.sync_blobs()?;
-        if !self.generation.is_full() {
-            return Ok(());
-        }
-        if self.tidying.expiring.has_old_files() {
-            // A journal is kept until files have something newer than it has, and
-            // what was the newest may have been merged away.
-            self.generation.span(&self.database, self.generation.expiring())?;
-        }
-        self.generation.write()
-    }
-
-    fn clear(&mut self) -> fjall::Result<()> {
-        self.check_place()?;
-        let next = self.generation.next(&self.database, self.room.folder())?;
-        self.inventory.begin(&next)?;
-        self.check_place()?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::clone(next.keyspaces());
-        drop(current);
-
-        let old = mem::replace(&mut self.generation, next);
-        self.tidying.each_mut().into_iter().for_each(Tidying::forget);
-        self.sweep = Sweep::new(None);
-        self.remove(old);
-        Ok(())
-    }
-
-    /// Removes a generation that is not in use any more. It may take long to
-    /// remove its files, and nobody waits for that.
-    fn remove(&mut self, old: Generation) {
-        let database = self.database.clone();
-        // One at a time: this one waits for the one before it.
-        let before = self.remover.take();
-        let remove = move || {
-            scheduling::batch_priority();
-            // A panic there was logged.
-            before.map(JoinHandle::join);
-            if let Err(err) = old.remove(&database) {
-                log::warn!("what was cleared stays on the disk until the next start: {err}");
-            }
-        };
-        match thread::Builder::new().name("remover".to_owned()).spawn(remove) {
-            Ok(remover) => self.remover = Some(remover),
-            Err(err) => {
-                log::warn!("what was cleared stays on the disk until the next start: {err}");
-            }
-        }
-    }
-
-    /// Removes some of what has expired at a moment. Says how many keys that were.
-    fn sweep(&mut self, until: Time) -> fjall::Result<usize> {
-        self.wait_while_crowded()?;
-        self.check_place()?;
-        let removed = self.sweep.step(&self.database, &self.generation, until)?;
-        self.inventory.note(&self.generation, removed * KEY_BYTES_MAX);
-        self.tidying.keys.note(removed, removed);
-        self.has_written()?;
-        Ok(removed)
-    }
-
-    /// Waits until the tree has kept up with what was written. Fails if it
-    /// never will.
-    fn wait_while_crowded(&mut self) -> fjall::Result<()> {
-        while self.is_unwritten() || self.is_unsorted() {
-            // Writes nothing here, but tells of failures elsewhere.
-            reopen::persist(&self.database, PersistMode::Buffer)?;
-            if self.is_unsorted() {
-                self.tidying.each_mut().into_iter().for_each(Tidying::hurry);
-            }
-            for tidying in self.tidying.each_mut() {
-                tidying.has_finished();
-            }
-            self.begin_to_tidy(Occasion::Written);
-            if self.is_unsorted() && !self.is_tidying() {
-                let is_full = self.spare_bytes() == 0;
-                let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
-                return Err(io::Error::from(kind).into());
-            }
-            thread::sleep(CROWDED_WAIT);
-        }
-        Ok(())
-    }
-
-    fn is_unwritten(&self) -> bool {
-        self.generation.waiting_memtables() >= MEMTABLES_WAITING_MAX
-    }
-
-    fn is_unsorted(&self) -> bool {
-        self.unsorted_runs() >= RUNS_MAX
-    }
-
-    /// How many runs of unsorted files there are, of the keyspace that has more
-    /// of them.
-    fn unsorted_runs(&self) -> usize {
-        let runs = self.generation.keyspaces().each().map(|it| it.tree.l0_run_count());
-        runs.into_iter().max().unwrap_or(0)
-    }
-
-    /// Looks whether the disk is well while nobody writes.
-    fn look(&mut self) {
-        let look = |committer: &mut Self| {
-            committer.check_place()?;
-            committer.generation.sync_blobs()?;
-            reopen::persist(&committer.database, PersistMode::Buffer)
-        };
-        if self.guarded(look).is_ok() && self.status.outage().is_some() {
-            self.note_room(self.spare_bytes() > 0);
-        }
-        if self.sweep.has_clock_step() {
-            // A failure was logged.
-            self.guarded(Self::note_clocks).ok();
-        }
-        if self.last_write.elapsed() > LOOK_INTERVAL {
-            self.tidy(Occasion::Idle);
-        }
-    }
-
-    /// Notes the clocks on the disk.
-    fn note_clocks(&mut self) -> fjall::Result<()> {
-        let mut batch = self.generation.batch(&self.database);
-        self.sweep.note_clocks(&mut batch, self.generation.keys());
-        reopen::commit(batch)
-    }
-
-    /// Sees to it that the trees are in order. Blocks for nothing.
-    fn tidy(&mut self, occasion: Occasion) {
-        if self.failed.is_some() {
-            return;
-        }
-        let is_wanted = |tidying: &mut Tidying| {
-            tidying.has_finished() && (occasion == Occasion::Idle || tidying.is_to_go_on())
-        };
-        let [keys, expiring] = self.tidying.each_mut().map(is_wanted);
-        // Each turn makes a file, and there may be only so many.
-        if (keys || expiring) && !self.is_unsorted() {
-            // A failure was logged.
-            self.guarded(Self::turn_over).ok();
-        }
-        self.begin_to_tidy(occasion);
-    }
-
-    /// Has one tree be put in order at a time, for that reckons with half of
-    /// the room: first the one that has more unsorted files.
-    fn begin_to_tidy(&mut self, occasion: Occasion) {
-        let Self { database, generation, tidying, room, .. } = self;
-        let [keys, expiring] = generation.keyspaces().each();
-        let mut trees = [(keys, &mut tidying.keys), (expiring, &mut tidying.expiring)];
-        if trees.iter().any(|(_, tidying)| tidying.is_at_work()) {
-            return;
-        }
-        if keys.tree.l0_run_count() < expiring.tree.l0_run_count() {
-            trees.reverse();
-        }
-        for (keyspace, tidying) in trees {
-            tidying.begin(database, generation, keyspace, room, occasion);
-            if tidying.is_at_work() {
-                return;
-            }
-        }
-    }
-
-    fn is_tidying(&self) -> bool {
-        self.tidying.each().into_iter().any(Tidying::is_at_work)
-    }
-
-    fn stop_tidying(&mut self) {
-        for tidying in self.tidying.each_mut() {
-            tidying.stop();
-            tidying.finish();
-        }
-    }
-
-    /// Lets go of old versions of the trees: each does once it takes a write
-    /// and turns to a file.
-    fn turn_over(&mut self) -> fjall::Result<()> {
-        let Self { database, generation, tidying, .. } = self;
-        for (keyspace, tidying) in generation.keyspaces().each().into_iter().zip(tidying.each_mut())
-        {
-            if tidying.has_old_files() {
-                generation.span(database, keyspace)?;
-                keyspace.rotate_memtable()?;
-                tidying.note_turn();
-            }
-        }
-        Ok(())
-    }
-
-    /// The same, and waits until there is the room that this gives.
-    fn let_go(&mut self) -> fjall::Result<()> {
-        self.turn_over()?;
-        for keyspace in self.generation.keyspaces().each() {
-            tidying::wait_for_memtables(keyspace, || self.status.is_hurried());
-        }
-        Ok(())
+        unless_panic(|| action(&mut self.upkeep)).map_err(|err| self.fail(&err))
     }
 
     /// Takes no more writes before the database is opened anew, or the next
     /// start.
-    fn fail(&mut self, err: &fjall::Error) -> Error {
-        let is_full = is_full(err) || self.spare_bytes() == 0;
-        let is_lost = is_lost(err) || !self.inventory.data().is_in_place();
+    fn fail(&mut self, err: &tree::Error) -> Error {
+        let data = self.upkeep.live().data();
+        let is_full = err.is_full() || self.upkeep.spare_bytes() == 0;
+        let is_lost = matches!(err, tree::Error::Lost) || !data.is_in_place();
         let outage = match (is_lost, is_full) {
             (true, _) => Outage::DirectoryLost,
             (false, true) => Outage::DiskFull,
             (false, false) => Outage::DiskFailed,
         };
         if is_lost {
-            let path = self.inventory.data().name().display();
+            let path = data.name().display();
             log::error!("{path} was moved or removed, so nothing more is written");
-        } else if reopen::is_final(err) {
+        } else if err.is_final() {
             log_end(err);
         } else {
             log::error!("the database has failed, so it is opened anew before a write: {err}");
@@ -678,64 +284,52 @@ impl Committer {
         if self.is_settling && self.reopener.has_let_go() {
             // Its journal is the only one that is open.
             self.is_settling = false;
-            self.runway = Runway::begin(self.room.folder());
+            self.preallocation = Preallocation::begin(self.upkeep.folder());
         }
         if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
             return;
         }
-        if let Err(err) = self.check_place() {
+        if let Err(err) = self.upkeep.live().check_place() {
             // What is there now may be another's.
             self.reopener.give_up();
             self.fail(&err);
             return;
         }
-        if !self.is_alone() {
+        if !self.upkeep.is_alone() {
             return self.reopener.postpone();
         }
-        let tried = self.reopener.attempt(reopen::Place {
-            database: &mut self.database,
-            generation: &mut self.generation,
-            inventory: &mut self.inventory,
-            current: &self.current,
-        });
-        match tried {
-            Tried::Opened => {
-                self.sweep = Sweep::new(Some(self.generation.keys()));
+        match self.upkeep.reopen(&mut self.reopener) {
+            Attempt::Opened => {
                 self.is_settling = true;
                 self.failed = None;
                 self.status.set(None);
             }
-            Tried::NotYet => {}
-            Tried::Final(err) => log_end(&err),
+            Attempt::NotYet => {}
+            Attempt::Final(err) => log_end(&err),
         }
     }
 
-    /// Whether nobody else has the database. Blocks for nothing.
-    fn is_alone(&mut self) -> bool {
-        for tidying in self.tidying.each_mut() {
-            tidying.stop();
-            tidying.has_finished();
+    /// Checks the disk, and tidies up, while nobody writes.
+    fn idle(&mut self) {
+        if self.guarded(Upkeep::check).is_ok() && self.status.outage().is_some() {
+            self.note_space(self.upkeep.spare_bytes() > 0);
         }
-        if let Some(remover) = self.remover.take_if(|remover| remover.is_finished()) {
-            // A panic there was logged.
-            remover.join().ok();
+        // A failure was logged.
+        self.guarded(Upkeep::note_clock_step).ok();
+        if self.last_write.elapsed() > CHECK_INTERVAL {
+            self.compact(Trigger::Idle);
         }
-        !self.is_tidying() && self.remover.is_none()
+    }
+
+    fn compact(&mut self, trigger: Trigger) {
+        // A failure was logged.
+        self.guarded(|upkeep| upkeep.compact(trigger)).ok();
     }
 
     fn close(mut self) -> Result<(), Error> {
         log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
-        self.stop_tidying();
-        // A panic there was logged.
-        self.remover.take().map(JoinHandle::join);
-        let closed = self.guarded(|committer| {
-            committer.note_clocks()?;
-            committer.check_place()?;
-            committer.generation.sync_blobs()?;
-            reopen::persist(&committer.database, PersistMode::SyncData)?;
-            committer.inventory.end();
-            Ok(())
-        });
+        self.upkeep.stop();
+        let closed = self.guarded(Upkeep::close);
         self.status.set(Some(Outage::Closed));
         closed
     }
@@ -743,49 +337,13 @@ impl Committer {
 
 /// Tells writers how it went. What one of them does about it is none of the
 /// committer's business, a panic neither.
-fn tell(waiting: impl IntoIterator<Item = (Done, Effect)>, outcome: &Result<(), Error>) {
-    for (done, effect) in waiting {
+fn tell(waiters: impl IntoIterator<Item = (Done, Effect)>, outcome: &Result<(), Error>) {
+    for (done, effect) in waiters {
         let outcome = outcome.clone().map(|()| effect);
         panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
     }
 }
 
-/// Why nothing can be written to a directory that is not there.
-fn lost() -> fjall::Error {
-    io::Error::new(io::ErrorKind::NotFound, Lost).into()
-}
-
-/// Whether an error is that, even if the directory is there again by now.
-fn is_lost(err: &fjall::Error) -> bool {
-    let fjall::Error::Io(err) = err else { return false };
-    err.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Lost>)
-}
-
-/// The directory is not where it was.
-#[derive(Debug)]
-struct Lost;
-
-impl fmt::Display for Lost {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the directory is not where it was")
-    }
-}
-
-impl std::error::Error for Lost {}
-
 fn log_end(err: &impl std::error::Error) {
     log::error!("writing has failed, so nothing more is written before the next start: {err}");
-}
-
-/// Whether the disk, or this process's share of it, is full.
-fn is_full(err: &fjall::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(err);
-    while let Some(err) = cause {
-        if let Some(err) = err.downcast_ref::<io::Error>() {
-            use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-            return matches!(err.kind(), FileTooLarge | QuotaExceeded | StorageFull);
-        }
-        cause = err.source();
-    }
-    false
 }

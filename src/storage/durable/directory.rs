@@ -45,7 +45,7 @@ const DATA: &str = "data";
 const DATA_UNFINISHED: &str = "data.new";
 
 /// A directory that this process owns for as long as the value lives.
-pub(super) struct Directory {
+pub struct Directory {
     path: PathBuf,
     folder: Held,
     /// Holds the lock until it is closed.
@@ -73,7 +73,7 @@ impl Directory {
     /// one where something else has a name that the store needs, and one that
     /// another user has a hand in. Whatever else is in it is left alone, and
     /// nothing but an empty lock comes into it.
-    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+    pub fn take(path: &Path) -> Result<Self, OpenError> {
         make(path).map_err(|err| {
             if matches!(err.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
                 OpenError::NotADirectory
@@ -100,12 +100,12 @@ impl Directory {
     }
 
     /// Whether there is no database yet.
-    pub(super) fn is_new(&self) -> bool {
+    pub fn is_new(&self) -> bool {
         self.state == State::New
     }
 
     /// Whether the database that is there has an inventory.
-    pub(super) fn has_inventory(&self) -> bool {
+    pub fn has_inventory(&self) -> bool {
         match self.state {
             State::New | State::Unnamed => true,
             State::Whole { version } => version >= INVENTORY_VERSION,
@@ -114,7 +114,7 @@ impl Directory {
 
     /// Makes the database by `build` in a place of its own, then puts it where
     /// it belongs, in one step.
-    pub(super) fn found(
+    pub fn found(
         &mut self,
         build: impl FnOnce(&Path) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
@@ -140,7 +140,7 @@ impl Directory {
     /// Takes away what others may do with it, and gives it the format that is
     /// written from now on, if it has none or that of an earlier program, which
     /// would not understand what is written.
-    pub(super) fn finish(&self) -> Result<(), OpenError> {
+    pub fn finish(&self) -> Result<(), OpenError> {
         let folder = self.folder.path();
         held::close_to_others(&[folder.join(LOCK)]);
         if (self.state == State::Whole { version: FORMAT_VERSION }) {
@@ -156,7 +156,7 @@ impl Directory {
     }
 
     /// The folder of the database. Nothing is known of what is in it.
-    pub(super) fn data(&self) -> Result<Data, OpenError> {
+    pub fn data(&self) -> Result<Data, OpenError> {
         let unreadable = |err| OpenError::io("its data cannot be read", err);
         let folder = Held::open(&self.folder.path().join(DATA)).map_err(unreadable)?;
         let lock = Identity::of(&self.lock.metadata().map_err(unreadable)?);
@@ -166,7 +166,7 @@ impl Directory {
 }
 
 /// The folder of the database, of a directory that is held.
-pub(super) struct Data {
+pub struct Data {
     path: PathBuf,
     lock_path: PathBuf,
     folder: Held,
@@ -175,28 +175,28 @@ pub(super) struct Data {
 
 impl Data {
     /// What its files are to be reached by, as long as this lives.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Where it is said to be.
-    pub(super) fn name(&self) -> &Path {
+    pub fn name(&self) -> &Path {
         &self.path
     }
 
     /// Whether its files are reached wherever it is moved.
-    pub(super) fn goes_along(&self) -> bool {
+    pub fn goes_along(&self) -> bool {
         self.path != self.folder.path()
     }
 
     /// Whether it is still where it is said to be: nobody has moved or removed
     /// the directory, or begun another there.
-    pub(super) fn is_where_it_was(&self) -> bool {
+    pub fn is_where_it_was(&self) -> bool {
         self.folder.identity().is_at(&self.path)
     }
 
     /// Whether the lock beside it is so too, which keeps others away.
-    pub(super) fn is_in_place(&self) -> bool {
+    pub fn is_in_place(&self) -> bool {
         self.is_where_it_was() && self.lock.is_at(&self.lock_path)
     }
 }
@@ -217,7 +217,7 @@ fn make(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in a directory last.
-pub(super) fn sync(directory: &Path) -> io::Result<()> {
+pub fn sync(directory: &Path) -> io::Result<()> {
     // Windows has no such thing, and opens no directory.
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }

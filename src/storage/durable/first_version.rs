@@ -6,8 +6,8 @@
 //! batch says nothing of the one before it.
 
 use super::*;
-use crate::storage::{Blocking as _, Decision, Time};
-use fjall::{KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
+use crate::storage::durable::tree::Database;
+use crate::storage::{Blocking as _, Decision, Entry, Key, Time};
 use std::fs;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -29,25 +29,18 @@ fn written(in_tables: usize) -> TempDir {
     let path = tempfile::tempdir().expect("a directory");
     let mut directory = Directory::take(path.path()).unwrap_or_else(|err| panic!("{err}"));
     let write = |data: &Path| {
-        let database = open_database(data)?;
-        let options = || {
-            let apart = KvSeparationOptions::default().separation_threshold(4096);
-            KeyspaceCreateOptions::default()
-                .max_memtable_size(16 << 20)
-                .with_kv_separation(Some(apart))
-                .manual_journal_persist(true)
-        };
-        let keyspace = database.keyspace("0", options).map_err(database_error)?;
+        let database = Database::open(data)?;
+        let keyspace = database.keyspace_of_first_version("0")?;
         let insert = |key: &[u8], record: &[u8]| {
-            let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+            let mut batch = database.batch();
             batch.insert(&keyspace, key, record);
-            batch.commit().map_err(database_error)
+            batch.commit()
         };
         insert(&[0xff], b"")?;
         for (index, (key, is_text, value)) in entries().iter().enumerate() {
             insert(key.as_bytes(), &[&[u8::from(*is_text)], &value[..]].concat())?;
             if index + 1 == in_tables {
-                keyspace.rotate_memtable_and_wait().map_err(database_error)?;
+                keyspace.flush_and_wait()?;
             }
         }
         Ok(())

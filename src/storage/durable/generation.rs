@@ -1,23 +1,19 @@
-//! The keyspaces that hold the keys and what is stored under them, one pair
-//! after the other.
+//! A pair of keyspaces that holds all keys, and what clearing does to it.
 //!
 //! ```text
 //! 7             the keys, with their records
-//! 7.expiring    records of what expires, in order of time
+//! 7.expiring    large records that expire, in order of time
 //! ```
 //!
-//! To clear is to begin a new generation: a pair of empty keyspaces, the first
-//! of which holds a mark, written and synced like any key. The newest with a
-//! mark is the one in use; all others are remains of a clear that was cut
-//! short, before or after it took effect.
+//! Clearing begins a new generation: a pair of empty keyspaces, the first of
+//! which holds a mark, written and synced like any key. The newest with a mark is
+//! the one in use; all others are remains of a clear that was cut short, before or
+//! after it took effect.
 
 use super::directory;
 use super::journal::{FLOOR_KEY, Stamp};
-use super::reopen;
+use super::tree::{Database, Keyspace, MEMTABLE_BYTES, Result, WriteBatch};
 use crate::storage::KEY_BYTES_MAX;
-use fjall::compaction::Leveled;
-use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
-use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,138 +24,130 @@ const EXPIRING: &str = ".expiring";
 const MARK: [u8; 1] = [0xff];
 
 /// Before and behind all other keys, but for some that are nothing but zeros.
-/// A file is merged into the next level only if its keys are between the first
-/// and the last one there, and these get to the last level with the first file.
+/// Compaction merges a file into the next level only if its bounds overlap files
+/// there, and these keys get to the last level with the first file.
 const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
 const LAST_KEY: [u8; 2] = [0xff, 0xff];
 
-/// How much is gathered in memory, of both keyspaces, before it is written to
-/// files of its own.
-pub(super) const MEMTABLE_BYTES: u64 = 16 << 20;
-
-/// How large a file is made that is put in order: the smaller, the less room
-/// that takes meanwhile.
-pub(super) const TABLE_BYTES: u64 = 4 << 20;
-
-/// From so many files on that are not in order they are put in order.
-pub(super) const UNSORTED_FILES_MAX: u8 = 4;
-
-/// Values from this size on are kept apart from their keys, so that putting
-/// keys in order does not copy them.
-pub(super) const APART_BYTES_MIN: u32 = 4096;
-
-/// The files of those. Of the ones that hold much that was deleted, one in so
-/// many is written anew in one step of putting the tree in order: the fewer,
-/// the less room that takes meanwhile.
-const APART_FILE_BYTES: u64 = 8 << 20;
-pub(super) const APART_STEP_SHARE: u8 = 20;
-
-/// Where the database keeps its keyspaces, and each its values apart.
+/// The database's folder of keyspaces.
 const KEYSPACES: &str = "keyspaces";
-const BLOBS: &str = "blobs";
 
 /// One for each keyspace of a generation.
 #[derive(Default)]
-pub(super) struct Both<T> {
-    pub(super) keys: T,
-    pub(super) expiring: T,
+pub struct Both<T> {
+    pub keys: T,
+    pub expiring: T,
 }
 
 impl<T> Both<T> {
-    pub(super) fn each(&self) -> [&T; 2] {
+    pub fn each(&self) -> [&T; 2] {
         [&self.keys, &self.expiring]
     }
 
-    pub(super) fn each_mut(&mut self) -> [&mut T; 2] {
+    pub fn each_mut(&mut self) -> [&mut T; 2] {
         [&mut self.keys, &mut self.expiring]
     }
 }
 
 /// The two keyspaces of a generation.
-pub(super) type Keyspaces = Both<Keyspace>;
+pub type Keyspaces = Both<Keyspace>;
 
-/// The keyspaces that are in use, and their number.
-pub(super) struct Generation {
+impl Keyspaces {
+    /// The bytes that are in memory and in no file but the journal.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.memtable_bytes() + self.sealed_memtables() as u64 * MEMTABLE_BYTES
+    }
+
+    fn memtable_bytes(&self) -> u64 {
+        self.each().map(Keyspace::memtable_bytes).iter().sum()
+    }
+
+    /// The sealed memtables of the keyspace that has more of them.
+    pub fn sealed_memtables(&self) -> usize {
+        self.each().map(Keyspace::sealed_memtables).into_iter().max().unwrap_or(0)
+    }
+
+    /// The L0 runs of the keyspace that has more of them.
+    pub fn l0_runs(&self) -> usize {
+        self.each().map(Keyspace::l0_runs).into_iter().max().unwrap_or(0)
+    }
+}
+
+/// A numbered pair of keyspaces.
+pub struct Generation {
     number: u64,
     /// What its batches have in the journal.
     stamp: Stamp,
     keyspaces: Arc<Keyspaces>,
-    /// The versions of the trees whose files have names that last.
+    /// The versions of the trees whose blob files have names that last.
     synced: [u64; 2],
 }
 
 impl Generation {
     /// Begins the generation `number`, empty. Once this returns, it lasts.
-    pub(super) fn begin(
-        database: &Database,
-        data: &Path,
-        stamp: Stamp,
-        number: u64,
-    ) -> fjall::Result<Self> {
-        let keys = database.keyspace(&number.to_string(), options)?;
+    pub fn begin(database: &Database, data: &Path, stamp: Stamp, number: u64) -> Result<Self> {
+        let keys = database.keyspace(&number.to_string())?;
         let generation = Self::of(database, data, stamp, number, keys)?;
         for keyspace in generation.keyspaces.each() {
-            generation.span(database, keyspace)?;
+            generation.widen_bounds(database, keyspace)?;
         }
         generation.mark(database)?;
         Ok(generation)
     }
 
-    /// The generation of these keys. Makes its second keyspace if there is
-    /// none, as in a directory of before there were any.
+    /// The generation of these keys. Makes its second keyspace if there is none,
+    /// as in a directory of the first version.
     fn of(
         database: &Database,
         data: &Path,
         stamp: Stamp,
         number: u64,
         keys: Keyspace,
-    ) -> fjall::Result<Self> {
-        let expiring = database.keyspace(&format!("{number}{EXPIRING}"), options)?;
+    ) -> Result<Self> {
+        let expiring = database.keyspace(&format!("{number}{EXPIRING}"))?;
         directory::sync(&data.join(KEYSPACES))?;
         let keyspaces = Arc::new(Keyspaces { keys, expiring });
         Ok(Self { number, stamp, keyspaces, synced: [0; 2] })
     }
 
     /// Marks it as in use.
-    fn mark(&self, database: &Database) -> fjall::Result<()> {
+    fn mark(&self, database: &Database) -> Result<()> {
         let mut batch = self.batch(database);
         batch.insert(self.keys(), MARK, []);
-        reopen::commit(batch)
+        batch.commit()
     }
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
     /// before all keys and end behind them.
-    pub(super) fn span(&self, database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
+    pub fn widen_bounds(&self, database: &Database, keyspace: &Keyspace) -> Result<()> {
         let mut batch = self.batch(database);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
-        reopen::commit(batch)
+        batch.commit()
     }
 
-    /// The one in use; there is none only where data is missing.
-    pub(super) fn newest(
-        database: &Database,
-        data: &Path,
-        stamp: Stamp,
-    ) -> fjall::Result<Option<Self>> {
-        let names = database.list_keyspace_names();
+    /// The generation in use; there is none only where data is missing.
+    pub fn newest(database: &Database, data: &Path, stamp: Stamp) -> Result<Option<Self>> {
+        let names = database.keyspace_names();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
         while let Some(number) = numbers.pop() {
-            let keys = database.keyspace(&number.to_string(), options)?;
+            let keys = database.keyspace(&number.to_string())?;
             // Only what was in use has tables, so one that cannot be read is that.
-            if keys.contains_key(MARK).unwrap_or(true) {
+            if keys.contains(MARK).unwrap_or(true) {
                 return Self::of(database, data, stamp, number, keys).map(Some);
             }
         }
         Ok(None)
     }
 
-    /// Removes what is left of others, once nothing names them any more.
-    pub(super) fn remove_others(&self, database: &Database) -> fjall::Result<()> {
+    /// Removes the remains of others, once nothing names them any more.
+    pub fn remove_others(&self, database: &Database) -> Result<()> {
         let in_use = self.keyspaces.each().map(Keyspace::name);
-        for name in database.list_keyspace_names().iter().filter(|name| !in_use.contains(name)) {
-            database.delete_keyspace(database.keyspace(name, options)?)?;
+        for name in database.keyspace_names() {
+            if !in_use.contains(&&*name) {
+                database.delete_keyspace(database.keyspace(&name)?)?;
+            }
         }
         Ok(())
     }
@@ -169,129 +157,74 @@ impl Generation {
     /// and is synced before the next is begun. If power is lost, any part of
     /// what was not synced may be missing, and a batch that is broken before a
     /// whole one cannot be told from damage.
-    pub(super) fn batch(&self, database: &Database) -> WriteBatch {
-        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
-        batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(database.visible_seqno()));
+    pub fn batch(&self, database: &Database) -> WriteBatch {
+        let mut batch = database.batch();
+        batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(database.visible_number()));
         batch
     }
 
     /// Begins the one after this.
-    pub(super) fn next(&self, database: &Database, data: &Path) -> fjall::Result<Self> {
+    pub fn next(&self, database: &Database, data: &Path) -> Result<Self> {
         Self::begin(database, data, self.stamp, self.number + 1)
     }
 
     /// Removes it and its files.
-    pub(super) fn remove(self, database: &Database) -> fjall::Result<()> {
+    pub fn remove(self, database: &Database) -> Result<()> {
         self.keyspaces.each().into_iter().try_for_each(|it| database.delete_keyspace(it.clone()))
     }
 
-    /// Whether so much is gathered in memory that it is to be written to files.
-    pub(super) fn is_full(&self) -> bool {
-        self.memtable_bytes() >= MEMTABLE_BYTES
+    /// Whether the memtables are due for a flush.
+    pub fn is_full(&self) -> bool {
+        self.keyspaces.memtable_bytes() >= MEMTABLE_BYTES
     }
 
-    /// Writes what is in memory to files. Both keyspaces turn to another
-    /// memtable, for the journal is needed as long as one of them has something
-    /// of it in memory alone. Blocks for nothing.
-    pub(super) fn write(&self) -> fjall::Result<()> {
-        for keyspace in self.keyspaces.each() {
-            if !keyspace.tree.active_memtable().is_empty() {
-                keyspace.rotate_memtable()?;
-            }
-        }
-        Ok(())
+    /// Seals both memtables, to be flushed: the journal is needed as long as one
+    /// of them has something of it. Blocks for nothing.
+    pub fn flush(&self) -> Result<()> {
+        self.keyspaces.each().into_iter().try_for_each(Keyspace::seal_memtable)
     }
 
-    /// Makes the names of new files of values last: the database syncs the files
-    /// and leaves that to the file system, which need not do it.
-    pub(super) fn sync_blobs(&mut self) -> fjall::Result<()> {
+    /// Makes the names of new blob files last.
+    pub fn sync_blob_names(&mut self) -> Result<()> {
         for (keyspace, synced) in self.keyspaces.each().into_iter().zip(&mut self.synced) {
-            let version = keyspace.tree.current_version().id();
+            let version = keyspace.version();
             if version != *synced {
-                reopen::sync(&keyspace.path().join(BLOBS))?;
+                keyspace.sync_blob_names()?;
                 *synced = version;
             }
         }
         Ok(())
     }
 
-    /// What is gathered in memory.
-    fn memtable_bytes(&self) -> u64 {
-        memtable_bytes(&self.keyspaces)
-    }
-
-    /// What is in memory and not in a file yet.
-    pub(super) fn unwritten_bytes(&self) -> u64 {
-        unwritten_bytes(&self.keyspaces)
-    }
-
-    /// How many full memtables wait to be written, of the keyspace that has
-    /// more of them.
-    pub(super) fn waiting_memtables(&self) -> usize {
-        waiting_memtables(&self.keyspaces)
-    }
-
-    pub(super) fn keyspaces(&self) -> &Arc<Keyspaces> {
+    pub fn keyspaces(&self) -> &Arc<Keyspaces> {
         &self.keyspaces
     }
 
     /// The numbers of its keyspaces in the database.
-    pub(super) fn ids(&self) -> [u64; 2] {
-        let Keyspaces { keys, expiring } = &*self.keyspaces;
-        [keys.id(), expiring.id()]
+    pub fn ids(&self) -> [u64; 2] {
+        self.keyspaces.each().map(Keyspace::id)
     }
 
-    /// Where the keys are.
-    pub(super) fn keys(&self) -> &Keyspace {
+    /// The keyspace of the keys.
+    pub fn keys(&self) -> &Keyspace {
         &self.keyspaces.keys
     }
 
-    /// Where records of what expires are.
-    pub(super) fn expiring(&self) -> &Keyspace {
+    /// The keyspace of large records that expire.
+    pub fn expiring(&self) -> &Keyspace {
         &self.keyspaces.expiring
     }
-}
-
-/// What both keyspaces have in memory and not in a file yet.
-pub(super) fn unwritten_bytes(keyspaces: &Keyspaces) -> u64 {
-    memtable_bytes(keyspaces) + waiting_memtables(keyspaces) as u64 * MEMTABLE_BYTES
-}
-
-fn memtable_bytes(keyspaces: &Keyspaces) -> u64 {
-    keyspaces.each().map(|it| it.tree.active_memtable().size()).iter().sum()
-}
-
-fn waiting_memtables(keyspaces: &Keyspaces) -> usize {
-    let waiting = keyspaces.each().map(|it| it.tree.sealed_memtable_count());
-    waiting.into_iter().max().unwrap_or(0)
-}
-
-fn options() -> KeyspaceCreateOptions {
-    let apart = KvSeparationOptions::default()
-        .separation_threshold(APART_BYTES_MIN)
-        .file_target_size(APART_FILE_BYTES)
-        .age_cutoff(1.0 / f32::from(APART_STEP_SHARE));
-    // The database is to leave its files as they are, but for those that need
-    // not be written anew: merging them is the tidying's. It is told when to
-    // write memtables.
-    let as_they_are = Leveled::default().with_l0_threshold(u8::MAX).with_table_target_size(1 << 50);
-    KeyspaceCreateOptions::default()
-        .compaction_strategy(Arc::new(as_they_are))
-        .max_memtable_size(2 * MEMTABLE_BYTES)
-        .with_kv_separation(Some(apart))
-        .manual_journal_persist(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::durable::open_database;
 
     #[test]
     fn what_is_left_of_other_generations_is_removed() {
         let directory = tempfile::tempdir().expect("a directory");
         let data = directory.path().join("data");
-        let open = || open_database(&data).unwrap_or_else(|err| panic!("{err}"));
+        let open = || Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
         let database = open();
         let begin = |number| Generation::begin(&database, &data, Stamp::new(), number);
         for number in 0..2 {
@@ -300,9 +233,9 @@ mod tests {
         }
         // One that was cut short before its mark, and one half removed.
         for name in ["2", "2.expiring", "7.expiring"] {
-            database.keyspace(name, options).expect("it is made");
+            database.keyspace(name).expect("it is made");
         }
-        database.persist(PersistMode::SyncAll).expect("it is synced");
+        database.sync().expect("it is synced");
         drop(database);
 
         let database = open();
@@ -311,8 +244,8 @@ mod tests {
         newest.remove_others(&database).expect("they are removed");
         let held = newest.keys().get("key").expect("it can be read");
         assert_eq!((newest.number, held.as_deref()), (1, Some(&b"1"[..])));
-        let mut names = database.list_keyspace_names();
+        let mut names = database.keyspace_names();
         names.sort();
-        assert_eq!(names, ["1", "1.expiring"].map(Into::into));
+        assert_eq!(names, ["1", "1.expiring"]);
     }
 }

@@ -13,7 +13,7 @@ const OTHERS: u32 = 0o077;
 
 /// Which file or folder it is: no other one is, as long as it is held open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub struct Identity {
     #[cfg(unix)]
     device: u64,
     #[cfg(unix)]
@@ -21,7 +21,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn of(metadata: &Metadata) -> Self {
+    pub fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt as _;
@@ -36,13 +36,13 @@ impl Identity {
     }
 
     /// Whether it is what `path` names, and not by a link.
-    pub(super) fn is_at(self, path: &Path) -> bool {
+    pub fn is_at(self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|metadata| Self::of(&metadata) == self)
     }
 }
 
 /// A folder that is held open.
-pub(super) struct Held {
+pub struct Held {
     path: PathBuf,
     metadata: Metadata,
     /// Keeps the path, or the identity at least, from becoming another's.
@@ -52,7 +52,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Holds the folder at `path`, if that is one and no link.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         #[cfg(unix)]
         {
             use std::os::unix::fs::OpenOptionsExt as _;
@@ -68,16 +68,16 @@ impl Held {
 
     /// By which it is reached as long as it is held, wherever it has gone; if
     /// the system knows no such path, where it was found.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// What it was when it was opened.
-    pub(super) fn metadata(&self) -> &Metadata {
+    pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub fn identity(&self) -> Identity {
         Identity::of(&self.metadata)
     }
 }
@@ -101,7 +101,7 @@ fn path_of(_file: &File) -> Option<PathBuf> {
 
 /// Refuses what is no folder, or no file, or a link to one, or belongs to
 /// another user.
-pub(super) fn check(path: &Path, metadata: &Metadata, is_folder: bool) -> Result<(), OpenError> {
+pub fn check(path: &Path, metadata: &Metadata, is_folder: bool) -> Result<(), OpenError> {
     let file = path.to_owned();
     if metadata.is_symlink() {
         return Err(OpenError::Link { file });
@@ -131,7 +131,7 @@ fn owner_of(_metadata: &Metadata) -> Option<(u32, u32)> {
 }
 
 /// Makes a file that was not there, after it has removed what was.
-pub(super) fn create_anew(path: &Path) -> io::Result<File> {
+pub fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(err) if err.kind() != ErrorKind::NotFound => return Err(err),
         Ok(()) | Err(_) => {}
@@ -140,7 +140,7 @@ pub(super) fn create_anew(path: &Path) -> io::Result<File> {
 }
 
 /// Opens an empty file to lock it, or makes one.
-pub(super) fn open_lock(path: &Path) -> io::Result<File> {
+pub fn open_lock(path: &Path) -> io::Result<File> {
     private_files().create(true).truncate(false).write(true).open(path)
 }
 
@@ -157,7 +157,7 @@ fn private_files() -> OpenOptions {
 }
 
 /// Makes folders for their owner alone.
-pub(super) fn private_folders() -> DirBuilder {
+pub fn private_folders() -> DirBuilder {
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -166,20 +166,20 @@ pub(super) fn private_folders() -> DirBuilder {
 
 /// Whether anybody but its owner may do something with a file.
 #[cfg(unix)]
-pub(super) fn is_open_to_others(metadata: &Metadata) -> bool {
+pub fn is_open_to_others(metadata: &Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
 
     metadata.permissions().mode() & OTHERS != 0
 }
 
 #[cfg(not(unix))]
-pub(super) fn is_open_to_others(_metadata: &Metadata) -> bool {
+pub fn is_open_to_others(_metadata: &Metadata) -> bool {
     false
 }
 
 /// Takes away what others may do with files and folders, none of which is a
 /// link. Not every file system knows such a thing: then it is logged.
-pub(super) fn close_to_others(paths: &[PathBuf]) {
+pub fn close_to_others(paths: &[PathBuf]) {
     if let Err(err) = paths.iter().try_for_each(|path| close(path)) {
         log::warn!(
             "other users may read what is stored: its files cannot be closed to them: {err}"

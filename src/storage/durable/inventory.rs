@@ -19,7 +19,6 @@ use super::generation::Generation;
 use super::held;
 use super::journal::{self, Journal, Stamp};
 use super::open_error::OpenError;
-use fjall::AbstractTree as _;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
@@ -36,28 +35,28 @@ const LOOK_BYTES: usize = 1 << 20;
 
 /// The contents of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Inventory {
-    pub(super) stamp: Stamp,
-    pub(super) keyspaces: [u64; 2],
-    pub(super) journals: Vec<Listed>,
+pub struct Inventory {
+    pub stamp: Stamp,
+    pub keyspaces: [u64; 2],
+    pub journals: Vec<Listed>,
 }
 
 /// A journal that has to be there, or be in tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) number: u64,
-    pub(super) whole_bytes: u64,
+pub struct Listed {
+    pub number: u64,
+    pub whole_bytes: u64,
     /// The number of a batch in it or before it, which has gone to the keyspace
     /// of the keys; zero if none is known.
-    pub(super) batch: u64,
+    pub batch: u64,
 }
 
 impl Inventory {
     /// Its name in the folder of the database.
-    pub(super) const NAME: &'static str = "inventory";
+    pub const NAME: &'static str = "inventory";
 
     /// Lists a database whose journals were read.
-    pub(super) fn new(stamp: Stamp, keyspaces: [u64; 2], journals: &[Journal]) -> Self {
+    pub fn new(stamp: Stamp, keyspaces: [u64; 2], journals: &[Journal]) -> Self {
         let [keys, _] = keyspaces;
         let listed = |journal: &Journal| {
             let batch = journal.last_batches.iter().find(|(keyspace, _)| *keyspace == keys);
@@ -71,7 +70,7 @@ impl Inventory {
     }
 
     /// Reads that of the database in `data`.
-    pub(super) fn read(data: &Path) -> Result<Self, OpenError> {
+    pub fn read(data: &Path) -> Result<Self, OpenError> {
         let path = data.join(Self::NAME);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -119,7 +118,7 @@ impl Inventory {
     }
 
     /// Writes it in place of the one before, in one step.
-    pub(super) fn write(&self, data: &Path) -> io::Result<()> {
+    pub fn write(&self, data: &Path) -> io::Result<()> {
         let unfinished = data.join(NAME_UNFINISHED);
         let mut file = held::create_anew(&unfinished)?;
         file.write_all(self.text().as_bytes())?;
@@ -134,7 +133,7 @@ fn number<T: FromStr>(words: &mut SplitWhitespace<'_>) -> Option<T> {
 }
 
 /// Keeps the inventory of a database that is written to.
-pub(super) struct Keeper {
+pub struct Keeper {
     data: Arc<Data>,
     inventory: Inventory,
     /// The number of the last batch of the keys as the newest journal was last
@@ -145,19 +144,19 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// One whose inventory was just written.
-    pub(super) fn new(data: Arc<Data>, inventory: Inventory) -> Self {
+    pub fn new(data: Arc<Data>, inventory: Inventory) -> Self {
         let batch = inventory.journals.last().map_or(0, |journal| journal.batch);
         Self { data, inventory, batch, unlooked_bytes: 0 }
     }
 
     /// The folder of the database.
-    pub(super) fn data(&self) -> &Arc<Data> {
+    pub fn data(&self) -> &Arc<Data> {
         &self.data
     }
 
     /// Notes that so many bytes of batches are written, and now and then lists
     /// a new journal.
-    pub(super) fn note(&mut self, generation: &Generation, bytes: usize) {
+    pub fn note(&mut self, generation: &Generation, bytes: usize) {
         self.unlooked_bytes += bytes;
         if self.unlooked_bytes < LOOK_BYTES {
             return;
@@ -182,13 +181,13 @@ impl Keeper {
             self.inventory.write(self.data.path())?;
         }
         // All that was written so far is in one of these journals.
-        self.batch = generation.keys().tree.get_highest_seqno().unwrap_or(0);
+        self.batch = generation.keys().highest_number().unwrap_or(0);
         Ok(())
     }
 
     /// Writes that another generation is in use. The one before has to be there
     /// until then.
-    pub(super) fn begin(&mut self, generation: &Generation) -> io::Result<()> {
+    pub fn begin(&mut self, generation: &Generation) -> io::Result<()> {
         let numbers = self.numbers()?;
         self.inventory.keyspaces = generation.ids();
         // No batch before was of these keys.
@@ -198,7 +197,7 @@ impl Keeper {
     }
 
     /// Writes how much is in the journal, now that nothing more will be.
-    pub(super) fn end(&mut self) {
+    pub fn end(&mut self) {
         let mut end = || {
             let Some(newest) = journal::journals(self.data.path())?.pop() else { return Ok(()) };
             let whole_bytes = journal::whole_bytes(&newest)?;

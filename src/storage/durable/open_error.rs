@@ -1,5 +1,6 @@
 //! Why a store on disk cannot be opened.
 
+use super::tree;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -98,6 +99,12 @@ impl OpenError {
             | Self::Database(_) => {}
         }
         self
+    }
+}
+
+impl From<tree::Error> for OpenError {
+    fn from(err: tree::Error) -> Self {
+        Self::Database(Box::new(err))
     }
 }
 

@@ -1,6 +1,6 @@
-//! How long a write waits for room to be made.
+//! How long a write waits for space to be made.
 //!
-//! Patience counts progress, not time: while rounds of making room come to
+//! Patience counts progress, not time: while rounds of making space come to
 //! anything a write waits, on a slow disk as on a quick one. It ends after some
 //! rounds in a row that come to nothing, and at a moment by which the client is
 //! to have an answer. Nothing here reads a clock or a disk.
@@ -15,7 +15,7 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 /// has gained is looked at.
 const PIECE: Duration = Duration::from_secs(1);
 
-/// Room is made until so much can be spared, but for no longer than a piece if
+/// Space is made until so much can be spared, but for no longer than a piece if
 /// less is enough.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
@@ -25,7 +25,7 @@ const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 const IDLE_ROUNDS_MAX: u32 = 4;
 
 /// The patience of one write.
-pub(super) struct Patience {
+pub struct Patience {
     needed_bytes: u64,
     /// What could be spared when it began, and the most since.
     first_bytes: u64,
@@ -35,19 +35,19 @@ pub(super) struct Patience {
     idle_rounds: u32,
 }
 
-/// What a round of making room has come to.
+/// What a round of making space has come to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Round {
-    /// Something was swept, or has come to where it gives room back, or is on
+pub struct Round {
+    /// Something was swept, or has come to where it gives space back, or is on
     /// its way there.
-    pub(super) has_progress: bool,
+    pub has_progress: bool,
     /// There is more to do.
-    pub(super) has_more: bool,
+    pub has_more: bool,
 }
 
 impl Round {
     /// What both have come to.
-    pub(super) fn and(self, other: Self) -> Self {
+    pub fn and(self, other: Self) -> Self {
         Self {
             has_progress: self.has_progress || other.has_progress,
             has_more: self.has_more || other.has_more,
@@ -57,8 +57,8 @@ impl Round {
 
 /// Why there are no more rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// There is room.
+pub enum Ending {
+    /// There is space.
     Enough,
     /// No more can be had.
     NothingMore,
@@ -69,7 +69,7 @@ pub(super) enum Ending {
 impl Patience {
     /// That of a write which was handed over at `since` and needs so much where
     /// `spare_bytes` can be spared. `None` if it has waited too long already.
-    pub(super) fn begin(
+    pub fn begin(
         needed_bytes: u64,
         spare_bytes: u64,
         since: Instant,
@@ -87,28 +87,28 @@ impl Patience {
     }
 
     /// How long a part of the next round may take.
-    pub(super) fn piece(&self, now: Instant) -> Duration {
+    pub fn piece(&self, now: Instant) -> Duration {
         PIECE.min(self.deadline.saturating_duration_since(now))
     }
 
     /// Has the next round be the last.
-    pub(super) fn hurry(&mut self) {
+    pub fn hurry(&mut self) {
         self.deadline = self.begun;
     }
 
-    /// Whether the write has room where so much can be spared.
-    pub(super) fn is_satisfied_with(&self, spare_bytes: u64) -> bool {
+    /// Whether the write has space where so much can be spared.
+    pub fn is_satisfied_with(&self, spare_bytes: u64) -> bool {
         spare_bytes >= self.needed_bytes
     }
 
     /// Whether more can be spared than when it began, or could.
-    pub(super) fn has_gained(&self) -> bool {
+    pub fn has_gained(&self) -> bool {
         self.most_bytes > self.first_bytes
     }
 
     /// Whether that was the last round, after which so much can be spared, and
     /// why.
-    pub(super) fn after(&mut self, round: Round, spare_bytes: u64, now: Instant) -> Option<Ending> {
+    pub fn after(&mut self, round: Round, spare_bytes: u64, now: Instant) -> Option<Ending> {
         let has_progress = round.has_progress || spare_bytes > self.most_bytes;
         self.idle_rounds = if has_progress { 0 } else { self.idle_rounds + 1 };
         self.most_bytes = self.most_bytes.max(spare_bytes);

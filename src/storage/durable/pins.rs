@@ -9,12 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The keys of such entries, and when each would have expired.
 #[derive(Default)]
-pub(super) struct Pins(Mutex<HashMap<Key, Time>>);
+pub struct Pins(Mutex<HashMap<Key, Time>>);
 
 impl Pins {
     /// Keeps what is stored under `key` from expiring until all pins are
     /// cleared, unless it has expired. Says whether it lives.
-    pub(super) fn pin(&self, key: &Key, entry: &Entry) -> bool {
+    pub fn pin(&self, key: &Key, entry: &Entry) -> bool {
         let Some(expiry) = entry.expiry() else { return true };
         let mut pins = self.lock();
         // Who has looked here before, and found no pin, had an earlier time.
@@ -26,12 +26,12 @@ impl Pins {
     }
 
     /// Whether an entry that was found under `key` is there at this moment.
-    pub(super) fn lives(&self, key: &Key, entry: &Entry) -> bool {
+    pub fn lives(&self, key: &Key, entry: &Entry) -> bool {
         entry.lives(Time::now) || self.lock().get(key).copied() == entry.expiry()
     }
 
     /// Lets all of them expire.
-    pub(super) fn clear(&self) {
+    pub fn clear(&self) {
         self.lock().clear();
     }
 

@@ -4,7 +4,7 @@
 //! A sample of the positions is tried; `LKV_TEST_EVERY_BYTE=1` tries them all.
 
 use super::*;
-use crate::storage::{Blocking as _, Time};
+use crate::storage::{Blocking as _, Entry, Key, Time};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +29,7 @@ use Write::{Clear, Delete, Flush, Lend, Set};
 /// A directory and what its store held after each of its writes.
 struct Written {
     directory: TempDir,
-    /// The journal without the room that is set aside behind it.
+    /// The journal without the space that is set aside behind it.
     journal: Vec<u8>,
     /// Where the journal ended after each write, and what was stored then.
     moments: Vec<(usize, Map)>,
@@ -54,7 +54,7 @@ fn open(path: &Path) -> Durable {
 /// Moves what was written to tables.
 fn flush(store: &Durable) {
     for keyspace in store.reader.keyspaces().each() {
-        keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+        keyspace.flush_and_wait().expect("the engine flushes");
     }
 }
 
@@ -397,8 +397,8 @@ fn what_is_replaced_all_the_time_is_never_absent() {
         scope.spawn(|| {
             while !is_over() {
                 for keyspace in store.reader.keyspaces().each() {
-                    if keyspace.tree.l0_run_count() < 15 {
-                        keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+                    if keyspace.l0_runs() < 15 {
+                        keyspace.flush_and_wait().expect("the engine flushes");
                     }
                 }
             }
@@ -469,7 +469,7 @@ fn a_journal_that_was_opened_again_is_written_in_place() {
             set(&store, &text, &value(index));
             let file = fs::File::open(&journal).expect("there is a journal");
             let bytes = file.metadata().expect("it has a length").len();
-            assert_eq!(bytes, runway::NEW_BYTES, "{text}");
+            assert_eq!(bytes, journal::preallocate::NEW_BYTES, "{text}");
             // Looked at twice, for it takes long.
             if index % 500 == 250 {
                 let ready = seek(&file, SeekFrom::Hole(0)).expect("it ends");

@@ -2,8 +2,9 @@
 //! a test chooses, then in the store.
 
 use super::*;
+use crate::storage::durable::Durable;
 use crate::storage::durable::journal::Stamp;
-use crate::storage::durable::{Durable, entry_in, open_database};
+use crate::storage::durable::reader::entry_in;
 use crate::storage::{Blocking as _, Entry, KEY_BYTES_MAX, Op, Storage as _, record};
 use std::sync::mpsc;
 use std::thread;
@@ -23,8 +24,8 @@ fn entry(value: &str, expiry: impl Into<Option<Time>>) -> Entry {
 
 /// What a keyspace holds, but for the notes that the engine makes for itself,
 /// of one byte or two, or longer than any key.
-fn held(keyspace: &fjall::Keyspace) -> Vec<Vec<u8>> {
-    let keys = keyspace.iter().map(|found| found.key().expect("it can be read").to_vec());
+fn held(keyspace: &Keyspace) -> Vec<Vec<u8>> {
+    let keys = keyspace.keys(&[], &[0xff; 3]).map(|key| key.expect("it can be read").to_vec());
     let keys = keys.filter(|key| key.len() <= KEY_BYTES_MAX);
     keys.filter(|key| key.len() > PREFIX.len() || key[0] != PREFIX[0]).collect()
 }
@@ -42,7 +43,7 @@ impl Index {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let data = directory.path().join("data");
-        let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
+        let database = Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
         let generation = Generation::begin(&database, &data, Stamp::new(), 0).expect("it begins");
         Self { sweep: Sweep::new(None), generation, database, _directory: directory }
     }

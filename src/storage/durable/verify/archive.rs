@@ -27,7 +27,7 @@ const TRAILER_BYTES: usize = TRAILER.len() + 32;
 const CONTENTS_BYTES_MAX: u64 = 1 << 16;
 
 /// An open file, and where its sections are.
-pub(super) struct Archive<'a> {
+pub struct Archive<'a> {
     path: &'a Path,
     file: File,
     sections: Vec<(Vec<u8>, Range<u64>)>,
@@ -35,13 +35,13 @@ pub(super) struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     /// Opens the file at `path` if its contents are what was written.
-    pub(super) fn open(path: &'a Path) -> Result<Self, OpenError> {
+    pub fn open(path: &'a Path) -> Result<Self, OpenError> {
         let mut file = File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();
         let damaged = || changed(path.to_owned());
         let end = bytes.checked_sub(TRAILER_BYTES as u64).ok_or_else(damaged)?;
         let trailer = read_at(&mut file, end..bytes)?;
-        let mut trailer = Fields(&trailer);
+        let mut trailer = Decoder(&trailer);
         let (magic, checksum) = (trailer.take(TRAILER.len()), trailer.u128());
         let (Some(from), Some(length)) = (trailer.u64(), trailer.u64()) else {
             return Err(damaged());
@@ -62,7 +62,7 @@ impl<'a> Archive<'a> {
     }
 
     /// The bytes of a section that is not large.
-    pub(super) fn section(&mut self, name: &[u8]) -> Result<Vec<u8>, OpenError> {
+    pub fn section(&mut self, name: &[u8]) -> Result<Vec<u8>, OpenError> {
         let range = self.sections.iter().find(|(other, _)| other == name);
         let Some((_, range)) = range else { return Err(changed(self.path.to_owned())) };
         read_at(&mut self.file, range.clone())
@@ -70,15 +70,15 @@ impl<'a> Archive<'a> {
 }
 
 fn sections(contents: &[u8]) -> Option<Vec<(Vec<u8>, Range<u64>)>> {
-    let mut fields = Fields(contents);
-    if fields.take(CONTENTS.len())? != CONTENTS {
+    let mut decoder = Decoder(contents);
+    if decoder.take(CONTENTS.len())? != CONTENTS {
         return None;
     }
     let mut sections = Vec::new();
-    for _ in 0..fields.u32()? {
-        let (from, bytes) = (fields.u64()?, fields.u64()?);
-        let name = fields.u16()?;
-        sections.push((fields.take(name.into())?.to_vec(), from..from.checked_add(bytes)?));
+    for _ in 0..decoder.u32()? {
+        let (from, bytes) = (decoder.u64()?, decoder.u64()?);
+        let name = decoder.u16()?;
+        sections.push((decoder.take(name.into())?.to_vec(), from..from.checked_add(bytes)?));
     }
     Some(sections)
 }
@@ -91,10 +91,10 @@ fn read_at(file: &mut File, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
 }
 
 /// Numbers in little-endian, one behind the other.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub struct Decoder<'a>(pub &'a [u8]);
 
-impl<'a> Fields<'a> {
-    pub(super) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+impl<'a> Decoder<'a> {
+    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(taken)
@@ -104,28 +104,28 @@ impl<'a> Fields<'a> {
         self.take(N)?.first_chunk().copied()
     }
 
-    pub(super) fn u8(&mut self) -> Option<u8> {
+    pub fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_le_bytes)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(super) fn u128(&mut self) -> Option<u128> {
+    pub fn u128(&mut self) -> Option<u128> {
         self.array().map(u128::from_le_bytes)
     }
 
     /// A number of seven bits a byte, the lowest first.
-    pub(super) fn varint(&mut self) -> Option<u64> {
+    pub fn varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let byte = self.u8()?;

@@ -7,7 +7,6 @@
 use super::*;
 use crate::storage::durable::Durable;
 use crate::storage::{Blocking as _, Entry, Key, Time};
-use fjall::AbstractTree as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -69,7 +68,7 @@ impl Sample {
         };
         let flush = || {
             for keyspace in store.reader.keyspaces().each() {
-                keyspace.rotate_memtable_and_wait().expect("the engine flushes");
+                keyspace.flush_and_wait().expect("the engine flushes");
             }
         };
         store.set(key("cleared"), Entry::new("x".into())).expect("the engine writes");
@@ -85,7 +84,7 @@ impl Sample {
             flush();
             if round == 0 {
                 for keyspace in store.reader.keyspaces().each() {
-                    keyspace.tree.major_compact(1 << 20, 0).expect("the engine merges");
+                    keyspace.major_compact(1 << 20).expect("the engine merges");
                 }
             }
         }
@@ -96,7 +95,7 @@ impl Sample {
         drop(Durable::open(directory.path()).unwrap_or_else(|err| panic!("{err}")));
         let journal = directory.path().join("data/0.jnl");
         let used = journal::whole_bytes(&journal).expect("a journal");
-        // Of the room that is set aside behind it, some is enough.
+        // Of the space that is set aside behind it, some is enough.
         let file = fs::File::options().write(true).open(journal).expect("a journal");
         file.set_len(used + 100).expect("it can be cut");
         let files = contents(directory.path());
@@ -154,7 +153,7 @@ impl Sample {
         store.set(key("new"), Entry::new("new".into())).expect("the engine writes");
         // What is believed of the files shows when they are merged.
         for keyspace in store.reader.keyspaces().each() {
-            let merge = || keyspace.tree.major_compact(1 << 20, 0);
+            let merge = || keyspace.major_compact(1 << 20);
             panic::catch_unwind(AssertUnwindSafe(merge)).map(Result::ok).ok();
         }
         self.is_right(&store, &format!("{what}, and merged"));

@@ -19,7 +19,7 @@
 //! or not any more, and files that the manifest does not name anywhere.
 
 mod archive;
-mod tree;
+mod keyspace;
 
 use super::held;
 use super::inventory::{Inventory, Listed};
@@ -45,15 +45,15 @@ const WHOLE_BYTES_MAX: u64 = 64 << 20;
 
 /// What was found good.
 #[derive(Debug)]
-pub(super) struct Verified {
-    pub(super) journals: Journals,
+pub struct Verified {
+    pub journals: Journals,
     /// What others may read or write.
-    pub(super) open_to_others: Vec<PathBuf>,
+    pub open_to_others: Vec<PathBuf>,
 }
 
 /// Checks the database in the folder `data`, which has an inventory unless an
 /// earlier program wrote it.
-pub(super) fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
+pub fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
     let mut walk = Walk::default();
     // It is held, and may be reached by a link of the system's own.
     let metadata = fs::metadata(data).map_err(unreadable)?;
@@ -138,7 +138,7 @@ fn keyspaces(
         there.push(number);
     }
     let path = |number: u64| folder.join(number.to_string());
-    let names = tree::names(&path(NAMES), walk)?;
+    let names = keyspace::names(&path(NAMES), walk)?;
     let in_use = inventory.map_or([None, None], |inventory| inventory.keyspaces.map(Some));
     for number in in_use.into_iter().flatten() {
         if !names.contains_key(&number) || !there.contains(&number) {
@@ -147,7 +147,7 @@ fn keyspaces(
     }
     let mut trees = BTreeMap::new();
     for number in names.keys().filter(|number| there.contains(number)) {
-        trees.insert(*number, tree::check(&path(*number), walk)?);
+        trees.insert(*number, keyspace::check(&path(*number), walk)?);
     }
     // One that was just begun may be without its folder once power was lost, but
     // then there is the one that it was to follow.

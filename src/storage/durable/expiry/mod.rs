@@ -14,15 +14,14 @@
 //! Keys are UTF-8, so none looks like these. All are written and removed in one
 //! batch. What expires together is together in the second keyspace, whatever
 //! its keys are, and so are the deletions of that: to merge them takes little
-//! time and no room, while what is among the keys is only given back as most of
+//! time and no space, while what is among the keys is only given back as most of
 //! these are written anew.
 
-use super::batch::Record;
 use super::generation::{Generation, Keyspaces};
-use super::reopen;
+use super::tree::{Database, Keyspace, Result, WriteBatch};
 use crate::storage::time::Reading;
 use crate::storage::{Key, Time, record};
-use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch};
+use bytes::Bytes;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -50,12 +49,12 @@ const INTERVAL_BUSY_SHARE: u32 = 2;
 const CLOCKS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The clocks as they were noted last, if anything has ever expired here.
-pub(super) fn clocks_noted(keys: &Keyspace) -> fjall::Result<Option<Reading>> {
+pub fn clocks_noted(keys: &Keyspace) -> Result<Option<Reading>> {
     Ok(keys.get(CLOCKS)?.and_then(|bytes| Reading::from_bytes(&bytes)))
 }
 
 /// The index's entry for a key, in order of time.
-pub(super) fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
+pub fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
     [&index_from(expiry), key.as_str().as_bytes()].concat()
 }
 
@@ -115,13 +114,13 @@ impl Due {
 
 /// How many keys were written or deleted, and how many of them were deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    pub(super) changes: usize,
-    pub(super) deletions: usize,
+pub struct Changes {
+    pub changes: usize,
+    pub deletions: usize,
 }
 
 /// Removes what has expired, a little at a time.
-pub(super) struct Sweep {
+pub struct Sweep {
     next: Instant,
     /// Nothing is left of the index before this; to look there again would
     /// mean to pass all that was removed.
@@ -138,8 +137,8 @@ pub(super) struct Sweep {
 
 impl Sweep {
     /// A sweep of a keyspace that is empty, or of this one.
-    pub(super) fn new(keyspace: Option<&Keyspace>) -> Self {
-        let is_unused = keyspace.is_none_or(|it| it.prefix(KEY_PREFIX).next().is_none());
+    pub fn new(keyspace: Option<&Keyspace>) -> Self {
+        let is_unused = !keyspace.is_some_and(|it| it.has_prefix(&KEY_PREFIX));
         Self {
             next: Instant::now(),
             from: PREFIX.to_vec(),
@@ -151,25 +150,25 @@ impl Sweep {
     }
 
     /// Whether the last step has left some for the next.
-    pub(super) fn has_more(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         self.has_more
     }
 
     /// Whether anything has expired by a moment and was not removed.
-    pub(super) fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
+    pub fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
         let until = index_behind(until);
-        self.from < until && keyspace.range(self.from.clone()..until).next().is_some()
+        self.from < until && keyspace.keys(&self.from, &until).next().is_some()
     }
 
     /// Whether the clocks were set since they were noted last, or never were
     /// noted though there is something to expire.
-    pub(super) fn has_clock_step(&self) -> bool {
+    pub fn has_clock_step(&self) -> bool {
         !self.is_unused && self.clocks.is_none_or(|noted| noted.has_step_to(Reading::now()))
     }
 
     /// Has a batch note the clocks if something can expire by them, and they
     /// were not noted just now.
-    pub(super) fn note_clocks(&mut self, batch: &mut WriteBatch, keys: &Keyspace) {
+    pub fn note_clocks(&mut self, batch: &mut WriteBatch, keys: &Keyspace) {
         if self.is_unused {
             return;
         }
@@ -184,25 +183,25 @@ impl Sweep {
     }
 
     /// How long it is until the next step.
-    pub(super) fn due_in(&self) -> Duration {
+    pub fn due_in(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
     /// Takes what was changed in the keyspace of what expires since the last
     /// call.
-    pub(super) fn take_large(&mut self) -> Changes {
+    pub fn take_large(&mut self) -> Changes {
         mem::take(&mut self.large)
     }
 
     /// Has a batch write a record under a key, or delete it, and note when it
     /// expires. What is put into a batch first is seen first: a record is there
     /// before what refers to it, and until nothing does any more.
-    pub(super) fn put(
+    pub fn put(
         &mut self,
         batch: &mut WriteBatch,
         keyspaces: &Keyspaces,
         key: &Key,
-        record: Record,
+        record: Option<Bytes>,
     ) {
         let Keyspaces { keys, expiring } = keyspaces;
         let due = record.as_deref().and_then(Due::of);
@@ -254,19 +253,20 @@ impl Sweep {
     }
 
     /// Removes some of what has expired by now. Says how many keys that were.
-    pub(super) fn step(
+    pub fn step(
         &mut self,
         database: &Database,
         generation: &Generation,
         now: Time,
-    ) -> fjall::Result<usize> {
+    ) -> Result<usize> {
         let begun = Instant::now();
         let (keys, expiring) = (generation.keys(), generation.expiring());
         let mut batch = generation.batch(database);
         let (mut looked_at, mut removed) = (0, 0);
         let until = index_behind(now);
-        for entry in keys.range(self.from.clone()..until).take(STEP_KEYS_MAX) {
-            let entry = match entry.key() {
+        let from = self.from.clone();
+        for entry in keys.keys(&from, &until).take(STEP_KEYS_MAX) {
+            let entry = match entry {
                 Ok(entry) => entry,
                 Err(err) => {
                     log::error!("the index of what expires cannot be read: {err}");
@@ -290,7 +290,7 @@ impl Sweep {
             batch.remove(keys, entry);
         }
         if looked_at > 0 {
-            reopen::commit(batch)?;
+            batch.commit()?;
         }
         self.has_more = looked_at == STEP_KEYS_MAX;
         let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);

@@ -21,6 +21,12 @@
 //! broken batch counts as another one only if it has the stamp of the process
 //! that wrote it: random bytes that no client has seen.
 
+#[cfg(all(target_os = "linux", not(portable)))]
+pub mod preallocate;
+#[cfg(any(portable, not(target_os = "linux")))]
+#[path = "preallocate_portable.rs"]
+pub mod preallocate;
+
 use super::open_error::OpenError;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -50,7 +56,7 @@ const STEP_BYTES: usize = 16;
 
 /// The key of the item that every batch begins with. Keys of entries are UTF-8,
 /// so this is none.
-pub(super) const FLOOR_KEY: [u8; 2] = [0xff, b'f'];
+pub const FLOOR_KEY: [u8; 2] = [0xff, b'f'];
 const FLOOR_BYTES: u32 = 8;
 const STAMPED_FLOOR_BYTES: u32 = FLOOR_BYTES + 16;
 
@@ -66,11 +72,11 @@ const CLEAR: u8 = 4;
 
 /// What the batches of one process have and no client can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp([u8; 16]);
+pub struct Stamp([u8; 16]);
 
 impl Stamp {
     /// A stamp that there never was.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         // Each of these is keyed with what the system's random numbers began.
         let random = || RandomState::new().build_hasher().finish().to_le_bytes();
         let mut stamp = [0; 16];
@@ -80,11 +86,11 @@ impl Stamp {
         Self(stamp)
     }
 
-    pub(super) fn from_bits(bits: u128) -> Self {
+    pub fn from_bits(bits: u128) -> Self {
         Self(bits.to_le_bytes())
     }
 
-    pub(super) fn to_bits(self) -> u128 {
+    pub fn to_bits(self) -> u128 {
         u128::from_le_bytes(self.0)
     }
 
@@ -100,41 +106,41 @@ impl Stamp {
 
     /// The value under [`FLOOR_KEY`] in a batch whose number is `floor` or
     /// higher.
-    pub(super) fn floor(self, floor: u64) -> Vec<u8> {
+    pub fn floor(self, floor: u64) -> Vec<u8> {
         [&floor.to_le_bytes()[..], &self.0].concat()
     }
 }
 
 /// What is known of the journals before they are read.
-pub(super) struct Known<'a> {
+pub struct Known<'a> {
     /// The stamp of all that is not known to be whole; `None` of what was
     /// written before there were any.
-    pub(super) stamp: Option<Stamp>,
+    pub stamp: Option<Stamp>,
     /// How many bytes of a journal, by its number, are known to be whole.
-    pub(super) whole_bytes: &'a dyn Fn(u64) -> u64,
+    pub whole_bytes: &'a dyn Fn(u64) -> u64,
 }
 
 /// A journal that was read and is whole, but for its torn end.
 #[derive(Debug)]
-pub(super) struct Journal {
-    pub(super) number: u64,
+pub struct Journal {
+    pub number: u64,
     /// Where the whole batches end.
-    pub(super) whole_bytes: u64,
+    pub whole_bytes: u64,
     /// Keyspaces of keys, each with the number of the last batch of it.
-    pub(super) last_batches: Vec<(u64, u64)>,
+    pub last_batches: Vec<(u64, u64)>,
 }
 
 /// The journals of a database, and where a crash has left one unfinished.
 #[derive(Debug)]
-pub(super) struct Journals {
-    pub(super) all: Vec<Journal>,
+pub struct Journals {
+    pub all: Vec<Journal>,
     torn: Option<(PathBuf, u64)>,
 }
 
 impl Journals {
     /// Reads every journal in the folder of a database. Refuses what is
     /// damaged; changes nothing.
-    pub(super) fn read(data: &Path, known: &Known<'_>) -> Result<Self, OpenError> {
+    pub fn read(data: &Path, known: &Known<'_>) -> Result<Self, OpenError> {
         let mut highest = None;
         let mut all = Vec::new();
         let mut torn: Option<(PathBuf, u64)> = None;
@@ -160,7 +166,7 @@ impl Journals {
     }
 
     /// Cuts off what a crash has left unfinished. Gives where that was.
-    pub(super) fn cut(&mut self) -> Result<Option<(PathBuf, u64)>, OpenError> {
+    pub fn cut(&mut self) -> Result<Option<(PathBuf, u64)>, OpenError> {
         let torn = self.torn.take();
         if let Some((journal, bytes)) = &torn {
             cut(journal, *bytes).map_err(|err| OpenError::io("its journal is torn", err))?;
@@ -170,7 +176,7 @@ impl Journals {
 }
 
 /// Where the whole batches of a journal of ours end.
-pub(super) fn whole_bytes(journal: &Path) -> io::Result<u64> {
+pub fn whole_bytes(journal: &Path) -> io::Result<u64> {
     Ok(Scan::read(journal, None, 0, Some(Stamp::new()))?.whole_bytes)
 }
 
@@ -180,7 +186,7 @@ fn unreadable(err: io::Error) -> OpenError {
 
 /// How much of the disk the journals of a database take. They are made as long
 /// as they may become, and take it only as they are written.
-pub(super) fn disk_bytes(data: &Path) -> io::Result<u64> {
+pub fn disk_bytes(data: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for journal in journals(data)? {
         bytes += allocated_bytes(&journal.metadata()?);
@@ -200,7 +206,7 @@ fn allocated_bytes(file: &fs::Metadata) -> u64 {
 }
 
 /// The journals of a database, oldest first; the last is the one in use.
-pub(super) fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(data)? {
         let path = entry?.path();
@@ -212,7 +218,7 @@ pub(super) fn journals(data: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The number of the journal at `path`; `None` if the database has none of that
 /// name.
-pub(super) fn number(path: &Path) -> Option<u64> {
+pub fn number(path: &Path) -> Option<u64> {
     let is_journal = path.extension().is_some_and(|extension| extension == EXTENSION);
     let stem = path.file_stem().filter(|_| is_journal)?.to_str()?;
     stem.parse().ok().filter(|number: &u64| number.to_string() == stem)
@@ -232,7 +238,7 @@ struct Scan {
     highest: Option<u64>,
     /// Keyspaces of keys, each with the number of the last batch of it.
     last_batches: Vec<(u64, u64)>,
-    /// Nothing but room that was set aside comes after them.
+    /// Nothing but space that was set aside comes after them.
     followed_by_zeros: bool,
     /// They are not all there were.
     is_damaged: bool,
@@ -251,7 +257,7 @@ impl Scan {
         let mut whole_bytes = 0;
         let mut last_batches: Vec<(u64, u64)> = Vec::new();
         let mut is_damaged = false;
-        while let Some(batch) = Batch::read(&mut file)? {
+        while let Some(batch) = JournalBatch::read(&mut file)? {
             // A crash leaves no whole batch in the wrong place.
             is_damaged = !batch.can_follow(highest);
             if is_damaged {
@@ -314,7 +320,7 @@ fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
         }
         let Some(shape_bytes) = shape_bytes else { continue };
         steps += shape_bytes / STEP_BYTES;
-        let batch = Batch::read(&mut from)?;
+        let batch = JournalBatch::read(&mut from)?;
         if batch.is_some_and(|batch| highest.is_none_or(|highest| batch.number > highest)) {
             return Ok(true);
         }
@@ -371,7 +377,7 @@ fn is_zero(mut file: &File, mut at: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Where the next bytes are that a file has room for on the disk, from `at` on,
+/// Where the next bytes are that a file has space for on the disk, from `at` on,
 /// or may be: nearly all of a new journal is a hole.
 #[cfg(all(target_os = "linux", not(portable)))]
 fn next_data(file: &File, at: u64) -> Option<u64> {
@@ -389,7 +395,7 @@ fn next_data(_file: &File, at: u64) -> Option<u64> {
 }
 
 /// A whole batch with the right checksum.
-struct Batch {
+struct JournalBatch {
     number: u64,
     floor: Option<Floor>,
     bytes: u64,
@@ -404,7 +410,7 @@ struct Floor {
     number: u64,
 }
 
-impl Batch {
+impl JournalBatch {
     /// Whether its number, which no checksum covers, can be the one that it was
     /// written with, after a batch with the number `highest`.
     fn can_follow(&self, highest: Option<u64>) -> bool {

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-pub(super) struct Runway;
+pub struct Preallocation;
 
 #[allow(clippy::unused_self, reason = "on Linux it does something")]
-impl Runway {
-    pub(super) fn begin(_data: &Path) -> Self {
+impl Preallocation {
+    pub fn begin(_data: &Path) -> Self {
         Self
     }
 
-    pub(super) fn prepare(&mut self, _data: &Path, _items: usize, _bytes: usize) {}
+    pub fn prepare(&mut self, _data: &Path, _items: usize, _bytes: usize) {}
 }

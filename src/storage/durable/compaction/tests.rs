@@ -1,37 +1,44 @@
 //! What becomes of the files of a tree.
 
+use super::picker::{Shape, TABLE_BYTES};
 use super::*;
-use crate::storage::durable::generation::Generation;
-use crate::storage::durable::journal::Stamp;
-use crate::storage::durable::open_database;
-use lsm_tree::file::{BLOBS_FOLDER, TABLES_FOLDER};
-use std::collections::BTreeSet;
+use crate::storage::durable::directory::Directory;
+use crate::storage::durable::recovery;
+use crate::storage::durable::tree::Step;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A tree of a database of its own, and the folder of that.
+/// A tree of a database of its own, and the directory of that.
 struct Tree {
+    live: Live,
+    _directory: Directory,
     folder: TempDir,
-    database: Database,
-    generation: Generation,
 }
 
 impl Tree {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = folder.path().join("data");
-        let database = open_database(&data).unwrap_or_else(|err| panic!("{err}"));
-        let generation = Generation::begin(&database, &data, Stamp::new(), 1).expect("a tree");
-        Self { folder, database, generation }
+        let mut directory = Directory::take(folder.path()).expect("it is free");
+        directory.found(recovery::found).expect("it is made");
+        let data = Arc::new(directory.data().expect("it is there"));
+        let recovered = recovery::recover(&data, true, || directory.finish());
+        let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")));
+        Self { live, _directory: directory, folder }
+    }
+
+    /// Has the next file have keys from all over.
+    fn widen_bounds(&self) {
+        let widened = self.live.generation.widen_bounds(self.live.database(), self.keyspace());
+        widened.expect("it is written");
     }
 
     fn keyspace(&self) -> &Keyspace {
-        self.generation.keys()
+        self.live.generation.keys()
     }
 
-    fn room(&self) -> Room {
-        Room::new(self.folder.path().to_owned())
+    fn disk_space(&self) -> DiskSpace {
+        DiskSpace::new(self.folder.path().to_owned())
     }
 
     /// Writes into a file of their own what the tree did not hold before.
@@ -44,40 +51,56 @@ impl Tree {
             }
             .expect("it is written");
         }
-        assert!(self.steps().write_memtables().expect("it is in a file"));
+        assert!(self.reclaim().flush().expect("it is in a file"));
     }
 
-    fn steps(&self) -> Steps {
-        Steps {
-            database: self.database.clone(),
+    /// A run that reclaims, but never merges the tree as a whole.
+    fn reclaim(&self) -> Run {
+        let goal = Goal::Reclaim;
+        Run {
+            database: self.live.database().clone(),
             keyspace: self.keyspace().clone(),
+            picker: Picker { goal, fineness: 0, may_resplit: true, whole_bytes_max: 0 },
             free_bytes: Box::new(|| u64::MAX),
             kept_bytes: 0,
-            fineness: 0,
-            may_take_apart: true,
-            piece: Duration::MAX,
+            time_max: Duration::MAX,
             is_stopped: Arc::default(),
         }
     }
 
-    /// The files of the tree, by their paths.
-    fn files(&self) -> BTreeSet<PathBuf> {
-        let folders = [TABLES_FOLDER, BLOBS_FOLDER].map(|it| self.keyspace().path().join(it));
-        let entries = folders.iter().flat_map(|it| fs::read_dir(it).expect("a folder"));
-        entries.map(|entry| entry.expect("it can be read").path()).collect()
+    fn shape(&self) -> Shape {
+        shape_of(self.keyspace())
+    }
+
+    fn table_bytes(&self) -> u64 {
+        self.shape().table_bytes()
+    }
+
+    /// How many files each level has.
+    fn files(&self) -> Vec<usize> {
+        self.shape().levels.iter().map(|level| level.files).collect()
+    }
+
+    /// The bytes above the last level.
+    fn above_bytes(&self) -> u64 {
+        let shape = self.shape();
+        shape.table_bytes() - shape.last().bytes
     }
 
     /// Is in the way of the file after so many that are made next.
     fn obstacle_after(&self, files: u64) -> PathBuf {
-        let number = self.keyspace().tree.next_table_id() + files;
-        let obstacle = self.keyspace().path().join(TABLES_FOLDER).join(number.to_string());
+        let number = self.keyspace().next_table_id() + files;
+        let obstacle = self.keyspace().path().join("tables").join(number.to_string());
         fs::create_dir(&obstacle).expect("there is no such file");
         obstacle
     }
 
-    fn begin(&self, tidying: &mut Tidying, occasion: Occasion) {
-        let (room, generation) = (self.room(), &self.generation);
-        tidying.begin(&self.database, generation, self.keyspace(), &room, occasion);
+    fn compact(&self, step: &Step) {
+        self.live.database().compact(self.keyspace(), step).expect("nothing is in its way");
+    }
+
+    fn begin(&self, compactor: &mut Compactor, trigger: Trigger) {
+        compactor.begin(&self.live, self.keyspace(), &self.disk_space(), trigger);
     }
 
     #[track_caller]
@@ -91,21 +114,21 @@ impl Tree {
 
 #[test]
 fn files_are_merged_here_and_not_by_the_database() {
-    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+    let (tree, mut compactor) = (Tree::new(), Compactor::default());
     for round in 0_u8..6 {
         tree.write(0..100, Some(&[round; 100]));
     }
-    while tree.database.active_compactions() > 0 {
+    while tree.live.database().active_compactions() > 0 {
         thread::sleep(WAIT);
     }
-    let before = unsorted_files(tree.keyspace());
+    let before = tree.keyspace().l0_files();
     assert!(before >= 5, "{before} files");
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(tidying.finish() && !tidying.is_to_go_on());
-    assert_eq!(unsorted_files(tree.keyspace()), 0);
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(compactor.finish() && !compactor.is_unfinished());
+    assert_eq!(tree.keyspace().l0_files(), 0);
     tree.holds(0..100, Some(&[5; 100]));
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(!tidying.is_at_work(), "there is nothing to do");
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(!compactor.is_running(), "there is nothing to do");
 }
 
 #[test]
@@ -115,57 +138,58 @@ fn what_was_deleted_goes_step_by_step() {
     let value = [b'x'; 2000];
     tree.write(0..KEYS / 2, Some(&value));
     tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree_bytes(tree.keyspace());
+    let full = tree.table_bytes();
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
-    let ended = tree.steps().one_by_one(Aim::Order).expect("it is put in order");
-    assert!(matches!(ended, Ended::Done));
-    let Shape { files, bytes, .. } = shape_of(tree.keyspace());
-    assert!(bytes < full / 8, "{bytes} of {full} bytes are left");
-    let (last, others) = files.split_last().expect("there are levels");
-    assert!(*last > 0 && others.iter().all(|&files| files == 0), "{files:?}");
+    let ended = tree.reclaim().run().expect("it is put in order");
+    assert!(matches!(ended, RunEnd::Done));
+    let shape = tree.shape();
+    let left = shape.table_bytes();
+    assert!(left < full / 8, "{left} of {full} bytes are left");
+    let (last, others) = shape.levels.split_last().expect("there are levels");
+    assert!(last.files > 0 && others.iter().all(|level| level.files == 0), "{shape:?}");
     tree.holds(deleted(), None);
     tree.holds((0..KEYS).step_by(10), Some(&value));
 }
 
 #[test]
-fn a_job_that_is_stopped_is_gone_on_with() {
+fn a_run_that_is_stopped_is_continued() {
     let tree = Tree::new();
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    let steps = tree.steps();
-    steps.is_stopped.store(true, Ordering::Relaxed);
-    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Early { .. })));
+    let run = tree.reclaim();
+    run.is_stopped.store(true, Ordering::Relaxed);
+    assert!(matches!(run.run(), Ok(RunEnd::Early { .. })));
 
-    let mut tidying = Tidying { unfinished: Some(Aim::Order), ..Tidying::default() };
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(!tidying.is_at_work(), "others write");
-    tree.begin(&mut tidying, Occasion::Idle);
-    assert!(tidying.finish() && !tidying.is_to_go_on());
+    let mut compactor = Compactor { unfinished: Some(Goal::Reclaim), ..Compactor::default() };
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(!compactor.is_running(), "others write");
+    tree.begin(&mut compactor, Trigger::Idle);
+    assert!(compactor.finish() && !compactor.is_unfinished());
     tree.holds(90..100, Some(b"value"));
 }
 
 /// A slow disk gets somewhere too.
 #[test]
-fn a_job_that_has_no_time_takes_a_step_all_the_same() {
+fn a_run_that_has_no_time_takes_a_step_all_the_same() {
     const KEYS: usize = 10_000;
-    const JOBS_MAX: usize = 100;
+    const RUNS_MAX: usize = 100;
     let tree = Tree::new();
     let value = [b'x'; 2000];
     tree.write(0..KEYS / 2, Some(&value));
     tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree_bytes(tree.keyspace());
+    let full = tree.table_bytes();
     let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
     tree.write(deleted(), None);
-    let steps = Steps { piece: Duration::ZERO, ..tree.steps() };
-    let jobs = (0..JOBS_MAX).map(|_| steps.one_by_one(Aim::Order).expect("nothing fails"));
-    let unfinished = jobs.take_while(|ended| !matches!(ended, Ended::Done));
+    let run = Run { time_max: Duration::ZERO, ..tree.reclaim() };
+    let runs = (0..RUNS_MAX).map(|_| run.run().expect("nothing fails"));
+    let unfinished = runs.take_while(|ended| !matches!(ended, RunEnd::Done));
     let stepped = unfinished.inspect(|ended| {
-        assert!(matches!(ended, Ended::Early { has_stepped: true, .. }), "{ended:?}");
+        assert!(matches!(ended, RunEnd::Early { has_stepped: true, .. }), "{ended:?}");
     });
-    let jobs = stepped.count();
-    assert!(jobs > 1 && jobs < JOBS_MAX, "{jobs} jobs");
-    let left = tree_bytes(tree.keyspace());
+    let runs = stepped.count();
+    assert!(runs > 1 && runs < RUNS_MAX, "{runs} runs");
+    let left = tree.table_bytes();
     assert!(left < full / 8, "{left} of {full} bytes are left");
     tree.holds(deleted(), None);
     tree.holds((0..KEYS).step_by(10), Some(&value));
@@ -173,52 +197,21 @@ fn a_job_that_has_no_time_takes_a_step_all_the_same() {
 
 /// A disk that was full for a moment must not be for ten seconds.
 #[test]
-fn a_job_that_has_failed_does_not_keep_the_next_from_making_room() {
-    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+fn a_run_that_has_failed_does_not_keep_the_next_from_making_room() {
+    let (tree, mut compactor) = (Tree::new(), Compactor::default());
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    tidying.note(190, 90);
+    compactor.note(190, 90);
     let obstacle = tree.obstacle_after(0);
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    assert!(tidying.finish() && tidying.is_to_go_on() && !tidying.has_progress());
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    assert!(compactor.finish() && compactor.is_unfinished() && !compactor.has_progress);
     fs::remove_dir(obstacle).expect("it is in the way");
-    tree.begin(&mut tidying, Occasion::Written);
-    assert!(!tidying.is_at_work(), "it may fail again");
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    assert!(tidying.finish() && tidying.has_progress() && !tidying.is_to_go_on());
+    tree.begin(&mut compactor, Trigger::Write);
+    assert!(!compactor.is_running(), "it may fail again");
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    assert!(compactor.finish() && compactor.has_progress && !compactor.is_unfinished());
     tree.holds(0..90, None);
     tree.holds(90..100, Some(b"value"));
-}
-
-#[test]
-fn a_step_that_fails_leaves_no_files_behind() {
-    const KEYS: usize = 1000;
-    let tree = Tree::new();
-    let large = [b'x'; 5000];
-    tree.write(0..KEYS, Some(&large));
-    tree.write((0..KEYS).step_by(2), Some(b"small"));
-    let apart = tree.keyspace().path().join(BLOBS_FOLDER);
-    // Nobody knows whose that is.
-    fs::write(apart.join("7"), b"from before").expect("a file");
-    let before = tree.files();
-    let steps = tree.steps();
-    let step = |may_finish: bool| {
-        steps.leaving_nothing(|tree| {
-            if !may_finish {
-                fs::write(apart.join("8"), b"half written").expect("a file");
-            }
-            tree.major_compact(FINE_TABLE_BYTES, 0).map(drop)
-        })
-    };
-    // It can make one file, and not the next.
-    let obstacle = tree.obstacle_after(1);
-    assert!(step(false).is_err(), "nothing was in its way");
-    fs::remove_dir(obstacle).expect("it is in the way");
-    assert_eq!(tree.files(), before);
-    step(true).expect("nothing is in its way");
-    assert!(tree.files().difference(&before).count() > 1, "there was only one to make");
-    tree.holds((0..KEYS).step_by(2), Some(b"small"));
-    tree.holds((1..KEYS).step_by(2), Some(&large));
 }
 
 /// Deletions of all over the tree, so few that one file has them, are more
@@ -241,16 +234,18 @@ fn what_no_step_can_take_is_written_anew_as_a_whole() {
         }
         tree.write([], None);
     }
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
-    let full = tree_bytes(tree.keyspace());
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
+    let full = tree.table_bytes();
     let is_deleted = |key: &usize| key.is_multiple_of(10);
     tree.write((0..KEYS).filter(is_deleted), None);
     // By itself it would have waited for another one, to be taken apart.
-    let as_it_is = Arc::new(files_merged(1, TABLE_BYTES));
-    tree.keyspace().tree.compact(as_it_is, 0).expect("it is moved");
-    let steps = Steps { may_take_apart: false, ..tree.steps() };
-    assert!(matches!(steps.one_by_one(Aim::Order), Ok(Ended::Done)));
-    let left = tree_bytes(tree.keyspace());
+    tree.compact(&leveled(1, TABLE_BYTES));
+    // What is left of the tree can be merged as a whole, and all of it cannot.
+    let mut run = tree.reclaim();
+    run.picker = Picker { may_resplit: false, whole_bytes_max: WHOLE_BYTES_MAX, ..run.picker };
+    run.free_bytes = Box::new(move || 2 * full / 40 * 39);
+    assert!(matches!(run.run(), Ok(RunEnd::Done)));
+    let left = tree.table_bytes();
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).filter(is_deleted), None);
 }
@@ -260,17 +255,21 @@ fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
     const KEYS: usize = 10_000;
     let tree = Tree::new();
     tree.write(0..KEYS, Some(&[b'x'; 1000]));
-    tree.keyspace().tree.major_compact(TABLE_BYTES, 0).expect("it is in the last level");
+    tree.keyspace().major_compact(TABLE_BYTES).expect("it is in the last level");
     tree.write((0..KEYS).step_by(2), None);
-    let full = tree_bytes(tree.keyspace());
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Early { .. })));
-    assert_eq!(unsorted_files(tree.keyspace()), 1);
-    tree.generation.span(&tree.database, tree.keyspace()).expect("it is written");
-    assert!(matches!(tree.steps().one_by_one(Aim::Order), Ok(Ended::Done)));
-    let left = tree_bytes(tree.keyspace());
+    let full = tree.table_bytes();
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Early { .. })));
+    assert_eq!(tree.keyspace().l0_files(), 1);
+    tree.widen_bounds();
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
+    let left = tree.table_bytes();
     assert!(left < full / 5 * 3, "{left} of {full} bytes are left");
     tree.holds((0..KEYS).step_by(2), None);
     tree.holds((1..KEYS).step_by(2), Some(&[b'x'; 1000]));
+}
+
+fn leveled(l0_files: u8, table_bytes: u64) -> Step {
+    Step::Leveled { l0_files, table_bytes, level_ratios: vec![10.0] }
 }
 
 /// A tree of many keys, and what it is to hold: a thousand times a letter each.
@@ -284,8 +283,8 @@ impl Letters {
     fn new() -> Self {
         let mut letters = Self { tree: Tree::new(), expected: vec![None; 20_000] };
         letters.write(1, 1, Some(b'a'));
-        let tree = &letters.tree.keyspace().tree;
-        tree.major_compact(STEP_TABLE_BYTES_MIN, 0).expect("it is in the last level");
+        let keyspace = letters.tree.keyspace();
+        keyspace.major_compact(64 << 10).expect("it is in the last level");
         letters
     }
 
@@ -298,42 +297,32 @@ impl Letters {
         }
     }
 
-    /// Has the next file have keys from all over.
-    fn span(&self) {
-        self.tree
-            .generation
-            .span(&self.tree.database, self.tree.keyspace())
-            .expect("it is written");
-    }
-
-    /// Merges what is unsorted into a level, as one file.
+    /// Merges L0 into a level, as one file.
     fn merge_into(&self, level: u8) {
-        let strategy = Arc::new(PullDown(0, level));
-        self.tree.keyspace().tree.compact(strategy, 0).expect("it is merged");
+        self.tree.compact(&Step::Merge { from: 0, to: level });
     }
 
-    /// Takes jobs until all is in order where `free_bytes` are free, but for a
+    /// Takes runs until all is in order where `free_bytes` are free, but for a
     /// file that has keys from all over and nothing else. Says in how many of
     /// them files were taken apart.
     fn put_in_order(&self, free_bytes: u64) -> u32 {
-        const JOBS_MAX: usize = 12;
+        const RUNS_MAX: usize = 12;
         let mut fineness = 0;
-        for _ in 0..JOBS_MAX {
-            let mut steps = self.tree.steps();
-            steps.free_bytes = Box::new(move || free_bytes);
-            steps.fineness = fineness;
-            steps.may_take_apart = fineness < FINENESS_MAX;
-            match steps.one_by_one(Aim::Order).expect("nothing fails") {
-                Ended::Done => return fineness,
-                Ended::Early { .. } => {}
-                Ended::TakenApart => fineness += 1,
-                Ended::Stuck => {
-                    let above_bytes = shape_of(self.tree.keyspace()).above_bytes;
+        for _ in 0..RUNS_MAX {
+            let mut run = self.tree.reclaim();
+            run.free_bytes = Box::new(move || free_bytes);
+            run.picker = Picker { fineness, may_resplit: fineness < FINENESS_MAX, ..run.picker };
+            match run.run().expect("nothing fails") {
+                RunEnd::Done => return fineness,
+                RunEnd::Early { .. } => {}
+                RunEnd::Resplit => fineness += 1,
+                RunEnd::Stuck => {
+                    let above_bytes = self.tree.above_bytes();
                     assert!(above_bytes < 4096, "no step is small enough for {above_bytes}");
                     return fineness;
                 }
             }
-            self.span();
+            self.tree.widen_bounds();
             self.tree.write([], None);
         }
         panic!("there is no end to it");
@@ -352,7 +341,7 @@ impl Letters {
 #[test]
 fn files_that_no_step_can_take_are_taken_apart() {
     let mut letters = Letters::new();
-    let full = tree_bytes(letters.tree.keyspace());
+    let full = letters.tree.table_bytes();
     letters.write(10, 20, None);
     letters.write(1, 500, None);
     letters.write(5, 500, Some(b'b'));
@@ -363,7 +352,7 @@ fn files_that_no_step_can_take_are_taken_apart() {
     letters.merge_into(4);
     letters.write(5, 2000, Some(b'd'));
     assert!(letters.put_in_order(6 << 20) > 0, "no file was too large");
-    let left = tree_bytes(letters.tree.keyspace());
+    let left = letters.tree.table_bytes();
     assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
     letters.hold();
 }
@@ -378,12 +367,12 @@ fn levels_that_no_step_can_take_are_merged_file_by_file() {
     for levels in (2..=all.len()).map(|count| &all[..count]) {
         let mut letters = Letters::new();
         for &(first, letter, level) in levels {
-            letters.span();
+            letters.tree.widen_bounds();
             letters.write(5 * first + 1, 40, None);
             letters.write(first, 8, Some(letter));
             letters.merge_into(level);
         }
-        let bytes: Vec<u64> = level_bytes(letters.tree.keyspace())[1..6].to_vec();
+        let bytes: Vec<u64> = letters.tree.shape().levels[1..6].iter().map(|it| it.bytes).collect();
         let bytes: Vec<u64> = bytes.into_iter().filter(|&bytes| bytes > 0).collect();
         assert!(bytes.len() == levels.len(), "{bytes:?}");
         assert!(
@@ -401,16 +390,15 @@ fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
     let mut letters = Letters::new();
     letters.write(3, 5, Some(b'c'));
     letters.write(8, 100, None);
-    let tree = letters.tree.keyspace().tree.clone();
-    tree.compact(Arc::new(files_merged(1, 128 << 10)), 0).expect("it is in small files");
-    tree.compact(Arc::new(MoveDown(5, 4)), 0).expect("they are moved");
+    letters.tree.compact(&leveled(1, 128 << 10));
+    letters.tree.compact(&Step::Move { from: 5, to: 4 });
     // Of other keys, so it may come to be below them.
     letters.write(1, 10, Some(b'b'));
     letters.merge_into(5);
-    letters.span();
+    letters.tree.widen_bounds();
     letters.write(5, 40, Some(b'd'));
     letters.merge_into(3);
-    let Shape { files, .. } = shape_of(letters.tree.keyspace());
+    let files = letters.tree.files();
     assert!(matches!(files[..], [0, 0, 0, 1, many, 1, _] if many > 20), "{files:?}");
     letters.put_in_order(FREE_BYTES);
     letters.hold();
@@ -424,13 +412,12 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     letters.write(10, 10, None);
     letters.write(1, 8, Some(b'b'));
     letters.write(3, 8, Some(b'c'));
-    let tree = &letters.tree.keyspace().tree;
-    tree.compact(Arc::new(files_merged(1, 128 << 10)), 0).expect("it is in small files");
-    tree.compact(Arc::new(MoveDown(5, 4)), 0).expect("they are moved");
-    letters.span();
+    letters.tree.compact(&leveled(1, 128 << 10));
+    letters.tree.compact(&Step::Move { from: 5, to: 4 });
+    letters.tree.widen_bounds();
     letters.tree.write([], None);
     letters.merge_into(3);
-    let Shape { files, above_bytes, .. } = shape_of(letters.tree.keyspace());
+    let (files, above_bytes) = (letters.tree.files(), letters.tree.above_bytes());
     assert!(matches!(files[..], [0, 0, 0, 1, many, 0, _] if many > 20), "{files:?}");
     assert!(above_bytes > FREE_BYTES, "{above_bytes}");
     letters.put_in_order(FREE_BYTES);
@@ -438,14 +425,14 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
 }
 
 #[test]
-fn what_is_deleted_during_a_job_is_left_for_the_next() {
-    let (tree, mut tidying) = (Tree::new(), Tidying::default());
+fn what_is_deleted_during_a_run_is_left_for_the_next() {
+    let (tree, mut compactor) = (Tree::new(), Compactor::default());
     tree.write(0..100, Some(b"value"));
     tree.write(0..90, None);
-    tidying.note(190, 90);
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    tidying.note(20, 20);
-    assert!(tidying.finish() && tidying.has_deletions_left());
-    tree.begin(&mut tidying, Occasion::Full(Duration::MAX));
-    assert!(tidying.finish() && !tidying.has_deletions_left());
+    compactor.note(190, 90);
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    compactor.note(20, 20);
+    assert!(compactor.finish() && compactor.has_deletions_left());
+    tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
+    assert!(compactor.finish() && !compactor.has_deletions_left());
 }

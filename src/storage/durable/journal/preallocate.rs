@@ -1,4 +1,4 @@
-//! Room in the journal that is ready to be written to, on Linux.
+//! Space at the journal's end that is written ahead, on Linux.
 //!
 //! Where a write makes a file longer, or fills a hole of it, to sync it means
 //! to sync what the file system knows of the file as well, which takes half as
@@ -9,7 +9,7 @@
 //! moment, and zeros are put only where zeros are read, whatever a file system
 //! tells of holes. Without them all goes on as well, and takes longer.
 
-use super::journal::journals;
+use super::journals;
 use crate::platform::descriptors;
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 /// How long the database makes a new journal, with nothing in it.
-pub(super) const NEW_BYTES: u64 = 64 << 20;
+pub const NEW_BYTES: u64 = 64 << 20;
 
 /// How many zeros are written at once.
 const AHEAD_BYTES: u64 = 256 << 10;
@@ -34,25 +34,25 @@ const ITEM_BYTES: u64 = 48;
 
 /// How far the journal is ready, as far as is known.
 #[derive(Default)]
-pub(super) struct Runway {
+pub struct Preallocation {
     left_bytes: u64,
 }
 
-impl Runway {
+impl Preallocation {
     /// Has the database write to a journal that it has opened again, in the
     /// folder `data`, in the way of a new one: it only ever appends to it, and
     /// so makes it longer each time. Nobody may write to it meanwhile.
-    pub(super) fn begin(data: &Path) -> Self {
+    pub fn begin(data: &Path) -> Self {
         if let Err(err) = write_in_place(data) {
             log::debug!("the journal is appended to: {err}");
         }
         Self::default()
     }
 
-    /// Makes room for a batch of so many items, with changes of so many bytes,
+    /// Makes space for a batch of so many items, with changes of so many bytes,
     /// in the newest journal. Writes to the disk now and then and syncs
     /// nothing. Nobody else may write to the journal meanwhile.
-    pub(super) fn prepare(&mut self, data: &Path, items: usize, bytes: usize) {
+    pub fn prepare(&mut self, data: &Path, items: usize, bytes: usize) {
         let bytes = bytes as u64 + items as u64 * ITEM_BYTES + BATCH_BYTES;
         if bytes > self.left_bytes && bytes < BATCH_BYTES_MAX {
             // Whatever is wrong with the disk, the batch itself finds out.

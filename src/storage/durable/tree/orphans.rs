@@ -1,42 +1,37 @@
-//! What a compaction leaves behind where it fails: files that are half written,
-//! or whole and of no use. The database removes them at its next start only; on
-//! a full disk they are the room that was left.
+//! Files that a compaction leaves behind where it fails: half written, or whole
+//! and in no version. The database removes them at its next start only; on a full
+//! disk they are the space that was left.
 
+use super::BLOBS;
 use fjall::{AbstractTree as _, Keyspace};
 use lsm_tree::Table;
-use lsm_tree::file::{BLOBS_FOLDER, TABLES_FOLDER};
+use lsm_tree::file::TABLES_FOLDER;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::{fs, io};
 
 /// The files of a tree that are made after a moment, by their numbers.
-pub(super) struct NewFiles {
-    /// The first number for one of keys.
+pub struct NewFiles {
     tables_from: u64,
-    /// The first number for one of values that are kept apart.
-    apart_from: u64,
+    blobs_from: u64,
 }
 
 impl NewFiles {
-    /// Those from now on.
-    pub(super) fn from_now(keyspace: &Keyspace) -> io::Result<Self> {
-        let apart = files(keyspace, BLOBS_FOLDER)?;
-        let last = apart.into_iter().map(|(number, _)| number).max();
-        let apart_from = last.map_or(0, |last| last + 1);
-        Ok(Self { tables_from: keyspace.tree.next_table_id(), apart_from })
+    pub fn from_now(keyspace: &Keyspace) -> io::Result<Self> {
+        let last_blob = files(keyspace, BLOBS)?.into_iter().map(|(number, _)| number).max();
+        let blobs_from = last_blob.map_or(0, |last| last + 1);
+        Ok(Self { tables_from: keyspace.tree.next_table_id(), blobs_from })
     }
 
-    /// Removes those that the tree does not have. Nothing else may have merged
-    /// files since, for what it replaced could still be read. Says how many
-    /// there were.
-    pub(super) fn remove_unused(&self, keyspace: &Keyspace) -> io::Result<usize> {
-        // None is about to become the tree's while this is held.
+    /// Removes those that the tree's version does not have, and counts them. No
+    /// other compaction may have run since: what it replaced could still be read.
+    pub fn remove_orphans(&self, keyspace: &Keyspace) -> io::Result<usize> {
+        // A flush installs no version while this is held.
         let _lock = keyspace.tree.get_flush_lock();
         let version = keyspace.tree.current_version();
         let tables: HashSet<u64> = version.iter_tables().map(Table::id).collect();
-        let apart: HashSet<u64> = version.blob_files.list_ids().copied().collect();
-        let kinds =
-            [(TABLES_FOLDER, self.tables_from, tables), (BLOBS_FOLDER, self.apart_from, apart)];
+        let blobs: HashSet<u64> = version.blob_files.list_ids().copied().collect();
+        let kinds = [(TABLES_FOLDER, self.tables_from, tables), (BLOBS, self.blobs_from, blobs)];
         let mut removed = 0;
         for (folder, from, in_use) in kinds {
             for (number, path) in files(keyspace, folder)? {
@@ -60,7 +55,7 @@ fn files(keyspace: &Keyspace, folder: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let entry = entry?;
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        // A file may be gone meanwhile, and is of no interest then.
+        // A file that is gone by now is no orphan.
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if let Some(number) = number.filter(|_| is_file) {
             files.push((number, entry.path()));

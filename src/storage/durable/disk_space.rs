@@ -1,10 +1,11 @@
-//! How much room the disk has.
+//! How much space the disk has.
 
-use super::generation::{Generation, MEMTABLE_BYTES};
+use super::generation::Keyspaces;
 use super::journal;
+use super::tree::MEMTABLE_BYTES;
 use std::path::{Path, PathBuf};
 
-/// What is kept free, in bytes: the tree needs room to put its files in order.
+/// What is kept free, in bytes: the tree needs space to put its files in order.
 const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
 /// The same as one part in so many of a smaller disk.
@@ -25,21 +26,21 @@ const JOURNAL_SHARE: u64 = 8;
 
 /// The disk that the folder of a database is on.
 #[derive(Clone)]
-pub(super) struct Room {
+pub struct DiskSpace {
     folder: PathBuf,
 }
 
-impl Room {
-    pub(super) fn new(folder: PathBuf) -> Self {
+impl DiskSpace {
+    pub fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// How many bytes are free, as far as the system tells.
-    pub(super) fn free_bytes(&self) -> u64 {
+    pub fn free_bytes(&self) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
     }
 
@@ -47,12 +48,12 @@ impl Room {
     /// it has only in memory will take as much, and the journal no more than it
     /// has grown already: neither of them takes later what others have given
     /// back. Where the system does not tell, a write has to fail to do so.
-    pub(super) fn spare_bytes(&self, generation: &Generation) -> u64 {
+    pub fn spare_bytes(&self, keyspaces: &Keyspaces) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
             let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
             let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
             let journal_max = JOURNAL_BYTES.min(total / JOURNAL_SHARE);
-            let kept = reserve + journal_max / 2 + generation.unwritten_bytes();
+            let kept = reserve + journal_max / 2 + keyspaces.unflushed_bytes();
             let spare = free.saturating_sub(kept);
             if spare >= journal_max {
                 return spare;

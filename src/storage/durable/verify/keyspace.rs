@@ -1,16 +1,13 @@
 //! One keyspace: its manifest, and the files that this names.
 
 use super::super::open_error::OpenError;
-use super::archive::{Archive, Fields};
+use super::super::tree::table_file::{self, BlobReferences, Item, TableFile};
+use super::archive::{Archive, Decoder};
 use super::{Walk, changed, number, unreadable};
-use lsm_tree::table::Block;
-use lsm_tree::{Cache, Checksum, CompressionType, InternalValue, Table, ValueType};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 const CURRENT: &str = "current";
@@ -19,10 +16,6 @@ const BLOBS: &str = "blobs";
 
 /// The only kind of checksum.
 const XXH3: u8 = 0;
-
-/// What the database keeps in memory of a table depends on its level.
-const LEVELS_WITH_FILTER: usize = 1;
-const LEVELS_WITH_INDEX: usize = 2;
 
 /// The key of a keyspace's name, before its number in big-endian.
 const NAME_PREFIX: u8 = b'n';
@@ -44,10 +37,10 @@ struct Manifest {
 
 /// Checks the keyspace in `folder`, but for blocks and values, which have
 /// checksums of their own. Gives the highest sequence number in its tables.
-pub(super) fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
+pub fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
     let mut highest = None;
     each_table(folder, walk, |path, named, table, walk| {
-        highest = highest.max(Some(table.get_highest_seqno()));
+        highest = highest.max(Some(table.highest_number()));
         if walk.takes_whole(path)? && checksum(path)? != named.checksum {
             check_references(path, table)?;
         }
@@ -58,19 +51,21 @@ pub(super) fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenE
 
 /// Checks the keyspace in `folder` that names all others, as a whole; gives
 /// their names by their numbers.
-pub(super) fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, OpenError> {
+pub fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, OpenError> {
     let mut found: BTreeMap<u64, Option<String>> = BTreeMap::new();
     each_table(folder, walk, |path, named, table, _| {
         let damaged = || changed(path.to_owned());
         if checksum(path)? != named.checksum {
             return Err(damaged());
         }
-        for InternalValue { key, value } in items(table).ok_or_else(damaged)? {
-            let Some((&NAME_PREFIX, id)) = key.user_key.split_first() else { continue };
+        for (key, item) in table.items().ok_or_else(damaged)? {
+            let Some((&NAME_PREFIX, id)) = key.split_first() else { continue };
             let id = id.first_chunk().map(|id| u64::from_be_bytes(*id)).ok_or_else(damaged)?;
-            let is_value = key.value_type == ValueType::Value;
-            let name = is_value.then(|| String::from_utf8(value.to_vec())).transpose();
-            found.entry(id).or_insert(name.map_err(|_| damaged())?);
+            let name = match item {
+                Item::Value(name) => Some(String::from_utf8(name.into()).map_err(|_| damaged())?),
+                Item::Blob(_) | Item::Deletion => None,
+            };
+            found.entry(id).or_insert(name);
         }
         Ok(())
     })?;
@@ -81,7 +76,7 @@ pub(super) fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, Stri
 fn each_table(
     folder: &Path,
     walk: &mut Walk,
-    mut look: impl FnMut(&Path, &Named, &Table, &mut Walk) -> Result<(), OpenError>,
+    mut look: impl FnMut(&Path, &Named, &TableFile, &mut Walk) -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
     walk.folder(folder)?;
     walk.names(folder)?;
@@ -119,9 +114,9 @@ impl Manifest {
         let damaged = || changed(current.clone());
         walk.file(&current)?;
         let bytes = fs::read(&current).map_err(unreadable)?;
-        let mut fields = Fields(&bytes);
+        let mut decoder = Decoder(&bytes);
         let (Some(id), Some(checksum), Some(XXH3), []) =
-            (fields.u64(), fields.u128(), fields.u8(), fields.0)
+            (decoder.u64(), decoder.u128(), decoder.u8(), decoder.0)
         else {
             return Err(damaged());
         };
@@ -141,13 +136,13 @@ impl Manifest {
 
 /// The tables in a section: of each level its runs, of each run its tables.
 fn tables_in(section: &[u8]) -> Option<Vec<Named>> {
-    let mut fields = Fields(section);
+    let mut decoder = Decoder(section);
     let mut tables = Vec::new();
-    for level in 0..fields.u8()?.into() {
-        for _ in 0..fields.u8()? {
-            for _ in 0..fields.u32()? {
-                let (id, kind, checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
-                let global_number = fields.u64()?;
+    for level in 0..decoder.u8()?.into() {
+        for _ in 0..decoder.u8()? {
+            for _ in 0..decoder.u32()? {
+                let (id, kind, checksum) = (decoder.u64()?, decoder.u8()?, decoder.u128()?);
+                let global_number = decoder.u64()?;
                 if kind != XXH3 {
                     return None;
                 }
@@ -159,10 +154,10 @@ fn tables_in(section: &[u8]) -> Option<Vec<Named>> {
 }
 
 fn blobs_in(section: &[u8]) -> Option<Vec<u64>> {
-    let mut fields = Fields(section);
+    let mut decoder = Decoder(section);
     let mut blobs = Vec::new();
-    for _ in 0..fields.u32()? {
-        let (id, kind, _checksum) = (fields.u64()?, fields.u8()?, fields.u128()?);
+    for _ in 0..decoder.u32()? {
+        let (id, kind, _checksum) = (decoder.u64()?, decoder.u8()?, decoder.u128()?);
         if kind != XXH3 {
             return None;
         }
@@ -187,71 +182,43 @@ fn numbers(folder: &Path, walk: &mut Walk) -> Result<BTreeSet<u64>, OpenError> {
     Ok(numbers)
 }
 
-/// Opens a table as the database will.
-fn open_table(path: &Path, named: &Named) -> Result<Table, OpenError> {
-    // It believes this much of a file before it looks for damage.
+/// Opens a table that is the one named.
+fn open_table(path: &Path, named: &Named) -> Result<TableFile, OpenError> {
+    // The database believes this much of a file before it looks for damage.
     Archive::open(path)?;
-    let open = || {
-        Table::recover(
-            path.to_owned(),
-            Checksum::from_raw(named.checksum),
-            named.global_number,
-            0,
-            Arc::new(Cache::with_capacity_bytes(0)),
-            None,
-            named.level < LEVELS_WITH_FILTER,
-            named.level < LEVELS_WITH_INDEX,
-        )
-    };
-    let table = unless_panic(open).and_then(Result::ok);
+    let table = TableFile::open(path, named.level, named.checksum, named.global_number);
     table.filter(|table| table.id() == named.id).ok_or_else(|| changed(path.to_owned()))
 }
 
-/// Every item of a table, or nothing if one cannot be read.
-fn items(table: &Table) -> Option<Vec<InternalValue>> {
-    // Behind an error come others without end, so the first one ends it.
-    let items = || table.scan().and_then(Iterator::collect);
-    unless_panic(items).and_then(lsm_tree::Result::ok)
-}
-
-/// Checks that a file of values says what it holds.
+/// Checks that a blob file says what it holds.
 fn check_blobs(path: &Path) -> Result<(), OpenError> {
     let meta = Archive::open(path)?.section(b"meta")?;
-    let is_block = |mut block: &[u8]| {
-        let block = unless_panic(|| Block::from_reader(&mut block, CompressionType::None));
-        matches!(block, Some(Ok(_)))
-    };
     match meta.strip_prefix(b"META") {
-        Some(block) if is_block(block) => Ok(()),
+        Some(block) if table_file::is_block(block) => Ok(()),
         Some(_) | None => Err(changed(path.to_owned())),
     }
 }
 
-/// Checks what a table that has changed says of the values it refers to: they
-/// are removed by what is said there, and no block has it. Where the table
-/// itself cannot be read, each of its values will tell.
-fn check_references(path: &Path, table: &Table) -> Result<(), OpenError> {
+/// Checks what a table that has changed says of the blobs it refers to: they are
+/// removed by what is said there, and no block has it. Where the table itself
+/// cannot be read, each of its values will tell.
+fn check_references(path: &Path, table: &TableFile) -> Result<(), OpenError> {
     let damaged = || changed(path.to_owned());
-    let said = unless_panic(|| table.list_blob_file_references()).and_then(Result::ok);
-    let Some(items) = items(table) else { return Ok(()) };
-    let mut referred: BTreeMap<u64, [u64; 3]> = BTreeMap::new();
-    for InternalValue { key, value } in items {
-        if key.value_type != ValueType::Indirection {
-            continue;
-        }
-        let mut fields = Fields(&value);
-        let (_offset, id) = (fields.varint(), fields.varint().ok_or_else(damaged)?);
-        let (on_disk, bytes) = (fields.varint(), fields.varint());
-        let [count, sum, sum_on_disk] = referred.entry(id).or_default();
-        *count += 1;
-        *sum += bytes.ok_or_else(damaged)?;
-        *sum_on_disk += on_disk.ok_or_else(damaged)?;
+    let Some(items) = table.items() else { return Ok(()) };
+    let mut referred: BTreeMap<u64, BlobReferences> = BTreeMap::new();
+    for (_, item) in items {
+        let Item::Blob(reference) = item else { continue };
+        let mut decoder = Decoder(&reference);
+        let (_offset, id) = (decoder.varint(), decoder.varint().ok_or_else(damaged)?);
+        let (on_disk, bytes) = (decoder.varint(), decoder.varint());
+        let references = referred.entry(id).or_default();
+        references.count += 1;
+        references.bytes += bytes.ok_or_else(damaged)?;
+        references.disk_bytes += on_disk.ok_or_else(damaged)?;
     }
-    let said = said.ok_or_else(damaged)?.unwrap_or_default();
+    let said = table.blob_references().ok_or_else(damaged)?;
     let is_listed_once = said.len() == referred.len();
-    let is_right = said.iter().all(|it| {
-        referred.get(&it.blob_file_id) == Some(&[it.len as u64, it.bytes, it.on_disk_bytes])
-    });
+    let is_right = said.iter().all(|(id, said)| referred.get(id) == Some(said));
     if is_listed_once && is_right { Ok(()) } else { Err(damaged()) }
 }
 
@@ -268,9 +235,4 @@ fn checksum(path: &Path) -> Result<u128, OpenError> {
             Err(err) => return Err(unreadable(err)),
         }
     }
-}
-
-/// The database panics on some kinds of damage.
-fn unless_panic<T>(action: impl FnOnce() -> T) -> Option<T> {
-    panic::catch_unwind(AssertUnwindSafe(action)).ok()
 }

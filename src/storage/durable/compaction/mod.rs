@@ -1,0 +1,309 @@
+//! Compaction: when a tree's files are merged, and how far that has come.
+//!
+//! The database would do it itself, with no regard to free space: with too little
+//! it takes no more writes. So a run of its own merges files, step by step, while
+//! there is space for a step. Its three parts:
+//!
+//! - the compactor of a tree, here, knows when there is something to do,
+//! - `picker` knows what: pure, it has every rule of size and space,
+//! - `run` does it, on a thread.
+//!
+//! Files are merged once there are many in L0. A store that is deleted from and
+//! then left alone would keep its size; so once nobody writes and much has
+//! changed, and before a write is refused for want of space, what was deleted is
+//! reclaimed. What a run replaces is gone once the tree has dropped its obsolete
+//! files, which takes a flush: see `tree`.
+
+mod picker;
+mod run;
+
+use super::disk_space::DiskSpace;
+use super::live::Live;
+use super::patience::Round;
+use super::tree::{self, Keyspace};
+use crate::platform::scheduling;
+use picker::{FINENESS_MAX, Goal, L0_FILES_TO_COMPACT, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
+pub use run::wait_for_flush;
+use run::{Run, shape_of};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Fewer changes than this are not worth a run.
+const CHANGES_MIN: u64 = 16;
+
+/// One change for so many keys is worth one.
+const KEYS_EACH: u64 = 4;
+
+/// From so many L0 runs on a write waits: at thirty the database would let it wait
+/// for ever.
+pub const L0_RUNS_MAX: usize = 24;
+
+/// From so many on L0 comes before a reclaim, each round of which makes another.
+pub const L0_RUNS_MAX_TO_RECLAIM: usize = L0_RUNS_MAX - 4;
+
+/// From so many L0 files on they may have the space of what is about to be flushed.
+const L0_FILES_URGENT: usize = 16;
+
+/// How long nothing is tried after a failure.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The time between two looks at a run that is waited for.
+const WAIT: Duration = Duration::from_millis(5);
+
+/// Knows what there is to do for a tree, and the thread that does it.
+#[derive(Default)]
+pub struct Compactor {
+    /// How many keys were written or deleted since the last reclaim.
+    changes: u64,
+    /// How many of them were deleted.
+    deletions: u64,
+    running: Option<Running>,
+    /// The goal of the last run, if it has ended before that.
+    unfinished: Option<Goal>,
+    /// Resplits since anything has reached the last level or was deleted.
+    resplits: u32,
+    fineness: u32,
+    has_obsolete_files: bool,
+    failed_at: Option<Instant>,
+    /// The last run has come nearer to where it gives space back.
+    has_progress: bool,
+}
+
+/// A reason to look for something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A batch was written.
+    Write,
+    /// Nobody has written for a while.
+    Idle,
+    /// A write is about to be refused, and waits for a run of about this long.
+    NoSpace(Duration),
+}
+
+struct Running {
+    goal: Goal,
+    /// The changes, and those that were deletions, that it began with.
+    changes: u64,
+    deletions: u64,
+    is_stopped: Arc<AtomicBool>,
+    thread: JoinHandle<tree::Result<RunEnd>>,
+}
+
+impl Compactor {
+    /// Notes that so many keys were written or deleted, and how many of them
+    /// were deleted.
+    pub fn note(&mut self, changes: usize, deletions: usize) {
+        self.changes += changes as u64;
+        self.deletions += deletions as u64;
+        if deletions > 0 {
+            self.resplits = 0;
+        }
+    }
+
+    /// Forgets the changes to a tree that was cleared.
+    pub fn forget(&mut self) {
+        self.stop();
+        (self.changes, self.deletions, self.unfinished) = (0, 0, None);
+    }
+
+    /// Begins a run if there is something to do for a keyspace, and none is under
+    /// way. Blocks for nothing.
+    pub fn begin(
+        &mut self,
+        live: &Live,
+        keyspace: &Keyspace,
+        disk_space: &DiskSpace,
+        trigger: Trigger,
+    ) {
+        // A write that waits has no time for that, and a patience of its own.
+        let time_max = match trigger {
+            Trigger::Write | Trigger::Idle => None,
+            Trigger::NoSpace(time) => Some(time),
+        };
+        let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < FAILURE_INTERVAL);
+        if self.running.is_some() || (has_failed && time_max.is_none()) {
+            return;
+        }
+        let l0_files = keyspace.l0_files();
+        let Some(goal) = self.goal(trigger, l0_files, || keyspace.approximate_len()) else {
+            return;
+        };
+        let free_bytes = {
+            let (disk_space, keyspaces) =
+                (disk_space.clone(), Arc::clone(live.generation.keyspaces()));
+            let is_kept = goal == Goal::ReduceL0 && l0_files < L0_FILES_URGENT;
+            let kept_bytes = move || if is_kept { keyspaces.unflushed_bytes() } else { 0 };
+            move || disk_space.free_bytes().saturating_sub(kept_bytes())
+        };
+        let picker = Picker {
+            goal,
+            fineness: self.fineness,
+            may_resplit: self.resplits <= FINENESS_MAX,
+            whole_bytes_max: WHOLE_BYTES_MAX,
+        };
+        let kept_bytes = disk_space.free_bytes() / 2;
+        let space = Space { free: free_bytes(), kept: kept_bytes };
+        if !picker.may_begin(&shape_of(keyspace), space) {
+            return;
+        }
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let run = Run {
+            database: live.database().clone(),
+            keyspace: keyspace.clone(),
+            picker,
+            free_bytes: Box::new(free_bytes),
+            kept_bytes,
+            time_max: time_max.unwrap_or(Duration::MAX),
+            is_stopped: Arc::clone(&is_stopped),
+        };
+        let work = move || {
+            scheduling::batch_priority();
+            run.run()
+        };
+        match thread::Builder::new().name("compactor".to_owned()).spawn(work) {
+            Ok(thread) => {
+                let Self { changes, deletions, .. } = *self;
+                self.running = Some(Running { goal, changes, deletions, is_stopped, thread });
+            }
+            Err(err) => self.fail(goal, &err),
+        }
+    }
+
+    /// Leaves the goal of a run for later.
+    fn fail(&mut self, goal: Goal, err: &dyn std::error::Error) {
+        self.unfinished = Some(goal);
+        log::warn!("compaction has failed, and the files take more space: {err}");
+        self.failed_at = Some(Instant::now());
+    }
+
+    /// The goal of the next run, of a tree of so many L0 files and keys.
+    fn goal(&self, trigger: Trigger, l0_files: usize, keys: impl FnOnce() -> u64) -> Option<Goal> {
+        let has_changed = || self.changes >= (keys() / KEYS_EACH).max(CHANGES_MIN);
+        let reclaims = match trigger {
+            Trigger::Write => false,
+            Trigger::Idle => self.unfinished == Some(Goal::Reclaim) || has_changed(),
+            Trigger::NoSpace(_) => {
+                l0_files < L0_RUNS_MAX_TO_RECLAIM && (self.has_deletions_left() || has_changed())
+            }
+        };
+        if reclaims {
+            return Some(Goal::Reclaim);
+        }
+        let is_due = l0_files >= L0_FILES_TO_COMPACT.into();
+        (is_due || self.unfinished == Some(Goal::ReduceL0)).then_some(Goal::ReduceL0)
+    }
+
+    /// Whether enough was deleted to be reclaimed, and was not yet.
+    fn has_deletions_left(&self) -> bool {
+        self.deletions >= CHANGES_MIN || self.unfinished == Some(Goal::Reclaim)
+    }
+
+    /// Whether a run has ended since the last call.
+    pub fn has_finished(&mut self) -> bool {
+        let has_ended = self.running.as_ref().is_some_and(|run| run.thread.is_finished());
+        has_ended && self.finish()
+    }
+
+    /// Waits for the end of the run; `false` if there is none.
+    pub fn finish(&mut self) -> bool {
+        let Some(run) = self.running.take() else { return false };
+        self.has_obsolete_files = true;
+        self.unfinished = None;
+        let ended = run.thread.join().unwrap_or_else(|_panic| Err(tree::Error::panicked()));
+        // Where nothing was deleted, to move files gives back little, or nothing.
+        let is_awaited = self.deletions >= CHANGES_MIN;
+        self.has_progress = match &ended {
+            Ok(RunEnd::Early { has_stepped, .. }) => *has_stepped && is_awaited,
+            Ok(RunEnd::Resplit) => is_awaited,
+            Ok(RunEnd::Done) => true,
+            Ok(RunEnd::Stuck) | Err(_) => false,
+        };
+        match ended {
+            Ok(RunEnd::Early { has_moved, .. }) => {
+                self.unfinished = Some(run.goal);
+                if has_moved {
+                    // Many small files take longer than few large ones.
+                    (self.resplits, self.fineness) = (0, self.fineness.saturating_sub(1));
+                }
+            }
+            Ok(RunEnd::Resplit) => {
+                self.unfinished = Some(run.goal);
+                self.resplits += 1;
+                self.fineness = (self.fineness + 1) % (FINENESS_MAX + 1);
+            }
+            Ok(RunEnd::Done) if run.goal == Goal::ReduceL0 => {}
+            Ok(RunEnd::Done) => {
+                self.changes = self.changes.saturating_sub(run.changes);
+                self.deletions = self.deletions.saturating_sub(run.deletions);
+            }
+            // To be tried again if space is needed.
+            Ok(RunEnd::Stuck) => self.changes = self.changes.saturating_sub(run.changes),
+            Err(err) => self.fail(run.goal, &err),
+        }
+        true
+    }
+
+    /// Begins a run as [`begin`] does, and waits for its end, early once it
+    /// `is_hurried`. `None` if there is nothing to do.
+    ///
+    /// [`begin`]: Self::begin
+    pub fn run_to_end(
+        &mut self,
+        live: &Live,
+        keyspace: &Keyspace,
+        disk_space: &DiskSpace,
+        trigger: Trigger,
+        is_hurried: impl Fn() -> bool,
+    ) -> Option<Round> {
+        self.begin(live, keyspace, disk_space, trigger);
+        while self.running.as_ref().is_some_and(|run| !run.thread.is_finished()) {
+            if is_hurried() {
+                self.stop();
+                break;
+            }
+            thread::sleep(WAIT);
+        }
+        let was_running = self.finish();
+        let Self { has_progress, unfinished, .. } = *self;
+        was_running.then_some(Round { has_progress, has_more: unfinished.is_some() })
+    }
+
+    /// Has the run end after the step that it is at.
+    pub fn stop(&self) {
+        if let Some(run) = &self.running {
+            run.is_stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Has a write stall come before all else, even if a run has just failed.
+    pub fn yield_to_l0(&mut self) {
+        self.failed_at = None;
+        if self.running.as_ref().is_some_and(|run| run.goal == Goal::Reclaim) {
+            self.stop();
+        }
+    }
+
+    /// Whether the last run has ended before its goal.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Whether a flush may give space back.
+    pub fn has_obsolete_files(&self) -> bool {
+        self.has_obsolete_files
+    }
+
+    /// Notes that the tree has dropped them.
+    pub fn note_release(&mut self) {
+        self.has_obsolete_files = false;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,503 @@
+//! The next step of compaction, from the shape of a tree and the space on its
+//! disk. Pure: no clock and no disk.
+//!
+//! What was deleted or overwritten is off the disk once what replaces it has
+//! reached the last level. A small tree is merged as a whole; from a larger one
+//! steps of a bounded size take what is above the last level down:
+//!
+//! ```text
+//! L0         at once, into files so small that each overlaps few of L6
+//! L1 to L4   empty: files move past them
+//! L5         file by file into L6, smallest step first
+//! L6         the last level
+//! ```
+//!
+//! Where all files between overlap more of L6 than there is space for, a resplit
+//! moves them back to L0, to be split into smaller ones. lsm-tree picks the files
+//! of a step; the step bounds what it may pick.
+
+use super::super::tree::{BLOB_REWRITE_SHARE, Level, MEMTABLE_BYTES, Step};
+
+/// How large a file of a level is: the smaller, the less space a step takes.
+pub const TABLE_BYTES: u64 = 4 << 20;
+
+/// Compaction starts at this many L0 files.
+pub const L0_FILES_TO_COMPACT: u8 = 4;
+
+/// A tree larger than this, without blobs, is not merged as a whole, and neither
+/// are two of its levels.
+pub const WHOLE_BYTES_MAX: u64 = 512 << 20;
+
+/// A step takes a file from above, and usually no more than so many times as
+/// much from below.
+const STEP_SHARE: u64 = 16;
+
+/// A step from one level to the next takes no more than so many of the files that
+/// it makes: lsm-tree's own limit is 50 from below.
+const STEP_FILES_MAX: u64 = 64;
+
+/// The smallest files that a step down makes where there is little space.
+const STEP_TABLE_BYTES_MIN: u64 = 64 << 10;
+
+/// The smallest files that L0 is split into. They may hold nothing but deletions,
+/// which are many times smaller than what they delete. A block is no smaller.
+const FINE_TABLE_BYTES_MIN: u64 = 1 << 10;
+
+/// Each resplit makes files a quarter of the size, so often.
+pub const FINENESS_MAX: u32 = 3;
+
+/// By what lsm-tree lets a level be larger than the one above it: as it does by
+/// itself; so that it is never too large; so that it always is.
+const LEVEL_RATIO: f32 = 10.0;
+const ANY_RATIO: f32 = 1e37;
+const NO_RATIO: f32 = 1e-37;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Fewer L0 files than compaction starts at.
+    ReduceL0,
+    /// Nothing above the last level, and so nothing deleted on the disk.
+    Reclaim,
+}
+
+/// The files of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// L0 first.
+    pub levels: Vec<Level>,
+    pub blob_bytes: u64,
+}
+
+/// The disk, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    pub free: u64,
+    /// To be left free by steps of a reclaim: others write meanwhile, and what a
+    /// step replaces stays until the tree drops obsolete files.
+    pub kept: u64,
+}
+
+/// What a run has come to so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SoFar {
+    /// The shape has changed.
+    pub has_stepped: bool,
+    /// Something has reached the last level.
+    pub has_moved: bool,
+    /// So many steps have found nothing to do since the shape has changed.
+    pub tries: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pick {
+    Step(Step),
+    /// The first step of a resplit; [`Shape::resplit`] has the others.
+    Resplit(Step),
+    /// A merge of the whole tree.
+    Whole,
+    /// The same if its live entries have fewer bytes than this; else the run is
+    /// stuck.
+    WholeIfBelow(u64),
+    Stop(RunEnd),
+}
+
+/// How a run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    Done,
+    /// The run was stopped, or short of space as long as what it has replaced is
+    /// still there.
+    Early {
+        has_stepped: bool,
+        has_moved: bool,
+    },
+    /// No step was small enough, and what is above the last level is in L0 again,
+    /// or on the way there.
+    Resplit,
+    /// No step is small enough.
+    Stuck,
+}
+
+/// Picks the steps of one run.
+#[derive(Clone, Copy, Debug)]
+pub struct Picker {
+    pub goal: Goal,
+    /// How often a resplit has made files smaller.
+    pub fineness: u32,
+    pub may_resplit: bool,
+    pub whole_bytes_max: u64,
+}
+
+impl Picker {
+    /// Whether a run may find something to do. Without it none is begun.
+    pub fn may_begin(&self, shape: &Shape, space: Space) -> bool {
+        match self.goal {
+            Goal::ReduceL0 => shape.l0_step_bytes() <= space.free,
+            Goal::Reclaim => {
+                shape.table_bytes() < self.whole_bytes_max
+                    || shape.step_bytes_min() <= shape.spare_bytes(space)
+            }
+        }
+    }
+
+    pub fn pick(&self, shape: &Shape, space: Space, so_far: SoFar) -> Pick {
+        let SoFar { has_stepped, has_moved, tries } = so_far;
+        let early = Pick::Stop(RunEnd::Early { has_stepped, has_moved });
+        if self.goal == Goal::ReduceL0 {
+            return if tries > 0 {
+                Pick::Stop(RunEnd::Done)
+            } else if shape.l0_step_bytes() > space.free {
+                early
+            } else {
+                Pick::Step(leveled(L0_FILES_TO_COMPACT, TABLE_BYTES))
+            };
+        }
+        let whole_bytes_max = self.whole_bytes_max(shape, space);
+        let spare_bytes = shape.spare_bytes(space);
+        if tries == 0 {
+            if !has_stepped && shape.table_bytes() < whole_bytes_max {
+                return Pick::Whole;
+            }
+            if shape.step_bytes_min() > spare_bytes {
+                return if has_stepped { early } else { Pick::WholeIfBelow(whole_bytes_max) };
+            }
+        }
+        if shape.is_settled() {
+            match shape.l0().files {
+                0 => return Pick::Stop(RunEnd::Done),
+                // A single file would move as it is. Once the tree has dropped
+                // obsolete files there is another, with keys from all over.
+                1 => return early,
+                _ => {}
+            }
+        }
+        if let Some(step) = self.steps(shape, spare_bytes).into_iter().nth(tries) {
+            Pick::Step(step)
+        } else if shape.is_settled() {
+            Pick::Stop(RunEnd::Done)
+        } else if has_moved {
+            // What was replaced may take the space for more.
+            early
+        } else {
+            let resplit = if self.may_resplit { shape.resplit(space) } else { None };
+            resplit.map_or(Pick::WholeIfBelow(whole_bytes_max), Pick::Resplit)
+        }
+    }
+
+    /// The steps towards the last level; the first that finds something to do is
+    /// the one.
+    fn steps(&self, shape: &Shape, spare_bytes: u64) -> Vec<Step> {
+        let between: Vec<(u8, &Level)> = (1..).zip(shape.between()).collect();
+        let filled: Vec<u8> = between
+            .iter()
+            .filter(|(_, level)| level.files > 0)
+            .map(|(number, _)| *number)
+            .collect();
+        let (Some(&lowest), Some(&(deepest, _))) = (filled.last(), between.last()) else {
+            return vec![leveled(1, self.fine_bytes(shape.l0().bytes, shape, spare_bytes))];
+        };
+        let mut steps = Vec::new();
+        // lsm-tree would look last at a level with an empty one below it.
+        if lowest < deepest {
+            steps.push(Step::Move { from: lowest, to: deepest });
+        }
+        // No level may hold anything where L0 may have no file.
+        let table_bytes = (spare_bytes / STEP_FILES_MAX).min(TABLE_BYTES);
+        steps.push(leveled(0, table_bytes));
+        // Where the files of the lowest level overlap too much, those above come to
+        // them, and they are split.
+        let [first, .., _] = filled[..] else { return steps };
+        let above_bytes = shape.table_bytes() - shape.last().bytes;
+        let table_bytes = self.fine_bytes(above_bytes, shape, spare_bytes).min(table_bytes);
+        let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
+        for &level in filled.iter().rev().skip(1) {
+            // This level is too large by more than any other.
+            let mut level_ratios = vec![1.0; usize::from(level - first)];
+            if let Some(ratio) = level_ratios.last_mut() {
+                *ratio = NO_RATIO;
+            }
+            level_ratios.push(ANY_RATIO);
+            steps.push(Step::Leveled { l0_files, table_bytes, level_ratios });
+        }
+        if shape.first_levels_bytes() <= spare_bytes {
+            let level_ratios = vec![ANY_RATIO];
+            steps.push(Step::Leveled { l0_files: 1, table_bytes, level_ratios });
+        }
+        steps
+    }
+
+    /// How large files are to be that so many bytes above the last level are split
+    /// into, for each to overlap no more of it than a step can take.
+    fn fine_bytes(&self, bytes: u64, shape: &Shape, spare_bytes: u64) -> u64 {
+        let step_bytes = (STEP_SHARE * TABLE_BYTES).min(spare_bytes / 2);
+        let bytes = bytes.saturating_mul(step_bytes) / shape.table_bytes().max(1);
+        (bytes >> (2 * self.fineness)).clamp(FINE_TABLE_BYTES_MIN, TABLE_BYTES)
+    }
+
+    /// The size below which the live entries of a tree can be merged as a whole,
+    /// with the blobs that are rewritten.
+    pub fn whole_bytes_max(&self, shape: &Shape, space: Space) -> u64 {
+        let free = space.free.saturating_sub(shape.blob_step_bytes());
+        if shape.table_bytes() < self.whole_bytes_max { free.div_ceil(2) } else { 0 }
+    }
+}
+
+impl Shape {
+    pub fn l0(&self) -> Level {
+        self.levels.first().copied().unwrap_or_default()
+    }
+
+    pub fn last(&self) -> Level {
+        self.levels.last().copied().unwrap_or_default()
+    }
+
+    /// The levels between L0 and the last one.
+    fn between(&self) -> &[Level] {
+        if let [_l0, between @ .., _last] = &self.levels[..] { between } else { &[] }
+    }
+
+    /// Whether nothing is between L0 and the last level.
+    fn is_settled(&self) -> bool {
+        self.between().iter().all(|level| level.files == 0)
+    }
+
+    pub fn table_bytes(&self) -> u64 {
+        self.levels.iter().map(|level| level.bytes).sum()
+    }
+
+    /// L0, and the first level between that holds anything.
+    fn first_levels_bytes(&self) -> u64 {
+        let first = self.between().iter().find(|level| level.bytes > 0);
+        self.l0().bytes + first.map_or(0, |level| level.bytes)
+    }
+
+    /// The space that a step needs for blobs.
+    fn blob_step_bytes(&self) -> u64 {
+        self.blob_bytes / u64::from(BLOB_REWRITE_SHARE)
+    }
+
+    /// The space that a reduction of L0 needs until what it replaces is gone.
+    fn l0_step_bytes(&self) -> u64 {
+        // All L0 files go at once. Where there are more than usual the others are
+        // small, or a resplit has brought them there.
+        let Level { files, bytes } = self.l0();
+        let usual_files = (files as u64).min(L0_FILES_TO_COMPACT.into());
+        let step_bytes = (usual_files * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES).max(bytes);
+        step_bytes.min(self.table_bytes() + MEMTABLE_BYTES) + self.blob_step_bytes()
+    }
+
+    /// The least that the next step of a reclaim takes.
+    fn step_bytes_min(&self) -> u64 {
+        if self.is_settled() { self.l0().bytes } else { STEP_FILES_MAX * STEP_TABLE_BYTES_MIN }
+    }
+
+    /// What a step of a reclaim may take for tables.
+    fn spare_bytes(&self, space: Space) -> u64 {
+        space.free.saturating_sub(space.kept + self.blob_step_bytes())
+    }
+
+    /// The next step of a resplit: what is above the last level is merged, from
+    /// below, and moved to L0.
+    pub fn resplit(&self, space: Space) -> Option<Step> {
+        let bytes_max = self.spare_bytes(space).min(WHOLE_BYTES_MAX);
+        let above = self.levels.split_last().map_or(&[][..], |(_last, above)| above);
+        let filled = (0..).zip(above).filter(|(_, level)| level.files > 0);
+        match filled.map(|(number, level)| (number, level.bytes)).collect::<Vec<_>>()[..] {
+            [(level, bytes)] if bytes <= bytes_max => Some(Step::MoveToL0 { level }),
+            [.., (from, from_bytes), (to, to_bytes)] if from_bytes + to_bytes <= bytes_max => {
+                Some(Step::Merge { from, to })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn leveled(l0_files: u8, table_bytes: u64) -> Step {
+    Step::Leveled { l0_files, table_bytes, level_ratios: vec![LEVEL_RATIO] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A tree with these files and mebibytes in L0, L4, L5 and L6.
+    fn shape([l0, l4, l5, l6]: [(usize, u64); 4]) -> Shape {
+        let level = |(files, mib): (usize, u64)| Level { files, bytes: mib * MIB };
+        let empty = Level::default();
+        let levels = vec![level(l0), empty, empty, empty, level(l4), level(l5), level(l6)];
+        Shape { levels, blob_bytes: 0 }
+    }
+
+    fn space(free_mib: u64, kept_mib: u64) -> Space {
+        Space { free: free_mib * MIB, kept: kept_mib * MIB }
+    }
+
+    fn picker(goal: Goal) -> Picker {
+        Picker { goal, fineness: 0, may_resplit: true, whole_bytes_max: WHOLE_BYTES_MAX }
+    }
+
+    const BEGUN: SoFar = SoFar { has_stepped: false, has_moved: false, tries: 0 };
+    const STEPPED: SoFar = SoFar { has_stepped: true, ..BEGUN };
+    const EXHAUSTED: SoFar = SoFar { tries: 9, ..BEGUN };
+
+    fn early(so_far: SoFar) -> Pick {
+        let SoFar { has_stepped, has_moved, .. } = so_far;
+        Pick::Stop(RunEnd::Early { has_stepped, has_moved })
+    }
+
+    #[test]
+    fn l0_is_reduced_where_there_is_space_for_all_of_it() {
+        let merge = || Pick::Step(leveled(L0_FILES_TO_COMPACT, TABLE_BYTES));
+        let done = || Pick::Stop(RunEnd::Done);
+        let (small, usual) =
+            ([(4, 1), (0, 0), (0, 0), (1, 4)], [(4, 64), (0, 0), (9, 36), (99, 396)]);
+        let large = [(9, 200), (0, 0), (9, 36), (99, 396)];
+        for (levels, free_mib, so_far, expected) in [
+            (small, 21, BEGUN, merge()),
+            (small, 20, BEGUN, early(BEGUN)),
+            (usual, 64, BEGUN, merge()),
+            (usual, 63, BEGUN, early(BEGUN)),
+            (usual, 63, STEPPED, early(STEPPED)),
+            (large, 200, BEGUN, merge()),
+            (large, 199, BEGUN, early(BEGUN)),
+            (usual, 64, EXHAUSTED, done()),
+        ] {
+            let (shape, space) = (shape(levels), space(free_mib, free_mib));
+            let picker = picker(Goal::ReduceL0);
+            assert_eq!(picker.pick(&shape, space, so_far), expected, "{levels:?} {free_mib}");
+            let may_begin = !matches!(expected, Pick::Stop(RunEnd::Early { .. }));
+            assert_eq!(picker.may_begin(&shape, space), may_begin, "{levels:?} {free_mib}");
+        }
+    }
+
+    #[test]
+    fn a_tree_that_fits_twice_is_merged_as_a_whole() {
+        let small = [(1, 10), (0, 0), (0, 0), (20, 80)];
+        let large = [(1, 10), (0, 0), (0, 0), (200, 502)];
+        for (levels, free_mib, so_far, is_whole) in [
+            (small, 181, BEGUN, true),
+            (small, 180, BEGUN, false),
+            (small, 181, STEPPED, false),
+            (small, 181, EXHAUSTED, false),
+            (large, 9999, BEGUN, false),
+        ] {
+            let pick = picker(Goal::Reclaim).pick(&shape(levels), space(free_mib, 0), so_far);
+            assert_eq!(pick == Pick::Whole, is_whole, "{levels:?} {free_mib} {so_far:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_tree_is_reclaimed_from_below_and_file_by_file() {
+        let step = |step| Pick::Step(step);
+        let (last, none) = ((500, 2000), (0, 0));
+        for (levels, free_mib, expected) in [
+            // Nothing is above the last level.
+            ([none, none, none, last], 512, Pick::Stop(RunEnd::Done)),
+            // A single file would move as it is.
+            ([(1, 10), none, none, last], 512, early(BEGUN)),
+            // Its files overlap an eighth of the space each.
+            ([(2, 20), none, none, last], 512, step(leveled(1, 20 * MIB * 64 / 2020))),
+            ([(2, 20), none, none, last], 64, step(leveled(1, 20 * MIB * 32 / 2020))),
+            ([(2, 20), (3, 12), none, last], 512, step(Step::Move { from: 4, to: 5 })),
+            ([(2, 20), (3, 12), (9, 36), last], 512, step(leveled(0, TABLE_BYTES))),
+            ([none, none, (9, 36), last], 128, step(leveled(0, 2 * MIB))),
+            // There is no space for L0 at once, or for the smallest step.
+            ([(2, 20), none, none, last], 19, Pick::WholeIfBelow(0)),
+            ([none, none, (9, 36), last], 3, Pick::WholeIfBelow(0)),
+        ] {
+            let pick = picker(Goal::Reclaim).pick(&shape(levels), space(free_mib, 0), BEGUN);
+            assert_eq!(pick, expected, "{levels:?} {free_mib}");
+            // Half of what is free is left for what others write.
+            let pick =
+                picker(Goal::Reclaim).pick(&shape(levels), space(2 * free_mib, free_mib), BEGUN);
+            assert_eq!(pick, expected, "{levels:?} {free_mib}");
+        }
+    }
+
+    #[test]
+    fn where_the_files_of_a_level_overlap_too_much_those_above_come_to_them() {
+        let two_levels = shape([(2, 20), (3, 12), (9, 36), (500, 2000)]);
+        let mut three_levels = two_levels.clone();
+        three_levels.levels[2] = Level { files: 1, bytes: MIB };
+        let (any, none) = (ANY_RATIO, NO_RATIO);
+        for (shape, free_mib, expected) in [
+            (&two_levels, 64, vec![(3, vec![any]), (1, vec![any])]),
+            // L0 and the first level are more than that.
+            (&two_levels, 31, vec![(3, vec![any])]),
+            (&three_levels, 64, vec![(3, vec![1.0, none, any]), (3, vec![any]), (1, vec![any])]),
+        ] {
+            let pick = |tries| {
+                let so_far = SoFar { tries, ..BEGUN };
+                picker(Goal::Reclaim).pick(shape, space(free_mib, 0), so_far)
+            };
+            let steps: Vec<_> = (1..)
+                .map_while(|tries| {
+                    let Pick::Step(Step::Leveled { l0_files, table_bytes, level_ratios }) =
+                        pick(tries)
+                    else {
+                        return None;
+                    };
+                    assert!(table_bytes <= free_mib * MIB / STEP_FILES_MAX, "{table_bytes}");
+                    Some((l0_files, level_ratios))
+                })
+                .collect();
+            assert_eq!(steps, expected, "{free_mib}");
+        }
+    }
+
+    #[test]
+    fn each_resplit_makes_smaller_files() {
+        let levels = shape([(2, 20), (0, 0), (0, 0), (500, 2000)]);
+        let sizes: Vec<u64> = (0..=FINENESS_MAX)
+            .map(|fineness| {
+                let picker = Picker { fineness, ..picker(Goal::Reclaim) };
+                let pick = picker.pick(&levels, space(512, 0), BEGUN);
+                let Pick::Step(Step::Leveled { table_bytes, .. }) = pick else {
+                    panic!("{pick:?}");
+                };
+                table_bytes
+            })
+            .collect();
+        assert!(sizes.is_sorted_by(|larger, smaller| larger / 4 == *smaller), "{sizes:?}");
+    }
+
+    #[test]
+    fn where_no_step_finds_anything_files_are_resplit_or_the_rest_is_merged() {
+        let (last, none) = ((500, 2000), (0, 0));
+        let moved = SoFar { has_stepped: true, has_moved: true, tries: 9 };
+        let merge = |from, to| Pick::Resplit(Step::Merge { from, to });
+        for (levels, free_mib, so_far, expected) in [
+            ([(2, 20), none, none, last], 512, EXHAUSTED, Pick::Stop(RunEnd::Done)),
+            ([none, none, (9, 36), last], 512, moved, early(moved)),
+            (
+                [none, none, (9, 36), last],
+                36,
+                EXHAUSTED,
+                Pick::Resplit(Step::MoveToL0 { level: 5 }),
+            ),
+            ([none, none, (9, 36), last], 35, EXHAUSTED, Pick::WholeIfBelow(0)),
+            ([(2, 20), none, (9, 36), last], 56, EXHAUSTED, merge(0, 5)),
+            ([(2, 20), (3, 12), (9, 36), last], 48, EXHAUSTED, merge(4, 5)),
+            ([(2, 20), (3, 12), (9, 36), last], 47, EXHAUSTED, Pick::WholeIfBelow(0)),
+            ([none, none, (9, 36), (9, 90)], 35, EXHAUSTED, Pick::WholeIfBelow(35 * MIB / 2)),
+        ] {
+            let pick = picker(Goal::Reclaim).pick(&shape(levels), space(free_mib, 0), so_far);
+            assert_eq!(pick, expected, "{levels:?} {free_mib} {so_far:?}");
+        }
+        let picker = Picker { may_resplit: false, ..picker(Goal::Reclaim) };
+        let pick = picker.pick(&shape([none, none, (9, 36), last]), space(512, 0), EXHAUSTED);
+        assert_eq!(pick, Pick::WholeIfBelow(0));
+    }
+
+    #[test]
+    fn blobs_take_their_part_of_the_space() {
+        let mut tree = shape([(4, 64), (0, 0), (0, 0), (500, 2000)]);
+        tree.blob_bytes = 2000 * MIB;
+        for (goal, enough_mib) in [(Goal::ReduceL0, 164), (Goal::Reclaim, 164)] {
+            let may_begin = |free_mib| picker(goal).may_begin(&tree, space(free_mib, 0));
+            assert!(may_begin(enough_mib) && !may_begin(enough_mib - 1), "{goal:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A run: steps of compaction, one after the other, on a thread of its own.
+
+use super::super::tree::{self, BLOB_VALUE_BYTES_MIN, Database, Keyspace, Step};
+use super::picker::{Goal, Pick, Picker, RunEnd, Shape, SoFar, Space, TABLE_BYTES};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a table has of an entry beside its value, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 100;
+
+/// A tree is merged as a whole again until less than one part in so many of it is
+/// stale blobs.
+const STALE_SHARE: u64 = 8;
+
+/// The longest that a flush may take.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The time between two looks at a flush.
+const FLUSH_WAIT: Duration = Duration::from_millis(5);
+
+/// What a run works with.
+pub struct Run {
+    pub database: Database,
+    pub keyspace: Keyspace,
+    pub picker: Picker,
+    /// The free bytes of the disk.
+    pub free_bytes: Box<dyn Fn() -> u64 + Send>,
+    pub kept_bytes: u64,
+    /// Once this is over, no other step is begun.
+    pub time_max: Duration,
+    pub is_stopped: Arc<AtomicBool>,
+}
+
+impl Run {
+    /// Takes steps until there is none, or no space or time for it. Takes one even
+    /// where there is no time, for a slow disk to get anywhere.
+    pub fn run(&self) -> tree::Result<RunEnd> {
+        let begun = Instant::now();
+        if self.picker.goal == Goal::Reclaim && !self.flush()? {
+            return Ok(RunEnd::Early { has_stepped: false, has_moved: false });
+        }
+        let first = shape_of(&self.keyspace);
+        let (mut shape, mut tries) = (first.clone(), 0);
+        let ended = loop {
+            let has_stepped = shape != first;
+            let has_moved = shape.last().bytes != first.last().bytes;
+            let is_over = has_stepped && begun.elapsed() > self.time_max;
+            if is_over || self.is_stopped.load(Ordering::Relaxed) {
+                break RunEnd::Early { has_stepped, has_moved };
+            }
+            let so_far = SoFar { has_stepped, has_moved, tries };
+            match self.picker.pick(&shape, self.space(), so_far) {
+                Pick::Step(step) => {
+                    self.take(&step)?;
+                    let now = shape_of(&self.keyspace);
+                    tries = if now == shape { tries + 1 } else { 0 };
+                    shape = now;
+                }
+                Pick::Resplit(step) => break self.resplit(step)?,
+                Pick::WholeIfBelow(bytes) if !self.has_fewer_bytes(bytes)? => break RunEnd::Stuck,
+                Pick::Whole | Pick::WholeIfBelow(_) => break self.merge_whole(begun)?,
+                Pick::Stop(ended) => break ended,
+            }
+        };
+        let (goal, took) = (self.picker.goal, begun.elapsed().as_millis());
+        let last = shape_of(&self.keyspace);
+        log::debug!("compaction: {goal:?} {ended:?} in {took} ms: {first:?} is {last:?}");
+        Ok(ended)
+    }
+
+    fn take(&self, step: &Step) -> tree::Result<()> {
+        self.database.compact(&self.keyspace, step)
+    }
+
+    fn space(&self) -> Space {
+        Space { free: (self.free_bytes)(), kept: self.kept_bytes }
+    }
+
+    /// Merges the whole tree.
+    fn merge_whole(&self, begun: Instant) -> tree::Result<RunEnd> {
+        let keyspace = &self.keyspace;
+        let mut stale_bytes = u64::MAX;
+        loop {
+            self.take(&Step::Major { table_bytes: TABLE_BYTES })?;
+            // What one merge finds to be stale the next ones remove.
+            let before = stale_bytes;
+            stale_bytes = keyspace.stale_blob_bytes();
+            if stale_bytes < keyspace.disk_bytes() / STALE_SHARE || stale_bytes == before {
+                return Ok(RunEnd::Done);
+            }
+            let shape = shape_of(keyspace);
+            let fits = shape.table_bytes() < self.picker.whole_bytes_max(&shape, self.space());
+            if !fits || begun.elapsed() > self.time_max || self.is_stopped.load(Ordering::Relaxed) {
+                return Ok(RunEnd::Early { has_stepped: true, has_moved: true });
+            }
+        }
+    }
+
+    /// Brings what is above the last level to L0, to be split into smaller files
+    /// once there is another L0 file.
+    fn resplit(&self, first: Step) -> tree::Result<RunEnd> {
+        let mut next = Some(first);
+        while let Some(step) = next {
+            self.take(&step)?;
+            let is_last = matches!(step, Step::MoveToL0 { .. });
+            let goes_on = !is_last && !self.is_stopped.load(Ordering::Relaxed);
+            next = if goes_on { shape_of(&self.keyspace).resplit(self.space()) } else { None };
+        }
+        Ok(RunEnd::Resplit)
+    }
+
+    /// Flushes the memtable, and waits for that; `false` if it takes too long.
+    pub fn flush(&self) -> tree::Result<bool> {
+        self.keyspace.seal_memtable()?;
+        let is_stopped = || self.is_stopped.load(Ordering::Relaxed);
+        Ok(wait_for_flush(&self.keyspace, is_stopped))
+    }
+
+    /// Whether the live entries of a tree, without blobs, have fewer bytes than so
+    /// many. Reads their keys.
+    fn has_fewer_bytes(&self, bytes_max: u64) -> tree::Result<bool> {
+        let mut bytes = 0;
+        let mut lengths = self.keyspace.value_lengths();
+        while bytes < bytes_max {
+            let Some(length) = lengths.next() else { return Ok(true) };
+            bytes += ENTRY_OVERHEAD_BYTES + u64::from(length?.min(BLOB_VALUE_BYTES_MIN));
+        }
+        Ok(false)
+    }
+}
+
+pub fn shape_of(keyspace: &Keyspace) -> Shape {
+    let levels = keyspace.levels();
+    Shape { levels, blob_bytes: keyspace.blob_bytes() }
+}
+
+/// Waits until sealed memtables are flushed; `false` if that takes too long, or
+/// the caller gives up.
+pub fn wait_for_flush(keyspace: &Keyspace, gives_up: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while keyspace.sealed_memtables() > 0 {
+        if begun.elapsed() > FLUSH_WAIT_MAX || gives_up() {
+            return false;
+        }
+        thread::sleep(FLUSH_WAIT);
+    }
+    true
+}

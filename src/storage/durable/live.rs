@@ -1,0 +1,65 @@
+//! The open database, and all that changes with it: what is in use, and what
+//! readers are shown.
+
+use super::directory::Data;
+use super::generation::{Generation, Keyspaces};
+use super::inventory;
+use super::recovery::Recovered;
+use super::tree::{Database, Error, Result, WriteBatch};
+use std::mem;
+use std::sync::{Arc, PoisonError, RwLock};
+
+pub struct Live {
+    /// There is none while it is opened anew.
+    pub database: Option<Database>,
+    pub generation: Generation,
+    /// That of the failed database until another takes writes.
+    pub inventory: inventory::Keeper,
+    current: Arc<RwLock<Arc<Keyspaces>>>,
+}
+
+impl Live {
+    pub fn new(Recovered { database, generation, inventory }: Recovered) -> Self {
+        let current = Arc::new(RwLock::new(Arc::clone(generation.keyspaces())));
+        Self { database: Some(database), generation, inventory, current }
+    }
+
+    /// The keyspaces that readers use, now and whenever they are replaced.
+    pub fn current(&self) -> &Arc<RwLock<Arc<Keyspaces>>> {
+        &self.current
+    }
+
+    /// The database that takes writes.
+    pub fn database(&self) -> &Database {
+        self.database.as_ref().expect("nothing is written while there is no database")
+    }
+
+    /// A batch of changes to the generation.
+    pub fn batch(&self) -> WriteBatch {
+        self.generation.batch(self.database())
+    }
+
+    /// Has readers, and decisions, use another generation; gives the old one.
+    pub fn replace(&mut self, generation: Generation) -> Generation {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::clone(generation.keyspaces());
+        drop(current);
+        mem::replace(&mut self.generation, generation)
+    }
+
+    /// The folder of the database.
+    pub fn data(&self) -> &Arc<Data> {
+        self.inventory.data()
+    }
+
+    /// Fails if the directory is not where it was, or another is there.
+    pub fn check_place(&self) -> Result<()> {
+        if self.data().is_in_place() { Ok(()) } else { Err(Error::Lost) }
+    }
+
+    /// The same in half the time, without a look at the lock, which matters to
+    /// those alone who come later.
+    pub fn check_folder(&self) -> Result<()> {
+        if self.data().is_where_it_was() { Ok(()) } else { Err(Error::Lost) }
+    }
+}

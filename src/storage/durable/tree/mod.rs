@@ -1,0 +1,551 @@
+//! The one door to fjall, and to lsm-tree below it.
+//!
+//! ```text
+//! batch ──► journal, synced ──► memtable ──flush──► files of L0 ──compaction──► L1 ... L6
+//!                               large values go to blob files, which keys refer to
+//! ```
+//!
+//! A database has one journal, and keyspaces; each of these is an LSM tree.
+//! Readers look from left to right and wait for nobody. What the engine above
+//! relies on, and where fjall would do otherwise by itself:
+//!
+//! - A tree drops obsolete files when it installs a version, and only a flush of
+//!   a memtable that is not empty does. So to release what a compaction has
+//!   replaced takes a write and a flush.
+//! - fjall compacts with no regard to free space. So it is told to leave files as
+//!   they are, and each step is taken by [`Database::compact`].
+//! - It lets a writer wait for ever at four sealed memtables or thirty L0 runs.
+//! - It takes any error of its threads for the end, and some damage for a bug of
+//!   its own, and panics.
+//!
+//! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
+//! Nothing here knows of entries, expiry or clients.
+
+mod orphans;
+pub mod table_file;
+
+use crate::platform::descriptors;
+use bytes::Bytes;
+use fjall::compaction::Leveled;
+use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions};
+use fjall::{KvSeparationOptions, OwnedWriteBatch, PersistMode, UserKey, UserValue};
+use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
+use orphans::NewFiles;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The block cache, in bytes.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// How many files are kept open beside the journal at most, and one part in so
+/// many of the descriptors that the system allows.
+const FILES_MAX: u64 = 64;
+const FILES_SHARE: u64 = 16;
+
+/// The database takes no fewer.
+const FILES_MIN: u64 = 10;
+
+/// How many descriptors the database needs beside those: journals, the files
+/// that flushes and compactions read and write, directories.
+const DESCRIPTORS_BESIDE: u64 = 64;
+const DESCRIPTORS_BESIDE_SHARE: u64 = 8;
+
+/// The same of a database that only stands in for another.
+const STANDBY_CACHE_BYTES: u64 = 4 << 20;
+const STANDBY_FILES_MAX: usize = 8;
+
+/// How large the journals grow until what they hold is flushed.
+const JOURNALS_BYTES_MAX: u64 = 192 << 20;
+
+/// The size at which both memtables of a generation are flushed.
+pub const MEMTABLE_BYTES: u64 = 16 << 20;
+
+/// Values from this size on go to blob files, so that compaction does not copy
+/// them.
+pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
+
+/// How large a blob file is. Of the stale ones a compaction rewrites one in so
+/// many: the fewer, the less space that takes meanwhile.
+const BLOB_FILE_BYTES: u64 = 8 << 20;
+pub const BLOB_REWRITE_SHARE: u8 = 20;
+
+/// A tree's folder of blob files.
+const BLOBS: &str = "blobs";
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the database has not done as it was told.
+#[derive(Debug)]
+pub enum Error {
+    /// Something could not be written or synced, and nobody knows what of it the
+    /// disk holds.
+    Uncertain { what: &'static str, source: fjall::Error },
+    /// The directory is not where it was.
+    Lost,
+    /// Anything else; all that was acknowledged is on the disk.
+    Database(fjall::Error),
+}
+
+impl Error {
+    /// After a panic of the database, which may hold what is in no journal.
+    pub fn panicked() -> Self {
+        Self::Database(fjall::Error::Unrecoverable)
+    }
+
+    /// A failure to write or sync the journal. A database that has failed before
+    /// writes nothing.
+    fn of_the_journal(source: fjall::Error) -> Self {
+        if matches!(source, fjall::Error::Poisoned) {
+            return Self::Database(source);
+        }
+        Self::Uncertain { what: "the journal", source }
+    }
+
+    /// Whether nothing may be written after this before the next start.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Uncertain { .. } | Self::Database(fjall::Error::Unrecoverable))
+    }
+
+    /// Whether the disk, or this process's share of it, is full.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(err) = cause {
+            if let Some(err) = err.downcast_ref::<io::Error>() {
+                return matches!(err.kind(), FileTooLarge | QuotaExceeded | StorageFull);
+            }
+            cause = err.source();
+        }
+        false
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uncertain { what, source } => write!(formatter, "{what}: {source}"),
+            Self::Lost => formatter.write_str("the directory is not where it was"),
+            Self::Database(source) => source.fmt(formatter),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Uncertain { source, .. } | Self::Database(source) => Some(source),
+            Self::Lost => None,
+        }
+    }
+}
+
+impl From<fjall::Error> for Error {
+    fn from(err: fjall::Error) -> Self {
+        Self::Database(err)
+    }
+}
+
+impl From<lsm_tree::Error> for Error {
+    fn from(err: lsm_tree::Error) -> Self {
+        Self::Database(err.into())
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(err: io::Error) -> Self {
+        Self::Database(err.into())
+    }
+}
+
+/// Does something that may panic on damage or after a failure.
+pub fn unless_panic<T>(action: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(action)).unwrap_or_else(|_panic| Err(Error::panicked()))
+}
+
+/// The most descriptors that a database has open: fewer where the system allows
+/// few.
+pub fn descriptors_max() -> u64 {
+    let limit = descriptors::limit();
+    files_max(limit) + (limit / DESCRIPTORS_BESIDE_SHARE).min(DESCRIPTORS_BESIDE)
+}
+
+fn files_max(limit: u64) -> u64 {
+    (limit / FILES_SHARE).clamp(FILES_MIN, FILES_MAX)
+}
+
+/// A handle to a database; it is closed with the last handle to it or to one of
+/// its keyspaces.
+#[derive(Clone)]
+pub struct Database(fjall::Database);
+
+impl Database {
+    /// Opens the database in a folder, or makes an empty one.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let files_max = usize::try_from(files_max(descriptors::limit())).ok();
+        let builder = fjall::Database::builder(folder)
+            .cache_size(CACHE_BYTES)
+            .max_cached_files(files_max)
+            .max_journaling_size(JOURNALS_BYTES_MAX);
+        Self::build(builder)
+    }
+
+    /// Opens the database without threads, to read it while another is there. It
+    /// writes nothing but what it is told to, and removes orphaned files.
+    pub fn open_standby(folder: &Path) -> Result<Self> {
+        let builder = fjall::Database::builder(folder)
+            .cache_size(STANDBY_CACHE_BYTES)
+            .max_cached_files(Some(STANDBY_FILES_MAX))
+            .worker_threads_unchecked(0);
+        Self::build(builder)
+    }
+
+    fn build(builder: DatabaseBuilder<fjall::Database>) -> Result<Self> {
+        let builder = builder.manual_journal_persist(true);
+        unless_panic(|| Ok(Self(builder.open()?)))
+    }
+
+    /// Drops the handle. The function tells whether all others are gone too.
+    pub fn close(self) -> Box<dyn Fn() -> bool + Send> {
+        // Every handle has it.
+        let handles = Arc::downgrade(&self.0.supervisor.keyspaces);
+        Box::new(move || handles.strong_count() == 0)
+    }
+
+    pub fn keyspace_names(&self) -> Vec<String> {
+        self.0.list_keyspace_names().iter().map(ToString::to_string).collect()
+    }
+
+    /// Opens a keyspace, or makes an empty one.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        Ok(Keyspace(self.0.keyspace(name, options)?))
+    }
+
+    /// Deletes a keyspace, and its files with the last handle to it.
+    pub fn delete_keyspace(&self, keyspace: Keyspace) -> Result<()> {
+        Ok(self.0.delete_keyspace(keyspace.0)?)
+    }
+
+    /// A batch that is synced as it is committed.
+    pub fn batch(&self) -> WriteBatch {
+        WriteBatch(self.0.batch().durability(Some(PersistMode::SyncData)))
+    }
+
+    /// All batches with lower sequence numbers can be read.
+    pub fn visible_number(&self) -> u64 {
+        self.0.visible_seqno()
+    }
+
+    /// Fails once a thread of the database has. Writes nothing, as the journal's
+    /// buffer is empty between batches.
+    pub fn check(&self) -> Result<()> {
+        self.0.persist(PersistMode::Buffer).map_err(Error::of_the_journal)
+    }
+
+    /// Syncs the journal.
+    pub fn sync(&self) -> Result<()> {
+        self.0.persist(PersistMode::SyncData).map_err(Error::of_the_journal)
+    }
+
+    /// Flushes a keyspace's memtables on this thread.
+    pub fn flush(&self, keyspace: &Keyspace) -> Result<()> {
+        let tree = &keyspace.0.tree;
+        tree.rotate_memtable();
+        tree.flush(&tree.get_flush_lock(), self.gc_watermark())?;
+        Ok(())
+    }
+
+    /// Takes a step of compaction, if it finds something to do. On an error the
+    /// files that it has begun are removed.
+    pub fn compact(&self, keyspace: &Keyspace, step: &Step) -> Result<()> {
+        let tree = &keyspace.0.tree;
+        let watermark = self.gc_watermark();
+        let compact = |strategy| tree.compact(strategy, watermark).map(drop);
+        let strategy: Arc<dyn CompactionStrategy> = match *step {
+            Step::Leveled { l0_files, table_bytes, ref level_ratios } => {
+                let ratios = level_ratios.clone();
+                Arc::new(leveled(l0_files, table_bytes).with_level_ratio_policy(ratios))
+            }
+            Step::MoveToL0 { level } => {
+                // A flush meanwhile would put newer files below these.
+                let _lock = tree.get_flush_lock();
+                if keyspace.l0_files() == 0 {
+                    compact(Arc::new(MoveDown(level, 0)))?;
+                }
+                return Ok(());
+            }
+            Step::Move { from, to } => Arc::new(MoveDown(from, to)),
+            Step::Merge { from, to } => Arc::new(PullDown(from, to)),
+            Step::Major { table_bytes } => {
+                return keyspace
+                    .without_orphans(|tree| tree.major_compact(table_bytes, watermark).map(drop));
+            }
+        };
+        keyspace.without_orphans(|_tree| compact(strategy))
+    }
+
+    /// Versions of keys before this one have no readers.
+    fn gc_watermark(&self) -> u64 {
+        self.0.supervisor.snapshot_tracker.get_seqno_safe_to_gc()
+    }
+}
+
+/// A step of compaction, which takes a tree from one version to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Merges or moves files into the next level, from the one that is most too
+    /// large: L0 from so many files on, which all go at once; the others by what
+    /// each may be larger than the one above it, the last ratio for all below.
+    Leveled { l0_files: u8, table_bytes: u64, level_ratios: Vec<f32> },
+    /// Moves the files of a level, as they are, into an empty one.
+    Move { from: u8, to: u8 },
+    /// Moves the files of the first level that has any to L0, if that is empty.
+    MoveToL0 { level: u8 },
+    /// Merges all of one level into another.
+    Merge { from: u8, to: u8 },
+    /// Merges all files into the last level.
+    Major { table_bytes: u64 },
+}
+
+fn leveled(l0_files: u8, table_bytes: u64) -> Leveled {
+    Leveled::default().with_l0_threshold(l0_files).with_table_target_size(table_bytes)
+}
+
+/// Changes to keyspaces of a database. What is put into it first is seen first.
+pub struct WriteBatch(OwnedWriteBatch);
+
+impl WriteBatch {
+    pub fn insert(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl Into<UserKey>,
+        value: impl Into<UserValue>,
+    ) {
+        self.0.insert(&keyspace.0, key, value);
+    }
+
+    pub fn remove(&mut self, keyspace: &Keyspace, key: impl Into<UserKey>) {
+        self.0.remove(&keyspace.0, key);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Writes it to the journal, syncs that, and lets readers see it.
+    pub fn commit(self) -> Result<()> {
+        self.0.commit().map_err(Error::of_the_journal)
+    }
+}
+
+/// The files of one level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    pub files: usize,
+    pub bytes: u64,
+}
+
+/// A handle to a keyspace: an LSM tree of a database.
+#[derive(Clone)]
+pub struct Keyspace(fjall::Keyspace);
+
+impl Keyspace {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        Ok(self.0.get(key)?.map(Into::into))
+    }
+
+    /// The value under a key in the active memtable, where the last writes are.
+    pub fn get_in_memtable(&self, key: &[u8]) -> Option<Bytes> {
+        let found = self.0.tree.active_memtable().get(key, u64::MAX)?;
+        (!found.is_tombstone()).then(|| found.value.into())
+    }
+
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.0.contains_key(key)?)
+    }
+
+    /// The keys from one on and below another, in order.
+    pub fn keys(&self, from: &[u8], until: &[u8]) -> impl Iterator<Item = Result<Bytes>> {
+        self.0.range(from..until).map(|entry| Ok(entry.key()?.into()))
+    }
+
+    pub fn has_prefix(&self, prefix: &[u8]) -> bool {
+        self.0.prefix(prefix).next().is_some()
+    }
+
+    /// The lengths of all values. Reads all keys.
+    pub fn value_lengths(&self) -> impl Iterator<Item = Result<u32>> {
+        self.0.iter().map(|entry| Ok(entry.size()?))
+    }
+
+    /// How many keys and deletions there are, about.
+    pub fn approximate_len(&self) -> u64 {
+        self.0.approximate_len() as u64
+    }
+
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// Its number, which names its folder.
+    pub fn id(&self) -> u64 {
+        self.0.id()
+    }
+
+    pub fn memtable_bytes(&self) -> u64 {
+        self.0.tree.active_memtable().size()
+    }
+
+    /// Seals the memtable unless it is empty; a thread of the database flushes it.
+    pub fn seal_memtable(&self) -> Result<()> {
+        if !self.0.tree.active_memtable().is_empty() {
+            self.0.rotate_memtable()?;
+        }
+        Ok(())
+    }
+
+    /// How many memtables wait to be flushed.
+    pub fn sealed_memtables(&self) -> usize {
+        self.0.tree.sealed_memtable_count()
+    }
+
+    /// The number of its version, which every flush and compaction changes.
+    pub fn version(&self) -> u64 {
+        self.0.tree.current_version().id()
+    }
+
+    /// The sequence number of the last change.
+    pub fn highest_number(&self) -> Option<u64> {
+        self.0.tree.get_highest_seqno()
+    }
+
+    /// Makes the names of new blob files last. The database syncs the files and
+    /// leaves their names to the file system, and what they hold may be in no
+    /// journal any more.
+    pub fn sync_blob_names(&self) -> Result<()> {
+        // Windows has no such thing, and opens no folder.
+        if cfg!(not(unix)) {
+            return Ok(());
+        }
+        let folder = File::open(self.0.path().join(BLOBS))?;
+        let uncertain =
+            |err: io::Error| Error::Uncertain { what: "the names of files", source: err.into() };
+        folder.sync_all().map_err(uncertain)
+    }
+
+    /// All levels, L0 first.
+    pub fn levels(&self) -> Vec<Level> {
+        let version = self.0.tree.current_version();
+        let levels = version.iter_levels();
+        levels.map(|level| Level { files: level.table_count(), bytes: level.size() }).collect()
+    }
+
+    pub fn l0_files(&self) -> usize {
+        self.0.tree.level_table_count(0).unwrap_or(0)
+    }
+
+    /// The sorted runs of L0, which are what a read has to look into.
+    pub fn l0_runs(&self) -> usize {
+        self.0.tree.l0_run_count()
+    }
+
+    pub fn blob_bytes(&self) -> u64 {
+        let tables = match &self.0.tree {
+            AnyTree::Standard(tree) => tree.disk_space(),
+            AnyTree::Blob(tree) => tree.index.disk_space(),
+        };
+        self.disk_bytes().saturating_sub(tables)
+    }
+
+    /// The bytes of all its files.
+    pub fn disk_bytes(&self) -> u64 {
+        self.0.disk_space()
+    }
+
+    /// The bytes of blobs that nothing refers to.
+    pub fn stale_blob_bytes(&self) -> u64 {
+        self.0.fragmented_blob_bytes()
+    }
+
+    /// Makes files, and removes those that it leaves behind if it fails.
+    fn without_orphans(&self, make: impl FnOnce(&AnyTree) -> lsm_tree::Result<()>) -> Result<()> {
+        let new_files = NewFiles::from_now(&self.0)?;
+        make(&self.0.tree).map_err(|err| {
+            match new_files.remove_orphans(&self.0) {
+                Ok(files) => log::debug!("{files} files of a compaction that failed are removed"),
+                Err(err) => log::warn!("files stay on the disk until the next start: {err}"),
+            }
+            err.into()
+        })
+    }
+}
+
+fn options() -> KeyspaceCreateOptions {
+    let blobs = KvSeparationOptions::default()
+        .separation_threshold(BLOB_VALUE_BYTES_MIN)
+        .file_target_size(BLOB_FILE_BYTES)
+        .age_cutoff(1.0 / f32::from(BLOB_REWRITE_SHARE));
+    // The database leaves files as they are, but for what it can move: the engine
+    // compacts, and says when to flush.
+    KeyspaceCreateOptions::default()
+        .compaction_strategy(Arc::new(leveled(u8::MAX, 1 << 50)))
+        .max_memtable_size(2 * MEMTABLE_BYTES)
+        .with_kv_separation(Some(blobs))
+        .manual_journal_persist(true)
+}
+
+/// What tests do to a tree past the journal's rules.
+#[cfg(test)]
+impl Keyspace {
+    pub fn insert(&self, key: impl Into<UserKey>, value: impl Into<UserValue>) -> Result<()> {
+        Ok(self.0.insert(key, value)?)
+    }
+
+    pub fn remove(&self, key: impl Into<UserKey>) -> Result<()> {
+        Ok(self.0.remove(key)?)
+    }
+
+    pub fn flush_and_wait(&self) -> Result<()> {
+        Ok(self.0.rotate_memtable_and_wait()?)
+    }
+
+    /// Merges all files, and keeps every version of a key.
+    pub fn major_compact(&self, table_bytes: u64) -> Result<()> {
+        self.0.tree.major_compact(table_bytes, 0)?;
+        Ok(())
+    }
+
+    pub fn next_table_id(&self) -> u64 {
+        self.0.tree.next_table_id()
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+#[cfg(test)]
+impl Database {
+    /// A keyspace as the first version of the program made it.
+    pub fn keyspace_of_first_version(&self, name: &str) -> Result<Keyspace> {
+        let options = || {
+            let blobs = KvSeparationOptions::default().separation_threshold(4096);
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(16 << 20)
+                .with_kv_separation(Some(blobs))
+                .manual_journal_persist(true)
+        };
+        Ok(Keyspace(self.0.keyspace(name, options)?))
+    }
+
+    pub fn active_compactions(&self) -> usize {
+        self.0.active_compactions()
+    }
+}
+
+#[cfg(test)]
+mod tests;

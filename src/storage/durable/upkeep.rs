@@ -1,0 +1,378 @@
+//! What keeps the open database fit for writes: it writes batches, sweeps what
+//! has expired, clears, compacts, and makes space.
+//!
+//! All of it happens on one thread, the committer's, but for the runs that merge
+//! and remove files. Every failure is the database's own error: what becomes of
+//! the store then is for the committer to say. Nothing here knows of clients.
+//!
+//! Space is made in rounds, each of which takes about as long as it may: wait for
+//! what was cleared to be removed; else compact what expires, and the keys if that
+//! is not enough, and sweep.
+
+use super::batch::Record;
+use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
+use super::disk_space::DiskSpace;
+use super::expiry::{Changes, Sweep};
+use super::generation::{Both, Keyspaces};
+use super::live::Live;
+use super::patience::{Ending, Patience, Round};
+use super::remover::Remover;
+use super::reopen::{Attempt, Reopener};
+use super::tree::{Result, WriteBatch};
+use crate::storage::{KEY_BYTES_MAX, Key, Time};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// From so many sealed memtables on a write waits: at four the database would let
+/// it wait for ever if they never are flushed.
+const SEALED_MEMTABLES_MAX: usize = 3;
+
+/// The time between two looks at a write stall.
+const STALL_WAIT: Duration = Duration::from_millis(1);
+
+pub struct Upkeep {
+    live: Live,
+    disk_space: DiskSpace,
+    sweep: Sweep,
+    compactors: Both<Compactor>,
+    remover: Remover,
+}
+
+impl Upkeep {
+    pub fn new(live: Live) -> Self {
+        let sweep = Sweep::new(Some(live.generation.keys()));
+        let disk_space = DiskSpace::new(live.data().path().to_owned());
+        let (compactors, remover) = (Both::default(), Remover::default());
+        Self { live, disk_space, sweep, compactors, remover }
+    }
+
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    pub fn keyspaces(&self) -> &Keyspaces {
+        self.live.generation.keyspaces()
+    }
+
+    /// The folder of the database.
+    pub fn folder(&self) -> &Path {
+        self.disk_space.folder()
+    }
+
+    /// How many bytes can be written while enough is kept free.
+    pub fn spare_bytes(&self) -> u64 {
+        self.disk_space.spare_bytes(self.keyspaces())
+    }
+
+    /// A batch of changes, once the trees have kept up with those before.
+    pub fn batch(&mut self, changes: HashMap<Key, Record>) -> Result<WriteBatch> {
+        let deletions = changes.values().filter(|record| record.is_none()).count();
+        self.compactors.keys.note(changes.len(), deletions);
+        self.wait_out_write_stall()?;
+        let mut batch = self.live.batch();
+        for (key, record) in changes {
+            self.sweep.put(&mut batch, self.live.generation.keyspaces(), &key, record);
+        }
+        self.sweep.note_clocks(&mut batch, self.live.generation.keys());
+        Ok(batch)
+    }
+
+    /// Commits a batch of so many bytes. Once this returns, it lasts.
+    pub fn commit(&mut self, batch: WriteBatch, bytes: usize) -> Result<()> {
+        self.live.inventory.note(&self.live.generation, bytes);
+        if !self.live.data().goes_along() {
+            self.live.check_place()?;
+        }
+        batch.commit()?;
+        // Nobody is told of what was written to a directory that was removed.
+        self.live.check_folder()?;
+        self.has_written()
+    }
+
+    /// Notes the changes to what expires, and flushes memtables that are due.
+    fn has_written(&mut self) -> Result<()> {
+        let Changes { changes, deletions } = self.sweep.take_large();
+        self.compactors.expiring.note(changes, deletions);
+        let Live { generation, .. } = &mut self.live;
+        generation.sync_blob_names()?;
+        if !generation.is_full() {
+            return Ok(());
+        }
+        if self.compactors.expiring.has_obsolete_files() {
+            // A journal is kept until files have something newer than it has, and
+            // what was the newest may have been merged away.
+            let expiring = self.live.generation.expiring();
+            self.live.generation.widen_bounds(self.live.database(), expiring)?;
+        }
+        self.live.generation.flush()
+    }
+
+    /// Deletes every key: an empty generation takes the place of the one in use.
+    pub fn clear(&mut self) -> Result<()> {
+        self.live.check_place()?;
+        let next = self.live.generation.next(self.live.database(), self.disk_space.folder())?;
+        self.live.inventory.begin(&next)?;
+        self.live.check_place()?;
+        let old = self.live.replace(next);
+        self.compactors.each_mut().into_iter().for_each(Compactor::forget);
+        self.sweep = Sweep::new(None);
+        self.remover.remove(self.live.database().clone(), old);
+        Ok(())
+    }
+
+    /// The time until the next sweep is due.
+    pub fn sweep_due_in(&self) -> Duration {
+        self.sweep.due_in()
+    }
+
+    /// Whether there is something to sweep that had expired by then.
+    pub fn has_expired(&self, until: Time) -> bool {
+        self.sweep.has_expired(self.live.generation.keys(), until)
+    }
+
+    /// Removes some of what had expired by then, and counts the keys.
+    pub fn sweep(&mut self, until: Time) -> Result<usize> {
+        self.wait_out_write_stall()?;
+        self.live.check_place()?;
+        let removed = self.sweep.step(self.live.database(), &self.live.generation, until)?;
+        self.live.inventory.note(&self.live.generation, removed * KEY_BYTES_MAX);
+        self.compactors.keys.note(removed, removed);
+        self.has_written()?;
+        Ok(removed)
+    }
+
+    /// Sweeps for about so long; `false` if nothing had expired.
+    fn sweep_for(
+        &mut self,
+        time: Duration,
+        until: Time,
+        is_hurried: &impl Fn() -> bool,
+    ) -> Result<bool> {
+        let begun = Instant::now();
+        let mut removed = self.sweep(until)?;
+        while self.sweep.has_more() && begun.elapsed() < time && !is_hurried() {
+            removed += self.sweep(until)?;
+        }
+        Ok(removed > 0)
+    }
+
+    /// Notes the clocks on the disk if they were set.
+    pub fn note_clock_step(&mut self) -> Result<()> {
+        if self.sweep.has_clock_step() { self.note_clocks() } else { Ok(()) }
+    }
+
+    fn note_clocks(&mut self) -> Result<()> {
+        let mut batch = self.live.batch();
+        self.sweep.note_clocks(&mut batch, self.live.generation.keys());
+        batch.commit()
+    }
+
+    /// Fails if the database cannot be written to.
+    pub fn check(&mut self) -> Result<()> {
+        self.live.check_place()?;
+        self.live.generation.sync_blob_names()?;
+        self.live.database().check()
+    }
+
+    /// Waits until the trees have kept up with what was written. Fails if they
+    /// never will.
+    fn wait_out_write_stall(&mut self) -> Result<()> {
+        while self.keyspaces().sealed_memtables() >= SEALED_MEMTABLES_MAX || self.has_l0_stall() {
+            self.live.database().check()?;
+            if self.has_l0_stall() {
+                self.compactors.each_mut().into_iter().for_each(Compactor::yield_to_l0);
+            }
+            for compactor in self.compactors.each_mut() {
+                compactor.has_finished();
+            }
+            self.begin_compaction(Trigger::Write);
+            if self.has_l0_stall() && !self.is_compacting() {
+                let is_full = self.spare_bytes() == 0;
+                let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+                return Err(io::Error::from(kind).into());
+            }
+            thread::sleep(STALL_WAIT);
+        }
+        Ok(())
+    }
+
+    fn has_l0_stall(&self) -> bool {
+        self.keyspaces().l0_runs() >= L0_RUNS_MAX
+    }
+
+    /// Begins what there is to compact. Blocks for nothing.
+    pub fn compact(&mut self, trigger: Trigger) -> Result<()> {
+        let is_wanted = |compactor: &mut Compactor| {
+            compactor.has_finished() && (trigger == Trigger::Idle || compactor.is_unfinished())
+        };
+        let [keys, expiring] = self.compactors.each_mut().map(is_wanted);
+        // Each release makes an L0 file, and there may be only so many.
+        if (keys || expiring) && !self.has_l0_stall() {
+            self.release_obsolete_files()?;
+        }
+        self.begin_compaction(trigger);
+        Ok(())
+    }
+
+    /// Begins a run of one tree at a time, as it reckons with half of the space:
+    /// first of the one that has more L0 runs.
+    fn begin_compaction(&mut self, trigger: Trigger) {
+        if self.is_compacting() {
+            return;
+        }
+        let Self { live, compactors, disk_space, .. } = self;
+        let [keys, expiring] = live.generation.keyspaces().each();
+        let mut trees = [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)];
+        if keys.l0_runs() < expiring.l0_runs() {
+            trees.reverse();
+        }
+        for (keyspace, compactor) in trees {
+            compactor.begin(live, keyspace, disk_space, trigger);
+            if compactor.is_running() {
+                return;
+            }
+        }
+    }
+
+    fn is_compacting(&self) -> bool {
+        self.compactors.each().into_iter().any(Compactor::is_running)
+    }
+
+    fn stop_compaction(&mut self) {
+        for compactor in self.compactors.each_mut() {
+            compactor.stop();
+            compactor.finish();
+        }
+    }
+
+    /// Makes each tree that has been compacted drop its obsolete files: a flush
+    /// installs a new version.
+    fn release_obsolete_files(&mut self) -> Result<()> {
+        let Live { generation, .. } = &self.live;
+        let keyspaces = generation.keyspaces().each();
+        for (keyspace, compactor) in keyspaces.into_iter().zip(self.compactors.each_mut()) {
+            if compactor.has_obsolete_files() {
+                generation.widen_bounds(self.live.database(), keyspace)?;
+                keyspace.seal_memtable()?;
+                compactor.note_release();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what had expired by a moment, or was deleted, off the disk, for as long
+    /// as there is patience for that.
+    pub fn make_space(
+        &mut self,
+        patience: &mut Patience,
+        until: Time,
+        is_hurried: impl Fn() -> bool,
+    ) -> Result<Ending> {
+        self.stop_compaction();
+        let has_progress = self.sweep_for(patience.piece(Instant::now()), until, &is_hurried)?;
+        let mut round = Round { has_progress, has_more: true };
+        loop {
+            self.release_obsolete_files_and_wait(&is_hurried)?;
+            if is_hurried() {
+                patience.hurry();
+            }
+            if let Some(ending) = patience.after(round, self.spare_bytes(), Instant::now()) {
+                return Ok(ending);
+            }
+            round = self.make_space_once(patience, until, &is_hurried)?;
+        }
+    }
+
+    fn make_space_once(
+        &mut self,
+        patience: &Patience,
+        until: Time,
+        is_hurried: &impl Fn() -> bool,
+    ) -> Result<Round> {
+        let removed = self.remover.wait(patience.piece(Instant::now()), is_hurried);
+        if removed.has_progress {
+            return Ok(removed);
+        }
+        let was_l0_first = self.is_l0_first();
+        let trigger = Trigger::NoSpace(patience.piece(Instant::now()));
+        let Self { live, compactors, disk_space, .. } = self;
+        let expiring = compactors.expiring.run_to_end(
+            live,
+            live.generation.expiring(),
+            disk_space,
+            trigger,
+            is_hurried,
+        );
+        let mut round = removed.and(expiring.unwrap_or_default());
+        if expiring.is_some() {
+            self.release_obsolete_files_and_wait(is_hurried)?;
+        }
+        if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes()) {
+            round.has_more = true;
+        } else {
+            let Self { live, compactors, disk_space, .. } = self;
+            let keys = live.generation.keys();
+            let keys = compactors.keys.run_to_end(live, keys, disk_space, trigger, is_hurried);
+            round = round.and(keys.unwrap_or_default());
+        }
+        if self.sweep.has_more() {
+            round.has_progress |=
+                self.sweep_for(patience.piece(Instant::now()), until, is_hurried)?;
+            round.has_more = true;
+        }
+        // Where L0 came first, what else there is to do comes next.
+        round.has_more = (round.has_more || was_l0_first) && !self.is_l0_first();
+        Ok(round)
+    }
+
+    fn is_l0_first(&self) -> bool {
+        self.keyspaces().l0_runs() >= L0_RUNS_MAX_TO_RECLAIM
+    }
+
+    /// Waits until there is the space that a release gives.
+    fn release_obsolete_files_and_wait(&mut self, is_hurried: &impl Fn() -> bool) -> Result<()> {
+        self.release_obsolete_files()?;
+        for keyspace in self.keyspaces().each() {
+            compaction::wait_for_flush(keyspace, is_hurried);
+        }
+        Ok(())
+    }
+
+    /// Whether no thread of the engine's own uses the database, nor will. Blocks for
+    /// nothing.
+    pub fn is_alone(&mut self) -> bool {
+        for compactor in self.compactors.each_mut() {
+            compactor.stop();
+            compactor.has_finished();
+        }
+        !self.is_compacting() && !self.remover.is_running()
+    }
+
+    /// Tries to open a failed database anew.
+    pub fn reopen(&mut self, reopener: &mut Reopener) -> Attempt {
+        let attempt = reopener.attempt(&mut self.live);
+        if matches!(attempt, Attempt::Opened) {
+            self.sweep = Sweep::new(Some(self.live.generation.keys()));
+        }
+        attempt
+    }
+
+    /// Ends all that is under way.
+    pub fn stop(&mut self) {
+        self.stop_compaction();
+        self.remover.finish();
+    }
+
+    /// Syncs all that was written. Nothing is after this.
+    pub fn close(&mut self) -> Result<()> {
+        self.note_clocks()?;
+        self.live.check_place()?;
+        self.live.generation.sync_blob_names()?;
+        self.live.database().sync()?;
+        self.live.inventory.end();
+        Ok(())
+    }
+}
