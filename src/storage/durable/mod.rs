@@ -1,14 +1,17 @@
-//! The engine that keeps everything on disk: an LSM tree with a journal.
+//! The engine on disk: LSM trees with a journal. A write is answered once it is
+//! synced; a read waits for no write.
 //!
-//! A write is handed to the one committer and comes back once it is synced;
-//! a read looks into the tree and waits for nobody. `directory` says whose
-//! the files are, `verify` and `journal` whether a crash or a bad disk has
-//! touched them, `inventory` which there have to be, `expiry` what is to be
-//! swept away.
+//! ```text
+//! write ──► committer ──► upkeep ──► generation ──► tree ──► fjall
+//!             batch         │          two keyspaces: the keys, and large records
+//!                           │          that expire; a clear begins another pair
+//!                           └─ expiry, compaction, disk_space, remover
+//! read  ──► reader ────────────────► keyspaces
+//! start ──► directory ──► recovery: verify, journal, inventory
+//! failure ─► reopen: the same, while reads go on
+//! ```
 //!
-//! All keys live in one keyspace of the database, and what expires in another;
-//! the two are called a generation: clearing starts an empty one and drops the
-//! old.
+//! `tree` alone names fjall, and no module imports another in a circle.
 
 mod batch;
 mod committer;
@@ -49,7 +52,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-/// How many threads read what is not in memory, for each processor.
+/// Threads for reads from the disk, for each processor.
 const READERS_EACH: usize = 2;
 
 /// The engine on disk. An acknowledged write is synced.
