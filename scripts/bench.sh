@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 #
 # Measures the store beside other servers that do the same work on the same
-# machine in the same minutes: a table of medians, of how far the rounds lie
-# apart, and of ratios.
+# machine in the same minutes, and prints a table: medians, the least and the
+# most of the rounds, ratios.
 #
 #     scripts/bench.sh                    every row
-#     scripts/bench.sh get put            these rows alone
-#     scripts/bench.sh --list             the rows there are
-#     scripts/bench.sh --short            sees in half a minute that it works
+#     scripts/bench.sh get put            only these rows
+#     scripts/bench.sh --list             lists the rows
+#     scripts/bench.sh --short            half a minute, to see that it works
 #     ROUNDS=9 DURATION=5 OUTPUT=bench.md scripts/bench.sh
 #
-# ROUNDS is how often each measurement is repeated (5), DURATION how many
-# seconds it takes (3), OUTPUT the Markdown file with the table
-# (target/bench.md; none with --short), BENCH_DIR a folder on the disk that durable rows write to
-# ($TMPDIR or /tmp). BENCH_DURABLE=memory has the engine in memory stand in for
-# the durable one, to try these rows out.
+#     ROUNDS         how often each measurement is repeated (5)
+#     DURATION       the seconds that it takes (3)
+#     OUTPUT         the Markdown file for the table (target/bench.md; none with
+#                    --short)
+#     BENCH_DIR      a folder on the disk for the durable rows ($TMPDIR or /tmp)
+#     BENCH_DURABLE  memory: the engine in memory stands in for the durable one,
+#                    to try these rows out
 #
-# A row fails if any connection is not served or any answer is wrong. How fast
-# it is never decides anything.
+# A row fails if a connection is not served or an answer is wrong, never for its
+# speed. scripts/bench.py has the map of the rest.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh

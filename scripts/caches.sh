@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 #
-# The store as the remote cache of ccache: nothing there, hits, a store that is
+# Tests the store as the remote cache of ccache: misses, hits, a store that is
 # killed in the middle, and hits again once it is back.
 #
 #     scripts/caches.sh                        a hundred sources
 #     scripts/caches.sh --short                ten
 #     ENGINE=durable scripts/caches.sh         on the durable engine
 #
-# It starts servers of its own. How other build tools are pointed at a store at
-# http://store:8888, started with --max-value-size 1GiB for what they keep:
+# It starts servers of its own. Any build tool that keeps things with GET and PUT
+# can use the store; these need no more than a URL. For values over 10 MiB, start
+# the store with a larger --max-value-size:
 #
 #     ccache   export CCACHE_REMOTE_STORAGE=http://store:8888/kv/ccache
 #              (up to 4.6: CCACHE_SECONDARY_STORAGE)

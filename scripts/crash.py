@@ -6,21 +6,21 @@ by crash.sh:
 
 Each client writes numbered values under keys of its own, deletes them, and now
 and then clears everything, while others read. After each kill -9 the store is
-started again and every key has to hold what the last acknowledged write has
-left, or what a later one that was not acknowledged has. What a reader has seen
-counts as acknowledged. With --large so much is written that the kill comes
-while files are written and merged, and journals begun and removed.
+started again, and every key has to be as the last acknowledged write left it, or
+a later one that was not acknowledged. A value that a reader has seen counts as
+acknowledged. With --large so much is written that the kill comes during a flush
+or compaction, or while journals are begun and removed.
 """
 
 import argparse
 import http.client
 import itertools
-import os
 import random
-import subprocess
 import sys
 import threading
 import time
+
+from lib import Store, Verdict, ask
 
 CLIENTS = 6
 READERS = 2
@@ -77,49 +77,10 @@ def value_of(number, lengths):
     return b"%d %d " % (number, length) + b"%d" % (number % 10) * length
 
 
-class Store:
-    """The program on its directory."""
-
-    def __init__(self, program, directory):
-        self.command = [program, "--port", "0", "--log-level", "warn", "--working-dir", directory]
-        self.process = None
-        self.port = None
-
-    def start(self, killed_after=None):
-        """Starts it; gives whether it listens, which it may not if it is killed."""
-        environment = {name: value for name, value in os.environ.items()
-                       if not name.startswith("LKV_")}
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE,
-                                        stdin=subprocess.DEVNULL, env=environment)
-        if killed_after is not None:
-            time.sleep(killed_after)
-            self.kill()
-            return False
-        timer = threading.Timer(PATIENCE_SECONDS, self.process.kill)
-        timer.start()
-        lines = [self.process.stdout.readline() for _ in range(2)]
-        timer.cancel()
-        address = lines[1].partition(b"http://")[2].split(b" ")[0]
-        if not address:
-            return False
-        self.port = int(address.rpartition(b":")[2])
-        return True
-
-    def connect(self):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-def ask(connection, method, target, body=None):
+def answer_to(connection, method, target, body=None):
     """The status and the body; None if the store is gone."""
     try:
-        connection.request(method, target, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        return ask(connection, method, target, body)
     except (OSError, http.client.HTTPException):
         return None
 
@@ -161,7 +122,7 @@ class Rounds:
                 value = value_of(number, self.lengths)
                 write, call = Write(value), ("PUT", target_of(name, number), value)
                 self.keys[name].writes.append(write)
-            answer = ask(connection, *call)
+            answer = answer_to(connection, *call)
             if answer is None:
                 return
             if answer[0] == 200:
@@ -177,7 +138,7 @@ class Rounds:
         while not stop.is_set():
             name = choice.choice(names)
             begun = next(clock)
-            answer = ask(connection, "GET", f"/kv/{name}")
+            answer = answer_to(connection, "GET", f"/kv/{name}")
             if answer is None:
                 return
             value = answer[1] if answer[0] == 200 else None
@@ -205,7 +166,7 @@ class Rounds:
             self.judge_reads(name, key)
         connection = self.store.connect()
         for name, key in self.keys.items():
-            answer = ask(connection, "GET", f"/kv/{name}")
+            answer = answer_to(connection, "GET", f"/kv/{name}")
             if answer is None or answer[0] not in (200, 404):
                 self.wrong.append(f"{name}: cannot be read: {answer}")
                 continue
@@ -225,7 +186,9 @@ class Rounds:
     def run(self):
         """One round: start, judge, load, kill. Gives whether it starts."""
         for _ in range(self.random.choice((0, 0, 0, 1, 2))):
-            self.store.start(killed_after=self.random.uniform(0, 0.1))
+            self.store.spawn()
+            time.sleep(self.random.uniform(0, 0.1))
+            self.store.kill()
         if not self.store.start():
             self.wrong.append("the store does not start")
             return False
@@ -257,35 +220,29 @@ def main():
     options = parser.parse_args()
 
     print(f"seed {options.seed}, {options.rounds} rounds", flush=True)
-    rounds = Rounds(Store(options.program, options.directory), options.seed,
-                    options.large)
+    store = Store(options.program, options.directory, "warn", PATIENCE_SECONDS)
+    rounds = Rounds(store, options.seed, options.large)
     done = 0
     try:
         while done < options.rounds and not rounds.wrong and rounds.run():
             done += 1
         if not rounds.wrong:
-            if rounds.store.start():
+            if store.start():
                 rounds.judge()
             else:
                 rounds.wrong.append("the store does not start")
     finally:
-        if rounds.store.process.poll() is None:
-            rounds.store.kill()
+        if store.process.poll() is None:
+            store.kill()
     for wrong in rounds.wrong[:10]:
         print(f"        {wrong}")
-    checks = [
-        (f"{done} times killed and started again", done == options.rounds),
-        (f"{rounds.acknowledged} writes acknowledged, {rounds.unacknowledged} not; "
-         f"{rounds.recovered} values as they should be, {len(rounds.wrong)} lost or wrong; "
-         f"{rounds.read} reads", rounds.acknowledged > 0 and not rounds.wrong),
-    ]
-    for what, is_right in checks:
-        print(f"{'ok     ' if is_right else 'FAILED '} {what}")
-    if options.count:
-        failed = sum(not is_right for _, is_right in checks)
-        with open(options.count, "w") as file:
-            file.write(f"{len(checks) - failed} {failed}\n")
-    sys.exit(1 if rounds.wrong else 0)
+    verdict = Verdict()
+    verdict.check(f"{done} times killed and started again", done == options.rounds)
+    verdict.check(
+        f"{rounds.acknowledged} writes acknowledged, {rounds.unacknowledged} not; "
+        f"{rounds.recovered} values as they should be, {len(rounds.wrong)} lost or wrong; "
+        f"{rounds.read} reads", rounds.acknowledged > 0 and not rounds.wrong)
+    sys.exit(verdict.end(options.count))
 
 
 if __name__ == "__main__":

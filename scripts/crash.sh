@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 #
-# Kills the durable store with SIGKILL at any moment while it is written to,
-# again and again, and looks whether every acknowledged write is there.
+# Kills the durable store with SIGKILL at random moments while clients write,
+# again and again, and checks that every acknowledged write is there.
 #
 #     scripts/crash.sh                 a hundred rounds, some minutes
-#     scripts/crash.sh --short         ten
-#     ROUNDS=1000 scripts/crash.sh     as many as it says
+#     scripts/crash.sh --short         ten rounds
+#     ROUNDS=1000 scripts/crash.sh     a thousand
 #
 # The store is in a temporary directory and gone at the end.
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# What people do with curl: every way to send a value, keys of every kind,
-# large and binary values, exit codes, and the answers to what is wrong.
+# Tests what people do with curl: every way to send a value, keys of every kind,
+# large and binary values, exit codes, and what each mistake is answered with.
 #
 #     scripts/curl.sh                              starts a server of its own
 #     ENGINE=durable scripts/curl.sh               on the durable engine

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Damages a small durable store in every way that one file can be. It is run
-by damage.sh:
+"""Damages one file or folder of a small durable store at a time. It is run by
+damage.sh:
 
     damage.py --program PROGRAM --directory DIR --step N [--count FILE]
 
 A store is written, closed and copied; in each copy one file or folder is
-missing, or one file is cut, or has one bit that is another. The program has to
+missing, or one file is cut, or one bit of it is changed. The program has to
 refuse the copy with exit code 1 and one line, and leave every byte of it as it
-was, or to serve it: each key has its value, or 500. Positions are taken N bytes
-apart; 1 takes all.
+was, or to serve it: each key has its value, or is answered with 500. Positions
+are N bytes apart; with 1 it is every byte.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
+
+from lib import Store, Verdict, ask, wait_for
 
 KEYS = 40
 PATIENCE_SECONDS = 20
@@ -29,36 +30,20 @@ PATIENCE_SECONDS = 20
 JOURNAL_ROOM_BYTES = 64
 
 
-class Store:
-    """The program on a directory."""
+class Served(Store):
+    """The program on a directory, started, with a connection to it."""
 
     def __init__(self, program, directory):
-        command = [program, "--port", "0", "--log-level", "off", "--working-dir", directory]
-        environment = {name: value for name, value in os.environ.items()
-                       if not name.startswith("LKV_")}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        stdin=subprocess.DEVNULL, env=environment)
-        timer = threading.Timer(PATIENCE_SECONDS, self.process.kill)
-        timer.start()
-        lines = [self.process.stdout.readline() for _ in range(2)]
-        timer.cancel()
-        address = lines[1].partition(b"http://")[2].split(b" ")[0]
-        self.port = int(address.rpartition(b":")[2]) if address else None
-        self.connection = None
+        super().__init__(program, directory, "off", PATIENCE_SECONDS)
+        self.connection = self.connect() if self.start(subprocess.PIPE) else None
 
     def ask(self, method, target, body=None):
-        if self.connection is None:
-            self.connection = http.client.HTTPConnection("127.0.0.1", self.port,
-                                                         timeout=PATIENCE_SECONDS)
-        self.connection.request(method, target, body)
-        answer = self.connection.getresponse()
-        return answer.status, answer.read()
+        return ask(self.connection, method, target, body)
 
     def end(self, signal="terminate"):
         """Ends it; gives its exit code and what it wrote to standard error."""
         if self.connection is not None:
             self.connection.close()
-        if self.port is not None:
             getattr(self.process, signal)()
         complaint = self.process.communicate(timeout=PATIENCE_SECONDS)[1]
         return self.process.returncode, complaint.decode(errors="replace")
@@ -71,7 +56,7 @@ def value_of(number, round_):
 
 def write_sample(program, directory):
     """Makes the store; gives what it holds."""
-    store = Store(program, directory)
+    store = Served(program, directory)
     held = {}
 
     def put(number, round_):
@@ -86,24 +71,22 @@ def write_sample(program, directory):
         for number in range(KEYS):
             put(number, round_)
     # Left alone, it puts what it has into files.
-    end = time.monotonic() + PATIENCE_SECONDS
-    keyspaces = os.path.join(directory, "data/keyspaces")
-    while time.monotonic() < end:
-        kinds = {os.path.basename(folder): len(files)
-                 for folder, _, files in os.walk(keyspaces) if folder[-6:] in ("tables", "/blobs")
-                 and files and "/keyspaces/0/" not in folder}
-        if kinds.keys() >= {"tables", "blobs"}:
-            break
-        time.sleep(0.05)
-    else:
+    if not wait_for(lambda: kinds_of_files(directory) >= {"tables", "blobs"}, PATIENCE_SECONDS):
         raise RuntimeError("nothing is put into files")
     for number in range(0, KEYS, 5):
         put(number, 2)
     assert store.end()[0] == 0
     # A start removes what is left of earlier ones.
-    assert Store(program, directory).end()[0] == 0
+    assert Served(program, directory).end()[0] == 0
     cut_room(directory)
     return held
+
+
+def kinds_of_files(directory):
+    """In which folders of the trees that hold the keys there are files."""
+    keyspaces = os.path.join(directory, "data/keyspaces")
+    return {os.path.basename(folder) for folder, _, files in os.walk(keyspaces)
+            if files and "/keyspaces/0/" not in folder} & {"tables", "blobs"}
 
 
 def cut_room(directory):
@@ -183,8 +166,8 @@ class Judge:
     def look(self, copy):
         """What is wrong with how the program takes it, if anything is."""
         before = contents(copy)
-        store = Store(self.options.program, copy)
-        if store.port is None:
+        store = Served(self.options.program, copy)
+        if store.connection is None:
             code, complaint = store.end()
             if contents(copy) != before:
                 return f"refused, and changed: {complaint}"
@@ -230,19 +213,13 @@ def main():
         shutil.rmtree(base, ignore_errors=True)
     for wrong in judge.wrong[:10]:
         print(f"        {wrong}")
-    checks = [
-        (f"{len(todo)} kinds of damage to {len(sample)} files and folders: {judge.refused} are "
-         f"refused and left as they were, {judge.served} served with no value wrong "
-         f"({judge.unreadable} times 500), {len(judge.wrong)} not so", not judge.wrong),
-        ("some are refused, and some served", judge.refused > 0 and judge.served > 0),
-    ]
-    for what, is_right in checks:
-        print(f"{'ok     ' if is_right else 'FAILED '} {what}")
-    if options.count:
-        failed = sum(not is_right for _, is_right in checks)
-        with open(options.count, "w") as file:
-            file.write(f"{len(checks) - failed} {failed}\n")
-    sys.exit(1 if judge.wrong else 0)
+    verdict = Verdict()
+    verdict.check(
+        f"{len(todo)} kinds of damage to {len(sample)} files and folders: {judge.refused} are "
+        f"refused and left as they were, {judge.served} served with no value wrong "
+        f"({judge.unreadable} times 500), {len(judge.wrong)} not so", not judge.wrong)
+    verdict.check("some are refused, and some served", judge.refused > 0 and judge.served > 0)
+    sys.exit(verdict.end(options.count))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
 # Removes, cuts and changes each file of a small durable store, one at a time,
-# and looks whether the program refuses what is left without touching it, or
+# and checks that the program refuses what is left and does not touch it, or
 # serves it without a wrong value.
 #
 #     scripts/damage.sh                every 16 bytes, some minutes

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# The store at work: loads what is known about 252 countries, with their
-# flags, asks a few things, and reads every value back to compare its bytes.
+# Shows the store at work: loads facts about 252 countries and their flags, asks
+# for a few, and reads every value back to compare its bytes.
 #
 #     scripts/demo.sh                              starts a server of its own
 #     ENGINE=durable scripts/demo.sh               on the durable engine

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# The programs in scripts/examples, alone and many at once, and whether they
-# do what their first lines say.
+# Tests the programs in scripts/examples, alone and many at once: they do what
+# their first lines say.
 #
 #     scripts/examples.sh                              starts a server of its own
 #     ENGINE=durable scripts/examples.sh               on the durable engine

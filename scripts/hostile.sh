@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 #
-# Hostile clients of many kinds against the server, each kind beside an honest
-# client whose requests are timed, and a table of what came of it.
+# Sends hostile clients of many kinds against the server, each kind beside an
+# honest client whose requests are timed, and prints a table.
 #
 #     scripts/hostile.sh                              starts a server of its own
-#     scripts/hostile.sh --short                      the same in under a minute
-#     scripts/hostile.sh --short bursts smuggling     these cases alone
-#     DESCRIPTORS=64 scripts/hostile.sh               with a server that has so few
+#     scripts/hostile.sh --short                      in under a minute
+#     scripts/hostile.sh --short bursts smuggling     only these cases
+#     DESCRIPTORS=64 scripts/hostile.sh               a server with so few descriptors
 #     URL=http://127.0.0.1:8888 scripts/hostile.sh    attacks one that runs
 #
-# A server that runs should have short timeouts; say which, in seconds, with
-# REQUEST_TIMEOUT and IDLE_TIMEOUT. What it holds under hostile:… is lost.
+# A server that runs should have short timeouts; REQUEST_TIMEOUT and
+# IDLE_TIMEOUT say which, in seconds. Its keys that begin with hostile: are lost.
+# scripts/hostile.py has the map of the cases.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh

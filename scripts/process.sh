@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# The program as a process: what it prints, its flags and environment, how it
-# ends on signals, its exit codes, and its limits.
+# Tests the program as a process: its output, flags, environment, signals, exit
+# codes and limits.
 #
 #     scripts/process.sh
 #

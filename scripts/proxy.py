@@ -30,6 +30,8 @@ import threading
 import time
 import urllib.parse
 
+from lib import Verdict, Wrong, wait_for
+
 CLIENTS = 6
 KEYS_EACH = 6
 SIZES = (1, 20, 1000, 5000, 70_000, 300_000)
@@ -42,10 +44,6 @@ GATEWAY = (502, 503, 504)
 ODD_KEYS = ("a%20b", "a+b", "a%2Bb", "a%2Fb", "a/b", "a//b", "//a", "a/", "a%25b", "a%2541",
             "a%3Fb", "a%23b", "a%26b=c", "a&b=c", "a;b", "a:b@c", "a,b", "~a!$'()*", "%C3%A9",
             "%F0%9F%94%91", "a%0Ab", "a%22b", "a%5Cb", "a%7Cb", "%5Ba%5D", "a.", "...", "a%C2%A0")
-
-
-class Wrong(Exception):
-    """An answer that the store cannot have given, or that no proxy may."""
 
 
 class Tally:
@@ -348,26 +346,19 @@ def main():
     for thread in threads:
         thread.start()
     if options.restart:
-        while tally.right < REQUESTS_MIN * CLIENTS and any(t.is_alive() for t in threads):
-            time.sleep(0.01)
+        wait_for(lambda: tally.right >= REQUESTS_MIN * CLIENTS
+                 or not any(thread.is_alive() for thread in threads), PATIENCE_SECONDS, 0.01)
         open(options.restart[0], "w").close()
     for thread in threads:
         thread.join()
 
     took = time.monotonic() - started
-    checks = [
-        (f"every answer is the store's own (seed {seed})", not tally.wrong,
-         "; ".join(tally.wrong[:3])),
-        ("all have come to their end", took < PATIENCE_SECONDS, f"{took:.0f} s"),
-    ]
-    for what, holds, why in checks:
-        print(f"ok      {what}" if holds else f"FAILED  {what}\n        {why}")
+    verdict = Verdict()
+    verdict.check(f"every answer is the store's own (seed {seed})", not tally.wrong,
+                  "; ".join(tally.wrong[:3]))
+    verdict.check("all have come to their end", took < PATIENCE_SECONDS, f"{took:.0f} s")
     print(f"        {tally.right} requests, {tally.outages} without an answer, {took:.1f} s")
-    failed = sum(not holds for _, holds, _ in checks)
-    if options.count:
-        with open(options.count, "w") as count:
-            count.write(f"{len(checks) - failed} {failed}\n")
-    return 1 if failed else 0
+    return verdict.end(options.count)
 
 
 if __name__ == "__main__":

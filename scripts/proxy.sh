@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 #
-# The store behind nginx, HAProxy and Caddy, with the blocks of scripts/proxy,
-# TLS, and connections to the store that are kept: the seed's transcript, a
-# mixed load, large values both ways, refusals, and a restart of the store.
+# Tests the store behind nginx, HAProxy and Caddy, with the configurations in
+# scripts/proxy: the seed's transcript, a mixed load, large values both ways,
+# refusals, kept connections, and a restart of the store.
 #
 #     scripts/proxy.sh                     ten seconds of load through each
-#     scripts/proxy.sh --short             one
-#     scripts/proxy.sh --short haproxy     this one alone
+#     scripts/proxy.sh --short             one second
+#     scripts/proxy.sh --short haproxy     only this one
 #
 # It starts servers and proxies of its own, on 127.0.0.1.
 
@@ -266,7 +266,7 @@ for name; do
     sent_once "$name"
 done
 
-# What the README says of gzip.
+# What proxy/README.md says of gzip.
 if [[ " $* " = *' nginx '* ]] && need nginx 'gzip in nginx'; then
     start_server
     STORE=$URL

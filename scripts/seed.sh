@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 #
-# The transcript with which "Build Your Own Distributed Key-Value Store" shows
+# Tests the dialogue with which "Build Your Own Distributed Key-Value Store" shows
 # its store, and its exercise on validation: every command, every status and
 # every byte of the answers.
 #

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# A key as HTTP means it, asked with curl: validators, conditions, ranges,
-# expiry, counters, appending, taking out, and types.
+# Tests with curl what HTTP and the store's own parameters mean for a key:
+# validators, conditions, ranges, expiry, counters, appending, taking out, types.
 #
 #     scripts/semantics.sh                              starts a server of its own
 #     ENGINE=durable scripts/semantics.sh               on the durable engine

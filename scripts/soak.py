@@ -13,14 +13,16 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import threading
 import time
 
-import hostile
-from hostile import HOST, Plan, Server, answer, wait_for
+from hostile import floods
+from hostile.cases import CASES
+from hostile.plan import Plan
+from hostile.server import HEALTH, HOST, Server
+from lib import Verdict, allow_many_sockets, answer, wait_for
 
 HONEST_CLIENTS = 4
 KEYS_EACH = 8
@@ -55,7 +57,6 @@ class Tally:
             else:
                 self.wrong.append(f"{what}: {status} and {len(got)} bytes {got[:30]!r}, "
                                   f"not {expected} and {len(wanted)} bytes {wanted[:30]!r}")
-
 
 
 def honest_client(server, index, tally, end, seed):
@@ -145,8 +146,7 @@ def hostile_rounds(plan, end):
     the cases themselves found wrong."""
     # One that leaves the allocator with memory that it keeps would hide whether
     # anything leaks.
-    cases = [case for case in hostile.CASES if not case.tool]
-    runs = [case.run for case in cases if case.run is not hostile.floods_again]
+    runs = [case.run for case in CASES if not case.tool and case.run is not floods.floods_again]
     done, wrong = {}, []
     while time.monotonic() < end:
         random.shuffle(runs)
@@ -167,19 +167,6 @@ def hostile_rounds(plan, end):
 # Both, and the end.
 
 
-class Verdict:
-    def __init__(self):
-        self.passed = self.failed = 0
-
-    def check(self, what, fine, otherwise=""):
-        if fine:
-            self.passed += 1
-            print(f"ok      {what}")
-        else:
-            self.failed += 1
-            print(f"FAILED  {what}: {otherwise}")
-
-
 def settled(server, verdict, name, read, before, more):
     wait_for(lambda: read() <= before + more, PATIENCE_SECONDS, 0.25)
     now = read()
@@ -187,7 +174,7 @@ def settled(server, verdict, name, read, before, more):
                   f"more than {more} above the beginning for {PATIENCE_SECONDS} s")
 
 
-def main():
+def parsed_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
     parser.add_argument("--pid", type=int)
@@ -197,24 +184,29 @@ def main():
     parser.add_argument("--request-timeout", type=float, default=30)
     parser.add_argument("--idle-timeout", type=float, default=60)
     parser.add_argument("--count")
-    parser.set_defaults(few=False)
-    options = parser.parse_args()
+    # As a case of hostile.py is told.
+    parser.set_defaults(few=False, short=True)
+    return parser.parse_args()
+
+
+def main():
+    options = parsed_arguments()
     server = Server(options.url, options.pid)
     if options.honest:
         be_honest(server, options.seconds, options.seed)
         return
 
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
+    allow_many_sockets()
     random.seed(options.seed)
     print(f"seed {options.seed}, {options.seconds:.0f} s", flush=True)
-    server.store(b"hostile:victim", b"unharmed")
-    server.store(b"hostile:big", b"b" * hostile.BIG_BYTES)
+    unused = server.descriptors() if options.pid else 0
+    server.set_up()
     # The first requests have what each thread allocates once behind them.
     for _ in range(50):
-        server.ask(hostile.HEALTH)
-    time.sleep(0.5)
+        server.ask(HEALTH)
     if options.pid:
+        # Those connections are gone from the server as well.
+        wait_for(lambda: server.descriptors() <= unused, PATIENCE_SECONDS)
         before = (server.descriptors(), server.threads(), server.memory())
 
     command = [sys.executable, "-B", os.path.abspath(__file__), "--honest", "--url", options.url,
@@ -225,7 +217,6 @@ def main():
         each = 3
         wait_for(lambda: server.descriptors() >= before[0] + each * HONEST_CLIENTS, 10, 0.05)
     os.nice(5)
-    options.short = True
     done, wrong = hostile_rounds(Plan(server, options), time.monotonic() + options.seconds)
     seen = json.loads(honest.communicate(timeout=120)[0])
 
@@ -237,18 +228,14 @@ def main():
                   seen["right"] > 0 and not seen["wrong"],
                   f"{len(seen['wrong'])} wrongly: " + "; ".join(seen["wrong"][:5]))
     verdict.check("the victim is unharmed", server.load(b"hostile:victim") == (200, b"unharmed"))
-    for key in (b"victim", b"big", b"medium"):
-        server.ask(b"DELETE /kv/hostile:%s HTTP/1.1\r\n%s\r\n" % (key, HOST))
+    server.clean_up()
     if options.pid:
         settled(server, verdict, "descriptors", server.descriptors, before[0], DESCRIPTORS_MORE)
         settled(server, verdict, "threads", server.threads, before[1], THREADS_MORE)
         growth = server.memory() - before[2]
         verdict.check(f"memory grew by {growth:.1f} MiB", growth <= GROWTH_MIB,
                       f"over {GROWTH_MIB} MiB")
-    if options.count:
-        with open(options.count, "w") as file:
-            file.write(f"{verdict.passed} {verdict.failed}\n")
-    sys.exit(1 if verdict.failed else 0)
+    sys.exit(verdict.end(options.count))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 #
-# Honest and hostile clients together for a while; then descriptors, threads
-# and memory are about where they began, and no honest client was told a lie.
+# Runs honest and hostile clients together for a while. In the end the server has
+# about as many descriptors and threads and as much memory as in the beginning,
+# and every honest client got right answers.
 #
 #     scripts/soak.sh                              ten minutes
 #     DURATION=20 scripts/soak.sh                  twenty seconds
 #     URL=http://127.0.0.1:8888 scripts/soak.sh    against one that runs
 #
-# A server that runs should have short timeouts; say which, in seconds, with
-# REQUEST_TIMEOUT and IDLE_TIMEOUT. Its own threads and memory are not looked at.
+# A server that runs should have short timeouts; REQUEST_TIMEOUT and
+# IDLE_TIMEOUT say which, in seconds. Its threads and memory are not looked at.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 #
 # Runs all shell test scripts, each on a server of its own, and sums up. Those
-# that ask for what every engine answers run once on each.
+# whose answers are the same on every engine run once on each.
 #
 #     scripts/test.sh
 #
-# The last lines name each script with its count; the exit code is 1 if any
-# has failed. A check that needs what this machine lacks is skipped, or with
-# CI set a failure.
+# The last lines name each script with its count; the exit code is 1 if any has
+# failed. A check whose tool is missing here is skipped, or with CI set a failure.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh

@@ -1,5 +1,5 @@
-//! Little Key-Value Store: a key-value store over HTTP for people who have
-//! curl. The program is a thin `main` over these parts.
+//! Little Key-Value Store: a key-value store over HTTP, with curl for a client.
+//! The program is a thin `main` over these parts.
 //!
 //! ```text
 //! curl ──► server ───────────────────────────► api ──────────► storage
@@ -10,9 +10,6 @@
 //!
 //! Arrows go one way: the API knows no sockets, storage knows no HTTP.
 
-#[cfg(all(target_os = "linux", not(portable)))]
-mod allocator;
-
 pub mod cli;
 pub mod server;
 
@@ -20,6 +17,5 @@ pub mod api;
 
 pub mod storage;
 
-mod clock;
-mod descriptors;
-mod schedule;
+mod metrics;
+mod platform;

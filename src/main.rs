@@ -21,7 +21,7 @@ const FAILURE: u8 = 1;
 /// The exit code for bad usage.
 const BAD_USAGE: u8 = 2;
 
-/// How long the end waits for what is still to be read of the output.
+/// The longest wait at the end for a reader of the output.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// Where all goes that the store tells once it has begun to start.
+/// Standard output and standard error of a store that has begun to start.
 #[derive(Clone)]
 struct Streams {
     output: Output,
@@ -82,7 +82,7 @@ impl Streams {
     }
 }
 
-/// How often a lock is tried that another process has.
+/// The interval between tries of a lock that another process has.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the store until a signal comes; an error is a line for the user.
@@ -96,16 +96,21 @@ fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, Str
 
     let Some((engine, storage)) = open(options, &signals)? else { return Ok(signals.exit_code()) };
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
-    let server = listen(options, &api)?;
-    let (addr, workers) = (server.local_addr(), server.workers());
-    if !cli::is_loopback(addr) {
+    let server = listen(options, api)?;
+    let addrs = server.local_addrs();
+    for addr in addrs.iter().filter(|addr| !cli::is_loopback(addr)) {
         log::warn!("{addr} can be reached from other machines, and there is no authentication");
         if !options.allow_host.is_empty() {
             log::warn!("--allow-host means nothing here: {addr} may be called by any name");
         }
     }
-    let place = format!("http://{addr} (engine: {engine}, workers: {workers})");
+    let (first, others) = addrs.split_first().expect("a server has at least one address");
+    let workers = server.workers();
+    let place = format!("http://{first} (engine: {engine}, workers: {workers})");
     streams.output.line(format!("Listening on {place}"));
+    for addr in others {
+        log::info!("listening on http://{addr} as well");
+    }
 
     signals.wait();
     let cause = if signals.are_asked() { "" } else { ": the terminal is gone (SIGHUP)" };
@@ -164,7 +169,7 @@ fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
 /// Closes the storage; a disk that hangs is not waited for.
 fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
     let (closed, outcome) = crossbeam_channel::bounded(1);
-    // Nobody is left who could use it, or hear of a thread that cannot start.
+    // Nothing is left that could use it, or report a thread that cannot start.
     thread::spawn(move || closed.send(storage.close()).ok());
     let failure = match outcome.recv_timeout(timeout) {
         Ok(Ok(())) => return Ok(()),
@@ -177,22 +182,15 @@ fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
     ))
 }
 
-/// Listens on the first address of the host that can be had.
-fn listen(options: &Options, api: &Api) -> Result<Server, String> {
+/// Listens on the addresses of the host.
+fn listen(options: &Options, api: Api) -> Result<Server, String> {
     let place = format!("{}, port {}", options.host, options.port);
     let addrs = options.addrs().map_err(|err| format!("cannot listen on {place}: {err}"))?;
-    let mut failure = None;
-    for addr in addrs {
-        let api = api.clone().with_hosts(options.hosts(addr));
-        match Server::start(&options.config(addr), api) {
-            Ok(server) => return Ok(server),
-            Err(err) => failure = Some(format!("cannot listen on {addr}: {err}")),
-        }
-    }
-    Err(failure.expect("a host has at least one address"))
+    let api = api.with_hosts(options.hosts(&addrs));
+    Server::start(&options.config(addrs), api).map_err(|err| err.to_string())
 }
 
-/// What the user is told outside of the log, as one line.
+/// A message for the user outside of the log, as one line.
 fn complaint(what: &impl Display) -> String {
     format!("little-key-value: {}", Printable::of(what))
 }

@@ -1,9 +1,9 @@
 //! The signals that stop the store.
 //!
 //! Ctrl-C and SIGTERM ask it to stop; a second one of them ends the process
-//! where it stands. SIGHUP says that the terminal is gone: the store stops in
-//! the same way, but nobody has asked for it, and the exit code tells. One that
-//! was ignored when the program was started stays ignored, as `nohup` has it.
+//! where it stands. SIGHUP means that the terminal is gone: the store stops in
+//! the same way, with another exit code, for nobody has asked for it. A signal
+//! that was ignored when the program was started stays ignored, as `nohup` has it.
 
 #[cfg(unix)]
 use crate::system::{self, Blocked};
@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 /// both, as `timeout` does; an idle server has stopped by then.
 const SIGNALS_APART: Duration = Duration::from_millis(200);
 
-/// The exit code after a SIGHUP that nobody else has asked to stop beside, as
-/// a shell tells of it. A service manager takes it for a failure and restarts.
+/// The exit code after a SIGHUP alone, in the form of a shell. A service manager
+/// takes it for a failure and restarts.
 const HUNG_UP: u8 = 128 + 1;
 
 #[cfg(unix)]
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
-/// Those signals, which wait until they are caught. No thread may have been
-/// started before.
+/// Those signals, blocked until they are caught. No thread may have been started
+/// before.
 pub(crate) struct Held {
     #[cfg(unix)]
     blocked: Blocked,
@@ -51,8 +51,8 @@ impl Held {
         }
     }
 
-    /// Catches those that are not ignored. At the second one that asks to stop,
-    /// `end` is called, and has to end the process.
+    /// Catches those that are not ignored. The second request to stop calls `end`,
+    /// which has to end the process.
     pub(crate) fn catch(self, end: impl Fn() + Send + 'static) -> io::Result<Caught> {
         let (sender, stop) = crossbeam_channel::bounded(1);
         let is_asked = Arc::<AtomicBool>::default();
@@ -62,8 +62,8 @@ impl Held {
         Ok(Caught { stop, is_asked })
     }
 
-    /// Gives the others their way back, and has a thread wait for SIGHUP, which
-    /// the handler of the others could not tell from them.
+    /// Unblocks the others, and starts a thread that waits for SIGHUP: the handler
+    /// of the others could not tell it from them.
     #[cfg(unix)]
     fn catch_hangup(self, stop: Sender<()>) -> io::Result<()> {
         for signal in &self.ignored {
@@ -114,7 +114,7 @@ impl Caught {
         self.stop.recv().ok();
     }
 
-    /// The same for up to `time`; says whether one has come.
+    /// The same for up to `time`; returns true if one has come.
     pub(crate) fn wait_for(&self, time: Duration) -> bool {
         self.stop.recv_timeout(time).is_ok()
     }
@@ -124,8 +124,7 @@ impl Caught {
         if self.are_asked() { ExitCode::SUCCESS } else { ExitCode::from(HUNG_UP) }
     }
 
-    /// Whether somebody has asked to stop: by now there may have been a request
-    /// besides a SIGHUP.
+    /// Returns true if somebody has asked to stop, perhaps after a SIGHUP.
     pub(crate) fn are_asked(&self) -> bool {
         self.is_asked.load(Ordering::Relaxed)
     }

@@ -77,8 +77,7 @@ impl Clock {
 }
 
 fn stop(process: Process) {
-    process.signal("TERM");
-    assert_eq!(process.end().0, Some(0));
+    assert_eq!(process.stop().0, Some(0));
 }
 
 #[track_caller]

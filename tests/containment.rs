@@ -7,16 +7,12 @@ mod support;
 
 use little_key_value::storage::{Blocking as _, Done, Error, Key, Memory, Op, Outcome, Storage};
 use std::sync::Arc;
-use support::http::Connection;
+use support::http::{Connection, get_head};
 use support::peer::Peer;
 use support::server::Fixture;
 
 /// More work than there are workers, so that each of them gets some.
 const MANY: usize = 20;
-
-fn get_head(target: &str) -> String {
-    format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n")
-}
 
 /// Asserts that the server serves new connections, each on its own.
 #[track_caller]

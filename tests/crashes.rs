@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::history::{bytes_of, number_of};
-use support::http::{Connection, Response, put_head, wait_until};
+use support::http::{Connection, Response, get_head, put_head, wait_until};
 use support::linearizability::{Call, Operation, check, check_each_key};
 use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
 use support::process::{Process, command};
@@ -83,7 +83,7 @@ impl Log {
 
 fn ask(connection: &mut Connection, call: Call) -> Option<Response> {
     let request = match call {
-        Call::Get(key) => format!("GET /kv/{key} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes(),
+        Call::Get(key) => get_head(&format!("/kv/{key}")).into_bytes(),
         Call::Delete(key) => {
             format!("DELETE /kv/{key} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes()
         }
@@ -336,8 +336,7 @@ fn a_last_sync_that_fails_is_told() {
     let inject = "inject=fdatasync:error=EIO:when=2+";
     let process = place.start_with(&["-e", "trace=fdatasync", "-e", inject, "-P", &journal]);
     acknowledged(&mut process.connect(), "key", b"x");
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(1), "{log}");
     let last = log.lines().last().expect("it says why");
     assert!(last.contains("cannot close the storage") && last.contains("may be lost"), "{log}");
@@ -370,8 +369,7 @@ fn a_disk_that_hangs_does_not_hold_the_exit_past_the_timeout() {
         journal.take(64 << 10).read_to_end(&mut begin).expect("it can be read");
         begin.windows(8).any(|bytes| bytes == b"unsynced")
     });
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("the disk does not answer"), "{log}");
 }
@@ -560,7 +558,6 @@ fn used_until_it_dies(process: Process) -> usize {
             done += 1;
         }
     }
-    process.signal("TERM");
-    let has_ended_well = process.end().0 == Some(0);
+    let has_ended_well = process.stop().0 == Some(0);
     if done == 3 && has_ended_well { 4 } else { done }
 }

@@ -306,8 +306,7 @@ fn third_write_fails(fault: &str, only_on_the_journal: bool, first: (u16, &str),
         says(&connection.get("/kv/three"), 404, "key not found\n");
         connection = process.connect();
     }
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(1), "{fault}: {log}");
     let last = log.lines().last().expect("it says why");
     assert!(last.contains("cannot close the storage") && last.contains("may be lost"), "{log}");
@@ -372,8 +371,7 @@ fn after_a_failure_in_the_background_nothing_is_acknowledged() {
     for index in 0..stored {
         holds(&mut connection, &index.to_string(), &value);
     }
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(1), "{log}");
 
     let process = place.start();

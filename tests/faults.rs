@@ -6,12 +6,13 @@
 
 mod support;
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
-use support::http::{Connection, PATIENCE};
+use support::http::{Connection, PATIENCE, get_head, wait_until};
 use support::place::Place;
 use support::process::{Process, command};
 use support::wrappers::{is_root, there_is, under, under_strace};
@@ -35,7 +36,7 @@ fn served_again(process: &mut Process, what: &str, bound: Duration) -> Duration 
     loop {
         assert!(process.runs(), "{what}: it has ended: {}", process.log());
         let mut connection = process.connect().with_patience(bound);
-        let sent = connection.try_send("GET /kv/kenya:capital HTTP/1.1\r\nHost: test\r\n\r\n");
+        let sent = connection.try_send(get_head("/kv/kenya:capital"));
         let answer = sent.and_then(|()| connection.try_response_to("GET"));
         let took = start.elapsed();
         match answer {
@@ -54,16 +55,25 @@ fn crowd(process: &Process, clients: usize) -> Vec<Connection> {
     let ask = |_| {
         let mut connection = process.connect();
         // The server may turn anybody away.
-        connection.try_send("GET /kv/kenya:capital HTTP/1.1\r\nHost: test\r\n\r\n").ok();
+        connection.try_send(get_head("/kv/kenya:capital")).ok();
         connection
     };
     (0..clients).map(ask).collect()
 }
 
+/// Waits until each of them has had an answer or was turned away.
+#[track_caller]
+fn all_are_told(clients: &mut [Connection]) {
+    for client in clients {
+        let answer = client.try_response_to("GET").map_err(|err| err.kind());
+        let is_told = !matches!(answer, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut));
+        assert!(is_told, "a client is told nothing");
+    }
+}
+
 #[track_caller]
 fn assert_ends_well(process: Process, what: &str) {
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0), "{what}: {log}");
 }
 
@@ -112,8 +122,8 @@ fn out_of_descriptors_it_lives_and_serves_again() {
         let script = format!("ulimit -n {limit}; exec \"$@\"");
         let mut process = Process::run(under(&["sh", "-c", &script, "sh"], None, &[]));
         store_the_value(&process);
-        let clients = crowd(&process, 300);
-        thread::sleep(Duration::from_millis(500));
+        let mut clients = crowd(&process, 300);
+        all_are_told(&mut clients);
         assert!(process.runs(), "{what}: it has ended: {}", process.log());
         drop(clients);
         let took = served_again(&mut process, &what, SOON);
@@ -138,8 +148,8 @@ fn refused_threads_it_lives_and_serves_again() {
     let wrapper = [&setpriv[..], &["prlimit", "--nproc=400"]].concat();
     let mut process = Process::run(under(&wrapper, Some(&program), &[]));
     store_the_value(&process);
-    let clients = crowd(&process, 450);
-    thread::sleep(Duration::from_millis(500));
+    let mut clients = crowd(&process, 450);
+    all_are_told(&mut clients);
     drop(clients);
     let took = served_again(&mut process, "400 threads", SOON);
     eprintln!("400 threads: served again after {took:?}");
@@ -154,8 +164,9 @@ fn refused_threads_it_lives_and_serves_again() {
     store_the_value(&process);
     let id = fs::read_to_string(&id_file).expect("the shell has written it");
     limit_threads(&setpriv, id.trim(), "1:2000");
+    let before = descriptors(&process);
     let clients = crowd(&process, 100);
-    thread::sleep(Duration::from_millis(500));
+    wait_until("it has accepted many", || descriptors(&process) > before + 30);
     assert!(process.runs(), "refused threads: it has ended: {}", process.log());
     drop(clients);
     limit_threads(&setpriv, id.trim(), "2000:2000");
@@ -228,6 +239,11 @@ fn little_address_space_is_shared_out() {
     for limit in ["-v 500000", "-v 1000000"] {
         outlives_a_flood(limit, 1500, b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
     }
+}
+
+/// How many descriptors the program has.
+fn descriptors(process: &Process) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", process.id())).expect("it runs").count()
 }
 
 /// Sets the limit, as the user whom the program runs as.

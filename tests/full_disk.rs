@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::http::{Connection, Response, at_once, wait_until};
+use support::http::{Connection, Response, at_once, wait_until, wait_within};
 use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
 use support::process::{Process, output};
 use support::wrappers::{is_root, under};
@@ -44,8 +44,7 @@ fn a_file_that_may_grow_no_more_is_a_full_disk() {
     says(&connection.put("/kv/more", b"x"), 503, refusal);
     says(&connection.get("/healthz"), 503, refusal);
     holds(&mut connection, "kept", b"kept");
-    process.signal("TERM");
-    assert_eq!(process.end().0, Some(1));
+    assert_eq!(process.stop().0, Some(1));
 
     let process = place.start();
     let mut connection = process.connect();
@@ -171,12 +170,8 @@ fn has_room(mut is_stored: impl FnMut() -> bool) {
 }
 
 /// The same where it may be refused before there is room.
-fn will_have_room(mut is_stored: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_stored() {
-        assert!(begun.elapsed() < 2 * CLIENT_PATIENCE, "there is no room");
-        thread::sleep(Duration::from_millis(2));
-    }
+fn will_have_room(is_stored: impl FnMut() -> bool) {
+    wait_within(2 * CLIENT_PATIENCE, "there is room", is_stored);
 }
 
 #[test]
@@ -263,11 +258,8 @@ fn expires_on_a_full_disk(disk: &Disk, ttl: Duration) -> bool {
     let Some((stored, refused)) = refused else { return false };
     says(&refused, 507, "storage is full\n");
     let last = format!("/kv/{}", stored - 1);
-    let end = begun + ttl + CLIENT_PATIENCE;
-    while connection.get(&last).status() != 404 {
-        assert!(Instant::now() < end, "{last} does not expire");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let bound = (ttl + CLIENT_PATIENCE).saturating_sub(begun.elapsed());
+    wait_within(bound, "it expires", || connection.get(&last).status() == 404);
     // It is not refused for long because of what nobody can read any more.
     will_have_room(|| connection.put("/kv/more", &value).status() == 200);
     holds(&mut connection, "kept", b"kept");

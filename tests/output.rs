@@ -11,7 +11,7 @@ use std::io::{PipeWriter, Write as _, pipe};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::http::{Connection, put_head, wait_until};
+use support::http::{Connection, get_head, wait_until};
 use support::process::{Process, command};
 use support::server::accepts;
 
@@ -34,8 +34,7 @@ fn ask_until_the_log_is_stuck(process: &Process) {
 fn a_log_that_nobody_reads_stops_neither_the_answers_nor_the_end() {
     let (process, _unread) = start_unread(&[]);
     ask_until_the_log_is_stuck(&process);
-    process.signal("TERM");
-    assert_eq!(process.end().0, Some(0));
+    assert_eq!(process.stop().0, Some(0));
 }
 
 #[test]
@@ -45,8 +44,7 @@ fn a_log_that_nobody_reads_does_not_stop_a_durable_store() {
     let (process, _unread) = start_unread(&["--working-dir", path]);
     ask_until_the_log_is_stuck(&process);
     assert_eq!(process.connect().put("/kv/key", b"value").status(), 200);
-    process.signal("TERM");
-    assert_eq!(process.end().0, Some(0));
+    assert_eq!(process.stop().0, Some(0));
 
     let process = Process::start(&["--working-dir", path]);
     assert_eq!(process.connect().get("/kv/key").text(), "value");
@@ -57,15 +55,12 @@ fn a_second_signal_ends_it_though_nobody_reads_the_log() {
     let (mut process, _unread) = start_unread(&["--shutdown-timeout", "1h"]);
     let addr = process.addr();
     let mut upload = process.connect();
-    let head = put_head("/kv/stuck", 100_000);
-    upload.send(head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n"));
-    assert_eq!(upload.response().status(), 100);
+    upload.begin_upload("/kv/stuck", 100_000);
     ask_until_the_log_is_stuck(&process);
     process.signal("TERM");
     wait_until("it stops listening", || !accepts(addr));
     assert!(process.runs());
-    process.signal("TERM");
-    assert_eq!(process.end().0, Some(1));
+    assert_eq!(process.stop().0, Some(1));
 }
 
 #[test]
@@ -148,8 +143,7 @@ fn what_a_client_sends_is_escaped_in_the_log() {
     assert_eq!(process.connect().get("/kv/%1b[2Jb").status(), 404);
     process.wait_for_log("/kv/%1b[2Jb");
     process.wait_for_log(" 400 ");
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0));
     let raw = |character: char| character.is_control() && character != '\n';
     assert!(!log.contains(raw), "{log:?}");
@@ -175,13 +169,12 @@ fn lines_that_clients_cause_are_limited_in_rate() {
         let mut clients: Vec<_> = (0..10).map(|_| process.connect()).collect();
         for client in &mut clients {
             // Some are turned away.
-            client.try_send("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n").ok();
+            client.try_send(get_head("/healthz")).ok();
             client.try_response_to("GET").ok();
         }
     }
     process.wait_for_log(LINE);
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0));
     let lines = log.lines().filter(|line| line.contains(LINE)).count();
     let intervals = begun.elapsed().as_secs() / Duration::from_secs(10).as_secs() + 1;

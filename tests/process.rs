@@ -7,20 +7,10 @@ mod support;
 use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
-use support::http::{Connection, put_head, wait_until};
+use support::http::{Connection, get_head, put_head, wait_until};
 use support::process::{Process, command, output};
 use support::server::accepts;
 use support::wrappers::under;
-
-/// Starts an upload of that many bytes and waits until the server asks for
-/// them, so that the request is in its hands.
-fn begin_upload(process: &Process, target: &str, bytes: usize) -> Connection {
-    let mut connection = process.connect();
-    let head = put_head(target, bytes);
-    connection.send(head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n"));
-    assert_eq!(connection.response().status(), 100);
-    connection
-}
 
 /// Runs the program to its end: its exit code, what it printed and what it
 /// complained about.
@@ -54,9 +44,8 @@ fn two_lines_tell_that_it_runs_and_where() {
     assert!(second.contains("memory"), "{second}");
     assert!(second.contains('3') && second.contains("worker"), "{second}");
     assert_eq!(process.connect().get("/healthz").text(), "ok\n");
-    process.signal("TERM");
     // This also asserts that there is no third line.
-    assert_eq!(process.end().0, Some(0));
+    assert_eq!(process.stop().0, Some(0));
 }
 
 #[test]
@@ -98,7 +87,8 @@ fn a_hangup_is_never_the_second_signal() {
     {
         let mut process = Process::start(&["--shutdown-timeout", "1h"]);
         let addr = process.addr();
-        let mut upload = begin_upload(&process, "/kv/late", 100_000);
+        let mut upload = process.connect();
+        upload.begin_upload("/kv/late", 100_000);
         process.signal(signals[0]);
         wait_until("it stops listening", || !accepts(addr));
         process.signal(signals[1]);
@@ -117,8 +107,7 @@ fn silent_and_idle_connections_do_not_hold_the_exit() {
     for connection in &mut idle {
         assert_eq!(connection.get("/healthz").status(), 200);
     }
-    process.signal("TERM");
-    assert_eq!(process.end().0, Some(0));
+    assert_eq!(process.stop().0, Some(0));
     for connection in silent.into_iter().chain(idle) {
         connection.expect_closed();
     }
@@ -128,7 +117,8 @@ fn silent_and_idle_connections_do_not_hold_the_exit() {
 fn a_request_that_was_taken_is_answered_before_the_end() {
     let process = Process::start(&["--shutdown-timeout", "1h"]);
     let addr = process.addr();
-    let mut upload = begin_upload(&process, "/kv/late", 100_000);
+    let mut upload = process.connect();
+    upload.begin_upload("/kv/late", 100_000);
     upload.send([b'x'; 3]);
     process.signal("TERM");
     wait_until("it stops listening", || !accepts(addr));
@@ -145,11 +135,11 @@ fn a_stuck_client_does_not_hold_the_exit_past_the_timeout() {
     let process = Process::start(&["--shutdown-timeout", "300ms"]);
     let mut reader = process.connect();
     assert_eq!(reader.put("/kv/large", &vec![b'x'; 10 << 20]).status(), 200);
-    let writer = begin_upload(&process, "/kv/stuck", 100_000);
+    let mut writer = process.connect();
+    writer.begin_upload("/kv/stuck", 100_000);
     // The answer does not fit the sockets' buffers, and nobody reads it.
-    reader.send("GET /kv/large HTTP/1.1\r\nHost: test\r\n\r\n");
-    process.signal("TERM");
-    let (code, log) = process.end();
+    reader.send(get_head("/kv/large"));
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0));
     assert!(log.contains("left behind"), "{log}");
     drop((reader, writer));
@@ -160,7 +150,8 @@ fn a_second_signal_ends_it_at_once_with_1() {
     for signal in ["TERM", "INT"] {
         let mut process = Process::start(&["--shutdown-timeout", "1h"]);
         let addr = process.addr();
-        let upload = begin_upload(&process, "/kv/stuck", 100_000);
+        let mut upload = process.connect();
+        upload.begin_upload("/kv/stuck", 100_000);
         process.signal(signal);
         wait_until("it stops listening", || !accepts(addr));
         assert!(process.runs());
@@ -217,8 +208,7 @@ fn the_port_of_the_last_run_can_be_had_again_at_once() {
     // The server has closed first, so its side of this goes to TIME_WAIT.
     connection.expect_closed();
     let open = first.connect();
-    first.signal("TERM");
-    assert_eq!(first.end().0, Some(0));
+    assert_eq!(first.stop().0, Some(0));
 
     let second = Process::run(command(&["--host", host, "--port", &port]));
     assert_eq!(second.connect().get("/healthz").status(), 200);
@@ -344,8 +334,7 @@ fn an_empty_variable_is_an_unset_one() {
     }
     let process = Process::run(empty);
     assert!(process.greeting[1].contains("engine: memory"), "{:?}", process.greeting);
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0));
     assert!(!log.contains("WARN"), "{log}");
 }
@@ -441,8 +430,7 @@ fn an_ipv6_address_works() {
         let mut connection = process.connect();
         assert_eq!(connection.put("/kv/kenya:capital", b"Nairobi").status(), 200);
         assert_eq!(connection.get("/kv/kenya:capital").text(), "Nairobi");
-        process.signal("TERM");
-        assert_eq!(process.end().0, Some(0));
+        assert_eq!(process.stop().0, Some(0));
     }
 }
 
@@ -450,8 +438,7 @@ fn an_ipv6_address_works() {
 fn an_address_that_others_can_reach_is_warned_of() {
     for (host, warned) in [("0.0.0.0", true), ("127.0.0.1", false)] {
         let process = Process::start(&["--host", host]);
-        process.signal("TERM");
-        let (code, log) = process.end();
+        let (code, log) = process.stop();
         assert_eq!(code, Some(0));
         assert_eq!(log.contains("WARN") && log.contains("authentication"), warned, "{log}");
     }
@@ -493,8 +480,7 @@ fn a_name_with_a_dot_has_to_be_allowed_on_a_loopback_address() {
 fn where_others_reach_it_a_store_is_called_by_any_name() {
     let process = Process::start(&["--host", "0.0.0.0", "--allow-host", "a.test"]);
     assert_eq!(statuses_of_hosts(&process, ["evil.test", "a.test", "store"]), [200; 3]);
-    process.signal("TERM");
-    let (_, log) = process.end();
+    let (_, log) = process.stop();
     assert!(log.contains("--allow-host means nothing here"), "{log}");
 }
 
@@ -506,8 +492,7 @@ fn debug_logs_each_request_and_info_does_not() {
         assert_eq!(connection.put("/kv/kenya:capital", b"Nairobi").status(), 200);
         assert_eq!(connection.get("/kv/kenya:capital").status(), 200);
         assert_eq!(connection.get("/kv/absent").status(), 404);
-        process.signal("TERM");
-        let (_, log) = process.end();
+        let (_, log) = process.stop();
         for line in
             ["PUT /kv/kenya:capital 200 0", "GET /kv/kenya:capital 200 7", "GET /kv/absent 404 14"]
         {
@@ -528,8 +513,7 @@ fn at_its_end_it_logs_a_line_for_each_method() {
     }
     connection.put("/kv/a", b"x");
     connection.put("/kv/", b"x");
-    process.signal("TERM");
-    let (_, log) = process.end();
+    let (_, log) = process.stop();
     let lines_with = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!(lines_with("GET: 3 requests (200: 2, 404: 1), mean "), 1, "{log}");
     assert_eq!(lines_with("PUT: 2 requests (200: 1, 400: 1), mean "), 1, "{log}");
@@ -540,7 +524,6 @@ fn at_its_end_it_logs_a_line_for_each_method() {
 #[test]
 fn an_idle_run_logs_nothing_to_worry_about() {
     let process = Process::start(&[]);
-    process.signal("TERM");
-    let (_, log) = process.end();
+    let (_, log) = process.stop();
     assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
 }

@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
-use support::http::Connection;
+use std::time::Duration;
+use support::http::{Connection, wait_within};
 use support::place::{Place, acknowledged, ends_well, holds, says};
 use support::process::Process;
 use support::wrappers::there_is;
@@ -31,12 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const VALUES: usize = 17;
 
 #[track_caller]
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "waited too long until {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
+fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, condition);
 }
 
 /// The files of the tree in a folder `data`, and none of the journal.
@@ -226,8 +222,7 @@ fn passes(fault: Fault) {
     // What is stored from now on is written to files as well.
     assert_eq!(store_all(&mut connection, stored..3 * VALUES), 0, "{}", process.log());
     holds_all(&mut connection, 0..3 * VALUES);
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!([FAILURE, RECOVERY].map(|line| log.matches(line).count()), [1, 1], "{log}");
 
@@ -430,8 +425,7 @@ fn refuses_until_the_next_start(place: &Place, process: Process, stored: usize) 
         says(&connection.get("/healthz"), 503, REFUSAL);
         holds_all(&mut connection, 0..stored);
     }
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(1), "{log}");
     let process = place.start();
     holds_all(&mut process.connect(), 0..stored);
@@ -503,8 +497,7 @@ fn a_database_whose_directory_is_moved_is_not_opened_anew() {
     let lost = "storage takes no writes: its directory was moved or removed\n";
     says(&connection.put("/kv/more", b"more"), 503, lost);
     holds(&mut connection, "kept", b"kept");
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!((code, log.contains(RECOVERY)), (Some(1), false), "{log}");
     ends_well(place.start());
 }

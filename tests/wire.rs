@@ -10,7 +10,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 use support::engines;
-use support::http::{Connection, put_head, wait_until};
+use support::http::{Connection, get_head, put_head, wait_until};
 use support::server::{Fixture, VALUE_BYTES_MAX};
 
 /// A server whose `/kv/victim` has a value that no attack below may change.
@@ -435,7 +435,7 @@ fn clients_who_do_not_read_keep_nobody_from_being_served() {
     assert_eq!(connection.put("/kv/large", &vec![b'x'; 8 << 20]).status(), 200);
     let mut deaf: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
     for connection in &mut deaf {
-        connection.send("GET /kv/large HTTP/1.1\r\nHost: test\r\n\r\n".repeat(5));
+        connection.send(get_head("/kv/large").repeat(5));
     }
     for _ in 0..20 {
         assert_eq!(connection.get("/healthz").status(), 200);
@@ -449,7 +449,7 @@ fn clients_who_go_away_unanswered_do_no_harm() {
     assert_eq!(server.connect().put("/kv/large", &vec![b'x'; 8 << 20]).status(), 200);
     for _ in 0..30 {
         let mut connection = server.connect();
-        connection.send("GET /kv/large HTTP/1.1\r\nHost: test\r\n\r\n".repeat(3));
+        connection.send(get_head("/kv/large").repeat(3));
     }
     assert_unharmed(&server, "clients who went away");
     drop(server);
@@ -461,7 +461,7 @@ fn a_large_value_comes_whole_to_a_slow_reader() {
     let value: Vec<u8> = (0..=u8::MAX).cycle().take(8 << 20).collect();
     assert_eq!(server.connect().put("/kv/large", &value).status(), 200);
     let mut slow = server.connect();
-    slow.send("GET /kv/large HTTP/1.1\r\nHost: test\r\n\r\n");
+    slow.send(get_head("/kv/large"));
     // The socket's buffers are full once the server has no more to do …
     let mut others = server.connect();
     wait_until("others are served", || others.get("/healthz").status() == 200);

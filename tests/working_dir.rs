@@ -242,8 +242,7 @@ fn a_directory_with_other_things_is_taken_and_they_are_left_alone() {
     let theirs = listing(&place.path());
     let process = place.start();
     acknowledged(&mut process.connect(), "key", b"x");
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0), "{log}");
     let told: Vec<_> = log.lines().filter(|line| line.contains("left alone")).collect();
     assert_eq!(told.len(), 1, "{log}");
@@ -251,8 +250,7 @@ fn a_directory_with_other_things_is_taken_and_they_are_left_alone() {
     assert!(told[0].ends_with(names), "{log}");
     let process = place.start();
     holds(&mut process.connect(), "key", b"x");
-    process.signal("TERM");
-    assert!(!process.end().1.contains("left alone"), "told once, when the store is made");
+    assert!(!process.stop().1.contains("left alone"), "told once, when the store is made");
     let now = listing(&place.path());
     assert!(theirs.iter().all(|there| now.contains(there)), "{now:?}");
     let log = fs::read_to_string(place.path().join("node.log")).expect("it is there");
@@ -546,8 +544,7 @@ fn has_lost_it(process: Process) {
     says(&connection.call("DELETE", "/kv/kept"), 503, LOST);
     says(&connection.call("DELETE", "/clear"), 503, LOST);
     holds(&mut connection, "kept", b"kept");
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!((code, log.matches("was moved or removed, so").count()), (Some(1), 1), "{log}");
 }
 
@@ -606,8 +603,7 @@ fn a_store_that_is_begun_in_its_place_is_left_alone() {
             acknowledged(&mut to_second, &index.to_string(), &value(1, index));
             says(&to_first.put(&format!("/kv/{index}"), b"x"), 503, LOST);
         }
-        first.signal("TERM");
-        assert_eq!(first.end().0, Some(1));
+        assert_eq!(first.stop().0, Some(1));
         for _ in 0..2 {
             for index in 0..VALUES {
                 holds(&mut to_second, &index.to_string(), &value(1, index));

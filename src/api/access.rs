@@ -1,35 +1,35 @@
-//! Who may call: the check of `Host` that keeps web pages out.
+//! Access control: the check of `Host` against DNS rebinding.
 //!
-//! A page of the web may not call a server of another site, unless it makes
-//! its own name resolve to that server's address (DNS rebinding): to a browser
-//! both are one site then. But the browser sends that name as `Host`, and on
-//! an address that only this machine can reach nobody else has a reason to.
+//! A web page cannot read from a server of another site, unless its own name is
+//! made to resolve to that server's address (DNS rebinding): to a browser both
+//! are one site then. But the browser sends that name as `Host`, and on an
+//! address that only this machine can reach nobody else has a reason to.
 
 use super::Refusal;
-use super::field::OWS;
 use super::fields::Fields;
+use super::grammar::{OWS, split_port};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The hosts that a call may name. Nothing is allocated to check one.
+/// The hosts that a call may name. Checking one allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(Option<Arc<[HostName]>>);
 
-/// A name that `Host` may have.
+/// A name that `--allow-host` adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostName {
     /// Any name: `*`.
     Any,
     /// This name.
     One(Box<str>),
-    /// This name and its subdomains, written with a dot in front.
+    /// This name and its subdomains: written with a leading dot.
     Domain(Box<str>),
 }
 
-/// Why a text is no [`HostName`].
+/// A text that is not a [`HostName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAName;
+pub struct InvalidHostName;
 
 impl Hosts {
     /// Every host.
@@ -37,47 +37,37 @@ impl Hosts {
         Self(None)
     }
 
-    /// Those that are no page's, and these: addresses, names without a dot,
-    /// `localhost` and what is below it, and none at all.
+    /// Hosts that no web page has, and `names`. A page has neither an address,
+    /// nor a name without a dot, nor `localhost` or a name below it.
     pub fn local(names: impl IntoIterator<Item = HostName>) -> Self {
         Self(Some(names.into_iter().collect()))
     }
 
-    /// Checks the `Host` of a call. A browser sends one in any case, so that in
-    /// a target's absolute form does not matter.
-    pub(super) fn check(&self, fields: Fields<'_>) -> Result<(), Refusal> {
+    /// Checks every `Host` of a call. A browser always sends one, so the host of
+    /// an absolute-form target does not matter.
+    pub fn check(&self, fields: Fields<'_>) -> Result<(), Refusal> {
         let Some(names) = &self.0 else { return Ok(()) };
         let mut hosts = fields.all("Host");
         if hosts.all(|host| is_allowed(host, names)) { Ok(()) } else { Err(Refusal::HostUnknown) }
     }
 }
 
-/// Whether a `Host` (RFC 9110, 7.2) may be called by. Its port, its case and a
-/// dot at its end do not matter.
+/// Checks one `Host` (RFC 9110, 7.2), whatever its port, its case and the dot at
+/// its end.
 fn is_allowed(host: &str, names: &[HostName]) -> bool {
-    let name = name_of(host.trim_matches(OWS));
+    let (name, _) = split_port(host.trim_matches(OWS));
     if let Some(bracketed) = name.strip_prefix('[') {
         let literal = bracketed.strip_suffix(']');
         return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
     }
-    // A page of the web has a dot in its name, and no number for its end.
+    // The host of a web page has a dot in it, and is not an address.
     !name.contains('.')
         || name.parse::<Ipv4Addr>().is_ok()
         || is_below(name, "localhost")
         || names.iter().any(|allowed| allowed.allows(name))
 }
 
-/// A host without its port and without a dot at its end.
-fn name_of(host: &str) -> &str {
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if is_port(port) => name,
-        Some(_) | None => host,
-    };
-    name.strip_suffix('.').unwrap_or(name)
-}
-
-/// Whether a name is a subdomain of a domain.
+/// True for a subdomain of `domain`.
 fn is_below(name: &str, domain: &str) -> bool {
     let start = name.len().checked_sub(domain.len()).and_then(|at| name.split_at_checked(at));
     start.is_some_and(|(label, end)| label.ends_with('.') && end.eq_ignore_ascii_case(domain))
@@ -94,20 +84,21 @@ impl HostName {
 }
 
 impl FromStr for HostName {
-    type Err = NotAName;
+    type Err = InvalidHostName;
 
-    /// Reads `*`, `store.example.com` or `.example.com`. A port is left out.
-    fn from_str(text: &str) -> Result<Self, NotAName> {
+    /// Parses `*`, `store.example.com` or `.example.com`, with or without a port,
+    /// which is dropped.
+    fn from_str(text: &str) -> Result<Self, InvalidHostName> {
         if text == "*" {
             return Ok(Self::Any);
         }
-        let name = name_of(text);
+        let (name, _) = split_port(text);
         let domain = name.strip_prefix('.');
         let labels = domain.unwrap_or(name).split('.');
         let is_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         for label in labels {
             if label.is_empty() || !label.bytes().all(is_char) {
-                return Err(NotAName);
+                return Err(InvalidHostName);
             }
         }
         Ok(domain.map_or_else(|| Self::One(name.into()), |domain| Self::Domain(domain.into())))
@@ -236,7 +227,7 @@ mod tests {
             "m\u{fc}nchen.test",
             "a.test:x",
         ] {
-            assert_eq!(text.parse::<HostName>(), Err(NotAName), "{text:?}");
+            assert_eq!(text.parse::<HostName>(), Err(InvalidHostName), "{text:?}");
         }
     }
 }

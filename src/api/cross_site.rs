@@ -1,20 +1,20 @@
-//! Whether a browser sends a request for a page of another site.
+//! Cross-site request forgery: the requests that a browser sends for a page of
+//! another site.
 //!
 //! A browser sends some requests, a `POST` among them, for any page without
-//! asking the server first. It says for which: in `Sec-Fetch-Site`, or where
+//! asking the server first. It names the page: in `Sec-Fetch-Site`, or where
 //! that is missing (to a name without TLS, or from an old browser) in `Origin`.
 
-use super::field::OWS;
 use super::fields::Fields;
+use super::grammar::{OWS, split_port};
 
-/// Whether the request comes from a page of another site than `authority`, the
-/// host and port that the request is for. What is no browser sends neither
-/// field, and passes.
+/// True for a request from a page that was not loaded from `authority`, the host
+/// and port that the request is for. A client that is not a browser sends
+/// neither field, and passes.
 ///
-/// `Sec-Fetch-Site` decides alone, for a proxy may have put another `Host` in
-/// the place of the one that the page was loaded from. A value that it cannot
-/// have does not count (Fetch Metadata, 2.4).
-pub(super) fn is_cross_site(fields: Fields<'_>, authority: Option<&str>) -> bool {
+/// `Sec-Fetch-Site` decides alone, as a proxy may have replaced the `Host` that
+/// the page was loaded from. An unknown value is ignored (Fetch Metadata, 2.4).
+pub fn is_cross_site(fields: Fields<'_>, authority: Option<&str>) -> bool {
     match fields.only("Sec-Fetch-Site").map(|site| site.trim_matches(OWS)) {
         Some("same-origin" | "none") => false,
         Some("same-site" | "cross-site") => true,
@@ -22,8 +22,8 @@ pub(super) fn is_cross_site(fields: Fields<'_>, authority: Option<&str>) -> bool
     }
 }
 
-/// Whether an origin is the one of what `authority` names, as far as that tells
-/// it: it has no scheme.
+/// Compares the host and port of an origin with `authority`, which has no
+/// scheme to compare.
 fn is_origin_of(origin: Option<&str>, authority: Option<&str>) -> bool {
     let (Some(origin), Some(authority)) = (origin, authority) else { return false };
     let Some((scheme, origin)) = origin.trim_matches(OWS).split_once("://") else { return false };
@@ -33,18 +33,11 @@ fn is_origin_of(origin: Option<&str>, authority: Option<&str>) -> bool {
         _ => return false,
     };
     let [(host, port), (host_asked, port_asked)] =
-        [origin, authority.trim_matches(OWS)].map(|text| split_port(text, port_usual));
+        [origin, authority.trim_matches(OWS)].map(|text| match split_port(text) {
+            (host, "") => (host, port_usual),
+            other => other,
+        });
     host.eq_ignore_ascii_case(host_asked) && port == port_asked
-}
-
-/// Host and port of an authority. The dot behind a name that is complete is not
-/// part of it.
-fn split_port<'a>(authority: &'a str, port_usual: &'a str) -> (&'a str, &'a str) {
-    // An IPv6 address is in brackets, so what follows its last colon is no port.
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let split = authority.rsplit_once(':').filter(|(_, port)| is_port(port));
-    let (host, port) = split.unwrap_or((authority, ""));
-    (host.strip_suffix('.').unwrap_or(host), if port.is_empty() { port_usual } else { port })
 }
 
 #[cfg(test)]
@@ -57,14 +50,14 @@ mod tests {
         let own_host = [("Host", "store.example"), ("Origin", "https://store.example")];
         let table =
             [("same-origin", false), (" none\t", false), ("same-site", true), ("cross-site", true)];
-        for (site, is_another) in table {
+        for (site, is_cross) in table {
             for fields in [other_host, own_host] {
                 let authority = Some(fields[0].1);
                 let [host, origin] = fields;
                 let fields = [host, origin, ("sec-fetch-site", site)];
-                assert_eq!(is_cross_site(Fields(&fields), authority), is_another, "{fields:?}");
+                assert_eq!(is_cross_site(Fields(&fields), authority), is_cross, "{fields:?}");
                 let fields = [host, ("Sec-Fetch-Site", site)];
-                assert_eq!(is_cross_site(Fields(&fields), authority), is_another, "{fields:?}");
+                assert_eq!(is_cross_site(Fields(&fields), authority), is_cross, "{fields:?}");
             }
         }
     }
@@ -78,9 +71,9 @@ mod tests {
             &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "none")],
         ];
         for site in unknown {
-            for (origin, is_another) in [("http://store", false), ("http://other", true)] {
+            for (origin, is_cross) in [("http://store", false), ("http://other", true)] {
                 let fields = [site, &[("Origin", origin)]].concat();
-                assert_eq!(is_cross_site(Fields(&fields), Some("store")), is_another, "{fields:?}");
+                assert_eq!(is_cross_site(Fields(&fields), Some("store")), is_cross, "{fields:?}");
             }
             assert!(!is_cross_site(Fields(site), Some("store")), "{site:?}");
         }

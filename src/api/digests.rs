@@ -1,28 +1,27 @@
-//! What a request says of its content to have it checked on arrival:
+//! Digests of the content, which a client sends to have it checked on arrival:
 //! `Content-Digest` and `Repr-Digest` (RFC 9530), which are the same here as
 //! there are no codings, and `Content-MD5` (RFC 1864).
 
 use super::Refusal;
-use super::field::OWS;
 use super::fields::Fields;
+use super::grammar::OWS;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use md5::Md5;
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// The digests that the content has to have.
+/// The digests that the content must have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Digests {
+pub struct Digests {
     md5: Option<[u8; 16]>,
     sha256: Option<[u8; 32]>,
     sha512: Option<[u8; 64]>,
 }
 
 impl Digests {
-    /// Those in the fields of a request. Algorithms that are not known here do
-    /// not count.
-    pub(super) fn of(fields: Fields<'_>) -> Result<Self, Refusal> {
+    /// The digests in the fields of a request. Unknown algorithms are ignored.
+    pub fn parse(fields: Fields<'_>) -> Result<Self, Refusal> {
         let mut digests = Self::default();
         for value in fields.all("Content-MD5") {
             expect(&mut digests.md5, value.trim_matches(OWS))?;
@@ -33,8 +32,8 @@ impl Digests {
         Ok(digests)
     }
 
-    /// Adds those of one field, a dictionary of byte sequences (RFC 9651, 3.2
-    /// and 3.3.5).
+    /// Adds the digests of one field, a dictionary of byte sequences (RFC 9651,
+    /// 3.2 and 3.3.5).
     fn add_members(&mut self, field: &str) -> Result<(), Refusal> {
         let members = field.split(',').map(|member| member.trim_matches(OWS));
         for member in members.filter(|member| !member.is_empty()) {
@@ -48,30 +47,30 @@ impl Digests {
         Ok(())
     }
 
-    /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
+    /// True for a request without digests.
+    pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether these are the digests of `content`. Reads all of it.
-    pub(super) fn match_content(&self, content: &[u8]) -> bool {
+    /// Hashes `content` and compares.
+    pub fn match_content(&self, content: &[u8]) -> bool {
         self.md5.is_none_or(|digest| Md5::digest(content)[..] == digest)
             && self.sha256.is_none_or(|digest| Sha256::digest(content)[..] == digest)
             && self.sha512.is_none_or(|digest| Sha512::digest(content)[..] == digest)
     }
 }
 
-/// Notes that the content has to have a digest, which is in base64.
+/// Adds a digest in base64 to those expected.
 fn expect<const N: usize>(expected: &mut Option<[u8; N]>, digest: &str) -> Result<(), Refusal> {
     let digest = decode(digest).ok_or(Refusal::DigestMalformed)?;
     match expected.replace(digest) {
-        // No content has both.
+        // No content has two digests of one algorithm.
         Some(other) if other != digest => Err(Refusal::ContentDiffers),
         Some(_) | None => Ok(()),
     }
 }
 
-/// Splits `sha-256=:…:`, whatever parameters are behind it.
+/// Splits `sha-256=:…:` into algorithm and digest, dropping parameters.
 fn split_member(member: &str) -> Option<(&str, &str)> {
     let (algorithm, rest) = member.split_once("=:")?;
     let (digest, parameters) = rest.split_once(':')?;
@@ -82,7 +81,7 @@ fn split_member(member: &str) -> Option<(&str, &str)> {
     (is_key && ends).then_some((algorithm, digest))
 }
 
-/// Base64 as RFC 9651, 4.2.7 wants it read: the padding may be missing.
+/// Base64 as parsed by RFC 9651, 4.2.7: the padding is optional.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -90,9 +89,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The bytes that `text` stands for, if they are as many.
+/// Decodes base64 of exactly `N` bytes.
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
-    // With room for whatever the last digits of a longest digest stand for.
+    // SHA-512, the longest, is rounded up to whole groups of base64.
     let mut bytes = [0; 72];
     let length = BASE64.decode_slice(text, &mut bytes).ok()?;
     bytes.get(..length)?.try_into().ok()
@@ -111,7 +110,7 @@ mod tests {
 
     /// Whether the content is the one that the fields mean.
     fn verdict(fields: &[(&str, &str)]) -> Result<bool, Refusal> {
-        Digests::of(Fields(fields)).map(|digests| digests.match_content(CONTENT))
+        Digests::parse(Fields(fields)).map(|digests| digests.match_content(CONTENT))
     }
 
     #[test]
@@ -139,8 +138,10 @@ mod tests {
         for fields in fields {
             assert_eq!(verdict(fields), Ok(true), "{fields:?}");
         }
-        assert!(Digests::of(Fields(&[("Content-Digest", "unixsum=:AAAA:")])).unwrap().is_empty());
-        assert!(!Digests::of(Fields(&[("Content-MD5", MD5)])).unwrap().is_empty());
+        assert!(
+            Digests::parse(Fields(&[("Content-Digest", "unixsum=:AAAA:")])).unwrap().is_empty()
+        );
+        assert!(!Digests::parse(Fields(&[("Content-MD5", MD5)])).unwrap().is_empty());
     }
 
     #[test]

@@ -1,74 +1,34 @@
-//! The header fields that a call's meaning depends on.
+//! The header fields of a call, by name.
 
-use super::Refusal;
-use super::field::OWS;
-use super::tags::{Conditions, Tags};
-use super::{lifetime, media_type};
-use std::sync::Arc;
-use std::time::Duration;
+use super::grammar::OWS;
 
-/// The fields of a call, names and values as they were sent.
+/// Names and values of the fields, as sent.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(pub(super) &'a [(&'a str, &'a str)]);
+pub struct Fields<'a>(pub &'a [(&'a str, &'a str)]);
 
 impl<'a> Fields<'a> {
     /// The values of all fields of one name.
-    pub(super) fn all(self, name: &str) -> impl Iterator<Item = &'a str> {
+    pub fn all(self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, v)| *v)
     }
 
-    /// Whether there is a field of this name.
-    pub(super) fn has(self, name: &str) -> bool {
+    /// True if there is a field of this name.
+    pub fn has(self, name: &str) -> bool {
         self.all(name).next().is_some()
     }
 
-    /// The value of the one field of this name. Of several none counts.
-    pub(super) fn only(self, name: &str) -> Option<&'a str> {
+    /// The value of the one field of this name; `None` with several.
+    pub fn only(self, name: &str) -> Option<&'a str> {
         let mut values = self.all(name);
         let value = values.next()?;
         values.next().is_none().then_some(value)
     }
 
-    /// `If-Match` and `If-None-Match`.
-    pub(super) fn conditions(self) -> Result<Conditions, Refusal> {
-        let tags = |name| {
-            let has_any = self.has(name);
-            has_any.then(|| Tags::parse(self.all(name)).ok_or(Refusal::ConditionMalformed))
-        };
-        Ok(Conditions {
-            if_match: tags("If-Match").transpose()?,
-            if_none_match: tags("If-None-Match").transpose()?,
-        })
-    }
-
-    /// Whether `Content-Encoding` (RFC 9110, 8.4) lists any coding. `identity`
-    /// stands for none.
-    pub(super) fn have_content_coding(self) -> bool {
+    /// True if `Content-Encoding` (RFC 9110, 8.4) lists a coding; `identity` is
+    /// none.
+    pub fn have_content_coding(self) -> bool {
         let codings = self.all("Content-Encoding").flat_map(|list| list.split(','));
         let mut codings = codings.map(|coding| coding.trim_matches(OWS));
         codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
-    }
-
-    /// `Content-Type`, as far as it is worth storing.
-    pub(super) fn content_type(self) -> Result<Option<Arc<str>>, Refusal> {
-        let mut values = self.all("Content-Type");
-        let Some(value) = values.next() else { return Ok(None) };
-        match media_type::check(value) {
-            Ok(text) if values.next().is_none() => Ok(text.map(Into::into)),
-            Ok(_) | Err(media_type::Malformed) => Err(Refusal::TypeMalformed),
-        }
-    }
-
-    /// `TTL`: how long the key is to live.
-    pub(super) fn ttl(self) -> Result<Option<Duration>, Refusal> {
-        let mut lifetime = None;
-        for value in self.all("TTL") {
-            let this =
-                lifetime::parse(value.trim_matches(OWS)).ok_or(Refusal::LifetimeMalformed)?;
-            if lifetime.replace(this).is_some_and(|other| other != this) {
-                return Err(Refusal::LifetimesDiffer);
-            }
-        }
-        Ok(lifetime)
     }
 }

@@ -1,63 +1,47 @@
-//! The query of `/kv/{key}`: what a request asks for beside its method.
+//! The query parameters of `/kv/{key}`.
 //!
 //! Names and values are plain ASCII, so nothing is percent-decoded: an
 //! escaped name is an unknown one.
 
-/// What the parameters of a query say. Whether the method takes them is for
-/// the caller to judge.
+use super::Refusal;
+
+/// The parameters of a write. Each method takes some of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Query<'a> {
-    /// `ttl=`: the text of a lifetime.
-    pub(super) ttl: Option<&'a str>,
-    /// What to do, if the method does not say it alone.
-    pub(super) action: Option<Action>,
+pub struct Query<'a> {
+    /// `ttl`: a time to live, not yet parsed.
+    pub ttl: Option<&'a str>,
+    /// The one parameter that names an action.
+    pub action: Option<Action>,
 }
 
-/// What a query asks to be done. There is one at most.
+/// An action that the method alone does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    /// `incr`, `incr=5`, `decr=2`: add to the number that is stored.
+pub enum Action {
+    /// `incr`, `incr=5`, `decr=2`: add to the stored number.
     Add(i64),
-    /// `append`: put the body behind the value that is stored.
+    /// `append`: append the body to the stored value.
     Append,
-    /// `return`: answer with the value that is deleted.
+    /// `return`: answer with the deleted value.
     Return,
 }
 
-/// Why a query is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// No such parameter.
-    Unknown,
-    /// The same parameter twice.
-    Repeated,
-    /// Two parameters that each ask for another action.
-    Contradictory,
-    /// `decr` without a value.
-    ValueMissing,
-    /// `append` or `return` with a value.
-    ValueUnexpected,
-    /// `incr` or `decr` by what is no whole number of 64 bits with its sign.
-    Amount,
-}
-
-/// Whether a query has any of the parameters that a `POST` can have.
-pub(super) fn is_for_post(query: &str) -> bool {
+/// True for a query with any parameter of a `POST`.
+pub fn is_for_post(query: &str) -> bool {
     names(query).any(|name| matches!(name, "ttl" | "incr" | "decr" | "append"))
 }
 
-/// Checks the query of a method that changes nothing. What nobody knows is
-/// ignored there, as what is put behind a URL to get past a cache. What another
-/// method has is refused: the answer must not look as if it had been done.
-pub(super) fn check_read(query: &str) -> Result<(), Fault> {
+/// Checks the query of a read. An unknown parameter is ignored, as clients put
+/// one behind a URL to get past a cache. A parameter of another method is
+/// refused: the answer must not look as if it had taken effect.
+pub fn check_read(query: &str) -> Result<(), Refusal> {
     let is_of_another = |query| is_for_post(query) || names(query).any(|name| name == "return");
     // Nearly every read is without one.
-    if !query.is_empty() && is_of_another(query) { Err(Fault::Unknown) } else { Ok(()) }
+    if !query.is_empty() && is_of_another(query) { Err(Refusal::QueryUnknown) } else { Ok(()) }
 }
 
-/// Checks the query of what has no parameters at all.
-pub(super) fn check_none(query: &str) -> Result<(), Fault> {
-    if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Fault::Unknown) }
+/// Checks the query of a resource without parameters.
+pub fn check_none(query: &str) -> Result<(), Refusal> {
+    if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Refusal::QueryUnknown) }
 }
 
 /// The names of the parameters.
@@ -66,45 +50,43 @@ fn names(query: &str) -> impl Iterator<Item = &str> {
 }
 
 impl<'a> Query<'a> {
-    /// Parses what follows the `?` of a target. Empty parameters do not count.
-    pub(super) fn parse(query: &'a str) -> Result<Self, Fault> {
+    /// Parses the query of a target, skipping empty parameters.
+    pub fn parse(query: &'a str) -> Result<Self, Refusal> {
         let mut ttl = None;
-        let mut named: Option<(&str, Action)> = None;
+        let mut action = None;
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = match parameter.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (parameter, None),
             };
-            let action = match (name, value) {
-                ("decr", None | Some("")) => return Err(Fault::ValueMissing),
+            let named = match (name, value) {
+                ("decr", None | Some("")) => return Err(Refusal::QueryMalformed),
                 ("ttl", value) => {
                     if ttl.replace(value.unwrap_or_default()).is_some() {
-                        return Err(Fault::Repeated);
+                        return Err(Refusal::QueryContradictory);
                     }
                     continue;
                 }
-                ("incr", _) => Action::Add(amount(value, false).ok_or(Fault::Amount)?),
-                ("decr", _) => Action::Add(amount(value, true).ok_or(Fault::Amount)?),
-                // What builds queries of pairs writes `append=`.
+                ("incr", _) => Action::Add(amount(value, false).ok_or(Refusal::AmountMalformed)?),
+                ("decr", _) => Action::Add(amount(value, true).ok_or(Refusal::AmountMalformed)?),
+                // Libraries that build queries of pairs write `append=`.
                 ("append", None | Some("")) => Action::Append,
                 ("return", None | Some("")) => Action::Return,
-                ("append" | "return", Some(_)) => return Err(Fault::ValueUnexpected),
-                _ => return Err(Fault::Unknown),
+                ("append" | "return", Some(_)) => return Err(Refusal::QueryMalformed),
+                _ => return Err(Refusal::QueryUnknown),
             };
-            match named.replace((name, action)) {
-                None => {}
-                Some((earlier, _)) if earlier == name => return Err(Fault::Repeated),
-                Some(_) => return Err(Fault::Contradictory),
+            if action.replace(named).is_some() {
+                return Err(Refusal::QueryContradictory);
             }
         }
-        Ok(Self { ttl, action: named.map(|(_, action)| action) })
+        Ok(Self { ttl, action })
     }
 }
 
-/// What to add for `text`, or for its negative: a whole number, perhaps with a
-/// minus and never with a plus, and 1 without a text. `None` past 64 bits with
-/// the sign, so -2^63 can be asked for both ways.
-pub(super) fn amount(text: Option<&str>, negative: bool) -> Option<i64> {
+/// The amount to add for `text` or its negative, 1 without a text. A whole
+/// number, with a minus or without a sign. `None` past a signed 64-bit integer,
+/// so -2^63 can be written both ways.
+fn amount(text: Option<&str>, negative: bool) -> Option<i64> {
     let text = text.unwrap_or("1");
     if text.starts_with('+') {
         return None;
@@ -157,31 +139,31 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused() {
         let cases = [
-            ("tll=60", Fault::Unknown),
-            ("TTL=60", Fault::Unknown),
-            ("incr&x", Fault::Unknown),
-            ("=", Fault::Unknown),
-            ("=5", Fault::Unknown),
-            ("%74tl=60", Fault::Unknown),
-            ("incr%3D5", Fault::Unknown),
-            (" incr", Fault::Unknown),
-            ("?ttl=60", Fault::Unknown),
-            ("decr", Fault::ValueMissing),
-            ("decr=", Fault::ValueMissing),
-            ("append=x", Fault::ValueUnexpected),
-            ("return=1", Fault::ValueUnexpected),
-            ("ttl=60&ttl=60", Fault::Repeated),
-            ("incr&incr=2", Fault::Repeated),
-            ("append&&append", Fault::Repeated),
-            ("incr&decr=1", Fault::Contradictory),
-            ("incr&ttl=60&append", Fault::Contradictory),
-            ("append&return", Fault::Contradictory),
-            ("incr=", Fault::Amount),
-            ("incr=x", Fault::Amount),
-            ("decr=1.5", Fault::Amount),
+            ("tll=60", Refusal::QueryUnknown),
+            ("TTL=60", Refusal::QueryUnknown),
+            ("incr&x", Refusal::QueryUnknown),
+            ("=", Refusal::QueryUnknown),
+            ("=5", Refusal::QueryUnknown),
+            ("%74tl=60", Refusal::QueryUnknown),
+            ("incr%3D5", Refusal::QueryUnknown),
+            (" incr", Refusal::QueryUnknown),
+            ("?ttl=60", Refusal::QueryUnknown),
+            ("decr", Refusal::QueryMalformed),
+            ("decr=", Refusal::QueryMalformed),
+            ("append=x", Refusal::QueryMalformed),
+            ("return=1", Refusal::QueryMalformed),
+            ("ttl=60&ttl=60", Refusal::QueryContradictory),
+            ("incr&incr=2", Refusal::QueryContradictory),
+            ("append&&append", Refusal::QueryContradictory),
+            ("incr&decr=1", Refusal::QueryContradictory),
+            ("incr&ttl=60&append", Refusal::QueryContradictory),
+            ("append&return", Refusal::QueryContradictory),
+            ("incr=", Refusal::AmountMalformed),
+            ("incr=x", Refusal::AmountMalformed),
+            ("decr=1.5", Refusal::AmountMalformed),
         ];
-        for (query, fault) in cases {
-            assert_eq!(Query::parse(query), Err(fault), "{query:?}");
+        for (query, refusal) in cases {
+            assert_eq!(Query::parse(query), Err(refusal), "{query:?}");
         }
     }
 
@@ -207,7 +189,7 @@ mod tests {
             "x&incr",
             "incr&x",
         ] {
-            assert_eq!(check_read(query), Err(Fault::Unknown), "{query:?}");
+            assert_eq!(check_read(query), Err(Refusal::QueryUnknown), "{query:?}");
         }
     }
 
@@ -217,7 +199,7 @@ mod tests {
             assert_eq!(check_none(query), Ok(()), "{query:?}");
         }
         for query in ["x", "=", "&x", "ttl=60", "?", "%"] {
-            assert_eq!(check_none(query), Err(Fault::Unknown), "{query:?}");
+            assert_eq!(check_none(query), Err(Refusal::QueryUnknown), "{query:?}");
         }
     }
 
@@ -264,7 +246,7 @@ mod tests {
             query in "((ttl|incr|decr|append|return|x)?=?[0-9-]{0,2}&?){0,4}",
         ) {
             let understood = Query::parse(&query);
-            if understood != Err(Fault::Unknown) {
+            if understood != Err(Refusal::QueryUnknown) {
                 prop_assert_eq!(check_read(&query).is_ok(), understood == Ok(Query::default()));
             }
         }

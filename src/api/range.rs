@@ -1,50 +1,49 @@
-//! Which part of a value a request asks for (RFC 9110, 14).
+//! Range requests (RFC 9110, 14): part of a value.
 
-use super::field::OWS;
+use super::grammar::OWS;
 use std::ops::Range;
 
-/// The part of a value that answers a `Range`.
+/// The part of a value that a `Range` selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// All of it, as if nobody had asked for a part: 200.
+pub enum Part {
+    /// All of it, as without a `Range`: 200.
     Whole,
     /// These bytes, at least one: 206.
     Slice(Range<usize>),
-    /// The range begins behind the end, or is empty: 416.
+    /// The range is empty, or begins past the end: 416.
     Unsatisfiable,
 }
 
-/// The part that the value of a `Range` field selects (RFC 9110, 14.1.2 and
-/// 14.2) of a value of so many `bytes`.
+/// Selects the part of a value of `bytes` bytes that a `Range` field asks for
+/// (RFC 9110, 14.1.2 and 14.2).
 ///
-/// One range of bytes is understood. Several of them, other units and what is
-/// no range at all are ignored, as 14.2 allows, and so is a range whose end
-/// lies before its beginning.
-pub(super) fn select(field: &str, bytes: usize) -> Part {
+/// A single range of bytes is supported. Several ranges, other units, malformed
+/// ranges and those that end before they begin are ignored, as 14.2 allows.
+pub fn select(field: &str, bytes: usize) -> Part {
     match Bounds::parse(field) {
         Some(bounds) => bounds.select(bytes),
         None => Part::Whole,
     }
 }
 
-/// The value of `Content-Range` (RFC 9110, 14.4) for a `slice`, which is not
-/// empty, of a value of so many `bytes`.
-pub(super) fn content_range(slice: &Range<usize>, bytes: usize) -> String {
+/// `Content-Range` (RFC 9110, 14.4) for a slice, not empty, of a value of `bytes`
+/// bytes.
+pub fn content_range(slice: &Range<usize>, bytes: usize) -> String {
     let last = slice.end.checked_sub(1).expect("a slice has at least one byte");
     format!("bytes {}-{last}/{bytes}", slice.start)
 }
 
-/// The value of `Content-Range` that goes with 416 (RFC 9110, 14.4 and
-/// 15.5.17) for a value of so many `bytes`.
-pub(super) fn unsatisfied(bytes: usize) -> String {
+/// `Content-Range` beside 416 (RFC 9110, 14.4 and 15.5.17) for a value of `bytes`
+/// bytes.
+pub fn unsatisfied(bytes: usize) -> String {
     format!("bytes */{bytes}")
 }
 
-/// A range before it meets a value.
+/// A range of a value whose length is not known yet.
 enum Bounds {
-    /// `a-b` and `a-`: from one position to another, which is included.
+    /// `a-b` and `a-`: both positions included.
     Between(usize, usize),
-    /// `-n`: so many bytes at the end.
+    /// `-n`: the last n bytes.
     Last(usize),
 }
 
@@ -54,7 +53,7 @@ impl Bounds {
         if !unit.eq_ignore_ascii_case("bytes") {
             return None;
         }
-        // Empty members of a list do not count (RFC 9110, 5.6.1.2).
+        // Empty members of a list are skipped (RFC 9110, 5.6.1.2).
         let mut specs = set.split(',').map(|spec| spec.trim_matches(OWS));
         let spec = specs.find(|spec| !spec.is_empty())?;
         if specs.any(|spec| !spec.is_empty()) {
@@ -79,8 +78,7 @@ impl Bounds {
     }
 }
 
-/// `1*DIGIT`. No value is so long that it matters where beyond the largest
-/// number a position is.
+/// `1*DIGIT`. A position past the largest number is past the end of any value.
 fn position(digits: &str) -> Option<usize> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(usize::MAX))

@@ -1,7 +1,7 @@
-//! An answer before it has a wire form.
+//! A reply before the server gives it a wire form.
 
-use super::tags::EntityTag;
-use super::{lifetime, media_type, range};
+use super::etag::EntityTag;
+use super::{media_type, range, ttl};
 use crate::storage::{Entry, Time};
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -10,14 +10,14 @@ use std::ops::Range;
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
 
-/// As many header fields as most answers have.
+/// Room for the header fields of most replies.
 const HEADERS_USUAL: usize = 6;
 
-/// The type that is told is the type that is meant.
+/// Browsers must not guess at another type than `Content-Type`.
 const NO_SNIFFING: (&str, Cow<'static, str>) = ("X-Content-Type-Options", Cow::Borrowed("nosniff"));
 
-/// A status, header fields and a body. How long the body is, when it was sent
-/// and whether the connection stays open is for the sender to add.
+/// A status, header fields and a body. The server adds `Content-Length`, `Date`
+/// and `Connection`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     status: u16,
@@ -25,39 +25,39 @@ pub struct Reply {
     body: Bytes,
 }
 
-/// What a cache may do with a value: keep it, and ask each time whether it is
-/// still there. It may change at any moment, whenever it expires.
-const ASK: &str = "no-cache";
+/// Caching of a value: it may be kept, and is revalidated on each use, as it may
+/// change at any moment.
+const NO_CACHE: &str = "no-cache";
 
-/// What a cache may do with what is said of one moment or one request: nothing.
+/// Caching of a reply to one request at one moment: none.
 const NO_STORE: &str = "no-store";
 
 impl Reply {
-    /// 200 without a body, to a write.
-    pub(super) fn empty() -> Self {
+    /// 200 to a write, without a body.
+    pub fn empty() -> Self {
         Self::once(200, None, Bytes::new())
     }
 
-    /// 200 with a text of ours that holds for this moment.
-    pub(super) fn text(text: impl Into<Bytes>) -> Self {
+    /// 200 with a text of ours.
+    pub fn text(text: impl Into<Bytes>) -> Self {
         Self::once(200, Some(TEXT), text.into())
     }
 
-    /// 200 with a stored value, whose bytes are shared and not copied.
-    pub(super) fn value(entry: &Entry, tag: EntityTag) -> Self {
-        Self::of_value(200, entry, tag, ASK, entry.value().clone())
+    /// 200 with a stored value. Shares the bytes.
+    pub fn value(entry: &Entry, tag: EntityTag) -> Self {
+        Self::of_value(200, entry, tag, NO_CACHE, entry.value().clone())
     }
 
-    /// The same with one that is not stored any more.
-    pub(super) fn taken(entry: &Entry, tag: EntityTag) -> Self {
+    /// 200 with a deleted value. Shares the bytes.
+    pub fn taken(entry: &Entry, tag: EntityTag) -> Self {
         Self::of_value(200, entry, tag, NO_STORE, entry.value().clone())
     }
 
-    /// 206 with a slice of one.
-    pub(super) fn part(entry: &Entry, tag: EntityTag, slice: &Range<usize>) -> Self {
+    /// 206 with a slice of a stored value. Shares the bytes.
+    pub fn part(entry: &Entry, tag: EntityTag, slice: &Range<usize>) -> Self {
         let content_range = range::content_range(slice, entry.value().len());
         let body = entry.value().slice(slice.clone());
-        Self::of_value(206, entry, tag, ASK, body).with_header("Content-Range", content_range)
+        Self::of_value(206, entry, tag, NO_CACHE, body).with_header("Content-Range", content_range)
     }
 
     fn of_value(
@@ -80,60 +80,62 @@ impl Reply {
         headers.push(("Cache-Control", Cow::Borrowed(caching)));
         headers.push(NO_SNIFFING);
         if is_active {
-            // Nothing in it may act in the name of the store.
+            // Its scripts must not act in the name of the store.
             headers.push(("Content-Security-Policy", Cow::Borrowed("sandbox")));
         }
         Self { status, headers, body }.with_ttl(entry)
     }
 
-    /// 201 without a body: the key was not there.
-    pub(super) fn created() -> Self {
+    /// 201 without a body: the key was absent.
+    pub fn created() -> Self {
         Self::once(201, None, Bytes::new())
     }
 
-    /// 304: the client has what is there.
-    pub(super) fn not_modified(tag: EntityTag) -> Self {
-        Self::new(304, None, Bytes::new()).with_tag(tag).with_header("Cache-Control", ASK)
+    /// 304: the client has the current value.
+    pub fn not_modified(tag: EntityTag) -> Self {
+        Self::new(304, None, Bytes::new()).with_tag(tag).with_header("Cache-Control", NO_CACHE)
     }
 
-    /// 200 with the number that an entry holds, and a newline.
-    pub(super) fn number(entry: &Entry) -> Self {
+    /// 200 with the number in an entry, and a newline.
+    pub fn number(entry: &Entry) -> Self {
         Self::once(200, Some(TEXT), [entry.value(), &b"\n"[..]].concat().into())
     }
 
-    /// 204 that says which methods there are.
-    pub(super) fn options(allow: &'static str) -> Self {
+    /// 204 with the methods of a resource.
+    pub fn options(allow: String) -> Self {
         Self::new(204, None, Bytes::new()).with_header("Allow", allow)
     }
 
-    /// The same with the tag of what is there.
-    pub(super) fn with_tag(self, tag: EntityTag) -> Self {
+    /// The same with an `ETag`.
+    #[must_use]
+    pub fn with_tag(self, tag: EntityTag) -> Self {
         self.with_header("ETag", tag.to_field())
     }
 
-    /// The same with the tag of what is there now, and how long it lives.
-    pub(super) fn with_validators(self, entry: &Entry) -> Self {
+    /// The same with the `ETag` and the `TTL` of an entry.
+    #[must_use]
+    pub fn with_validators(self, entry: &Entry) -> Self {
         self.with_tag(EntityTag::new(entry.digest())).with_ttl(entry)
     }
 
     fn with_ttl(self, entry: &Entry) -> Self {
         let Some(expiry) = entry.expiry() else { return self };
         let left = Time::now().until(expiry).as_millis();
-        // It was there when it was looked at.
+        // 0 would say that the key is gone, which it was not.
         let left = u64::try_from(left).unwrap_or(u64::MAX).max(1);
-        let seconds = lifetime::seconds_left(left);
+        let seconds = ttl::seconds_left(left);
         self.with_header("TTL", seconds.to_string())
     }
 
-    /// An error with one line of text, which ends in a newline and which no
-    /// cache may keep. 503 says when to try again (RFC 9110, 10.2.3).
-    pub fn error(status: u16, text: &'static str) -> Self {
+    /// An error of one line, to which a newline is added, that no cache may
+    /// keep. 503 gets a `Retry-After` (RFC 9110, 10.2.3).
+    pub fn error(status: u16, text: &str) -> Self {
         let line = format!("{text}\n");
         let reply = Self::once(status, Some(TEXT), line.into());
         if status == 503 { reply.with_header("Retry-After", "1") } else { reply }
     }
 
-    /// An answer that no cache may keep.
+    /// A reply that no cache may keep.
     fn once(status: u16, kind: Option<&'static str>, body: Bytes) -> Self {
         Self::new(status, kind, body).with_header("Cache-Control", NO_STORE)
     }
@@ -145,7 +147,7 @@ impl Reply {
         Self { status, headers, body }
     }
 
-    /// The same answer with one more header field.
+    /// The same with one more header field.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
@@ -157,12 +159,12 @@ impl Reply {
         self.status
     }
 
-    /// The header fields, in the order in which they are sent.
+    /// The header fields, in the order sent.
     pub fn headers(&self) -> &[(&'static str, Cow<'static, str>)] {
         &self.headers
     }
 
-    /// The value of the first header field called `name`, in any case.
+    /// The value of the first header field named `name`, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_ref())

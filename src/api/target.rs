@@ -1,37 +1,22 @@
-//! From a request target to the thing it names.
+//! Request targets (RFC 9112, 3.2) and the keys in their paths.
 
 use super::Refusal;
 use super::fields::Fields;
 use crate::storage::{InvalidKey, Key};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// A request target, split but not yet understood.
+/// A request target, split into its parts and not yet decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target<'a> {
+pub struct Target<'a> {
     authority: Option<&'a str>,
     path: &'a str,
     query: &'a str,
 }
 
-/// What a path names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Resource {
-    /// `/kv/{key}`
-    Value(Key),
-    /// `/clear`
-    Clear,
-    /// `/healthz`
-    Health,
-    /// `/`
-    Manual,
-    /// `*`: the server as a whole (RFC 9112, 3.2.4).
-    Server,
-}
-
 impl<'a> Target<'a> {
     /// Splits an origin-form or absolute-form target (RFC 9112, 3.2.1 and
-    /// 3.2.2). Anything else keeps its text as a path.
-    pub(super) fn parse(target: &'a str) -> Self {
+    /// 3.2.2). Any other text becomes a path.
+    pub fn parse(target: &'a str) -> Self {
         let (authority, origin) = match split_authority(target) {
             Some((authority, origin)) => (Some(authority), origin),
             None => (None, target),
@@ -40,36 +25,34 @@ impl<'a> Target<'a> {
         Self { authority, path, query }
     }
 
-    /// The host and port that the call is for: those of an absolute-form
-    /// target, or else the field `Host` (RFC 9112, 3.2.2).
-    pub(super) fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {
+    /// The host and port that the call is for: from an absolute-form target, or
+    /// else from `Host` (RFC 9112, 3.2.2).
+    pub fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {
         self.authority.or_else(|| fields.only("Host"))
     }
 
-    /// What follows the path's `?`; empty without one.
-    pub(super) fn query(&self) -> &'a str {
+    /// The query behind the path's `?`; empty without one.
+    pub fn query(&self) -> &'a str {
         self.query
     }
 
-    /// The thing that the path names. Nothing is collapsed or redirected.
-    pub(super) fn resource(&self) -> Result<Resource, Refusal> {
-        match self.path {
-            "/" => Ok(Resource::Manual),
-            "/clear" => Ok(Resource::Clear),
-            "/healthz" => Ok(Resource::Health),
-            // An absolute URL without a path names the root (RFC 9110, 4.2.3).
-            "" if self.authority.is_some() => Ok(Resource::Manual),
-            "*" if self.authority.is_none() => Ok(Resource::Server),
-            path => match path.strip_prefix("/kv/") {
-                Some(encoded) => Ok(Resource::Value(decode_key(encoded)?)),
-                None if path.starts_with('/') => Err(Refusal::PathUnknown),
-                None => Err(Refusal::TargetMalformed),
-            },
-        }
+    /// The path. An absolute URL without one names the root (RFC 9110, 4.2.3).
+    pub fn path(&self) -> &'a str {
+        if self.path.is_empty() && self.authority.is_some() { "/" } else { self.path }
+    }
+
+    /// True for `*`, the server as a whole (RFC 9112, 3.2.4).
+    pub fn is_asterisk(&self) -> bool {
+        self.path == "*" && self.authority.is_none()
+    }
+
+    /// The key behind `prefix` in the path; `None` without the prefix.
+    pub fn key(&self, prefix: &str) -> Result<Option<Key>, Refusal> {
+        self.path.strip_prefix(prefix).map(decode_key).transpose()
     }
 }
 
-/// Splits `http://authority/path?query` before its path.
+/// Splits `http://authority/path?query` into authority and the rest.
 fn split_authority(target: &str) -> Option<(&str, &str)> {
     if target.starts_with('/') {
         return None;
@@ -94,8 +77,8 @@ fn decode_key(encoded: &str) -> Result<Key, Refusal> {
     })
 }
 
-/// What stands for another byte in a key's path: all that some shell, list or
-/// URL gives a meaning of its own.
+/// The bytes to escape in the path of a key: those with a meaning to some shell,
+/// list or URL.
 const ESCAPED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -108,11 +91,11 @@ const ESCAPED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'=');
 
 /// The path that names a key.
-pub(super) fn path_of(key: &Key) -> String {
+pub fn path_of(key: &Key) -> String {
     format!("/kv/{}", utf8_percent_encode(key.as_str(), &ESCAPED))
 }
 
-/// Whether some `%` is not followed by two hexadecimal digits.
+/// True if some `%` lacks its two hexadecimal digits.
 fn has_bad_escape(encoded: &str) -> bool {
     let escapes = encoded.split('%').skip(1);
     escapes.map(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count()).any(|n| n < 2)

@@ -1,6 +1,8 @@
 //! Every rule of the API, as tables of a call and its reply.
 
-use super::{Api, Call, Hosts, Kind, Operation, Refusal, Reply};
+use super::operations::manual;
+use super::routes::ROUTES;
+use super::{Api, Call, Hosts, Operation, Pending, Refusal, Reply};
 use crate::storage::{
     Blocking as _, Done, Effect, Entry, Error, KEY_BYTES_MAX, Key, Memory, Op, Outcome, Storage,
 };
@@ -204,13 +206,13 @@ fn the_root_tells_how_to_use_the_store() {
         assert_eq!(reply.header("Cache-Control"), Some("no-store"));
         String::from_utf8(reply.body().to_vec()).unwrap()
     };
-    let named = |host: &str| super::manual::text(Some(host));
+    let named = |host: &str| manual::text(Some(host));
     assert_eq!(get("/", &[("host", "store:9000")]), named("store:9000"));
     assert_eq!(get("/?probe=1", &[("Host", "store")]), named("store"));
     assert_eq!(get("http://store", &[("Host", "proxy")]), named("store"));
     assert_eq!(get("http://store:80?x", &[]), named("store:80"));
-    assert_eq!(get("/", &[]), super::manual::text(None));
-    assert_eq!(get("/", &[("Host", "a"), ("Host", "b")]), super::manual::text(None));
+    assert_eq!(get("/", &[]), manual::text(None));
+    assert_eq!(get("/", &[("Host", "a"), ("Host", "b")]), manual::text(None));
 }
 
 #[test]
@@ -231,6 +233,38 @@ fn a_method_that_a_path_does_not_have_is_told_which_it_has() {
             assert_eq!(reply.body(), NOT_ALLOWED, "{method} {target}");
             assert_eq!(reply.header("Allow"), Some(allow), "{method} {target}");
         }
+    }
+}
+
+/// The targets of the table, with one key of those that take any.
+fn targets() -> impl Iterator<Item = (String, Vec<&'static str>)> {
+    ROUTES.iter().map(|route| {
+        let methods = route.methods.iter().map(|(method, _)| *method).collect();
+        (route.path.replace("{key}", "there"), methods)
+    })
+}
+
+#[test]
+fn the_table_of_routes_is_the_answer_to_options() {
+    for (target, methods) in targets() {
+        let reply = answer(&api_over(Untouchable), &format!("OPTIONS {target}"), b"");
+        assert_eq!((reply.status(), reply.header("Allow")), (204, Some(&*methods.join(", "))));
+    }
+}
+
+#[test]
+fn every_route_has_a_transcript() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts");
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let transcripts = files.map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
+    let requests = transcripts.lines().filter_map(|line| line.strip_prefix("> "));
+    let paths: Vec<_> = requests.filter_map(|line| line.split([' ', '?']).nth(1)).collect();
+    for route in ROUTES {
+        let has_one = match route.path.strip_suffix("{key}") {
+            Some(prefix) => paths.iter().any(|path| path.starts_with(prefix)),
+            None => paths.contains(&route.path),
+        };
+        assert!(has_one, "{}", route.path);
     }
 }
 
@@ -325,22 +359,27 @@ fn a_value_up_to_the_limit_is_stored_and_a_longer_one_is_refused() {
 fn a_length_past_the_limit_is_refused_before_the_body() {
     let api = api_over(Untouchable);
     for bytes in [VALUE_BYTES_MAX + 1, u64::MAX] {
-        let reply = api.admit(&call("PUT /kv/a", Some(bytes))).unwrap_err();
+        let reply = api.admit(&call("PUT /kv/a", Some(bytes))).err().unwrap();
         assert_eq!(reply.status(), 413, "{bytes}");
     }
     for bytes in [None, Some(1), Some(VALUE_BYTES_MAX)] {
         let admitted = api.admit(&call("PUT /kv/a", bytes));
-        assert!(matches!(admitted, Ok(Operation(Kind::Write(..)))), "{admitted:?}");
+        assert!(matches!(admitted, Ok(Operation::Write(_))), "{bytes:?}");
     }
 }
 
-type IsRight<'a> = &'a dyn Fn(&Kind) -> bool;
+type IsRight<'a> = &'a dyn Fn(&Operation) -> bool;
 
 #[test]
 fn a_call_in_order_is_admitted_without_touching_the_storage() {
     let api = api_over(Untouchable);
-    let is_read = |kind: &Kind| matches!(kind, Kind::Read(at, _) if *at == key("a"));
-    let is_write = |kind: &Kind| matches!(kind, Kind::Write(at, _) if *at == key("a"));
+    let is_read = |operation: &Operation| key_read(operation) == Some(&key("a"));
+    let is_write = |operation: &Operation| matches!(operation, Operation::Write(write) if write.key == key("a"));
+    let is_clear = |operation: &Operation| {
+        matches!(operation, Operation::Pending(Pending { op: Op::Clear, .. }))
+    };
+    let is_health = |operation: &Operation| matches!(operation, Operation::Inspect(_));
+    let is_reply = |operation: &Operation| matches!(operation, Operation::Reply(_));
     let table: [(&str, IsRight<'_>); 12] = [
         ("GET /kv/a", &is_read),
         ("HEAD /kv/a", &is_read),
@@ -349,17 +388,23 @@ fn a_call_in_order_is_admitted_without_touching_the_storage() {
         ("POST /kv/a?append", &is_write),
         ("DELETE /kv/a", &is_write),
         ("DELETE /kv/a?return", &is_write),
-        ("GET /", &|kind| *kind == Kind::Manual(None)),
-        ("DELETE /clear", &|kind| *kind == Kind::Clear),
-        ("GET /healthz", &|kind| *kind == Kind::Health),
-        ("HEAD /healthz", &|kind| *kind == Kind::Health),
-        ("OPTIONS /healthz", &|kind| matches!(kind, Kind::Options(_))),
+        ("GET /", &is_reply),
+        ("DELETE /clear", &is_clear),
+        ("GET /healthz", &is_health),
+        ("HEAD /healthz", &is_health),
+        ("OPTIONS /healthz", &is_reply),
     ];
     for (line, is_right) in table {
-        let Operation(kind) = api.admit(&call(line, Some(1))).unwrap();
-        assert!(is_right(&kind), "{line}: {kind:?}");
+        let admitted = api.admit(&call(line, Some(1)));
+        assert!(admitted.is_ok_and(|operation| is_right(&operation)), "{line}");
     }
-    assert_eq!(api.perform(Operation(Kind::Health), Bytes::new()).status(), 200);
+    assert_eq!(answer(&api, "GET /healthz", b"").status(), 200);
+}
+
+/// The key of a read.
+fn key_read(operation: &Operation) -> Option<&Key> {
+    let Operation::Pending(Pending { op: Op::Get(key), .. }) = operation else { return None };
+    Some(key)
 }
 
 /// Each call is wrong in every way that comes after the one it is told about.
@@ -456,8 +501,7 @@ fn a_full_memory_keeps_what_is_there() {
 /// The key that a target names, or the text that refuses it.
 fn key_of(target: &str) -> Result<String, String> {
     match api_over(Untouchable).admit(&call(&format!("GET {target}"), Some(0))) {
-        Ok(Operation(Kind::Read(key, _))) => Ok(key.as_str().to_owned()),
-        Ok(operation) => panic!("{target} is {operation:?}"),
+        Ok(operation) => Ok(key_read(&operation).expect("a read").as_str().to_owned()),
         Err(reply) => {
             let text = String::from_utf8(reply.body().to_vec()).unwrap();
             assert_eq!(reply.status(), if text == PATHS { 404 } else { 400 }, "{target}");
@@ -651,12 +695,13 @@ fn any_key() -> impl Strategy<Value = String> {
 /// Anything that may stand in a target, good pieces and bad ones.
 fn any_target() -> impl Strategy<Value = String> {
     const PIECES: &[&str] = &[
-        "/", "/kv/", "/kv", "/clear", "/healthz", "?", "&", "=", "%", "%4", "%41", "%zz", "%C3",
-        "%00", "%80", "+", "..", "http://", "://", "host", "a", "\u{e9}", "\0", " ", "\r\n", "#",
-        "*",
+        "/kv", "?", "&", "=", "%", "%4", "%41", "%zz", "%C3", "%00", "%80", "+", "..", "http://",
+        "://", "host", "a", "\u{e9}", "\0", " ", "\r\n", "#", "*",
     ];
+    let paths = ROUTES.iter().map(|route| route.path.trim_end_matches("{key}"));
+    let pieces: Vec<&str> = PIECES.iter().copied().chain(paths).collect();
     let piece = prop_oneof![
-        3 => prop::sample::select(PIECES).prop_map(str::to_owned),
+        3 => prop::sample::select(pieces).prop_map(str::to_owned),
         1 => any::<String>(),
     ];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())

@@ -1,4 +1,4 @@
-//! Variables of the environment that bear our name and are not meant for us.
+//! Environment variables that bear the program's name and are not its own.
 //!
 //! Beside a service called `lkv`, Kubernetes and Docker set variables that
 //! begin with `LKV_` as well, and one of them is that of a flag: `LKV_PORT` is
@@ -6,21 +6,19 @@
 
 use std::ffi::{OsStr, OsString};
 
-/// What the variables of all flags begin with.
+/// The prefix of every flag's variable.
 const PREFIX: &str = "LKV_";
 
 /// The variable of a flag that a link sets as well.
 const PORT: &str = "LKV_PORT";
 
-/// Whether the variable of a flag says nothing of it: it is empty, or made by a
-/// link.
+/// Returns true for a flag's variable that is empty, or set by a link.
 pub(super) fn is_unset(name: &OsStr, value: &OsStr) -> bool {
     value.is_empty() || name == PORT && is_url_of_link(&value.to_string_lossy())
 }
 
-/// One line for each kind of variable that is ignored: those that links make,
-/// and those that only look as if they were of a flag. `flags` are the
-/// variables of flags.
+/// One warning for each kind of ignored variable: those set by links, and those
+/// with the prefix that are no flag's. `flags` are the variables of flags.
 pub(super) fn ignored(
     flags: &[OsString],
     variables: impl Iterator<Item = (OsString, OsString)>,
@@ -48,8 +46,7 @@ pub(super) fn ignored(
     [links, unknown].into_iter().filter_map(line).collect()
 }
 
-/// Whether a link makes such a variable, `name` being what comes after the
-/// prefix.
+/// Returns true for a variable that a link sets; `name` has no prefix any more.
 ///
 /// ```text
 /// PORT=tcp://10.96.0.12:8888      PORT_8888_TCP_ADDR=10.96.0.12
@@ -74,7 +71,7 @@ fn is_of_link(name: &str, value: &str) -> bool {
     is_port || is_of_port || is_of_service || is_of_container || is_of_its_environment
 }
 
-/// Whether a text is an address as links write it: `tcp://10.96.0.12:8888`.
+/// Returns true for an address in the form of links: `tcp://10.96.0.12:8888`.
 fn is_url_of_link(text: &str) -> bool {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| matches!(scheme, "tcp" | "udp" | "sctp"))
@@ -95,7 +92,7 @@ mod tests {
         assert_eq!(lines(&[]), none);
         assert_eq!(lines(&[("LKV_PORT", "9000"), ("LKV_HOST", "")]), none);
         assert_eq!(lines(&[("PATH", "/bin"), ("XLKV_A", "1"), ("lkv_a", "1"), ("LKV", "1")]), none);
-        // A link sets no such value there, so it is a mistake for its flag to tell.
+        // Not a link's value, so a mistake that the flag reports.
         assert_eq!(lines(&[("LKV_HOST", "tcp://10.96.0.12:8888")]), none);
     }
 

@@ -1,9 +1,9 @@
 //! The log: simplelog's lines, made fit for a terminal and limited in number.
 //!
-//! What a line tells may come from a client or from a file. So a line is
-//! always one line of printable characters, and of the lines of one place in
-//! the code only so many are written in a time. At `debug` and below there is
-//! no such limit: whoever asks for these wants each request.
+//! The text of a line may come from a client or from a file. So a line is
+//! always one line of printable characters, and each place in the code is
+//! limited to a number of lines in an interval. At `debug` and below there is
+//! no such limit: those levels are for seeing each request.
 
 use super::output::Output;
 use crate::server::LIBRARY_LOG_TARGET;
@@ -17,21 +17,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The libraries that tell much of their insides, by the start of their targets.
+/// The libraries with verbose logs, by the start of their targets.
 const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
 
-/// A longer text is cut: the longest target that is served fits, with every
+/// The longest text of a line: the longest target that is served fits, with every
 /// byte escaped.
 const TEXT_BYTES_MAX: usize = 20 * 1024;
 
-/// How many lines of one place in the code there may be in an interval.
+/// The most lines of one place in the code in an interval.
 const LINES_MAX: u32 = 20;
 
 /// That interval.
 const LINES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Has every line of `level` and above, and every panic, go to `output`. Once
-/// it is called, [`Log::flush`] tells how many lines were left out.
+/// Sends every line of `level` and above, and every panic, to `output`. From then
+/// on [`Log::flush`] reports the number of suppressed lines.
 ///
 /// # Panics
 ///
@@ -42,8 +42,8 @@ pub fn start(level: LevelFilter, output: Output) {
     log::set_boxed_logger(logger).expect("nothing else has set a logger");
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().replacen('\n', " ", 1);
-        // Threads of ours have names. Those of the HTTP library panic when a client resets
-        // its connection at the wrong moment, and that is nothing to act on.
+        // Our threads have names. Those of the HTTP library panic when a client resets
+        // its connection at the wrong moment, which is nothing to act on.
         match thread::current().name() {
             Some(name) => log::error!("thread {name}: {text}"),
             None => log::debug!("a thread of a connection: {text}"),
@@ -69,8 +69,8 @@ impl Logger {
         Self { lines: WriteLogger::new(level, config, pieces), places: Mutex::default() }
     }
 
-    /// Whether a line may be written at this moment; then how many of its place
-    /// were left out since the last one.
+    /// The number of lines suppressed since the last one of its place, or `None`
+    /// if this one is suppressed too.
     fn admit(&self, record: &Record<'_>, now: Instant) -> Option<u64> {
         if record.level() > Level::Info {
             return Some(0);
@@ -88,7 +88,7 @@ impl Logger {
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        // Those libraries have a line for each record that is read at a start.
+        // These libraries log a line for each record that is read at a start.
         let is_insides = metadata.level() > Level::Warn
             && LOQUACIOUS.iter().any(|library| target.starts_with(library));
         self.lines.enabled(metadata) && !is_insides && !target.starts_with(LIBRARY_LOG_TARGET)
@@ -99,9 +99,9 @@ impl Log for Logger {
             return;
         }
         let Some(left_out) = self.admit(record, Instant::now()) else { return };
-        // In full before any lock is taken: this runs code of whoever logs.
+        // In full before any lock is taken: this runs the caller's own code.
         let mut text = Printable::default();
-        // Only what is to be shown could fail, and then it is not shown.
+        // Only the shown value itself could fail, and then it is not shown.
         write!(text, "{}", record.args()).ok();
         if left_out > 0 {
             write!(text, " ({left_out} more like this were left out)").ok();
@@ -149,8 +149,8 @@ impl Place {
     }
 }
 
-/// Text that shows on a terminal and does nothing to it: what is not printable
-/// is escaped, a line's end as well.
+/// Text that is harmless to a terminal: characters that are not printable are
+/// escaped, a line's end as well.
 #[derive(Default)]
 pub struct Printable(String);
 
@@ -158,7 +158,7 @@ impl Printable {
     /// A text in this form.
     pub fn of(text: &impl fmt::Display) -> String {
         let mut printable = Self::default();
-        // Only what is to be shown could fail, and then it is not shown.
+        // Only the shown value itself could fail, and then it is not shown.
         write!(printable, "{text}").ok();
         printable.0
     }
@@ -183,11 +183,11 @@ impl fmt::Write for Printable {
     }
 }
 
-/// What a text ends with that is cut.
+/// The end of a text that was cut.
 const CUT: &str = "[...]";
 
-/// Puts together what simplelog writes piece by piece. It has no end of a line
-/// but at the end of a line.
+/// Joins the pieces that simplelog writes to lines. A piece has a line's end only
+/// as its last byte.
 struct Pieces {
     line: Vec<u8>,
     output: Output,

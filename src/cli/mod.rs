@@ -1,14 +1,14 @@
-//! The command line: flags, their environment variables and their defaults;
-//! and what the program tells on standard output and standard error.
+//! The command line: flags, their environment variables and their defaults; and
+//! the program's standard output and standard error.
 //!
-//! Reading the flags starts nothing; bad usage is told as one line.
+//! Reading the flags starts nothing; bad usage is reported in one line.
 
 mod environment;
 pub mod logging;
 mod output;
 mod units;
 
-use crate::api::{HostName, Hosts, NotAName};
+use crate::api::{HostName, Hosts, InvalidHostName};
 use crate::server::Config;
 use crate::storage::Durable;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
@@ -30,11 +30,10 @@ const VALUE_BYTES_MAX: Size = Size(10 << 20);
 /// the HTTP library may allocate it once more.
 const VALUE_SIZE_MAX: u64 = 1 << 30;
 
-/// More threads than this are taken for a mistake: the system would not
-/// give them.
+/// The most worker threads; more would be a mistake that the system refuses.
 const WORKERS_MAX: usize = 1024;
 
-/// What `--help` says of the end.
+/// The end of the text of `--help`.
 const EXIT_CODES: &str = "\
 Exit codes: 0 after Ctrl-C or SIGTERM, 129 after SIGHUP, 1 for a failure, 2 for bad usage. A second \
 Ctrl-C or SIGTERM ends it at once, with 1. A signal that is ignored at the start, as nohup has it, \
@@ -44,14 +43,14 @@ stays ignored.";
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100, args_override_self = true, after_help = EXIT_CODES)]
 pub struct Options {
-    /// The address or name to listen on; there is no authentication yet, so
-    /// mind who can reach it
+    /// The address to listen on, or a name for all of its addresses; there is
+    /// no authentication yet, so keep it from strangers
     #[arg(long, env = "LKV_HOST", value_parser = NonEmptyStringValueParser::new(),
-          default_value_t = Config::default().addr.ip().to_string())]
+          default_value_t = Config::ADDR.ip().to_string())]
     pub host: String,
 
     /// The port to listen on; 0 asks the system for a free one
-    #[arg(long, env = "LKV_PORT", default_value_t = Config::default().addr.port())]
+    #[arg(long, env = "LKV_PORT", default_value_t = Config::ADDR.port())]
     pub port: u16,
 
     /// A name that the store may be called by on a loopback address, beside
@@ -71,8 +70,9 @@ pub struct Options {
     #[arg(long, env = "LKV_WAIT_FOR_LOCK", value_name = "TIME", requires = "working_dir")]
     pub wait_for_lock: Option<Span>,
 
-    /// The threads that read from the disk, beside the one that answers all
-    /// other small requests [default: two for each processor]
+    /// The worker threads: one of them takes requests and answers small ones, the
+    /// others answer large ones and stand in for it [default: two for each
+    /// processor]
     #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_workers)]
     pub workers: Option<usize>,
 
@@ -81,8 +81,8 @@ pub struct Options {
           default_value_t = VALUE_BYTES_MAX)]
     pub max_value_size: Size,
 
-    /// What keys and values may take in memory; a write past it is refused
-    /// with 507; not with --working-dir [default: no limit]
+    /// The memory for keys and values; a write past it is refused with 507; not
+    /// with --working-dir [default: no limit]
     #[arg(long, env = "LKV_MAX_MEMORY", value_name = "SIZE")]
     pub max_memory: Option<Size>,
 
@@ -107,7 +107,7 @@ pub struct Options {
           default_value_t = Span(Config::default().shutdown_timeout))]
     pub shutdown_timeout: Span,
 
-    /// What is logged to standard error: off, error, warn, info, debug or
+    /// The level of the log on standard error: off, error, warn, info, debug or
     /// trace; debug logs each request
     #[arg(long, env = "LKV_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LevelFilter,
@@ -117,10 +117,10 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostNames(Vec<HostName>);
 
-/// What is to be done instead of starting.
+/// An end before the start.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Instead {
-    /// Print this text and succeed: help was asked for, or the version.
+    /// Print this text and succeed: the help, or the version.
     Print(String),
     /// Complain with this line: the usage is bad.
     Complain(String),
@@ -147,28 +147,32 @@ impl Options {
         })
     }
 
-    /// Lines about variables of the environment that are ignored, though they
-    /// bear the program's name.
+    /// Warnings of ignored environment variables that bear the program's name.
     pub fn ignored_variables() -> Vec<String> {
         let command = Self::command();
         let flags = command.get_arguments().filter_map(|arg| arg.get_env().map(ToOwned::to_owned));
         environment::ignored(&flags.collect::<Vec<_>>(), std::env::vars_os())
     }
 
-    /// The addresses that host and port stand for, at least one.
+    /// The addresses that host and port stand for, at least one, each once.
     pub fn addrs(&self) -> io::Result<Vec<SocketAddr>> {
         let host = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let addrs: Vec<_> = (host.unwrap_or(&self.host), self.port).to_socket_addrs()?.collect();
+        let mut addrs: Vec<SocketAddr> = Vec::new();
+        for addr in (host.unwrap_or(&self.host), self.port).to_socket_addrs()? {
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
         if addrs.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
         Ok(addrs)
     }
 
-    /// The hosts that calls may name to a server on `addr`. Where others reach
-    /// it, they do so by names that nobody here knows.
-    pub fn hosts(&self, addr: SocketAddr) -> Hosts {
-        if !is_loopback(addr) {
+    /// The hosts that calls to a server on `addrs` may name. Other machines reach
+    /// it by names that are unknown here, so any is allowed then.
+    pub fn hosts(&self, addrs: &[SocketAddr]) -> Hosts {
+        if !addrs.iter().all(is_loopback) {
             return Hosts::any();
         }
         // An address is allowed in any case.
@@ -177,10 +181,10 @@ impl Options {
         Hosts::local(names.chain(own))
     }
 
-    /// How to run a server on `addr`.
-    pub fn config(&self, addr: SocketAddr) -> Config {
+    /// The configuration of a server on `addrs`.
+    pub fn config(&self, addrs: Vec<SocketAddr>) -> Config {
         Config {
-            addr,
+            addrs,
             workers: self.workers.unwrap_or_else(|| Config::default().workers),
             connections_max: self.max_connections,
             idle_timeout: self.idle_timeout.0,
@@ -194,17 +198,17 @@ impl Options {
     }
 }
 
-/// Whether only this machine can reach an address.
-pub fn is_loopback(addr: SocketAddr) -> bool {
+/// Returns true for an address that only this machine can reach.
+pub fn is_loopback(addr: &SocketAddr) -> bool {
     addr.ip().to_canonical().is_loopback()
 }
 
-/// Reads names with commas or spaces between them.
+/// Parses names with commas or spaces between them.
 fn parse_hosts(text: &str) -> Result<HostNames, String> {
     let names = text.split([',', ' ', '\t', '\n']).filter(|name| !name.is_empty());
     let read = |name: &str| match name.parse() {
         Ok(name) => Ok(name),
-        Err(NotAName) => {
+        Err(InvalidHostName) => {
             Err(format!("{name} is not a name such as a.example.com, .example.com or *"))
         }
     };
@@ -269,10 +273,10 @@ mod tests {
     #[test]
     fn no_flags_give_the_defaults() {
         let options = read(&[]).expect("no flag is needed");
-        let addr = "127.0.0.1:8888".parse().expect("an address");
-        assert_eq!(options.addrs().expect("it is numeric"), [addr]);
+        let addrs = options.addrs().expect("it is numeric");
+        assert_eq!(addrs, ["127.0.0.1:8888".parse().expect("an address")]);
         assert_eq!(options.max_value_size, Size(10 * 1024 * 1024));
-        assert_eq!(options.config(addr).idle_timeout, Duration::from_secs(60));
+        assert_eq!(options.config(addrs).idle_timeout, Duration::from_secs(60));
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! Lines for standard output and standard error, for which nothing waits.
+//! Standard output and standard error, by line, without blocking.
 //!
 //! ```text
 //! line ──► queue of so many bytes ──► one thread, one write for each line
 //!              │ full
-//!              └─► counted, and told in one line afterwards
+//!              └─► counted, and reported in one line afterwards
 //! ```
 //!
-//! Whoever reads a log may stall, and the system lets a write wait for that
-//! without end. Here it keeps one thread waiting that has nothing else to do.
+//! The reader of a log may stall, and a write to it then blocks without end. Here
+//! it blocks one thread that has nothing else to do.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -17,10 +17,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The most bytes in a queue. Once it is full it takes nothing more until it is
-/// half empty, so that what was lost is one gap and not many.
+/// half empty, so that the lost lines are one gap and not many.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
 
-/// How long to wait where somebody has made the stream one that does not block.
+/// The pause before another try on a stream that somebody has set to non-blocking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A stream of lines. A clone is another handle on the same one.
@@ -32,7 +32,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Wakes up the thread that writes.
     filled: Condvar,
-    /// Wakes up those who wait for it.
+    /// Wakes up callers of [`Output::finish`].
     drained: Condvar,
 }
 
@@ -40,7 +40,7 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Line>,
     bytes: usize,
-    /// How many lines were lost since the last one that was taken.
+    /// The number of lines lost since the last one that was taken.
     lost: u64,
     /// The thread has a line in hand.
     is_writing: bool,
@@ -51,12 +51,12 @@ struct Queue {
 /// A line with its end.
 struct Line {
     bytes: Vec<u8>,
-    /// How many lines were lost before it.
+    /// The number of lines lost before it.
     lost_before: u64,
 }
 
 impl Output {
-    /// A stream that ends up in `sink`, written by a thread of this name.
+    /// A stream into `sink`, written by a thread of this name.
     pub fn new(name: &str, sink: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let thread = thread::Builder::new().name(name.to_owned());
@@ -112,7 +112,7 @@ impl Queue {
     fn take(&mut self) -> Option<Line> {
         let line = match self.lines.pop_front() {
             Some(line) => line,
-            // Nothing came after what was lost.
+            // Nothing came after the gap.
             None if self.has_gap() => {
                 Line { bytes: Vec::new(), lost_before: mem::take(&mut self.lost) }
             }
@@ -123,7 +123,7 @@ impl Queue {
         Some(line)
     }
 
-    /// Whether lines were lost that can be told of now.
+    /// Returns true if lost lines can be reported now.
     fn has_gap(&self) -> bool {
         self.lost > 0 && !self.has_failed
     }
@@ -134,13 +134,13 @@ impl Queue {
 }
 
 impl Line {
-    /// What it takes in memory, about.
+    /// Its size in memory, about.
     fn cost(&self) -> usize {
         size_of::<Self>() + self.bytes.len()
     }
 }
 
-/// Writes what comes, for as long as the process lives.
+/// Writes the queue's lines as they come, for as long as the process lives.
 fn write_all(shared: &Shared, mut sink: impl Write) {
     loop {
         let mut queue = shared.lock();
@@ -161,8 +161,8 @@ fn write_all(shared: &Shared, mut sink: impl Write) {
     }
 }
 
-/// Writes a line, and before it that others are missing. Gives how many lines
-/// are not written and not told of.
+/// Writes a line, with a report of lost ones before it. Returns the number of lines
+/// neither written nor reported.
 fn write_with_gap(sink: &mut impl Write, line: &Line) -> u64 {
     let lost = line.lost_before;
     if lost > 0 {
@@ -175,7 +175,7 @@ fn write_with_gap(sink: &mut impl Write, line: &Line) -> u64 {
     u64::from(!write_line(sink, &line.bytes))
 }
 
-/// Writes a line in one call if the system takes it so. Says whether it is
+/// Writes a line, in one call if the system takes it so. Returns true once it is
 /// written.
 fn write_line(sink: &mut impl Write, line: &[u8]) -> bool {
     let mut rest = line;
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crossbeam_channel::{Receiver, Sender};
 
-    /// A sink that takes one write for each permit, and gives away what it took.
+    /// A sink that takes one write for each permit, and sends its lines on.
     struct Slow {
         permits: Receiver<io::Result<()>>,
         written: Sender<String>,

@@ -1,85 +1,61 @@
-//! The listening socket, and the tiny_http server that accepts on it.
+//! The accept loops of tiny_http over our listening sockets.
 //!
-//! A tiny_http server whose accept loop has panicked (no thread could be
-//! started for a connection) accepts nothing any more. The listening socket is
-//! therefore ours: another server starts on another descriptor of it, while
-//! the connections of the first live on.
+//! A loop that has panicked (no thread could be started for a connection) accepts
+//! nothing any more. The listening sockets are therefore ours: another loop starts
+//! on a duplicate of the first one, while the connections of the last loop live on.
+//! Connections to the other sockets come to the same loop, through the `gate`.
 
-use super::front::{self, Front, Message, Ready};
-use super::gate::{self, AcceptLoop};
-use super::lead::{Lead, Left};
-use super::watchdog::Handle;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use super::dispatch::{Dispatcher, Task};
+use super::gate::{self, AcceptThread};
+use super::inbox::Inbox;
+use super::leader::{Exit, Leadership};
+use super::workers;
+use socket2::SockRef;
 use std::collections::HashSet;
 use std::io;
 use std::mem;
-use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::panic::{self, AssertUnwindSafe};
+use std::net::{Shutdown, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many connections may wait to be accepted.
-const BACKLOG: i32 = 4096;
-
-/// How many earlier accept loops may wait for their last connections.
+/// The most earlier accept loops that wait for their last connections.
 const RETIRING_MAX: usize = 32;
 
-/// A dead peer is noticed about this long after it was last heard of.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// Opens the listening socket. The options set here hold for every connection
-/// that it accepts.
-pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // The last run's connections may still be in TIME_WAIT. On Windows the
-    // same option would let two servers share the port.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    // An answer is one write; holding it back gains nothing.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// The accept loops over one listening socket.
-pub(super) struct Acceptor {
-    listener: TcpListener,
-    front: Arc<Front>,
-    watchdog: Handle,
+/// The accept loops over the listening sockets.
+pub struct Acceptor {
+    listeners: Arc<[TcpListener]>,
+    dispatcher: Arc<Dispatcher>,
     connections_max: usize,
-    current: Generation,
+    current: AcceptLoop,
     /// Earlier ones, whose connections live on.
-    retiring: Vec<Generation>,
+    retiring: Vec<AcceptLoop>,
 }
 
-/// One tiny_http server, and who takes its requests.
-struct Generation {
-    lead: Arc<Lead>,
-    accept_loop: Arc<AcceptLoop>,
+/// One tiny_http server, and the leadership over its requests.
+struct AcceptLoop {
+    thread: Arc<AcceptThread>,
+    leadership: Arc<Leadership>,
 }
 
 impl Acceptor {
-    /// Starts accepting on `listener`, up to so many connections at once.
-    pub(super) fn new(
-        listener: TcpListener,
-        front: Arc<Front>,
-        watchdog: Handle,
+    /// Starts accepting on `listeners`, up to so many connections at once.
+    pub fn new(
+        listeners: Vec<TcpListener>,
+        dispatcher: Arc<Dispatcher>,
         connections_max: usize,
     ) -> io::Result<Self> {
-        let current = Generation::start(&listener, &front, &watchdog, connections_max, 0)?;
-        let retiring = Vec::new();
-        Ok(Self { listener, front, watchdog, connections_max, current, retiring })
+        let listeners = listeners.into();
+        let current = AcceptLoop::start(&listeners, &dispatcher, connections_max, 0)?;
+        Ok(Self { listeners, dispatcher, connections_max, current, retiring: Vec::new() })
     }
 
     /// Waits until the accept loop has come to the gate. It does not where the
     /// standard library accepts in another way than this program knows of.
-    pub(super) fn wait_until_begun(&self, patience: Duration) -> io::Result<()> {
+    pub fn wait_until_begun(&self, patience: Duration) -> io::Result<()> {
         const PAUSE: Duration = Duration::from_micros(100);
         let end = Instant::now() + patience;
-        while !self.current.accept_loop.has_begun() {
+        while !self.has_begun() {
             if Instant::now() > end {
                 return Err(io::Error::other("tiny_http does not accept through the gate"));
             }
@@ -89,123 +65,114 @@ impl Acceptor {
     }
 
     /// Whether the accept loop has come to the gate.
-    pub(super) fn has_begun(&self) -> bool {
-        self.current.accept_loop.has_begun()
+    pub fn has_begun(&self) -> bool {
+        self.current.thread.has_begun()
     }
 
     /// Whether the accept loop has ended.
-    pub(super) fn is_over(&self) -> bool {
-        self.current.accept_loop.is_over()
+    pub fn is_over(&self) -> bool {
+        self.current.thread.is_over()
     }
 
     /// Starts another accept loop in place of one that has ended.
-    pub(super) fn replace(&mut self) -> io::Result<()> {
+    pub fn replace(&mut self) -> io::Result<()> {
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
-        let Self { listener, front, watchdog, connections_max, current, .. } = self;
-        let number = current.accept_loop.number + 1;
-        let next = Generation::start(listener, front, watchdog, *connections_max, number)?;
+        let Self { listeners, dispatcher, connections_max, current, .. } = self;
+        let number = current.thread.number + 1;
+        let next = AcceptLoop::start(listeners, dispatcher, *connections_max, number)?;
         self.retiring.push(mem::replace(current, next));
         Ok(())
     }
 
     /// Ends the leaders of earlier accept loops that have no connection left
     /// among those of `living` numbers.
-    pub(super) fn retire_without(&mut self, living: &HashSet<usize>) {
-        self.retiring.retain(|generation| {
-            let lives = living.contains(&generation.accept_loop.number);
+    pub fn retire_without(&mut self, living: &HashSet<usize>) {
+        self.retiring.retain(|accept_loop| {
+            let lives = living.contains(&accept_loop.thread.number);
             if !lives {
-                generation.lead.retire();
+                accept_loop.leadership.retire();
             }
             lives
         });
     }
 
-    /// Whether a connection that came through the accept loop of that number
-    /// waits in vain for a thread.
-    pub(super) fn is_retiring(&self, accept_loop: usize) -> bool {
-        accept_loop != self.current.accept_loop.number
+    /// Whether an accept loop is an earlier one, by its number.
+    pub fn is_retiring(&self, accept_loop: usize) -> bool {
+        accept_loop != self.current.thread.number
     }
 
     /// Whether there are earlier accept loops.
-    pub(super) fn has_retiring(&self) -> bool {
+    pub fn has_retiring(&self) -> bool {
         !self.retiring.is_empty()
     }
 
-    /// Gives the lead to another thread where the one that has it is stuck.
-    /// Says whether any leader is at an answer.
-    pub(super) fn displace_stuck(&self, now: Instant) -> bool {
+    /// Has another worker lead where a leader is stuck. Returns whether any is at
+    /// a request.
+    pub fn displace_stuck(&self, now: Instant) -> bool {
         let mut is_busy = false;
-        for lead in self.generations().map(|generation| &generation.lead) {
-            if let Some(term) = lead.displace_stuck(now) {
-                // The lane's threads live as long as the server.
-                let next = Ready::Lead(Arc::clone(lead), term);
-                self.front.ready.send(Message::Work(next)).ok();
+        for AcceptLoop { leadership, .. } in self.loops() {
+            if let Some(turn) = leadership.displace_stuck(now) {
+                self.dispatcher.queue(Task::Lead(Arc::clone(leadership), turn));
             }
-            is_busy |= lead.is_answering();
+            is_busy |= leadership.is_handling();
         }
         is_busy
     }
 
-    fn generations(&self) -> impl Iterator<Item = &Generation> {
+    fn loops(&self) -> impl Iterator<Item = &AcceptLoop> {
         self.retiring.iter().chain([&self.current])
     }
 
     /// Stops accepting. Connections that were accepted live on.
-    pub(super) fn close(&self) {
-        // Where a listening socket cannot be shut it goes on listening until
-        // the process ends, and nobody who comes then is answered.
-        SockRef::from(&self.listener).shutdown(Shutdown::Read).ok();
+    pub fn close(&self) {
+        for listener in &*self.listeners {
+            // Where a listening socket cannot be shut it goes on listening until
+            // the process ends, and nobody who comes then is answered.
+            SockRef::from(listener).shutdown(Shutdown::Read).ok();
+        }
     }
 
-    /// Ends the threads that take requests. What is committed after that is
-    /// answered by whoever says so.
-    pub(super) fn retire_all(&self) {
-        self.generations().for_each(|generation| generation.lead.retire());
-        for (job, reply) in self.front.committed.end() {
-            self.front.answer_committed(job, reply);
-        }
+    /// Ends the leaders. Later replies of the storage are written by its threads.
+    pub fn retire_all(&self) {
+        self.loops().for_each(|accept_loop| accept_loop.leadership.retire());
+        self.dispatcher.end_completions();
     }
 }
 
-impl Generation {
-    /// Starts to accept, on one more thread of the ready lane, which leads.
+impl AcceptLoop {
+    /// Starts to accept, on one more worker, which leads.
     fn start(
-        listener: &TcpListener,
-        front: &Arc<Front>,
-        watchdog: &Handle,
+        listeners: &Arc<[TcpListener]>,
+        dispatcher: &Arc<Dispatcher>,
         connections_max: usize,
         number: usize,
     ) -> io::Result<Self> {
-        let listener = listener.try_clone()?;
-        let accept_loop = Arc::new(AcceptLoop::new(number));
-        let opened = gate::open(&listener, front, watchdog, connections_max, &accept_loop)?;
-        let front = Arc::clone(front);
+        let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+        let thread = Arc::new(AcceptThread::new(number));
+        let opened = gate::open(&listener, listeners, dispatcher, connections_max, &thread)?;
+        let dispatcher = Arc::clone(dispatcher);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
-        let thread = thread::Builder::new().name(format!("lead-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || match start_tiny_http(listener) {
-            Ok(lead) => {
-                let lead = Arc::new(lead);
-                front.committed.are_for(Arc::clone(&lead));
-                // Who has started this waits for it.
-                hand_over.send(Ok(Arc::clone(&lead))).ok();
-                if lead.run(0, &front) == Left::Displaced {
-                    front.work_ready();
-                }
+        let leader = move || {
+            let inbox = Inbox::open(listener).map(Arc::new);
+            let leadership = inbox.map(|inbox| {
+                dispatcher.completions.wake_at(Arc::clone(&inbox));
+                Arc::new(Leadership::new(inbox))
+            });
+            let first_turn = leadership.as_ref().ok().map(Arc::clone);
+            // Whoever has started this waits for it.
+            hand_over.send(leadership).ok();
+            if let Some(leadership) = first_turn
+                && workers::lead(&dispatcher, &leadership, 0) == Exit::Displaced
+            {
+                workers::work(&dispatcher);
             }
-            Err(err) => {
-                hand_over.send(Err(err)).ok();
-            }
-        })?;
+        };
+        let builder = thread::Builder::new().name(format!("lead-{number}"));
+        builder.stack_size(workers::STACK_BYTES).spawn(leader)?;
         let lost = |_| io::Error::other("tiny_http cannot start its threads");
-        let lead = handed_over.recv().map_err(lost)?.inspect_err(|_| gate::close(opened))?;
-        Ok(Self { lead, accept_loop })
+        let leadership = handed_over.recv().map_err(lost).flatten();
+        Ok(Self { thread, leadership: leadership.inspect_err(|_| gate::close(opened))? })
     }
-}
-
-/// Starts tiny_http, which panics where it cannot have a thread.
-fn start_tiny_http(listener: TcpListener) -> io::Result<Lead> {
-    panic::catch_unwind(AssertUnwindSafe(|| Lead::new(listener)))
-        .unwrap_or_else(|_panic| Err(io::Error::other("tiny_http cannot start its threads")))
 }

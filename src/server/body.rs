@@ -10,7 +10,7 @@ const FIRST_STEP_BYTES: u64 = 64 * 1024;
 
 /// Why there is no whole body.
 #[derive(Debug)]
-pub(super) enum Error {
+pub enum Error {
     /// It ended before its announced length, or the last of its chunks.
     Short,
     /// It is longer than allowed.
@@ -38,7 +38,7 @@ impl From<io::Error> for Error {
 /// Reads a whole body of up to `bytes_max` bytes. Blocks until it is there.
 /// `reserve` is asked for the memory of each step, and says whether there is
 /// any.
-pub(super) fn read(
+pub fn read(
     reader: impl BufRead,
     length: Length,
     bytes_max: u64,
@@ -66,7 +66,7 @@ pub(super) fn read(
 }
 
 /// Reads until there are so many bytes, or no more.
-pub(super) fn read_up_to(
+pub fn read_up_to(
     mut reader: impl Read,
     wanted: u64,
     exact: bool,

@@ -1,6 +1,7 @@
 //! The chunked transfer coding (RFC 9112, 7.1), taken to the letter.
 
-use super::framing::{HEAD_BYTES_MAX, is_token_byte};
+use super::framing::HEAD_BYTES_MAX;
+use crate::api::grammar::is_token;
 use std::io::{self, BufRead, Read};
 
 /// The longest line that begins a chunk, and the longest trailer section, in
@@ -15,7 +16,7 @@ const OVERHEAD_FACTOR_MAX: u64 = 16;
 /// Reads the data out of a chunked body. An end inside of it is
 /// `UnexpectedEof`, and what makes no sense is `InvalidData` with a text for
 /// the client.
-pub(super) struct Chunked<R> {
+pub struct Chunked<R> {
     reader: R,
     state: State,
     data_bytes: u64,
@@ -38,7 +39,7 @@ enum State {
 
 impl<R: BufRead> Chunked<R> {
     /// A decoder at the beginning of a body.
-    pub(super) fn new(reader: R) -> Self {
+    pub fn new(reader: R) -> Self {
         Self { reader, state: State::Size, data_bytes: 0, overhead_bytes: 0 }
     }
 
@@ -82,7 +83,7 @@ impl<R: BufRead> Chunked<R> {
                     }
                     match line.split(|byte| *byte == b':').next() {
                         _ if line.is_empty() => State::Done,
-                        Some(name) if name.len() < line.len() && is_name(name) => {
+                        Some(name) if name.len() < line.len() && is_token(name) => {
                             State::Trailers(bytes)
                         }
                         _ => return Err(invalid("a trailer field name is not a token")),
@@ -111,10 +112,6 @@ impl<R: BufRead> Read for Chunked<R> {
         self.state = State::Data(left - got as u64);
         Ok(got)
     }
-}
-
-fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().copied().all(is_token_byte)
 }
 
 /// `chunk-size [ chunk-ext ]`: hexadecimal digits, and nothing else before a

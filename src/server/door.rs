@@ -27,14 +27,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Who lets connections in on a listening socket.
-pub(super) trait Gate: Send + Sync {
+pub trait Gate: Send + Sync {
     /// Waits for the next connection and gives a descriptor that stands for
     /// it. An error ends tiny_http's accept loop.
-    fn next(&self, listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Arc<dyn Stream>)>;
+    fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)>;
 }
 
 /// What tiny_http reads from a connection.
-pub(super) trait Stream: Send + Sync {
+pub trait Stream: Send + Sync {
     /// The number by which [`id_of`] knows it again.
     fn id(&self) -> u64;
     /// Waits for bytes; 0 once there will be none.
@@ -51,18 +51,18 @@ enum Slot {
 }
 
 /// A listening socket that a gate decides about.
-pub(super) struct Opened(RawFd, Weak<dyn Gate>);
+pub struct Opened(RawFd, Weak<dyn Gate>);
 
 /// Has `gate` decide about what comes on this listening socket, until its
 /// accept loop ends.
-pub(super) fn open(listener: BorrowedFd<'_>, gate: Arc<dyn Gate>) -> Opened {
+pub fn open(listener: BorrowedFd<'_>, gate: Arc<dyn Gate>) -> Opened {
     let opened = Opened(listener.as_raw_fd(), Arc::downgrade(&gate));
     slots().set(opened.0, Some(Slot::Listener(gate)));
     opened
 }
 
 /// Has nobody decide about a listening socket any more, which may be closed.
-pub(super) fn forget(Opened(number, gate): Opened) {
+pub fn forget(Opened(number, gate): Opened) {
     // Another may have the number by now.
     if let Some(Slot::Listener(now)) = slots().get(number)
         && Weak::ptr_eq(&Arc::downgrade(&now), &gate)
@@ -72,7 +72,7 @@ pub(super) fn forget(Opened(number, gate): Opened) {
 }
 
 /// The number of the connection that tiny_http knows by this address.
-pub(super) fn id_of(addr: &SocketAddr) -> Option<u64> {
+pub fn id_of(addr: &SocketAddr) -> Option<u64> {
     let SocketAddr::V6(addr) = addr else { return None };
     let octets = addr.ip().octets();
     let (prefix, number) = octets.split_first_chunk::<8>()?;
@@ -133,10 +133,8 @@ thread_local! {
 }
 
 fn admit(number: RawFd, gate: &dyn Gate) -> io::Result<(RawFd, libc::sockaddr_in6)> {
-    // SAFETY: the caller has this descriptor open for the whole of its call.
-    let listener = unsafe { BorrowedFd::borrow_raw(number) };
     loop {
-        let (descriptor, stream) = match gate.next(listener) {
+        let (descriptor, stream) = match gate.next() {
             Ok(admitted) => admitted,
             Err(err) => {
                 // The accept loop ends now, and its descriptor with it.
@@ -309,7 +307,7 @@ mod tests {
     }
 
     impl Gate for Once {
-        fn next(&self, _: BorrowedFd<'_>) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
+        fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
             let stream = self.0.lock().expect("nobody panics with it").take();
             let stream = stream.ok_or(io::Error::from_raw_os_error(libc::EINVAL))?;
             Ok((self.1.try_clone()?, stream))

@@ -3,7 +3,8 @@
 //! tiny_http gives each connection a thread and two descriptors, has no limit
 //! on either, panics where it cannot have one, and ends its accept loop at the
 //! first error. So it is given a connection only while there is room for it,
-//! with a descriptor to spare, and no error but the end.
+//! with a descriptor to spare, and no error but the end. It accepts on one
+//! listening socket; the gate does on all that the server has.
 //!
 //! tiny_http's pool of threads also forgets connections: a burst of more than
 //! it has idle threads is queued, and nobody begins with those that are left
@@ -11,11 +12,11 @@
 //! them, and a connection that ends at once makes the pool look again.
 
 use super::connections::{Connection, Connections};
+use super::dispatch::Dispatcher;
 use super::door::{self, Gate, Opened, Stream};
-use super::front::Front;
 use super::inlet::Inlet;
+use super::mailbox::Command;
 use super::socket::Socket;
-use super::watchdog::Handle;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -23,11 +24,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How many addresses can be served.
+pub const LISTENERS_MAX: usize = usize::MAX;
 
 /// How long a connection may wait for a thread until it is taken to be
 /// forgotten.
@@ -45,11 +49,11 @@ const DESCRIPTORS_SPARE: usize = 2;
 
 /// Lets connections in, for one accept loop.
 struct Admission {
-    front: Arc<Front>,
-    watchdog: Handle,
+    listeners: Arc<[TcpListener]>,
+    dispatcher: Arc<Dispatcher>,
     /// How many connections there may be, with those that are turned away.
     connections_max: usize,
-    accept_loop: Arc<AcceptLoop>,
+    accept_thread: Arc<AcceptThread>,
     // Nobody but the accept loop's thread locks it.
     state: Mutex<State>,
 }
@@ -65,23 +69,25 @@ struct State {
     unread: VecDeque<(Weak<Connection>, Instant)>,
     /// When tiny_http's pool was last made to look.
     nudged_at: Option<Instant>,
+    /// The listening socket that is asked first.
+    turn: usize,
 }
 
 /// An accept loop of tiny_http's.
 #[derive(Debug)]
-pub(super) struct AcceptLoop {
+pub struct AcceptThread {
     /// Its number: they are counted.
-    pub(super) number: usize,
+    pub number: usize,
     started_at: Instant,
     has_begun: AtomicBool,
     has_ended: AtomicBool,
 }
 
 /// Notes the end of the accept loop whose thread this belongs to.
-struct EndsWithThread(Arc<AcceptLoop>);
+struct EndsWithThread(Arc<AcceptThread>);
 
 thread_local! {
-    static ACCEPT_LOOP: RefCell<Option<EndsWithThread>> = const { RefCell::new(None) };
+    static ACCEPT_THREAD: RefCell<Option<EndsWithThread>> = const { RefCell::new(None) };
 }
 
 impl Drop for EndsWithThread {
@@ -90,20 +96,20 @@ impl Drop for EndsWithThread {
     }
 }
 
-impl AcceptLoop {
+impl AcceptThread {
     /// One that is about to begin.
-    pub(super) fn new(number: usize) -> Self {
+    pub fn new(number: usize) -> Self {
         let (has_begun, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { number, started_at: Instant::now(), has_begun, has_ended }
     }
 
     /// Whether it has come to the gate.
-    pub(super) fn has_begun(&self) -> bool {
+    pub fn has_begun(&self) -> bool {
         self.has_begun.load(Ordering::Relaxed)
     }
 
     /// Whether its thread has ended, or does not come.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         let is_late = || self.started_at.elapsed() > BEGUN_WITHIN;
         self.has_ended.load(Ordering::Relaxed) || (!self.has_begun() && is_late())
     }
@@ -111,7 +117,7 @@ impl AcceptLoop {
     /// Notes that the calling thread runs it.
     fn begin(self: &Arc<Self>) {
         if !self.has_begun.swap(true, Ordering::Relaxed) {
-            ACCEPT_LOOP.replace(Some(EndsWithThread(Arc::clone(self))));
+            ACCEPT_THREAD.replace(Some(EndsWithThread(Arc::clone(self))));
         }
     }
 }
@@ -131,55 +137,39 @@ impl Stream for Nudge {
     fn left(&self) {}
 }
 
-/// Has every connection to `listener` come through the gate, for the accept
-/// loop that is about to begin there.
-pub(super) fn open(
+/// Has the accept loop that is about to begin on `listener` get every
+/// connection to `listeners`, through the gate.
+pub fn open(
     listener: &TcpListener,
-    front: &Arc<Front>,
-    watchdog: &Handle,
+    listeners: &Arc<[TcpListener]>,
+    dispatcher: &Arc<Dispatcher>,
     connections_max: usize,
-    accept_loop: &Arc<AcceptLoop>,
+    accept_thread: &Arc<AcceptThread>,
 ) -> io::Result<Opened> {
-    let (front, accept_loop) = (Arc::clone(front), Arc::clone(accept_loop));
-    let admission = Admission::new(front, watchdog.clone(), connections_max, accept_loop)?;
+    let admission = Admission {
+        listeners: Arc::clone(listeners),
+        dispatcher: Arc::clone(dispatcher),
+        connections_max,
+        accept_thread: Arc::clone(accept_thread),
+        state: Mutex::new(State::new()?),
+    };
+    // What is ready may be gone once it is accepted, and others are waited for.
+    listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
     Ok(door::open(listener.as_fd(), Arc::new(admission)))
 }
 
 /// Forgets a listener whose accept loop has not begun.
-pub(super) fn close(opened: Opened) {
+pub fn close(opened: Opened) {
     door::forget(opened);
 }
 
 impl Admission {
-    /// A gate for the accept loop of that number.
-    fn new(
-        front: Arc<Front>,
-        watchdog: Handle,
-        connections_max: usize,
-        accept_loop: Arc<AcceptLoop>,
-    ) -> io::Result<Self> {
-        let stand_in = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-        let state = State {
-            stand_in,
-            spare: Vec::with_capacity(DESCRIPTORS_SPARE),
-            keeps_spare: false,
-            unread: VecDeque::new(),
-            nudged_at: None,
-        };
-        let state = Mutex::new(state);
-        Ok(Self { front, watchdog, connections_max, accept_loop, state })
-    }
-
     fn connections(&self) -> &Connections {
-        &self.front.connections
+        &self.dispatcher.connections
     }
 
     /// Waits for the next connection.
-    fn accept(
-        &self,
-        listener: BorrowedFd<'_>,
-        state: &mut State,
-    ) -> io::Result<Option<Arc<dyn Stream>>> {
+    fn accept(&self, state: &mut State) -> io::Result<Option<Arc<dyn Stream>>> {
         if let Err(err) = state.refill() {
             self.wait_out(&err);
             return Ok(None);
@@ -192,14 +182,14 @@ impl Admission {
             if state.left_to_wait().is_some_and(|left| left.is_zero()) {
                 return Ok(Some(state.nudge()));
             }
-            self.watchdog.look();
+            self.dispatcher.watchdog.send(Command::Inspect);
             if !self.connections().wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
                 return Ok(None);
             }
         }
-        if state.wait_for_threads(listener) {
+        let Some(listener) = state.wait_for_client(&self.listeners) else {
             return Ok(Some(state.nudge()));
-        }
+        };
         let (descriptor, peer) = match rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)
         {
             Ok(accepted) => accepted,
@@ -216,23 +206,39 @@ impl Admission {
         }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let connection = self.connections().add(socket, peer, self.accept_loop.number);
+        let connection = self.connections().add(socket, peer, self.accept_thread.number);
         state.unread.push_back((Arc::downgrade(&connection), Instant::now()));
-        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.front), connection))))
+        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
     }
 
     /// Sees to an error of the system's that is not the end.
     fn wait_out(&self, err: &io::Error) {
-        let is_of_client =
-            matches!(err.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted);
+        let is_of_client = matches!(
+            err.kind(),
+            io::ErrorKind::Interrupted
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::WouldBlock
+        );
         if !is_of_client {
-            self.watchdog.complain(format!("a connection cannot be accepted: {err}"));
+            let warning = format!("a connection cannot be accepted: {err}");
+            self.dispatcher.watchdog.send(Command::Complain(warning));
             thread::sleep(ERROR_PAUSE);
         }
     }
 }
 
 impl State {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            stand_in: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?,
+            spare: Vec::with_capacity(DESCRIPTORS_SPARE),
+            keeps_spare: false,
+            unread: VecDeque::new(),
+            nudged_at: None,
+            turn: 0,
+        })
+    }
+
     /// Takes what tiny_http will need, before there is a connection.
     fn refill(&mut self) -> io::Result<()> {
         while self.spare.len() < DESCRIPTORS_SPARE {
@@ -254,20 +260,27 @@ impl State {
         None
     }
 
-    /// Waits until there is something to accept; says whether tiny_http's pool
-    /// has to be made to look before that.
-    fn wait_for_threads(&mut self, listener: BorrowedFd<'_>) -> bool {
-        while let Some(left) = self.left_to_wait() {
-            if left.is_zero() {
-                return true;
+    /// Waits for something to accept and gives the socket where it is, each in
+    /// its turn; `None` if tiny_http's pool has to be made to look before that.
+    fn wait_for_client<'a>(&mut self, listeners: &'a [TcpListener]) -> Option<&'a TcpListener> {
+        loop {
+            let left = self.left_to_wait();
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
             }
-            let timeout = Timespec::try_from(left).ok();
-            let arrived = poll(&mut [PollFd::new(&listener, PollFlags::IN)], timeout.as_ref());
-            if arrived.is_ok_and(|ready| ready > 0) {
-                return false;
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let polled = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN));
+            let mut polled: Vec<_> = polled.collect();
+            // An interrupted wait is made up for by the next.
+            poll(&mut polled, timeout.as_ref()).ok();
+            let turns = (self.turn..).take(listeners.len()).map(|turn| turn % listeners.len());
+            for turn in turns {
+                if polled.get(turn).is_some_and(|polled| !polled.revents().is_empty()) {
+                    self.turn = turn + 1;
+                    return listeners.get(turn);
+                }
             }
         }
-        false
     }
 
     /// A connection that makes tiny_http's pool look.
@@ -278,11 +291,11 @@ impl State {
 }
 
 impl Gate for Admission {
-    fn next(&self, listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
+    fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.accept_loop.begin();
+        self.accept_thread.begin();
         loop {
-            if let Some(stream) = self.accept(listener, &mut state)? {
+            if let Some(stream) = self.accept(&mut state)? {
                 let descriptor = state.spare.pop().ok_or(io::ErrorKind::Interrupted)?;
                 if !state.keeps_spare {
                     // It makes room for tiny_http's duplicate.

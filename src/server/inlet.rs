@@ -10,14 +10,16 @@
 //! It is the one place that waits for a client to send: a thread waits for
 //! one client, and each client has one.
 
-use super::body::{self, Error};
-use super::connections::{Connection, Stage};
+use super::body;
+use super::connections::Connection;
+use super::dispatch::Dispatcher;
 use super::door::{self, Stream};
-use super::framing::{Fault, Framing, HEAD_BYTES_MAX, Length, is_token_byte};
-use super::front::Front;
+use super::framing::{self, Framing, HEAD_BYTES_MAX, Length};
 use super::job::Job;
+use super::pipeline::Stage;
 use super::request::{self, Head, Meaning, Request};
 use super::uploads::{self, Reservation};
+use crate::api::grammar::is_tchar;
 use crate::api::{Refusal, Reply};
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
@@ -39,8 +41,8 @@ const BODY_STEP_BYTES: usize = 16 * 1024;
 const BUFFER_BYTES_KEPT: usize = 4 * 1024;
 
 /// A connection, to be read from.
-pub(super) struct Inlet {
-    front: Arc<Front>,
+pub struct Inlet {
+    dispatcher: Arc<Dispatcher>,
     connection: Arc<Connection>,
     // Nobody but tiny_http's thread for this connection locks it.
     reading: Mutex<Reading>,
@@ -78,13 +80,13 @@ struct Wire<'a> {
 
 impl Inlet {
     /// The way in from `connection`.
-    pub(super) fn new(front: Arc<Front>, connection: Arc<Connection>) -> Self {
-        Self { front, connection, reading: Mutex::default() }
+    pub fn new(dispatcher: Arc<Dispatcher>, connection: Arc<Connection>) -> Self {
+        Self { dispatcher, connection, reading: Mutex::default() }
     }
 
     /// Takes the next request and leaves it with the connection.
     fn next(&self, reading: &mut Reading) -> Next {
-        if reading.is_whole && self.connection.read_out() {
+        if reading.is_whole && self.connection.pipeline.read_out() {
             return Next::Left;
         }
         if !reading.is_over
@@ -96,13 +98,13 @@ impl Inlet {
                 && request.meaning.is_ok()
                 && reading.unused().is_empty()
                 && !reading.has_ended;
-            if self.connection.arrive(request) {
+            if self.connection.pipeline.push(request) {
                 return Next::Request;
             }
         }
         // A client may end its side and wait for its answers; and one that goes
         // on to send has to wait for them.
-        self.connection.wait_until_answered();
+        self.connection.pipeline.wait_until_answered();
         self.linger(reading);
         Next::End
     }
@@ -117,29 +119,29 @@ impl Inlet {
 
     /// Reads a whole request; `None` if none comes.
     fn request(&self, reading: &mut Reading) -> Option<Request> {
-        if !self.connection.wait_for_room() {
+        if !self.connection.pipeline.wait_for_room() {
             return None;
         }
         let head_bytes = match self.head_end(reading)? {
             Ok(bytes) => bytes,
-            Err(fault) => return Some(Request::refused(Head::unknown(), fault)),
+            Err(err) => return Some(Request::refused(Head::unknown(), err)),
         };
         let head = reading.unused().get(..head_bytes).unwrap_or_default();
-        let understood = request::understand(head, &self.front.api);
+        let understood = request::understand(head, &self.dispatcher.api);
         reading.use_up(head_bytes);
         let (mut head, framing, admitted) = match understood {
             Ok(understood) => understood,
-            Err((head, fault)) => return Some(Request::refused(head, fault)),
+            Err((head, err)) => return Some(Request::refused(head, err)),
         };
-        self.connection.set_coming(true);
+        self.connection.pipeline.set_coming(true);
         let reserved = &mut head.reserved;
         let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
         let body = match (&admitted, small) {
             (_, Some(0)) => Ok(Bytes::new()),
             (_, Some(_)) if !framing.expects_continue => {
-                self.body(reading, framing.length, reserved)
+                self.receive_body(reading, framing.length, reserved)
             }
-            (Ok(_), _) => self.awaited_body(reading, framing, reserved)?,
+            (Ok(_), _) => self.receive_awaited_body(reading, framing, reserved)?,
             (Err(reply), _) => return Some(Request::refused(head, reply.clone())),
         };
         match body {
@@ -153,7 +155,7 @@ impl Inlet {
 
     /// Receives until a head is complete, and gives its length; `None` if the
     /// client ends before a byte of it.
-    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, Fault>> {
+    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, framing::Error>> {
         let mut looked_at = 0;
         loop {
             // Empty lines before a request are ignored (RFC 9112, 2.2).
@@ -165,20 +167,20 @@ impl Inlet {
                 Ok(Some(end)) if end <= HEAD_BYTES_MAX => return Some(Ok(end)),
                 Ok(None) if head == b"\r" => {}
                 Ok(None) if head.len() <= HEAD_BYTES_MAX => looked_at = head.len(),
-                Ok(_) => return Some(Err(Fault::HeadTooLong)),
-                Err(fault) => return Some(Err(fault)),
+                Ok(_) => return Some(Err(framing::Error::HeadTooLong)),
+                Err(err) => return Some(Err(err)),
             }
-            self.connection.set_coming(!head.is_empty());
+            self.connection.pipeline.set_coming(!head.is_empty());
             if self.receive(reading, HEAD_STEP_BYTES) == 0 {
                 let is_cut_off = !reading.unused().is_empty();
-                return is_cut_off.then_some(Err(Fault::HeadShort));
+                return is_cut_off.then_some(Err(framing::Error::HeadShort));
             }
         }
     }
 
     /// Reads a body that its client may be waiting to send. It comes by
     /// itself: every request before it was answered by then.
-    fn awaited_body(
+    fn receive_awaited_body(
         &self,
         reading: &mut Reading,
         framing: Framing,
@@ -188,17 +190,19 @@ impl Inlet {
             Length::Known(_) => Stage::Receiving,
             Length::Chunked => Stage::Streaming,
         };
-        if !self.connection.wait_until_answered() || !self.connection.set_stage(stage) {
+        if !self.connection.pipeline.wait_until_answered()
+            || !self.connection.pipeline.set_stage(stage)
+        {
             return None;
         }
         if framing.expects_continue && reading.unused().is_empty() {
             // A client that has no room for this hears the final answer.
-            self.connection.socket().send_now(b"HTTP/1.1 100 Continue\r\n\r\n").ok();
+            self.connection.socket.send_now(b"HTTP/1.1 100 Continue\r\n\r\n").ok();
         }
-        Some(self.body(reading, framing.length, reserved))
+        Some(self.receive_body(reading, framing.length, reserved))
     }
 
-    fn body(
+    fn receive_body(
         &self,
         reading: &mut Reading,
         length: Length,
@@ -212,20 +216,20 @@ impl Inlet {
         }
         let wire = Wire { connection: &self.connection, reading };
         let (api, reserved) =
-            (&self.front.api, reserved.insert(Reservation::new(&self.front.uploads)));
+            (&self.dispatcher.api, reserved.insert(Reservation::new(&self.dispatcher.uploads)));
         let longest = api.value_bytes_max();
         let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
         body::read(wire, length, longest, reserve).map_err(|err| match err {
-            Error::NoRoom => Reply::error(503, "too many uploads at once, try again"),
-            Error::TooLong => Refusal::ValueTooLarge.into(),
-            Error::Short => Reply::error(400, "the body ended early"),
-            Error::Malformed(text) => {
-                log::debug!("{}: {text}", self.connection.peer());
-                Reply::error(400, "the chunks of the body make no sense")
+            body::Error::NoRoom => Refusal::UploadsTooMany.into(),
+            body::Error::TooLong => Refusal::ValueTooLarge.into(),
+            body::Error::Short => Refusal::BodyShort.into(),
+            body::Error::Malformed(text) => {
+                log::debug!("{}: {text}", self.connection.peer);
+                Refusal::BodyChunks.into()
             }
-            Error::Broken(err) => {
-                log::debug!("{}: reading a body: {err}", self.connection.peer());
-                Reply::error(400, "the body cannot be read")
+            body::Error::Broken(err) => {
+                log::debug!("{}: reading a body: {err}", self.connection.peer);
+                Refusal::BodyUnreadable.into()
             }
         })
     }
@@ -237,7 +241,7 @@ impl Inlet {
 
 impl Stream for Inlet {
     fn id(&self) -> u64 {
-        self.connection.id()
+        self.connection.id
     }
 
     fn read(&self, buffer: &mut [u8]) -> usize {
@@ -252,15 +256,15 @@ impl Stream for Inlet {
             }
             (Ok(Next::Left), _) => 0,
             (Ok(Next::Request | Next::End) | Err(_), _) => {
-                self.front.connections.end(&self.connection);
+                self.dispatcher.connections.end(&self.connection);
                 0
             }
         }
     }
 
     fn left(&self) {
-        if !self.connection.is_read_out() {
-            self.front.connections.end(&self.connection);
+        if !self.connection.pipeline.is_read_out() {
+            self.dispatcher.connections.end(&self.connection);
         }
     }
 }
@@ -295,7 +299,7 @@ impl Wire<'_> {
             return 0;
         }
         reading.buffer.reserve(bytes);
-        let received = self.connection.socket().receive(&mut reading.buffer).unwrap_or(0);
+        let received = self.connection.socket.receive(&mut reading.buffer).unwrap_or(0);
         reading.has_ended = received == 0;
         self.connection.add_received(received);
         received
@@ -318,7 +322,7 @@ impl BufRead for Wire<'_> {
 impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.reading.unused().is_empty() && !self.reading.has_ended {
-            let received = self.connection.socket().read(buffer)?;
+            let received = (&self.connection.socket).read(buffer)?;
             self.reading.has_ended = received == 0;
             self.connection.add_received(received);
             return Ok(received);
@@ -331,27 +335,27 @@ impl Read for Wire<'_> {
 
 /// Takes a call of tiny_http's to look at a connection. Gives its request if
 /// that is in work from now on. Never blocks.
-pub(super) fn enter(front: &Front, call: tiny_http::Request) -> Option<(Job, Meaning)> {
+pub fn enter(dispatcher: &Dispatcher, call: tiny_http::Request) -> Option<(Job, Meaning)> {
     let id = call.remote_addr().and_then(door::id_of);
     // Dropped as it is it would be answered with 500, to nobody.
     drop(call.into_writer());
-    let connection = front.connections.get(id?)?;
-    let request = connection.ring()?;
+    let connection = dispatcher.connections.get(id?)?;
+    let request = connection.pipeline.ring()?;
     Some(Job::new(connection, request))
 }
 
 /// The length of the head that `bytes` begin with, if it is complete. The
 /// first `looked_at` were looked at before.
-fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Fault> {
+fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, framing::Error> {
     if looked_at == 0 && bytes.first().is_some_and(|first| !begins_a_head(*first)) {
-        return Err(Fault::Method);
+        return Err(framing::Error::Method);
     }
     let fresh = bytes.get(looked_at..).unwrap_or_default();
     for at in memchr::memchr_iter(b'\n', fresh) {
         let line_end = looked_at + at + 1;
         let head = bytes.get(..line_end).unwrap_or_default();
         if !head.ends_with(b"\r\n") {
-            return Err(Fault::LineFeed);
+            return Err(framing::Error::LineFeed);
         }
         if head.ends_with(b"\r\n\r\n") {
             return Ok(Some(line_end));
@@ -362,7 +366,7 @@ fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Fault> 
 
 /// Whether a method, or an empty line before it, can begin with this byte.
 fn begins_a_head(byte: u8) -> bool {
-    is_token_byte(byte) || byte == b'\r'
+    is_tchar(byte) || byte == b'\r'
 }
 
 #[cfg(test)]
@@ -386,17 +390,17 @@ mod tests {
 
     #[test]
     fn what_begins_no_request_is_seen_at_once() {
-        let cases: [(&[u8], Fault); 7] = [
-            (b"\x16\x03\x01", Fault::Method),
-            (b"\0", Fault::Method),
-            (b"\xc3", Fault::Method),
-            (b" GET", Fault::Method),
-            (b"GET / HTTP/1.1\n", Fault::LineFeed),
-            (b"GET / HTTP/1.1\r\nHost: a\n", Fault::LineFeed),
-            (b"\n", Fault::Method),
+        let cases: [(&[u8], framing::Error); 7] = [
+            (b"\x16\x03\x01", framing::Error::Method),
+            (b"\0", framing::Error::Method),
+            (b"\xc3", framing::Error::Method),
+            (b" GET", framing::Error::Method),
+            (b"GET / HTTP/1.1\n", framing::Error::LineFeed),
+            (b"GET / HTTP/1.1\r\nHost: a\n", framing::Error::LineFeed),
+            (b"\n", framing::Error::Method),
         ];
-        for (bytes, fault) in cases {
-            assert_eq!(look_for_end(bytes, 0), Err(fault), "{bytes:?}");
+        for (bytes, err) in cases {
+            assert_eq!(look_for_end(bytes, 0), Err(err), "{bytes:?}");
         }
     }
 

@@ -5,7 +5,21 @@
 //! a thread cannot be set up. So there is a cap, well below the limits that the
 //! system sets.
 
-use crate::descriptors;
+use crate::platform::descriptors;
+use std::time::Duration;
+
+/// The deadlines and limits of connections, which the watchdog enforces.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a connection may be silent between requests, and an upload
+    /// without a length between two bytes.
+    pub idle_timeout: Duration,
+    /// How long a head or a small body may take, and how long a large transfer
+    /// may take to move a kibibyte.
+    pub request_timeout: Duration,
+    /// The most connections.
+    pub connections_max: usize,
+}
 
 /// Descriptors of a connection.
 const DESCRIPTORS_EACH: u64 = 3;
@@ -42,7 +56,7 @@ const THREAD_BYTES: u64 = (2 << 20) + (256 << 10);
 /// The most connections there can be with room to spare, never 0, beside the
 /// server's own threads and so many descriptors of the storage's.
 #[cfg(target_os = "linux")]
-pub(super) fn connections_max(own_threads: usize, storage_descriptors: u64) -> usize {
+pub fn connections_max(own_threads: usize, storage_descriptors: u64) -> usize {
     let own_threads = own_threads as u64 + THREADS_RESERVED;
     let threads_left = threads_limit().map(|threads| threads.saturating_sub(own_threads));
     let allowed = [
@@ -57,7 +71,7 @@ pub(super) fn connections_max(own_threads: usize, storage_descriptors: u64) -> u
 
 /// The same elsewhere, where nothing is known: what every system gives.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn connections_max(_own_threads: usize, storage_descriptors: u64) -> usize {
+pub fn connections_max(_own_threads: usize, storage_descriptors: u64) -> usize {
     usize::try_from(by_descriptors(256, storage_descriptors)).unwrap_or(1)
 }
 
@@ -72,7 +86,7 @@ fn by_descriptors(limit: u64, storage: u64) -> u64 {
 
 /// How many connections may be open for a moment beyond the cap, while they
 /// are turned away.
-pub(super) fn turned_away_max(connections_max: usize) -> usize {
+pub fn turned_away_max(connections_max: usize) -> usize {
     (connections_max / TURNED_AWAY_SHARE).clamp(1, TURNED_AWAY_MAX)
 }
 

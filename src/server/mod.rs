@@ -14,19 +14,23 @@
 )]
 
 mod accept;
-mod answer;
 mod body;
 mod chunked;
-mod committed;
+mod completions;
 mod connections;
+mod dispatch;
 mod framing;
-mod front;
+mod inbox;
 mod job;
-mod lead;
+mod leader;
 mod limits;
+mod listen;
+mod mailbox;
+mod pipeline;
 mod request;
-mod tally;
+mod response;
 mod uploads;
+mod workers;
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod door;
@@ -48,19 +52,17 @@ use portable::{gate, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
 use accept::Acceptor;
-use committed::Committed;
-use connections::Connections;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use front::{Front, Message};
-use sender::Senders;
+use dispatch::{Dispatcher, Task};
+use limits::Limits;
+use mailbox::Command;
+use sender::{Senders, Transfer};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tally::Tally;
-use watchdog::{Handle, Limits, Watchdog};
+use watchdog::Watchdog;
 
 /// The log target of the HTTP library, whose lines tell what this server tells
 /// in better words.
@@ -78,8 +80,8 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 /// How a server is run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; port 0 asks the system for a free one.
-    pub addr: SocketAddr,
+    /// Where to listen; port 0 asks the system for one that is free on all.
+    pub addrs: Vec<SocketAddr>,
     /// The threads of the ready lane, 1 or more.
     pub workers: usize,
     /// The most connections; `None` for as many as the system has room for,
@@ -96,10 +98,15 @@ pub struct Config {
     pub storage_descriptors: u64,
 }
 
+impl Config {
+    /// Where to listen unless told otherwise.
+    pub const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8888);
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            addr: SocketAddr::from(([127, 0, 0, 1], 8888)),
+            addrs: vec![Self::ADDR],
             // Two threads for each processor keep it busy while some wait for locks.
             workers: 2 * thread::available_parallelism().map_or(2, usize::from),
             connections_max: None,
@@ -113,53 +120,43 @@ impl Default for Config {
 
 /// A running server.
 pub struct Server {
-    addr: SocketAddr,
-    front: Arc<Front>,
+    addrs: Vec<SocketAddr>,
+    dispatcher: Arc<Dispatcher>,
     shutdown_timeout: Duration,
-    lanes: Vec<JoinHandle<()>>,
+    workers: usize,
+    /// The workers and the senders.
+    threads: Vec<JoinHandle<()>>,
     /// Is disconnected once the watchdog has ended.
     watchdog_ended: Receiver<()>,
-    workers: usize,
-    senders: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Starts to listen and to answer. Fails if the address cannot be had or
-    /// threads cannot be started.
+    /// Starts to listen and to answer. An address that this machine does not
+    /// have is left out with a warning. Fails if no other is left, if one
+    /// cannot be had, or if threads cannot be started.
     pub fn start(config: &Config, api: Api) -> io::Result<Self> {
-        Self::start_on(accept::listen(config.addr)?, config, api)
+        Self::start_on(listen::listen(&config.addrs)?, config, api)
+            .map_err(|err| io::Error::new(err.kind(), format!("cannot start the server: {err}")))
     }
 
-    fn start_on(listener: TcpListener, config: &Config, api: Api) -> io::Result<Self> {
-        let addr = listener.local_addr()?;
-        let (ready, ready_queue) = crossbeam_channel::unbounded();
+    fn start_on(listeners: Vec<TcpListener>, config: &Config, api: Api) -> io::Result<Self> {
+        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let (senders, inboxes) = Senders::new(processors.min(SENDERS_MAX))?;
-        let handle = Handle::new();
-        let front = Arc::new(Front {
-            api,
-            connections: Connections::default(),
-            ready,
-            ready_queue,
-            senders,
-            uploads: Arc::default(),
-            watchdog: handle.clone(),
-            tally: Tally::new(),
-            submitted: AtomicUsize::new(0),
-            committed: Committed::default(),
-            draining: AtomicBool::new(false),
-        });
-
+        let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
+        let dispatcher = Arc::new(Dispatcher::new(api, senders));
         let workers = config.workers.max(1);
-        let lanes = start_workers(workers, &front)?;
-        let mut senders = Vec::new();
-        for (number, inbox) in inboxes.into_iter().enumerate() {
-            let front = Arc::clone(&front);
+        let mut threads = workers::start(workers, &dispatcher)?;
+        for (number, sender) in loops.into_iter().enumerate() {
+            let dispatcher = Arc::clone(&dispatcher);
+            let run = move || {
+                sender.run(|Transfer { job, response, .. }, outcome| {
+                    dispatcher.finish(job, &response, outcome);
+                });
+            };
             let thread = thread::Builder::new().name(format!("sender-{number}"));
-            senders.push(thread.stack_size(front::STACK_BYTES).spawn(move || inbox.run(&front))?);
+            threads.push(thread.stack_size(workers::STACK_BYTES).spawn(run)?);
         }
-        let system_max =
-            limits::connections_max(lanes.len() + senders.len(), config.storage_descriptors);
+        let system_max = limits::connections_max(threads.len(), config.storage_descriptors);
         let limits = Limits {
             idle_timeout: config.idle_timeout,
             request_timeout: config.request_timeout,
@@ -167,9 +164,9 @@ impl Server {
         };
         log::debug!("up to {} connections", limits.connections_max);
         let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
-        let acceptor = Acceptor::new(listener, Arc::clone(&front), handle.clone(), at_once)?;
+        let acceptor = Acceptor::new(listeners, Arc::clone(&dispatcher), at_once)?;
         acceptor.wait_until_begun(START_PATIENCE)?;
-        let watchdog = Watchdog::new(limits, Arc::clone(&front), &handle, acceptor);
+        let watchdog = Watchdog::new(limits, Arc::clone(&dispatcher), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             watchdog.run();
@@ -177,15 +174,15 @@ impl Server {
         })?;
 
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { addr, front, shutdown_timeout, lanes, watchdog_ended, workers, senders })
+        Ok(Self { addrs, dispatcher, shutdown_timeout, workers, threads, watchdog_ended })
     }
 
-    /// The address it listens on, with the real port.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+    /// The addresses that it listens on, at least one, with the real port.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
     }
 
-    /// How many threads its ready lane has.
+    /// The number of workers.
     pub fn workers(&self) -> usize {
         self.workers
     }
@@ -195,13 +192,13 @@ impl Server {
     /// each method on what was answered.
     pub fn stop(self) -> Vec<String> {
         let deadline = Instant::now() + self.shutdown_timeout;
-        self.front.draining.store(true, Ordering::Relaxed);
-        let drained = self.front.watchdog.drain();
+        self.dispatcher.drain();
+        let drained = self.dispatcher.watchdog.drain();
         let in_time = drained.recv_deadline(deadline).is_ok();
         if !in_time {
             log::warn!("clients are left behind that did not finish in time");
         }
-        self.front.watchdog.stop();
+        self.dispatcher.watchdog.send(Command::Stop);
         // Nothing is ever sent here; it is over when the watchdog is.
         let patience = deadline.max(Instant::now() + WATCHDOG_PATIENCE);
         if self.watchdog_ended.recv_deadline(patience) == Err(RecvTimeoutError::Timeout) {
@@ -210,24 +207,13 @@ impl Server {
         if in_time {
             // Every thread is idle now, so each takes one of these and ends.
             for _ in 0..self.workers {
-                // Without a thread that takes it there is none to be stopped.
-                self.front.ready.send(Message::Stop).ok();
+                self.dispatcher.queue(Task::Stop);
             }
-            self.front.senders.stop();
-            self.lanes.into_iter().chain(self.senders).for_each(end);
+            self.dispatcher.senders.stop();
+            self.threads.into_iter().for_each(end);
         }
-        self.front.tally.lines()
+        self.dispatcher.metrics.lines()
     }
-}
-
-/// Starts the threads of the ready lane.
-fn start_workers(workers: usize, front: &Arc<Front>) -> io::Result<Vec<JoinHandle<()>>> {
-    let start = |number| {
-        let front = Arc::clone(front);
-        let thread = thread::Builder::new().name(format!("worker-{number}"));
-        thread.stack_size(front::STACK_BYTES).spawn(move || front.work_ready())
-    };
-    (0..workers).map(start).collect()
 }
 
 fn end(thread: JoinHandle<()>) {

@@ -1,18 +1,18 @@
 //! The server where there is no door: systems other than Linux, or a build
 //! with `--cfg portable`.
 //!
-//! tiny_http reads requests here and orders their answers. No deadline is
+//! tiny_http reads requests here and orders their responses. No deadline is
 //! kept and no connection is cut; a refusal waits until tiny_http has read the
 //! rest of the body, and a chunked body that is cut off inside a chunk counts
 //! as whole. Each request is a connection of its own to the rest of the server.
 
 /// Reading requests.
-pub(super) mod inlet {
+pub mod inlet {
     use super::socket::Socket;
     use crate::api::{Refusal, Reply};
-    use crate::server::body::{self, Error};
-    use crate::server::framing::{self, Fault, Framing, Length};
-    use crate::server::front::{Front, Message, Ready};
+    use crate::server::body;
+    use crate::server::dispatch::{Dispatcher, Task};
+    use crate::server::framing::{self, Framing, Length};
     use crate::server::job::Job;
     use crate::server::request::{Head, Meaning, Request, Understood};
     use bytes::Bytes;
@@ -26,17 +26,17 @@ pub(super) mod inlet {
     /// head asks for something first.
     const READ_BYTES_MAX: u64 = 1024;
 
-    /// How many requests of one peer may wait for the one in work.
+    /// The most requests of one peer that wait for the one in work.
     const WAITING_MAX: usize = 1000;
 
-    /// The peers of whom a request is in work, and those that wait behind it.
+    /// The peers with a request in work, and the requests that wait behind it.
     static IN_WORK: Mutex<BTreeMap<SocketAddr, VecDeque<tiny_http::Request>>> =
         Mutex::new(BTreeMap::new());
 
     /// Takes a request of tiny_http's. Gives it if its turn has come and it is
     /// there as a whole; otherwise a thread of its own waits for the rest.
-    pub(in crate::server) fn enter(
-        front: &Arc<Front>,
+    pub fn enter(
+        dispatcher: &Arc<Dispatcher>,
         request: tiny_http::Request,
     ) -> Option<(Job, Meaning)> {
         let peer = request.remote_addr().copied()?;
@@ -49,45 +49,46 @@ pub(super) mod inlet {
         }
         in_work.insert(peer, VecDeque::new());
         drop(in_work);
-        begin(front, request, peer)
+        begin(dispatcher, request, peer)
     }
 
     /// Begins with the next request of a peer whose last one was answered.
-    pub(super) fn next(front: &Arc<Front>, peer: SocketAddr) {
+    pub fn next(dispatcher: &Arc<Dispatcher>, peer: SocketAddr) {
         let mut in_work = IN_WORK.lock().unwrap_or_else(PoisonError::into_inner);
         let next = in_work.get_mut(&peer).and_then(VecDeque::pop_front);
         if next.is_none() {
             in_work.remove(&peer);
         }
         drop(in_work);
-        let begun = next.and_then(|request| begin(front, request, peer));
+        let begun = next.and_then(|request| begin(dispatcher, request, peer));
         if let Some((job, meaning)) = begun {
-            // The lane's threads live as long as the server.
-            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+            dispatcher.queue(Task::Handle(job, meaning));
         }
     }
 
     fn begin(
-        front: &Arc<Front>,
+        dispatcher: &Arc<Dispatcher>,
         mut request: tiny_http::Request,
         peer: SocketAddr,
     ) -> Option<(Job, Meaning)> {
-        let understood = understand(front, &request);
+        let understood = understand(dispatcher, &request);
         let is_here = understood.as_ref().is_ok_and(|(_, framing, _)| {
             let bytes = framing.length.known();
             bytes == Some(0)
                 || (!framing.expects_continue && bytes.is_some_and(|bytes| bytes <= READ_BYTES_MAX))
         });
+        let dispatcher = Arc::clone(dispatcher);
+        let finish = move || {
+            let read = read(&dispatcher, &mut request, understood);
+            let socket = Socket::new(request.into_writer(), Arc::clone(&dispatcher), peer);
+            (Job::new(dispatcher.connections.add(socket, peer, 0), read), dispatcher)
+        };
         if is_here {
-            let own = read(front, &mut request, understood);
-            return Some(job(front, request, own, peer));
+            return Some(finish().0);
         }
-        let front = Arc::clone(front);
         let waiting = thread::Builder::new().name("upload".to_owned()).spawn(move || {
-            let own = read(&front, &mut request, understood);
-            let (job, meaning) = job(&front, request, own, peer);
-            // The lane's threads live as long as the server.
-            front.ready.send(Message::Work(Ready::Request(job, meaning))).ok();
+            let ((job, meaning), dispatcher) = finish();
+            dispatcher.queue(Task::Handle(job, meaning));
         });
         if let Err(err) = waiting {
             log::warn!("no thread can be started for an upload: {err}");
@@ -96,361 +97,286 @@ pub(super) mod inlet {
     }
 
     fn understand(
-        front: &Front,
+        dispatcher: &Dispatcher,
         request: &tiny_http::Request,
-    ) -> Result<Understood, (Head, Fault)> {
+    ) -> Result<Understood, (Head, framing::Error)> {
         let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
-            return Err((Head::unknown(), Fault::Version));
+            return Err((Head::unknown(), framing::Error::Version));
         };
         let fields = request.headers().iter();
         let fields = fields.map(|field| (field.field.as_str().as_str(), field.value.as_str()));
         let fields: Vec<(&str, &str)> = fields.take(framing::FIELDS_MAX + 1).collect();
         let (method, target) = (request.method().as_str(), request.url());
         if fields.len() > framing::FIELDS_MAX {
-            return Err((Head::unknown(), Fault::FieldsTooMany));
+            return Err((Head::unknown(), framing::Error::FieldsTooMany));
         }
-        framing::Head { method, target, version, fields: &fields }.understand(&front.api)
+        framing::Head { method, target, version, fields: &fields }.understand(&dispatcher.api)
     }
 
     /// Reads the body, where there is to be one.
     fn read(
-        front: &Front,
+        dispatcher: &Dispatcher,
         request: &mut tiny_http::Request,
-        understood: Result<Understood, (Head, Fault)>,
+        understood: Result<Understood, (Head, framing::Error)>,
     ) -> Request {
         let (head, framing, admitted) = match understood {
             Ok(understood) => understood,
-            Err((head, fault)) => return Request::refused(head, fault),
+            Err((head, err)) => return Request::refused(head, err),
         };
-        match admitted.and_then(|operation| Ok((operation, body(front, request, framing)?))) {
-            Ok(meaning) => Request { head, meaning: Ok(meaning) },
-            Err(reply) if framing.length == Length::Known(0) => {
-                Request { head, meaning: Err(reply) }
-            }
-            Err(reply) => Request::refused(head, reply),
+        let receive = |operation| Ok((operation, receive_body(dispatcher, request, framing)?));
+        match admitted.and_then(receive) {
+            Err(reply) if framing.length != Length::Known(0) => Request::refused(head, reply),
+            meaning => Request { head, meaning },
         }
     }
 
-    fn body(
-        front: &Front,
+    fn receive_body(
+        dispatcher: &Dispatcher,
         request: &mut tiny_http::Request,
         framing: Framing,
     ) -> Result<Bytes, Reply> {
-        let bytes_max = front.api.value_bytes_max();
+        let bytes_max = dispatcher.api.value_bytes_max();
         let wanted = framing.length.known().unwrap_or(bytes_max.saturating_add(1));
         if wanted == 0 {
             return Ok(Bytes::new());
         }
         let read = body::read_up_to(request.as_reader(), wanted, false, |_| true);
         let body = read.map_err(|err| match err {
-            Error::TooLong => Refusal::ValueTooLarge.into(),
-            Error::Short | Error::Malformed(_) | Error::Broken(_) | Error::NoRoom => {
-                Reply::error(400, "the body cannot be read")
-            }
+            body::Error::TooLong => Reply::from(Refusal::ValueTooLarge),
+            body::Error::Short
+            | body::Error::Malformed(_)
+            | body::Error::Broken(_)
+            | body::Error::NoRoom => Reply::from(Refusal::BodyUnreadable),
         })?;
         match framing.length {
-            Length::Known(bytes) if (body.len() as u64) < bytes => {
-                Err(Reply::error(400, "the body ended early"))
-            }
+            Length::Known(bytes) if (body.len() as u64) < bytes => Err(Refusal::BodyShort.into()),
             Length::Chunked if body.len() as u64 > bytes_max => Err(Refusal::ValueTooLarge.into()),
             Length::Known(_) | Length::Chunked => Ok(body.into()),
         }
     }
-
-    fn job(
-        front: &Arc<Front>,
-        request: tiny_http::Request,
-        own: Request,
-        peer: SocketAddr,
-    ) -> (Job, Meaning) {
-        let socket = Socket::new(request.into_writer(), Arc::clone(front), peer);
-        let connection = front.connections.add(socket, peer, 0);
-        connection.set_in_work();
-        Job::new(connection, own)
-    }
 }
 
-/// Writing answers.
-pub(super) mod socket {
+/// Writing responses.
+pub mod socket {
     use super::inlet;
-    use crate::server::front::Front;
+    use crate::server::dispatch::Dispatcher;
     use std::io::{self, Write};
     use std::net::SocketAddr;
-    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    use std::sync::{Arc, Mutex, PoisonError};
 
     type Writer = Box<dyn Write + Send>;
 
-    /// tiny_http's writer for one answer, until that was written.
-    pub(in crate::server) struct Socket {
+    /// tiny_http's writer for one response. Dropping it lets tiny_http go on.
+    pub struct Socket {
         writer: Mutex<Option<Writer>>,
-        front: Arc<Front>,
+        dispatcher: Arc<Dispatcher>,
         peer: SocketAddr,
     }
 
     impl Drop for Socket {
         fn drop(&mut self) {
-            self.answered();
+            // The next response waits until the writer is gone.
+            self.cut();
+            inlet::next(&self.dispatcher, self.peer);
         }
     }
 
     impl Socket {
-        pub(super) fn new(writer: Writer, front: Arc<Front>, peer: SocketAddr) -> Self {
-            Self { writer: Mutex::new(Some(writer)), front, peer }
+        /// Whether it is given up after one response.
+        pub const SERVES_ONE: bool = true;
+
+        pub fn new(writer: Writer, dispatcher: Arc<Dispatcher>, peer: SocketAddr) -> Self {
+            Self { writer: Mutex::new(Some(writer)), dispatcher, peer }
         }
 
-        pub(in crate::server) fn cut(&self) {
-            self.answered();
+        pub fn cut(&self) {
+            *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
 
-        pub(in crate::server) fn stop_sending(&self) {
-            self.answered();
+        pub fn stop_sending(&self) {
+            self.cut();
         }
 
-        pub(in crate::server) fn stop_receiving(&self) {
-            self.answered();
+        pub fn stop_receiving(&self) {
+            self.cut();
         }
 
         #[allow(clippy::unused_self, reason = "elsewhere there may be some")]
-        pub(in crate::server) fn has_unread(&self) -> bool {
+        pub fn has_unread(&self) -> bool {
             false
         }
 
-        /// Lets tiny_http go on.
-        pub(in crate::server) fn answered(&self) {
-            let writer = self.lock().take();
-            if writer.is_some() {
-                drop(writer);
-                inlet::next(&self.front, self.peer);
-            }
-        }
-
         /// Sends all of `bytes`, which may block.
-        pub(in crate::server) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-            let mut writer = self.lock();
+        pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let writer = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             writer.write_all(bytes)?;
             writer.flush()?;
             Ok(bytes.len())
         }
-
-        fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
-            self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-        }
     }
 }
 
-/// Writing large answers.
-pub(super) mod sender {
-    use crate::server::answer::Answer;
-    use crate::server::front::{Front, Message};
+/// Writing large responses.
+pub mod sender {
     use crate::server::job::Job;
+    use crate::server::response::Response;
     use crossbeam_channel::{Receiver, Sender};
     use std::io;
-    use std::sync::Arc;
 
-    pub(in crate::server) struct Sending {
-        job: Job,
-        answer: Answer,
+    pub struct Transfer {
+        pub job: Job,
+        pub response: Response,
         first: Vec<u8>,
         sent: usize,
     }
 
-    pub(in crate::server) struct Senders {
-        answers: Sender<Message<Sending>>,
+    pub struct Senders {
+        /// `None` ends one thread.
+        queue: Sender<Option<Transfer>>,
         threads: usize,
     }
 
-    pub(in crate::server) struct Inbox(Receiver<Message<Sending>>);
+    pub struct SenderLoop(Receiver<Option<Transfer>>);
 
-    impl Sending {
-        pub(in crate::server) fn new(job: Job, answer: Answer) -> Self {
-            let first = answer.first_part();
-            Self::begun(job, answer, first, 0)
+    impl Transfer {
+        pub fn new(job: Job, response: Response) -> Self {
+            let first = response.first_part();
+            Self::begun(job, response, first, 0)
         }
 
-        pub(in crate::server) fn begun(
-            job: Job,
-            answer: Answer,
-            first: Vec<u8>,
-            sent: usize,
-        ) -> Self {
-            Self { job, answer, first, sent }
+        pub fn begun(job: Job, response: Response, first: Vec<u8>, sent: usize) -> Self {
+            Self { job, response, first, sent }
         }
 
-        fn finish(self, front: &Arc<Front>) {
-            let socket = self.job.connection.socket();
-            let rest = self.first.get(self.sent..).unwrap_or_default();
-            let sent =
-                socket.send_now(rest).and_then(|_| socket.send_now(self.answer.second_part()));
-            match sent {
-                Ok(_) => front.finish(self.job, &self.answer),
-                Err(err) => front.lose(&self.job, &self.answer, &err),
-            }
+        fn write(&self) -> io::Result<()> {
+            let socket = &self.job.connection.socket;
+            socket.send_now(self.first.get(self.sent..).unwrap_or_default())?;
+            socket.send_now(self.response.second_part()).map(|_| ())
         }
     }
 
     impl Senders {
-        pub(in crate::server) fn new(threads: usize) -> io::Result<(Self, Vec<Inbox>)> {
-            let (answers, queue) = crossbeam_channel::unbounded();
-            let inboxes = (0..threads).map(|_| Inbox(queue.clone())).collect();
-            Ok((Self { answers, threads }, inboxes))
+        #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
+        pub fn new(threads: usize) -> io::Result<(Self, Vec<SenderLoop>)> {
+            let (queue, transfers) = crossbeam_channel::unbounded();
+            let loops = (0..threads).map(|_| SenderLoop(transfers.clone())).collect();
+            Ok((Self { queue, threads }, loops))
         }
 
-        pub(in crate::server) fn under_way(&self) -> usize {
-            self.answers.len()
+        pub fn under_way(&self) -> usize {
+            self.queue.len()
         }
 
-        pub(in crate::server) fn send(&self, sending: Sending) {
+        pub fn send(&self, transfer: Transfer) {
             // The threads live as long as the server.
-            self.answers.send(Message::Work(sending)).ok();
+            self.queue.send(Some(transfer)).ok();
         }
 
-        pub(in crate::server) fn stop(&self) {
+        pub fn stop(&self) {
             for _ in 0..self.threads {
-                self.answers.send(Message::Stop).ok();
+                self.queue.send(None).ok();
             }
         }
     }
 
-    impl Inbox {
-        pub(in crate::server) fn run(self, front: &Arc<Front>) {
-            while let Ok(Message::Work(sending)) = self.0.recv() {
-                sending.finish(front);
+    impl SenderLoop {
+        pub fn run(self, finish: impl Fn(Transfer, io::Result<()>)) {
+            while let Ok(Some(transfer)) = self.0.recv() {
+                let outcome = transfer.write();
+                finish(transfer, outcome);
             }
         }
     }
 }
 
 /// Accept loops, which are tiny_http's alone.
-pub(super) mod gate {
-    use super::watchdog::Handle;
-    use crate::server::front::Front;
+pub mod gate {
+    use crate::server::dispatch::Dispatcher;
     use std::io;
     use std::net::TcpListener;
     use std::sync::Arc;
 
-    pub(in crate::server) struct AcceptLoop {
-        pub(in crate::server) number: usize,
+    /// tiny_http has one listening socket.
+    pub const LISTENERS_MAX: usize = 1;
+
+    pub struct AcceptThread {
+        pub number: usize,
     }
 
-    impl AcceptLoop {
-        pub(in crate::server) fn new(number: usize) -> Self {
+    #[allow(clippy::unused_self, reason = "elsewhere it is observed")]
+    impl AcceptThread {
+        pub fn new(number: usize) -> Self {
             Self { number }
         }
 
-        #[allow(clippy::unused_self, reason = "elsewhere it may not have")]
-        pub(in crate::server) fn has_begun(&self) -> bool {
+        pub fn has_begun(&self) -> bool {
             true
         }
 
-        #[allow(clippy::unused_self, reason = "elsewhere it may have")]
-        pub(in crate::server) fn is_over(&self) -> bool {
+        pub fn is_over(&self) -> bool {
             false
         }
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
-    pub(in crate::server) fn open(
+    pub fn open(
         _listener: &TcpListener,
-        _front: &Arc<Front>,
-        _watchdog: &Handle,
+        _listeners: &Arc<[TcpListener]>,
+        _dispatcher: &Arc<Dispatcher>,
         _connections_max: usize,
-        _accept_loop: &Arc<AcceptLoop>,
+        _thread: &Arc<AcceptThread>,
     ) -> io::Result<()> {
         Ok(())
     }
 
-    pub(in crate::server) fn close((): ()) {}
+    pub fn close((): ()) {}
 }
 
 /// The rest of the watchdog.
-pub(super) mod watchdog {
+pub mod watchdog {
     use crate::server::accept::Acceptor;
-    use crate::server::front::Front;
-    use crossbeam_channel::{Receiver, Sender};
+    use crate::server::dispatch::Dispatcher;
+    use crate::server::limits::Limits;
+    use crate::server::mailbox::Command;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    /// How often the leader is looked at, and those who were answered.
+    /// The time between two looks at the leader.
     const PACE: Duration = Duration::from_millis(20);
 
-    #[derive(Clone, Copy, Debug)]
-    #[allow(dead_code, reason = "none can be kept here")]
-    pub(in crate::server) struct Limits {
-        pub(in crate::server) idle_timeout: Duration,
-        pub(in crate::server) request_timeout: Duration,
-        pub(in crate::server) connections_max: usize,
-    }
-
-    #[derive(Clone)]
-    pub(in crate::server) struct Handle(Sender<Order>, Receiver<Order>);
-
-    enum Order {
-        Drain(Sender<()>),
-        Stop,
-    }
-
-    impl Handle {
-        pub(in crate::server) fn new() -> Self {
-            let (orders, queue) = crossbeam_channel::unbounded();
-            Self(orders, queue)
-        }
-
-        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
-        pub(in crate::server) fn notice(&self) {}
-
-        #[allow(clippy::unused_self, reason = "elsewhere it is told")]
-        pub(in crate::server) fn crowded(&self) {}
-
-        pub(in crate::server) fn drain(&self) -> Receiver<()> {
-            let (done, drained) = crossbeam_channel::bounded(1);
-            self.0.send(Order::Drain(done)).ok();
-            drained
-        }
-
-        pub(in crate::server) fn stop(&self) {
-            self.0.send(Order::Stop).ok();
-        }
-    }
-
-    pub(in crate::server) struct Watchdog {
-        front: Arc<Front>,
-        orders: Receiver<Order>,
+    pub struct Watchdog {
+        dispatcher: Arc<Dispatcher>,
         acceptor: Acceptor,
     }
 
     impl Watchdog {
-        pub(in crate::server) fn new(
-            _limits: Limits,
-            front: Arc<Front>,
-            handle: &Handle,
-            acceptor: Acceptor,
-        ) -> Self {
-            Self { front, orders: handle.1.clone(), acceptor }
+        pub fn new(_limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
+            Self { dispatcher, acceptor }
         }
 
-        pub(in crate::server) fn run(self) {
-            let mut waiting = None;
+        pub fn run(self) {
+            let mut drained = None;
             loop {
-                match self.orders.recv_timeout(PACE) {
-                    Ok(Order::Drain(done)) => {
-                        self.acceptor.close();
-                        waiting = Some(done);
+                for command in self.dispatcher.watchdog.take_until(Instant::now() + PACE, false) {
+                    match command {
+                        Command::Drain(done) => {
+                            self.acceptor.close();
+                            drained = Some(done);
+                        }
+                        Command::Stop => return self.acceptor.retire_all(),
+                        Command::WatchLeader
+                        | Command::Inspect
+                        | Command::Crowded
+                        | Command::Complain(_) => {}
                     }
-                    Ok(Order::Stop) => return self.acceptor.retire_all(),
-                    Err(_) => {}
                 }
                 self.acceptor.displace_stuck(Instant::now());
-                let connections = &self.front.connections;
-                for connection in connections.all().iter().filter(|connection| connection.is_idle())
+                if self.dispatcher.connections.count() == 0
+                    && let Some(done) = drained.take()
                 {
-                    connections.end(connection);
-                }
-                if let Some(done) = &waiting
-                    && connections.count() == 0
-                {
-                    // Whoever waits for this hears it once; more do not fit.
-                    done.try_send(()).ok();
+                    // Whoever waits for this may have gone.
+                    done.send(()).ok();
                 }
             }
         }

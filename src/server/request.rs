@@ -1,10 +1,11 @@
 //! A request as its head tells it: parsed, judged for its framing, and
 //! understood by the API, before its body has been read.
 
-use super::answer::Persistence;
-use super::framing::{self, Fault, Framing};
+use super::framing::{self, Framing};
+use super::response::Persistence;
 use super::uploads::Reservation;
 use crate::api::{Api, Call, Operation, Reply};
+use crate::metrics::METHODS;
 use bytes::Bytes;
 #[cfg(all(target_os = "linux", not(portable)))]
 use std::borrow::Cow;
@@ -13,37 +14,34 @@ use std::mem::MaybeUninit;
 use std::time::Instant;
 
 /// A whole request, or the reply that it gets instead of being performed.
-pub(super) struct Request {
-    pub(super) head: Head,
-    pub(super) meaning: Meaning,
+pub struct Request {
+    pub head: Head,
+    pub meaning: Meaning,
 }
 
 /// What is to be performed, with its whole body, or the reply if nothing is.
-pub(super) type Meaning = Result<(Operation, Bytes), Reply>;
+pub type Meaning = Result<(Operation, Bytes), Reply>;
 
 /// What the answer to a request depends on beside its meaning.
-pub(super) struct Head {
+pub struct Head {
     /// The method, where it is one that is counted by name.
-    pub(super) method: &'static str,
+    pub method: &'static str,
     /// What becomes of the connection after the answer.
-    pub(super) persistence: Persistence,
+    pub persistence: Persistence,
     /// What is set apart for its body, if that is not small.
-    pub(super) reserved: Option<Reservation>,
+    pub reserved: Option<Reservation>,
     /// When it was read.
-    pub(super) came: Instant,
+    pub came: Instant,
     /// The request line, if it is going to be logged.
-    pub(super) line: Option<Box<str>>,
+    pub line: Option<Box<str>>,
 }
 
-/// The methods that are known by name.
-pub(super) const METHODS: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"];
-
 /// Stands for any other method.
-pub(super) const OTHER_METHOD: &str = "other";
+const OTHER_METHOD: &str = "other";
 
 impl Head {
     /// Of a request that makes no sense, or none yet.
-    pub(super) fn unknown() -> Self {
+    pub fn unknown() -> Self {
         let (method, persistence) = (OTHER_METHOD, Persistence::Close);
         Self { method, persistence, reserved: None, came: Instant::now(), line: None }
     }
@@ -57,17 +55,17 @@ impl Head {
     }
 
     /// Whether no request comes after this one.
-    pub(super) fn is_last(&self) -> bool {
+    pub fn is_last(&self) -> bool {
         self.persistence == Persistence::Close
     }
 
     /// Whether the answer is to have no body, only its length (RFC 9110, 9.3.2).
-    pub(super) fn is_head(&self) -> bool {
+    pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
 
     /// Whether it asks for nothing to be changed (RFC 9110, 9.2.1).
-    pub(super) fn is_safe(&self) -> bool {
+    pub fn is_safe(&self) -> bool {
         matches!(self.method, "GET" | "HEAD")
     }
 }
@@ -75,26 +73,26 @@ impl Head {
 impl Request {
     /// A request that is answered with `reply`, and after which nothing more
     /// is taken from its connection.
-    pub(super) fn refused(mut head: Head, reply: impl Into<Reply>) -> Self {
+    pub fn refused(mut head: Head, reply: impl Into<Reply>) -> Self {
         head.persistence = Persistence::Close;
         Self { head, meaning: Err(reply.into()) }
     }
 }
 
 /// What a well-framed head says, and what the API makes of it.
-pub(super) type Understood = (Head, Framing, Result<Operation, Reply>);
+pub type Understood = (Head, Framing, Result<Operation, Reply>);
 
 /// Parses a head, from its request line to its empty line, and asks `api`
-/// what it means. The fault is one of framing: where the request ends cannot
+/// what it means. The error is one of framing: where the request ends cannot
 /// be known.
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(super) fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Fault)> {
+pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, framing::Error)> {
     let mut room = [MaybeUninit::uninit(); framing::FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let outcome = parsed.parse_with_uninit_headers(bytes, &mut room);
     let method = parsed.method.unwrap_or_default();
     let target = parsed.path.unwrap_or_default();
-    let fault = match outcome {
+    let err = match outcome {
         Ok(httparse::Status::Complete(_)) => {
             let fields = parsed.headers.iter();
             let values: Vec<Cow<'_, str>> =
@@ -105,21 +103,21 @@ pub(super) fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, F
             return framing::Head { method, target, version, fields: &fields }.understand(api);
         }
         // The caller has seen the empty line.
-        Ok(httparse::Status::Partial) => Fault::RequestLine,
-        Err(httparse::Error::Version) if !names_a_version(bytes) => Fault::RequestLine,
+        Ok(httparse::Status::Partial) => framing::Error::RequestLine,
+        Err(httparse::Error::Version) if !names_a_version(bytes) => framing::Error::RequestLine,
         Err(err) => err.into(),
     };
-    Err((Head::of(method, target), fault))
+    Err((Head::of(method, target), err))
 }
 
 impl framing::Head<'_> {
     /// Checks the framing, and asks `api` what the request means.
-    pub(super) fn understand(self, api: &Api) -> Result<Understood, (Head, Fault)> {
+    pub fn understand(self, api: &Api) -> Result<Understood, (Head, framing::Error)> {
         let Self { method, target, fields, .. } = self;
         let mut head = Head::of(method, target);
         let framing = match self.check() {
             Ok(framing) => framing,
-            Err(fault) => return Err((head, fault)),
+            Err(err) => return Err((head, err)),
         };
         head.persistence = framing.persistence;
         let call = Call { method, target, fields, body_bytes: framing.length.known() };
@@ -137,7 +135,7 @@ fn names_a_version(head: &[u8]) -> bool {
 }
 
 #[cfg(all(target_os = "linux", not(portable)))]
-impl From<httparse::Error> for Fault {
+impl From<httparse::Error> for framing::Error {
     fn from(err: httparse::Error) -> Self {
         match err {
             httparse::Error::HeaderName => Self::FieldName,
@@ -157,9 +155,9 @@ mod tests {
     use crate::storage::Memory;
     use std::sync::Arc;
 
-    fn fault(head: &[u8]) -> Option<Fault> {
+    fn error(head: &[u8]) -> Option<framing::Error> {
         let api = Api::new(Arc::new(Memory::new()), 1 << 20);
-        understand(head, &api).err().map(|(_, fault)| fault)
+        understand(head, &api).err().map(|(_, err)| err)
     }
 
     fn with_fields(fields: &str) -> Vec<u8> {
@@ -170,40 +168,43 @@ mod tests {
     fn only_the_versions_1_0_and_1_1_are_spoken() {
         for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0"] {
             let head = format!("GET / {version}\r\nHost: a\r\n\r\n");
-            assert_eq!(fault(head.as_bytes()), Some(Fault::Version), "{version}");
+            assert_eq!(error(head.as_bytes()), Some(framing::Error::Version), "{version}");
         }
-        assert_eq!(fault(b"PRI * HTTP/2.0\r\n\r\n"), Some(Fault::Version));
+        assert_eq!(error(b"PRI * HTTP/2.0\r\n\r\n"), Some(framing::Error::Version));
         for version in ["http/1.1", "HTTQ/1.1", "HTTP/1.10", "HTTP/1", "junk", ""] {
             let head = format!("GET / {version}\r\nHost: a\r\n\r\n");
-            assert_eq!(fault(head.as_bytes()), Some(Fault::RequestLine), "{version}");
+            assert_eq!(error(head.as_bytes()), Some(framing::Error::RequestLine), "{version}");
         }
-        assert_eq!(fault(b"GET / HTTP/1.0\r\n\r\n"), None);
+        assert_eq!(error(b"GET / HTTP/1.0\r\n\r\n"), None);
     }
 
     #[test]
     fn a_request_line_is_three_words() {
         for line in ["GET", "GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 x", "G\u{e9}T / HTTP/1.1"] {
             let head = format!("{line}\r\nHost: a\r\n\r\n");
-            assert_eq!(fault(head.as_bytes()), Some(Fault::RequestLine), "{line}");
+            assert_eq!(error(head.as_bytes()), Some(framing::Error::RequestLine), "{line}");
         }
         let head = "GET /S\u{e3}o HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert!(matches!(fault(head.as_bytes()), Some(Fault::TargetBytes | Fault::RequestLine)));
+        assert!(matches!(
+            error(head.as_bytes()),
+            Some(framing::Error::TargetBytes | framing::Error::RequestLine)
+        ));
     }
 
     #[test]
     fn fields_are_lines_with_a_name_and_a_colon() {
-        assert_eq!(fault(&with_fields("X: a\r\nY:b\r\nZ:\t c \r\n")), None);
+        assert_eq!(error(&with_fields("X: a\r\nY:b\r\nZ:\t c \r\n")), None);
         for fields in ["no colon\r\n", "X : a\r\n", " X: a\r\n", "X: a\r\n folded\r\n", ": a\r\n"] {
-            assert_eq!(fault(&with_fields(fields)), Some(Fault::FieldName), "{fields:?}");
+            assert_eq!(error(&with_fields(fields)), Some(framing::Error::FieldName), "{fields:?}");
         }
         for fields in ["X: a\rb\r\n", "X: a\0b\r\n", "X: \u{7f}\r\n", "X: \u{b}chunked\r\n"] {
-            assert_eq!(fault(&with_fields(fields)), Some(Fault::FieldValue), "{fields:?}");
+            assert_eq!(error(&with_fields(fields)), Some(framing::Error::FieldValue), "{fields:?}");
         }
         // With `Host` there are as many as there may be.
         let most = "X: a\r\n".repeat(framing::FIELDS_MAX - 1);
-        assert_eq!(fault(&with_fields(&most)), None);
+        assert_eq!(error(&with_fields(&most)), None);
         let more = most + "X: a\r\n";
-        assert_eq!(fault(&with_fields(&more)), Some(Fault::FieldsTooMany));
+        assert_eq!(error(&with_fields(&more)), Some(framing::Error::FieldsTooMany));
     }
 
     #[test]
@@ -211,7 +212,7 @@ mod tests {
         for name in [&b"J\xc3\xb6rg"[..], b"J\xf6rg"] {
             let head =
                 [b"GET /kv/a HTTP/1.1\r\nHost: a\r\nRemote-Name: ", name, b"\r\n\r\n"].concat();
-            assert_eq!(fault(&head), None, "{name:?}");
+            assert_eq!(error(&head), None, "{name:?}");
         }
         // What else is in the field counts.
         let close = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, \xf6\r\n\r\n";

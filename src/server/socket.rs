@@ -15,18 +15,21 @@ const DISCARD_STEP_BYTES: usize = 16 * 1024;
 
 /// An accepted connection. It is closed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Socket(OwnedFd);
+pub struct Socket(OwnedFd);
 
 impl Socket {
+    /// Whether it is given up after one response.
+    pub const SERVES_ONE: bool = false;
+
     /// The socket behind a descriptor that was just accepted.
-    pub(super) fn new(descriptor: OwnedFd) -> Self {
+    pub fn new(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }
 
     /// Ends the connection in both directions: whatever waits for it, in any
     /// thread, returns. Once it is dropped the peer is reset, for one that is
     /// still sending would not notice anything else.
-    pub(super) fn cut(&self) {
+    pub fn cut(&self) {
         let at_once = Some(Duration::ZERO);
         rustix::net::sockopt::set_socket_linger(&self.0, at_once).ok();
         self.shutdown(Shutdown::Both);
@@ -34,13 +37,13 @@ impl Socket {
 
     /// Ends the receiving direction: a reader gets the bytes that have arrived
     /// and then the end.
-    pub(super) fn stop_receiving(&self) {
+    pub fn stop_receiving(&self) {
         self.shutdown(Shutdown::Read);
     }
 
     /// Ends the sending direction: the peer gets the bytes that were written
     /// and then the end.
-    pub(super) fn stop_sending(&self) {
+    pub fn stop_sending(&self) {
         self.shutdown(Shutdown::Write);
     }
 
@@ -49,12 +52,8 @@ impl Socket {
         rustix::net::shutdown(&self.0, how).ok();
     }
 
-    /// Notes that a request was answered, which is nothing to a socket.
-    #[allow(clippy::unused_self, reason = "its portable form has something to do")]
-    pub(super) fn answered(&self) {}
-
     /// Sends as much of `bytes` as needs no waiting, and says how much.
-    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         match rustix::net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(0),
             sent => Ok(sent?),
@@ -62,7 +61,7 @@ impl Socket {
     }
 
     /// Receives into the spare room of `buffer`; 0 at the end. Blocks.
-    pub(super) fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             let room = rustix::buffer::spare_capacity(buffer);
             match rustix::net::recv(&self.0, room, RecvFlags::empty()) {
@@ -74,7 +73,7 @@ impl Socket {
 
     /// Whether the peer has reset the connection, or both sides have ended it.
     /// Never blocks.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         let mut socket = [PollFd::new(&self.0, PollFlags::empty())];
         let at_once = Timespec::default();
         let ended = poll(&mut socket, Some(&at_once)).is_ok_and(|ready| ready > 0);
@@ -84,7 +83,7 @@ impl Socket {
 
     /// Throws away what has arrived, up to `bytes_max`. Says whether more may
     /// come. Never blocks.
-    pub(super) fn discard(&self, bytes_max: usize) -> bool {
+    pub fn discard(&self, bytes_max: usize) -> bool {
         let mut buffer = [MaybeUninit::<u8>::uninit(); DISCARD_STEP_BYTES];
         for _ in 0..bytes_max.div_ceil(DISCARD_STEP_BYTES) {
             match rustix::net::recv(&self.0, &mut buffer, RecvFlags::DONTWAIT) {
@@ -97,12 +96,12 @@ impl Socket {
     }
 
     /// Whether bytes have arrived that nobody has read.
-    pub(super) fn has_unread(&self) -> bool {
+    pub fn has_unread(&self) -> bool {
         rustix::io::ioctl_fionread(&self.0).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Whether the peer has not confirmed all that was written.
-    pub(super) fn has_unconfirmed(&self) -> bool {
+    pub fn has_unconfirmed(&self) -> bool {
         // The end of the stream counts as one.
         const END: libc::c_int = 1;
 
@@ -114,7 +113,7 @@ impl Socket {
 
     /// How many bytes the peer has confirmed so far; `None` if the kernel does
     /// not say.
-    pub(super) fn acknowledged(&self) -> Option<u64> {
+    pub fn acknowledged(&self) -> Option<u64> {
         // Offsets in struct tcp_info of linux/tcp.h, which only ever grows.
         const ACKED: usize = 120;
         const INFO_BYTES: usize = 128;

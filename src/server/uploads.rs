@@ -20,35 +20,35 @@ const LONGEST_MIN: u64 = 4;
 
 /// The bodies that are on their way.
 #[derive(Default)]
-pub(super) struct Uploads {
+pub struct Uploads {
     bytes: Mutex<u64>,
     freed: Condvar,
 }
 
 /// Memory that was set apart for one body. It is free again once this is
 /// dropped.
-pub(super) struct Reservation {
+pub struct Reservation {
     uploads: Arc<Uploads>,
     bytes: u64,
 }
 
 /// How many bytes of bodies there may be, given how many the storage has room
 /// for, if that is limited, and how long the longest value is.
-pub(super) fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
+pub fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
     let unlimited = UNLIMITED_BYTES_MIN.max(LONGEST_MIN.saturating_mul(longest));
     storage_room.map_or(unlimited, |room| room.saturating_add(BEYOND_LIMIT_BYTES))
 }
 
 impl Reservation {
     /// One of nothing so far.
-    pub(super) fn new(uploads: &Arc<Uploads>) -> Self {
+    pub fn new(uploads: &Arc<Uploads>) -> Self {
         Self { uploads: Arc::clone(uploads), bytes: 0 }
     }
 
     /// Sets `more` bytes apart, beside those that it has, of at most `max()`
     /// in all. Blocks for a while if others have too many, and says whether
     /// there is room. A body that is alone has room in any case.
-    pub(super) fn extend(&mut self, more: u64, max: impl Fn() -> u64) -> bool {
+    pub fn extend(&mut self, more: u64, max: impl Fn() -> u64) -> bool {
         let deadline = Instant::now() + PATIENCE;
         let mut bytes = self.uploads.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

@@ -1,4 +1,4 @@
-//! What is stored under a key.
+//! The entry under a key.
 
 use super::time::Time;
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// The first half of the SHA-256 of a value.
 pub type Digest = [u8; 16];
 
-/// A value's bytes, shared, and what is known about them.
+/// A value's bytes, shared, with their metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub(super) value: Bytes,
@@ -45,17 +45,17 @@ impl Entry {
         &self.value
     }
 
-    /// Whether the value is UTF-8.
+    /// Returns true if the value is UTF-8.
     pub fn is_text(&self) -> bool {
         self.text
     }
 
-    /// The content type that it was stored with.
+    /// The content type of the value.
     pub fn content_type(&self) -> Option<&Arc<str>> {
         self.content_type.as_ref()
     }
 
-    /// When it expires. From then on it is absent.
+    /// The expiry: from this moment on the entry is absent.
     pub fn expiry(&self) -> Option<Time> {
         self.expiry
     }
@@ -65,7 +65,7 @@ impl Entry {
         self.digest.unwrap_or_else(|| digest_of(&self.value))
     }
 
-    /// Whether it is there at this moment.
+    /// Returns true unless the entry has expired.
     pub(super) fn lives(&self, now: impl FnOnce() -> Time) -> bool {
         self.expiry.is_none_or(|expiry| expiry > now())
     }

@@ -2,7 +2,8 @@
 //!
 //! Nothing here knows HTTP. An engine is used through one shared
 //! `dyn Storage` by many threads at once; its locks live inside it and are
-//! never held across a socket call.
+//! never held across a socket call. A new engine is a folder here that implements
+//! [`Storage`], and a line in the tests that run on every engine.
 
 mod durable;
 mod entry;
@@ -26,17 +27,17 @@ pub const KEY_BYTES_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Box<str>);
 
-/// Why a text is no key.
+/// A text that is not a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidKey {
-    /// It has no bytes.
+    /// No bytes.
     Empty,
-    /// It has more than [`KEY_BYTES_MAX`] bytes.
+    /// More than [`KEY_BYTES_MAX`] bytes.
     TooLong,
 }
 
 impl Key {
-    /// Makes a key of `text`, any characters, or says why it is none.
+    /// The key of a text of any characters.
     pub fn new(text: impl Into<Box<str>>) -> Result<Self, InvalidKey> {
         let text = text.into();
         match text.len() {
@@ -52,29 +53,29 @@ impl Key {
     }
 }
 
-/// Trouble of the engine's own. A key that is absent is not an error.
+/// A failure of the engine. An absent key is not an error.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The write does not fit. What was stored is untouched.
+    /// The write does not fit. Nothing has changed.
     Full,
-    /// No write is taken until the outage ends; reads go on. The write that
-    /// hears this is not acknowledged: once the outage has ended, or after a
-    /// restart, it may be there, whole.
+    /// No write is taken until the outage ends; reads go on. The write that meets
+    /// it is not acknowledged: once the outage has ended, or after a restart, it
+    /// may be there, whole.
     Unavailable(Outage),
-    /// More operations wait than the engine lets wait.
+    /// The engine's queue is full.
     Overloaded,
-    /// What is stored cannot be read.
+    /// The stored entry cannot be read.
     Internal(Arc<dyn std::error::Error + Send + Sync>),
 }
 
-/// Why an engine takes no writes.
+/// The cause of an engine's refusal of all writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
     /// The disk has no room. Deleting may make some.
     DiskFull,
-    /// A write to the disk has failed. Nothing more is written before it is
-    /// certain what the disk holds, which may take until the next start.
+    /// A write to the disk has failed. Nothing more is written before the state of
+    /// the disk is certain, which may take until the next start.
     DiskFailed,
     /// The directory of the store is not where it was, or another is there.
     /// Nothing more is written until the next start.
@@ -84,7 +85,7 @@ pub enum Outage {
 }
 
 impl PartialEq for Error {
-    /// Of errors with a cause only copies of the same one are equal.
+    /// Errors with a cause are equal only as copies of the same one.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Full, Self::Full) | (Self::Overloaded, Self::Overloaded) => true,
@@ -126,28 +127,27 @@ impl std::error::Error for Error {
     }
 }
 
-/// What becomes of a key.
+/// The fate of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// What is there stays, or nothing does.
+    /// Its entry stays, or its absence.
     Keep,
-    /// This takes its place.
+    /// This entry takes the place of the old one.
     Replace(Entry),
-    /// Nothing is there any more.
+    /// It becomes absent.
     Remove,
 }
 
-/// A pure function from the entry of a key, or none, to what becomes of it. It
-/// may be called several times, on any thread; the last call is the one that
-/// counts.
+/// A pure function from the entry of a key, or none, to the key's fate. It may be
+/// called several times, on any thread; the last call counts.
 pub type Change = Box<dyn FnMut(Option<&Entry>) -> Decision + Send>;
 
-/// What an update found and left.
+/// The entries before and after an update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Updated {
     /// The entry that the change was decided on.
     pub before: Option<Entry>,
-    /// The entry that is there since.
+    /// The entry since then.
     pub after: Option<Entry>,
 }
 
@@ -155,13 +155,12 @@ pub struct Updated {
 pub enum Op {
     /// Read the entry under a key.
     Get(Key),
-    /// Store an entry in place of the one that is there.
+    /// Store an entry in place of the old one.
     Set(Key, Entry),
     /// Delete a key. Deleting an absent key succeeds.
     Delete(Key),
-    /// Change a key depending on the entry that is there, in one step: nothing
-    /// comes between the entry that the change was shown and the one that takes
-    /// its place.
+    /// Change a key depending on its entry, atomically: no other write comes between
+    /// the entry that the change was shown and the one that takes its place.
     Update(Key, Change),
     /// Delete every key. Takes time in proportion to the store; reads wait for
     /// none of it.
@@ -183,8 +182,8 @@ pub enum Effect {
 /// [`Error::Unavailable`].
 pub type Outcome = Result<Effect, Error>;
 
-/// Is called once with the outcome of an operation, on any thread. It does not
-/// block.
+/// A completion: called once with the outcome of an operation, on any thread. It
+/// does not block.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 
 /// A map from keys to entries that many threads use at once.
@@ -193,29 +192,29 @@ pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 /// its outcome, for all keys it names, and a later one sees it. An entry that
 /// has expired is absent for all of them from that moment on.
 ///
-/// An engine has two doors: first an operation is tried, and what cannot be done
-/// at once is submitted. [`Blocking`] stands over them.
+/// An engine has two doors: an operation is tried first, and submitted if it cannot
+/// be done at once. [`Blocking`] stands over them.
 pub trait Storage: Send + Sync {
     /// Does `op` if memory alone can, at once, else gives it back untouched.
     /// Never blocks, never takes long.
     fn try_now(&self, op: Op) -> Result<Outcome, Op>;
 
     /// Does `op` and calls `done` once with the outcome: before this returns, or
-    /// later on a thread of the engine's own. Never blocks, and takes no longer
-    /// than it takes to hand over what `op` holds.
+    /// later on a thread of the engine's own. Never blocks, and takes no longer than
+    /// a copy of the entry in `op`.
     fn submit(&self, op: Op, done: Done);
 
-    /// Whether writes are taken. Never blocks.
+    /// Fails while no writes are taken. Never blocks.
     fn check(&self) -> Result<(), Error>;
 
-    /// How many bytes more may be stored, if that is limited. Never blocks.
+    /// The bytes that may still be stored, if that is limited. Never blocks.
     fn room(&self) -> Option<u64> {
         None
     }
 
-    /// Ends every wait inside the engine that may take long, as the one for room
-    /// on a full disk: its operation is refused. To be called before those who
-    /// wait for outcomes are stopped. Never blocks.
+    /// Ends every long wait inside the engine, as the one for room on a full disk:
+    /// its operation is refused. To be called before the callers that wait for
+    /// outcomes are stopped. Never blocks.
     fn hurry(&self) {}
 
     /// Finishes the operations that were submitted and takes no more writes. On an

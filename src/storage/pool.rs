@@ -1,7 +1,7 @@
 //! The threads of an engine for operations that take long or wait for a disk.
 
 use super::{Done, Error, Op, Outcome};
-use crate::schedule;
+use crate::platform::scheduling;
 use crossbeam_channel::{Sender, TrySendError};
 use std::fmt;
 use std::io;
@@ -32,7 +32,7 @@ impl Pool {
             let (queue, perform) = (queue.clone(), perform.clone());
             let thread = thread::Builder::new().name(format!("{name}-{number}"));
             pool.threads.push(thread.spawn(move || {
-                schedule::let_others_finish();
+                scheduling::batch_priority();
                 queue.iter().for_each(|(op, done)| finish(|| perform(op), done));
             })?);
         }

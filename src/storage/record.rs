@@ -1,5 +1,5 @@
-//! How an entry is written as bytes: a byte that says what follows, that, and
-//! the value.
+//! The record of an entry, its form in bytes: flags, the fields that they tell
+//! of, and the value.
 //!
 //! ```text
 //! flags    bit 0  the value is UTF-8
@@ -15,7 +15,6 @@
 use super::entry::{Digest, Entry};
 use super::time::Time;
 use bytes::Bytes;
-use std::error::Error;
 use std::fmt;
 
 const TEXT: u8 = 1;
@@ -25,28 +24,28 @@ const CONTENT_TYPE: u8 = 1 << 3;
 const ELSEWHERE: u8 = 1 << 4;
 const KNOWN: u8 = TEXT | EXPIRY | DIGEST | CONTENT_TYPE;
 
-/// Why bytes are no record that this version writes.
+/// A record that this version cannot read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotUnderstood {
-    /// They end too soon.
+pub enum Error {
+    /// It ends too soon.
     Short,
-    /// They have fields of a later version.
+    /// It has fields of a later version.
     Flags(u8),
-    /// The content type is not UTF-8.
+    /// Its content type is not UTF-8.
     ContentType,
-    /// They stand for a record that is not where it should be.
+    /// It is a reference, and the record is not there.
     Missing,
 }
 
 /// The length of an entry's record.
-pub(super) fn bytes(entry: &Entry) -> usize {
+pub fn bytes(entry: &Entry) -> usize {
     let content_type = entry.content_type.as_ref().map_or(0, |text| 1 + text.len());
     let expiry = entry.expiry.map_or(0, |_| size_of::<u64>());
     1 + expiry + entry.digest.map_or(0, |digest| digest.len()) + content_type + entry.value.len()
 }
 
 /// The record of an entry.
-pub(super) fn encode(entry: &Entry) -> Vec<u8> {
+pub fn encode(entry: &Entry) -> Vec<u8> {
     let Entry { value, text, digest, content_type, expiry } = entry;
     // A longer one has no place; nobody stores such a thing.
     let content_type = content_type.as_deref().filter(|text| text.len() <= u8::MAX.into());
@@ -73,78 +72,74 @@ pub(super) fn encode(entry: &Entry) -> Vec<u8> {
 }
 
 /// The entry of a record. The value shares the record's bytes.
-pub(super) fn decode(record: Bytes) -> Result<Entry, NotUnderstood> {
-    let mut fields = Fields::of(&record)?;
-    let text = fields.flags & TEXT != 0;
-    let expiry = fields.expiry()?;
-    let digest = fields.digest()?;
-    let content_type = fields.content_type()?.map(Into::into);
-    let at = record.len() - fields.rest.len();
+pub fn decode(record: Bytes) -> Result<Entry, Error> {
+    let mut reader = Reader::new(&record)?;
+    let text = reader.flags & TEXT != 0;
+    let expiry = reader.expiry()?;
+    let digest = reader.digest()?;
+    let content_type = reader.content_type()?.map(Into::into);
+    let at = record.len() - reader.rest.len();
     let value = if at == 0 { record } else { record.slice(at..) };
     Ok(Entry { value, text, digest, content_type, expiry })
 }
 
 /// The expiry of a record, if it has one.
-pub(super) fn expiry(record: &[u8]) -> Option<Time> {
-    Fields::of(record).ok()?.expiry().ok()?
+pub fn expiry(record: &[u8]) -> Option<Time> {
+    Reader::new(record).ok()?.expiry().ok()?
 }
 
-/// What stands for a record that is kept elsewhere, in order of its expiry.
-pub(super) fn reference(expiry: Time) -> Vec<u8> {
+/// A reference to a record that is kept elsewhere, in order of its expiry.
+pub fn reference(expiry: Time) -> Vec<u8> {
     [&[ELSEWHERE | EXPIRY][..], &expiry.to_bits().to_le_bytes()].concat()
 }
 
-/// The expiry of the record that this stands for; `None` if it is the record.
-pub(super) fn referred(record: &[u8]) -> Option<Time> {
+/// The expiry in a reference; `None` for a record.
+pub fn referred(record: &[u8]) -> Option<Time> {
     let bits = record.strip_prefix(&[ELSEWHERE | EXPIRY])?.first_chunk()?;
     Some(Time::from_bits(u64::from_le_bytes(*bits)))
 }
 
-/// What is left to read of a record.
-struct Fields<'a> {
+/// Reads the fields of a record, one after the other.
+struct Reader<'a> {
     flags: u8,
     rest: &'a [u8],
 }
 
-impl<'a> Fields<'a> {
-    fn of(record: &'a [u8]) -> Result<Self, NotUnderstood> {
-        let (&flags, rest) = record.split_first().ok_or(NotUnderstood::Short)?;
-        if flags & !KNOWN == 0 {
-            Ok(Self { flags, rest })
-        } else {
-            Err(NotUnderstood::Flags(flags))
-        }
+impl<'a> Reader<'a> {
+    fn new(record: &'a [u8]) -> Result<Self, Error> {
+        let (&flags, rest) = record.split_first().ok_or(Error::Short)?;
+        if flags & !KNOWN == 0 { Ok(Self { flags, rest }) } else { Err(Error::Flags(flags)) }
     }
 
     // In the order in which they come.
 
-    fn expiry(&mut self) -> Result<Option<Time>, NotUnderstood> {
+    fn expiry(&mut self) -> Result<Option<Time>, Error> {
         let bits: Option<[u8; 8]> = self.array(EXPIRY)?;
         Ok(bits.map(|bits| Time::from_bits(u64::from_le_bytes(bits))))
     }
 
-    fn digest(&mut self) -> Result<Option<Digest>, NotUnderstood> {
+    fn digest(&mut self) -> Result<Option<Digest>, Error> {
         self.array(DIGEST)
     }
 
-    fn content_type(&mut self) -> Result<Option<&'a str>, NotUnderstood> {
+    fn content_type(&mut self) -> Result<Option<&'a str>, Error> {
         let Some([length]) = self.array(CONTENT_TYPE)? else { return Ok(None) };
-        let (text, rest) = self.rest.split_at_checked(length.into()).ok_or(NotUnderstood::Short)?;
+        let (text, rest) = self.rest.split_at_checked(length.into()).ok_or(Error::Short)?;
         self.rest = rest;
-        std::str::from_utf8(text).map(Some).map_err(|_| NotUnderstood::ContentType)
+        std::str::from_utf8(text).map(Some).map_err(|_| Error::ContentType)
     }
 
-    fn array<const N: usize>(&mut self, flag: u8) -> Result<Option<[u8; N]>, NotUnderstood> {
+    fn array<const N: usize>(&mut self, flag: u8) -> Result<Option<[u8; N]>, Error> {
         if self.flags & flag == 0 {
             return Ok(None);
         }
-        let (array, rest) = self.rest.split_first_chunk().ok_or(NotUnderstood::Short)?;
+        let (array, rest) = self.rest.split_first_chunk().ok_or(Error::Short)?;
         self.rest = rest;
         Ok(Some(*array))
     }
 }
 
-impl fmt::Display for NotUnderstood {
+impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short => formatter.write_str("a record that ends too soon"),
@@ -155,7 +150,7 @@ impl fmt::Display for NotUnderstood {
     }
 }
 
-impl Error for NotUnderstood {}
+impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
@@ -188,10 +183,10 @@ mod tests {
 
     #[test]
     fn a_record_of_a_later_version_is_refused() {
-        assert_eq!(decode(Bytes::new()), Err(NotUnderstood::Short));
+        assert_eq!(decode(Bytes::new()), Err(Error::Short));
         for flags in [1 << 4, 0x81, 0xff] {
             let record = Bytes::copy_from_slice(&[flags, b'v']);
-            assert_eq!(decode(record), Err(NotUnderstood::Flags(flags)));
+            assert_eq!(decode(record), Err(Error::Flags(flags)));
         }
     }
 
@@ -201,7 +196,7 @@ mod tests {
         let reference = reference(expiry);
         assert_eq!(referred(&reference), Some(expiry));
         assert_eq!(super::expiry(&reference), None);
-        assert_eq!(decode(reference.into()), Err(NotUnderstood::Flags(ELSEWHERE | EXPIRY)));
+        assert_eq!(decode(reference.into()), Err(Error::Flags(ELSEWHERE | EXPIRY)));
         let record = encode(&Entry::new("value".into()).with_expiry(Some(expiry)));
         assert_eq!(referred(&record), None);
     }

@@ -7,7 +7,7 @@
 //! | the wall clock is set | forward | back |
 //! | --- | --- | --- |
 //! | while a store runs, in memory or durable | nothing changes | nothing changes |
-//! | while a durable store is down | what remains is shorter by that | the time down counts less, or not at all |
+//! | while a durable store is down | the rest of a lifetime is shorter by that | the time down counts less, or not at all |
 //!
 //! A durable store keeps expiries as times, and with them a [`Reading`] of both
 //! clocks: after a step, every few seconds while something that expires is
@@ -18,22 +18,22 @@
 //! process is killed while the wall clock is wrong, this is as if it had been
 //! set while the store was down.)
 
-use crate::clock;
+use crate::platform::clock;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A moment, in milliseconds; see the module on what they count from.
+/// A moment, in milliseconds from the origin that the module describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
-/// What a time is ahead of the clock that nobody can set, modulo 2^64. The
+/// The lead of time over the clock that nobody can set, modulo 2^64. The
 /// process has one, which changes only where a store is opened.
 static AHEAD: LazyLock<AtomicU64> =
     LazyLock::new(|| AtomicU64::new(wall().wrapping_sub(milliseconds(clock::elapsed()))));
 
-/// The wall clock was set if it has moved so much against time, or more: less
-/// comes of reading two clocks one after the other.
+/// The least movement of the wall clock against time that counts as setting it:
+/// less comes of reading two clocks one after the other.
 const STEP_MIN: Duration = Duration::from_secs(1);
 
 impl Time {
@@ -43,14 +43,13 @@ impl Time {
         Self(milliseconds(clock::elapsed()).wrapping_add(ahead))
     }
 
-    /// The moment so much later.
+    /// The moment that `duration` later.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(milliseconds(duration)))
     }
 
-    /// How long it is from this moment until a later one; nothing if that is
-    /// past.
+    /// The duration from this moment until a later one; zero if that is past.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(later.0.saturating_sub(self.0))
     }
@@ -75,27 +74,27 @@ impl Time {
     }
 }
 
-/// What both clocks showed at one moment.
+/// Both clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading {
+pub struct Reading {
     time: Time,
     /// The wall clock, in milliseconds since the epoch.
     wall: u64,
 }
 
 impl Reading {
-    /// What they show now.
-    pub(super) fn now() -> Self {
+    /// Both now.
+    pub fn now() -> Self {
         Self { time: Time::now(), wall: wall() }
     }
 
     /// The time at which it was taken.
-    pub(super) fn time(self) -> Time {
+    pub fn time(self) -> Time {
         self.time
     }
 
-    /// Whether the wall clock was set between this one and another.
-    pub(super) fn has_step_to(self, other: Self) -> bool {
+    /// Returns true if the wall clock was set between this one and another.
+    pub fn has_step_to(self, other: Self) -> bool {
         let ahead = |reading: Self| i128::from(reading.wall) - i128::from(reading.time.0);
         (ahead(other) - ahead(self)).unsigned_abs() >= STEP_MIN.as_millis()
     }
@@ -106,12 +105,12 @@ impl Reading {
     }
 
     /// The reading as bytes: both numbers in little-endian, the time first.
-    pub(super) fn to_bytes(self) -> [u8; 16] {
+    pub fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.time.0) | u128::from(self.wall) << 64).to_le_bytes()
     }
 
     /// The reading of bytes; none if they are too few.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (time, rest) = bytes.split_first_chunk()?;
         let wall = rest.first_chunk()?;
         Some(Self { time: Time(u64::from_le_bytes(*time)), wall: u64::from_le_bytes(*wall) })

@@ -73,7 +73,7 @@ impl Connection {
 
     /// Sends a request without a body and reads its answer.
     pub fn call(&mut self, method: &str, target: &str) -> Response {
-        self.send(format!("{method} {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        self.send(head(method, target));
         self.response_to(method)
     }
 
@@ -88,6 +88,14 @@ impl Connection {
         request.extend_from_slice(value);
         self.send(request);
         self.response()
+    }
+
+    /// Begins to store a value of that many bytes and waits until the server asks
+    /// for them, so that the request is in its hands.
+    pub fn begin_upload(&mut self, target: &str, bytes: usize) {
+        let head = put_head(target, bytes);
+        self.send(head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n"));
+        assert_eq!(self.response().status(), 100);
     }
 
     /// Sends a request with header fields of its own and a body, in one write,
@@ -222,6 +230,15 @@ impl Response {
     }
 }
 
+/// A GET.
+pub fn get_head(target: &str) -> String {
+    head("GET", target)
+}
+
+fn head(method: &str, target: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: test\r\n\r\n")
+}
+
 /// The head of a PUT whose body has that length.
 pub fn put_head(target: &str, body_bytes: usize) -> String {
     format!("PUT {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {body_bytes}\r\n\r\n")
@@ -229,10 +246,26 @@ pub fn put_head(target: &str, body_bytes: usize) -> String {
 
 /// Waits until `condition` holds. Panics if it does not in time.
 #[track_caller]
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited too long until {what}");
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, condition);
+}
+
+/// The same with another bound.
+#[track_caller]
+pub fn wait_within(bound: Duration, what: &str, condition: impl FnMut() -> bool) {
+    assert!(holds_within(bound, condition), "waited {bound:?}, and not until {what}");
+}
+
+/// Whether `condition` comes to hold in time.
+pub fn holds_within(bound: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + bound;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
         thread::sleep(Duration::from_millis(2));
     }
 }

@@ -107,8 +107,7 @@ pub fn says(answer: &Response, status: u16, text: &str) {
 /// The program ends with 0 when it is asked to, and waits for nobody in vain.
 #[track_caller]
 pub fn ends_well(process: Process) {
-    process.signal("TERM");
-    let (code, log) = process.end();
+    let (code, log) = process.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains("left behind"), "{log}");
 }

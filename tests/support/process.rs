@@ -1,6 +1,6 @@
 //! The real program, as a person runs it.
 
-use super::http::{Connection, PATIENCE, wait_until};
+use super::http::{Connection, PATIENCE, holds_within, wait_until};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -87,16 +87,12 @@ fn read_all(pipe: &mut impl Read) -> Vec<u8> {
 
 /// The status of a child that ends in time.
 fn wait(child: &mut Child) -> Option<ExitStatus> {
-    let end = std::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            return Some(status);
-        }
-        if std::time::Instant::now() > end {
-            return None;
-        }
-        thread::sleep(std::time::Duration::from_millis(2));
-    }
+    let mut status = None;
+    holds_within(PATIENCE, || {
+        status = child.try_wait().expect("a child can be waited for");
+        status.is_some()
+    });
+    status
 }
 
 impl Process {
@@ -167,6 +163,12 @@ impl Process {
     /// Sends it a signal by name, `TERM`.
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
+    }
+
+    /// Asks it to end, and waits for that as [`end`](Self::end) does.
+    pub fn stop(self) -> (Option<i32>, String) {
+        self.signal("TERM");
+        self.end()
     }
 
     /// Waits for its end, which has to come by itself and soon: its exit code,

@@ -1,14 +1,13 @@
 //! A server in the test's own process.
 
 use super::engines;
-use super::http::{Connection, PATIENCE};
+use super::http::{Connection, PATIENCE, holds_within};
 use little_key_value::api::{Api, Hosts};
 use little_key_value::server::{Config, Server};
 use little_key_value::storage::Storage;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 /// The longest value that the fixture takes, in bytes.
 pub const VALUE_BYTES_MAX: u64 = 10 * 1024 * 1024;
@@ -33,7 +32,7 @@ impl Fixture {
     /// The configuration of a test's server: a port of its own.
     pub fn config() -> Config {
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        Config { addr, workers: 4, ..Config::default() }
+        Config { addrs: vec![addr], workers: 4, ..Config::default() }
     }
 
     /// A server with a configuration of its own.
@@ -41,7 +40,7 @@ impl Fixture {
         let api = Api::new(storage, value_bytes_max).with_hosts(Hosts::local([]));
         let server = Server::start(config, api);
         let server = server.expect("a server starts on a port of the system's choice");
-        let addr = server.local_addr();
+        let addr = server.local_addrs()[0];
         Self { server: Some(server), addr }
     }
 
@@ -63,13 +62,10 @@ impl Fixture {
     fn stop_checked(&mut self) {
         let Some(server) = self.server.take() else { return };
         let stopping = thread::spawn(move || server.stop());
-        let end = Instant::now() + 2 * PATIENCE;
-        while !stopping.is_finished() && Instant::now() < end {
-            thread::sleep(Duration::from_millis(1));
-        }
+        let has_stopped = holds_within(2 * PATIENCE, || stopping.is_finished());
         // A second panic would end the process and hide the first.
         if !thread::panicking() {
-            assert!(stopping.is_finished(), "the server does not stop");
+            assert!(has_stopped, "the server does not stop");
             stopping.join().expect("a server stops without a panic");
             assert!(!accepts(self.addr), "the server has stopped and still listens");
         }

@@ -3,15 +3,17 @@
 //!
 //! ```text
 //! # A comment.
-//! > PUT /kv/kenya:capital HTTP/1.1
-//! > Host: store
-//! > Content-Length: *
+//! > PUT /kv/kenya:capital
 //! >
 //! > Nairobi
-//!
-//! < HTTP/1.1 200 OK
+//! < 200 OK
 //! < Date: *
 //! < !Content-Type
+//!
+//! > GET /kv/kenya:capital
+//! < 200 OK
+//! <
+//! < Nairobi
 //! ```
 //!
 //! A block of lines is a request (`>`), an answer (`<`) or one event (`=`).
@@ -21,11 +23,16 @@
 //!
 //! - `\n`, `\r`, `\t`, `\\` and `\xFF` stand for a byte, `\{1024 k}` for a
 //!   thousand and twenty-four `k`.
-//! - In a request `Content-Length: *` is counted. A block of `>>` continues
-//!   the request before it: its lines are bytes with nothing added.
-//! - In an answer the status line and the body are exact; no body in the
-//!   transcript is no body on the wire. Of the header fields those in the
-//!   transcript have to be there, `*` with any value, `!` not at all.
+//! - A request line without a version is one of HTTP/1.1, and the request gets
+//!   a `Host`, and a `Content-Length` for its body, unless the transcript has
+//!   fields that say the same. With a version it is sent as it stands; only
+//!   `Content-Length: *` is counted.
+//! - A block of `>>` continues the request before it: its lines are bytes with
+//!   nothing added.
+//! - In an answer the status and the body are exact, and the version is
+//!   HTTP/1.1; no body in the transcript is no body on the wire. Of the header
+//!   fields those in the transcript have to be there, `*` with any value, `!`
+//!   not at all.
 //! - `= connect` opens another connection, `= closed` means that the server
 //!   closes this one, having sent nothing more. `= wait 20 ms` lets that time
 //!   pass, for what is over after it.
@@ -147,17 +154,10 @@ impl Step {
     fn of_block(prefix: &str, block: &[&str]) -> Result<Self, String> {
         let head_lines = block.iter().position(|line| line.is_empty()).unwrap_or(block.len());
         let (head, body) = block.split_at(head_lines);
-        let ends = !body.is_empty();
-        let body = body.iter().map(|line| unescape(line)).collect::<Result<Vec<_>, _>>()?.concat();
         match prefix {
-            ">>" => {
-                let bytes =
-                    block.iter().map(|line| unescape(line)).collect::<Result<Vec<_>, _>>()?;
-                Ok(Self::Send { method: None, bytes: bytes.concat() })
-            }
-            ">" if !ends => Err("the head has no empty line after it".to_owned()),
-            ">" => Self::request(head, &body),
-            _ => Self::expected(head, body),
+            ">>" => Ok(Self::Send { method: None, bytes: bytes_of(block)? }),
+            ">" => Self::request(head, &bytes_of(body)?),
+            _ => Self::expected(head, bytes_of(body)?),
         }
     }
 
@@ -169,21 +169,33 @@ impl Step {
     }
 
     fn request(head: &[&str], body: &[u8]) -> Result<Self, String> {
+        let (line, fields) = head.split_first().ok_or("no request line")?;
+        let (method, target) =
+            line.split_once(' ').ok_or_else(|| format!("no target in {line:?}"))?;
+        let length = format!("Content-Length: {}", body.len());
+        let mut lines = vec![(*line).to_owned()];
+        if !target.contains(" HTTP/") {
+            lines[0].push_str(" HTTP/1.1");
+            lines.extend((!has_field(fields, &["Host"])).then(|| "Host: store".to_owned()));
+            let is_framed = has_field(fields, &["Content-Length", "Transfer-Encoding"]);
+            lines.extend((!is_framed && !body.is_empty()).then(|| length.clone()));
+        }
+        let is_counted = |line: &str| line == "Content-Length: *";
+        lines.extend(
+            fields.iter().map(|line| if is_counted(line) { &length } else { *line }.to_owned()),
+        );
         let mut bytes = Vec::new();
-        for line in head {
-            let counted = format!("Content-Length: {}", body.len());
-            let line = if *line == "Content-Length: *" { &counted } else { *line };
-            bytes.extend(unescape(line)?);
+        for line in lines {
+            bytes.extend(unescape(&line)?);
             bytes.extend(b"\r\n");
         }
         bytes.extend(b"\r\n");
         bytes.extend(body);
-        let method = head.first().and_then(|line| line.split(' ').next()).map(str::to_owned);
-        Ok(Self::Send { method, bytes })
+        Ok(Self::Send { method: Some(method.to_owned()), bytes })
     }
 
     fn expected(head: &[&str], body: Vec<u8>) -> Result<Self, String> {
-        let (status_line, fields) = head.split_first().ok_or("no status line")?;
+        let (status, fields) = head.split_first().ok_or("no status")?;
         let field = |line: &&str| match (line.strip_prefix('!'), line.split_once(": ")) {
             (Some(name), _) => Ok(Field::Absent(name.to_owned())),
             (None, Some((name, "*"))) => Ok(Field::Present(name.to_owned())),
@@ -191,8 +203,20 @@ impl Step {
             (None, None) => Err(format!("what is {line:?}?")),
         };
         let fields = fields.iter().map(field).collect::<Result<_, _>>()?;
-        Ok(Self::Answer { status_line: (*status_line).to_owned(), fields, body })
+        Ok(Self::Answer { status_line: format!("HTTP/1.1 {status}"), fields, body })
     }
+}
+
+/// Whether one of the header fields has one of these names.
+fn has_field(fields: &[&str], names: &[&str]) -> bool {
+    let mut found = fields.iter().filter_map(|field| field.split_once(':'));
+    found.any(|(name, _)| names.iter().any(|other| name.eq_ignore_ascii_case(other)))
+}
+
+/// The bytes that some lines stand for, with nothing between them.
+fn bytes_of(lines: &[&str]) -> Result<Vec<u8>, String> {
+    let pieces = lines.iter().map(|line| unescape(line)).collect::<Result<Vec<_>, _>>()?;
+    Ok(pieces.concat())
 }
 
 /// The bytes that a line stands for.

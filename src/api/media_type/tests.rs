@@ -74,7 +74,7 @@ fn malformed_types_are_refused() {
         "\u{a0}text/plain",
         "application/x-www-form-urlencoded; a",
     ] {
-        assert_eq!(check(field), Err(Malformed), "{field:?}");
+        assert_eq!(check(field), Err(Refusal::TypeMalformed), "{field:?}");
     }
 }
 
@@ -82,7 +82,7 @@ fn malformed_types_are_refused() {
 fn a_type_has_a_limit() {
     let longest = format!("a/{}", "b".repeat(MEDIA_TYPE_BYTES_MAX - 2));
     assert_eq!(check(&format!(" {longest} ")), Ok(Some(longest.as_str())));
-    assert_eq!(check(&format!("{longest}b")), Err(Malformed));
+    assert_eq!(check(&format!("{longest}b")), Err(Refusal::TypeMalformed));
 }
 
 #[test]
@@ -192,6 +192,6 @@ proptest! {
     ) {
         let mut field = field;
         field.insert_str(at.index(field.len() + 1), &control);
-        prop_assert_eq!(check(&field), Err(Malformed));
+        prop_assert_eq!(check(&field), Err(Refusal::TypeMalformed));
     }
 }

@@ -3,12 +3,12 @@ use proptest::prelude::*;
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
-fn check(version: u8, fields: Fields<'_>) -> Result<Framing, Fault> {
+fn check(version: u8, fields: Fields<'_>) -> Result<Framing, Error> {
     Head { method: "PUT", target: "/kv/a", version, fields }.check()
 }
 
 /// A well-framed HTTP/1.1 head with these fields beside its `Host`.
-fn check_new(fields: Fields<'_>) -> Result<Framing, Fault> {
+fn check_new(fields: Fields<'_>) -> Result<Framing, Error> {
     check(1, &[&[("Host", "a")], fields].concat())
 }
 
@@ -19,35 +19,35 @@ fn a_length_is_digits_and_nothing_else() {
         assert_eq!(framing.length, Length::Known(bytes), "{value}");
     }
     for value in ["", "+5", "-1", "5, 5", "5,5", "0x5", "5 5", "5.0", "1e3", "five"] {
-        let fault = check_new(&[("content-length", value)]);
-        assert_eq!(fault, Err(Fault::LengthInvalid), "{value:?}");
+        let checked = check_new(&[("content-length", value)]);
+        assert_eq!(checked, Err(Error::LengthInvalid), "{value:?}");
     }
     let huge = "1".repeat(30);
-    assert_eq!(check_new(&[("Content-Length", &huge)]), Err(Fault::LengthTooLarge));
+    assert_eq!(check_new(&[("Content-Length", &huge)]), Err(Error::LengthTooLarge));
 }
 
 #[test]
 fn framing_is_never_guessed() {
-    let cases: [(Fields<'_>, Fault); 13] = [
-        (&[("Content-Length", "5"), ("Content-Length", "5")], Fault::LengthRepeated),
-        (&[("Content-Length", "5"), ("content-length", "6")], Fault::LengthRepeated),
-        (&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], Fault::LengthAndCoding),
-        (&[("Transfer-Encoding", "chunked"), ("Content-Length", "x")], Fault::LengthAndCoding),
-        (&[("Transfer-Encoding", "gzip, chunked")], Fault::CodingUnknown),
-        (&[("Transfer-Encoding", "identity")], Fault::CodingUnknown),
-        (&[("Transfer-Encoding", "")], Fault::CodingUnknown),
-        (&[("Transfer-Encoding", "chunked;a=b")], Fault::CodingUnknown),
-        (&[("Transfer-Encoding", "xchunked")], Fault::CodingUnknown),
-        (&[("Transfer-Encoding", "chunked, gzip")], Fault::CodingOrder),
-        (&[("Transfer-Encoding", "Chunked ,chunked")], Fault::CodingOrder),
+    let cases: [(Fields<'_>, Error); 13] = [
+        (&[("Content-Length", "5"), ("Content-Length", "5")], Error::LengthRepeated),
+        (&[("Content-Length", "5"), ("content-length", "6")], Error::LengthRepeated),
+        (&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], Error::LengthAndCoding),
+        (&[("Transfer-Encoding", "chunked"), ("Content-Length", "x")], Error::LengthAndCoding),
+        (&[("Transfer-Encoding", "gzip, chunked")], Error::CodingUnknown),
+        (&[("Transfer-Encoding", "identity")], Error::CodingUnknown),
+        (&[("Transfer-Encoding", "")], Error::CodingUnknown),
+        (&[("Transfer-Encoding", "chunked;a=b")], Error::CodingUnknown),
+        (&[("Transfer-Encoding", "xchunked")], Error::CodingUnknown),
+        (&[("Transfer-Encoding", "chunked, gzip")], Error::CodingOrder),
+        (&[("Transfer-Encoding", "Chunked ,chunked")], Error::CodingOrder),
         (
             &[("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")],
-            Fault::CodingRepeated,
+            Error::CodingRepeated,
         ),
-        (&[("Host", "b")], Fault::HostCount),
+        (&[("Host", "b")], Error::HostCount),
     ];
-    for (fields, fault) in cases {
-        assert_eq!(check_new(fields), Err(fault), "{fields:?}");
+    for (fields, err) in cases {
+        assert_eq!(check_new(fields), Err(err), "{fields:?}");
     }
 }
 
@@ -58,7 +58,7 @@ fn chunked_is_the_one_coding_and_needs_the_new_version() {
         assert_eq!(framing.length, Length::Chunked);
     }
     let old = check(0, &[("Transfer-Encoding", "chunked")]);
-    assert_eq!(old, Err(Fault::CodingInOldVersion));
+    assert_eq!(old, Err(Error::CodingInOldVersion));
 }
 
 #[test]
@@ -68,10 +68,10 @@ fn a_host_is_a_name_with_an_optional_port() {
         assert!(check(0, &[("Host", host)]).is_ok(), "{host:?}");
     }
     for host in ["a/b", "user@a", "a,b", "a b", "a?b", "a#b", "a\\b", "é", "\u{fffd}", "a\tb"] {
-        assert_eq!(check(1, &[("Host", host)]), Err(Fault::HostInvalid), "{host:?}");
-        assert_eq!(check(0, &[("Host", host)]), Err(Fault::HostInvalid), "{host:?}");
+        assert_eq!(check(1, &[("Host", host)]), Err(Error::HostInvalid), "{host:?}");
+        assert_eq!(check(0, &[("Host", host)]), Err(Error::HostInvalid), "{host:?}");
     }
-    assert_eq!(check(1, &[]), Err(Fault::HostCount));
+    assert_eq!(check(1, &[]), Err(Error::HostCount));
     assert!(check(0, &[]).is_ok());
 }
 
@@ -83,23 +83,23 @@ fn the_request_line_has_no_bytes_that_do_not_belong_there() {
     assert_eq!(check("GET", "/kv/%00"), None);
     assert_eq!(check("BREW-IT", "*"), None);
     for method in ["", "G T", "G\0T", "G\tT", "(GET)"] {
-        assert_eq!(check(method, "/"), Some(Fault::Method), "{method:?}");
+        assert_eq!(check(method, "/"), Some(Error::Method), "{method:?}");
     }
     for target in ["", "/a b", "/a\tb", "/a\0", "/a\r", "/a\nb", "/\u{7f}", "/\u{e9}"] {
-        assert_eq!(check("GET", target), Some(Fault::TargetBytes), "{target:?}");
+        assert_eq!(check("GET", target), Some(Error::TargetBytes), "{target:?}");
     }
     let longest = "/".repeat(TARGET_BYTES_MAX);
     assert_eq!(check("GET", &longest), None);
-    assert_eq!(check("GET", &format!("{longest}/")), Some(Fault::TargetTooLong));
+    assert_eq!(check("GET", &format!("{longest}/")), Some(Error::TargetTooLong));
 }
 
 #[test]
 fn header_fields_are_clean() {
     for name in ["", "X Y", "X:Y", "X\0", "[x]", "X\u{e9}"] {
-        assert_eq!(check_new(&[(name, "v")]), Err(Fault::FieldName), "{name:?}");
+        assert_eq!(check_new(&[(name, "v")]), Err(Error::FieldName), "{name:?}");
     }
     for value in ["a\nContent-Length: 5", "a\rb", "a\0b", "\u{7f}", "\u{b}chunked"] {
-        assert_eq!(check_new(&[("X", value)]), Err(Fault::FieldValue), "{value:?}");
+        assert_eq!(check_new(&[("X", value)]), Err(Error::FieldValue), "{value:?}");
     }
     // Bytes beyond ASCII are allowed (RFC 9110, 5.5).
     assert!(check_new(&[("X", ""), ("X", "a\tb c"), ("Remote-Name", "J\u{f6}rg")]).is_ok());
@@ -111,8 +111,8 @@ fn one_expectation_is_known_and_new() {
     assert!(check_new(awaited).expect("well framed").expects_continue);
     assert!(!check(0, awaited).expect("well framed").expects_continue);
     for expectation in ["", "200-ok", "100-continue, x"] {
-        let fault = check_new(&[("Expect", expectation)]);
-        assert_eq!(fault, Err(Fault::Expectation), "{expectation:?}");
+        let checked = check_new(&[("Expect", expectation)]);
+        assert_eq!(checked, Err(Error::Expectation), "{expectation:?}");
     }
 }
 

@@ -14,19 +14,21 @@
 mod verdict;
 
 use super::accept::Acceptor;
-use super::answer::{Answer, Persistence};
-use super::connections::{Connection, Stage};
-use super::front::Front;
-use crate::api::Reply;
-use crate::schedule;
-use crossbeam_channel::{Receiver, Sender};
+use super::connections::Connection;
+use super::dispatch::Dispatcher;
+use super::limits::Limits;
+use super::mailbox::Command;
+use super::pipeline::Stage;
+use super::response::{Persistence, Response};
+use crate::api::Refusal;
+use crate::platform::scheduling;
+use crossbeam_channel::Sender;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verdict::{Meter, Verdict, Watch};
 
@@ -68,129 +70,17 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// How often a complaint about the same thing is logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The last words to a client that took too long.
-const LATE: (u16, &str) = (408, "the request took too long");
-
-/// The last words to a client that there is no room for.
-const TOO_MANY: (u16, &str) = (503, "too many connections, try again");
-
-/// The deadlines and limits that the watchdog keeps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// How long a connection may be silent between requests, and an upload
-    /// without a length between two bytes.
-    pub(super) idle_timeout: Duration,
-    /// How long a head or a small body may take, and how long a large
-    /// transfer may take to move a kibibyte.
-    pub(super) request_timeout: Duration,
-    /// How many connections there may be.
-    pub(super) connections_max: usize,
-}
-
-/// How the other threads reach the watchdog. Nothing here blocks.
-#[derive(Clone)]
-pub(super) struct Handle(Arc<Mailbox>);
-
-/// What a channel would be, but that whoever waits for it sleeps at once: the
-/// watchdog wakes up too often to spin before.
-#[derive(Default)]
-struct Mailbox {
-    // Threads of the server's own put orders here, a few each.
-    orders: Mutex<Vec<Order>>,
-    ordered: Condvar,
-    /// Whether the watchdog sleeps for long.
-    is_quiet: AtomicBool,
-}
-
-enum Order {
-    /// The leader is at work.
-    Notice,
-    /// There are too many connections.
-    Look,
-    /// There are too many large answers on their way.
-    Crowded,
-    /// Log this, unless its like was logged a short while ago.
-    Complain(String),
-    /// Empty the server, say so, and go on until told to stop.
-    Drain(Sender<()>),
-    Stop,
-}
-
-impl Handle {
-    /// A handle to the watchdog that is made with it.
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
-    }
-
-    /// Has the watchdog look at the leader more often.
-    pub(super) fn notice(&self) {
-        let is_quiet = &self.0.is_quiet;
-        if is_quiet.load(Ordering::Relaxed) && is_quiet.swap(false, Ordering::Relaxed) {
-            self.order(Order::Notice);
-        }
-    }
-
-    /// Has the watchdog look at all connections now.
-    pub(super) fn look(&self) {
-        self.order(Order::Look);
-    }
-
-    /// Has the slowest of those who take a large answer make room for others.
-    pub(super) fn crowded(&self) {
-        self.order(Order::Crowded);
-    }
-
-    /// Has a warning logged.
-    pub(super) fn complain(&self, text: String) {
-        self.order(Order::Complain(text));
-    }
-
-    /// Has every connection end once its request is answered; the receiver
-    /// hears when none is left.
-    pub(super) fn drain(&self) -> Receiver<()> {
-        let (done, drained) = crossbeam_channel::bounded(1);
-        self.order(Order::Drain(done));
-        drained
-    }
-
-    /// Ends the watchdog's thread.
-    pub(super) fn stop(&self) {
-        self.order(Order::Stop);
-    }
-
-    fn order(&self, order: Order) {
-        self.0.lock().push(order);
-        self.0.ordered.notify_one();
-    }
-}
-
-impl Mailbox {
-    /// Waits for orders until a moment, and takes those that are there.
-    fn take_until(&self, until: Instant) -> Vec<Order> {
-        let orders = self.lock();
-        let time = until.saturating_duration_since(Instant::now());
-        let waited = self.ordered.wait_timeout_while(orders, time, |orders| orders.is_empty());
-        mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Order>> {
-        // Every change is one call.
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The watchdog's own side.
-pub(super) struct Watchdog {
+/// The watchdog, which runs on a thread of its own.
+pub struct Watchdog {
     limits: Limits,
-    front: Arc<Front>,
-    mailbox: Arc<Mailbox>,
+    dispatcher: Arc<Dispatcher>,
     acceptor: Acceptor,
     watches: HashMap<u64, Watch>,
     draining: Option<Draining>,
     /// A large answer was refused since the last look.
     is_crowded: bool,
     busy_until: Instant,
-    next_look: Instant,
+    next_inspection: Instant,
     /// When an accept loop may be replaced, and how long after the last time.
     next_replacement: Instant,
     replacement_pause: Duration,
@@ -204,23 +94,17 @@ struct Draining {
 
 impl Watchdog {
     /// A watchdog over the connections that `acceptor` accepts.
-    pub(super) fn new(
-        limits: Limits,
-        front: Arc<Front>,
-        handle: &Handle,
-        acceptor: Acceptor,
-    ) -> Self {
+    pub fn new(limits: Limits, dispatcher: Arc<Dispatcher>, acceptor: Acceptor) -> Self {
         let now = Instant::now();
         Self {
             limits,
-            front,
-            mailbox: Arc::clone(&handle.0),
+            dispatcher,
             acceptor,
             watches: HashMap::new(),
             draining: None,
             is_crowded: false,
             busy_until: now,
-            next_look: now,
+            next_inspection: now,
             next_replacement: now,
             replacement_pause: PACE_QUIET,
             complained_at: HashMap::new(),
@@ -228,8 +112,8 @@ impl Watchdog {
     }
 
     /// Watches until told to stop.
-    pub(super) fn run(mut self) {
-        schedule::ask_for_slices(schedule::SLICE_SHORT);
+    pub fn run(mut self) {
+        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         loop {
             // Without its watchdog the server would be lost. Every step below
             // leaves the rest of its work to the next round.
@@ -246,10 +130,10 @@ impl Watchdog {
         if self.acceptor.displace_stuck(now) {
             self.busy_until = now + BUSY_FOR;
         }
-        if now >= self.next_look {
-            self.next_look = now + if self.draining.is_some() { PACE } else { PACE_QUIET };
-            let connections = self.front.connections.all();
-            self.look_at(&connections, now);
+        if now >= self.next_inspection {
+            self.next_inspection = now + if self.draining.is_some() { PACE } else { PACE_QUIET };
+            let connections = self.dispatcher.connections.all();
+            self.inspect(&connections, now);
             self.keep_cap(&connections, now);
             if mem::take(&mut self.is_crowded) {
                 self.cut_slowest(&connections, now);
@@ -265,20 +149,18 @@ impl Watchdog {
     fn rest(&mut self) -> ControlFlow<()> {
         let now = Instant::now();
         let pace = if now < self.busy_until || self.draining.is_some() { PACE } else { PACE_QUIET };
-        self.mailbox.is_quiet.store(pace > PACE, Ordering::Relaxed);
-        let orders = self.mailbox.take_until((now + pace).min(self.next_look.max(now)));
-        self.mailbox.is_quiet.store(false, Ordering::Relaxed);
-        for order in orders {
-            match order {
-                Order::Stop => return ControlFlow::Break(()),
-                Order::Notice => self.busy_until = Instant::now() + BUSY_FOR,
-                Order::Look => self.next_look = Instant::now(),
-                Order::Crowded => self.is_crowded = true,
-                Order::Complain(text) => self.complain("accept", &text),
-                Order::Drain(done) => {
+        let until = (now + pace).min(self.next_inspection.max(now));
+        for command in self.dispatcher.watchdog.take_until(until, pace > PACE) {
+            match command {
+                Command::Stop => return ControlFlow::Break(()),
+                Command::WatchLeader => self.busy_until = Instant::now() + BUSY_FOR,
+                Command::Inspect => self.next_inspection = Instant::now(),
+                Command::Crowded => self.is_crowded = true,
+                Command::Complain(text) => self.complain("accept", &text),
+                Command::Drain(done) => {
                     self.acceptor.close();
                     self.draining = Some(Draining { done, since: Instant::now() });
-                    self.next_look = Instant::now();
+                    self.next_inspection = Instant::now();
                 }
             }
         }
@@ -286,36 +168,35 @@ impl Watchdog {
     }
 
     /// Looks at every connection and does what its state asks for.
-    fn look_at(&mut self, connections: &[Arc<Connection>], now: Instant) {
-        let living: HashSet<u64> = connections.iter().map(|connection| connection.id()).collect();
+    fn inspect(&mut self, connections: &[Arc<Connection>], now: Instant) {
+        let living: HashSet<u64> = connections.iter().map(|connection| connection.id).collect();
         self.watches.retain(|id, _| living.contains(id));
         let draining = self.draining.as_ref().map(|draining| draining.since);
         for connection in connections {
             let activity = connection.activity();
-            let watch = self.watches.entry(connection.id());
+            let watch = self.watches.entry(connection.id);
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
-            match watch.look(activity, now, &self.limits, &**connection) {
+            match watch.inspect(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
-                Verdict::Idle => self.front.connections.dismiss(connection),
-                Verdict::Late if connection.close_with(&last_words(LATE)) => {}
-                Verdict::Late | Verdict::Gone => self.front.connections.cut(connection),
+                Verdict::Idle => self.dispatcher.connections.dismiss(connection),
+                Verdict::Late if connection.close_with(&last_words(Refusal::RequestTimeout)) => {}
+                Verdict::Late | Verdict::Gone => self.dispatcher.connections.cut(connection),
             }
             if activity.is_closing {
                 let lasts = now.duration_since(watch.since());
                 let is_let_go = draining.is_some() && lasts > LINGER_DRAINING;
-                if is_let_go && !connection.socket().has_unconfirmed() {
-                    self.front.connections.cut(connection);
-                } else if !connection.has_reader()
-                    && !connection.socket().discard(DISCARD_BYTES_MAX)
+                if is_let_go && !connection.socket.has_unconfirmed() {
+                    self.dispatcher.connections.cut(connection);
+                } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX)
                 {
                     // Nobody else hears this client out.
-                    self.front.connections.end(connection);
+                    self.dispatcher.connections.end(connection);
                 }
             } else if let Some(since) = draining
                 && activity.stage.is_none()
                 && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
             {
-                self.front.connections.dismiss(connection);
+                self.dispatcher.connections.dismiss(connection);
             }
         }
     }
@@ -330,19 +211,19 @@ impl Watchdog {
         // Whoever has had the last answer makes room for others.
         let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
         for connection in connections.iter().filter(is_closing) {
-            let watch = self.watches.get(&connection.id());
+            let watch = self.watches.get(&connection.id);
             if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
-                self.front.connections.give_up(connection);
+                self.dispatcher.connections.give_up(connection);
             }
         }
         let staying: Vec<_> =
             connections.iter().filter(|connection| !is_closing(connection)).collect();
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
-        let idle = staying.into_iter().filter(|connection| connection.is_idle());
+        let idle = staying.into_iter().filter(|connection| connection.pipeline.is_idle());
         let (mut silent, mut others) = (Vec::new(), Vec::new());
         for connection in idle {
-            let Some(watch) = self.watches.get(&connection.id()) else { continue };
+            let Some(watch) = self.watches.get(&connection.id) else { continue };
             match watch.silent_since() {
                 Some(since) => silent.push((since, connection)),
                 None => others.push((Reverse(watch.since()), connection)),
@@ -352,13 +233,13 @@ impl Watchdog {
         others.sort_by_key(|(since, _)| *since);
         let turned_away = over.saturating_sub(silent.len());
         for (_, connection) in silent.into_iter().take(over) {
-            self.front.connections.dismiss(connection);
-            if !connection.socket().has_unconfirmed() {
-                self.front.connections.give_up(connection);
+            self.dispatcher.connections.dismiss(connection);
+            if !connection.socket.has_unconfirmed() {
+                self.dispatcher.connections.give_up(connection);
             }
         }
         for (_, connection) in others.into_iter().take(turned_away) {
-            connection.close_with(&last_words(TOO_MANY));
+            connection.close_with(&last_words(Refusal::ConnectionsTooMany));
         }
         self.complain("cap", &format!("{cap} connections are open, which is as many as may be"));
     }
@@ -370,12 +251,12 @@ impl Watchdog {
             |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Sending);
         let sending = connections.iter().filter(is_sending);
         let slowest = sending
-            .filter_map(|connection| Some((self.watches.get(&connection.id())?, connection)))
+            .filter_map(|connection| Some((self.watches.get(&connection.id)?, connection)))
             .min_by_key(|(watch, _)| watch.since());
         if let Some((watch, connection)) = slowest
             && now.duration_since(watch.since()) > SLOW_AFTER
         {
-            self.front.connections.cut(connection);
+            self.dispatcher.connections.cut(connection);
             self.complain("slow", "a client takes a large answer slowly, and was cut for others");
         }
     }
@@ -384,11 +265,11 @@ impl Watchdog {
     fn keep_accepting(&mut self, connections: &[Arc<Connection>]) {
         if self.acceptor.has_retiring() {
             for connection in connections.iter().filter(|connection| !connection.is_read()) {
-                if self.acceptor.is_retiring(connection.accept_loop()) {
-                    self.front.connections.cut(connection);
+                if self.acceptor.is_retiring(connection.accept_loop) {
+                    self.dispatcher.connections.cut(connection);
                 }
             }
-            let living = connections.iter().map(|connection| connection.accept_loop()).collect();
+            let living = connections.iter().map(|connection| connection.accept_loop).collect();
             self.acceptor.retire_without(&living);
         }
         if self.draining.is_some() || !self.acceptor.is_over() {
@@ -414,7 +295,7 @@ impl Watchdog {
     /// Tells who waits for it that the server is empty.
     fn report_drained(&mut self) {
         if let Some(draining) = &self.draining
-            && self.front.connections.count() == 0
+            && self.dispatcher.connections.count() == 0
         {
             // Whoever waits for this hears it once; more do not fit.
             draining.done.try_send(()).ok();
@@ -434,16 +315,16 @@ impl Watchdog {
 
 impl Meter for Connection {
     fn acknowledged(&self) -> Option<u64> {
-        self.socket().acknowledged()
+        self.socket.acknowledged()
     }
 
     fn has_unconfirmed(&self) -> bool {
-        self.socket().has_unconfirmed()
+        self.socket.has_unconfirmed()
     }
 }
 
 /// An answer that closes its connection.
-fn last_words((status, text): (u16, &'static str)) -> Vec<u8> {
-    let reply = Reply::error(status, text);
-    Answer { reply, head_only: false, persistence: Persistence::Close }.first_part()
+fn last_words(refusal: Refusal) -> Vec<u8> {
+    Response { reply: refusal.into(), head_only: false, persistence: Persistence::Close }
+        .first_part()
 }

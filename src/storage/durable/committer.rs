@@ -22,7 +22,7 @@ use super::reopen::{Attempt, Reopener};
 use super::status::Status;
 use super::tree::{self, unless_panic};
 use super::upkeep::Upkeep;
-use crate::schedule;
+use crate::platform::scheduling;
 use crate::storage::{Done, Effect, Error, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashMap;
@@ -95,7 +95,7 @@ impl Committer {
     /// Commits until it is closed; then syncs what is not synced yet.
     pub fn run(mut self) -> Result<(), Error> {
         // All writers wait for each of its waits.
-        schedule::ask_for_slices(schedule::SLICE_SHORT);
+        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         let mut next = None;
         loop {
             self.reopen_if_due();

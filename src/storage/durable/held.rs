@@ -85,7 +85,7 @@ impl Held {
 /// A path to an open folder that goes through its descriptor.
 #[cfg(all(target_os = "linux", not(portable)))]
 fn path_of(file: &File) -> Option<PathBuf> {
-    use crate::descriptors;
+    use crate::platform::descriptors;
     use std::os::fd::AsRawFd as _;
 
     let path = Path::new(descriptors::LIST).join(file.as_raw_fd().to_string());

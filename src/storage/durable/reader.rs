@@ -7,7 +7,7 @@
 use super::expiry;
 use super::generation::Keyspaces;
 use super::pins::Pins;
-use crate::storage::record::{self, NotUnderstood};
+use crate::storage::record;
 use crate::storage::{Entry, Error, Key};
 use bytes::Bytes;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -89,7 +89,7 @@ pub fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error
         // Another has taken its place meanwhile, and the next look finds that.
         tries = if missed == Some(expiry) { tries + 1 } else { 1 };
         if tries == LOOKS_MAX {
-            return Err(self::unreadable(key, NotUnderstood::Missing));
+            return Err(self::unreadable(key, record::Error::Missing));
         }
         missed = Some(expiry);
     }

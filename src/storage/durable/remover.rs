@@ -4,7 +4,7 @@
 use super::generation::Generation;
 use super::patience::Round;
 use super::tree::Database;
-use crate::schedule;
+use crate::platform::scheduling;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ impl Remover {
         // One at a time: this one waits for the one before it.
         let before = self.thread.take();
         let remove = move || {
-            schedule::let_others_finish();
+            scheduling::batch_priority();
             // A panic there was logged.
             before.map(JoinHandle::join);
             if let Err(err) = old.remove(&database) {

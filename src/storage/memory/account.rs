@@ -1,38 +1,38 @@
-//! The bytes that are held, and how many may be.
+//! The account of the bytes held, with their maximum.
 
 use crate::storage::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many bytes are held and how many may be.
-pub(super) struct Account {
+/// The bytes held, and their maximum.
+pub struct Account {
     held: AtomicU64,
     max: u64,
 }
 
 impl Account {
     /// An account of nothing that may not pass `max`.
-    pub(super) fn new(max: u64) -> Self {
+    pub fn new(max: u64) -> Self {
         Self { held: AtomicU64::new(0), max }
     }
 
     /// The bytes held.
-    pub(super) fn held(&self) -> u64 {
+    pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// How many bytes more may be held, if that is limited.
-    pub(super) fn room(&self) -> Option<u64> {
+    /// The bytes that are left, if there is a maximum.
+    pub fn room(&self) -> Option<u64> {
         (self.max < u64::MAX).then(|| self.max.saturating_sub(self.held()))
     }
 
-    /// Forgets all that is held; gives how much that was.
-    pub(super) fn clear(&self) -> u64 {
+    /// Sets the bytes held to zero; returns them.
+    pub fn clear(&self) -> u64 {
         self.held.swap(0, Ordering::Relaxed)
     }
 
     /// Exchanges `freed` bytes for `taken` more. Refuses, and changes nothing,
     /// if the account grows and would pass its maximum.
-    pub(super) fn exchange(&self, freed: u64, taken: u64) -> Result<(), Error> {
+    pub fn exchange(&self, freed: u64, taken: u64) -> Result<(), Error> {
         let fits = |held: u64| {
             let after = held.saturating_sub(freed).saturating_add(taken);
             (after <= self.max || taken <= freed).then_some(after)
@@ -43,8 +43,8 @@ impl Account {
             .map_err(|_held| Error::Full)
     }
 
-    /// Replaces `before` bytes by `after` whatever the maximum says.
-    pub(super) fn record(&self, before: u64, after: u64) {
+    /// Replaces `before` bytes by `after`, past the maximum if need be.
+    pub fn record(&self, before: u64, after: u64) {
         // In one step, so that nobody sees the sum pass the maximum. Wrapping
         // around makes an addition of a difference below zero.
         self.held.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);

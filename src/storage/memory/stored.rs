@@ -1,28 +1,27 @@
-//! How the maps hold an entry.
+//! The form of an entry in the maps.
 
 use crate::storage::{Entry, Time, record};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// A value up to this size is copied into one compact block; a larger one
-/// keeps the buffer that it arrived in.
+/// The largest value that is copied into one compact block; a larger one keeps
+/// the buffer that it arrived in.
 const COMPACT_BYTES_MAX: usize = 4096;
 
-/// To read a value up to this size and to write it anew takes no longer than
-/// others may wait.
+/// The largest value that is changed at once; a larger one keeps others waiting.
 const SMALL_BYTES_MAX: usize = 64 << 10;
 
 /// An entry as the map holds it: two words, and no metadata for a plain one.
 #[derive(Clone)]
-pub(super) enum Stored {
+pub enum Stored {
     /// An entry's record.
     Compact(Arc<[u8]>),
-    /// An entry whose value is too large to be worth a copy.
+    /// An entry with a value too large to be worth a copy.
     Whole(Arc<Entry>),
 }
 
 impl Stored {
-    pub(super) fn new(entry: Entry) -> Self {
+    pub fn new(entry: Entry) -> Self {
         if entry.value().len() > COMPACT_BYTES_MAX {
             Self::Whole(Arc::new(entry))
         } else {
@@ -31,7 +30,7 @@ impl Stored {
     }
 
     /// The entry, expired or not.
-    pub(super) fn into_entry(self) -> Entry {
+    pub fn into_entry(self) -> Entry {
         match self {
             Self::Whole(entry) => Arc::unwrap_or_clone(entry),
             Self::Compact(block) => {
@@ -41,32 +40,32 @@ impl Stored {
     }
 
     /// The entry, unless it has expired.
-    pub(super) fn into_living(self) -> Option<Entry> {
+    pub fn into_living(self) -> Option<Entry> {
         let entry = self.into_entry();
         entry.lives(Time::now).then_some(entry)
     }
 
-    /// Whether it takes long to change it.
-    pub(super) fn is_large(&self) -> bool {
+    /// Returns true if its value is too large to be changed at once.
+    pub fn is_large(&self) -> bool {
         matches!(self, Self::Whole(entry) if entry.value().len() > SMALL_BYTES_MAX)
     }
 
-    /// When it expires.
-    pub(super) fn expiry(&self) -> Option<Time> {
+    /// The expiry.
+    pub fn expiry(&self) -> Option<Time> {
         match self {
             Self::Compact(block) => record::expiry(block),
             Self::Whole(entry) => entry.expiry(),
         }
     }
 
-    /// Whether it is there at this moment.
-    pub(super) fn lives(&self) -> bool {
+    /// Returns true unless it has expired.
+    pub fn lives(&self) -> bool {
         self.expiry().is_none_or(|expiry| expiry > Time::now())
     }
 
-    /// Whether these are the same thing in memory, or both nothing. While one
-    /// is held no other can be in its place.
-    pub(super) fn are_same(one: Option<&Self>, other: Option<&Self>) -> bool {
+    /// Returns true for the same block in memory, or none twice. While one is
+    /// held no other can be in its place.
+    pub fn are_same(one: Option<&Self>, other: Option<&Self>) -> bool {
         match (one, other) {
             (None, None) => true,
             (Some(Self::Compact(one)), Some(Self::Compact(other))) => Arc::ptr_eq(one, other),
@@ -75,8 +74,8 @@ impl Stored {
         }
     }
 
-    /// The bytes that the allocator gives for this entry and its key.
-    pub(super) fn cost(&self, key: &str) -> u64 {
+    /// The allocated bytes of this entry and its key.
+    pub fn cost(&self, key: &str) -> u64 {
         let value = match self {
             Self::Compact(block) => allocated(ARC_HEADER_BYTES + block.len()),
             Self::Whole(entry) => {
@@ -92,14 +91,14 @@ impl Stored {
     }
 }
 
-/// The two counters in front of what an `Arc` points to.
+/// The two counters of an `Arc`.
 const ARC_HEADER_BYTES: usize = 16;
 
-/// What `Bytes` allocates beside a buffer once it is shared.
+/// The allocation of `Bytes` beside a buffer once it is shared.
 const BYTES_HEADER_BYTES: usize = 24;
 
 /// The bytes that a request for `size` takes from a general-purpose allocator:
 /// a header of 8, steps of 16, never under 32.
-pub(super) fn allocated(size: usize) -> u64 {
+pub fn allocated(size: usize) -> u64 {
     ((size + 8).next_multiple_of(16)).max(32) as u64
 }

@@ -1,4 +1,4 @@
-//! Giving back the memory of what has expired.
+//! The sweeper: frees the memory of expired entries.
 //!
 //! Nobody sees an expired entry, so there is no hurry: a thread, started with
 //! the first entry that can expire, looks at the maps where something has.
@@ -12,25 +12,25 @@ use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the maps are looked at.
+/// The interval between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sweeping takes at most one part in so many of a processor.
+/// A sweep is followed by a pause of this many times its length, or more.
 const PACE_COSTS: u32 = 20;
 
-/// How many keys are looked up under one lock, which no write passes. Each is
-/// then removed under a lock of its own.
+/// The most expired keys that are collected under one lock, which no write passes.
+/// Each is then removed under a lock of its own.
 const EXPIRED_MAX: usize = 4096;
 
 /// The thread that sweeps.
 #[derive(Default)]
-pub(super) struct Sweeper {
-    /// Nothing is sent; the thread ends when this is dropped.
+pub struct Sweeper {
+    /// Carries nothing; the thread ends when this is dropped.
     alive: OnceLock<Sender<()>>,
 }
 
 impl Memory {
-    /// Sees to it that `stored` is swept away once it has expired.
+    /// Has the sweeper remove `stored` once it has expired.
     pub(super) fn watch(&self, stored: &Stored) {
         if stored.expiry().is_some() {
             self.0.sweeper.alive.get_or_init(|| start(Arc::downgrade(&self.0)));
@@ -42,7 +42,7 @@ fn start(maps: Weak<Maps>) -> Sender<()> {
     let (alive, ended) = crossbeam_channel::bounded(0);
     let sweeper = thread::Builder::new().name("sweeper".to_owned());
     if let Err(err) = sweeper.spawn(move || run(&maps, &ended)) {
-        // What is full sweeps for itself.
+        // A full store sweeps by itself.
         log::warn!("no thread to give back what has expired: {err}");
     }
     alive
@@ -62,8 +62,8 @@ fn run(maps: &Weak<Maps>, ended: &Receiver<()>) {
 }
 
 impl Maps {
-    /// Removes what has expired from one of the maps.
-    pub(super) fn sweep(&self, shard: &Shard, now: Time) {
+    /// Removes the expired entries of one of the maps.
+    pub fn sweep(&self, shard: &Shard, now: Time) {
         while shard.is_due(now) {
             let expired = expired_in(shard, now);
             for (key, old) in &expired {
@@ -76,8 +76,8 @@ impl Maps {
     }
 }
 
-/// Some entries of a map that have expired. If these are all, the moment when
-/// the next one will is noted.
+/// Expired entries of a map, up to [`EXPIRED_MAX`]. If these are all, the map's
+/// next expiry is noted.
 fn expired_in(shard: &Shard, now: Time) -> Vec<(Box<str>, Stored)> {
     let map = read(&shard.map);
     let mut expired = Vec::new();

@@ -67,7 +67,7 @@ impl Script {
 
     fn after_ms(&mut self, ms: u64) -> Verdict {
         self.now += Duration::from_millis(ms);
-        self.watch.look(self.activity, self.now, &LIMITS, &self.acknowledged)
+        self.watch.inspect(self.activity, self.now, &LIMITS, &self.acknowledged)
     }
 }
 

@@ -21,7 +21,7 @@ use super::disk_space::DiskSpace;
 use super::live::Live;
 use super::patience::Round;
 use super::tree::{self, Keyspace};
-use crate::schedule;
+use crate::platform::scheduling;
 use picker::{FINENESS_MAX, Goal, L0_FILES_TO_COMPACT, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
 pub use run::wait_for_flush;
 use run::{Run, shape_of};
@@ -160,7 +160,7 @@ impl Compactor {
             is_stopped: Arc::clone(&is_stopped),
         };
         let work = move || {
-            schedule::let_others_finish();
+            scheduling::batch_priority();
             run.run()
         };
         match thread::Builder::new().name("compactor".to_owned()).spawn(work) {

@@ -10,7 +10,7 @@
 //! Without preallocation everything works as well, and takes longer.
 
 use super::journals;
-use crate::descriptors;
+use crate::platform::descriptors;
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
 use rustix::io::Errno;
 use std::fs::{self, File, Metadata};

@@ -23,7 +23,7 @@
 mod orphans;
 pub mod table_file;
 
-use crate::descriptors;
+use crate::platform::descriptors;
 use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions};

@@ -1,0 +1,1 @@
+"""The rows of bench.py, a file for each subject. bench.py has the map."""

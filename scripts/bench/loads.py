@@ -1,0 +1,105 @@
+"""Loads: wrk on so many connections, each of which has to be served."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+from lib import Wrong, wait_for
+
+from .requests import VALUE, check_served, get_request, path_of, put_request
+from .servers import CORES, HERE, end_with_parent
+
+CONNECTIONS = 64
+# How many different keys the requests of a PUT row go to.
+PUT_KEYS = 1000
+
+
+class Load:
+    """So many connections that ask a server the same things without a pause.
+
+    `is_right` judges an answer to the first of the requests."""
+
+    def __init__(self, server, requests, connections=CONNECTIONS, is_right=None, name=None):
+        self.server = server
+        self.name = name or server.name
+        self.connections = connections
+        self.first = requests[0]
+        self.is_right = is_right or (lambda status, _: status in (200, 201, 204))
+        self.file = tempfile.NamedTemporaryFile(dir=server.folder, suffix=".requests")
+        for request in requests:
+            self.file.write(b"%d\n%s" % (len(request), request))
+        self.file.flush()
+
+    def check(self):
+        check_served(self.server.port, self.connections, self.first, self.is_right)
+
+    def run(self, seconds):
+        """Figures of one run in which each connection was served."""
+        self.check()
+        cpu = self.server.cpu_seconds()
+        seen = self.wrk(seconds)
+        cpu = self.server.cpu_seconds() - cpu
+        self.check()
+        if seen["refused"] or seen["socket_errors"]:
+            raise Wrong(f"{self.name}: {seen['refused']} refused, "
+                        f"{seen['socket_errors']} socket errors")
+        if not seen["requests"]:
+            raise Wrong(f"{self.name}: no request was answered")
+        return {"rate": seen["requests"] / seen["us"] * 1e6, "p50": seen["p50"],
+                "p99": seen["p99"], "cpu": cpu / seen["requests"] * 1e6}
+
+    def wrk(self, seconds):
+        threads = min(self.connections, max(1, CORES // 2))
+        command = ["wrk", f"-t{threads}", f"-c{self.connections}", "-d600s", "--timeout", "10s",
+                   "-s", os.path.join(HERE, "requests.lua"), f"http://127.0.0.1:{self.server.port}/"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent,
+            env=dict(os.environ, BENCH_REQUESTS=self.file.name))
+        try:
+            # It takes whole seconds only; interrupted, it reports all the same.
+            time.sleep(seconds)
+            served = 0
+
+            def all_served():
+                nonlocal served
+                served = connections_served(self.server.port)
+                return served is None or served >= self.connections
+
+            # On a busy machine a large transfer may take its time.
+            wait_for(all_served, 5, 0.1)
+            process.send_signal(signal.SIGINT)
+            text = process.communicate(timeout=30)[0]
+        finally:
+            process.kill()
+            process.wait()
+        if served is not None and served < self.connections:
+            raise Wrong(f"{self.name}: {served} of {self.connections} connections served")
+        found = re.search(r"(?m)^\{.*\}$", text)
+        if not found:
+            raise Wrong(f"wrk says nothing of {self.name}")
+        return json.loads(found.group())
+
+
+def connections_served(port):
+    """How many connections to this port have got at least a byte."""
+    if not shutil.which("ss"):
+        return None
+    command = ["ss", "-HtinO", "state", "established", f"( dport = :{port} )"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+    return sum("bytes_received:" in line for line in text.splitlines())
+
+
+def gets(server, path, value, connections=CONNECTIONS, name=None):
+    return Load(server, [get_request(path)], connections,
+                lambda status, body: (status, body) == (200, value), name)
+
+
+def puts(server, value=VALUE, connections=CONNECTIONS, name=None):
+    requests = [put_request(path_of(number), value)
+                for number in range(PUT_KEYS if len(value) < 10_000 else 8)]
+    return Load(server, requests, connections, name=name)

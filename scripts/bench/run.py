@@ -1,0 +1,115 @@
+"""The list of rows, the options, and a run of the rows that were asked for."""
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+from lib import Verdict, Wrong, allow_many_sockets
+
+from . import durable_rows, memory_rows
+from .race import Bench
+from .servers import end_with_parent
+from .table import HEADINGS, show, write_markdown
+
+
+class Row:
+    """A row, and what it cannot do without."""
+
+    def __init__(self, run, tool="wrk", durable=False):
+        self.run = run
+        self.name = run.__name__.replace("_", "-")
+        # Without it there is nothing to measure.
+        self.tool = tool
+        self.durable = durable
+
+
+ROWS = [
+    Row(memory_rows.get),
+    Row(memory_rows.put),
+    Row(memory_rows.one),
+    Row(memory_rows.many),
+    Row(memory_rows.new, tool="ab"),
+    Row(memory_rows.sizes),
+    Row(memory_rows.put_large),
+    Row(memory_rows.mixed),
+    Row(memory_rows.idle, tool=None),
+    Row(memory_rows.entries, tool=None),
+    Row(durable_rows.durable_put, durable=True),
+    Row(durable_rows.durable_get, durable=True),
+    Row(durable_rows.durable_peers, durable=True),
+    Row(durable_rows.durable_one, durable=True),
+    Row(durable_rows.durable_restart, tool=None, durable=True),
+]
+
+
+def chosen_rows(names):
+    known = {row.name: row for row in ROWS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"no such row: {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in names] if names else ROWS
+
+
+def parsed_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--list", action="store_true", help="list the rows")
+    parser.add_argument("--short", action="store_true", help="see that it works")
+    parser.add_argument("--bin", default="")
+    parser.add_argument("--output", default="bench.md")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--duration", type=float, default=3)
+    parser.add_argument("--disk", default=tempfile.gettempdir())
+    parser.add_argument("--durable", choices=["disk", "memory"], default="disk")
+    parser.add_argument("--count")
+    parser.add_argument("row", nargs="*", help="the rows to run, all if none is named")
+    return parser.parse_args()
+
+
+def measure(bench, rows, verdict):
+    """Runs the rows, shows their lines, and returns these and what went wrong."""
+    lines, wrong = [], []
+    missing_engine = bench.no_durable_engine() if any(row.durable for row in rows) else None
+    show(HEADINGS)
+    for row in rows:
+        if row.tool and not shutil.which(row.tool):
+            continue
+        if row.durable and missing_engine:
+            continue
+        try:
+            found = row.run(bench)
+        except (Wrong, OSError, subprocess.SubprocessError) as err:
+            verdict.count(False)
+            wrong.append(f"{row.name}: {err}")
+            print(f"FAILED {wrong[-1]}", flush=True)
+            continue
+        verdict.count(True)
+        lines += found
+        for line in found:
+            show(line.cells())
+    if missing_engine:
+        print(missing_engine)
+    return lines, wrong
+
+
+def main():
+    end_with_parent()
+    # Each way to be stopped leaves through the blocks that hold servers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    options = parsed_arguments()
+    rows = chosen_rows(options.row)
+    if options.list:
+        for row in rows:
+            print(f"{row.name:<16} {row.run.__doc__}")
+        return
+    allow_many_sockets()
+    bench, verdict = Bench(options), Verdict()
+    try:
+        lines, wrong = measure(bench, rows, verdict)
+        write_markdown(options.output, bench, lines, wrong)
+    finally:
+        bench.close()
+    sys.exit(verdict.end(options.count))

@@ -1,0 +1,1 @@
+"""The cases of hostile.py, a file for each subject. hostile.py has the map."""

@@ -1,0 +1,12 @@
+//! `DELETE /clear`: every key is gone.
+
+use super::{Answer, Operation, Pending, Routed};
+use crate::api::{Refusal, Reply, query};
+use crate::storage::Op;
+
+/// Parses the head.
+pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    query::check_none(routed.query())?;
+    let answer = Answer::Reply(Reply::empty());
+    Ok(Operation::Pending(Pending { op: Op::Clear, answer }))
+}

@@ -1,0 +1,70 @@
+//! `GET /`: the manual, how to use the store in commands to paste.
+
+use super::{Operation, Routed};
+use crate::api::{Refusal, Reply};
+
+/// The manual, with [`PLACEHOLDER`] for the store's host and port.
+const TEXT: &str = include_str!("manual.txt");
+
+const PLACEHOLDER: &str = "HOST";
+
+/// The host and port for a client that sends none.
+const HOST_UNKNOWN: &str = "localhost:8888";
+
+/// The longest host to repeat: a DNS name and a port.
+const HOST_BYTES_MAX: usize = 253 + ":65535".len();
+
+/// Parses the head. The query is ignored.
+pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    Ok(Operation::Reply(Reply::text(text(routed.authority()))))
+}
+
+/// The manual for a client that reached the store as `authority`.
+pub fn text(authority: Option<&str>) -> String {
+    TEXT.replace(PLACEHOLDER, authority.filter(|host| is_plain(host)).unwrap_or(HOST_UNKNOWN))
+}
+
+/// True for a host and port that need no quotes in a shell.
+fn is_plain(host: &str) -> bool {
+    let is_of_hosts = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(is_of_hosts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_own_name_for_the_store_is_in_every_example() {
+        let longest = "h".repeat(HOST_BYTES_MAX);
+        for host in
+            ["store", "store.example:8888", "127.0.0.1:9000", "[::1]:8888", "a_b-c", &longest]
+        {
+            let text = text(Some(host));
+            assert!(!text.contains(PLACEHOLDER) && !text.contains(HOST_UNKNOWN), "{text}");
+            let commands = text.lines().filter(|line| line.contains("curl "));
+            let commands: Vec<_> = commands.filter(|line| !line.starts_with('#')).collect();
+            assert!(commands.len() > 10, "{text}");
+            for command in commands {
+                assert_eq!(command.matches(&format!("'http://{host}/")).count(), 1, "{command}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_a_shell_could_run_is_not_repeated() {
+        let too_long = "h".repeat(HOST_BYTES_MAX + 1);
+        let hosts = ["", "a'b", "x;reboot", "$(reboot)", "`x`", "a b", "a/b", "user@host", "%41"];
+        for host in hosts.into_iter().chain(["h\u{f6}st", "a\nb", "a\\b", too_long.as_str()]) {
+            assert_eq!(text(Some(host)), text(None), "{host:?}");
+        }
+        assert!(text(None).contains(HOST_UNKNOWN));
+    }
+
+    #[test]
+    fn the_manual_fits_a_terminal() {
+        for line in text(Some("127.0.0.1:8888")).lines() {
+            assert!(line.len() <= 90 && line.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The operations: one file each, with the parse of its head, its operation on
+//! the storage and its reply.
+//!
+//! Only the table of routes knows their paths and methods.
+
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "every parse has the one signature of the table"
+)]
+
+pub mod clear;
+pub mod health;
+pub mod manual;
+pub mod options;
+pub mod read;
+mod update;
+pub mod write;
+
+use super::fields::Fields;
+use super::target::Target;
+use super::{Refusal, Reply};
+use crate::storage::{Effect, Key, Op, Outcome, Storage};
+use read::Read;
+use std::sync::Arc;
+use update::Update;
+use write::Write;
+
+/// A method and its parse of a head.
+pub type Method = (&'static str, fn(Routed<'_>) -> Result<Operation, Refusal>);
+
+/// The head of a call on a path that has its method.
+pub struct Routed<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// All methods of the path.
+    pub methods: &'static [Method],
+    /// The key in the path.
+    pub key: Option<Key>,
+    /// The target.
+    pub target: Target<'a>,
+    /// The header fields.
+    pub fields: Fields<'a>,
+}
+
+/// A call whose head is in order.
+pub enum Operation {
+    /// Replied to as it is.
+    Reply(Reply),
+    /// Replied to from the state of the storage, which never blocks.
+    Inspect(fn(&dyn Storage) -> Reply),
+    /// To be done on the storage.
+    Pending(Pending),
+    /// To be done on the storage once the body is there.
+    Write(Write),
+}
+
+/// A call to be done on the storage.
+pub struct Pending {
+    /// The operation.
+    pub op: Op,
+    /// The reply to come.
+    pub answer: Answer,
+}
+
+/// The way from the effect of a storage operation to the reply.
+pub enum Answer {
+    /// The same whatever the effect.
+    Reply(Reply),
+    /// For [`Op::Get`].
+    Read(Read),
+    /// For [`Op::Update`].
+    Update(Arc<Update>),
+}
+
+impl<'a> Routed<'a> {
+    /// The query; empty without one.
+    pub fn query(&self) -> &'a str {
+        self.target.query()
+    }
+
+    /// The host and port that the call is for.
+    pub fn authority(&self) -> Option<&'a str> {
+        self.target.authority(self.fields)
+    }
+
+    /// The key in the path. Only a path with a key has an operation on one.
+    pub fn into_key(self) -> Key {
+        self.key.expect("the path has a key")
+    }
+}
+
+impl Operation {
+    /// Checks a length of the body that the head tells.
+    pub fn check_length(&self, bytes: u64) -> Result<(), Refusal> {
+        match self {
+            Self::Write(write) => write.check_length(bytes),
+            Self::Reply(_) | Self::Inspect(_) | Self::Pending(_) => Ok(()),
+        }
+    }
+}
+
+impl Answer {
+    /// The reply to the call, from the outcome of its operation.
+    pub fn reply(self, outcome: Outcome) -> Reply {
+        match (self, outcome) {
+            (_, Err(err)) => Refusal::from(&err).into(),
+            (Self::Reply(reply), Ok(_)) => reply,
+            (Self::Read(read), Ok(Effect::Found(entry))) => read.reply(entry.as_ref()),
+            (Self::Update(update), Ok(Effect::Updated(updated))) => update.reply(&updated),
+            (Self::Read(_) | Self::Update(_), Ok(_)) => {
+                unreachable!("each operation has its own effect")
+            }
+        }
+    }
+}

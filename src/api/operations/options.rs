@@ -1,0 +1,32 @@
+//! `OPTIONS` of every path: 204 with its methods.
+
+use super::{Method, Operation, Routed};
+use crate::api::{Refusal, Reply, query};
+
+/// Parses the head. The query is ignored.
+pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    Ok(Operation::Reply(Reply::options(allow(routed.methods))))
+}
+
+/// The same where a value is read.
+pub fn of_value(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    query::check_read(routed.query())?;
+    parse(routed)
+}
+
+/// The same where nothing has parameters.
+pub fn of_action(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    query::check_none(routed.query())?;
+    parse(routed)
+}
+
+/// The value of `Allow` (RFC 9110, 10.2.1).
+pub fn allow<'a>(methods: impl IntoIterator<Item = &'a Method>) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in methods {
+        if !names.contains(name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
+}

@@ -1,0 +1,93 @@
+//! The table of routes: every path, its methods and their operations.
+//!
+//! `Allow`, `OPTIONS *` and the text of 404 come from the table.
+
+use super::fields::Fields;
+use super::operations::{Method, Operation, Routed, clear, health, manual, options, read, write};
+use super::target::Target;
+use super::{Refusal, Reply};
+use crate::storage::Key;
+
+/// The end of a path that stands for any key, percent-encoded.
+const KEY: &str = "{key}";
+
+/// One path.
+pub struct Route {
+    /// Its text, in which `{key}` stands for the rest.
+    pub path: &'static str,
+    /// Its methods, in the order of `Allow`.
+    pub methods: &'static [Method],
+}
+
+pub const ROUTES: &[Route] = &[
+    Route {
+        path: "/kv/{key}",
+        methods: &[
+            ("GET", read::parse),
+            ("HEAD", read::parse),
+            ("PUT", write::put),
+            ("POST", write::post),
+            ("DELETE", write::delete),
+            ("OPTIONS", options::of_value),
+        ],
+    },
+    Route { path: "/clear", methods: &[("DELETE", clear::parse), ("OPTIONS", options::of_action)] },
+    Route {
+        path: "/healthz",
+        methods: &[("GET", health::parse), ("HEAD", health::parse), ("OPTIONS", options::parse)],
+    },
+    Route {
+        path: "/",
+        methods: &[("GET", manual::parse), ("HEAD", manual::parse), ("OPTIONS", options::parse)],
+    },
+];
+
+/// The operation of a call, with all checks of its head but that of `Host`.
+pub fn parse(method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Operation, Reply> {
+    // The server as a whole (RFC 9112, 3.2.4).
+    if method == "OPTIONS" && target.is_asterisk() {
+        let methods = ROUTES.iter().flat_map(|route| route.methods);
+        return Ok(Operation::Reply(Reply::options(options::allow(methods))));
+    }
+    let (Route { methods, .. }, key) = find(target)?;
+    let found = methods.iter().find(|(name, _)| *name == method);
+    let parsed = match found {
+        Some((_, parse)) => parse(Routed { method, methods, key, target, fields }),
+        None => Err(Refusal::MethodNotAllowed),
+    };
+    parsed.map_err(|refusal| {
+        let reply = refusal.reply();
+        let names_methods = refusal == Refusal::MethodNotAllowed;
+        if names_methods { reply.with_header("Allow", options::allow(*methods)) } else { reply }
+    })
+}
+
+/// The route of a path, and the key in it. Nothing is normalized or redirected.
+fn find(target: Target<'_>) -> Result<(&'static Route, Option<Key>), Reply> {
+    for route in ROUTES {
+        match route.path.strip_suffix(KEY) {
+            Some(prefix) => {
+                if let Some(key) = target.key(prefix)? {
+                    return Ok((route, Some(key)));
+                }
+            }
+            None if route.path == target.path() => return Ok((route, None)),
+            None => {}
+        }
+    }
+    if !target.path().starts_with('/') {
+        return Err(Refusal::TargetMalformed.into());
+    }
+    let (status, text) = Refusal::PathUnknown.status_and_text();
+    Err(Reply::error(status, &text.replace("{paths}", &paths())))
+}
+
+/// The paths of all routes but the manual's, as a clause.
+fn paths() -> String {
+    let paths = ROUTES.iter().map(|route| route.path).filter(|path| *path != "/");
+    let paths = paths.collect::<Vec<_>>().join(", ");
+    match paths.rsplit_once(", ") {
+        Some((rest, last)) => format!("{rest} and {last}"),
+        None => paths,
+    }
+}

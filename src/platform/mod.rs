@@ -1,0 +1,11 @@
+//! The parts that differ between systems: the ground floor, which knows nothing of
+//! the store.
+//!
+//! Each file has the system's own form of one thing and, where the store runs
+//! without it, a form for the others.
+
+#[cfg(all(target_os = "linux", not(portable)))]
+mod allocator;
+pub mod clock;
+pub mod descriptors;
+pub mod scheduling;

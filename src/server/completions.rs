@@ -1,0 +1,74 @@
+//! Operations that the storage has done, on their way back to the leader.
+//!
+//! The storage commits many writes at once and tells of them one by one. The
+//! leader is woken up once for all of them, if it is not at work anyway: to wake
+//! up a thread for each takes longer than to answer them.
+
+use super::inbox::Inbox;
+use super::job::Job;
+use crate::api::Reply;
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The most that are taken at a time; requests that have come meanwhile are next.
+const TAKEN_MAX: usize = 32;
+
+/// Replies that wait for the leader, at most one per connection.
+#[derive(Default)]
+pub struct Completions(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    replies: VecDeque<(Job, Reply)>,
+    /// Where the leader waits, which looks here between requests; none before the
+    /// start and after the end.
+    inbox: Option<Arc<Inbox>>,
+}
+
+impl Completions {
+    /// Wakes the leader up at this inbox from now on.
+    pub fn wake_at(&self, inbox: Arc<Inbox>) {
+        let mut state = self.lock();
+        if !state.replies.is_empty() {
+            inbox.wake();
+        }
+        state.inbox = Some(inbox);
+    }
+
+    /// Adds a reply, or gives it back if there is no leader. Never blocks.
+    pub fn add(&self, job: Job, reply: Reply) -> Option<(Job, Reply)> {
+        let mut state = self.lock();
+        let Some(inbox) = &state.inbox else { return Some((job, reply)) };
+        // With others there, the leader was woken up already. It looks here once
+        // it wakes up, or before.
+        if state.replies.is_empty() {
+            inbox.wake();
+        }
+        state.replies.push_back((job, reply));
+        None
+    }
+
+    /// Takes some, in order. If others are left, the leader is woken up for them.
+    pub fn take(&self) -> Vec<(Job, Reply)> {
+        let mut state = self.lock();
+        let taken = TAKEN_MAX.min(state.replies.len());
+        let taken = state.replies.drain(..taken).collect();
+        if let Some(inbox) = state.inbox.as_ref().filter(|_| !state.replies.is_empty()) {
+            inbox.wake();
+        }
+        taken
+    }
+
+    /// Takes all that are there; no other is added afterwards.
+    pub fn end(&self) -> VecDeque<(Job, Reply)> {
+        let mut state = self.lock();
+        state.inbox = None;
+        mem::take(&mut state.replies)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change above is complete before anything could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,228 @@
+//! The way of a request through the server, from the leader to the response.
+//!
+//! ```text
+//! leader ─► handle ─► execute ───────────────────────────► respond ─► finish
+//!   ▲                    │                                  ▲   │        ▲
+//!   │          ┌─────────┴──────┐                           │   ▼        │
+//!   │          ▼                ▼                           │  sender ───┘
+//!   │   cannot be done now:   has a large body:             │  slow clients
+//!   └── the storage           another worker ───────────────┘
+//! ```
+//!
+//! No worker waits for a client: a request comes with all of its body (see
+//! `inlet`), and a response is written as far as the socket takes it at once; the
+//! rest is for a `sender`. Nor does a worker wait for the storage: an operation
+//! that memory alone cannot do is submitted, and its reply comes back to the
+//! leader, or is written there and then if no other is under way.
+
+use super::completions::Completions;
+use super::connections::Connections;
+use super::job::Job;
+use super::leader::{Leadership, Turn};
+use super::mailbox::{Command, Mailbox};
+use super::request::{Head, Meaning};
+use super::response::{Persistence, Response};
+use super::sender::{Senders, Transfer};
+use super::socket::Socket;
+use super::uploads::Uploads;
+use crate::api::{Api, Pending, Refusal, Reply, Tried};
+use crate::metrics::Metrics;
+use crossbeam_channel::{Receiver, Sender};
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The most tasks that wait for a worker; no more requests are taken then.
+const TASKS_MAX: usize = 4096;
+
+/// A longer body keeps the leader from others for too long.
+const LEADER_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The most responses under way that their clients do not take at once; large
+/// ones are refused then, for each may hold a value that is not stored any more.
+const SENDING_MAX: usize = 512;
+
+/// Moves requests through one server, whose threads share it.
+pub struct Dispatcher {
+    /// What requests mean.
+    pub api: Api,
+    /// The open connections.
+    pub connections: Connections,
+    /// The threads that write what clients do not take at once.
+    pub senders: Senders,
+    /// The memory of bodies on their way.
+    pub uploads: Arc<Uploads>,
+    /// The watchdog's mailbox.
+    pub watchdog: Mailbox,
+    /// Counters of responses.
+    pub metrics: Metrics,
+    /// Replies of the storage that wait for the leader.
+    pub completions: Completions,
+    tasks: Sender<Task>,
+    task_queue: Receiver<Task>,
+    /// The operations submitted to the storage and not done yet.
+    submitted: AtomicUsize,
+    /// Set once: responses close their connections from then on.
+    is_draining: AtomicBool,
+}
+
+/// A worker's task, which waits for no client.
+#[allow(clippy::large_enum_variant, reason = "nearly all of it is requests")]
+pub enum Task {
+    /// Handle a request.
+    Handle(Job, Meaning),
+    /// Lead in place of a thread that is stuck.
+    Lead(Arc<Leadership>, Turn),
+    /// End.
+    Stop,
+}
+
+impl Dispatcher {
+    /// A dispatcher between `api` and `senders`.
+    pub fn new(api: Api, senders: Senders) -> Self {
+        let (tasks, task_queue) = crossbeam_channel::unbounded();
+        Self {
+            api,
+            connections: Connections::default(),
+            senders,
+            uploads: Arc::default(),
+            watchdog: Mailbox::default(),
+            metrics: Metrics::new(),
+            completions: Completions::default(),
+            tasks,
+            task_queue,
+            submitted: AtomicUsize::new(0),
+            is_draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Closes each connection with its next response from now on.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Queues a task for a worker. Never blocks.
+    pub fn queue(&self, task: Task) {
+        match task {
+            Task::Handle(job, _) if self.tasks.len() >= TASKS_MAX => {
+                self.respond(job, Refusal::Overloaded.into());
+            }
+            task => {
+                // The receiver lives as long as this does.
+                self.tasks.send(task).ok();
+            }
+        }
+    }
+
+    /// Waits for a worker's next task.
+    pub fn next_task(&self) -> Task {
+        self.task_queue.recv().unwrap_or(Task::Stop)
+    }
+
+    /// Handles a request, on the leader or another worker. A panic costs the
+    /// connection on which it happened, not the thread. Never blocks.
+    pub fn handle(self: &Arc<Self>, job: Job, meaning: Meaning, is_leader: bool) {
+        let connection = Arc::clone(&job.connection);
+        let handle = || self.execute(job, meaning, is_leader);
+        if panic::catch_unwind(AssertUnwindSafe(handle)).is_err() {
+            self.connections.cut(&connection);
+        }
+    }
+
+    /// Executes the operation, or passes it on where it would take long.
+    fn execute(self: &Arc<Self>, job: Job, meaning: Meaning, is_leader: bool) {
+        let (operation, body) = match meaning {
+            Ok(operation) => operation,
+            Err(reply) => return self.respond(job, reply),
+        };
+        if is_leader && body.len() > LEADER_BODY_BYTES_MAX {
+            return self.queue(Task::Handle(job, Ok((operation, body))));
+        }
+        // The storage and its locks stay whole through a panic: see there.
+        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.api.try_now(operation, body)));
+        match tried {
+            Ok(Tried::Replied(reply)) => self.respond(job, reply),
+            Ok(Tried::Pending(pending)) => self.submit(job, pending),
+            Err(_panic) => self.respond(job, Refusal::Panicked.into()),
+        }
+    }
+
+    /// Leaves a request to the storage. Never blocks.
+    fn submit(self: &Arc<Self>, job: Job, pending: Pending) {
+        let dispatcher = Arc::clone(self);
+        self.submitted.fetch_add(1, Ordering::Relaxed);
+        self.api.submit(pending, move |reply| dispatcher.complete(job, reply));
+    }
+
+    /// Takes the storage's reply, usually on a thread of the storage's own. Never
+    /// blocks.
+    fn complete(self: &Arc<Self>, job: Job, reply: Reply) {
+        // If no other waits for this thread there is time, and to wake the leader
+        // up would only take longer.
+        let is_last = self.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
+        let left = if is_last { Some((job, reply)) } else { self.completions.add(job, reply) };
+        if let Some((job, reply)) = left {
+            self.handle(job, Err(reply), false);
+        }
+    }
+
+    /// Answers what the storage has completed; later replies are answered by its
+    /// own threads.
+    pub fn end_completions(self: &Arc<Self>) {
+        for (job, reply) in self.completions.end() {
+            self.handle(job, Err(reply), false);
+        }
+    }
+
+    /// Writes the response as far as the socket takes it at once, and leaves the
+    /// rest to a sender. Never blocks.
+    fn respond(&self, job: Job, reply: Reply) {
+        // Those that wait were taken, so they are answered before the end.
+        let ends =
+            self.is_draining.load(Ordering::Relaxed) && !job.connection.pipeline.has_waiting();
+        let persistence = if ends { Persistence::Close } else { job.head.persistence };
+        let response = Response { reply, head_only: job.head.is_head(), persistence };
+        if response.is_small() {
+            let bytes = response.first_part();
+            match job.connection.socket.send_now(&bytes) {
+                Ok(sent) if sent < bytes.len() => {
+                    self.senders.send(Transfer::begun(job, response, bytes, sent));
+                }
+                outcome => self.finish(job, &response, outcome.map(|_| ())),
+            }
+        } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
+            // What was executed cannot be refused any more.
+            self.senders.send(Transfer::new(job, response));
+        } else {
+            self.watchdog.send(Command::Crowded);
+            self.respond(job, Refusal::Overloaded.into());
+        }
+    }
+
+    /// Ends a request whose response was written, or cannot be, and begins with
+    /// the next one of its connection.
+    pub fn finish(&self, job: Job, response: &Response, outcome: io::Result<()>) {
+        self.count(&job.head, response);
+        let Job { connection, .. } = job;
+        if let Err(err) = outcome {
+            log::debug!("{}: writing a response: {err}", connection.peer);
+            self.connections.cut(&connection);
+        } else if response.persistence == Persistence::Close || Socket::SERVES_ONE {
+            self.connections.close(&connection);
+        } else if let Some(next) = connection.pipeline.next() {
+            let (job, meaning) = Job::new(connection, next);
+            self.queue(Task::Handle(job, meaning));
+        }
+    }
+
+    fn count(&self, head: &Head, response: &Response) {
+        let latency = head.came.elapsed();
+        let status = response.reply.status();
+        self.metrics.count(head.method, status, latency);
+        if let Some(line) = &head.line {
+            let bytes = response.body_bytes();
+            log::debug!("{line} {status} {bytes} bytes {} us", latency.as_micros());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Leader/followers: one thread at a time takes requests from tiny_http.
+//!
+//! To wake another thread up costs more than a small response does. So no thread
+//! stands between tiny_http and the workers: one of them leads, takes each
+//! request and answers it, unless it would have to wait. What the storage has
+//! done later comes back to it. The followers do what is left to them, and the
+//! watchdog gives the turn to one of them where the leader is stuck in a request.
+//!
+//! Here is whose turn it is, and what the leader has taken; nothing here knows
+//! what is done with a request.
+
+use super::inbox::Inbox;
+use super::job::Job;
+use super::request::Meaning;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A leader that is at the same request for so long loses its turn.
+const STUCK_AFTER: Duration = Duration::from_millis(5);
+
+/// The leadership over the requests of one tiny_http server.
+pub struct Leadership {
+    /// The queue that the leader takes requests from.
+    pub inbox: Arc<Inbox>,
+    state: Mutex<State>,
+    is_retired: AtomicBool,
+}
+
+/// A thread's turn to lead, which lasts until there is a later one.
+pub type Turn = u64;
+
+#[derive(Default)]
+struct State {
+    turn: Turn,
+    activity: Activity,
+    /// Requests in work, at most one per connection, that wait for the leader.
+    taken: VecDeque<(Job, Meaning)>,
+}
+
+/// The leader's activity.
+#[derive(Clone, Copy, Default)]
+enum Activity {
+    /// It waits for a request, or takes one; or another is about to lead. Were
+    /// it displaced here, a request could be overtaken by the next one of its
+    /// connection, which then waits for its answer for ever.
+    #[default]
+    Taking,
+    /// It is at a request, since the watchdog's last look.
+    Handling,
+    /// It is at the same one since this time, or longer.
+    HandlingSince(Instant),
+}
+
+/// Why a thread leads no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Another leads in its place.
+    Displaced,
+    /// There is nothing to lead any more.
+    Retired,
+}
+
+impl Leadership {
+    /// A leadership whose first leader has turn 0.
+    pub fn new(inbox: Arc<Inbox>) -> Self {
+        Self { inbox, state: Mutex::default(), is_retired: AtomicBool::new(false) }
+    }
+
+    /// Adds requests for the leader, behind those that wait.
+    pub fn add(&self, taken: impl IntoIterator<Item = (Job, Meaning)>) {
+        self.lock().taken.extend(taken);
+    }
+
+    /// The leader's next request, which may be one that a leader before it has
+    /// taken. Unless the turn has ended, it does not until this is called again.
+    pub fn next(&self, turn: Turn) -> Result<Option<(Job, Meaning)>, Exit> {
+        let mut state = self.lock();
+        if state.turn != turn {
+            return Err(Exit::Displaced);
+        }
+        let next = state.taken.pop_front();
+        state.activity = if next.is_some() { Activity::Handling } else { Activity::Taking };
+        Ok(next)
+    }
+
+    /// Takes the turn from a leader that is stuck, which shows when this is
+    /// called again and again. Gives the turn of the thread that is to lead.
+    pub fn displace_stuck(&self, now: Instant) -> Option<Turn> {
+        let mut state = self.lock();
+        match state.activity {
+            Activity::Taking => None,
+            Activity::Handling => {
+                state.activity = Activity::HandlingSince(now);
+                None
+            }
+            Activity::HandlingSince(since) if now.duration_since(since) < STUCK_AFTER => None,
+            Activity::HandlingSince(_) => {
+                state.turn += 1;
+                state.activity = Activity::Taking;
+                Some(state.turn)
+            }
+        }
+    }
+
+    /// Whether the leader is at a request.
+    pub fn is_handling(&self) -> bool {
+        !matches!(self.lock().activity, Activity::Taking)
+    }
+
+    /// Ends the thread that leads.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+        self.inbox.wake();
+    }
+
+    /// Whether nobody leads any more.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change above is complete before anything could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

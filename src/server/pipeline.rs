@@ -1,0 +1,248 @@
+//! The requests of one connection: a few wait, and at most one is in work.
+//!
+//! They are read ahead, and their responses keep their order because the next
+//! one begins once the last was answered. tiny_http rings once for each request
+//! that was read; whoever takes its calls begins with the request, or notes that
+//! one may follow. Nothing here knows the socket.
+
+use super::request::Request;
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// The most requests of one connection that are read ahead of their turn.
+const READ_AHEAD_MAX: usize = 32;
+
+/// The requests of one connection.
+#[derive(Default)]
+pub struct Pipeline {
+    state: Mutex<State>,
+    /// Wakes the reader, which waits for its turn.
+    turn: Condvar,
+    /// Whether part of a request has come that was not read as a whole.
+    is_coming: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    life: Life,
+    /// The stage of the request in work.
+    stage: Option<Stage>,
+    /// Requests that were read, in order.
+    waiting: VecDeque<Request>,
+    /// How many of those tiny_http has rung for.
+    rung: usize,
+    /// The requests read so far.
+    begun: u64,
+    /// The reader waits for its turn.
+    is_waited_for: bool,
+    /// The reader has left: the last request was read.
+    is_read_out: bool,
+}
+
+/// The life of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Life {
+    /// Requests are read and answered.
+    #[default]
+    Open,
+    /// The last response was written; input is thrown away.
+    Closing,
+    /// It is over.
+    Cut,
+}
+
+/// The stage of a request in work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for a thread or for the storage, not for its client.
+    Working,
+    /// Its body is being read, whose length is known.
+    Receiving,
+    /// Its body is being read, which ends when its client says so.
+    Streaming,
+    /// Its response is being written.
+    Sending,
+}
+
+/// What the watchdog observes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// The requests read so far.
+    pub begun: u64,
+    /// The stage of the request in work; `None` without one.
+    pub stage: Option<Stage>,
+    /// The bytes received so far.
+    pub received: u64,
+    /// Whether part of a request has come that was not read as a whole.
+    pub is_coming: bool,
+    /// Whether the last response was written.
+    pub is_closing: bool,
+}
+
+impl State {
+    /// Begins with the next request, if none is in work.
+    fn begin(&mut self) -> Option<Request> {
+        if self.stage.is_some() {
+            return None;
+        }
+        let next = self.waiting.pop_front();
+        self.stage = next.as_ref().map(|_| Stage::Working);
+        next
+    }
+}
+
+impl Pipeline {
+    /// Notes whether part of a request has come.
+    pub fn set_coming(&self, is_coming: bool) {
+        self.is_coming.store(is_coming, Ordering::Relaxed);
+    }
+
+    /// Adds a request that was read as a whole; `false` if the connection takes
+    /// none any more.
+    pub fn push(&self, request: Request) -> bool {
+        let mut state = self.lock();
+        self.set_coming(false);
+        if matches!(state.stage, Some(Stage::Receiving | Stage::Streaming)) {
+            state.stage = None;
+        }
+        state.begun += 1;
+        let is_taken = state.life == Life::Open;
+        if is_taken {
+            state.waiting.push_back(request);
+        }
+        is_taken
+    }
+
+    /// Takes tiny_http's call for a request. Gives the request that is in work
+    /// from now on, unless another is.
+    pub fn ring(&self) -> Option<Request> {
+        let mut state = self.lock();
+        let begun = state.begin();
+        if begun.is_none() {
+            state.rung += 1;
+        }
+        begun
+    }
+
+    /// Ends the work on a request. Gives the next one if tiny_http has rung
+    /// for it already; it is in work then.
+    pub fn next(&self) -> Option<Request> {
+        let mut state = self.lock();
+        state.stage = None;
+        if state.is_waited_for && state.waiting.len() <= READ_AHEAD_MAX / 2 {
+            self.turn.notify_all();
+        }
+        state.rung = state.rung.checked_sub(1)?;
+        state.begin()
+    }
+
+    /// Whether requests wait behind the one in work.
+    pub fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Waits until a few more requests may be read; `false` if the connection is
+    /// not open.
+    pub fn wait_for_room(&self) -> bool {
+        // Once it waits, it waits for more than one.
+        self.wait_while(|state| {
+            let max = if state.is_waited_for { READ_AHEAD_MAX / 2 + 1 } else { READ_AHEAD_MAX };
+            state.waiting.len() >= max
+        })
+    }
+
+    /// Waits until every request was answered; `false` if the connection is not
+    /// open.
+    pub fn wait_until_answered(&self) -> bool {
+        self.wait_while(|state| state.stage.is_some() || !state.waiting.is_empty())
+    }
+
+    fn wait_while(&self, condition: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.lock();
+        while state.life == Life::Open && condition(&state) {
+            state.is_waited_for = true;
+            state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.is_waited_for = false;
+        state.life == Life::Open
+    }
+
+    /// Sets the stage of the request in work; `false` if the connection is not
+    /// open.
+    pub fn set_stage(&self, stage: Stage) -> bool {
+        let mut state = self.lock();
+        let is_open = state.life == Life::Open;
+        if is_open {
+            state.stage = Some(stage);
+        }
+        is_open
+    }
+
+    /// Takes no request any more, unless one is in work that may be answered at
+    /// any moment, or waits; `false` in that case, and if it is not open.
+    pub fn close(&self) -> bool {
+        let mut state = self.lock();
+        let is_at_work = matches!(state.stage, Some(Stage::Working | Stage::Sending));
+        if is_at_work || !state.waiting.is_empty() || state.life != Life::Open {
+            return false;
+        }
+        state.life = Life::Closing;
+        if state.is_waited_for {
+            self.turn.notify_all();
+        }
+        true
+    }
+
+    /// Ends it: takes no request any more, and drops those that wait.
+    pub fn end(&self, life: Life) {
+        let mut state = self.lock();
+        if state.life != Life::Cut {
+            state.life = life;
+        }
+        state.stage = None;
+        let waiting = mem::take(&mut state.waiting);
+        if state.is_waited_for {
+            self.turn.notify_all();
+        }
+        drop(state);
+        drop(waiting);
+    }
+
+    /// Lets the reader leave, which has read the last request; `false` if the
+    /// connection is not open, and the reader sees to its end.
+    pub fn read_out(&self) -> bool {
+        let mut state = self.lock();
+        state.is_read_out = state.life == Life::Open;
+        state.is_read_out
+    }
+
+    /// Whether the reader has left, and others see to the connection's end.
+    pub fn is_read_out(&self) -> bool {
+        self.lock().is_read_out
+    }
+
+    /// What the watchdog observes, beside the bytes `received`.
+    pub fn activity(&self, received: u64) -> Activity {
+        let state = self.lock();
+        Activity {
+            begun: state.begun,
+            stage: state.stage,
+            received,
+            is_coming: self.is_coming.load(Ordering::Relaxed),
+            is_closing: state.life != Life::Open,
+        }
+    }
+
+    /// Whether no request is in work, none waits and none has begun to come.
+    pub fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.stage.is_none() && state.waiting.is_empty() && !self.is_coming.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change above is complete before anything could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
