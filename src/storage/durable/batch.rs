@@ -3,7 +3,7 @@
 
 use super::generation::Keyspaces;
 use super::pins::Pins;
-use super::reader::{entry_in, entry_of};
+use super::read_path::{entry_in, entry_of};
 use crate::storage::{Change, Decision, Done, Effect, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
 use std::collections::HashMap;

@@ -18,7 +18,7 @@ use super::journal::preallocate::Preallocation;
 use super::live::Live;
 use super::patience::{Ending, Patience};
 use super::pins::Pins;
-use super::reopen::{Attempt, Reopener};
+use super::reopen::{Reopened, Reopener};
 use super::status::Status;
 use super::tree::{self, unless_panic};
 use super::upkeep::Upkeep;
@@ -299,13 +299,13 @@ impl Committer {
             return self.reopener.postpone();
         }
         match self.upkeep.reopen(&mut self.reopener) {
-            Attempt::Opened => {
+            Reopened::Now => {
                 self.is_settling = true;
                 self.failed = None;
                 self.status.set(None);
             }
-            Attempt::NotYet => {}
-            Attempt::Final(err) => log_end(&err),
+            Reopened::NotYet => {}
+            Reopened::Never(err) => log_end(&err),
         }
     }
 

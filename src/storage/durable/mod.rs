@@ -6,7 +6,7 @@
 //!             batch         │          two keyspaces: the keys, and large records
 //!                           │          that expire; a clear begins another pair
 //!                           └─ expiry, compaction, disk_space, remover
-//! read  ──► reader ────────────────► keyspaces
+//! read  ──► read_path ──────────────► keyspaces
 //! start ──► directory ──► recovery: verify, journal, inventory
 //! failure ─► reopen: the same, while reads go on
 //! ```
@@ -27,7 +27,7 @@ mod live;
 mod open_error;
 mod patience;
 mod pins;
-mod reader;
+mod read_path;
 mod recovery;
 mod remover;
 mod reopen;
@@ -45,7 +45,7 @@ use directory::{Data, Directory};
 use live::Live;
 pub use open_error::OpenError;
 use pins::Pins;
-use reader::Reader;
+use read_path::ReadPath;
 use status::Status;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,7 +57,7 @@ const READERS_EACH: usize = 2;
 
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
-    reader: Reader,
+    read_path: ReadPath,
     /// For reads that may wait for the disk.
     readers: Pool,
     status: Arc<Status>,
@@ -93,9 +93,17 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        let reader = Reader::new(current, pins);
-        let readers = start_readers(&reader)?;
-        Ok(Self { reader, readers, status, writes, committer, _data: data, _directory: directory })
+        let read_path = ReadPath::new(current, pins);
+        let readers = start_readers(&read_path)?;
+        Ok(Self {
+            read_path,
+            readers,
+            status,
+            writes,
+            committer,
+            _data: data,
+            _directory: directory,
+        })
     }
 
     /// How many descriptors a store may have open at most: fewer where the
@@ -115,10 +123,10 @@ impl Durable {
 }
 
 /// Starts the threads that read from the disk.
-fn start_readers(reader: &Reader) -> Result<Pool, OpenError> {
-    let reader = reader.clone();
+fn start_readers(read_path: &ReadPath) -> Result<Pool, OpenError> {
+    let read_path = read_path.clone();
     let perform = move |op| match op {
-        Op::Get(key) => reader.get(&key).map(Effect::Found),
+        Op::Get(key) => read_path.get(&key).map(Effect::Found),
         Op::Set(..) | Op::Delete(_) | Op::Update(..) | Op::Clear => {
             unreachable!("writes are the committer's")
         }
@@ -131,7 +139,7 @@ fn start_readers(reader: &Reader) -> Result<Pool, OpenError> {
 impl Storage for Durable {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
         let Op::Get(key) = &op else { return Err(op) };
-        match self.reader.get_in_memory(key) {
+        match self.read_path.get_in_memory(key) {
             Some(entry) => Ok(Ok(Effect::Found(Some(entry)))),
             None => Err(op),
         }

@@ -50,14 +50,14 @@ const STEADY: Duration = Duration::from_secs(60);
 const LOCK: &str = "lock";
 const LOCK_UNFINISHED: &str = "lock.new";
 
-/// How an attempt has ended.
-pub enum Attempt {
+/// The outcome of an attempt.
+pub enum Reopened {
     /// Writes are taken again.
-    Opened,
-    /// There will be another.
+    Now,
+    /// Another attempt will follow.
     NotYet,
     /// Something cannot be synced.
-    Final(tree::Error),
+    Never(tree::Error),
 }
 
 /// The schedule and the state of opening a failed database anew.
@@ -102,7 +102,7 @@ impl Reopener {
 
     /// Takes the next steps. Nobody else may have the database, and nothing may
     /// be written meanwhile.
-    pub fn attempt(&mut self, live: &mut Live) -> Attempt {
+    pub fn attempt(&mut self, live: &mut Live) -> Reopened {
         let data = Arc::clone(live.inventory.data());
         let err = match panic::catch_unwind(AssertUnwindSafe(|| self.take_steps(live))) {
             Ok(Ok(())) => {
@@ -111,11 +111,11 @@ impl Reopener {
                 // The pause counts if it fails again soon.
                 self.postpone();
                 (self.next, self.opened_at) = (None, Some(Instant::now()));
-                return Attempt::Opened;
+                return Reopened::Now;
             }
             Ok(Err(Error::Sync(err))) => {
                 self.give_up();
-                return Attempt::Final(err);
+                return Reopened::Never(err);
             }
             Ok(Err(Error::Open(err))) => Some(err.renamed(data.path(), data.name())),
             Err(_panic) => None,
@@ -125,7 +125,7 @@ impl Reopener {
             None => log::debug!("the database cannot be opened anew yet: it has panicked"),
         }
         self.postpone();
-        Attempt::NotYet
+        Reopened::NotYet
     }
 
     fn take_steps(&mut self, live: &mut Live) -> Result<(), Error> {
@@ -282,7 +282,7 @@ mod tests {
         };
         let failed = now();
         for _ in 0..3 {
-            assert!(matches!(reopener.attempt(&mut live), Attempt::NotYet));
+            assert!(matches!(reopener.attempt(&mut live), Reopened::NotYet));
             assert!(!Arc::ptr_eq(&failed, &now()));
             assert_eq!(files(&now()), 0);
             holds(&failed);
@@ -290,7 +290,7 @@ mod tests {
         }
         let standby = now();
         drop(failed);
-        assert!(matches!(reopener.attempt(&mut live), Attempt::Opened));
+        assert!(matches!(reopener.attempt(&mut live), Reopened::Now));
         assert_eq!(files(&now()), 1);
         holds(&standby);
         holds(&now());

@@ -16,7 +16,7 @@ use super::generation::{Both, Keyspaces};
 use super::live::Live;
 use super::patience::{Ending, Patience, Round};
 use super::remover::Remover;
-use super::reopen::{Attempt, Reopener};
+use super::reopen::{Reopened, Reopener};
 use super::tree::{Result, WriteBatch};
 use crate::storage::{KEY_BYTES_MAX, Key, Time};
 use std::collections::HashMap;
@@ -348,9 +348,9 @@ impl Upkeep {
     }
 
     /// Tries to open a failed database anew.
-    pub fn reopen(&mut self, reopener: &mut Reopener) -> Attempt {
+    pub fn reopen(&mut self, reopener: &mut Reopener) -> Reopened {
         let attempt = reopener.attempt(&mut self.live);
-        if matches!(attempt, Attempt::Opened) {
+        if matches!(attempt, Reopened::Now) {
             self.sweep = Sweep::new(Some(self.live.generation.keys()));
         }
         attempt

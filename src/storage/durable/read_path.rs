@@ -20,13 +20,13 @@ const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// The two ways to read: in memory, and wherever the entry is.
 #[derive(Clone)]
-pub struct Reader {
+pub struct ReadPath {
     current: Arc<RwLock<Arc<Keyspaces>>>,
     pins: Arc<Pins>,
 }
 
-impl Reader {
-    /// A reader of whatever keyspaces are current.
+impl ReadPath {
+    /// Reads of whatever keyspaces are current.
     pub fn new(current: Arc<RwLock<Arc<Keyspaces>>>, pins: Arc<Pins>) -> Self {
         Self { current, pins }
     }
