@@ -313,7 +313,7 @@ fn leveled(l0_files: u8, table_bytes: u64) -> Leveled {
     Leveled::default().with_l0_threshold(l0_files).with_table_target_size(table_bytes)
 }
 
-/// Changes to keyspaces of a database. What is put into it first is seen first.
+/// Changes to keyspaces of a database, which readers see in their order.
 pub struct WriteBatch(OwnedWriteBatch);
 
 impl WriteBatch {
