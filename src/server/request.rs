@@ -1,10 +1,10 @@
-//! A request as its head tells it: parsed, judged for its framing, and
-//! understood by the API, before its body has been read.
+//! A parsed request: its head is checked for its framing, and admitted by the API,
+//! before its body is read.
 
 use super::framing::{self, Framing};
 use super::response::Persistence;
 use super::uploads::Reservation;
-use crate::api::{Api, Call, Operation, Reply};
+use crate::api::{Api, Call, Operation, Refusal, Reply};
 use crate::metrics::METHODS;
 use bytes::Bytes;
 #[cfg(all(target_os = "linux", not(portable)))]
@@ -13,40 +13,40 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::time::Instant;
 
-/// A whole request, or the reply that it gets instead of being performed.
+/// A whole request, without its connection.
 pub struct Request {
     pub head: Head,
     pub meaning: Meaning,
 }
 
-/// What is to be performed, with its whole body, or the reply if nothing is.
+/// An operation with its whole body, or the reply in its place.
 pub type Meaning = Result<(Operation, Bytes), Reply>;
 
-/// What the answer to a request depends on beside its meaning.
+/// A request's head, as far as the response depends on it.
 pub struct Head {
-    /// The method, where it is one that is counted by name.
+    /// The method, if it is counted by name.
     pub method: &'static str,
-    /// What becomes of the connection after the answer.
+    /// The connection's fate after the response.
     pub persistence: Persistence,
-    /// What is set apart for its body, if that is not small.
+    /// Memory reserved for its body, if that is not small.
     pub reserved: Option<Reservation>,
-    /// When it was read.
+    /// The time at which it was read.
     pub came: Instant,
-    /// The request line, if it is going to be logged.
+    /// The request line, if the log wants it.
     pub line: Option<Box<str>>,
 }
 
-/// Stands for any other method.
+/// Any other method.
 const OTHER_METHOD: &str = "other";
 
 impl Head {
-    /// Of a request that makes no sense, or none yet.
+    /// The head of a request that cannot be parsed.
     pub fn unknown() -> Self {
         let (method, persistence) = (OTHER_METHOD, Persistence::Close);
         Self { method, persistence, reserved: None, came: Instant::now(), line: None }
     }
 
-    /// Of a request with this line.
+    /// The head of a request with this line.
     fn of(method: &str, target: &str) -> Self {
         let known = METHODS.into_iter().find(|known| *known == method);
         let line = || format!("{} {}", method.escape_debug(), target.escape_debug()).into();
@@ -59,34 +59,32 @@ impl Head {
         self.persistence == Persistence::Close
     }
 
-    /// Whether the answer is to have no body, only its length (RFC 9110, 9.3.2).
+    /// Whether the response has no body, only its length (RFC 9110, 9.3.2).
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
 
-    /// Whether it asks for nothing to be changed (RFC 9110, 9.2.1).
+    /// Whether it changes nothing (RFC 9110, 9.2.1).
     pub fn is_safe(&self) -> bool {
         matches!(self.method, "GET" | "HEAD")
     }
 }
 
 impl Request {
-    /// A request that is answered with `reply`, and after which nothing more
-    /// is taken from its connection.
+    /// A request that is answered with `reply`, the last one of its connection.
     pub fn refused(mut head: Head, reply: impl Into<Reply>) -> Self {
         head.persistence = Persistence::Close;
         Self { head, meaning: Err(reply.into()) }
     }
 }
 
-/// What a well-framed head says, and what the API makes of it.
+/// A well-framed head, its framing, and the API's decision.
 pub type Understood = (Head, Framing, Result<Operation, Reply>);
 
-/// Parses a head, from its request line to its empty line, and asks `api`
-/// what it means. The error is one of framing: where the request ends cannot
-/// be known.
+/// Parses a head, from its request line to its empty line, checks its framing, and
+/// has `api` admit it. After an error the end of the request is not known.
 #[cfg(all(target_os = "linux", not(portable)))]
-pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, framing::Error)> {
+pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)> {
     let mut room = [MaybeUninit::uninit(); framing::FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let outcome = parsed.parse_with_uninit_headers(bytes, &mut room);
@@ -103,16 +101,16 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, framing:
             return framing::Head { method, target, version, fields: &fields }.understand(api);
         }
         // The caller has seen the empty line.
-        Ok(httparse::Status::Partial) => framing::Error::RequestLine,
-        Err(httparse::Error::Version) if !names_a_version(bytes) => framing::Error::RequestLine,
+        Ok(httparse::Status::Partial) => Refusal::RequestLineMalformed,
+        Err(httparse::Error::Version) if !names_a_version(bytes) => Refusal::RequestLineMalformed,
         Err(err) => err.into(),
     };
     Err((Head::of(method, target), err))
 }
 
 impl framing::Head<'_> {
-    /// Checks the framing, and asks `api` what the request means.
-    pub fn understand(self, api: &Api) -> Result<Understood, (Head, framing::Error)> {
+    /// Checks the framing, and has `api` admit the request.
+    pub fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
         let Self { method, target, fields, .. } = self;
         let mut head = Head::of(method, target);
         let framing = match self.check() {
@@ -125,7 +123,7 @@ impl framing::Head<'_> {
     }
 }
 
-/// Whether the request line ends in a version of HTTP, spoken or not.
+/// Whether the request line ends in a version of HTTP, supported or not.
 #[cfg(all(target_os = "linux", not(portable)))]
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
@@ -135,15 +133,15 @@ fn names_a_version(head: &[u8]) -> bool {
 }
 
 #[cfg(all(target_os = "linux", not(portable)))]
-impl From<httparse::Error> for framing::Error {
+impl From<httparse::Error> for Refusal {
     fn from(err: httparse::Error) -> Self {
         match err {
-            httparse::Error::HeaderName => Self::FieldName,
-            httparse::Error::HeaderValue => Self::FieldValue,
+            httparse::Error::HeaderName => Self::FieldNameMalformed,
+            httparse::Error::HeaderValue => Self::FieldValueMalformed,
             httparse::Error::TooManyHeaders => Self::FieldsTooMany,
-            httparse::Error::Version => Self::Version,
+            httparse::Error::Version => Self::VersionUnknown,
             httparse::Error::NewLine | httparse::Error::Status | httparse::Error::Token => {
-                Self::RequestLine
+                Self::RequestLineMalformed
             }
         }
     }
@@ -155,7 +153,7 @@ mod tests {
     use crate::storage::Memory;
     use std::sync::Arc;
 
-    fn error(head: &[u8]) -> Option<framing::Error> {
+    fn error(head: &[u8]) -> Option<Refusal> {
         let api = Api::new(Arc::new(Memory::new()), 1 << 20);
         understand(head, &api).err().map(|(_, err)| err)
     }
@@ -168,12 +166,12 @@ mod tests {
     fn only_the_versions_1_0_and_1_1_are_spoken() {
         for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0"] {
             let head = format!("GET / {version}\r\nHost: a\r\n\r\n");
-            assert_eq!(error(head.as_bytes()), Some(framing::Error::Version), "{version}");
+            assert_eq!(error(head.as_bytes()), Some(Refusal::VersionUnknown), "{version}");
         }
-        assert_eq!(error(b"PRI * HTTP/2.0\r\n\r\n"), Some(framing::Error::Version));
+        assert_eq!(error(b"PRI * HTTP/2.0\r\n\r\n"), Some(Refusal::VersionUnknown));
         for version in ["http/1.1", "HTTQ/1.1", "HTTP/1.10", "HTTP/1", "junk", ""] {
             let head = format!("GET / {version}\r\nHost: a\r\n\r\n");
-            assert_eq!(error(head.as_bytes()), Some(framing::Error::RequestLine), "{version}");
+            assert_eq!(error(head.as_bytes()), Some(Refusal::RequestLineMalformed), "{version}");
         }
         assert_eq!(error(b"GET / HTTP/1.0\r\n\r\n"), None);
     }
@@ -182,12 +180,12 @@ mod tests {
     fn a_request_line_is_three_words() {
         for line in ["GET", "GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 x", "G\u{e9}T / HTTP/1.1"] {
             let head = format!("{line}\r\nHost: a\r\n\r\n");
-            assert_eq!(error(head.as_bytes()), Some(framing::Error::RequestLine), "{line}");
+            assert_eq!(error(head.as_bytes()), Some(Refusal::RequestLineMalformed), "{line}");
         }
         let head = "GET /S\u{e3}o HTTP/1.1\r\nHost: a\r\n\r\n";
         assert!(matches!(
             error(head.as_bytes()),
-            Some(framing::Error::TargetBytes | framing::Error::RequestLine)
+            Some(Refusal::TargetBytes | Refusal::RequestLineMalformed)
         ));
     }
 
@@ -195,16 +193,24 @@ mod tests {
     fn fields_are_lines_with_a_name_and_a_colon() {
         assert_eq!(error(&with_fields("X: a\r\nY:b\r\nZ:\t c \r\n")), None);
         for fields in ["no colon\r\n", "X : a\r\n", " X: a\r\n", "X: a\r\n folded\r\n", ": a\r\n"] {
-            assert_eq!(error(&with_fields(fields)), Some(framing::Error::FieldName), "{fields:?}");
+            assert_eq!(
+                error(&with_fields(fields)),
+                Some(Refusal::FieldNameMalformed),
+                "{fields:?}"
+            );
         }
         for fields in ["X: a\rb\r\n", "X: a\0b\r\n", "X: \u{7f}\r\n", "X: \u{b}chunked\r\n"] {
-            assert_eq!(error(&with_fields(fields)), Some(framing::Error::FieldValue), "{fields:?}");
+            assert_eq!(
+                error(&with_fields(fields)),
+                Some(Refusal::FieldValueMalformed),
+                "{fields:?}"
+            );
         }
         // With `Host` there are as many as there may be.
         let most = "X: a\r\n".repeat(framing::FIELDS_MAX - 1);
         assert_eq!(error(&with_fields(&most)), None);
         let more = most + "X: a\r\n";
-        assert_eq!(error(&with_fields(&more)), Some(framing::Error::FieldsTooMany));
+        assert_eq!(error(&with_fields(&more)), Some(Refusal::FieldsTooMany));
     }
 
     #[test]

@@ -26,15 +26,15 @@ use std::sync::Arc;
 use update::Update;
 use write::Write;
 
-/// A method and its parse of a head.
-pub type Method = (&'static str, fn(Routed<'_>) -> Result<Operation, Refusal>);
+/// The parse of a head into an operation.
+pub type Parse = fn(Routed<'_>) -> Result<Operation, Refusal>;
 
 /// The head of a call on a path that has its method.
 pub struct Routed<'a> {
     /// The method.
     pub method: &'a str,
     /// All methods of the path.
-    pub methods: &'static [Method],
+    pub methods: &'static [(&'static str, Parse)],
     /// The key in the path.
     pub key: Option<Key>,
     /// The target.
@@ -65,7 +65,7 @@ pub struct Pending {
 
 /// The way from the effect of a storage operation to the reply.
 pub enum Answer {
-    /// The same whatever the effect.
+    /// The same for every effect.
     Reply(Reply),
     /// For [`Op::Get`].
     Read(Read),
@@ -74,11 +74,6 @@ pub enum Answer {
 }
 
 impl<'a> Routed<'a> {
-    /// The query; empty without one.
-    pub fn query(&self) -> &'a str {
-        self.target.query()
-    }
-
     /// The host and port that the call is for.
     pub fn authority(&self) -> Option<&'a str> {
         self.target.authority(self.fields)
@@ -87,16 +82,6 @@ impl<'a> Routed<'a> {
     /// The key in the path. Only a path with a key has an operation on one.
     pub fn into_key(self) -> Key {
         self.key.expect("the path has a key")
-    }
-}
-
-impl Operation {
-    /// Checks a length of the body that the head tells.
-    pub fn check_length(&self, bytes: u64) -> Result<(), Refusal> {
-        match self {
-            Self::Write(write) => write.check_length(bytes),
-            Self::Reply(_) | Self::Inspect(_) | Self::Pending(_) => Ok(()),
-        }
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Read {
 
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    query::check_read(routed.query())?;
+    query::check_read(routed.target.query)?;
     let read = Read::parse(routed.fields, routed.method == "GET")?;
     Ok(Operation::Pending(Pending { op: Op::Get(routed.into_key()), answer: Answer::Read(read) }))
 }
@@ -38,7 +38,7 @@ impl Read {
     /// The reply from the entry under the key, in the order of RFC 9110, 13.2.2.
     pub fn reply(&self, entry: Option<&Entry>) -> Reply {
         let Some(entry) = entry else { return Refusal::KeyNotFound.into() };
-        let tag = EntityTag::new(entry.digest());
+        let tag = EntityTag::of(entry);
         match self.conditions.evaluate(Some(tag)) {
             Precondition::Holds => {}
             Precondition::NotModified => return Reply::not_modified(tag),
