@@ -239,7 +239,8 @@ impl Committer {
 
     fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> Result<(), Error> {
         let batch = self.guarded(|upkeep| upkeep.batch(changes))?;
-        self.preallocation.prepare(self.upkeep.folder(), batch.len(), bytes);
+        let folder = self.upkeep.live().data().path();
+        self.preallocation.prepare(folder, batch.len(), bytes);
         self.guarded(|upkeep| upkeep.commit(batch, bytes))
     }
 
@@ -284,7 +285,7 @@ impl Committer {
         if self.is_settling && self.reopener.has_let_go() {
             // Its journal is the only one that is open.
             self.is_settling = false;
-            self.preallocation = Preallocation::begin(self.upkeep.folder());
+            self.preallocation = Preallocation::begin(self.upkeep.live().data().path());
         }
         if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
             return;

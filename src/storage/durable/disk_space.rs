@@ -3,7 +3,7 @@
 use super::generation::Keyspaces;
 use super::journal;
 use super::tree::MEMTABLE_BYTES;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The bytes that are kept free: compaction needs space.
 const RESERVE_BYTES_MAX: u64 = 1 << 30;
@@ -32,10 +32,6 @@ pub struct DiskSpace {
 impl DiskSpace {
     pub fn new(folder: PathBuf) -> Self {
         Self { folder }
-    }
-
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Free bytes; no limit where the system does not tell.

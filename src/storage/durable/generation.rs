@@ -91,7 +91,9 @@ impl Generation {
         for keyspace in generation.keyspaces.each() {
             generation.widen_bounds(database, keyspace)?;
         }
-        generation.mark(database)?;
+        let mut batch = generation.batch(database);
+        batch.insert(generation.keys(), MARK, []);
+        batch.commit()?;
         Ok(generation)
     }
 
@@ -108,13 +110,6 @@ impl Generation {
         directory::sync(&data.join(KEYSPACES))?;
         let keyspaces = Arc::new(Keyspaces { keys, expiring });
         Ok(Self { number, stamp, keyspaces, synced: [0; 2] })
-    }
-
-    /// Marks it as in use.
-    fn mark(&self, database: &Database) -> Result<()> {
-        let mut batch = self.batch(database);
-        batch.insert(self.keys(), MARK, []);
-        batch.commit()
     }
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
@@ -134,7 +129,7 @@ impl Generation {
         while let Some(number) = numbers.pop() {
             let keys = database.keyspace(&number.to_string())?;
             // One that cannot be read has tables, and so was in use.
-            if keys.contains(MARK).unwrap_or(true) {
+            if keys.get(MARK).map_or(true, |mark| mark.is_some()) {
                 return Self::of(database, data, stamp, number, keys).map(Some);
             }
         }

@@ -69,7 +69,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The database does not open.
-    Database(Box<dyn Error + Send + Sync>),
+    Database(tree::Error),
 }
 
 impl OpenError {
@@ -104,7 +104,7 @@ impl OpenError {
 
 impl From<tree::Error> for OpenError {
     fn from(err: tree::Error) -> Self {
-        Self::Database(Box::new(err))
+        Self::Database(err)
     }
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for OpenError {
             ),
             Self::Io { what, source } => write!(formatter, "{what}: {source}"),
             Self::Database(source) => {
-                write!(formatter, "its data cannot be opened: {}", first_cause(&**source))
+                write!(formatter, "its data cannot be opened: {}", first_cause(source))
             }
         }
     }
@@ -168,7 +168,7 @@ impl Error for OpenError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Database(source) => Some(&**source),
+            Self::Database(source) => Some(source),
             Self::NotADirectory
             | Self::Foreign { .. }
             | Self::InUse

@@ -113,11 +113,11 @@ impl Reopener {
                 (self.next, self.opened_at) = (None, Some(Instant::now()));
                 return Reopened::Now;
             }
-            Ok(Err(Error::Sync(err))) => {
+            Ok(Err(OpenError::Database(err))) if err.is_final() => {
                 self.give_up();
                 return Reopened::Never(err);
             }
-            Ok(Err(Error::Open(err))) => Some(err.renamed(data.path(), data.name())),
+            Ok(Err(err)) => Some(err.renamed(data.path(), data.name())),
             Err(_panic) => None,
         };
         match err {
@@ -128,7 +128,7 @@ impl Reopener {
         Reopened::NotYet
     }
 
-    fn take_steps(&mut self, live: &mut Live) -> Result<(), Error> {
+    fn take_steps(&mut self, live: &mut Live) -> Result<(), OpenError> {
         if let Some(failed) = live.database.take() {
             // Waits for its threads.
             self.close(failed);
@@ -139,11 +139,11 @@ impl Reopener {
         };
         if !self.has_let_go() {
             self.standby = Some(standby);
-            return Err(io::Error::other("it is still being read").into());
+            return Err(unready(io::Error::other("it is still being read")));
         }
         // An attempt that fails leaves files that the next one removes.
         let opened = flush(&standby, &mut live.generation)
-            .map_err(Error::from)
+            .map_err(OpenError::from)
             .and_then(|()| open(live.inventory.data()));
         if let Ok(Recovered { database, generation, inventory }) = opened {
             self.replace(live, generation);
@@ -157,10 +157,10 @@ impl Reopener {
     }
 
     /// Has readers use a database that has no threads.
-    fn open_standby(&mut self, live: &mut Live) -> Result<Database, Error> {
+    fn open_standby(&mut self, live: &mut Live) -> Result<Database, OpenError> {
         let data = live.inventory.data();
         sync_journals(data.path())?;
-        replace_lock(data.path())?;
+        replace_lock(data.path()).map_err(unready)?;
         recovery::check(data, true)?;
         let standby = Database::open_standby(data.path())?;
         // Nothing is written that would have its stamp.
@@ -187,43 +187,19 @@ impl Reopener {
     }
 }
 
-/// The reason why the database cannot be opened anew.
-enum Error {
-    /// Something cannot be synced.
-    Sync(tree::Error),
-    Open(OpenError),
-}
-
-impl From<tree::Error> for Error {
-    fn from(err: tree::Error) -> Self {
-        if err.is_final() { Self::Sync(err) } else { Self::Open(err.into()) }
-    }
-}
-
-impl From<OpenError> for Error {
-    fn from(err: OpenError) -> Self {
-        Self::Open(err)
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(err: io::Error) -> Self {
-        OpenError::io("a file is not at hand", err).into()
-    }
+fn unready(err: io::Error) -> OpenError {
+    OpenError::io("a file is not at hand", err)
 }
 
 /// Syncs the journals and their names once more, as a thread of the database may
 /// have failed in that. The batches themselves were synced before they were
 /// acknowledged.
-fn sync_journals(data: &Path) -> Result<(), Error> {
-    for journal in journal::journals(data)? {
-        File::options()
-            .write(true)
-            .open(journal)?
-            .sync_all()
-            .map_err(|err| Error::Sync(err.into()))?;
+fn sync_journals(data: &Path) -> Result<(), OpenError> {
+    for journal in journal::journals(data).map_err(unready)? {
+        let journal = File::options().write(true).open(journal).map_err(unready)?;
+        journal.sync_all().map_err(tree::Error::of_the_journal)?;
     }
-    Ok(directory::sync(data)?)
+    directory::sync(data).map_err(unready)
 }
 
 /// Lets another database be opened while one is still there to be read.
@@ -243,9 +219,9 @@ fn flush(database: &Database, generation: &mut Generation) -> tree::Result<()> {
 }
 
 /// Opens the database as at a start, after which the directory has its format.
-fn open(data: &Arc<Data>) -> Result<Recovered, Error> {
-    replace_lock(data.path())?;
-    Ok(recovery::recover(data, true, || Ok(()))?)
+fn open(data: &Arc<Data>) -> Result<Recovered, OpenError> {
+    replace_lock(data.path()).map_err(unready)?;
+    recovery::recover(data, true, || Ok(()))
 }
 
 #[cfg(test)]

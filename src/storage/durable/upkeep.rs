@@ -21,7 +21,6 @@ use super::tree::{Result, WriteBatch};
 use crate::storage::{KEY_BYTES_MAX, Key, Time};
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,11 +53,6 @@ impl Upkeep {
 
     pub fn keyspaces(&self) -> &Keyspaces {
         self.live.generation.keyspaces()
-    }
-
-    /// The folder of the database.
-    pub fn folder(&self) -> &Path {
-        self.disk_space.folder()
     }
 
     /// How many bytes can be written while enough is kept free.
@@ -112,7 +106,7 @@ impl Upkeep {
     /// Deletes every key: an empty generation takes the place of the one in use.
     pub fn clear(&mut self) -> Result<()> {
         self.live.check_place()?;
-        let next = self.live.generation.next(self.live.database(), self.disk_space.folder())?;
+        let next = self.live.generation.next(self.live.database(), self.live.data().path())?;
         self.live.inventory.begin(&next)?;
         self.live.check_place()?;
         let old = self.live.replace(next);

@@ -55,9 +55,9 @@ const WAIT: Duration = Duration::from_millis(5);
 /// The state of a tree's compaction, and the run that is under way.
 #[derive(Default)]
 pub struct Compactor {
-    /// How many keys were written or deleted since the last reclaim.
+    /// Keys that were written or deleted since the last reclaim.
     changes: u64,
-    /// How many of them were deleted.
+    /// Those of them that were deleted.
     deletions: u64,
     running: Option<Running>,
     /// The goal of the last run, if it has ended before that.
@@ -118,7 +118,7 @@ impl Compactor {
         disk_space: &DiskSpace,
         trigger: Trigger,
     ) {
-        // A write that waits has no time for that, and a patience of its own.
+        // A write that waits has no time for a pause after a failure.
         let time_max = match trigger {
             Trigger::Write | Trigger::Idle => None,
             Trigger::NoSpace(time) => Some(time),

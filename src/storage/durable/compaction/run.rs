@@ -118,7 +118,8 @@ impl Run {
 
 pub fn shape_of(keyspace: &Keyspace) -> Shape {
     let levels = keyspace.levels();
-    Shape { levels, blob_bytes: keyspace.blob_bytes() }
+    let table_bytes: u64 = levels.iter().map(|level| level.bytes).sum();
+    Shape { levels, blob_bytes: keyspace.disk_bytes().saturating_sub(table_bytes) }
 }
 
 /// Waits until sealed memtables are flushed; `false` if that takes too long, or

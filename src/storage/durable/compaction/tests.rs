@@ -1,4 +1,4 @@
-//! What becomes of the files of a tree.
+//! Compaction of real trees; `picker` has tables of its rules.
 
 use super::picker::{Shape, SoFar, TABLE_BYTES};
 use super::*;
@@ -113,6 +113,33 @@ impl Tree {
 }
 
 #[test]
+fn a_run_has_the_goal_of_its_trigger() {
+    use Trigger::{Idle, NoSpace, Write};
+
+    let waits = NoSpace(Duration::ZERO);
+    let (reduce, reclaim) = (Some(Goal::ReduceL0), Some(Goal::Reclaim));
+    // Of a tree of a thousand keys, of which a quarter is much.
+    for (trigger, l0_files, changes, deletions, unfinished, expected) in [
+        (Write, 3, 250, 250, None, None),
+        (Write, 4, 250, 250, None, reduce),
+        (Write, 0, 0, 0, reduce, reduce),
+        (Write, 0, 0, 0, reclaim, None),
+        (Idle, 4, 249, 249, None, reduce),
+        (Idle, 4, 250, 0, None, reclaim),
+        (Idle, 0, 0, 0, reclaim, reclaim),
+        (waits, 0, 249, 15, None, None),
+        (waits, 0, 16, 16, None, reclaim),
+        (waits, 19, 250, 0, None, reclaim),
+        // Each round of a reclaim makes another L0 file.
+        (waits, 20, 250, 250, reclaim, reduce),
+    ] {
+        let compactor = Compactor { changes, deletions, unfinished, ..Compactor::default() };
+        let goal = compactor.goal(trigger, l0_files, || 1000);
+        assert_eq!(goal, expected, "{trigger:?} {l0_files} {changes} {deletions} {unfinished:?}");
+    }
+}
+
+#[test]
 fn files_are_merged_here_and_not_by_the_database() {
     let (tree, mut compactor) = (Tree::new(), Compactor::default());
     for round in 0_u8..6 {
@@ -215,7 +242,7 @@ fn a_run_that_has_failed_does_not_keep_the_next_from_making_room() {
 }
 
 #[test]
-fn a_single_file_of_deletions_is_taken_apart_once_there_is_another() {
+fn a_single_file_of_deletions_is_split_once_there_is_another() {
     const KEYS: usize = 10_000;
     let tree = Tree::new();
     tree.write(0..KEYS, Some(&[b'x'; 1000]));
@@ -268,7 +295,7 @@ impl Letters {
 
     /// Takes runs until all is in order where `free_bytes` are free, but for a
     /// file that has keys from all over and nothing else. Says in how many of
-    /// them files were taken apart.
+    /// them files were resplit.
     fn put_in_order(&self, free_bytes: u64) -> u32 {
         const RUNS_MAX: usize = 12;
         let mut fineness = 0;
@@ -303,7 +330,7 @@ impl Letters {
 /// What was deleted is in files of which each has the keys of more than a step
 /// can take; what was written last stays what is read.
 #[test]
-fn files_that_no_step_can_take_are_taken_apart() {
+fn files_that_no_step_can_take_are_resplit() {
     let mut letters = Letters::new();
     let full = letters.tree.table_bytes();
     letters.write(10, 20, None);

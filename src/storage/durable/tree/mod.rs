@@ -96,11 +96,14 @@ impl Error {
 
     /// A failure to write or sync the journal. A database that has failed before
     /// writes nothing.
-    fn of_the_journal(source: fjall::Error) -> Self {
-        if matches!(source, fjall::Error::Poisoned) {
-            return Self::Database(source);
-        }
-        Self::Uncertain { what: "the journal", source }
+    pub fn of_the_journal(source: impl Into<fjall::Error>) -> Self {
+        let source = source.into();
+        let is_known = matches!(source, fjall::Error::Poisoned);
+        if is_known { Self::Database(source) } else { Self::uncertain("the journal", source) }
+    }
+
+    fn uncertain(what: &'static str, source: impl Into<fjall::Error>) -> Self {
+        Self::Uncertain { what, source: source.into() }
     }
 
     /// Whether nothing may be written before the next start.
@@ -310,7 +313,7 @@ fn leveled(l0_files: u8, table_bytes: u64) -> Leveled {
     Leveled::default().with_l0_threshold(l0_files).with_table_target_size(table_bytes)
 }
 
-/// Changes to keyspaces of a database. What is put into it first is seen first.
+/// Changes to keyspaces of a database, which readers see in their order.
 pub struct WriteBatch(OwnedWriteBatch);
 
 impl WriteBatch {
@@ -357,10 +360,6 @@ impl Keyspace {
     pub fn get_in_memtable(&self, key: &[u8]) -> Option<Bytes> {
         let found = self.0.tree.active_memtable().get(key, u64::MAX)?;
         (!found.is_tombstone()).then(|| found.value.into())
-    }
-
-    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.0.contains_key(key)?)
     }
 
     /// The keys from one on and below another, in order.
@@ -422,9 +421,7 @@ impl Keyspace {
             return Ok(());
         }
         let folder = File::open(self.0.path().join(BLOBS))?;
-        let uncertain =
-            |err: io::Error| Error::Uncertain { what: "the names of files", source: err.into() };
-        folder.sync_all().map_err(uncertain)
+        folder.sync_all().map_err(|err| Error::uncertain("the names of files", err))
     }
 
     /// All levels, L0 first.
@@ -441,14 +438,6 @@ impl Keyspace {
     /// The sorted runs of L0: a read looks into each.
     pub fn l0_runs(&self) -> usize {
         self.0.tree.l0_run_count()
-    }
-
-    pub fn blob_bytes(&self) -> u64 {
-        let tables = match &self.0.tree {
-            AnyTree::Standard(tree) => tree.disk_space(),
-            AnyTree::Blob(tree) => tree.index.disk_space(),
-        };
-        self.disk_bytes().saturating_sub(tables)
     }
 
     /// The bytes of all its files.
