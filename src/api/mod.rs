@@ -43,10 +43,11 @@ mod routes;
 mod target;
 mod ttl;
 
-use crate::storage::{Blocking as _, Storage};
+use crate::storage::{Blocking as _, Op, Storage};
 pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use fields::Fields;
+use operations::Answer;
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
 pub use reply::Reply;
@@ -162,11 +163,14 @@ impl Api {
         match operation {
             Operation::Reply(reply) => Tried::Replied(reply),
             Operation::Inspect(inspect) => Tried::Replied(inspect(&*self.storage)),
-            Operation::Pending(pending) => Tried::Pending(pending),
+            Operation::Read(key, read) => {
+                Tried::Pending(Pending { op: Op::Get(key), answer: Answer::Read(read) })
+            }
             Operation::Write(write) => match write.plan(body, self.value_bytes_max) {
                 Ok(pending) => Tried::Pending(pending),
                 Err(refusal) => Tried::Replied(refusal.into()),
             },
+            Operation::Pending(pending) => Tried::Pending(*pending),
         }
     }
 }

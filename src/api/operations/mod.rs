@@ -49,10 +49,13 @@ pub enum Operation {
     Reply(Reply),
     /// Replied to from the state of the storage, which never blocks.
     Inspect(fn(&dyn Storage) -> Reply),
-    /// To be done on the storage.
-    Pending(Pending),
-    /// To be done on the storage once the body is there.
+    /// A read of a key.
+    Read(Key, Read),
+    /// A write of a key, which needs its body first.
     Write(Write),
+    /// Any other to be done on the storage. Boxed, as a read and a write are moved
+    /// often and would not be so small beside it.
+    Pending(Box<Pending>),
 }
 
 /// A call to be done on the storage.
