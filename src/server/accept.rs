@@ -5,6 +5,7 @@
 //! on a duplicate of the first one, while the connections of the last loop live on.
 //! Connections to the other sockets come to the same loop, through the `gate`.
 
+use super::connections::Connection;
 use super::dispatch::{Dispatcher, Task};
 use super::gate::{self, AcceptThread};
 use super::inbox::Inbox;
@@ -22,6 +23,10 @@ use std::time::{Duration, Instant};
 /// The most earlier accept loops that wait for their last connections.
 const RETIRING_MAX: usize = 32;
 
+/// The pause between two replacements of an accept loop, which grows.
+const REPLACEMENT_PAUSE_MIN: Duration = Duration::from_millis(50);
+const REPLACEMENT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// The accept loops over the listening sockets.
 pub struct Acceptor {
     listeners: Arc<[TcpListener]>,
@@ -30,6 +35,8 @@ pub struct Acceptor {
     current: AcceptLoop,
     /// Earlier ones, whose connections live on.
     retiring: Vec<AcceptLoop>,
+    next_replacement: Instant,
+    replacement_pause: Duration,
 }
 
 /// One tiny_http server, and the leadership over its requests.
@@ -47,7 +54,15 @@ impl Acceptor {
     ) -> io::Result<Self> {
         let listeners = listeners.into();
         let current = AcceptLoop::start(&listeners, &dispatcher, connections_max, 0)?;
-        Ok(Self { listeners, dispatcher, connections_max, current, retiring: Vec::new() })
+        Ok(Self {
+            listeners,
+            dispatcher,
+            connections_max,
+            current,
+            retiring: Vec::new(),
+            next_replacement: Instant::now(),
+            replacement_pause: REPLACEMENT_PAUSE_MIN,
+        })
     }
 
     /// Waits until the accept loop has come to the gate. It does not where the
@@ -55,7 +70,7 @@ impl Acceptor {
     pub fn wait_until_begun(&self, patience: Duration) -> io::Result<()> {
         const PAUSE: Duration = Duration::from_micros(100);
         let end = Instant::now() + patience;
-        while !self.has_begun() {
+        while !self.current.thread.has_begun() {
             if Instant::now() > end {
                 return Err(io::Error::other("tiny_http does not accept through the gate"));
             }
@@ -64,18 +79,20 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Whether the accept loop has come to the gate.
-    pub fn has_begun(&self) -> bool {
-        self.current.thread.has_begun()
-    }
-
-    /// Whether the accept loop has ended.
-    pub fn is_over(&self) -> bool {
-        self.current.thread.is_over()
-    }
-
-    /// Starts another accept loop in place of one that has ended.
-    pub fn replace(&mut self) -> io::Result<()> {
+    /// Starts another accept loop where the last one has ended. Returns whether it
+    /// has; after each try it waits longer for the next.
+    pub fn replace_ended(&mut self, now: Instant) -> io::Result<bool> {
+        if !self.current.thread.is_over() {
+            if self.current.thread.has_begun() {
+                self.replacement_pause = REPLACEMENT_PAUSE_MIN;
+            }
+            return Ok(false);
+        }
+        if now < self.next_replacement {
+            return Ok(false);
+        }
+        self.replacement_pause = (2 * self.replacement_pause).min(REPLACEMENT_PAUSE_MAX);
+        self.next_replacement = now + self.replacement_pause;
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
@@ -83,12 +100,21 @@ impl Acceptor {
         let number = current.thread.number + 1;
         let next = AcceptLoop::start(listeners, dispatcher, *connections_max, number)?;
         self.retiring.push(mem::replace(current, next));
-        Ok(())
+        Ok(true)
     }
 
-    /// Ends the leaders of earlier accept loops that have no connection left
-    /// among those of `living` numbers.
-    pub fn retire_without(&mut self, living: &HashSet<usize>) {
+    /// Ends the leaders of earlier accept loops that have none of the `open`
+    /// connections left, and cuts those that wait in vain for a thread.
+    pub fn retire_idle(&mut self, open: &[Arc<Connection>]) {
+        if self.retiring.is_empty() {
+            return;
+        }
+        for connection in open.iter().filter(|connection| !connection.is_read()) {
+            if connection.accept_loop != self.current.thread.number {
+                self.dispatcher.connections.cut(connection);
+            }
+        }
+        let living: HashSet<_> = open.iter().map(|connection| connection.accept_loop).collect();
         self.retiring.retain(|accept_loop| {
             let lives = living.contains(&accept_loop.thread.number);
             if !lives {
@@ -96,16 +122,6 @@ impl Acceptor {
             }
             lives
         });
-    }
-
-    /// Whether an accept loop is an earlier one, by its number.
-    pub fn is_retiring(&self, accept_loop: usize) -> bool {
-        accept_loop != self.current.thread.number
-    }
-
-    /// Whether there are earlier accept loops.
-    pub fn has_retiring(&self) -> bool {
-        !self.retiring.is_empty()
     }
 
     /// Has another worker lead where a leader is stuck. Returns whether any is at
@@ -129,7 +145,7 @@ impl Acceptor {
     pub fn close(&self) {
         for listener in &*self.listeners {
             // Where a listening socket cannot be shut it goes on listening until
-            // the process ends, and nobody who comes then is answered.
+            // the process ends, and clients that come then are not answered.
             SockRef::from(listener).shutdown(Shutdown::Read).ok();
         }
     }
@@ -161,7 +177,7 @@ impl AcceptLoop {
                 Arc::new(Leadership::new(inbox))
             });
             let first_turn = leadership.as_ref().ok().map(Arc::clone);
-            // Whoever has started this waits for it.
+            // The thread that has started this waits for it.
             hand_over.send(leadership).ok();
             if let Some(leadership) = first_turn
                 && workers::lead(&dispatcher, &leadership, 0) == Exit::Displaced

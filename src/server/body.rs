@@ -5,7 +5,7 @@ use super::framing::Length;
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
 
-/// How much memory is asked for before a byte has come.
+/// The memory reserved before a byte has come.
 const FIRST_STEP_BYTES: u64 = 64 * 1024;
 
 /// Why there is no whole body.
@@ -36,8 +36,7 @@ impl From<io::Error> for Error {
 }
 
 /// Reads a whole body of up to `bytes_max` bytes. Blocks until it is there.
-/// `reserve` is asked for the memory of each step, and says whether there is
-/// any.
+/// `reserve` reserves the memory of each step; `false` refuses it.
 pub fn read(
     reader: impl BufRead,
     length: Length,
@@ -65,7 +64,7 @@ pub fn read(
     Ok(body.into())
 }
 
-/// Reads until there are so many bytes, or no more.
+/// Reads up to so many bytes, or to the end.
 pub fn read_up_to(
     mut reader: impl Read,
     wanted: u64,
@@ -89,12 +88,12 @@ pub fn read_up_to(
             break;
         }
     }
-    // What is stored keeps this buffer, so it keeps no slack.
+    // A stored value keeps this buffer, so it keeps no slack.
     body.shrink_to_fit();
     Ok(body)
 }
 
-/// The most that is read, and made room for, in one step.
+/// The most bytes read, and reserved, in one step.
 const STEP_BYTES_MAX: u64 = 1 << 20;
 
 #[cfg(test)]

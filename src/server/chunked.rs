@@ -9,13 +9,12 @@ use std::io::{self, BufRead, Read};
 const LINE_BYTES_MAX: usize = 1024;
 const TRAILERS_BYTES_MAX: u64 = 8 * 1024;
 
-/// How many bytes of framing a byte of data may cost, beyond those that a
-/// head may have.
+/// The most bytes of framing for a byte of data, beyond those of the longest
+/// head.
 const OVERHEAD_FACTOR_MAX: u64 = 16;
 
-/// Reads the data out of a chunked body. An end inside of it is
-/// `UnexpectedEof`, and what makes no sense is `InvalidData` with a text for
-/// the client.
+/// Reads the data out of a chunked body. An end inside of it is `UnexpectedEof`,
+/// and bad framing is `InvalidData` with a text.
 pub struct Chunked<R> {
     reader: R,
     state: State,
@@ -25,15 +24,15 @@ pub struct Chunked<R> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// A line with a size comes next.
+    /// At a line with a size.
     Size,
-    /// So many bytes of a chunk's data come next.
+    /// In a chunk's data, with so many bytes left.
     Data(u64),
-    /// The line end behind a chunk's data comes next.
+    /// At the line end behind a chunk's data.
     DataEnd,
-    /// Lines of trailers come next, of which there were so many bytes.
+    /// In the trailers, after so many bytes of them.
     Trailers(u64),
-    /// The body is over.
+    /// At the end.
     Done,
 }
 

@@ -15,7 +15,7 @@ pub struct Connections {
     /// The number of those, to be read without waiting.
     count: AtomicUsize,
     last_id: AtomicU64,
-    /// Wakes whoever waits for the end of one.
+    /// Wakes the gate, which waits for the end of one.
     ended: Condvar,
     is_waited_for: AtomicBool,
 }
@@ -77,8 +77,8 @@ impl Connections {
         }
     }
 
-    /// Ends a connection in good order, after its last response: whatever its
-    /// client still sends is thrown away until it hangs up or is cut.
+    /// Ends a connection in good order, after its last response: input is discarded
+    /// until its client hangs up or is cut.
     pub fn close(&self, connection: &Connection) {
         connection.pipeline.end(Life::Closing);
         connection.socket.stop_sending();
@@ -96,8 +96,8 @@ impl Connections {
         }
     }
 
-    /// Gives up a connection that is closing, for the room that it takes. What
-    /// was written is delivered unless its client goes on to send.
+    /// Gives up a connection that is closing, for the room that it takes. Its last
+    /// response is delivered unless the client goes on to send.
     pub fn give_up(&self, connection: &Connection) {
         connection.socket.stop_receiving();
         if !connection.has_reader() {
@@ -105,7 +105,7 @@ impl Connections {
         }
     }
 
-    /// Ends a connection now, in whatever stage.
+    /// Ends a connection now, in any stage.
     pub fn cut(&self, connection: &Connection) {
         connection.socket.cut();
         // Where there is a reader, it finds the end.
@@ -163,7 +163,7 @@ impl Connection {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// What the watchdog observes here.
+    /// The watchdog's view of it.
     pub fn activity(&self) -> Activity {
         self.pipeline.activity(self.received.load(Ordering::Relaxed))
     }

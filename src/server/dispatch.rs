@@ -45,11 +45,11 @@ const SENDING_MAX: usize = 512;
 
 /// Moves requests through one server, whose threads share it.
 pub struct Dispatcher {
-    /// What requests mean.
+    /// The meaning of requests.
     pub api: Api,
     /// The open connections.
     pub connections: Connections,
-    /// The threads that write what clients do not take at once.
+    /// The threads that write to slow clients.
     pub senders: Senders,
     /// The memory of bodies on their way.
     pub uploads: Arc<Uploads>,
@@ -108,7 +108,7 @@ impl Dispatcher {
             Task::Handle(job, _) if self.tasks.len() >= TASKS_MAX => {
                 self.respond(job, Refusal::Overloaded.into());
             }
-            task => {
+            task @ (Task::Handle(..) | Task::Lead(..) | Task::Stop) => {
                 // The receiver lives as long as this does.
                 self.tasks.send(task).ok();
             }
@@ -167,8 +167,8 @@ impl Dispatcher {
         }
     }
 
-    /// Answers what the storage has completed; later replies are answered by its
-    /// own threads.
+    /// Answers the requests that the storage has completed; it answers later ones on
+    /// its own threads.
     pub fn end_completions(self: &Arc<Self>) {
         for (job, reply) in self.completions.end() {
             self.handle(job, Err(reply), false);
@@ -192,7 +192,7 @@ impl Dispatcher {
                 outcome => self.finish(job, &response, outcome.map(|_| ())),
             }
         } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
-            // What was executed cannot be refused any more.
+            // A write cannot be refused once it was executed.
             self.senders.send(Transfer::new(job, response));
         } else {
             self.watchdog.send(Command::Crowded);

@@ -1,9 +1,9 @@
-//! The door: what tiny_http's calls on its sockets really do.
+//! The door: tiny_http's calls on its sockets, as they are carried out.
 //!
 //! The standard library calls `accept4`, `recv`, `getpeername` and `shutdown`
 //! by name, and a program that defines such a name is called instead of the
-//! system's library. So every connection is known here before tiny_http has
-//! it, and tiny_http gets to see of it what it is given and nothing else:
+//! system's library. So every connection is known here before tiny_http has it,
+//! and tiny_http sees no more of it than it is given:
 //!
 //! - `accept4` on a listener of ours asks its [`Gate`], which lets a
 //!   connection in when it sees fit, and hands out a descriptor that stands
@@ -12,7 +12,7 @@
 //!   address, which is how a request of tiny_http's names its connection, and
 //!   learns the second descriptor that tiny_http makes of the first.
 //! - `recv` asks the connection's [`Stream`].
-//! - `shutdown` is how tiny_http says that it is done with a descriptor.
+//! - `shutdown` tells that tiny_http is done with a descriptor.
 //!
 //! Every other descriptor passes through to the system untouched. A panic
 //! must not leave a function that C calls, so each ends here.
@@ -26,14 +26,14 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-/// Who lets connections in on a listening socket.
+/// Lets connections in on a listening socket.
 pub trait Gate: Send + Sync {
     /// Waits for the next connection and gives a descriptor that stands for
     /// it. An error ends tiny_http's accept loop.
     fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)>;
 }
 
-/// What tiny_http reads from a connection.
+/// The bytes that tiny_http reads from a connection.
 pub trait Stream: Send + Sync {
     /// The number by which [`id_of`] knows it again.
     fn id(&self) -> u64;
@@ -43,25 +43,24 @@ pub trait Stream: Send + Sync {
     fn left(&self);
 }
 
-/// What a descriptor stands for.
+/// The meaning of a descriptor.
 #[derive(Clone)]
 enum Slot {
     Listener(Arc<dyn Gate>),
     Stream(Arc<dyn Stream>),
 }
 
-/// A listening socket that a gate decides about.
+/// A listening socket with a gate.
 pub struct Opened(RawFd, Weak<dyn Gate>);
 
-/// Has `gate` decide about what comes on this listening socket, until its
-/// accept loop ends.
+/// Puts `gate` before this listening socket, until its accept loop ends.
 pub fn open(listener: BorrowedFd<'_>, gate: Arc<dyn Gate>) -> Opened {
     let opened = Opened(listener.as_raw_fd(), Arc::downgrade(&gate));
     slots().set(opened.0, Some(Slot::Listener(gate)));
     opened
 }
 
-/// Has nobody decide about a listening socket any more, which may be closed.
+/// Removes the gate of a listening socket, which may be closed.
 pub fn forget(Opened(number, gate): Opened) {
     // Another may have the number by now.
     if let Some(Slot::Listener(now)) = slots().get(number)
@@ -79,7 +78,7 @@ pub fn id_of(addr: &SocketAddr) -> Option<u64> {
     (prefix == PREFIX).then(|| number.try_into().map(u64::from_be_bytes).ok()).flatten()
 }
 
-/// Addresses that nobody has (RFC 6666: they are for discarding) begin so.
+/// The prefix of addresses that nobody has: they are for discarding (RFC 6666).
 const PREFIX: &[u8; 8] = &[1, 0, 0, 0, 0, 0, 0, 0];
 
 fn address(id: u64) -> libc::sockaddr_in6 {
@@ -112,7 +111,7 @@ impl Slots {
         page.get(number % PAGE_SLOTS)?.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says whether there is a place for that number.
+    /// `false` if there is no place for that number.
     fn set(&self, number: RawFd, slot: Option<Slot>) -> bool {
         let Ok(number) = usize::try_from(number) else { return false };
         let Some(page) = self.0.get(number / PAGE_SLOTS) else { return false };
@@ -120,7 +119,7 @@ impl Slots {
         let Some(place) = page.get(number % PAGE_SLOTS) else { return false };
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *place, slot);
-        // What was there may look for another place when it is dropped.
+        // The old one may look for another place when it is dropped.
         drop(place);
         drop(before);
         true
@@ -128,7 +127,8 @@ impl Slots {
 }
 
 thread_local! {
-    /// What this thread's accept loop was given last, until it asks for its address.
+    /// The last stream given to this thread's accept loop, until that asks for its
+    /// address.
     static ADMITTED: RefCell<Option<Arc<dyn Stream>>> = const { RefCell::new(None) };
 }
 
@@ -156,7 +156,7 @@ fn admit(number: RawFd, gate: &dyn Gate) -> io::Result<(RawFd, libc::sockaddr_in
     }
 }
 
-/// Writes an address to where a caller wants it.
+/// Writes an address for a caller.
 ///
 /// # Safety
 ///

@@ -30,17 +30,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many addresses can be served.
+/// The most addresses that can be served.
 pub const LISTENERS_MAX: usize = usize::MAX;
 
-/// How long a connection may wait for a thread until it is taken to be
-/// forgotten.
+/// After this time without a thread a connection is taken to be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(2);
 
-/// How long to wait after an error of the system until the next try.
+/// The pause after an error of the system.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
-/// How soon an accept loop has to come here.
+/// The time within which an accept loop has to come here.
 const BEGUN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The most descriptors that tiny_http needs for a connection at once: the one
@@ -51,7 +50,7 @@ const DESCRIPTORS_SPARE: usize = 2;
 struct Admission {
     listeners: Arc<[TcpListener]>,
     dispatcher: Arc<Dispatcher>,
-    /// How many connections there may be, with those that are turned away.
+    /// The most connections, with those that are turned away.
     connections_max: usize,
     accept_thread: Arc<AcceptThread>,
     // Nobody but the accept loop's thread locks it.
@@ -59,31 +58,31 @@ struct Admission {
 }
 
 struct State {
-    /// What a connection's descriptors are duplicates of: tiny_http never
-    /// reads or writes them, whatever it believes.
+    /// The file of which all of tiny_http's descriptors are duplicates: it never
+    /// really reads or writes them.
     stand_in: OwnedFd,
-    /// Descriptors for the next connection, and whether the second one is kept.
+    /// Descriptors for the next connection; the second one is not always kept.
     spare: Vec<OwnedFd>,
     keeps_spare: bool,
-    /// Connections that no thread has begun to read, and when they came.
+    /// Connections that no thread has begun to read, with the time of each.
     unread: VecDeque<(Weak<Connection>, Instant)>,
-    /// When tiny_http's pool was last made to look.
+    /// The time at which tiny_http's pool was last made to look.
     nudged_at: Option<Instant>,
     /// The listening socket that is asked first.
     turn: usize,
 }
 
-/// An accept loop of tiny_http's.
+/// The thread of an accept loop of tiny_http's.
 #[derive(Debug)]
 pub struct AcceptThread {
-    /// Its number: they are counted.
+    /// The accept loop's number.
     pub number: usize,
     started_at: Instant,
     has_begun: AtomicBool,
     has_ended: AtomicBool,
 }
 
-/// Notes the end of the accept loop whose thread this belongs to.
+/// Notes the end of the thread that this belongs to.
 struct EndsWithThread(Arc<AcceptThread>);
 
 thread_local! {
@@ -97,7 +96,7 @@ impl Drop for EndsWithThread {
 }
 
 impl AcceptThread {
-    /// One that is about to begin.
+    /// A thread that is about to begin.
     pub fn new(number: usize) -> Self {
         let (has_begun, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { number, started_at: Instant::now(), has_begun, has_ended }
@@ -153,7 +152,7 @@ pub fn open(
         accept_thread: Arc::clone(accept_thread),
         state: Mutex::new(State::new()?),
     };
-    // What is ready may be gone once it is accepted, and others are waited for.
+    // A connection may be gone before it is accepted, while others come.
     listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
     Ok(door::open(listener.as_fd(), Arc::new(admission)))
 }
@@ -178,7 +177,7 @@ impl Admission {
         // Then there are descriptors enough in any case.
         state.keeps_spare = count < self.connections_max / 2;
         if count >= self.connections_max {
-            // Those who are forgotten take up room as well.
+            // Forgotten connections take up room as well.
             if state.left_to_wait().is_some_and(|left| left.is_zero()) {
                 return Ok(Some(state.nudge()));
             }
@@ -239,7 +238,7 @@ impl State {
         })
     }
 
-    /// Takes what tiny_http will need, before there is a connection.
+    /// Takes the descriptors that tiny_http will need, before there is a connection.
     fn refill(&mut self) -> io::Result<()> {
         while self.spare.len() < DESCRIPTORS_SPARE {
             self.spare.push(self.stand_in.try_clone()?);
@@ -247,8 +246,8 @@ impl State {
         Ok(())
     }
 
-    /// How long the first of the connections that nobody reads is still
-    /// waited for; `None` if there is none.
+    /// The time left to the first connection that nobody reads; `None` if there is
+    /// none.
     fn left_to_wait(&mut self) -> Option<Duration> {
         while let Some((connection, came)) = self.unread.front() {
             if connection.upgrade().is_some_and(|connection| !connection.is_read()) {

@@ -1,11 +1,11 @@
-//! The way in: what a thread of tiny_http does for a connection of ours.
+//! The way in: a thread of tiny_http's at work for a connection of ours.
 //!
 //! tiny_http reads from a connection on a thread of its own, which is here
 //! whenever it reads ([`Stream::read`]). That thread takes a whole request
-//! from the socket, head and body, has it judged and understood, and leaves
-//! it with its connection. tiny_http itself is given the smallest request that
-//! there is, and passes it on to whoever takes requests, as a call to look.
-//! So no byte of a client's reaches the library.
+//! from the socket, head and body, has it checked and admitted, and leaves it
+//! in its connection's pipeline. tiny_http itself is given the smallest request
+//! that there is, and passes it on to the leader, as a call to look there. So no
+//! byte of a client's reaches the library.
 //!
 //! It is the one place that waits for a client to send: a thread waits for
 //! one client, and each client has one.
@@ -26,18 +26,18 @@ use std::io::{self, BufRead, Read};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What tiny_http is given for each request.
+/// The request that tiny_http is given in place of each.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
-/// A body up to this size is read together with its head, whatever the head
-/// says, so that its connection outlives a refusal.
+/// A body up to this size is read together with its head, refused or not, so that
+/// its connection outlives a refusal.
 const SMALL_BODY_BYTES_MAX: u64 = 1024;
 
-/// How much is received at once of a head, and of a body.
+/// The bytes received at once of a head, and of a body.
 const HEAD_STEP_BYTES: usize = 1024;
 const BODY_STEP_BYTES: usize = 16 * 1024;
 
-/// What a connection keeps of its buffer between requests.
+/// The most of a connection's buffer that is kept between requests.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024;
 
 /// A connection, to be read from.
@@ -48,11 +48,11 @@ pub struct Inlet {
     reading: Mutex<Reading>,
 }
 
-/// What was received and not used yet.
+/// Input that was received and not used yet.
 #[derive(Default)]
 struct Reading {
     buffer: Vec<u8>,
-    /// So much of the buffer was used.
+    /// The length of the buffer's used part.
     used: usize,
     /// No request is read any more.
     is_over: bool,
@@ -62,7 +62,7 @@ struct Reading {
     has_ended: bool,
 }
 
-/// What a look for the next request has come to.
+/// The outcome of reading the next request.
 enum Next {
     /// There is one.
     Request,
@@ -72,7 +72,7 @@ enum Next {
     End,
 }
 
-/// A body's reader: what was received with the head comes first.
+/// A body's reader, which begins with input that came with the head.
 struct Wire<'a> {
     connection: &'a Connection,
     reading: &'a mut Reading,
@@ -109,7 +109,7 @@ impl Inlet {
         Next::End
     }
 
-    /// Throws away what still comes, until the client hangs up or is cut.
+    /// Discards input until the client hangs up or is cut.
     fn linger(&self, reading: &mut Reading) {
         while !reading.has_ended {
             reading.used = reading.buffer.len();
@@ -287,8 +287,7 @@ impl Reading {
 }
 
 impl Wire<'_> {
-    /// Receives up to about so many bytes; 0 at the end, whatever kind of end
-    /// it is.
+    /// Receives up to about so many bytes; 0 at the end or after an error.
     fn receive(&mut self, bytes: usize) -> usize {
         let reading = &mut *self.reading;
         if reading.used > 0 {
@@ -364,7 +363,7 @@ fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Refusal
     Ok(None)
 }
 
-/// Whether a method, or an empty line before it, can begin with this byte.
+/// Whether this byte can begin a method, or an empty line before it.
 fn begins_a_head(byte: u8) -> bool {
     is_tchar(byte) || byte == b'\r'
 }

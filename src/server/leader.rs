@@ -2,12 +2,12 @@
 //!
 //! To wake another thread up costs more than a small response does. So no thread
 //! stands between tiny_http and the workers: one of them leads, takes each
-//! request and answers it, unless it would have to wait. What the storage has
-//! done later comes back to it. The followers do what is left to them, and the
+//! request and answers it, unless it would have to wait. Operations that the
+//! storage completes later come back to it. The followers do the rest, and the
 //! watchdog gives the turn to one of them where the leader is stuck in a request.
 //!
-//! Here is whose turn it is, and what the leader has taken; nothing here knows
-//! what is done with a request.
+//! This file keeps the turn, and the requests that the leader has taken. It knows
+//! nothing of their handling.
 
 use super::inbox::Inbox;
 use super::job::Job;
@@ -115,7 +115,7 @@ impl Leadership {
         self.inbox.wake();
     }
 
-    /// Whether nobody leads any more.
+    /// Whether leading has ended for good.
     pub fn is_retired(&self) -> bool {
         self.is_retired.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! How many connections this process can have.
+//! The connections that this process can have.
 //!
 //! A connection costs three descriptors (its socket, and two that stand for it
 //! in tiny_http) and a thread with its stack, and Rust aborts the process where
@@ -11,11 +11,11 @@ use std::time::Duration;
 /// The deadlines and limits of connections, which the watchdog enforces.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a connection may be silent between requests, and an upload
+    /// The longest silence of a connection between requests, and of an upload
     /// without a length between two bytes.
     pub idle_timeout: Duration,
-    /// How long a head or a small body may take, and how long a large transfer
-    /// may take to move a kibibyte.
+    /// The time for a head or a small body, and for each kibibyte of a large
+    /// transfer.
     pub request_timeout: Duration,
     /// The most connections.
     pub connections_max: usize,
@@ -24,13 +24,13 @@ pub struct Limits {
 /// Descriptors of a connection.
 const DESCRIPTORS_EACH: u64 = 3;
 
-/// Descriptors that are kept for everything else but the storage, at least
-/// and at most.
+/// The least and the most descriptors reserved for everything but connections
+/// and the storage.
 const DESCRIPTORS_RESERVED_MIN: u64 = 24;
 const DESCRIPTORS_RESERVED_MAX: u64 = 512;
 
-/// One part in so many of the connections there may be beyond the cap, while
-/// they are turned away, and how many of them at most.
+/// Connections beyond the cap, while they are turned away: one part in so many of
+/// it, and so many at most.
 const TURNED_AWAY_SHARE: usize = 16;
 const TURNED_AWAY_MAX: usize = 64;
 
@@ -43,18 +43,18 @@ const MAPS_SHARE: u64 = 8;
 #[cfg(target_os = "linux")]
 const THREADS_SHARE: u64 = 2;
 
-/// Threads of the server beside its lanes, and of tiny_http beside its
-/// connections.
+/// Threads of the server beside its workers and senders, and of tiny_http beside
+/// its connections.
 #[cfg(target_os = "linux")]
 const THREADS_RESERVED: u64 = 16;
 
-/// Address space of a connection's thread: the standard library's stack, which
-/// is nearly all of it, and what the allocator keeps for a thread.
+/// Address space of a connection's thread: nearly all is the standard library's
+/// stack, the rest the allocator's cache.
 #[cfg(target_os = "linux")]
 const THREAD_BYTES: u64 = (2 << 20) + (256 << 10);
 
-/// The most connections there can be with room to spare, never 0, beside the
-/// server's own threads and so many descriptors of the storage's.
+/// The connection cap, never 0: it leaves room to spare beside the server's own
+/// threads and the storage's descriptors.
 #[cfg(target_os = "linux")]
 pub fn connections_max(own_threads: usize, storage_descriptors: u64) -> usize {
     let own_threads = own_threads as u64 + THREADS_RESERVED;
@@ -69,14 +69,14 @@ pub fn connections_max(own_threads: usize, storage_descriptors: u64) -> usize {
     usize::try_from(allowed).unwrap_or(usize::MAX)
 }
 
-/// The same elsewhere, where nothing is known: what every system gives.
+/// The connection cap where no limit is known.
 #[cfg(not(target_os = "linux"))]
 pub fn connections_max(_own_threads: usize, storage_descriptors: u64) -> usize {
     usize::try_from(by_descriptors(256, storage_descriptors)).unwrap_or(1)
 }
 
-/// How many connections so many descriptors are enough for, with those that
-/// are turned away.
+/// The connections for which so many descriptors are enough, with those that are
+/// turned away.
 fn by_descriptors(limit: u64, storage: u64) -> u64 {
     let reserved =
         (limit / 4).min(DESCRIPTORS_RESERVED_MAX).max(DESCRIPTORS_RESERVED_MIN + storage);
@@ -84,14 +84,12 @@ fn by_descriptors(limit: u64, storage: u64) -> u64 {
     limit.saturating_sub(reserved) / DESCRIPTORS_EACH * share / (share + 1)
 }
 
-/// How many connections may be open for a moment beyond the cap, while they
-/// are turned away.
+/// The most connections beyond the cap, open while they are turned away.
 pub fn turned_away_max(connections_max: usize) -> usize {
     (connections_max / TURNED_AWAY_SHARE).clamp(1, TURNED_AWAY_MAX)
 }
 
-/// How many bytes of address space are left to this process, if that is
-/// limited.
+/// The bytes of address space left to this process, if that is limited.
 #[cfg(target_os = "linux")]
 fn address_space_left() -> Option<u64> {
     use rustix::process::{Resource, getrlimit};

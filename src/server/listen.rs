@@ -12,7 +12,7 @@ const BACKLOG: i32 = 4096;
 /// A dead peer is noticed about this long after it was last heard of.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How many free ports of the first address are tried on the others.
+/// The number of free ports of the first address that are tried on the others.
 const PORT_TRIES: usize = 16;
 
 /// The system's error for a family of addresses that it does not have.
@@ -67,8 +67,8 @@ fn listen_once(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Whether an address is one that this machine does not have, or this build
-/// does not serve.
+/// Whether an error tells of an address that this machine does not have, or this
+/// build does not serve.
 fn is_absent(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || err.raw_os_error() == Some(NO_FAMILY)

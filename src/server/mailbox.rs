@@ -58,8 +58,8 @@ impl Mailbox {
         drained
     }
 
-    /// Takes all commands; waits for the first until a moment. `is_quiet` says
-    /// whether that is long.
+    /// Takes all commands; waits for the first until a moment, which is far off if
+    /// `is_quiet`.
     pub fn take_until(&self, until: Instant, is_quiet: bool) -> Vec<Command> {
         self.is_quiet.store(is_quiet, Ordering::Relaxed);
         let commands = self.lock();

@@ -1,12 +1,18 @@
-//! What stands between a socket and the API.
+//! The server: everything between a socket and the API.
 //!
-//! tiny_http accepts connections, gives each a thread, and calls whoever takes
-//! requests; it is named nowhere else. Everything that it lacks is here: the
-//! `door` and the `gate` decide what it gets to see, an `inlet` reads requests,
-//! `framing` says where they end, `connections` keeps one request of each
-//! connection in work, `front` moves requests through the lanes, and the
-//! `watchdog` keeps every deadline. What a request means is for the
-//! [`api`](crate::api) to say.
+//! tiny_http accepts connections and gives each a thread; it is named nowhere
+//! else. Everything that it lacks is here. A request's way:
+//!
+//! - `listen`, `accept`, `gate`, `door`: a connection comes to tiny_http through
+//!   our own `accept4`, once there is room for it;
+//! - `inlet`, `framing`, `body`, `request`: its thread reads a request and leaves
+//!   it in the `pipeline` of its connection;
+//! - `inbox`, `leader`, `workers`: tiny_http's queue tells the leader of it;
+//! - `dispatch`: the way from there to the `response`, by way of the storage and
+//!   the `sender` where it takes time.
+//!
+//! The `watchdog` keeps every deadline. The meaning of a request is the
+//! [`api`](crate::api)'s; nothing here knows it.
 
 #![cfg_attr(
     any(portable, not(target_os = "linux")),
@@ -64,42 +70,42 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use watchdog::Watchdog;
 
-/// The log target of the HTTP library, whose lines tell what this server tells
-/// in better words.
+/// The log target of the HTTP library, whose lines repeat this server's in other
+/// words.
 pub const LIBRARY_LOG_TARGET: &str = "tiny_http";
 
-/// The most threads that write answers to clients who take them slowly.
+/// The most threads that write to slow clients.
 const SENDERS_MAX: usize = 8;
 
-/// How long the watchdog may take to end after a shutdown that ran out of time.
+/// The time for the watchdog's end after a shutdown that ran out of time.
 const WATCHDOG_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long the accept loop may take to come to the gate.
+/// The time within which the accept loop has to come to the gate.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a server is run.
+/// A server's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; port 0 asks the system for one that is free on all.
+    /// The addresses to listen on; port 0 stands for one that is free on all.
     pub addrs: Vec<SocketAddr>,
-    /// The threads of the ready lane, 1 or more.
+    /// The number of workers, 1 or more.
     pub workers: usize,
-    /// The most connections; `None` for as many as the system has room for,
-    /// which is a limit in any case.
+    /// The most connections; never more than the system has room for, which is
+    /// also the default.
     pub connections_max: Option<usize>,
-    /// How long a connection may be silent before a request.
+    /// The longest silence of a connection before a request.
     pub idle_timeout: Duration,
-    /// How long a request's head and a small body may take, and how long a
-    /// large transfer may take to move a kibibyte.
+    /// The time for a request's head and a small body, and for each kibibyte of a
+    /// large transfer.
     pub request_timeout: Duration,
-    /// How long [`Server::stop`] waits for clients.
+    /// The time that [`Server::stop`] waits for clients.
     pub shutdown_timeout: Duration,
-    /// How many descriptors the storage may have open at most.
+    /// The most descriptors that the storage has open.
     pub storage_descriptors: u64,
 }
 
 impl Config {
-    /// Where to listen unless told otherwise.
+    /// The default address.
     pub const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8888);
 }
 
@@ -187,9 +193,9 @@ impl Server {
         self.workers
     }
 
-    /// Stops accepting, answers what was taken, and ends. Waits for clients
-    /// up to the shutdown timeout, then leaves them behind. Gives one line for
-    /// each method on what was answered.
+    /// Stops accepting, answers the requests that were taken, and ends. Waits for
+    /// clients up to the shutdown timeout, then leaves them behind. Returns a line
+    /// of metrics for each method.
     pub fn stop(self) -> Vec<String> {
         let deadline = Instant::now() + self.shutdown_timeout;
         self.dispatcher.drain();

@@ -2,8 +2,8 @@
 //!
 //! They are read ahead, and their responses keep their order because the next
 //! one begins once the last was answered. tiny_http rings once for each request
-//! that was read; whoever takes its calls begins with the request, or notes that
-//! one may follow. Nothing here knows the socket.
+//! that was read; the leader begins with the request then, or notes that one may
+//! follow. Nothing here knows the socket.
 
 use super::request::Request;
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ struct State {
     stage: Option<Stage>,
     /// Requests that were read, in order.
     waiting: VecDeque<Request>,
-    /// How many of those tiny_http has rung for.
+    /// The number of those that tiny_http has rung for.
     rung: usize,
     /// The requests read so far.
     begun: u64,
@@ -66,7 +66,7 @@ pub enum Stage {
     Sending,
 }
 
-/// What the watchdog observes of a connection.
+/// The watchdog's view of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activity {
     /// The requests read so far.
@@ -171,11 +171,11 @@ impl Pipeline {
 
     /// Sets the stage of the request in work; `false` if the connection is not
     /// open.
-    pub fn set_stage(&self, stage: Stage) -> bool {
+    pub fn set_stage(&self, now: Stage) -> bool {
         let mut state = self.lock();
         let is_open = state.life == Life::Open;
         if is_open {
-            state.stage = Some(stage);
+            state.stage = Some(now);
         }
         is_open
     }
@@ -223,7 +223,7 @@ impl Pipeline {
         self.lock().is_read_out
     }
 
-    /// What the watchdog observes, beside the bytes `received`.
+    /// The watchdog's view, with the bytes `received`.
     pub fn activity(&self, received: u64) -> Activity {
         let state = self.lock();
         Activity {

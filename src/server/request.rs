@@ -1,5 +1,5 @@
-//! A request as its head tells it: parsed, judged for its framing, and
-//! understood by the API, before its body has been read.
+//! A parsed request: its head is checked for its framing, and admitted by the API,
+//! before its body is read.
 
 use super::framing::{self, Framing};
 use super::response::Persistence;
@@ -13,40 +13,40 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::time::Instant;
 
-/// A whole request, or the reply that it gets instead of being performed.
+/// A whole request, without its connection.
 pub struct Request {
     pub head: Head,
     pub meaning: Meaning,
 }
 
-/// What is to be performed, with its whole body, or the reply if nothing is.
+/// An operation with its whole body, or the reply in its place.
 pub type Meaning = Result<(Operation, Bytes), Reply>;
 
-/// What the answer to a request depends on beside its meaning.
+/// A request's head, as far as the response depends on it.
 pub struct Head {
-    /// The method, where it is one that is counted by name.
+    /// The method, if it is counted by name.
     pub method: &'static str,
-    /// What becomes of the connection after the answer.
+    /// The connection's fate after the response.
     pub persistence: Persistence,
-    /// What is set apart for its body, if that is not small.
+    /// Memory reserved for its body, if that is not small.
     pub reserved: Option<Reservation>,
-    /// When it was read.
+    /// The time at which it was read.
     pub came: Instant,
-    /// The request line, if it is going to be logged.
+    /// The request line, if the log wants it.
     pub line: Option<Box<str>>,
 }
 
-/// Stands for any other method.
+/// Any other method.
 const OTHER_METHOD: &str = "other";
 
 impl Head {
-    /// Of a request that makes no sense, or none yet.
+    /// The head of a request that cannot be parsed.
     pub fn unknown() -> Self {
         let (method, persistence) = (OTHER_METHOD, Persistence::Close);
         Self { method, persistence, reserved: None, came: Instant::now(), line: None }
     }
 
-    /// Of a request with this line.
+    /// The head of a request with this line.
     fn of(method: &str, target: &str) -> Self {
         let known = METHODS.into_iter().find(|known| *known == method);
         let line = || format!("{} {}", method.escape_debug(), target.escape_debug()).into();
@@ -59,32 +59,30 @@ impl Head {
         self.persistence == Persistence::Close
     }
 
-    /// Whether the answer is to have no body, only its length (RFC 9110, 9.3.2).
+    /// Whether the response has no body, only its length (RFC 9110, 9.3.2).
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
 
-    /// Whether it asks for nothing to be changed (RFC 9110, 9.2.1).
+    /// Whether it changes nothing (RFC 9110, 9.2.1).
     pub fn is_safe(&self) -> bool {
         matches!(self.method, "GET" | "HEAD")
     }
 }
 
 impl Request {
-    /// A request that is answered with `reply`, and after which nothing more
-    /// is taken from its connection.
+    /// A request that is answered with `reply`, the last one of its connection.
     pub fn refused(mut head: Head, reply: impl Into<Reply>) -> Self {
         head.persistence = Persistence::Close;
         Self { head, meaning: Err(reply.into()) }
     }
 }
 
-/// What a well-framed head says, and what the API makes of it.
+/// A well-framed head, its framing, and the API's decision.
 pub type Understood = (Head, Framing, Result<Operation, Reply>);
 
-/// Parses a head, from its request line to its empty line, and asks `api`
-/// what it means. The error is one of framing: where the request ends cannot
-/// be known.
+/// Parses a head, from its request line to its empty line, checks its framing, and
+/// has `api` admit it. After an error the end of the request is not known.
 #[cfg(all(target_os = "linux", not(portable)))]
 pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)> {
     let mut room = [MaybeUninit::uninit(); framing::FIELDS_MAX];
@@ -111,7 +109,7 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)
 }
 
 impl framing::Head<'_> {
-    /// Checks the framing, and asks `api` what the request means.
+    /// Checks the framing, and has `api` admit the request.
     pub fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
         let Self { method, target, fields, .. } = self;
         let mut head = Head::of(method, target);
@@ -125,7 +123,7 @@ impl framing::Head<'_> {
     }
 }
 
-/// Whether the request line ends in a version of HTTP, spoken or not.
+/// Whether the request line ends in a version of HTTP, supported or not.
 #[cfg(all(target_os = "linux", not(portable)))]
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();

@@ -1,34 +1,34 @@
 //! The wire form of a reply (RFC 9112, 4).
 //!
-//! The whole head is written here, so its length, date and connection fields
-//! are right whatever the request said; tiny_http only carries the bytes.
+//! The whole head is written here, so its length, date and connection fields are
+//! always right.
 
 use crate::api::Reply;
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::StatusCode;
 
-/// An answer up to this size is built in one buffer and sent by one write.
+/// A body up to this size is sent in one write with its head.
 pub const SMALL_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
-/// The most bytes of a head of ours.
+/// The usual size of a head.
 const HEAD_BYTES_USUAL: usize = 512;
 
-/// What becomes of the connection after the answer.
+/// The connection's fate after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
-    /// It stays open, as HTTP/1.1 does unless told otherwise.
+    /// It stays open, as is usual in HTTP/1.1.
     KeepAlive,
-    /// It stays open, and an HTTP/1.0 client has to be told.
+    /// It stays open, which an HTTP/1.0 client has to be told.
     KeepAliveNamed,
     /// It is closed.
     Close,
 }
 
-/// A reply with all that its wire form depends on.
+/// A reply, with everything else that its wire form depends on.
 pub struct Response {
     pub reply: Reply,
-    /// The request was HEAD: the length is told, the body is not sent.
+    /// The request was HEAD: the length is sent, the body is not.
     pub head_only: bool,
     pub persistence: Persistence,
 }
@@ -39,7 +39,7 @@ impl Response {
         self.body().len() <= SMALL_RESPONSE_BYTES_MAX
     }
 
-    /// How many bytes of body are sent.
+    /// The bytes of body that are sent.
     pub fn body_bytes(&self) -> u64 {
         self.body().len() as u64
     }
@@ -99,10 +99,10 @@ thread_local! {
     static DATE: RefCell<Date> = const { RefCell::new(Date { second: None, field: String::new() }) };
 }
 
-/// The `Date` field of a second (RFC 9110, 6.6.1): to write it out takes as
-/// long as all the rest of a head.
+/// The `Date` field of a second (RFC 9110, 6.6.1), kept because writing it takes
+/// as long as the rest of a head.
 struct Date {
-    /// Since 1970; none before the first.
+    /// Seconds since 1970; none before the first use.
     second: Option<u64>,
     field: String,
 }

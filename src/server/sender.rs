@@ -2,7 +2,7 @@
 //!
 //! A few threads write all of them, each piece when its socket has room for it,
 //! so a client that reads slowly, or not at all, holds no thread. Nothing here
-//! knows what becomes of a connection afterwards.
+//! knows the next step of a connection.
 
 use super::job::Job;
 use super::pipeline::Stage;
@@ -39,7 +39,7 @@ pub struct Transfer {
     is_watched: bool,
 }
 
-/// How far one turn has come.
+/// The outcome of one turn.
 enum Progress {
     Done,
     /// The socket has no room, or it is the turn of others.

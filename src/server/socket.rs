@@ -1,4 +1,4 @@
-//! The socket of a connection: the only descriptor that there is of it.
+//! The socket of a connection: the only descriptor of it.
 
 #![allow(unsafe_code, reason = "two questions to a socket have no safe form")]
 
@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// How much is thrown away at once.
+/// The bytes discarded at once.
 const DISCARD_STEP_BYTES: usize = 16 * 1024;
 
 /// An accepted connection. It is closed when this is dropped.
@@ -18,7 +18,7 @@ const DISCARD_STEP_BYTES: usize = 16 * 1024;
 pub struct Socket(OwnedFd);
 
 impl Socket {
-    /// Whether it is given up after one response.
+    /// Whether it serves one request and ends.
     pub const SERVES_ONE: bool = false;
 
     /// The socket behind a descriptor that was just accepted.
@@ -26,9 +26,9 @@ impl Socket {
         Self(descriptor)
     }
 
-    /// Ends the connection in both directions: whatever waits for it, in any
-    /// thread, returns. Once it is dropped the peer is reset, for one that is
-    /// still sending would not notice anything else.
+    /// Ends the connection in both directions: every wait for it returns, in any
+    /// thread. Once it is dropped the peer is reset, for a peer that is still
+    /// sending notices nothing else.
     pub fn cut(&self) {
         let at_once = Some(Duration::ZERO);
         rustix::net::sockopt::set_socket_linger(&self.0, at_once).ok();
@@ -52,7 +52,8 @@ impl Socket {
         rustix::net::shutdown(&self.0, how).ok();
     }
 
-    /// Sends as much of `bytes` as needs no waiting, and says how much.
+    /// Sends as much of `bytes` as there is room for, and returns its length. Never
+    /// blocks.
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         match rustix::net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(0),
@@ -81,8 +82,7 @@ impl Socket {
         ended && socket.revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
-    /// Throws away what has arrived, up to `bytes_max`. Says whether more may
-    /// come. Never blocks.
+    /// Discards input, up to `bytes_max`; `false` at its end. Never blocks.
     pub fn discard(&self, bytes_max: usize) -> bool {
         let mut buffer = [MaybeUninit::<u8>::uninit(); DISCARD_STEP_BYTES];
         for _ in 0..bytes_max.div_ceil(DISCARD_STEP_BYTES) {
@@ -95,12 +95,12 @@ impl Socket {
         true
     }
 
-    /// Whether bytes have arrived that nobody has read.
+    /// Whether there is unread input.
     pub fn has_unread(&self) -> bool {
         rustix::io::ioctl_fionread(&self.0).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Whether the peer has not confirmed all that was written.
+    /// Whether some output is not confirmed by the peer.
     pub fn has_unconfirmed(&self) -> bool {
         // The end of the stream counts as one.
         const END: libc::c_int = 1;
@@ -111,8 +111,8 @@ impl Socket {
         status == 0 && bytes > END
     }
 
-    /// How many bytes the peer has confirmed so far; `None` if the kernel does
-    /// not say.
+    /// The bytes that the peer has confirmed so far; `None` if the kernel does not
+    /// tell.
     pub fn acknowledged(&self) -> Option<u64> {
         // Offsets in struct tcp_info of linux/tcp.h, which only ever grows.
         const ACKED: usize = 120;

@@ -1,4 +1,4 @@
-//! The memory that bodies on their way may take, of all connections together.
+//! Memory for bodies on their way, over all connections.
 //!
 //! A body counts from its first bytes until its request has been answered:
 //! by then it is stored, and the storage counts it, or it is gone.
@@ -6,48 +6,47 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long an upload waits for others until it is refused.
+/// The time that an upload waits for others until it is refused.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What bodies may take beyond the storage's own limit, where it has one.
+/// Memory for bodies beyond the storage's own limit, where it has one.
 const BEYOND_LIMIT_BYTES: u64 = 32 << 20;
 
-/// What bodies may take where the storage has no limit, at least.
+/// The least memory for bodies where the storage has no limit.
 const UNLIMITED_BYTES_MIN: u64 = 1 << 30;
 
-/// How many of the longest values there is room for in any case.
+/// The number of longest values that always fit.
 const LONGEST_MIN: u64 = 4;
 
-/// The bodies that are on their way.
+/// The bodies on their way.
 #[derive(Default)]
 pub struct Uploads {
     bytes: Mutex<u64>,
     freed: Condvar,
 }
 
-/// Memory that was set apart for one body. It is free again once this is
-/// dropped.
+/// Memory reserved for one body, until this is dropped.
 pub struct Reservation {
     uploads: Arc<Uploads>,
     bytes: u64,
 }
 
-/// How many bytes of bodies there may be, given how many the storage has room
-/// for, if that is limited, and how long the longest value is.
+/// The limit on bytes of bodies, from the storage's room, if that is limited, and
+/// the longest value.
 pub fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
     let unlimited = UNLIMITED_BYTES_MIN.max(LONGEST_MIN.saturating_mul(longest));
     storage_room.map_or(unlimited, |room| room.saturating_add(BEYOND_LIMIT_BYTES))
 }
 
 impl Reservation {
-    /// One of nothing so far.
+    /// An empty reservation.
     pub fn new(uploads: &Arc<Uploads>) -> Self {
         Self { uploads: Arc::clone(uploads), bytes: 0 }
     }
 
-    /// Sets `more` bytes apart, beside those that it has, of at most `max()`
-    /// in all. Blocks for a while if others have too many, and says whether
-    /// there is room. A body that is alone has room in any case.
+    /// Reserves `more` bytes, of at most `max()` over all bodies. Blocks for a
+    /// while if others have too many; `false` if there is no room then. A body
+    /// that is alone always has room.
     pub fn extend(&mut self, more: u64, max: impl Fn() -> u64) -> bool {
         let deadline = Instant::now() + PATIENCE;
         let mut bytes = self.uploads.bytes.lock().unwrap_or_else(PoisonError::into_inner);

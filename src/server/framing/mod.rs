@@ -1,10 +1,10 @@
 //! Where a request ends: the checks that come before anything else looks at
 //! it (RFC 9112, 6.3 and 11.2).
 //!
-//! Whoever guesses where a head is ambiguous executes what follows a wrong
-//! guess as the next request. So a head that leaves any doubt is refused: one
-//! answer, and nothing more is taken from that connection. Nothing here touches
-//! a socket.
+//! A server that guesses where a head is ambiguous executes the bytes behind a
+//! wrong guess as the next request. So a head that leaves any doubt is refused:
+//! one response, and nothing more is taken from that connection.
+//! Nothing here touches a socket.
 
 use super::response::Persistence;
 use crate::api::Refusal;
@@ -29,7 +29,7 @@ pub struct Head<'a> {
     pub fields: &'a [(&'a str, &'a str)],
 }
 
-/// How long the body is.
+/// The length of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
     /// So many bytes; 0 where the head announces no body.
@@ -39,7 +39,7 @@ pub enum Length {
 }
 
 impl Length {
-    /// The number of bytes, if the head tells it.
+    /// The length in bytes, if the head tells it.
     pub fn known(self) -> Option<u64> {
         match self {
             Self::Known(bytes) => Some(bytes),
@@ -48,16 +48,15 @@ impl Length {
     }
 }
 
-/// What the head of a well-framed request says about its body and about the
-/// connection.
+/// The framing of a request: its body, and its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framing {
     /// The body's length.
     pub length: Length,
-    /// Whether the client waits for a word before it sends its body
-    /// (RFC 9110, 10.1.1).
+    /// Whether the client waits for a 100 before it sends its body (RFC 9110,
+    /// 10.1.1).
     pub expects_continue: bool,
-    /// What becomes of the connection after the answer.
+    /// The connection's fate after the response.
     pub persistence: Persistence,
 }
 

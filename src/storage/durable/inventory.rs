@@ -1,18 +1,18 @@
-//! What has to be in the folder of a database, so that a part that is missing
-//! is not taken for one that never was.
+//! The inventory: a file that lists the parts of a database, so that one that is
+//! missing is not taken for one that never was.
 //!
 //! ```text
-//! stamp 00c0ffee...       what the batches have that are written from now on
-//! keyspaces 3 4           those in use: of the keys, and of what expires
-//! journal 7 4096 812      a journal, how many bytes of it are whole, and the
-//!                         number of a batch of the keys in it or before it
+//! stamp 00c0ffee...       of all batches that are written from now on
+//! keyspaces 3 4           in use: of the keys, and of large records that expire
+//! journal 7 4096 812      a journal, the number of its bytes known to be whole, and
+//!                         the number of a batch of the keys in it or before it
 //! checksum 0123...        XXH3 of the lines above
 //! ```
 //!
-//! It is written anew where a store is opened, cleared or closed, and once a
-//! new journal has appeared. An old one is never wrong: the keyspaces stay until
-//! a new one was written, no journal loses a byte that was whole, and where
-//! one is gone its batches are in tables.
+//! It is replaced where a store is opened, cleared or closed, and once a new
+//! journal has appeared. An old one is never wrong: the keyspaces stay until a new
+//! one was written, no journal loses a byte that was whole, and the batches of one
+//! that is gone are in tables.
 
 use super::directory::{self, Data};
 use super::generation::Generation;
@@ -29,8 +29,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const NAME_UNFINISHED: &str = "inventory.new";
 
-/// After so many bytes of batches it is looked whether there is a new journal,
-/// which comes after 64 MB.
+/// The folder is looked at for a new journal, which comes after 64 MB, whenever so
+/// many bytes were written.
 const LOOK_BYTES: usize = 1 << 20;
 
 /// The contents of the file.
@@ -41,13 +41,12 @@ pub struct Inventory {
     pub journals: Vec<Listed>,
 }
 
-/// A journal that has to be there, or be in tables.
+/// A journal that has to be there, unless its batches are in tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub number: u64,
     pub whole_bytes: u64,
-    /// The number of a batch in it or before it, which has gone to the keyspace
-    /// of the keys; zero if none is known.
+    /// The number of a batch of the keys in it or before it; zero if none is known.
     pub batch: u64,
 }
 
@@ -69,7 +68,7 @@ impl Inventory {
         Self { stamp, keyspaces, journals: journals.iter().map(listed).collect() }
     }
 
-    /// Reads that of the database in `data`.
+    /// Reads the inventory of the database in `data`.
     pub fn read(data: &Path) -> Result<Self, OpenError> {
         let path = data.join(Self::NAME);
         let text = match fs::read(&path) {
@@ -117,7 +116,7 @@ impl Inventory {
         text
     }
 
-    /// Writes it in place of the one before, in one step.
+    /// Replaces the inventory in `data`, in one step.
     pub fn write(&self, data: &Path) -> io::Result<()> {
         let unfinished = data.join(NAME_UNFINISHED);
         let mut file = held::create_anew(&unfinished)?;
@@ -136,14 +135,13 @@ fn number<T: FromStr>(words: &mut SplitWhitespace<'_>) -> Option<T> {
 pub struct Keeper {
     data: Arc<Data>,
     inventory: Inventory,
-    /// The number of the last batch of the keys as the newest journal was last
-    /// seen to be the newest.
+    /// The last batch of the keys when the newest journal was last seen to be so.
     batch: u64,
     unlooked_bytes: usize,
 }
 
 impl Keeper {
-    /// One whose inventory was just written.
+    /// The keeper of an inventory that was just written.
     pub fn new(data: Arc<Data>, inventory: Inventory) -> Self {
         let batch = inventory.journals.last().map_or(0, |journal| journal.batch);
         Self { data, inventory, batch, unlooked_bytes: 0 }
@@ -154,15 +152,15 @@ impl Keeper {
         &self.data
     }
 
-    /// Notes that so many bytes of batches are written, and now and then lists
-    /// a new journal.
+    /// Notes that so many bytes of batches are written, and lists a new journal now
+    /// and then.
     pub fn note(&mut self, generation: &Generation, bytes: usize) {
         self.unlooked_bytes += bytes;
         if self.unlooked_bytes < LOOK_BYTES {
             return;
         }
         self.unlooked_bytes = 0;
-        // What is written is right as well, and says less.
+        // The old inventory is right as well, and says less.
         if let Err(err) = self.look(generation) {
             log::debug!("the inventory is not written: {err}");
         }
@@ -185,8 +183,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Writes that another generation is in use. The one before has to be there
-    /// until then.
+    /// Writes that another generation is in use. The one before has to stay until
+    /// then.
     pub fn begin(&mut self, generation: &Generation) -> io::Result<()> {
         let numbers = self.numbers()?;
         self.inventory.keyspaces = generation.ids();
@@ -196,7 +194,7 @@ impl Keeper {
         self.inventory.write(self.data.path())
     }
 
-    /// Writes how much is in the journal, now that nothing more will be.
+    /// Writes the length of the journal, now that it is final.
     pub fn end(&mut self) {
         let mut end = || {
             let Some(newest) = journal::journals(self.data.path())?.pop() else { return Ok(()) };
@@ -218,7 +216,7 @@ impl Keeper {
         Ok(journals.iter().filter_map(|path| journal::number(path)).collect())
     }
 
-    /// Lists the journals that there are, with what is known of them.
+    /// Lists the journals of these numbers, with all that is known of them.
     fn list(&mut self, numbers: &[u64], change: impl Fn(&mut Listed)) {
         let journals = &self.inventory.journals;
         let listed = |number: &u64| {

@@ -1,5 +1,5 @@
-//! The open database, and all that changes with it: what is in use, and what
-//! readers are shown.
+//! The open database, and all that changes with it: its generation, its inventory
+//! and the keyspaces that readers use.
 
 use super::directory::Data;
 use super::generation::{Generation, Keyspaces};

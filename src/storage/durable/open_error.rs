@@ -6,8 +6,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a directory cannot be opened as a store. Nothing in it was changed,
-/// but for what an earlier start had left unfinished.
+/// Why a directory cannot be opened as a store. Nothing in it was changed, except
+/// that an unfinished start may have been finished or removed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -59,7 +59,7 @@ pub enum OpenError {
         /// The number of the user whom the process works for.
         user: u32,
     },
-    /// What names the data in use is gone.
+    /// The mark of the generation in use is gone.
     Incomplete,
     /// A file cannot be made, read or written.
     Io {

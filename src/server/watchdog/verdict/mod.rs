@@ -1,4 +1,4 @@
-//! What the watchdog decides about one connection, from what it sees there.
+//! The watchdog's verdict on one connection.
 //!
 //! No clock is read and no socket touched here: observations go in, a
 //! [`Verdict`] comes out.
@@ -7,51 +7,51 @@ use crate::server::limits::Limits;
 use crate::server::pipeline::{Activity, Stage};
 use std::time::{Duration, Instant};
 
-/// What a large transfer has to move within the request timeout, in bytes.
+/// The least bytes that a large transfer moves within the request timeout.
 const MOVED_BYTES_MIN: u64 = 1024;
 
-/// How long a client may be silent that has heard the last answer and has not
-/// hung up (RFC 9112, 9.6).
+/// The longest silence of a client that has had its last response and has not hung
+/// up (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How much one may go on to send after the last answer, in bytes. How long
-/// is as for a request.
+/// The most bytes that a client may send after its last response, for as long as a
+/// request may take.
 const LINGER_BYTES_MAX: u64 = 256 << 20;
 
-/// What the kernel counts on a connection. The answer costs a system call, so
-/// it is asked for only where it matters.
+/// The kernel's counters of a connection. Each costs a system call, so it is read
+/// only where it matters.
 pub trait Meter {
     /// Bytes that the peer has confirmed; `None` if that cannot be told.
     fn acknowledged(&self) -> Option<u64>;
-    /// Whether there are bytes that it has not confirmed.
+    /// Whether some bytes are not confirmed.
     fn has_unconfirmed(&self) -> bool;
 }
 
-/// What is to be done about a connection.
+/// The verdict on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// Nothing is to be done.
     Wait,
     /// It was silent for too long: end it without a word.
     Idle,
     /// Its request or its transfer has taken too long.
     Late,
-    /// It has heard the last answer long ago.
+    /// It has had its last response long ago.
     Gone,
 }
 
-/// What is remembered of a connection between two looks at it.
+/// The memory of a connection between two inspections.
 #[derive(Debug)]
 pub struct Watch {
     seen: Activity,
-    /// The counter that has to grow, as it was at `since`; none before the
-    /// first look at the present stage.
+    /// The counter that has to grow, as it was at `since`; none before the first
+    /// inspection of the present stage.
     mark: Option<u64>,
     since: Instant,
-    /// What the counter was at the first look after the last answer.
+    /// The counter at the first inspection after the last response.
     base: u64,
-    /// When part of a request was seen that is not complete, or the first look
-    /// after the last answer.
+    /// The time of the first inspection with an incomplete request, or after the
+    /// last response.
     begun_at: Option<Instant>,
 }
 
@@ -61,14 +61,14 @@ impl Watch {
         Self { seen: activity, mark: None, since: now, base: 0, begun_at: None }
     }
 
-    /// Since when it is silent, if it has had an answer and no other request
-    /// of it has begun to come.
+    /// The beginning of its silence, if it has had a response and no other request
+    /// has begun to come.
     pub fn silent_since(&self) -> Option<Instant> {
         let is_silent = self.begun_at.is_none() && self.seen.begun > 0;
         is_silent.then_some(self.since)
     }
 
-    /// Since when the present state lasts.
+    /// The beginning of the present state.
     pub fn since(&self) -> Instant {
         self.since
     }
@@ -78,7 +78,7 @@ impl Watch {
         self.begun_at.is_some()
     }
 
-    /// Looks at the connection once more.
+    /// Inspects the connection once more.
     pub fn inspect(
         &mut self,
         activity: Activity,
@@ -101,7 +101,7 @@ impl Watch {
             Some(Stage::Receiving) => {
                 self.inspect_transfer(received, MOVED_BYTES_MIN, limits.request_timeout, now)
             }
-            // Whoever writes as things happen may have a pause.
+            // A program that writes as things happen may have a pause.
             Some(Stage::Streaming) => self.inspect_transfer(received, 1, limits.idle_timeout, now),
             Some(Stage::Sending) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
                 self.inspect_transfer(bytes, MOVED_BYTES_MIN, limits.request_timeout, now)
@@ -138,7 +138,7 @@ impl Watch {
         if is_late { Verdict::Late } else { Verdict::Wait }
     }
 
-    /// The last answer was sent.
+    /// The last response was sent.
     fn inspect_after(
         &mut self,
         received: u64,

@@ -1,0 +1,171 @@
+//! The reaper: ends connections that are late, idle, over the cap, or slow while
+//! others wait, and all of them once the server stops.
+
+use super::verdict::{Meter, Verdict, Watch};
+use crate::api::Refusal;
+use crate::server::connections::{Connection, Connections};
+use crate::server::limits::Limits;
+use crate::server::pipeline::Stage;
+use crate::server::response::{Persistence, Response};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The grace for a request that has begun to come, once the server stops.
+const BEGUN_GRACE: Duration = Duration::from_millis(300);
+
+/// The time that a client may take to hang up, once the server stops.
+const LINGER_DRAINING: Duration = Duration::from_millis(500);
+
+/// The time that a client may take to hang up, while others wait for room.
+const LINGER_CROWDED: Duration = Duration::from_millis(20);
+
+/// The bytes behind a last response that one inspection throws away.
+const DISCARD_BYTES_MAX: usize = 1 << 20;
+
+/// One part in so many of the connections make room together.
+const SPARE_SHARE: usize = 16;
+
+/// The time that a client may take for a kibibyte of a large response, while
+/// others are refused theirs.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
+/// Watches over the open connections.
+pub struct Reaper {
+    limits: Limits,
+    watches: HashMap<u64, Watch>,
+    draining_since: Option<Instant>,
+}
+
+impl Reaper {
+    /// A reaper that enforces these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, watches: HashMap::new(), draining_since: None }
+    }
+
+    /// Ends every connection from now on, once its request is answered.
+    pub fn drain(&mut self, now: Instant) {
+        self.draining_since = Some(now);
+    }
+
+    /// Whether the server stops.
+    pub fn is_draining(&self) -> bool {
+        self.draining_since.is_some()
+    }
+
+    /// Inspects all `open` connections, and does what the state of each asks for.
+    pub fn inspect(&mut self, connections: &Connections, open: &[Arc<Connection>], now: Instant) {
+        let living: HashSet<u64> = open.iter().map(|connection| connection.id).collect();
+        self.watches.retain(|id, _| living.contains(id));
+        for connection in open {
+            let activity = connection.activity();
+            let watch = self.watches.entry(connection.id);
+            let watch = watch.or_insert_with(|| Watch::new(activity, now));
+            match watch.inspect(activity, now, &self.limits, &**connection) {
+                Verdict::Wait => {}
+                Verdict::Idle => connections.dismiss(connection),
+                Verdict::Late if connection.close_with(&last_words(Refusal::RequestTimeout)) => {}
+                Verdict::Late | Verdict::Gone => connections.cut(connection),
+            }
+            if activity.is_closing {
+                let lasts = now.duration_since(watch.since());
+                let is_let_go = self.is_draining() && lasts > LINGER_DRAINING;
+                if is_let_go && !connection.socket.has_unconfirmed() {
+                    connections.cut(connection);
+                } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX)
+                {
+                    // Nobody else hears this client out.
+                    connections.end(connection);
+                }
+            } else if let Some(since) = self.draining_since
+                && activity.stage.is_none()
+                && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
+            {
+                connections.dismiss(connection);
+            }
+        }
+    }
+
+    /// Ends connections over the cap: those that were silent longest, or else the
+    /// newest, which hear why. `None` if there are not too many.
+    pub fn enforce_cap(
+        &self,
+        connections: &Connections,
+        open: &[Arc<Connection>],
+        now: Instant,
+    ) -> Option<String> {
+        let cap = self.limits.connections_max;
+        if open.len() <= cap {
+            return None;
+        }
+        // Whoever has had the last response makes room for others.
+        let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
+        for connection in open.iter().filter(is_closing) {
+            let watch = self.watches.get(&connection.id);
+            if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
+                connections.give_up(connection);
+            }
+        }
+        let staying: Vec<_> = open.iter().filter(|connection| !is_closing(connection)).collect();
+        // A few more than have to go, for more are likely to come.
+        let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
+        let idle = staying.into_iter().filter(|connection| connection.pipeline.is_idle());
+        let (mut silent, mut others) = (Vec::new(), Vec::new());
+        for connection in idle {
+            let Some(watch) = self.watches.get(&connection.id) else { continue };
+            match watch.silent_since() {
+                Some(since) => silent.push((since, connection)),
+                None => others.push((Reverse(watch.since()), connection)),
+            }
+        }
+        silent.sort_by_key(|(since, _)| *since);
+        others.sort_by_key(|(since, _)| *since);
+        let turned_away = over.saturating_sub(silent.len());
+        for (_, connection) in silent.into_iter().take(over) {
+            connections.dismiss(connection);
+            if !connection.socket.has_unconfirmed() {
+                connections.give_up(connection);
+            }
+        }
+        for (_, connection) in others.into_iter().take(turned_away) {
+            connection.close_with(&last_words(Refusal::ConnectionsTooMany));
+        }
+        Some(format!("{cap} connections are open, which is as many as may be"))
+    }
+
+    /// Cuts the slowest client of a large response, if it has hardly moved for a
+    /// while. Returns whether there was one.
+    pub fn cut_slowest(
+        &self,
+        connections: &Connections,
+        open: &[Arc<Connection>],
+        now: Instant,
+    ) -> bool {
+        let is_sending =
+            |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Sending);
+        let slowest = open
+            .iter()
+            .filter(is_sending)
+            .filter_map(|connection| Some((self.watches.get(&connection.id)?, connection)))
+            .min_by_key(|(watch, _)| watch.since());
+        let slowest = slowest.filter(|(watch, _)| now.duration_since(watch.since()) > SLOW_AFTER);
+        slowest.inspect(|(_, connection)| connections.cut(connection)).is_some()
+    }
+}
+
+impl Meter for Connection {
+    fn acknowledged(&self) -> Option<u64> {
+        self.socket.acknowledged()
+    }
+
+    fn has_unconfirmed(&self) -> bool {
+        self.socket.has_unconfirmed()
+    }
+}
+
+/// A response that closes its connection.
+fn last_words(refusal: Refusal) -> Vec<u8> {
+    let persistence = Persistence::Close;
+    Response { reply: refusal.into(), head_only: false, persistence }.first_part()
+}
