@@ -13,10 +13,10 @@
 //! # To add an operation
 //!
 //! 1. Write `operations/NAME.rs`, a module of `operations`, with its `parse`: from
-//!    the head of a call, query first and then header fields, to an `Operation`.
-//!    That has four forms: a reply at once, one from the state of the storage, an
-//!    operation on the storage with an `Answer` that makes a reply of its effect,
-//!    and a write, which needs its body first.
+//!    the head of a call, query first and then header fields, to an `Operation`:
+//!    a reply at once, one from the state of the storage, or a `Pending`, which
+//!    is an operation on the storage and an `Answer` that makes a reply of its
+//!    effect. Reads, and writes, which need their body first, have their own form.
 //! 2. Give it a row in `routes.rs`, or a method in a row. `Allow`, `OPTIONS *` and
 //!    the text of 404 follow.
 //! 3. Use the vocabulary: `query`, `etag`, `range`, `ttl`, `digests` and

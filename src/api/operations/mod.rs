@@ -53,8 +53,8 @@ pub enum Operation {
     Read(Key, Read),
     /// A write of a key, which needs its body first.
     Write(Write),
-    /// Any other to be done on the storage. Boxed, as a read and a write are moved
-    /// often and would not be so small beside it.
+    /// Any other operation on the storage. Boxed, so that reads and writes, which
+    /// are moved several times, stay small.
     Pending(Box<Pending>),
 }
 
