@@ -35,22 +35,18 @@ const TURNED_AWAY_SHARE: usize = 16;
 const TURNED_AWAY_MAX: usize = 64;
 
 /// One part in so many of the memory maps: a thread takes up to four.
-#[cfg(target_os = "linux")]
 const MAPS_SHARE: u64 = 8;
 
 /// One part in so many of the threads that the system allows, and of the
 /// address space.
-#[cfg(target_os = "linux")]
 const THREADS_SHARE: u64 = 2;
 
 /// Threads of the server beside its workers and senders, and of tiny_http beside
 /// its connections.
-#[cfg(target_os = "linux")]
 const THREADS_RESERVED: u64 = 16;
 
 /// Address space of a connection's thread: nearly all is the standard library's
 /// stack, the rest the allocator's cache.
-#[cfg(target_os = "linux")]
 const THREAD_BYTES: u64 = (2 << 20) + (256 << 10);
 
 /// The connection cap, never 0: it leaves room to spare beside the server's own

@@ -7,9 +7,7 @@ use super::uploads::Reservation;
 use crate::api::{Api, Call, Operation, Refusal, Reply};
 use crate::metrics::METHODS;
 use bytes::Bytes;
-#[cfg(all(target_os = "linux", not(portable)))]
 use std::borrow::Cow;
-#[cfg(all(target_os = "linux", not(portable)))]
 use std::mem::MaybeUninit;
 use std::time::Instant;
 
@@ -83,7 +81,6 @@ pub type Understood = (Head, Framing, Result<Operation, Reply>);
 
 /// Parses a head, from its request line to its empty line, checks its framing, and
 /// has `api` admit it. After an error the end of the request is not known.
-#[cfg(all(target_os = "linux", not(portable)))]
 pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)> {
     let mut room = [MaybeUninit::uninit(); framing::FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
@@ -124,7 +121,6 @@ impl framing::Head<'_> {
 }
 
 /// Whether the request line ends in a version of HTTP, supported or not.
-#[cfg(all(target_os = "linux", not(portable)))]
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let word = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
@@ -132,7 +128,6 @@ fn names_a_version(head: &[u8]) -> bool {
     matches!(version, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-#[cfg(all(target_os = "linux", not(portable)))]
 impl From<httparse::Error> for Refusal {
     fn from(err: httparse::Error) -> Self {
         match err {
@@ -147,7 +142,7 @@ impl From<httparse::Error> for Refusal {
     }
 }
 
-#[cfg(all(test, target_os = "linux", not(portable)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::Memory;
