@@ -1,5 +1,5 @@
 //! What one client, or the storage, does to itself may cost nobody else
-//! anything: deaf, silent, flooding and half-sent clients, a full lane, a
+//! anything: deaf, silent, flooding and half-sent clients, full workers, a
 //! storage that panics, a server that stops under all of that. Each test
 //! stands for a fault that the server had.
 
@@ -157,9 +157,9 @@ fn a_connection_closes_when_its_client_says_so_and_stays_open_else() {
     }
 }
 
-/// What takes a guard that sees the sockets.
+/// Tests of the watchdog, which needs to see the sockets.
 #[cfg(all(target_os = "linux", not(portable)))]
-mod guarded {
+mod watched {
     use super::support::engines;
     use super::support::http::{PATIENCE, put_head, wait_until};
     use super::support::process::Process;
@@ -544,7 +544,7 @@ mod guarded {
             connection
         };
         let silent: Vec<Connection> = (0..4).map(open).collect();
-        // Silence takes time; the guard tells times that are this far apart.
+        // Silence takes time; the watchdog tells times that are this far apart.
         thread::sleep(Duration::from_millis(600));
         let mut others: Vec<Connection> = (0..4).map(open).collect();
         for _ in 0..4 {
