@@ -1,5 +1,5 @@
 //! What one client, or the storage, does to itself may cost nobody else
-//! anything: deaf, silent, flooding and half-sent clients, full workers, a
+//! anything: deaf, silent, flooding and half-sent clients, busy workers, a
 //! storage that panics, a server that stops under all of that. Each test
 //! stands for a fault that the server had.
 
