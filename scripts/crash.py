@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-from lib import Store, Verdict, ask
+from lib import Checks, Store, ask
 
 CLIENTS = 6
 READERS = 2
@@ -236,13 +236,13 @@ def main():
             store.kill()
     for wrong in rounds.wrong[:10]:
         print(f"        {wrong}")
-    verdict = Verdict()
-    verdict.check(f"{done} times killed and started again", done == options.rounds)
-    verdict.check(
+    checks = Checks()
+    checks.check(f"{done} times killed and started again", done == options.rounds)
+    checks.check(
         f"{rounds.acknowledged} writes acknowledged, {rounds.unacknowledged} not; "
         f"{rounds.recovered} values as they should be, {len(rounds.wrong)} lost or wrong; "
         f"{rounds.read} reads", rounds.acknowledged > 0 and not rounds.wrong)
-    sys.exit(verdict.end(options.count))
+    sys.exit(checks.end(options.count))
 
 
 if __name__ == "__main__":

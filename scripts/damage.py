@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 
-from lib import Store, Verdict, ask, wait_for
+from lib import Checks, Store, ask, wait_for
 
 KEYS = 40
 PATIENCE_SECONDS = 20
@@ -213,13 +213,13 @@ def main():
         shutil.rmtree(base, ignore_errors=True)
     for wrong in judge.wrong[:10]:
         print(f"        {wrong}")
-    verdict = Verdict()
-    verdict.check(
+    checks = Checks()
+    checks.check(
         f"{len(todo)} kinds of damage to {len(sample)} files and folders: {judge.refused} are "
         f"refused and left as they were, {judge.served} served with no value wrong "
         f"({judge.unreadable} times 500), {len(judge.wrong)} not so", not judge.wrong)
-    verdict.check("some are refused, and some served", judge.refused > 0 and judge.served > 0)
-    sys.exit(verdict.end(options.count))
+    checks.check("some are refused, and some served", judge.refused > 0 and judge.served > 0)
+    sys.exit(checks.end(options.count))
 
 
 if __name__ == "__main__":

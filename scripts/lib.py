@@ -105,8 +105,8 @@ def answer(client, piece_bytes=1 << 16):
 # Checks.
 
 
-class Verdict:
-    """The count of checks, each of which is told as lib.sh tells its own."""
+class Checks:
+    """Counts checks, and prints each as lib.sh prints its own."""
 
     def __init__(self):
         self.passed = self.failed = 0

@@ -30,7 +30,7 @@ import threading
 import time
 import urllib.parse
 
-from lib import Verdict, Wrong, wait_for
+from lib import Checks, Wrong, wait_for
 
 CLIENTS = 6
 KEYS_EACH = 6
@@ -353,12 +353,12 @@ def main():
         thread.join()
 
     took = time.monotonic() - started
-    verdict = Verdict()
-    verdict.check(f"every answer is the store's own (seed {seed})", not tally.wrong,
+    checks = Checks()
+    checks.check(f"every answer is the store's own (seed {seed})", not tally.wrong,
                   "; ".join(tally.wrong[:3]))
-    verdict.check("all have come to their end", took < PATIENCE_SECONDS, f"{took:.0f} s")
+    checks.check("all have come to their end", took < PATIENCE_SECONDS, f"{took:.0f} s")
     print(f"        {tally.right} requests, {tally.outages} without an answer, {took:.1f} s")
-    return verdict.end(options.count)
+    return checks.end(options.count)
 
 
 if __name__ == "__main__":

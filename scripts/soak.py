@@ -22,7 +22,7 @@ from hostile import floods
 from hostile.cases import CASES
 from hostile.plan import Plan
 from hostile.server import HEALTH, HOST, Server
-from lib import Verdict, allow_many_sockets, answer, wait_for
+from lib import Checks, allow_many_sockets, answer, wait_for
 
 HONEST_CLIENTS = 4
 KEYS_EACH = 8
@@ -167,10 +167,10 @@ def hostile_rounds(plan, end):
 # Both, and the end.
 
 
-def settled(server, verdict, name, read, before, more):
+def settled(server, checks, name, read, before, more):
     wait_for(lambda: read() <= before + more, PATIENCE_SECONDS, 0.25)
     now = read()
-    verdict.check(f"{name}: {before} before, {now} after", now <= before + more,
+    checks.check(f"{name}: {before} before, {now} after", now <= before + more,
                   f"more than {more} above the beginning for {PATIENCE_SECONDS} s")
 
 
@@ -220,22 +220,22 @@ def main():
     done, wrong = hostile_rounds(Plan(server, options), time.monotonic() + options.seconds)
     seen = json.loads(honest.communicate(timeout=120)[0])
 
-    verdict = Verdict()
+    checks = Checks()
     print("hostile rounds: " + ", ".join(f"{name} {count}" for name, count in done.items()))
-    verdict.check("each offender is dealt with", not wrong, "; ".join(wrong[:5]))
-    verdict.check(f"{seen['right']} honest requests answered rightly, {seen['busy']} told to come "
+    checks.check("each offender is dealt with", not wrong, "; ".join(wrong[:5]))
+    checks.check(f"{seen['right']} honest requests answered rightly, {seen['busy']} told to come "
                   f"again (503), the slowest after {seen['slowest'] * 1000:.0f} ms",
                   seen["right"] > 0 and not seen["wrong"],
                   f"{len(seen['wrong'])} wrongly: " + "; ".join(seen["wrong"][:5]))
-    verdict.check("the victim is unharmed", server.load(b"hostile:victim") == (200, b"unharmed"))
+    checks.check("the victim is unharmed", server.load(b"hostile:victim") == (200, b"unharmed"))
     server.clean_up()
     if options.pid:
-        settled(server, verdict, "descriptors", server.descriptors, before[0], DESCRIPTORS_MORE)
-        settled(server, verdict, "threads", server.threads, before[1], THREADS_MORE)
+        settled(server, checks, "descriptors", server.descriptors, before[0], DESCRIPTORS_MORE)
+        settled(server, checks, "threads", server.threads, before[1], THREADS_MORE)
         growth = server.memory() - before[2]
-        verdict.check(f"memory grew by {growth:.1f} MiB", growth <= GROWTH_MIB,
+        checks.check(f"memory grew by {growth:.1f} MiB", growth <= GROWTH_MIB,
                       f"over {GROWTH_MIB} MiB")
-    sys.exit(verdict.end(options.count))
+    sys.exit(checks.end(options.count))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 //! What one client, or the storage, does to itself may cost nobody else
-//! anything: deaf, silent, flooding and half-sent clients, busy workers, a
+//! anything: deaf, silent, flooding and half-sent clients, a full queue, a
 //! storage that panics, a server that stops under all of that. Each test
 //! stands for a fault that the server had.
 
@@ -157,7 +157,7 @@ fn a_connection_closes_when_its_client_says_so_and_stays_open_else() {
     }
 }
 
-/// Tests of the watchdog, which needs to see the sockets.
+/// Promises that take a watchdog, which sees the sockets.
 #[cfg(all(target_os = "linux", not(portable)))]
 mod watched {
     use super::support::engines;
@@ -544,7 +544,7 @@ mod watched {
             connection
         };
         let silent: Vec<Connection> = (0..4).map(open).collect();
-        // Silence takes time; the watchdog tells times that are this far apart.
+        // The watchdog tells silences apart by their length, to this precision.
         thread::sleep(Duration::from_millis(600));
         let mut others: Vec<Connection> = (0..4).map(open).collect();
         for _ in 0..4 {

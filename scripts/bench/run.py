@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 
-from lib import Verdict, Wrong, allow_many_sockets
+from lib import Checks, Wrong, allow_many_sockets
 
 from . import durable_rows, memory_rows
 from .race import Bench
@@ -68,7 +68,7 @@ def parsed_arguments():
     return parser.parse_args()
 
 
-def measure(bench, rows, verdict):
+def measure(bench, rows, checks):
     """Runs the rows, shows their lines, and returns these and what went wrong."""
     lines, wrong = [], []
     missing_engine = bench.no_durable_engine() if any(row.durable for row in rows) else None
@@ -81,11 +81,11 @@ def measure(bench, rows, verdict):
         try:
             found = row.run(bench)
         except (Wrong, OSError, subprocess.SubprocessError) as err:
-            verdict.count(False)
+            checks.count(False)
             wrong.append(f"{row.name}: {err}")
             print(f"FAILED {wrong[-1]}", flush=True)
             continue
-        verdict.count(True)
+        checks.count(True)
         lines += found
         for line in found:
             show(line.cells())
@@ -106,10 +106,10 @@ def main():
             print(f"{row.name:<16} {row.run.__doc__}")
         return
     allow_many_sockets()
-    bench, verdict = Bench(options), Verdict()
+    bench, checks = Bench(options), Checks()
     try:
-        lines, wrong = measure(bench, rows, verdict)
+        lines, wrong = measure(bench, rows, checks)
         write_markdown(options.output, bench, lines, wrong)
     finally:
         bench.close()
-    sys.exit(verdict.end(options.count))
+    sys.exit(checks.end(options.count))

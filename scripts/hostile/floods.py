@@ -59,8 +59,8 @@ def burst(server, count):
 
 
 def flood(plan, start, piece, seconds, again=False):
-    """4 flooders who send as fast as they can until they are cut, or for as
-    long as it lasts, on one connection after the other."""
+    """4 flooders who send as fast as they can until they are cut, which has to
+    come in so many seconds; or `again` and again for as long as that."""
     sent = [0] * 4
     lasted = [0.0] * 4
 
@@ -91,18 +91,18 @@ def flood(plan, start, piece, seconds, again=False):
 
 def header_lines(plan):
     """4 flood with `a:` lines"""
-    return flood(plan, b"GET /kv/a HTTP/1.1\r\n" + HOST, b"a:\r\n" * 4096, plan.pick(1.5, 5))
+    return flood(plan, b"GET /kv/a HTTP/1.1\r\n" + HOST, b"a:\r\n" * 4096, plan.cut_by())
 
 
 def header_line(plan):
     """4 flood with one endless line"""
-    return flood(plan, b"GET /kv/a HTTP/1.1\r\n" + HOST + b"X: ", b"y" * 65536, plan.pick(1.5, 5))
+    return flood(plan, b"GET /kv/a HTTP/1.1\r\n" + HOST + b"X: ", b"y" * 65536, plan.cut_by())
 
 
 def chunk_size(plan):
     """4 flood with an endless chunk-size line"""
     head = b"PUT /kv/hostile:chunk HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
-    return flood(plan, head + b"5;x=", b"y" * 65536, plan.pick(1.5, 5))
+    return flood(plan, head + b"5;x=", b"y" * 65536, plan.cut_by())
 
 
 def floods_again(plan):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from lib import Verdict, allow_many_sockets, wait_for
+from lib import Checks, allow_many_sockets, wait_for
 
 from .cases import CASES
 from .honest import Honest, be_honest, percentile
@@ -83,18 +83,18 @@ def chosen_cases(options):
     for case in CASES:
         is_named = not options.case or case.run.__name__ in options.case
         has_tool = not case.tool or (case.tool in options.tool and shutil.which(case.tool))
-        if is_named and has_tool and (case.crowded or not options.few):
+        if is_named and has_tool and (case.with_few or not options.few):
             yield case
 
 
-def run_cases(plan, cases, p99_max, verdict):
+def run_cases(plan, cases, p99_max, checks):
     """Runs them all, unless one of them ends the server, and shows a line for each."""
     show("case", "what the hostile clients do", "verdict", "p50", "p99", "max", "MiB", "threads",
          "fds", "")
     show("", "", "", "ms", "ms", "ms", "growth", "from to", "from to", "")
     for case in cases:
         wrong, row, remark = judged(case, plan, p99_max)
-        verdict.count(not wrong)
+        checks.count(not wrong)
         show(case.run.__name__, case.run.__doc__, "FAILED" if wrong else "ok", *row, remark)
         for line in wrong[:5]:
             print(f"    {line}")
@@ -104,7 +104,7 @@ def run_cases(plan, cases, p99_max, verdict):
             if not wait_for(lambda: plan.server.ask(HEALTH, 5)[0] == 200, 10):
                 raise ConnectionError("not 200")
         except OSError as err:
-            verdict.count(False)
+            checks.count(False)
             print(f"    it serves nobody any more: {err!r}")
             break
 
@@ -122,8 +122,8 @@ def main():
     os.nice(5)
 
     server.set_up()
-    verdict = Verdict()
+    checks = Checks()
     p99_max = P99_MAX_MS_NOISY if options.short else P99_MAX_MS
-    run_cases(Plan(server, options), chosen_cases(options), p99_max, verdict)
+    run_cases(Plan(server, options), chosen_cases(options), p99_max, checks)
     server.clean_up()
-    sys.exit(verdict.end(options.count))
+    sys.exit(checks.end(options.count))

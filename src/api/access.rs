@@ -52,8 +52,8 @@ impl Hosts {
     }
 }
 
-/// Checks one `Host` (RFC 9110, 7.2), whatever its port, its case and the dot at
-/// its end.
+/// Checks one `Host` (RFC 9110, 7.2), without its port and the dot at its end, in
+/// any case.
 fn is_allowed(host: &str, names: &[HostName]) -> bool {
     let (name, _) = split_port(host.trim_matches(OWS));
     if let Some(bracketed) = name.strip_prefix('[') {

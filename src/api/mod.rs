@@ -1,26 +1,26 @@
-//! What a request means: a [`Call`] and its body go in, a [`Reply`] comes out.
+//! The meaning of requests: a [`Call`] and its body go in, a [`Reply`] comes out.
 //!
 //! Nothing here opens a socket or starts a thread, so every rule of the API is
-//! tested by calling one function. The server takes it in steps: [`Api::admit`]
+//! tested by calling one function. The server takes three steps: [`Api::admit`]
 //! before the body, so that a refused call never waits for it, [`Api::try_now`]
-//! with the body, and [`Api::submit`] for what the storage cannot do at once.
+//! with the body, and [`Api::submit`] if the storage needs time.
 //!
-//! The checks come in one order, whatever else is wrong with a call: host 403,
+//! The checks come in one order, and the first to fail is the reply: host 403,
 //! target 400, path 404, key 400, method 405, cross-site 403, query 400, header
 //! fields 400 or 415, length 413, empty value 400, content 400, preconditions
 //! 412, storage.
 //!
 //! # To add an operation
 //!
-//! 1. Write `operations/NAME.rs` with its `parse`: from the head of a call, query
-//!    first and then header fields, to an `Operation`. That has four forms: a
-//!    reply at once, one from the state of the storage, an operation on the
-//!    storage with an `Answer` that makes a reply of its effect, and a write,
-//!    which needs its body first.
+//! 1. Write `operations/NAME.rs`, a module of `operations`, with its `parse`: from
+//!    the head of a call, query first and then header fields, to an `Operation`:
+//!    a reply at once, one from the state of the storage, or a `Pending`, which
+//!    is an operation on the storage and an `Answer` that makes a reply of its
+//!    effect. Reads, and writes, which need their body first, have their own form.
 //! 2. Give it a row in `routes.rs`, or a method in a row. `Allow`, `OPTIONS *` and
 //!    the text of 404 follow.
-//! 3. Share what others have: `query`, `etag`, `range`, `ttl`, `digests` and
-//!    `media_type` parse, `Reply` has the forms of an answer. A new parameter of
+//! 3. Use the vocabulary: `query`, `etag`, `range`, `ttl`, `digests` and
+//!    `media_type` parse, `Reply` has the forms of replies. A new parameter of
 //!    `/kv/{key}` belongs to `query`, so that reads refuse it.
 //! 4. Give each new refusal a row in `refusal.rs`.
 //! 5. Only if the storage has no operation for it: add to `storage::Op` and
@@ -43,10 +43,11 @@ mod routes;
 mod target;
 mod ttl;
 
-use crate::storage::{Blocking as _, Storage};
+use crate::storage::{Blocking as _, Op, Storage};
 pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use fields::Fields;
+use operations::Answer;
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
 pub use reply::Reply;
@@ -114,7 +115,9 @@ impl Api {
             if bytes > self.value_bytes_max {
                 return Err(Refusal::ValueTooLarge.into());
             }
-            operation.check_length(bytes)?;
+            if let Operation::Write(write) = &operation {
+                write.verb.check_length(bytes)?;
+            }
         }
         Ok(operation)
     }
@@ -160,11 +163,14 @@ impl Api {
         match operation {
             Operation::Reply(reply) => Tried::Replied(reply),
             Operation::Inspect(inspect) => Tried::Replied(inspect(&*self.storage)),
-            Operation::Pending(pending) => Tried::Pending(pending),
+            Operation::Read(key, read) => {
+                Tried::Pending(Pending { op: Op::Get(key), answer: Answer::Read(read) })
+            }
             Operation::Write(write) => match write.plan(body, self.value_bytes_max) {
                 Ok(pending) => Tried::Pending(pending),
                 Err(refusal) => Tried::Replied(refusal.into()),
             },
+            Operation::Pending(pending) => Tried::Pending(*pending),
         }
     }
 }

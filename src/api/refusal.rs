@@ -29,6 +29,29 @@ macro_rules! refusals {
 }
 
 refusals! {
+    // The framing of a request: nothing more is taken from its connection.
+    LineFeedBare 400 "a line ends in a line feed without a carriage return"
+    RequestLineMalformed 400 "the request line makes no sense"
+    VersionUnknown 505 "this server speaks HTTP/1.0 and HTTP/1.1"
+    MethodMalformed 400 "the method is not a token"
+    TargetTooLong 414 "the request target is longer than 8 KiB"
+    TargetBytes 400 "the request target has bytes that do not belong there"
+    HeadShort 400 "the head ended early"
+    HeadTooLong 431 "the head is longer than 64 KiB"
+    FieldsTooMany 431 "more than 100 header fields"
+    FieldNameMalformed 400 "a header field name is not a token"
+    FieldValueMalformed 400 "a header field value has control characters"
+    HostCount 400 "HTTP/1.1 takes exactly one Host"
+    HostMalformed 400 "Host is not a name with an optional port"
+    ExpectationUnknown 417 "the only expectation known here is 100-continue"
+    LengthRepeated 400 "more than one Content-Length"
+    LengthMalformed 400 "Content-Length is not a number"
+    LengthAndCoding 400 "both Content-Length and Transfer-Encoding"
+    CodingRepeated 400 "more than one Transfer-Encoding"
+    CodingOrder 400 "chunked is not the last Transfer-Encoding"
+    CodingUnknown 501 "the only Transfer-Encoding known here is chunked"
+    CodingInOldVersion 400 "Transfer-Encoding needs HTTP/1.1"
+
     // Limits of the server.
     ConnectionsTooMany 503 "too many connections, try again"
     Overloaded 503 "too many requests at once, try again"
@@ -41,7 +64,7 @@ refusals! {
     BodyChunks 400 "the chunks of the body make no sense"
     BodyUnreadable 400 "the body cannot be read"
 
-    // Who calls, and what.
+    // The host, the path and the method.
     HostUnknown 403 "this Host is not allowed: start the store with --allow-host and its name"
     TargetMalformed 400 "the request target is not a path"
     PathUnknown 404 "not found: the paths are {paths}"

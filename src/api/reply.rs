@@ -115,7 +115,7 @@ impl Reply {
     /// The same with the `ETag` and the `TTL` of an entry.
     #[must_use]
     pub fn with_validators(self, entry: &Entry) -> Self {
-        self.with_tag(EntityTag::new(entry.digest())).with_ttl(entry)
+        self.with_tag(EntityTag::of(entry)).with_ttl(entry)
     }
 
     fn with_ttl(self, entry: &Entry) -> Self {

@@ -3,8 +3,8 @@
 //! `Allow`, `OPTIONS *` and the text of 404 come from the table.
 
 use super::fields::Fields;
-use super::operations::{Method, Operation, Routed, clear, health, manual, options, read, write};
-use super::target::Target;
+use super::operations::{Operation, Parse, Routed, clear, health, manual, options, read, write};
+use super::target::{Target, decode_key};
 use super::{Refusal, Reply};
 use crate::storage::Key;
 
@@ -16,7 +16,7 @@ pub struct Route {
     /// Its text, in which `{key}` stands for the rest.
     pub path: &'static str,
     /// Its methods, in the order of `Allow`.
-    pub methods: &'static [Method],
+    pub methods: &'static [(&'static str, Parse)],
 }
 
 pub const ROUTES: &[Route] = &[
@@ -45,11 +45,11 @@ pub const ROUTES: &[Route] = &[
 /// The operation of a call, with all checks of its head but that of `Host`.
 pub fn parse(method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Operation, Reply> {
     // The server as a whole (RFC 9112, 3.2.4).
-    if method == "OPTIONS" && target.is_asterisk() {
+    if (method, target.path) == ("OPTIONS", "*") {
         let methods = ROUTES.iter().flat_map(|route| route.methods);
         return Ok(Operation::Reply(Reply::options(options::allow(methods))));
     }
-    let (Route { methods, .. }, key) = find(target)?;
+    let (Route { methods, .. }, key) = find(target.path)?;
     let found = methods.iter().find(|(name, _)| *name == method);
     let parsed = match found {
         Some((_, parse)) => parse(Routed { method, methods, key, target, fields }),
@@ -63,19 +63,17 @@ pub fn parse(method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Ope
 }
 
 /// The route of a path, and the key in it. Nothing is normalized or redirected.
-fn find(target: Target<'_>) -> Result<(&'static Route, Option<Key>), Reply> {
+fn find(path: &str) -> Result<(&'static Route, Option<Key>), Reply> {
     for route in ROUTES {
-        match route.path.strip_suffix(KEY) {
-            Some(prefix) => {
-                if let Some(key) = target.key(prefix)? {
-                    return Ok((route, Some(key)));
-                }
-            }
-            None if route.path == target.path() => return Ok((route, None)),
-            None => {}
+        let prefix = route.path.strip_suffix(KEY);
+        if let Some(encoded) = prefix.and_then(|prefix| path.strip_prefix(prefix)) {
+            return Ok((route, Some(decode_key(encoded)?)));
+        }
+        if prefix.is_none() && path == route.path {
+            return Ok((route, None));
         }
     }
-    if !target.path().starts_with('/') {
+    if !path.starts_with('/') {
         return Err(Refusal::TargetMalformed.into());
     }
     let (status, text) = Refusal::PathUnknown.status_and_text();

@@ -6,22 +6,26 @@ use crate::storage::{InvalidKey, Key};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// A request target, split into its parts and not yet decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Target<'a> {
     authority: Option<&'a str>,
-    path: &'a str,
-    query: &'a str,
+    /// The path, or other text that is none.
+    pub path: &'a str,
+    /// The query behind the path's `?`; empty without one.
+    pub query: &'a str,
 }
 
 impl<'a> Target<'a> {
     /// Splits an origin-form or absolute-form target (RFC 9112, 3.2.1 and
-    /// 3.2.2). Any other text becomes a path.
+    /// 3.2.2). An absolute URL without a path names the root (RFC 9110, 4.2.3).
+    /// Any other text becomes a path.
     pub fn parse(target: &'a str) -> Self {
         let (authority, origin) = match split_authority(target) {
             Some((authority, origin)) => (Some(authority), origin),
             None => (None, target),
         };
         let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
+        let path = if path.is_empty() && authority.is_some() { "/" } else { path };
         Self { authority, path, query }
     }
 
@@ -29,26 +33,6 @@ impl<'a> Target<'a> {
     /// else from `Host` (RFC 9112, 3.2.2).
     pub fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {
         self.authority.or_else(|| fields.only("Host"))
-    }
-
-    /// The query behind the path's `?`; empty without one.
-    pub fn query(&self) -> &'a str {
-        self.query
-    }
-
-    /// The path. An absolute URL without one names the root (RFC 9110, 4.2.3).
-    pub fn path(&self) -> &'a str {
-        if self.path.is_empty() && self.authority.is_some() { "/" } else { self.path }
-    }
-
-    /// True for `*`, the server as a whole (RFC 9112, 3.2.4).
-    pub fn is_asterisk(&self) -> bool {
-        self.path == "*" && self.authority.is_none()
-    }
-
-    /// The key behind `prefix` in the path; `None` without the prefix.
-    pub fn key(&self, prefix: &str) -> Result<Option<Key>, Refusal> {
-        self.path.strip_prefix(prefix).map(decode_key).transpose()
     }
 }
 
@@ -66,7 +50,7 @@ fn split_authority(target: &str) -> Option<(&str, &str)> {
 }
 
 /// Percent-decodes a key once (RFC 3986, 2.1). `+` is a plus.
-fn decode_key(encoded: &str) -> Result<Key, Refusal> {
+pub fn decode_key(encoded: &str) -> Result<Key, Refusal> {
     if has_bad_escape(encoded) {
         return Err(Refusal::KeyEscape);
     }

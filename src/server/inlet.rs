@@ -14,7 +14,7 @@ use super::body;
 use super::connections::Connection;
 use super::dispatch::Dispatcher;
 use super::door::{self, Stream};
-use super::framing::{self, Framing, HEAD_BYTES_MAX, Length};
+use super::framing::{Framing, HEAD_BYTES_MAX, Length};
 use super::job::Job;
 use super::pipeline::Stage;
 use super::request::{self, Head, Meaning, Request};
@@ -155,7 +155,7 @@ impl Inlet {
 
     /// Receives until a head is complete, and gives its length; `None` if the
     /// client ends before a byte of it.
-    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, framing::Error>> {
+    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, Refusal>> {
         let mut looked_at = 0;
         loop {
             // Empty lines before a request are ignored (RFC 9112, 2.2).
@@ -167,13 +167,13 @@ impl Inlet {
                 Ok(Some(end)) if end <= HEAD_BYTES_MAX => return Some(Ok(end)),
                 Ok(None) if head == b"\r" => {}
                 Ok(None) if head.len() <= HEAD_BYTES_MAX => looked_at = head.len(),
-                Ok(_) => return Some(Err(framing::Error::HeadTooLong)),
+                Ok(_) => return Some(Err(Refusal::HeadTooLong)),
                 Err(err) => return Some(Err(err)),
             }
             self.connection.pipeline.set_coming(!head.is_empty());
             if self.receive(reading, HEAD_STEP_BYTES) == 0 {
                 let is_cut_off = !reading.unused().is_empty();
-                return is_cut_off.then_some(Err(framing::Error::HeadShort));
+                return is_cut_off.then_some(Err(Refusal::HeadShort));
             }
         }
     }
@@ -345,16 +345,16 @@ pub fn enter(dispatcher: &Dispatcher, call: tiny_http::Request) -> Option<(Job, 
 
 /// The length of the head that `bytes` begin with, if it is complete. The
 /// first `looked_at` were looked at before.
-fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, framing::Error> {
+fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Refusal> {
     if looked_at == 0 && bytes.first().is_some_and(|first| !begins_a_head(*first)) {
-        return Err(framing::Error::Method);
+        return Err(Refusal::MethodMalformed);
     }
     let fresh = bytes.get(looked_at..).unwrap_or_default();
     for at in memchr::memchr_iter(b'\n', fresh) {
         let line_end = looked_at + at + 1;
         let head = bytes.get(..line_end).unwrap_or_default();
         if !head.ends_with(b"\r\n") {
-            return Err(framing::Error::LineFeed);
+            return Err(Refusal::LineFeedBare);
         }
         if head.ends_with(b"\r\n\r\n") {
             return Ok(Some(line_end));
@@ -389,14 +389,14 @@ mod tests {
 
     #[test]
     fn what_begins_no_request_is_seen_at_once() {
-        let cases: [(&[u8], framing::Error); 7] = [
-            (b"\x16\x03\x01", framing::Error::Method),
-            (b"\0", framing::Error::Method),
-            (b"\xc3", framing::Error::Method),
-            (b" GET", framing::Error::Method),
-            (b"GET / HTTP/1.1\n", framing::Error::LineFeed),
-            (b"GET / HTTP/1.1\r\nHost: a\n", framing::Error::LineFeed),
-            (b"\n", framing::Error::Method),
+        let cases: [(&[u8], Refusal); 7] = [
+            (b"\x16\x03\x01", Refusal::MethodMalformed),
+            (b"\0", Refusal::MethodMalformed),
+            (b"\xc3", Refusal::MethodMalformed),
+            (b" GET", Refusal::MethodMalformed),
+            (b"GET / HTTP/1.1\n", Refusal::LineFeedBare),
+            (b"GET / HTTP/1.1\r\nHost: a\n", Refusal::LineFeedBare),
+            (b"\n", Refusal::MethodMalformed),
         ];
         for (bytes, err) in cases {
             assert_eq!(look_for_end(bytes, 0), Err(err), "{bytes:?}");

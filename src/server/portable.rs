@@ -99,16 +99,16 @@ pub mod inlet {
     fn understand(
         dispatcher: &Dispatcher,
         request: &tiny_http::Request,
-    ) -> Result<Understood, (Head, framing::Error)> {
+    ) -> Result<Understood, (Head, Refusal)> {
         let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
-            return Err((Head::unknown(), framing::Error::Version));
+            return Err((Head::unknown(), Refusal::VersionUnknown));
         };
         let fields = request.headers().iter();
         let fields = fields.map(|field| (field.field.as_str().as_str(), field.value.as_str()));
         let fields: Vec<(&str, &str)> = fields.take(framing::FIELDS_MAX + 1).collect();
         let (method, target) = (request.method().as_str(), request.url());
         if fields.len() > framing::FIELDS_MAX {
-            return Err((Head::unknown(), framing::Error::FieldsTooMany));
+            return Err((Head::unknown(), Refusal::FieldsTooMany));
         }
         framing::Head { method, target, version, fields: &fields }.understand(&dispatcher.api)
     }
@@ -117,7 +117,7 @@ pub mod inlet {
     fn read(
         dispatcher: &Dispatcher,
         request: &mut tiny_http::Request,
-        understood: Result<Understood, (Head, framing::Error)>,
+        understood: Result<Understood, (Head, Refusal)>,
     ) -> Request {
         let (head, framing, admitted) = match understood {
             Ok(understood) => understood,

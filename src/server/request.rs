@@ -4,7 +4,7 @@
 use super::framing::{self, Framing};
 use super::response::Persistence;
 use super::uploads::Reservation;
-use crate::api::{Api, Call, Operation, Reply};
+use crate::api::{Api, Call, Operation, Refusal, Reply};
 use crate::metrics::METHODS;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -81,7 +81,7 @@ pub type Understood = (Head, Framing, Result<Operation, Reply>);
 
 /// Parses a head, from its request line to its empty line, checks its framing, and
 /// has `api` admit it. After an error the end of the request is not known.
-pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, framing::Error)> {
+pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)> {
     let mut room = [MaybeUninit::uninit(); framing::FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let outcome = parsed.parse_with_uninit_headers(bytes, &mut room);
@@ -98,8 +98,8 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, framing:
             return framing::Head { method, target, version, fields: &fields }.understand(api);
         }
         // The caller has seen the empty line.
-        Ok(httparse::Status::Partial) => framing::Error::RequestLine,
-        Err(httparse::Error::Version) if !names_a_version(bytes) => framing::Error::RequestLine,
+        Ok(httparse::Status::Partial) => Refusal::RequestLineMalformed,
+        Err(httparse::Error::Version) if !names_a_version(bytes) => Refusal::RequestLineMalformed,
         Err(err) => err.into(),
     };
     Err((Head::of(method, target), err))
@@ -107,7 +107,7 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, framing:
 
 impl framing::Head<'_> {
     /// Checks the framing, and has `api` admit the request.
-    pub fn understand(self, api: &Api) -> Result<Understood, (Head, framing::Error)> {
+    pub fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
         let Self { method, target, fields, .. } = self;
         let mut head = Head::of(method, target);
         let framing = match self.check() {
@@ -128,15 +128,15 @@ fn names_a_version(head: &[u8]) -> bool {
     matches!(version, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-impl From<httparse::Error> for framing::Error {
+impl From<httparse::Error> for Refusal {
     fn from(err: httparse::Error) -> Self {
         match err {
-            httparse::Error::HeaderName => Self::FieldName,
-            httparse::Error::HeaderValue => Self::FieldValue,
+            httparse::Error::HeaderName => Self::FieldNameMalformed,
+            httparse::Error::HeaderValue => Self::FieldValueMalformed,
             httparse::Error::TooManyHeaders => Self::FieldsTooMany,
-            httparse::Error::Version => Self::Version,
+            httparse::Error::Version => Self::VersionUnknown,
             httparse::Error::NewLine | httparse::Error::Status | httparse::Error::Token => {
-                Self::RequestLine
+                Self::RequestLineMalformed
             }
         }
     }
@@ -148,7 +148,7 @@ mod tests {
     use crate::storage::Memory;
     use std::sync::Arc;
 
-    fn error(head: &[u8]) -> Option<framing::Error> {
+    fn error(head: &[u8]) -> Option<Refusal> {
         let api = Api::new(Arc::new(Memory::new()), 1 << 20);
         understand(head, &api).err().map(|(_, err)| err)
     }
@@ -161,12 +161,12 @@ mod tests {
     fn only_the_versions_1_0_and_1_1_are_spoken() {
         for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0"] {
             let head = format!("GET / {version}\r\nHost: a\r\n\r\n");
-            assert_eq!(error(head.as_bytes()), Some(framing::Error::Version), "{version}");
+            assert_eq!(error(head.as_bytes()), Some(Refusal::VersionUnknown), "{version}");
         }
-        assert_eq!(error(b"PRI * HTTP/2.0\r\n\r\n"), Some(framing::Error::Version));
+        assert_eq!(error(b"PRI * HTTP/2.0\r\n\r\n"), Some(Refusal::VersionUnknown));
         for version in ["http/1.1", "HTTQ/1.1", "HTTP/1.10", "HTTP/1", "junk", ""] {
             let head = format!("GET / {version}\r\nHost: a\r\n\r\n");
-            assert_eq!(error(head.as_bytes()), Some(framing::Error::RequestLine), "{version}");
+            assert_eq!(error(head.as_bytes()), Some(Refusal::RequestLineMalformed), "{version}");
         }
         assert_eq!(error(b"GET / HTTP/1.0\r\n\r\n"), None);
     }
@@ -175,12 +175,12 @@ mod tests {
     fn a_request_line_is_three_words() {
         for line in ["GET", "GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 x", "G\u{e9}T / HTTP/1.1"] {
             let head = format!("{line}\r\nHost: a\r\n\r\n");
-            assert_eq!(error(head.as_bytes()), Some(framing::Error::RequestLine), "{line}");
+            assert_eq!(error(head.as_bytes()), Some(Refusal::RequestLineMalformed), "{line}");
         }
         let head = "GET /S\u{e3}o HTTP/1.1\r\nHost: a\r\n\r\n";
         assert!(matches!(
             error(head.as_bytes()),
-            Some(framing::Error::TargetBytes | framing::Error::RequestLine)
+            Some(Refusal::TargetBytes | Refusal::RequestLineMalformed)
         ));
     }
 
@@ -188,16 +188,24 @@ mod tests {
     fn fields_are_lines_with_a_name_and_a_colon() {
         assert_eq!(error(&with_fields("X: a\r\nY:b\r\nZ:\t c \r\n")), None);
         for fields in ["no colon\r\n", "X : a\r\n", " X: a\r\n", "X: a\r\n folded\r\n", ": a\r\n"] {
-            assert_eq!(error(&with_fields(fields)), Some(framing::Error::FieldName), "{fields:?}");
+            assert_eq!(
+                error(&with_fields(fields)),
+                Some(Refusal::FieldNameMalformed),
+                "{fields:?}"
+            );
         }
         for fields in ["X: a\rb\r\n", "X: a\0b\r\n", "X: \u{7f}\r\n", "X: \u{b}chunked\r\n"] {
-            assert_eq!(error(&with_fields(fields)), Some(framing::Error::FieldValue), "{fields:?}");
+            assert_eq!(
+                error(&with_fields(fields)),
+                Some(Refusal::FieldValueMalformed),
+                "{fields:?}"
+            );
         }
         // With `Host` there are as many as there may be.
         let most = "X: a\r\n".repeat(framing::FIELDS_MAX - 1);
         assert_eq!(error(&with_fields(&most)), None);
         let more = most + "X: a\r\n";
-        assert_eq!(error(&with_fields(&more)), Some(framing::Error::FieldsTooMany));
+        assert_eq!(error(&with_fields(&more)), Some(Refusal::FieldsTooMany));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Entity tags (RFC 9110, 8.8.3) and conditional requests (13).
 //!
 //! The tag of a value is the first half of its SHA-256, so it is the same on
-//! every engine, and `sha256sum` computes it. Nothing here hashes.
+//! every engine, and `sha256sum` computes it.
 
 use super::Refusal;
 use super::fields::Fields;
 use super::grammar::OWS;
+use crate::storage::Entry;
 
 /// The most tags in one condition.
 pub const TAGS_MAX: usize = 1000;
@@ -15,9 +16,9 @@ pub const TAGS_MAX: usize = 1000;
 pub struct EntityTag([u8; 16]);
 
 impl EntityTag {
-    /// The tag of a value with this digest.
-    pub fn new(digest: [u8; 16]) -> Self {
-        Self(digest)
+    /// The tag of an entry.
+    pub fn of(entry: &Entry) -> Self {
+        Self(entry.digest())
     }
 
     /// The value of an `ETag` field (RFC 9110, 8.8.3): 32 lower-case

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// The longest type to store, in bytes.
 const MEDIA_TYPE_BYTES_MAX: usize = 255;
 
-/// Types that a browser shows as text or saves, whatever the value is.
+/// Types that a browser never runs: it shows the value as text or saves it.
 const PASSIVE: [&str; 5] =
     ["text/plain", "text/csv", "text/markdown", "application/json", "application/octet-stream"];
 

@@ -26,15 +26,15 @@ use std::sync::Arc;
 use update::Update;
 use write::Write;
 
-/// A method and its parse of a head.
-pub type Method = (&'static str, fn(Routed<'_>) -> Result<Operation, Refusal>);
+/// The parse of a head into an operation.
+pub type Parse = fn(Routed<'_>) -> Result<Operation, Refusal>;
 
 /// The head of a call on a path that has its method.
 pub struct Routed<'a> {
     /// The method.
     pub method: &'a str,
     /// All methods of the path.
-    pub methods: &'static [Method],
+    pub methods: &'static [(&'static str, Parse)],
     /// The key in the path.
     pub key: Option<Key>,
     /// The target.
@@ -49,10 +49,13 @@ pub enum Operation {
     Reply(Reply),
     /// Replied to from the state of the storage, which never blocks.
     Inspect(fn(&dyn Storage) -> Reply),
-    /// To be done on the storage.
-    Pending(Pending),
-    /// To be done on the storage once the body is there.
+    /// A read of a key.
+    Read(Key, Read),
+    /// A write of a key, which needs its body first.
     Write(Write),
+    /// Any other operation on the storage. Boxed, so that reads and writes, which
+    /// are moved several times, stay small.
+    Pending(Box<Pending>),
 }
 
 /// A call to be done on the storage.
@@ -65,7 +68,7 @@ pub struct Pending {
 
 /// The way from the effect of a storage operation to the reply.
 pub enum Answer {
-    /// The same whatever the effect.
+    /// The same for every effect.
     Reply(Reply),
     /// For [`Op::Get`].
     Read(Read),
@@ -74,11 +77,6 @@ pub enum Answer {
 }
 
 impl<'a> Routed<'a> {
-    /// The query; empty without one.
-    pub fn query(&self) -> &'a str {
-        self.target.query()
-    }
-
     /// The host and port that the call is for.
     pub fn authority(&self) -> Option<&'a str> {
         self.target.authority(self.fields)
@@ -87,16 +85,6 @@ impl<'a> Routed<'a> {
     /// The key in the path. Only a path with a key has an operation on one.
     pub fn into_key(self) -> Key {
         self.key.expect("the path has a key")
-    }
-}
-
-impl Operation {
-    /// Checks a length of the body that the head tells.
-    pub fn check_length(&self, bytes: u64) -> Result<(), Refusal> {
-        match self {
-            Self::Write(write) => write.check_length(bytes),
-            Self::Reply(_) | Self::Inspect(_) | Self::Pending(_) => Ok(()),
-        }
     }
 }
 

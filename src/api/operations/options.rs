@@ -1,6 +1,6 @@
 //! `OPTIONS` of every path: 204 with its methods.
 
-use super::{Method, Operation, Routed};
+use super::{Operation, Parse, Routed};
 use crate::api::{Refusal, Reply, query};
 
 /// Parses the head. The query is ignored.
@@ -10,18 +10,18 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
 
 /// The same where a value is read.
 pub fn of_value(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    query::check_read(routed.query())?;
+    query::check_read(routed.target.query)?;
     parse(routed)
 }
 
 /// The same where nothing has parameters.
 pub fn of_action(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    query::check_none(routed.query())?;
+    query::check_none(routed.target.query)?;
     parse(routed)
 }
 
 /// The value of `Allow` (RFC 9110, 10.2.1).
-pub fn allow<'a>(methods: impl IntoIterator<Item = &'a Method>) -> String {
+pub fn allow<'a>(methods: impl IntoIterator<Item = &'a (&'static str, Parse)>) -> String {
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in methods {
         if !names.contains(name) {

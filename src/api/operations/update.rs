@@ -82,7 +82,7 @@ impl Update {
             return Err(Refusal::KeyNotFound);
         }
         if !self.conditions.is_empty()
-            && self.conditions.evaluate(before.map(tag_of)) != Precondition::Holds
+            && self.conditions.evaluate(before.map(EntityTag::of)) != Precondition::Holds
         {
             return Err(Refusal::PreconditionFailed);
         }
@@ -139,13 +139,13 @@ impl Update {
             let reply = refusal.reply();
             return match before {
                 Some(before) if refusal == Refusal::PreconditionFailed => {
-                    reply.with_tag(tag_of(before))
+                    reply.with_tag(EntityTag::of(before))
                 }
                 Some(_) | None => reply,
             };
         }
         match (self.verb, before, after) {
-            (Verb::Take, Some(before), _) => Reply::taken(before, tag_of(before)),
+            (Verb::Take, Some(before), _) => Reply::taken(before, EntityTag::of(before)),
             (Verb::Add(_), _, Some(after)) => Reply::number(after).with_validators(after),
             (_, None, Some(after)) => self.created(after),
             (_, Some(_), Some(after)) => Reply::empty().with_validators(after),
@@ -158,10 +158,6 @@ impl Update {
         let Some(key) = &self.created else { return Reply::empty().with_validators(after) };
         Reply::created().with_validators(after).with_header("Location", target::path_of(key))
     }
-}
-
-fn tag_of(entry: &Entry) -> EntityTag {
-    EntityTag::new(entry.digest())
 }
 
 /// The number in the entry, 0 without one, plus `amount`.

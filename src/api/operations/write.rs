@@ -19,7 +19,8 @@ use std::sync::Arc;
 pub struct Write {
     /// The key to write.
     pub key: Key,
-    verb: Verb,
+    /// The effect on it.
+    pub verb: Verb,
     conditions: Conditions,
     ttl: Option<Ttl>,
     content_type: Option<Arc<str>>,
@@ -28,7 +29,7 @@ pub struct Write {
 
 /// Parses the head of a `PUT`.
 pub fn put(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    let query = Query::parse(routed.query())?;
+    let query = Query::parse(routed.target.query)?;
     if query.action.is_some() {
         return Err(Refusal::QueryUnknown);
     }
@@ -38,14 +39,14 @@ pub fn put(routed: Routed<'_>) -> Result<Operation, Refusal> {
 
 /// Parses the head of a `POST`, a method of the query and not of the key alone.
 pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    if !query::is_for_post(routed.query()) {
+    if !query::is_for_post(routed.target.query) {
         return Err(Refusal::MethodNotAllowed);
     }
     // The one method here that a browser sends for a page of another site.
     if is_cross_site(routed.fields, routed.authority()) {
         return Err(Refusal::CrossSite);
     }
-    let query = Query::parse(routed.query())?;
+    let query = Query::parse(routed.target.query)?;
     let verb = match query.action {
         None => Verb::Touch,
         Some(Action::Add(amount)) => Verb::Add(amount),
@@ -58,7 +59,7 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
 
 /// Parses the head of a `DELETE`.
 pub fn delete(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    let query = Query::parse(routed.query())?;
+    let query = Query::parse(routed.target.query)?;
     let verb = match (query.action, query.ttl) {
         (None, None) => Verb::Delete,
         (Some(Action::Return), None) => Verb::Take,
@@ -78,17 +79,11 @@ impl Write {
             if fields.have_content_coding() {
                 return Err(Refusal::ContentEncoding);
             }
-            digests = Some(Digests::parse(fields)?).filter(|digests| !digests.is_empty());
+            digests = Digests::parse(fields)?;
         }
         let conditions = Conditions::parse(fields)?;
         let content_type = if verb.stores_body() { media_type::parse(fields)? } else { None };
-        let digests = digests.map(Box::new);
         Ok(Self { key: routed.into_key(), verb, conditions, ttl, content_type, digests })
-    }
-
-    /// Checks the length of the body.
-    pub fn check_length(&self, bytes: u64) -> Result<(), Refusal> {
-        self.verb.check_length(bytes)
     }
 
     /// Checks the body, and makes an operation on the storage of it.

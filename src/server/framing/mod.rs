@@ -2,12 +2,12 @@
 //! it (RFC 9112, 6.3 and 11.2).
 //!
 //! A server that guesses where a head is ambiguous executes the bytes behind a
-//! wrong guess as the next request. So a head that leaves any doubt is an
-//! [`Error`]: one response, and nothing more is taken from that connection.
+//! wrong guess as the next request. So a head that leaves any doubt is refused:
+//! one response, and nothing more is taken from that connection.
 //! Nothing here touches a socket.
 
 use super::response::Persistence;
-use crate::api::Reply;
+use crate::api::Refusal;
 use crate::api::grammar::is_token;
 
 /// The longest request target, in bytes.
@@ -60,73 +60,9 @@ pub struct Framing {
     pub persistence: Persistence,
 }
 
-/// Why a head cannot be trusted to say where its request ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    LineFeed,
-    RequestLine,
-    Version,
-    Method,
-    TargetTooLong,
-    TargetBytes,
-    HeadTooLong,
-    HeadShort,
-    FieldsTooMany,
-    FieldName,
-    FieldValue,
-    HostCount,
-    HostInvalid,
-    Expectation,
-    LengthRepeated,
-    LengthInvalid,
-    LengthTooLarge,
-    LengthAndCoding,
-    CodingRepeated,
-    CodingOrder,
-    CodingUnknown,
-    CodingInOldVersion,
-}
-
-impl Error {
-    /// The status code and the text, without its newline.
-    fn status_and_text(self) -> (u16, &'static str) {
-        match self {
-            Self::LineFeed => (400, "a line ends in a line feed without a carriage return"),
-            Self::RequestLine => (400, "the request line makes no sense"),
-            Self::Version => (505, "this server speaks HTTP/1.0 and HTTP/1.1"),
-            Self::Method => (400, "the method is not a token"),
-            Self::TargetTooLong => (414, "the request target is longer than 8 KiB"),
-            Self::TargetBytes => (400, "the request target has bytes that do not belong there"),
-            Self::HeadShort => (400, "the head ended early"),
-            Self::HeadTooLong => (431, "the head is longer than 64 KiB"),
-            Self::FieldsTooMany => (431, "more than 100 header fields"),
-            Self::FieldName => (400, "a header field name is not a token"),
-            Self::FieldValue => (400, "a header field value has control characters"),
-            Self::HostCount => (400, "HTTP/1.1 takes exactly one Host"),
-            Self::HostInvalid => (400, "Host is not a name with an optional port"),
-            Self::Expectation => (417, "the only expectation known here is 100-continue"),
-            Self::LengthRepeated => (400, "more than one Content-Length"),
-            Self::LengthInvalid => (400, "Content-Length is not a number"),
-            Self::LengthTooLarge => (413, "value is too large"),
-            Self::LengthAndCoding => (400, "both Content-Length and Transfer-Encoding"),
-            Self::CodingRepeated => (400, "more than one Transfer-Encoding"),
-            Self::CodingOrder => (400, "chunked is not the last Transfer-Encoding"),
-            Self::CodingUnknown => (501, "the only Transfer-Encoding known here is chunked"),
-            Self::CodingInOldVersion => (400, "Transfer-Encoding needs HTTP/1.1"),
-        }
-    }
-}
-
-impl From<Error> for Reply {
-    fn from(err: Error) -> Self {
-        let (status, text) = err.status_and_text();
-        Self::error(status, text)
-    }
-}
-
 impl Head<'_> {
     /// Checks the head and says where the request ends.
-    pub fn check(self) -> Result<Framing, Error> {
+    pub fn check(self) -> Result<Framing, Refusal> {
         let old = self.version == 0;
         check_line(self.method, self.target)?;
 
@@ -147,15 +83,15 @@ impl Head<'_> {
     }
 }
 
-fn check_line(method: &str, target: &str) -> Result<(), Error> {
+fn check_line(method: &str, target: &str) -> Result<(), Refusal> {
     if !is_token(method.as_bytes()) {
-        return Err(Error::Method);
+        return Err(Refusal::MethodMalformed);
     }
     if target.len() > TARGET_BYTES_MAX {
-        return Err(Error::TargetTooLong);
+        return Err(Refusal::TargetTooLong);
     }
     if target.is_empty() || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::TargetBytes);
+        return Err(Refusal::TargetBytes);
     }
     Ok(())
 }
@@ -172,24 +108,24 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn note(&mut self, name: &'a str, value: &'a str) -> Result<(), Error> {
+    fn note(&mut self, name: &'a str, value: &'a str) -> Result<(), Refusal> {
         if !is_token(name.as_bytes()) {
-            return Err(Error::FieldName);
+            return Err(Refusal::FieldNameMalformed);
         }
         // Bytes beyond ASCII are allowed, whatever they mean (RFC 9110, 5.5).
         if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
-            return Err(Error::FieldValue);
+            return Err(Refusal::FieldValueMalformed);
         }
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("Host") {
-            refuse_second(self.host.replace(value), Error::HostCount)?;
+            refuse_second(self.host.replace(value), Refusal::HostCount)?;
         } else if is("Content-Length") {
-            refuse_second(self.length.replace(value), Error::LengthRepeated)?;
+            refuse_second(self.length.replace(value), Refusal::LengthRepeated)?;
         } else if is("Transfer-Encoding") {
-            refuse_second(self.coding.replace(value), Error::CodingRepeated)?;
+            refuse_second(self.coding.replace(value), Refusal::CodingRepeated)?;
         } else if is("Expect") {
             if !value.eq_ignore_ascii_case("100-continue") {
-                return Err(Error::Expectation);
+                return Err(Refusal::ExpectationUnknown);
             }
             self.expects_continue = true;
         } else if is("Connection") {
@@ -203,43 +139,43 @@ impl<'a> Seen<'a> {
 
     /// `Host = uri-host [ ":" port ]` (RFC 9110, 7.2), or empty; HTTP/1.1 has
     /// exactly one (RFC 9112, 3.2).
-    fn check_host(&self, old: bool) -> Result<(), Error> {
+    fn check_host(&self, old: bool) -> Result<(), Refusal> {
         let is_of_host = |byte: u8| byte.is_ascii_graphic() && !b"/\\?#@,\"<>^`{|}".contains(&byte);
         match self.host {
             None if old => Ok(()),
-            None => Err(Error::HostCount),
+            None => Err(Refusal::HostCount),
             Some(host) if host.bytes().all(is_of_host) => Ok(()),
-            Some(_) => Err(Error::HostInvalid),
+            Some(_) => Err(Refusal::HostMalformed),
         }
     }
 
-    fn length(&self, old: bool) -> Result<Length, Error> {
+    fn length(&self, old: bool) -> Result<Length, Refusal> {
         match (self.length, self.coding) {
-            (Some(_), Some(_)) => Err(Error::LengthAndCoding),
+            (Some(_), Some(_)) => Err(Refusal::LengthAndCoding),
             (None, None) => Ok(Length::Known(0)),
             (Some(digits), None) => parse_length(digits).map(Length::Known),
-            (None, Some(_)) if old => Err(Error::CodingInOldVersion),
+            (None, Some(_)) if old => Err(Refusal::CodingInOldVersion),
             (None, Some(coding)) if coding.eq_ignore_ascii_case("chunked") => Ok(Length::Chunked),
             (None, Some(codings)) => {
                 let mut earlier = codings.split(',').map(str::trim);
                 let _last = earlier.next_back();
                 let is_early = earlier.any(|coding| coding.eq_ignore_ascii_case("chunked"));
-                Err(if is_early { Error::CodingOrder } else { Error::CodingUnknown })
+                Err(if is_early { Refusal::CodingOrder } else { Refusal::CodingUnknown })
             }
         }
     }
 }
 
-fn refuse_second(earlier: Option<&str>, err: Error) -> Result<(), Error> {
-    if earlier.is_some() { Err(err) } else { Ok(()) }
+fn refuse_second(earlier: Option<&str>, refusal: Refusal) -> Result<(), Refusal> {
+    if earlier.is_some() { Err(refusal) } else { Ok(()) }
 }
 
 /// `Content-Length = 1*DIGIT` (RFC 9110, 8.6): no sign, no list, no spaces.
-fn parse_length(digits: &str) -> Result<u64, Error> {
+fn parse_length(digits: &str) -> Result<u64, Refusal> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Error::LengthInvalid);
+        return Err(Refusal::LengthMalformed);
     }
-    digits.parse().map_err(|_overflow| Error::LengthTooLarge)
+    digits.parse().map_err(|_overflow| Refusal::ValueTooLarge)
 }
 
 #[cfg(test)]

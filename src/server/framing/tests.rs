@@ -3,12 +3,12 @@ use proptest::prelude::*;
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
-fn check(version: u8, fields: Fields<'_>) -> Result<Framing, Error> {
+fn check(version: u8, fields: Fields<'_>) -> Result<Framing, Refusal> {
     Head { method: "PUT", target: "/kv/a", version, fields }.check()
 }
 
 /// A well-framed HTTP/1.1 head with these fields beside its `Host`.
-fn check_new(fields: Fields<'_>) -> Result<Framing, Error> {
+fn check_new(fields: Fields<'_>) -> Result<Framing, Refusal> {
     check(1, &[&[("Host", "a")], fields].concat())
 }
 
@@ -20,31 +20,31 @@ fn a_length_is_digits_and_nothing_else() {
     }
     for value in ["", "+5", "-1", "5, 5", "5,5", "0x5", "5 5", "5.0", "1e3", "five"] {
         let checked = check_new(&[("content-length", value)]);
-        assert_eq!(checked, Err(Error::LengthInvalid), "{value:?}");
+        assert_eq!(checked, Err(Refusal::LengthMalformed), "{value:?}");
     }
     let huge = "1".repeat(30);
-    assert_eq!(check_new(&[("Content-Length", &huge)]), Err(Error::LengthTooLarge));
+    assert_eq!(check_new(&[("Content-Length", &huge)]), Err(Refusal::ValueTooLarge));
 }
 
 #[test]
 fn framing_is_never_guessed() {
-    let cases: [(Fields<'_>, Error); 13] = [
-        (&[("Content-Length", "5"), ("Content-Length", "5")], Error::LengthRepeated),
-        (&[("Content-Length", "5"), ("content-length", "6")], Error::LengthRepeated),
-        (&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], Error::LengthAndCoding),
-        (&[("Transfer-Encoding", "chunked"), ("Content-Length", "x")], Error::LengthAndCoding),
-        (&[("Transfer-Encoding", "gzip, chunked")], Error::CodingUnknown),
-        (&[("Transfer-Encoding", "identity")], Error::CodingUnknown),
-        (&[("Transfer-Encoding", "")], Error::CodingUnknown),
-        (&[("Transfer-Encoding", "chunked;a=b")], Error::CodingUnknown),
-        (&[("Transfer-Encoding", "xchunked")], Error::CodingUnknown),
-        (&[("Transfer-Encoding", "chunked, gzip")], Error::CodingOrder),
-        (&[("Transfer-Encoding", "Chunked ,chunked")], Error::CodingOrder),
+    let cases: [(Fields<'_>, Refusal); 13] = [
+        (&[("Content-Length", "5"), ("Content-Length", "5")], Refusal::LengthRepeated),
+        (&[("Content-Length", "5"), ("content-length", "6")], Refusal::LengthRepeated),
+        (&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], Refusal::LengthAndCoding),
+        (&[("Transfer-Encoding", "chunked"), ("Content-Length", "x")], Refusal::LengthAndCoding),
+        (&[("Transfer-Encoding", "gzip, chunked")], Refusal::CodingUnknown),
+        (&[("Transfer-Encoding", "identity")], Refusal::CodingUnknown),
+        (&[("Transfer-Encoding", "")], Refusal::CodingUnknown),
+        (&[("Transfer-Encoding", "chunked;a=b")], Refusal::CodingUnknown),
+        (&[("Transfer-Encoding", "xchunked")], Refusal::CodingUnknown),
+        (&[("Transfer-Encoding", "chunked, gzip")], Refusal::CodingOrder),
+        (&[("Transfer-Encoding", "Chunked ,chunked")], Refusal::CodingOrder),
         (
             &[("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")],
-            Error::CodingRepeated,
+            Refusal::CodingRepeated,
         ),
-        (&[("Host", "b")], Error::HostCount),
+        (&[("Host", "b")], Refusal::HostCount),
     ];
     for (fields, err) in cases {
         assert_eq!(check_new(fields), Err(err), "{fields:?}");
@@ -58,7 +58,7 @@ fn chunked_is_the_one_coding_and_needs_the_new_version() {
         assert_eq!(framing.length, Length::Chunked);
     }
     let old = check(0, &[("Transfer-Encoding", "chunked")]);
-    assert_eq!(old, Err(Error::CodingInOldVersion));
+    assert_eq!(old, Err(Refusal::CodingInOldVersion));
 }
 
 #[test]
@@ -68,10 +68,10 @@ fn a_host_is_a_name_with_an_optional_port() {
         assert!(check(0, &[("Host", host)]).is_ok(), "{host:?}");
     }
     for host in ["a/b", "user@a", "a,b", "a b", "a?b", "a#b", "a\\b", "é", "\u{fffd}", "a\tb"] {
-        assert_eq!(check(1, &[("Host", host)]), Err(Error::HostInvalid), "{host:?}");
-        assert_eq!(check(0, &[("Host", host)]), Err(Error::HostInvalid), "{host:?}");
+        assert_eq!(check(1, &[("Host", host)]), Err(Refusal::HostMalformed), "{host:?}");
+        assert_eq!(check(0, &[("Host", host)]), Err(Refusal::HostMalformed), "{host:?}");
     }
-    assert_eq!(check(1, &[]), Err(Error::HostCount));
+    assert_eq!(check(1, &[]), Err(Refusal::HostCount));
     assert!(check(0, &[]).is_ok());
 }
 
@@ -83,23 +83,23 @@ fn the_request_line_has_no_bytes_that_do_not_belong_there() {
     assert_eq!(check("GET", "/kv/%00"), None);
     assert_eq!(check("BREW-IT", "*"), None);
     for method in ["", "G T", "G\0T", "G\tT", "(GET)"] {
-        assert_eq!(check(method, "/"), Some(Error::Method), "{method:?}");
+        assert_eq!(check(method, "/"), Some(Refusal::MethodMalformed), "{method:?}");
     }
     for target in ["", "/a b", "/a\tb", "/a\0", "/a\r", "/a\nb", "/\u{7f}", "/\u{e9}"] {
-        assert_eq!(check("GET", target), Some(Error::TargetBytes), "{target:?}");
+        assert_eq!(check("GET", target), Some(Refusal::TargetBytes), "{target:?}");
     }
     let longest = "/".repeat(TARGET_BYTES_MAX);
     assert_eq!(check("GET", &longest), None);
-    assert_eq!(check("GET", &format!("{longest}/")), Some(Error::TargetTooLong));
+    assert_eq!(check("GET", &format!("{longest}/")), Some(Refusal::TargetTooLong));
 }
 
 #[test]
 fn header_fields_are_clean() {
     for name in ["", "X Y", "X:Y", "X\0", "[x]", "X\u{e9}"] {
-        assert_eq!(check_new(&[(name, "v")]), Err(Error::FieldName), "{name:?}");
+        assert_eq!(check_new(&[(name, "v")]), Err(Refusal::FieldNameMalformed), "{name:?}");
     }
     for value in ["a\nContent-Length: 5", "a\rb", "a\0b", "\u{7f}", "\u{b}chunked"] {
-        assert_eq!(check_new(&[("X", value)]), Err(Error::FieldValue), "{value:?}");
+        assert_eq!(check_new(&[("X", value)]), Err(Refusal::FieldValueMalformed), "{value:?}");
     }
     // Bytes beyond ASCII are allowed (RFC 9110, 5.5).
     assert!(check_new(&[("X", ""), ("X", "a\tb c"), ("Remote-Name", "J\u{f6}rg")]).is_ok());
@@ -112,7 +112,7 @@ fn one_expectation_is_known_and_new() {
     assert!(!check(0, awaited).expect("well framed").expects_continue);
     for expectation in ["", "200-ok", "100-continue, x"] {
         let checked = check_new(&[("Expect", expectation)]);
-        assert_eq!(checked, Err(Error::Expectation), "{expectation:?}");
+        assert_eq!(checked, Err(Refusal::ExpectationUnknown), "{expectation:?}");
     }
 }
 

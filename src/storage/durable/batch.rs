@@ -1,51 +1,50 @@
-//! What is committed together: changes to keys, each decided on what the ones
-//! before it leave.
+//! A batch: changes to keys that are committed together, each decided on the
+//! outcome of those before it.
 
 use super::generation::Keyspaces;
 use super::pins::Pins;
-use super::reader::{entry_in, entry_of};
+use super::read_path::{entry_in, entry_of};
 use crate::storage::{Change, Decision, Done, Effect, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
-/// What is to happen to a key.
+/// An operation on a key.
 pub enum WriteOp {
-    /// A record takes the place of what is there, or nothing does.
     Put(Record),
-    /// It depends on what is there.
+    /// A change decides, from the entry under the key.
     Decide(Change),
 }
 
-/// The changes of a batch, and who waits for them.
+/// Changes, and the writes that wait for them.
 pub struct Batch {
-    /// Nothing was decided on before.
+    /// Before the first decision.
     begun: Time,
     /// The last record of each changed key; `None` deletes it.
     changes: HashMap<Key, Record>,
     bytes: usize,
-    /// The values that were read to decide, which are held until they are told.
+    /// The values that decisions were made on, held until the outcome is told.
     seen_bytes: usize,
     waiting: Waiters,
 }
 
-/// A record to be written, or `None` to delete what is there.
+/// A record to be written, or `None` to delete the key.
 pub type Record = Option<Bytes>;
 
 /// The writes of a batch that wait for their outcome, with their effects.
 pub type Waiters = Vec<(Done, Effect)>;
 
-/// What an operation comes to.
+/// The outcome of an operation.
 pub enum Decided {
-    /// Nothing is written, but what was seen may be of this batch.
+    /// Nothing is written, but the entry that was seen may be of this batch.
     Keep(Updated),
-    /// This is written.
     Write(Record, Effect),
 }
 
 impl WriteOp {
-    /// Stores an entry. Lets go of it, for it would be held twice meanwhile.
+    /// Stores an entry, which is dropped: it would be held twice meanwhile.
     pub fn set(entry: Entry) -> Self {
         let record = record::encode(&entry);
         drop(entry);
@@ -54,13 +53,12 @@ impl WriteOp {
 }
 
 impl Batch {
-    /// A batch without changes.
     pub fn begin() -> Self {
         let (changes, waiting) = (HashMap::new(), Waiters::new());
         Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiting }
     }
 
-    /// When it was begun. What was decided on expires later, if it does.
+    /// When it was begun. Entries that decisions were made on expire later.
     pub fn begun(&self) -> Time {
         self.begun
     }
@@ -75,8 +73,8 @@ impl Batch {
         self.bytes + self.seen_bytes
     }
 
-    /// Decides what an operation does to a key, on what the batch has made of it
-    /// or else on what the keyspaces hold. That is pinned then.
+    /// Decides an operation on a key, from the batch's own change to it or else from
+    /// the entry in the keyspaces, which is pinned then.
     pub fn decide(
         &self,
         keyspaces: &Keyspaces,
@@ -97,10 +95,11 @@ impl Batch {
             None => entry_in(keyspaces, key)?.filter(|entry| pins.pin(key, entry)),
         };
         let decision = panic::catch_unwind(AssertUnwindSafe(|| change(before.as_ref())))
-            .map_err(|_panic| Error::Internal(Arc::new(Undecided)))?;
+            .map_err(|_panic| io::Error::other("what becomes of a key could not be decided"))
+            .map_err(|err| Error::Internal(Arc::new(err)))?;
         Ok(match decision {
             Decision::Remove if before.is_some() => {
-                Decided::Write(None, Effect::Updated(Updated { before, after: None }))
+                Decided::Write(None, Effect::Updated(Updated { before, after: None }.into()))
             }
             Decision::Keep | Decision::Remove => {
                 Decided::Keep(Updated { after: before.clone(), before })
@@ -108,15 +107,15 @@ impl Batch {
             Decision::Replace(entry) => {
                 let record = Some(record::encode(&entry).into());
                 let updated = Updated { before, after: Some(entry) };
-                Decided::Write(record, Effect::Updated(updated))
+                Decided::Write(record, Effect::Updated(updated.into()))
             }
         })
     }
 
-    /// Adds what was decided; `done` is told once the batch is committed.
+    /// Adds a decision; `done` is told once the batch is committed.
     pub fn add(&mut self, key: Key, decided: Decided, done: Done) {
         let effect = match decided {
-            Decided::Keep(updated) => Effect::Updated(updated),
+            Decided::Keep(updated) => Effect::Updated(updated.into()),
             Decided::Write(record, effect) => {
                 self.bytes += bytes(&key, record.as_ref());
                 let key_bytes = key.as_str().len();
@@ -126,34 +125,23 @@ impl Batch {
                 effect
             }
         };
-        if let Effect::Updated(Updated { before: Some(before), .. }) = &effect {
+        if let Effect::Updated(updated) = &effect
+            && let Some(before) = &updated.before
+        {
             self.seen_bytes += before.value().len();
         }
         self.waiting.push((done, effect));
     }
 
-    /// The changes, and who waits for them.
     pub fn into_parts(self) -> (HashMap<Key, Record>, Waiters) {
         (self.changes, self.waiting)
     }
 }
 
-/// What a change takes.
+/// The bytes of a change.
 pub fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
     key.as_str().len() + record.map_or(0, Bytes::len)
 }
-
-/// A function that was to decide has panicked.
-#[derive(Debug)]
-struct Undecided;
-
-impl std::fmt::Display for Undecided {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("what becomes of a key could not be decided")
-    }
-}
-
-impl std::error::Error for Undecided {}
 
 #[cfg(test)]
 mod tests {
@@ -168,7 +156,11 @@ mod tests {
         let mut batch = Batch::begin();
         batch.add(key("kept"), Decided::Keep(updated.clone()), Box::new(|_| {}));
         assert_eq!((batch.bytes(), batch.held_bytes()), (0, 1000));
-        batch.add(key("taken"), Decided::Write(None, Effect::Updated(updated)), Box::new(|_| {}));
+        batch.add(
+            key("taken"),
+            Decided::Write(None, Effect::Updated(updated.into())),
+            Box::new(|_| {}),
+        );
         assert_eq!((batch.bytes(), batch.held_bytes()), (5, 2005));
     }
 }

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! Writes that come during a sync make the next batch, and a lone one waits for
-//! nobody. How the database is written to is `upkeep`'s; here is what becomes of
-//! the writes, and of the store once the database fails. After a failure of the
-//! journal nobody knows what it holds: nothing more is written before the next
-//! start. After any other the database is opened anew, see `reopen`.
+//! nobody. `upkeep` writes to the database; this file has the fate of the writes, and
+//! of the store once the database fails. After a failure of the journal its contents
+//! are uncertain: nothing more is written before the next start. After any other the
+//! database is opened anew, see `reopen`.
 
 use super::batch::{self, Batch, Decided, Record, WriteOp};
 use super::compaction::Trigger;
@@ -18,7 +18,7 @@ use super::journal::preallocate::Preallocation;
 use super::live::Live;
 use super::patience::{Ending, Patience};
 use super::pins::Pins;
-use super::reopen::{Attempt, Reopener};
+use super::reopen::{Reopened, Reopener};
 use super::status::Status;
 use super::tree::{self, unless_panic};
 use super::upkeep::Upkeep;
@@ -137,7 +137,7 @@ impl Committer {
         let mut spare_bytes = self.upkeep.spare_bytes();
         self.add(&mut batch, &mut spare_bytes, key, op, done, since);
         if self.has_company {
-            // Whoever is just about to write again gets to it in time.
+            // Clients that are just about to write again get into this batch.
             thread::yield_now();
         }
         let mut next = None;
@@ -189,7 +189,7 @@ impl Committer {
         {
             let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
             if bytes > *spare_bytes {
-                // What the batch was decided on stays until it is committed.
+                // Entries that the batch was decided on stay until it is committed.
                 *spare_bytes = self.make_space(bytes, batch.begun(), since);
             }
             let fits = bytes <= *spare_bytes;
@@ -202,10 +202,10 @@ impl Committer {
         batch.add(key, decided, done);
     }
 
-    /// Makes space for so many bytes of a write submitted at `since`, as long as it
-    /// has patience, and gives what can be written then. What expires after `until`
-    /// stays. Other writes wait meanwhile, reads do not; after no space was gained
-    /// writes are refused for a while.
+    /// Makes space for a write submitted at `since`, as long as it has patience; gives
+    /// the bytes that can be written then. Keys that expire after `until` stay. Other
+    /// writes wait meanwhile, reads do not; after it was in vain writes are refused for
+    /// a while.
     fn make_space(&mut self, needed_bytes: u64, until: Time, since: Instant) -> u64 {
         let begun = Instant::now();
         let spare_bytes = self.upkeep.spare_bytes();
@@ -226,7 +226,7 @@ impl Committer {
         bytes
     }
 
-    /// Notes whether there is space; gives the outage before that.
+    /// Notes a lack of space, or its end; gives the outage before.
     fn note_space(&self, is_enough: bool) -> Option<Outage> {
         let before = self.status.set((!is_enough).then_some(Outage::DiskFull));
         match (before, is_enough) {
@@ -239,7 +239,8 @@ impl Committer {
 
     fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> Result<(), Error> {
         let batch = self.guarded(|upkeep| upkeep.batch(changes))?;
-        self.preallocation.prepare(self.upkeep.folder(), batch.len(), bytes);
+        let folder = self.upkeep.live().data().path();
+        self.preallocation.prepare(folder, batch.len(), bytes);
         self.guarded(|upkeep| upkeep.commit(batch, bytes))
     }
 
@@ -284,13 +285,13 @@ impl Committer {
         if self.is_settling && self.reopener.has_let_go() {
             // Its journal is the only one that is open.
             self.is_settling = false;
-            self.preallocation = Preallocation::begin(self.upkeep.folder());
+            self.preallocation = Preallocation::begin(self.upkeep.live().data().path());
         }
         if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
             return;
         }
         if let Err(err) = self.upkeep.live().check_place() {
-            // What is there now may be another's.
+            // The directory there now may be another's.
             self.reopener.give_up();
             self.fail(&err);
             return;
@@ -299,13 +300,13 @@ impl Committer {
             return self.reopener.postpone();
         }
         match self.upkeep.reopen(&mut self.reopener) {
-            Attempt::Opened => {
+            Reopened::Now => {
                 self.is_settling = true;
                 self.failed = None;
                 self.status.set(None);
             }
-            Attempt::NotYet => {}
-            Attempt::Final(err) => log_end(&err),
+            Reopened::NotYet => {}
+            Reopened::Never(err) => log_end(&err),
         }
     }
 
@@ -335,8 +336,8 @@ impl Committer {
     }
 }
 
-/// Tells writers how it went. What one of them does about it is none of the
-/// committer's business, a panic neither.
+/// Tells writers the outcome. A panic of one of them is none of the committer's
+/// business.
 fn tell(waiters: impl IntoIterator<Item = (Done, Effect)>, outcome: &Result<(), Error>) {
     for (done, effect) in waiters {
         let outcome = outcome.clone().map(|()| effect);

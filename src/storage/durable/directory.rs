@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock      held by the process that has the store open
-//! DIR/format    "little-key-value 3": what wrote the rest, and how
+//! DIR/format    "little-key-value 3": the program, and the version of its format
 //! DIR/data/     the database, and its inventory
 //! ```
 //!
@@ -11,10 +11,10 @@
 //! the next begins, so a directory that was left half made is finished by the
 //! next start; one that has a format and no data has lost it.
 //!
-//! Whatever is in it is of this user and no link, so nobody else says what is
-//! read or written. Where the system can tell, files are named from descriptors
-//! that are held, so that even a directory that was moved is the one that is
-//! written to, and never another in its place.
+//! Everything in it belongs to this user and is no link, so nobody else decides on
+//! the files that are read or written. Where the system allows it, files are named
+//! from descriptors that are held, so that even a directory that was moved is the one
+//! that is written to, and never another in its place.
 
 use super::held::{self, Held, Identity};
 use super::open_error::OpenError;
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 /// nothing of them has to be changed.
 const FORMAT_VERSION: u64 = 3;
 
-/// The first one with an inventory, and whose format was written last.
+/// The first one with an inventory, and with a format that is written last.
 const INVENTORY_VERSION: u64 = 3;
 
 const FORMAT_NAME: &str = "little-key-value";
@@ -35,7 +35,7 @@ const FORMAT_NAME: &str = "little-key-value";
 /// The longest text that tells a version.
 const FORMAT_BYTES_MAX: u64 = 64;
 
-/// How many things of others are told by name.
+/// The most files of others that are logged by name.
 const NAMES_TOLD_MAX: usize = 5;
 
 const LOCK: &str = "lock";
@@ -51,16 +51,15 @@ pub struct Directory {
     /// Holds the lock until it is closed.
     lock: File,
     state: State,
-    /// What others have in it, where there was no store.
+    /// The names of others' files in it, where there was no store.
     others: Vec<String>,
 }
 
-/// What a directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing, or what is left of the making of a new one.
+    /// There is no database, but perhaps remains of the making of one.
     New,
-    /// All but the name of the format.
+    /// All but the format is there.
     Unnamed,
     Whole {
         version: u64,
@@ -68,11 +67,11 @@ enum State {
 }
 
 impl Directory {
-    /// Takes the directory at `path`; makes it, for its owner alone, if there
-    /// is none. Refuses one that another process has, one of a later version,
-    /// one where something else has a name that the store needs, and one that
-    /// another user has a hand in. Whatever else is in it is left alone, and
-    /// nothing but an empty lock comes into it.
+    /// Takes the directory at `path`; makes it, for its owner alone, if there is none.
+    /// Refuses one that another process has, one of a later version, one where other
+    /// files have names that the store needs, and one with files of another user.
+    /// Everything else in it is left alone, and nothing but an empty lock comes into
+    /// it.
     pub fn take(path: &Path) -> Result<Self, OpenError> {
         make(path).map_err(|err| {
             if matches!(err.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
@@ -99,12 +98,10 @@ impl Directory {
         Ok(Self { path, folder, lock, state, others })
     }
 
-    /// Whether there is no database yet.
     pub fn is_new(&self) -> bool {
         self.state == State::New
     }
 
-    /// Whether the database that is there has an inventory.
     pub fn has_inventory(&self) -> bool {
         match self.state {
             State::New | State::Unnamed => true,
@@ -137,9 +134,8 @@ impl Directory {
         Ok(())
     }
 
-    /// Takes away what others may do with it, and gives it the format that is
-    /// written from now on, if it has none or that of an earlier program, which
-    /// would not understand what is written.
+    /// Takes the permissions of others away, and writes the format if there is none,
+    /// or that of an earlier version, which would not understand the data from now on.
     pub fn finish(&self) -> Result<(), OpenError> {
         let folder = self.folder.path();
         held::close_to_others(&[folder.join(LOCK)]);
@@ -155,7 +151,7 @@ impl Directory {
         Ok(())
     }
 
-    /// The folder of the database. Nothing is known of what is in it.
+    /// The folder of the database, of any contents.
     pub fn data(&self) -> Result<Data, OpenError> {
         let unreadable = |err| OpenError::io("its data cannot be read", err);
         let folder = Held::open(&self.folder.path().join(DATA)).map_err(unreadable)?;
@@ -174,34 +170,33 @@ pub struct Data {
 }
 
 impl Data {
-    /// What its files are to be reached by, as long as this lives.
+    /// The path that its files are reached by, as long as this lives.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Where it is said to be.
+    /// The path that people know.
     pub fn name(&self) -> &Path {
         &self.path
     }
 
-    /// Whether its files are reached wherever it is moved.
+    /// Whether its files are reached wherever the directory is moved.
     pub fn goes_along(&self) -> bool {
         self.path != self.folder.path()
     }
 
-    /// Whether it is still where it is said to be: nobody has moved or removed
-    /// the directory, or begun another there.
+    /// Whether nobody has moved or removed the directory, or begun another there.
     pub fn is_where_it_was(&self) -> bool {
         self.folder.identity().is_at(&self.path)
     }
 
-    /// Whether the lock beside it is so too, which keeps others away.
+    /// The same, and for the lock beside it, which keeps others away.
     pub fn is_in_place(&self) -> bool {
         self.is_where_it_was() && self.lock.is_at(&self.lock_path)
     }
 }
 
-/// Makes the directory `path` and those above it, and syncs what names them.
+/// Makes the directory `path` and those above it, and syncs their names.
 fn make(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -230,9 +225,8 @@ fn unwritable(err: io::Error) -> OpenError {
     OpenError::io("it cannot be written", err)
 }
 
-/// What the directory `folder` holds, and the names of what others have there,
-/// where no store is yet. Refuses what stands where the store would put
-/// something of its own.
+/// The state of the directory `folder`, and the names of others' files where no store
+/// is yet. Refuses files of others under the store's own names.
 fn look_over(folder: &Path) -> Result<(State, Vec<String>), OpenError> {
     match look_once(folder) {
         // Another process may have made one meanwhile.
@@ -278,7 +272,7 @@ fn look_once(folder: &Path) -> Result<(State, Vec<String>), OpenError> {
     }
     check()?;
     let version = read_format(&folder.join(FORMAT))?;
-    // Whose the rest is was clear when it was made.
+    // Files of others were told of when the store was made.
     if is_there(DATA) {
         return Ok((State::Whole { version }, Vec::new()));
     }
@@ -289,14 +283,13 @@ fn look_once(folder: &Path) -> Result<(State, Vec<String>), OpenError> {
     Err(OpenError::Missing { file: folder.join(DATA) })
 }
 
-/// Whether a path is a file, and no link to one, that holds such a short text.
+/// Whether a path is a file, and no link, with such a short text.
 fn holds_at_most(path: &Path, is_right: impl FnOnce(&[u8]) -> bool) -> io::Result<bool> {
     let metadata = fs::symlink_metadata(path)?;
     Ok(metadata.is_file() && metadata.len() <= FORMAT_BYTES_MAX && is_right(&fs::read(path)?))
 }
 
-/// Whether a text is what [`write_format`] writes, or the beginning of it, in
-/// any version.
+/// Whether a text is a beginning of one that [`write_format`] writes, in any version.
 fn is_start_of_format(text: &[u8]) -> bool {
     let fixed = format!("{FORMAT_NAME} ").into_bytes();
     match text.strip_prefix(&fixed[..]) {
@@ -308,7 +301,7 @@ fn is_start_of_format(text: &[u8]) -> bool {
     }
 }
 
-/// Tells of what others have in the directory, by its first names.
+/// Logs the first names of others' files in the directory.
 fn tell_of(others: &[String], path: &Path) {
     if others.is_empty() {
         return;
@@ -321,7 +314,7 @@ fn tell_of(others: &[String], path: &Path) {
     log::info!("{path} has other things in it, which are left alone: {names}{and_more}");
 }
 
-/// The version that a format tells; refuses one that is not read.
+/// The version of a format; refuses one that is not read.
 fn read_format(file: &Path) -> Result<u64, OpenError> {
     let text = fs::read(file).map_err(|err| OpenError::io("its format cannot be read", err))?;
     let text = str::from_utf8(&text).ok().map(str::trim_end);
@@ -333,7 +326,7 @@ fn read_format(file: &Path) -> Result<u64, OpenError> {
     }
 }
 
-/// Writes ours in a place of its own.
+/// Writes the format under the name of an unfinished one.
 fn write_format(folder: &Path) -> io::Result<()> {
     let mut file = held::create_anew(&folder.join(FORMAT_UNFINISHED))?;
     writeln!(file, "{FORMAT_NAME} {FORMAT_VERSION}")?;

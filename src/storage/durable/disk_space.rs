@@ -1,26 +1,25 @@
-//! How much space the disk has.
+//! The free space of the disk, and the part of it that writes may take.
 
 use super::generation::Keyspaces;
 use super::journal;
 use super::tree::MEMTABLE_BYTES;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// What is kept free, in bytes: the tree needs space to put its files in order.
+/// The bytes that are kept free: compaction needs space.
 const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
 /// The same as one part in so many of a smaller disk.
 const RESERVE_SHARE: u64 = 16;
 
-/// What the tree may have in memory that has to be written, which is kept free
-/// up to half of a small disk.
+/// The memtables that may have to be flushed, up to half of a small disk.
 const MEMORY_BYTES: u64 = 3 * MEMTABLE_BYTES;
 
-/// What a step of putting the tree in order takes at most, with what comes
-/// meanwhile, which is kept free up to a quarter of a small disk.
+/// The most that a step of compaction takes, with all that is written meanwhile,
+/// up to three eighths of a small disk.
 const STEP_BYTES: u64 = 8 * MEMTABLE_BYTES;
 
-/// How large the journal grows before it begins anew, and as one part in so many
-/// of a small disk.
+/// How large the journal grows before another begins, and the same as one part in
+/// so many of a small disk.
 const JOURNAL_BYTES: u64 = 64 << 20;
 const JOURNAL_SHARE: u64 = 8;
 
@@ -35,22 +34,18 @@ impl DiskSpace {
         Self { folder }
     }
 
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// How many bytes are free, as far as the system tells.
+    /// Free bytes; no limit where the system does not tell.
     pub fn free_bytes(&self) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
     }
 
-    /// How many of them a generation can write while enough is kept free. What
-    /// it has only in memory will take as much, and the journal no more than it
-    /// has grown already: neither of them takes later what others have given
-    /// back. Where the system does not tell, a write has to fail to do so.
+    /// The bytes that can be written while enough is kept free. Memtables will take
+    /// as much as they hold, and the journal no more than it has grown already:
+    /// neither of them takes later the space that others have given back. Where the
+    /// system does not tell, only a write that fails does.
     pub fn spare_bytes(&self, keyspaces: &Keyspaces) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
-            let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
+            let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 8 * 3));
             let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
             let journal_max = JOURNAL_BYTES.min(total / JOURNAL_SHARE);
             let kept = reserve + journal_max / 2 + keyspaces.unflushed_bytes();
@@ -58,7 +53,7 @@ impl DiskSpace {
             if spare >= journal_max {
                 return spare;
             }
-            // It is near enough to look closer.
+            // Near the limit the journal's real size matters.
             let journal = journal::disk_bytes(&self.folder).unwrap_or(0).min(journal_max);
             (free + journal).saturating_sub(kept).min(journal_max)
         })
@@ -79,7 +74,7 @@ impl DiskSpace {
     }
 }
 
-/// Of the disk, in bytes.
+/// Of a disk, in bytes.
 struct Sizes {
     total: u64,
     free: u64,

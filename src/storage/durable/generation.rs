@@ -1,4 +1,4 @@
-//! A pair of keyspaces that holds all keys, and what clearing does to it.
+//! A generation: the pair of keyspaces that holds all keys, until they are cleared.
 //!
 //! ```text
 //! 7             the keys, with their records
@@ -17,7 +17,7 @@ use crate::storage::KEY_BYTES_MAX;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What the name of a generation's second keyspace ends with.
+/// The end of the name of a generation's second keyspace.
 const EXPIRING: &str = ".expiring";
 
 /// The mark of a generation that is in use. Keys are UTF-8, so this is none.
@@ -76,7 +76,7 @@ impl Keyspaces {
 /// A numbered pair of keyspaces.
 pub struct Generation {
     number: u64,
-    /// What its batches have in the journal.
+    /// In all its batches in the journal.
     stamp: Stamp,
     keyspaces: Arc<Keyspaces>,
     /// The versions of the trees whose blob files have names that last.
@@ -91,7 +91,9 @@ impl Generation {
         for keyspace in generation.keyspaces.each() {
             generation.widen_bounds(database, keyspace)?;
         }
-        generation.mark(database)?;
+        let mut batch = generation.batch(database);
+        batch.insert(generation.keys(), MARK, []);
+        batch.commit()?;
         Ok(generation)
     }
 
@@ -110,13 +112,6 @@ impl Generation {
         Ok(Self { number, stamp, keyspaces, synced: [0; 2] })
     }
 
-    /// Marks it as in use.
-    fn mark(&self, database: &Database) -> Result<()> {
-        let mut batch = self.batch(database);
-        batch.insert(self.keys(), MARK, []);
-        batch.commit()
-    }
-
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
     /// before all keys and end behind them.
     pub fn widen_bounds(&self, database: &Database, keyspace: &Keyspace) -> Result<()> {
@@ -133,8 +128,8 @@ impl Generation {
         numbers.sort_unstable();
         while let Some(number) = numbers.pop() {
             let keys = database.keyspace(&number.to_string())?;
-            // Only what was in use has tables, so one that cannot be read is that.
-            if keys.contains(MARK).unwrap_or(true) {
+            // One that cannot be read has tables, and so was in use.
+            if keys.get(MARK).map_or(true, |mark| mark.is_some()) {
                 return Self::of(database, data, stamp, number, keys).map(Some);
             }
         }
@@ -152,11 +147,10 @@ impl Generation {
         Ok(())
     }
 
-    /// A batch of changes to it. Every batch is made here: it says what its
-    /// number in the journal cannot be below, where nothing else checks that,
-    /// and is synced before the next is begun. If power is lost, any part of
-    /// what was not synced may be missing, and a batch that is broken before a
-    /// whole one cannot be told from damage.
+    /// A batch of changes to it. Every batch is made here: it has a floor for its
+    /// number in the journal, which nothing else checks, and is synced before the next
+    /// is begun. A power loss takes any part of the bytes that were not synced, and a
+    /// broken batch before a whole one cannot be told from damage.
     pub fn batch(&self, database: &Database) -> WriteBatch {
         let mut batch = database.batch();
         batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(database.visible_number()));

@@ -1,17 +1,17 @@
-//! Files and folders that nobody else has a hand in: what is opened is no link,
-//! belongs to this user and is closed to others, and a folder that is held
-//! open is found again wherever it is moved.
+//! Files and folders of this user alone: nothing that is opened is a link, belongs to
+//! another user or is open to others, and a folder that is held open is found again
+//! wherever it is moved.
 
 use super::open_error::OpenError;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// What others may do with a file, among the bits of its mode.
+/// The permissions of others among the bits of a file's mode.
 #[cfg(unix)]
 const OTHERS: u32 = 0o077;
 
-/// Which file or folder it is: no other one is, as long as it is held open.
+/// The identity of a file or folder, which no other has as long as it is held open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     #[cfg(unix)]
@@ -35,7 +35,7 @@ impl Identity {
         }
     }
 
-    /// Whether it is what `path` names, and not by a link.
+    /// Whether `path` names it, and not by a link.
     pub fn is_at(self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|metadata| Self::of(&metadata) == self)
     }
@@ -66,13 +66,13 @@ impl Held {
         Ok(Self { path: path.to_owned(), metadata: fs::metadata(path)? })
     }
 
-    /// By which it is reached as long as it is held, wherever it has gone; if
-    /// the system knows no such path, where it was found.
+    /// A path that reaches it as long as it is held, wherever it is moved; if the
+    /// system knows none, the one by which it was found.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it was when it was opened.
+    /// Its metadata when it was opened.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -99,8 +99,7 @@ fn path_of(_file: &File) -> Option<PathBuf> {
     None
 }
 
-/// Refuses what is no folder, or no file, or a link to one, or belongs to
-/// another user.
+/// Refuses anything but a folder, or a file, of this user.
 pub fn check(path: &Path, metadata: &Metadata, is_folder: bool) -> Result<(), OpenError> {
     let file = path.to_owned();
     if metadata.is_symlink() {
@@ -116,7 +115,7 @@ pub fn check(path: &Path, metadata: &Metadata, is_folder: bool) -> Result<(), Op
     }
 }
 
-/// The user whom a file belongs to, and the one whom this process works for.
+/// The owner of a file, and the user of this process.
 #[cfg(target_os = "linux")]
 #[allow(clippy::unnecessary_wraps, reason = "elsewhere it is not known")]
 fn owner_of(metadata: &Metadata) -> Option<(u32, u32)> {
@@ -130,7 +129,7 @@ fn owner_of(_metadata: &Metadata) -> Option<(u32, u32)> {
     None
 }
 
-/// Makes a file that was not there, after it has removed what was.
+/// Makes a file, in place of the one at the same path.
 pub fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(err) if err.kind() != ErrorKind::NotFound => return Err(err),
@@ -164,7 +163,6 @@ pub fn private_folders() -> DirBuilder {
     builder
 }
 
-/// Whether anybody but its owner may do something with a file.
 #[cfg(unix)]
 pub fn is_open_to_others(metadata: &Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
@@ -177,8 +175,8 @@ pub fn is_open_to_others(_metadata: &Metadata) -> bool {
     false
 }
 
-/// Takes away what others may do with files and folders, none of which is a
-/// link. Not every file system knows such a thing: then it is logged.
+/// Takes the permissions of others away from files and folders, none of which is a
+/// link. A file system without permissions is logged.
 pub fn close_to_others(paths: &[PathBuf]) {
     if let Err(err) = paths.iter().try_for_each(|path| close(path)) {
         log::warn!(

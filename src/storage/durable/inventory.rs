@@ -1,18 +1,18 @@
-//! What has to be in the folder of a database, so that a part that is missing
-//! is not taken for one that never was.
+//! The inventory: a file that lists the parts of a database, so that one that is
+//! missing is not taken for one that never was.
 //!
 //! ```text
-//! stamp 00c0ffee...       what the batches have that are written from now on
-//! keyspaces 3 4           those in use: of the keys, and of what expires
-//! journal 7 4096 812      a journal, how many bytes of it are whole, and the
-//!                         number of a batch of the keys in it or before it
+//! stamp 00c0ffee...       of all batches that are written from now on
+//! keyspaces 3 4           in use: of the keys, and of large records that expire
+//! journal 7 4096 812      a journal, the number of its bytes known to be whole, and
+//!                         the number of a batch of the keys in it or before it
 //! checksum 0123...        XXH3 of the lines above
 //! ```
 //!
-//! It is written anew where a store is opened, cleared or closed, and once a
-//! new journal has appeared. An old one is never wrong: the keyspaces stay until
-//! a new one was written, no journal loses a byte that was whole, and where
-//! one is gone its batches are in tables.
+//! It is replaced where a store is opened, cleared or closed, and once a new
+//! journal has appeared. An old one is never wrong: the keyspaces stay until a new
+//! one was written, no journal loses a byte that was whole, and the batches of one
+//! that is gone are in tables.
 
 use super::directory::{self, Data};
 use super::generation::Generation;
@@ -29,9 +29,13 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const NAME_UNFINISHED: &str = "inventory.new";
 
-/// After so many bytes of batches it is looked whether there is a new journal,
-/// which comes after 64 MB.
+/// The folder is looked at for a new journal, which comes after 64 MB, whenever so
+/// many bytes were written.
 const LOOK_BYTES: usize = 1 << 20;
+
+/// A batch counts as this many bytes at least, so that there are few of them between
+/// two looks.
+const BATCH_BYTES_MIN: usize = 64;
 
 /// The contents of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +45,12 @@ pub struct Inventory {
     pub journals: Vec<Listed>,
 }
 
-/// A journal that has to be there, or be in tables.
+/// A journal that has to be there, unless its batches are in tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub number: u64,
     pub whole_bytes: u64,
-    /// The number of a batch in it or before it, which has gone to the keyspace
-    /// of the keys; zero if none is known.
+    /// The number of a batch of the keys in it or before it; zero if none is known.
     pub batch: u64,
 }
 
@@ -69,7 +72,7 @@ impl Inventory {
         Self { stamp, keyspaces, journals: journals.iter().map(listed).collect() }
     }
 
-    /// Reads that of the database in `data`.
+    /// Reads the inventory of the database in `data`.
     pub fn read(data: &Path) -> Result<Self, OpenError> {
         let path = data.join(Self::NAME);
         let text = match fs::read(&path) {
@@ -117,7 +120,7 @@ impl Inventory {
         text
     }
 
-    /// Writes it in place of the one before, in one step.
+    /// Replaces the inventory in `data`, in one step.
     pub fn write(&self, data: &Path) -> io::Result<()> {
         let unfinished = data.join(NAME_UNFINISHED);
         let mut file = held::create_anew(&unfinished)?;
@@ -132,21 +135,31 @@ fn number<T: FromStr>(words: &mut SplitWhitespace<'_>) -> Option<T> {
     words.next()?.parse().ok()
 }
 
+/// A floor of the last batch before the one with the number `first`, which may be yet
+/// to come. `None` if no floor before is known.
+fn last_before(floors: &[u64], first: Option<u64>) -> Option<u64> {
+    // A batch is below the floor of the next one.
+    let pairs = floors.windows(2).rev();
+    let mut before = pairs.filter(|pair| first.is_none_or(|first| pair.get(1) <= Some(&first)));
+    before.next()?.first().copied()
+}
+
 /// Keeps the inventory of a database that is written to.
 pub struct Keeper {
     data: Arc<Data>,
     inventory: Inventory,
-    /// The number of the last batch of the keys as the newest journal was last
-    /// seen to be the newest.
+    /// The last batch of the keys when the newest journal was last seen to be so.
     batch: u64,
+    /// The floors of the batches since then, in order.
+    floors: Vec<u64>,
     unlooked_bytes: usize,
 }
 
 impl Keeper {
-    /// One whose inventory was just written.
+    /// The keeper of an inventory that was just written.
     pub fn new(data: Arc<Data>, inventory: Inventory) -> Self {
         let batch = inventory.journals.last().map_or(0, |journal| journal.batch);
-        Self { data, inventory, batch, unlooked_bytes: 0 }
+        Self { data, inventory, batch, floors: Vec::new(), unlooked_bytes: 0 }
     }
 
     /// The folder of the database.
@@ -154,25 +167,31 @@ impl Keeper {
         &self.data
     }
 
-    /// Notes that so many bytes of batches are written, and now and then lists
-    /// a new journal.
-    pub fn note(&mut self, generation: &Generation, bytes: usize) {
-        self.unlooked_bytes += bytes;
+    /// Notes a batch of so many bytes, with a floor for its number above the numbers
+    /// of all batches before it. Lists a new journal now and then.
+    pub fn note(&mut self, generation: &Generation, floor: u64, bytes: usize) {
+        self.floors.push(floor);
+        self.unlooked_bytes += bytes.max(BATCH_BYTES_MIN);
         if self.unlooked_bytes < LOOK_BYTES {
             return;
         }
         self.unlooked_bytes = 0;
-        // What is written is right as well, and says less.
+        // The old inventory is right as well, and says less.
         if let Err(err) = self.look(generation) {
             log::debug!("the inventory is not written: {err}");
         }
+        self.floors.clear();
+        self.floors.push(floor);
     }
 
     fn look(&mut self, generation: &Generation) -> io::Result<()> {
         let numbers = self.numbers()?;
         let newest = self.inventory.journals.last().map(|journal| journal.number);
         if numbers.last().copied() != newest {
-            let batch = self.batch;
+            let first = numbers.iter().find(|number| Some(**number) > newest);
+            let first = first.map(|number| journal::first_batch(self.data.path(), *number));
+            let batch = last_before(&self.floors, first.transpose()?.flatten());
+            let batch = batch.unwrap_or(self.batch);
             self.list(&numbers, |listed| {
                 if Some(listed.number) == newest {
                     listed.batch = batch;
@@ -185,18 +204,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Writes that another generation is in use. The one before has to be there
-    /// until then.
+    /// Writes that another generation is in use. The one before has to stay until
+    /// then.
     pub fn begin(&mut self, generation: &Generation) -> io::Result<()> {
         let numbers = self.numbers()?;
         self.inventory.keyspaces = generation.ids();
         // No batch before was of these keys.
         self.list(&numbers, |listed| listed.batch = 0);
         self.batch = 0;
+        self.floors.clear();
         self.inventory.write(self.data.path())
     }
 
-    /// Writes how much is in the journal, now that nothing more will be.
+    /// Writes the length of the journal, now that it is final.
     pub fn end(&mut self) {
         let mut end = || {
             let Some(newest) = journal::journals(self.data.path())?.pop() else { return Ok(()) };
@@ -218,7 +238,7 @@ impl Keeper {
         Ok(journals.iter().filter_map(|path| journal::number(path)).collect())
     }
 
-    /// Lists the journals that there are, with what is known of them.
+    /// Lists the journals of these numbers, with all that is known of them.
     fn list(&mut self, numbers: &[u64], change: impl Fn(&mut Listed)) {
         let journals = &self.inventory.journals;
         let listed = |number: &u64| {
@@ -253,6 +273,19 @@ mod tests {
             inventory.write(data.path()).expect("it is written");
             assert_eq!(Inventory::read(data.path()).expect("it is read"), inventory);
         }
+    }
+
+    #[test]
+    fn the_last_batch_before_a_journal_is_the_one_before_its_first() {
+        let floors = [10, 11, 13, 14];
+        // Numbers are at or above their floors, and below the next floor.
+        for (first, last) in
+            [(10, None), (11, Some(10)), (12, Some(10)), (13, Some(11)), (14, Some(13))]
+        {
+            assert_eq!(last_before(&floors, Some(first)), last, "{first}");
+        }
+        assert_eq!(last_before(&floors, None), Some(13), "the last one is yet to be written");
+        assert_eq!(last_before(&[10], None), None);
     }
 
     #[test]

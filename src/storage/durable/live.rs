@@ -1,5 +1,5 @@
-//! The open database, and all that changes with it: what is in use, and what
-//! readers are shown.
+//! The open database, and all that changes with it: its generation, its inventory
+//! and the keyspaces that readers use.
 
 use super::directory::Data;
 use super::generation::{Generation, Keyspaces};
@@ -37,6 +37,11 @@ impl Live {
     /// A batch of changes to the generation.
     pub fn batch(&self) -> WriteBatch {
         self.generation.batch(self.database())
+    }
+
+    /// Notes a batch of so many bytes, with a floor for its number.
+    pub fn note(&mut self, floor: u64, bytes: usize) {
+        self.inventory.note(&self.generation, floor, bytes);
     }
 
     /// Has readers, and decisions, use another generation; gives the old one.

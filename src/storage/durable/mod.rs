@@ -1,14 +1,17 @@
-//! The engine that keeps everything on disk: an LSM tree with a journal.
+//! The engine on disk: LSM trees with a journal. A write is answered once it is
+//! synced; a read waits for no write.
 //!
-//! A write is handed to the one committer and comes back once it is synced;
-//! a read looks into the tree and waits for nobody. `directory` says whose
-//! the files are, `verify` and `journal` whether a crash or a bad disk has
-//! touched them, `inventory` which there have to be, `expiry` what is to be
-//! swept away.
+//! ```text
+//! write ──► committer ──► upkeep ──► generation ──► tree ──► fjall
+//!             batch         │          two keyspaces: the keys, and large records
+//!                           │          that expire; a clear begins another pair
+//!                           └─ expiry, compaction, disk_space, remover
+//! read  ──► read_path ──────────────► keyspaces
+//! start ──► directory ──► recovery: verify, journal, inventory
+//! failure ─► reopen: the same, while reads go on
+//! ```
 //!
-//! All keys live in one keyspace of the database, and what expires in another;
-//! the two are called a generation: clearing starts an empty one and drops the
-//! old.
+//! `tree` alone names fjall, and no module imports another in a circle.
 
 mod batch;
 mod committer;
@@ -24,7 +27,7 @@ mod live;
 mod open_error;
 mod patience;
 mod pins;
-mod reader;
+mod read_path;
 mod recovery;
 mod remover;
 mod reopen;
@@ -42,19 +45,19 @@ use directory::{Data, Directory};
 use live::Live;
 pub use open_error::OpenError;
 use pins::Pins;
-use reader::Reader;
+use read_path::ReadPath;
 use status::Status;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-/// How many threads read what is not in memory, for each processor.
+/// Threads for reads from the disk, for each processor.
 const READERS_EACH: usize = 2;
 
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
-    reader: Reader,
+    read_path: ReadPath,
     /// For reads that may wait for the disk.
     readers: Pool,
     status: Arc<Status>,
@@ -90,9 +93,17 @@ impl Durable {
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        let reader = Reader::new(current, pins);
-        let readers = start_readers(&reader)?;
-        Ok(Self { reader, readers, status, writes, committer, _data: data, _directory: directory })
+        let read_path = ReadPath::new(current, pins);
+        let readers = start_readers(&read_path)?;
+        Ok(Self {
+            read_path,
+            readers,
+            status,
+            writes,
+            committer,
+            _data: data,
+            _directory: directory,
+        })
     }
 
     /// How many descriptors a store may have open at most: fewer where the
@@ -112,10 +123,10 @@ impl Durable {
 }
 
 /// Starts the threads that read from the disk.
-fn start_readers(reader: &Reader) -> Result<Pool, OpenError> {
-    let reader = reader.clone();
+fn start_readers(read_path: &ReadPath) -> Result<Pool, OpenError> {
+    let read_path = read_path.clone();
     let perform = move |op| match op {
-        Op::Get(key) => reader.get(&key).map(Effect::Found),
+        Op::Get(key) => read_path.get(&key).map(Effect::Found),
         Op::Set(..) | Op::Delete(_) | Op::Update(..) | Op::Clear => {
             unreachable!("writes are the committer's")
         }
@@ -128,7 +139,7 @@ fn start_readers(reader: &Reader) -> Result<Pool, OpenError> {
 impl Storage for Durable {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
         let Op::Get(key) = &op else { return Err(op) };
-        match self.reader.get_in_memory(key) {
+        match self.read_path.get_in_memory(key) {
             Some(entry) => Ok(Ok(Effect::Found(Some(entry)))),
             None => Err(op),
         }

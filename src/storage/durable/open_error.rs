@@ -6,8 +6,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a directory cannot be opened as a store. Nothing in it was changed,
-/// but for what an earlier start had left unfinished.
+/// Why a directory cannot be opened as a store. Nothing in it was changed, except
+/// that an unfinished start may have been finished or removed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -59,7 +59,7 @@ pub enum OpenError {
         /// The number of the user whom the process works for.
         user: u32,
     },
-    /// What names the data in use is gone.
+    /// The mark of the generation in use is gone.
     Incomplete,
     /// A file cannot be made, read or written.
     Io {
@@ -69,7 +69,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The database does not open.
-    Database(Box<dyn Error + Send + Sync>),
+    Database(tree::Error),
 }
 
 impl OpenError {
@@ -104,7 +104,7 @@ impl OpenError {
 
 impl From<tree::Error> for OpenError {
     fn from(err: tree::Error) -> Self {
-        Self::Database(Box::new(err))
+        Self::Database(err)
     }
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for OpenError {
             ),
             Self::Io { what, source } => write!(formatter, "{what}: {source}"),
             Self::Database(source) => {
-                write!(formatter, "its data cannot be opened: {}", first_cause(&**source))
+                write!(formatter, "its data cannot be opened: {}", first_cause(source))
             }
         }
     }
@@ -168,7 +168,7 @@ impl Error for OpenError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Database(source) => Some(&**source),
+            Self::Database(source) => Some(source),
             Self::NotADirectory
             | Self::Foreign { .. }
             | Self::InUse

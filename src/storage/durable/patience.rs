@@ -1,33 +1,30 @@
-//! How long a write waits for space to be made.
+//! The patience of a write that waits for space to be made.
 //!
-//! Patience counts progress, not time: while rounds of making space come to
-//! anything a write waits, on a slow disk as on a quick one. It ends after some
-//! rounds in a row that come to nothing, and at a moment by which the client is
-//! to have an answer. Nothing here reads a clock or a disk.
+//! It counts progress, not time: as long as rounds of making space gain something
+//! the write waits, on a slow disk as on a quick one. It ends after some idle rounds
+//! in a row, and before the client gives up. Nothing here reads a clock or a disk.
 
 use std::time::{Duration, Instant};
 
-/// The longest that a write waits, from when it was handed over: less than
-/// clients and proxies do, which is 30 s and more.
+/// The longest that a write waits after it was submitted: less than clients and
+/// proxies do, which is 30 s and more.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// How long a round takes at most, but for the step that it is at: then what it
-/// has gained is looked at.
+/// The longest that a round takes, but for its last step.
 const PIECE: Duration = Duration::from_secs(1);
 
-/// Space is made until so much can be spared, but for no longer than a piece if
-/// less is enough.
+/// Rounds go on until so much can be spared, but for no longer than a piece if less
+/// is enough.
 const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
-/// How many rounds in a row may come to nothing. A single file that has keys from
-/// all over the tree is left for the next one, in which there are two, and what
-/// has failed in one may not in the next.
+/// How many rounds in a row may be idle. A single L0 file is left for the next
+/// round, in which there are two, and a failure may not come again.
 const IDLE_ROUNDS_MAX: u32 = 4;
 
 /// The patience of one write.
 pub struct Patience {
     needed_bytes: u64,
-    /// What could be spared when it began, and the most since.
+    /// The bytes to spare at the beginning, and the most since.
     first_bytes: u64,
     most_bytes: u64,
     begun: Instant,
@@ -35,18 +32,18 @@ pub struct Patience {
     idle_rounds: u32,
 }
 
-/// What a round of making space has come to.
+/// The outcome of a round of making space.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Round {
-    /// Something was swept, or has come to where it gives space back, or is on
-    /// its way there.
+    /// Something was swept, or has come nearer to the last level, where it gives
+    /// space back.
     pub has_progress: bool,
     /// There is more to do.
     pub has_more: bool,
 }
 
 impl Round {
-    /// What both have come to.
+    /// The outcome of two rounds as one.
     pub fn and(self, other: Self) -> Self {
         Self {
             has_progress: self.has_progress || other.has_progress,
@@ -55,7 +52,7 @@ impl Round {
     }
 }
 
-/// Why there are no more rounds.
+/// The reason for no more rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// There is space.
@@ -67,8 +64,8 @@ pub enum Ending {
 }
 
 impl Patience {
-    /// That of a write which was handed over at `since` and needs so much where
-    /// `spare_bytes` can be spared. `None` if it has waited too long already.
+    /// The patience of a write submitted at `since`; `None` if it has waited too long
+    /// already.
     pub fn begin(
         needed_bytes: u64,
         spare_bytes: u64,
@@ -86,7 +83,7 @@ impl Patience {
         })
     }
 
-    /// How long a part of the next round may take.
+    /// The time that a part of the next round may take.
     pub fn piece(&self, now: Instant) -> Duration {
         PIECE.min(self.deadline.saturating_duration_since(now))
     }
@@ -96,18 +93,17 @@ impl Patience {
         self.deadline = self.begun;
     }
 
-    /// Whether the write has space where so much can be spared.
     pub fn is_satisfied_with(&self, spare_bytes: u64) -> bool {
         spare_bytes >= self.needed_bytes
     }
 
-    /// Whether more can be spared than when it began, or could.
+    /// Whether more can be spared than at the beginning, or could at some time.
     pub fn has_gained(&self) -> bool {
         self.most_bytes > self.first_bytes
     }
 
-    /// Whether that was the last round, after which so much can be spared, and
-    /// why.
+    /// Takes in a round, after which so much can be spared. `None` if there is
+    /// another one.
     pub fn after(&mut self, round: Round, spare_bytes: u64, now: Instant) -> Option<Ending> {
         let has_progress = round.has_progress || spare_bytes > self.most_bytes;
         self.idle_rounds = if has_progress { 0 } else { self.idle_rounds + 1 };

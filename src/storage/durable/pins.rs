@@ -1,4 +1,4 @@
-//! Entries that do not expire yet, for a change was decided on them.
+//! Entries that do not expire yet, because a change was decided on them.
 //!
 //! A change takes effect once its batch is committed. If the entry that it was
 //! decided on expired before that, readers would see it go and then come back.
@@ -12,12 +12,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Pins(Mutex<HashMap<Key, Time>>);
 
 impl Pins {
-    /// Keeps what is stored under `key` from expiring until all pins are
-    /// cleared, unless it has expired. Says whether it lives.
+    /// Keeps the entry under `key` from expiring until all pins are cleared;
+    /// `false` if it has expired.
     pub fn pin(&self, key: &Key, entry: &Entry) -> bool {
         let Some(expiry) = entry.expiry() else { return true };
         let mut pins = self.lock();
-        // Who has looked here before, and found no pin, had an earlier time.
+        // A reader that found no pin before had an earlier time.
         let lives = entry.lives(Time::now);
         if lives {
             pins.insert(key.clone(), expiry);
@@ -25,12 +25,11 @@ impl Pins {
         lives
     }
 
-    /// Whether an entry that was found under `key` is there at this moment.
+    /// Whether an entry that was read under `key` lives at this moment.
     pub fn lives(&self, key: &Key, entry: &Entry) -> bool {
         entry.lives(Time::now) || self.lock().get(key).copied() == entry.expiry()
     }
 
-    /// Lets all of them expire.
     pub fn clear(&self) {
         self.lock().clear();
     }

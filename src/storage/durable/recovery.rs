@@ -1,8 +1,7 @@
-//! How a database comes to be open: made, checked, opened, and cleared of what a
-//! crash has left.
+//! Recovery: a database is made, or checked, opened, and cleared of the remains of a
+//! crash, at a start and where a failed one is opened anew.
 //!
-//! It is the same at a start and where a failed one is opened anew. Nothing here
-//! knows of the threads that use it.
+//! Nothing here knows of the threads that use it.
 
 use super::directory::Data;
 use super::generation::Generation;
@@ -32,9 +31,8 @@ pub fn found(data: &Path) -> Result<(), OpenError> {
     inventory.write(data).map_err(unlistable)
 }
 
-/// Checks the database in its folder before it is opened. Until all of it was
-/// found good nothing is changed; then what a crash has left unfinished is cut
-/// off.
+/// Checks the database in its folder before it is opened. Nothing is changed until
+/// all of it was found good; then a write that a crash has left unfinished is cut off.
 pub fn check(data: &Data, has_inventory: bool) -> Result<Verified, OpenError> {
     let mut verified = verify::verify(data.path(), has_inventory)?;
     if let Some((journal, at)) = verified.journals.cut()? {
@@ -46,8 +44,8 @@ pub fn check(data: &Data, has_inventory: bool) -> Result<Verified, OpenError> {
     Ok(verified)
 }
 
-/// Checks the database in its folder, then opens it to be written to. Calls
-/// `finish` once the inventory tells of it.
+/// Checks the database in its folder, and opens it for writes. Calls `finish` once
+/// the inventory is written.
 pub fn recover(
     data: &Arc<Data>,
     has_inventory: bool,
@@ -57,8 +55,7 @@ pub fn recover(
     let stamp = Stamp::new();
     let database = Database::open(data.path())?;
     let generation = generation_in_use(&database, data, stamp)?;
-    // Before anything is written that it has to tell of, or removed that the one
-    // before tells of.
+    // Before anything is written that it lists, or removed that the one before lists.
     let inventory = Inventory::new(stamp, generation.ids(), &verified.journals.all);
     inventory.write(data.path()).map_err(unlistable)?;
     finish()?;

@@ -1,24 +1,23 @@
-//! Opens the database anew after it has failed, without a restart.
+//! Opens a failed database anew, without a restart.
 //!
 //! The database takes any error of its own threads for the end: one file that
-//! cannot be opened while it writes a memtable, and it takes no more writes. But
-//! all that was acknowledged is in its journal, which is whole. So it is closed
-//! and opened from there as at a start, while readers go on:
+//! cannot be opened during a flush, and it takes no more writes. But all that was
+//! acknowledged is in its journal, which is whole. So it is closed and opened from
+//! there as at a start, while reads go on:
 //!
 //! ```text
-//!           the database                  readers use
-//! failed    its threads are ended         what it has left
-//! standby   one that has no threads:      the standby
-//!           what is in the journal is
-//!           written to files
-//! open      a new one takes writes        the new one
+//!           the database                     readers use
+//! failed    its threads are ended            the failed one
+//! standby   one without threads flushes      the standby
+//!           the journal's batches
+//! open      a new one takes writes           the new one
 //! ```
 //!
-//! For a moment two databases have the same files. What the failed one let go
-//! of it removes later, by a number that could have been given to a new file by
-//! then: so nothing is written before the last of its handles is gone. Of a
-//! standby all files are the newest, and new ones have higher numbers; a reader
-//! may find one of them gone, and looks again in the new database.
+//! For a moment two databases have the same files. The failed one removes obsolete
+//! files later, by numbers that new files could have by then: so nothing is written
+//! before the last of its handles is gone. The files of a standby are the newest, and
+//! new ones have higher numbers; a reader may find one of them gone, and looks again
+//! in the new database.
 //!
 //! A failure of the journal itself is final, for nobody knows then what it
 //! holds, and so is that of a sync: see `tree::Error::is_final`.
@@ -38,31 +37,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long after a failure it is tried first, and at most after a try that has
-/// failed.
+/// The time from a failure to the first attempt, and the most between two.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// A database that fails again within this time is not opened sooner than it
-/// was the last time.
+/// A database that fails again within this time is not opened sooner than the last
+/// time.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// The file that the database locks, and what takes its place. The directory is
-/// locked as a whole by another one, so nobody else opens this database.
+/// The file that the database locks, and its replacement. The directory as a whole
+/// has another lock, so nobody else opens this database.
 const LOCK: &str = "lock";
 const LOCK_UNFINISHED: &str = "lock.new";
 
-/// How an attempt has ended.
-pub enum Attempt {
+/// The outcome of an attempt.
+pub enum Reopened {
     /// Writes are taken again.
-    Opened,
-    /// There will be another.
+    Now,
+    /// Another attempt will follow.
     NotYet,
     /// Something cannot be synced.
-    Final(tree::Error),
+    Never(tree::Error),
 }
 
-/// Knows when to open the database anew, and how far that is.
+/// The schedule and the state of opening a failed database anew.
 #[derive(Default)]
 pub struct Reopener {
     /// When the next attempt is due, once the database has failed.
@@ -78,7 +76,7 @@ pub struct Reopener {
 }
 
 impl Reopener {
-    /// Begins after a failure.
+    /// Notes a failure: the first attempt is due soon.
     pub fn begin(&mut self) {
         let now = Instant::now();
         if self.opened_at.is_none_or(|at| at.elapsed() > STEADY) {
@@ -92,20 +90,19 @@ impl Reopener {
         self.next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// Tries again later.
     pub fn postpone(&mut self) {
         self.next = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    /// Tries no more.
+    /// There is no other attempt.
     pub fn give_up(&mut self) {
         self.next = None;
     }
 
     /// Takes the next steps. Nobody else may have the database, and nothing may
     /// be written meanwhile.
-    pub fn attempt(&mut self, live: &mut Live) -> Attempt {
+    pub fn attempt(&mut self, live: &mut Live) -> Reopened {
         let data = Arc::clone(live.inventory.data());
         let err = match panic::catch_unwind(AssertUnwindSafe(|| self.take_steps(live))) {
             Ok(Ok(())) => {
@@ -114,13 +111,13 @@ impl Reopener {
                 // The pause counts if it fails again soon.
                 self.postpone();
                 (self.next, self.opened_at) = (None, Some(Instant::now()));
-                return Attempt::Opened;
+                return Reopened::Now;
             }
-            Ok(Err(Error::Sync(err))) => {
+            Ok(Err(OpenError::Database(err))) if err.is_final() => {
                 self.give_up();
-                return Attempt::Final(err);
+                return Reopened::Never(err);
             }
-            Ok(Err(Error::Open(err))) => Some(err.renamed(data.path(), data.name())),
+            Ok(Err(err)) => Some(err.renamed(data.path(), data.name())),
             Err(_panic) => None,
         };
         match err {
@@ -128,10 +125,10 @@ impl Reopener {
             None => log::debug!("the database cannot be opened anew yet: it has panicked"),
         }
         self.postpone();
-        Attempt::NotYet
+        Reopened::NotYet
     }
 
-    fn take_steps(&mut self, live: &mut Live) -> Result<(), Error> {
+    fn take_steps(&mut self, live: &mut Live) -> Result<(), OpenError> {
         if let Some(failed) = live.database.take() {
             // Waits for its threads.
             self.close(failed);
@@ -142,11 +139,11 @@ impl Reopener {
         };
         if !self.has_let_go() {
             self.standby = Some(standby);
-            return Err(io::Error::other("it is still being read").into());
+            return Err(unready(io::Error::other("it is still being read")));
         }
         // An attempt that fails leaves files that the next one removes.
         let opened = flush(&standby, &mut live.generation)
-            .map_err(Error::from)
+            .map_err(OpenError::from)
             .and_then(|()| open(live.inventory.data()));
         if let Ok(Recovered { database, generation, inventory }) = opened {
             self.replace(live, generation);
@@ -160,10 +157,10 @@ impl Reopener {
     }
 
     /// Has readers use a database that has no threads.
-    fn open_standby(&mut self, live: &mut Live) -> Result<Database, Error> {
+    fn open_standby(&mut self, live: &mut Live) -> Result<Database, OpenError> {
         let data = live.inventory.data();
         sync_journals(data.path())?;
-        replace_lock(data.path())?;
+        replace_lock(data.path()).map_err(unready)?;
         recovery::check(data, true)?;
         let standby = Database::open_standby(data.path())?;
         // Nothing is written that would have its stamp.
@@ -181,8 +178,8 @@ impl Reopener {
         self.closed.push(database.close());
     }
 
-    /// Whether all handles of databases that were closed are gone. The last one
-    /// is never a reader's, who would have to wait for files to be closed.
+    /// Whether all handles to closed databases are gone. The last one is never a
+    /// reader's, which would have to wait for files to be closed.
     pub fn has_let_go(&mut self) -> bool {
         self.retired.retain(|keyspaces| Arc::strong_count(keyspaces) > 1);
         self.closed.retain(|is_gone| !is_gone());
@@ -190,43 +187,19 @@ impl Reopener {
     }
 }
 
-/// Why the database cannot be opened anew.
-enum Error {
-    /// Something cannot be synced.
-    Sync(tree::Error),
-    Open(OpenError),
+fn unready(err: io::Error) -> OpenError {
+    OpenError::io("a file is not at hand", err)
 }
 
-impl From<tree::Error> for Error {
-    fn from(err: tree::Error) -> Self {
-        if err.is_final() { Self::Sync(err) } else { Self::Open(err.into()) }
+/// Syncs the journals and their names once more, as a thread of the database may
+/// have failed in that. The batches themselves were synced before they were
+/// acknowledged.
+fn sync_journals(data: &Path) -> Result<(), OpenError> {
+    for journal in journal::journals(data).map_err(unready)? {
+        let journal = File::options().write(true).open(journal).map_err(unready)?;
+        journal.sync_all().map_err(tree::Error::of_the_journal)?;
     }
-}
-
-impl From<OpenError> for Error {
-    fn from(err: OpenError) -> Self {
-        Self::Open(err)
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(err: io::Error) -> Self {
-        OpenError::io("a file is not at hand", err).into()
-    }
-}
-
-/// Syncs the journals and their names once more, as it may have been this in
-/// which a thread of the database has failed. The batches themselves were
-/// synced before they were acknowledged.
-fn sync_journals(data: &Path) -> Result<(), Error> {
-    for journal in journal::journals(data)? {
-        File::options()
-            .write(true)
-            .open(journal)?
-            .sync_all()
-            .map_err(|err| Error::Sync(err.into()))?;
-    }
-    Ok(directory::sync(data)?)
+    directory::sync(data).map_err(unready)
 }
 
 /// Lets another database be opened while one is still there to be read.
@@ -236,8 +209,8 @@ fn replace_lock(data: &Path) -> io::Result<()> {
     fs::rename(unfinished, data.join(LOCK))
 }
 
-/// Flushes all memtables, as the threads of the database would, to files whose
-/// names last before another database does without the journal.
+/// Flushes all memtables, as the threads of the database would, and makes the names
+/// of the files last before another database does without the journal.
 fn flush(database: &Database, generation: &mut Generation) -> tree::Result<()> {
     for keyspace in generation.keyspaces().each() {
         database.flush(keyspace)?;
@@ -246,9 +219,9 @@ fn flush(database: &Database, generation: &mut Generation) -> tree::Result<()> {
 }
 
 /// Opens the database as at a start, after which the directory has its format.
-fn open(data: &Arc<Data>) -> Result<Recovered, Error> {
-    replace_lock(data.path())?;
-    Ok(recovery::recover(data, true, || Ok(()))?)
+fn open(data: &Arc<Data>) -> Result<Recovered, OpenError> {
+    replace_lock(data.path()).map_err(unready)?;
+    recovery::recover(data, true, || Ok(()))
 }
 
 #[cfg(test)]
@@ -285,7 +258,7 @@ mod tests {
         };
         let failed = now();
         for _ in 0..3 {
-            assert!(matches!(reopener.attempt(&mut live), Attempt::NotYet));
+            assert!(matches!(reopener.attempt(&mut live), Reopened::NotYet));
             assert!(!Arc::ptr_eq(&failed, &now()));
             assert_eq!(files(&now()), 0);
             holds(&failed);
@@ -293,7 +266,7 @@ mod tests {
         }
         let standby = now();
         drop(failed);
-        assert!(matches!(reopener.attempt(&mut live), Attempt::Opened));
+        assert!(matches!(reopener.attempt(&mut live), Reopened::Now));
         assert_eq!(files(&now()), 1);
         holds(&standby);
         holds(&now());

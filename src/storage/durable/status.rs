@@ -1,11 +1,10 @@
-//! Whether writes are taken, and may wait, for all threads to see.
+//! The state of the store that all threads see.
 
 use crate::storage::Outage;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The outage that there is, looked at for a moment by whoever asks, and whether
-/// the store is about to be closed.
+/// The outage, if there is one, and the wish to close soon.
 #[derive(Default)]
 pub struct Status {
     outage: Mutex<Option<Outage>>,
@@ -13,23 +12,22 @@ pub struct Status {
 }
 
 impl Status {
-    /// Why no writes are taken; `None` if they are.
+    /// The reason why no writes are taken; `None` if they are.
     pub fn outage(&self) -> Option<Outage> {
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets it; gives what it was.
+    /// Sets the outage; gives the one before.
     pub fn set(&self, outage: Option<Outage>) -> Option<Outage> {
         let mut current = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut current, outage)
     }
 
-    /// Has writes wait for nothing any more that takes long.
+    /// Has no write wait for anything that takes long.
     pub fn hurry(&self) {
         self.is_hurried.store(true, Ordering::Relaxed);
     }
 
-    /// Whether they are not to wait.
     pub fn is_hurried(&self) -> bool {
         self.is_hurried.load(Ordering::Relaxed)
     }

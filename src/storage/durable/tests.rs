@@ -53,7 +53,7 @@ fn open(path: &Path) -> Durable {
 
 /// Moves what was written to tables.
 fn flush(store: &Durable) {
-    for keyspace in store.reader.keyspaces().each() {
+    for keyspace in store.read_path.keyspaces().each() {
         keyspace.flush_and_wait().expect("the engine flushes");
     }
 }
@@ -396,7 +396,7 @@ fn what_is_replaced_all_the_time_is_never_absent() {
         // Whatever the database does meanwhile must not show.
         scope.spawn(|| {
             while !is_over() {
-                for keyspace in store.reader.keyspaces().each() {
+                for keyspace in store.read_path.keyspaces().each() {
                     if keyspace.l0_runs() < 15 {
                         keyspace.flush_and_wait().expect("the engine flushes");
                     }
@@ -419,7 +419,7 @@ fn a_record_that_is_missing_is_not_taken_for_an_absent_one() {
     let entry = Entry::new(vec![b'x'; 1000].into()).with_expiry(Some(later));
     store.set(key("a"), entry).expect("the engine writes");
     let record = expiry::index_entry(later, &key("a"));
-    store.reader.keyspaces().expiring.remove(record).expect("the engine deletes");
+    store.read_path.keyspaces().expiring.remove(record).expect("the engine deletes");
     assert!(matches!(store.get(&key("a")), Err(Error::Internal(_))));
     set(&store, "a", b"again");
     assert!(store.get(&key("a")).is_ok_and(|entry| entry.is_some()));
@@ -429,7 +429,7 @@ fn a_record_that_is_missing_is_not_taken_for_an_absent_one() {
 fn a_look_in_memory_shows_what_was_written_last_and_nothing_else() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = open(directory.path());
-    let peek = || store.reader.get_in_memory(&key("a")).map(|entry| entry.value().to_vec());
+    let peek = || store.read_path.get_in_memory(&key("a")).map(|entry| entry.value().to_vec());
     assert_eq!(peek(), None);
     set(&store, "a", b"one");
     assert_eq!(peek().as_deref(), Some(&b"one"[..]));

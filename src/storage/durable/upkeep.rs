@@ -1,13 +1,12 @@
-//! What keeps the open database fit for writes: it writes batches, sweeps what
-//! has expired, clears, compacts, and makes space.
+//! The upkeep of the open database: batches, sweeps, clears, compaction, and space.
 //!
-//! All of it happens on one thread, the committer's, but for the runs that merge
-//! and remove files. Every failure is the database's own error: what becomes of
-//! the store then is for the committer to say. Nothing here knows of clients.
+//! It happens on one thread, the committer's, but for runs that merge or remove
+//! files. Every failure is the database's own error, and the committer decides on its
+//! consequences. Nothing here knows of clients.
 //!
-//! Space is made in rounds, each of which takes about as long as it may: wait for
-//! what was cleared to be removed; else compact what expires, and the keys if that
-//! is not enough, and sweep.
+//! Space is made in rounds of bounded time: a round waits for the removal of a cleared
+//! generation; else it compacts what expires, and the keys if that is not enough, and
+//! sweeps.
 
 use super::batch::Record;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
@@ -17,12 +16,11 @@ use super::generation::{Both, Keyspaces};
 use super::live::Live;
 use super::patience::{Ending, Patience, Round};
 use super::remover::Remover;
-use super::reopen::{Attempt, Reopener};
+use super::reopen::{Reopened, Reopener};
 use super::tree::{Result, WriteBatch};
 use crate::storage::{KEY_BYTES_MAX, Key, Time};
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,11 +55,6 @@ impl Upkeep {
         self.live.generation.keyspaces()
     }
 
-    /// The folder of the database.
-    pub fn folder(&self) -> &Path {
-        self.disk_space.folder()
-    }
-
     /// How many bytes can be written while enough is kept free.
     pub fn spare_bytes(&self) -> u64 {
         self.disk_space.spare_bytes(self.keyspaces())
@@ -82,12 +75,12 @@ impl Upkeep {
 
     /// Commits a batch of so many bytes. Once this returns, it lasts.
     pub fn commit(&mut self, batch: WriteBatch, bytes: usize) -> Result<()> {
-        self.live.inventory.note(&self.live.generation, bytes);
+        self.live.note(self.live.database().visible_number(), bytes);
         if !self.live.data().goes_along() {
             self.live.check_place()?;
         }
         batch.commit()?;
-        // Nobody is told of what was written to a directory that was removed.
+        // A write to a directory that was removed is not acknowledged.
         self.live.check_folder()?;
         self.has_written()
     }
@@ -101,9 +94,9 @@ impl Upkeep {
         if !generation.is_full() {
             return Ok(());
         }
-        if self.compactors.expiring.has_obsolete_files() {
-            // A journal is kept until files have something newer than it has, and
-            // what was the newest may have been merged away.
+        if self.compactors.expiring.has_obsolete_files {
+            // A journal is kept until files have something newer than it has, and the
+            // newest may have been merged away.
             let expiring = self.live.generation.expiring();
             self.live.generation.widen_bounds(self.live.database(), expiring)?;
         }
@@ -113,7 +106,7 @@ impl Upkeep {
     /// Deletes every key: an empty generation takes the place of the one in use.
     pub fn clear(&mut self) -> Result<()> {
         self.live.check_place()?;
-        let next = self.live.generation.next(self.live.database(), self.disk_space.folder())?;
+        let next = self.live.generation.next(self.live.database(), self.live.data().path())?;
         self.live.inventory.begin(&next)?;
         self.live.check_place()?;
         let old = self.live.replace(next);
@@ -128,17 +121,19 @@ impl Upkeep {
         self.sweep.due_in()
     }
 
-    /// Whether there is something to sweep that had expired by then.
     pub fn has_expired(&self, until: Time) -> bool {
         self.sweep.has_expired(self.live.generation.keys(), until)
     }
 
-    /// Removes some of what had expired by then, and counts the keys.
+    /// Removes some of the keys that had expired by then, and counts them.
     pub fn sweep(&mut self, until: Time) -> Result<usize> {
         self.wait_out_write_stall()?;
         self.live.check_place()?;
+        let floor = self.live.database().visible_number();
         let removed = self.sweep.step(self.live.database(), &self.live.generation, until)?;
-        self.live.inventory.note(&self.live.generation, removed * KEY_BYTES_MAX);
+        if removed > 0 {
+            self.live.note(floor, removed * KEY_BYTES_MAX);
+        }
         self.compactors.keys.note(removed, removed);
         self.has_written()?;
         Ok(removed)
@@ -177,8 +172,7 @@ impl Upkeep {
         self.live.database().check()
     }
 
-    /// Waits until the trees have kept up with what was written. Fails if they
-    /// never will.
+    /// Waits until the trees have kept up with the writes. Fails if they never will.
     fn wait_out_write_stall(&mut self) -> Result<()> {
         while self.keyspaces().sealed_memtables() >= SEALED_MEMTABLES_MAX || self.has_l0_stall() {
             self.live.database().check()?;
@@ -203,7 +197,7 @@ impl Upkeep {
         self.keyspaces().l0_runs() >= L0_RUNS_MAX
     }
 
-    /// Begins what there is to compact. Blocks for nothing.
+    /// Begins a run if one is due. Blocks for nothing.
     pub fn compact(&mut self, trigger: Trigger) -> Result<()> {
         let is_wanted = |compactor: &mut Compactor| {
             compactor.has_finished() && (trigger == Trigger::Idle || compactor.is_unfinished())
@@ -254,17 +248,17 @@ impl Upkeep {
         let Live { generation, .. } = &self.live;
         let keyspaces = generation.keyspaces().each();
         for (keyspace, compactor) in keyspaces.into_iter().zip(self.compactors.each_mut()) {
-            if compactor.has_obsolete_files() {
+            if compactor.has_obsolete_files {
                 generation.widen_bounds(self.live.database(), keyspace)?;
                 keyspace.seal_memtable()?;
-                compactor.note_release();
+                compactor.has_obsolete_files = false;
             }
         }
         Ok(())
     }
 
-    /// Takes what had expired by a moment, or was deleted, off the disk, for as long
-    /// as there is patience for that.
+    /// Takes keys that had expired by a moment, and deleted ones, off the disk, for as
+    /// long as there is patience.
     pub fn make_space(
         &mut self,
         patience: &mut Patience,
@@ -323,7 +317,7 @@ impl Upkeep {
                 self.sweep_for(patience.piece(Instant::now()), until, is_hurried)?;
             round.has_more = true;
         }
-        // Where L0 came first, what else there is to do comes next.
+        // Where L0 came first, everything else comes next.
         round.has_more = (round.has_more || was_l0_first) && !self.is_l0_first();
         Ok(round)
     }
@@ -341,8 +335,7 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Whether no thread of the engine's own uses the database, nor will. Blocks for
-    /// nothing.
+    /// Whether no run uses the database. Blocks for nothing.
     pub fn is_alone(&mut self) -> bool {
         for compactor in self.compactors.each_mut() {
             compactor.stop();
@@ -352,21 +345,21 @@ impl Upkeep {
     }
 
     /// Tries to open a failed database anew.
-    pub fn reopen(&mut self, reopener: &mut Reopener) -> Attempt {
+    pub fn reopen(&mut self, reopener: &mut Reopener) -> Reopened {
         let attempt = reopener.attempt(&mut self.live);
-        if matches!(attempt, Attempt::Opened) {
+        if matches!(attempt, Reopened::Now) {
             self.sweep = Sweep::new(Some(self.live.generation.keys()));
         }
         attempt
     }
 
-    /// Ends all that is under way.
+    /// Ends the runs.
     pub fn stop(&mut self) {
         self.stop_compaction();
         self.remover.finish();
     }
 
-    /// Syncs all that was written. Nothing is after this.
+    /// Syncs everything, at the end.
     pub fn close(&mut self) -> Result<()> {
         self.note_clocks()?;
         self.live.check_place()?;

@@ -4,15 +4,15 @@
 //! it takes no more writes. So a run of its own merges files, step by step, while
 //! there is space for a step. Its three parts:
 //!
-//! - the compactor of a tree, here, knows when there is something to do,
-//! - `picker` knows what: pure, it has every rule of size and space,
-//! - `run` does it, on a thread.
+//! - the compactor of a tree, here, decides when to begin a run,
+//! - `picker` decides on each step: it is pure, and has every rule of size and space,
+//! - `run` takes the steps, on a thread.
 //!
-//! Files are merged once there are many in L0. A store that is deleted from and
-//! then left alone would keep its size; so once nobody writes and much has
-//! changed, and before a write is refused for want of space, what was deleted is
-//! reclaimed. What a run replaces is gone once the tree has dropped its obsolete
-//! files, which takes a flush: see `tree`.
+//! Files are merged once there are many in L0. A store that is deleted from and then
+//! left alone would keep its size; so its space is reclaimed once nobody writes and
+//! much has changed, and before a write is refused for want of space. Files that a
+//! run has replaced are gone once the tree has dropped them, which takes a flush:
+//! see `tree`.
 
 mod picker;
 mod run;
@@ -43,7 +43,7 @@ pub const L0_RUNS_MAX: usize = 24;
 /// From so many on L0 comes before a reclaim, each round of which makes another.
 pub const L0_RUNS_MAX_TO_RECLAIM: usize = L0_RUNS_MAX - 4;
 
-/// From so many L0 files on they may have the space of what is about to be flushed.
+/// From so many L0 files on they may take the space of the next flush.
 const L0_FILES_URGENT: usize = 16;
 
 /// How long nothing is tried after a failure.
@@ -52,12 +52,12 @@ const FAILURE_INTERVAL: Duration = Duration::from_secs(10);
 /// The time between two looks at a run that is waited for.
 const WAIT: Duration = Duration::from_millis(5);
 
-/// Knows what there is to do for a tree, and the thread that does it.
+/// The state of a tree's compaction, and the run that is under way.
 #[derive(Default)]
 pub struct Compactor {
-    /// How many keys were written or deleted since the last reclaim.
+    /// Keys that were written or deleted since the last reclaim.
     changes: u64,
-    /// How many of them were deleted.
+    /// Those of them that were deleted.
     deletions: u64,
     running: Option<Running>,
     /// The goal of the last run, if it has ended before that.
@@ -65,7 +65,8 @@ pub struct Compactor {
     /// Resplits since anything has reached the last level or was deleted.
     resplits: u32,
     fineness: u32,
-    has_obsolete_files: bool,
+    /// A flush may give space back.
+    pub has_obsolete_files: bool,
     failed_at: Option<Instant>,
     /// The last run has come nearer to where it gives space back.
     has_progress: bool,
@@ -117,7 +118,7 @@ impl Compactor {
         disk_space: &DiskSpace,
         trigger: Trigger,
     ) {
-        // A write that waits has no time for that, and a patience of its own.
+        // A write that waits has no time for a pause after a failure.
         let time_max = match trigger {
             Trigger::Write | Trigger::Idle => None,
             Trigger::NoSpace(time) => Some(time),
@@ -195,7 +196,7 @@ impl Compactor {
         (is_due || self.unfinished == Some(Goal::ReduceL0)).then_some(Goal::ReduceL0)
     }
 
-    /// Whether enough was deleted to be reclaimed, and was not yet.
+    /// Whether a reclaim would give enough space back.
     fn has_deletions_left(&self) -> bool {
         self.deletions >= CHANGES_MIN || self.unfinished == Some(Goal::Reclaim)
     }
@@ -214,29 +215,28 @@ impl Compactor {
         let ended = run.thread.join().unwrap_or_else(|_panic| Err(tree::Error::panicked()));
         // Where nothing was deleted, to move files gives back little, or nothing.
         let is_awaited = self.deletions >= CHANGES_MIN;
-        self.has_progress = match &ended {
-            Ok(RunEnd::Early { has_stepped, .. }) => *has_stepped && is_awaited,
-            Ok(RunEnd::Resplit) => is_awaited,
-            Ok(RunEnd::Done) => true,
-            Ok(RunEnd::Stuck) | Err(_) => false,
-        };
+        self.has_progress = false;
         match ended {
-            Ok(RunEnd::Early { has_moved, .. }) => {
+            Ok(RunEnd::Early(so_far)) => {
+                self.has_progress = so_far.has_stepped && is_awaited;
                 self.unfinished = Some(run.goal);
-                if has_moved {
+                if so_far.has_moved {
                     // Many small files take longer than few large ones.
                     (self.resplits, self.fineness) = (0, self.fineness.saturating_sub(1));
                 }
             }
             Ok(RunEnd::Resplit) => {
+                self.has_progress = is_awaited;
                 self.unfinished = Some(run.goal);
                 self.resplits += 1;
                 self.fineness = (self.fineness + 1) % (FINENESS_MAX + 1);
             }
-            Ok(RunEnd::Done) if run.goal == Goal::ReduceL0 => {}
             Ok(RunEnd::Done) => {
-                self.changes = self.changes.saturating_sub(run.changes);
-                self.deletions = self.deletions.saturating_sub(run.deletions);
+                self.has_progress = true;
+                if run.goal == Goal::Reclaim {
+                    self.changes = self.changes.saturating_sub(run.changes);
+                    self.deletions = self.deletions.saturating_sub(run.deletions);
+                }
             }
             // To be tried again if space is needed.
             Ok(RunEnd::Stuck) => self.changes = self.changes.saturating_sub(run.changes),
@@ -281,7 +281,7 @@ impl Compactor {
         self.running.is_some()
     }
 
-    /// Has a write stall come before all else, even if a run has just failed.
+    /// Makes way for L0 in a write stall, even if a run has just failed.
     pub fn yield_to_l0(&mut self) {
         self.failed_at = None;
         if self.running.as_ref().is_some_and(|run| run.goal == Goal::Reclaim) {
@@ -289,19 +289,8 @@ impl Compactor {
         }
     }
 
-    /// Whether the last run has ended before its goal.
     pub fn is_unfinished(&self) -> bool {
         self.unfinished.is_some()
-    }
-
-    /// Whether a flush may give space back.
-    pub fn has_obsolete_files(&self) -> bool {
-        self.has_obsolete_files
-    }
-
-    /// Notes that the tree has dropped them.
-    pub fn note_release(&mut self) {
-        self.has_obsolete_files = false;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which keys expire when, and where their records are.
+//! The index of keys that expire, and the sweep that removes them.
 //!
 //! ```text
 //! among the keys:
@@ -7,15 +7,15 @@
 //! 0xff 'x'  key                   expiry: u64, and 1 if the record is large
 //! 0xff 'c'                        the clocks, as they were read last
 //!
-//! in the keyspace of what expires:
+//! in the keyspace of large records that expire:
 //! 0xff 'e'  expiry  key           a large record, in order of time
 //! ```
 //!
 //! Keys are UTF-8, so none looks like these. All are written and removed in one
-//! batch. What expires together is together in the second keyspace, whatever
-//! its keys are, and so are the deletions of that: to merge them takes little
-//! time and no space, while what is among the keys is only given back as most of
-//! these are written anew.
+//! batch. Records that expire together are together in the second keyspace, whatever
+//! their keys are, and so are their deletions: to merge them takes little time and
+//! no space, while records among the keys give their space back only as most of the
+//! keys are merged.
 
 use super::generation::{Generation, Keyspaces};
 use super::tree::{Database, Keyspace, Result, WriteBatch};
@@ -29,18 +29,18 @@ const PREFIX: [u8; 2] = [0xff, b'e'];
 const KEY_PREFIX: [u8; 2] = [0xff, b'x'];
 const CLOCKS: [u8; 2] = [0xff, b'c'];
 
-/// From how many bytes on a record that expires is large: what is won by that is
-/// more than its entries in the index take until they are gone.
+/// A record that expires is large from so many bytes on: that gains more than its
+/// entries in the index take until they are gone.
 const LARGE_BYTES_MIN: usize = 256;
 
-/// How many keys one step looks at, which others wait for.
+/// The keys of one step, which writes wait for.
 const STEP_KEYS_MAX: usize = 256;
 
-/// How long after a step that has found all there was comes the next.
+/// The time to the next step after one that has reached the end.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same after one that has not: others may come in between, and have twice
-/// the time that it took at least.
+/// The same after one that has not: writes come in between, and have at least twice
+/// the time that the step took.
 const INTERVAL_BUSY: Duration = Duration::from_millis(2);
 const INTERVAL_BUSY_SHARE: u32 = 2;
 
@@ -48,7 +48,7 @@ const INTERVAL_BUSY_SHARE: u32 = 2;
 /// them.
 const CLOCKS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The clocks as they were noted last, if anything has ever expired here.
+/// The clocks at the last note, if anything has ever expired here.
 pub fn clocks_noted(keys: &Keyspace) -> Result<Option<Reading>> {
     Ok(keys.get(CLOCKS)?.and_then(|bytes| Reading::from_bytes(&bytes)))
 }
@@ -79,11 +79,11 @@ fn expiry_of(key: &[u8]) -> Vec<u8> {
     [&KEY_PREFIX[..], key].concat()
 }
 
-/// What the index has of a key.
+/// An entry of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Due {
     expiry: Time,
-    /// Whether its record is in the keyspace of what expires.
+    /// The record is in the keyspace of large ones.
     is_large: bool,
 }
 
@@ -93,7 +93,7 @@ impl Due {
         Some(Self { expiry, is_large: record.len() >= LARGE_BYTES_MIN })
     }
 
-    /// What is found at a key's `expiry_of`.
+    /// The entry at a key's `expiry_of`.
     fn found(keys: &Keyspace, expiry_of: &[u8]) -> Option<Self> {
         let found = match keys.get(expiry_of) {
             Ok(found) => found?,
@@ -112,26 +112,26 @@ impl Due {
     }
 }
 
-/// How many keys were written or deleted, and how many of them were deleted.
+/// Numbers of keys that were written or deleted, and of those deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     pub changes: usize,
     pub deletions: usize,
 }
 
-/// Removes what has expired, a little at a time.
+/// Removes expired keys, a few at a time.
 pub struct Sweep {
     next: Instant,
-    /// Nothing is left of the index before this; to look there again would
-    /// mean to pass all that was removed.
+    /// The index is empty before this; to look there again would mean to pass all
+    /// that was removed.
     from: Vec<u8>,
-    /// Nothing was ever put into the index.
+    /// The index has always been empty.
     is_unused: bool,
-    /// The clocks as this process has noted them last.
+    /// The clocks at this process's last note.
     clocks: Option<Reading>,
-    /// The last step has not found the end.
+    /// The last step has not reached the end.
     has_more: bool,
-    /// What was changed in the keyspace of what expires.
+    /// The changes to the keyspace of large records.
     large: Changes,
 }
 
@@ -149,25 +149,23 @@ impl Sweep {
         }
     }
 
-    /// Whether the last step has left some for the next.
     pub fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// Whether anything has expired by a moment and was not removed.
+    /// Whether anything is left that has expired by a moment.
     pub fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
         let until = index_behind(until);
         self.from < until && keyspace.keys(&self.from, &until).next().is_some()
     }
 
-    /// Whether the clocks were set since they were noted last, or never were
-    /// noted though there is something to expire.
+    /// Whether the clocks were set since the last note, or need a first one.
     pub fn has_clock_step(&self) -> bool {
         !self.is_unused && self.clocks.is_none_or(|noted| noted.has_step_to(Reading::now()))
     }
 
-    /// Has a batch note the clocks if something can expire by them, and they
-    /// were not noted just now.
+    /// Has a batch note the clocks if something can expire by them, and the last note
+    /// is old.
     pub fn note_clocks(&mut self, batch: &mut WriteBatch, keys: &Keyspace) {
         if self.is_unused {
             return;
@@ -182,20 +180,19 @@ impl Sweep {
         }
     }
 
-    /// How long it is until the next step.
+    /// The time to the next step.
     pub fn due_in(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
-    /// Takes what was changed in the keyspace of what expires since the last
-    /// call.
+    /// Takes the changes to the keyspace of large records since the last call.
     pub fn take_large(&mut self) -> Changes {
         mem::take(&mut self.large)
     }
 
-    /// Has a batch write a record under a key, or delete it, and note when it
-    /// expires. What is put into a batch first is seen first: a record is there
-    /// before what refers to it, and until nothing does any more.
+    /// Has a batch write a record under a key, or delete it, with its index. Readers
+    /// see a batch in its order: a record is there before any reference to it, and
+    /// until after the last one.
     pub fn put(
         &mut self,
         batch: &mut WriteBatch,
@@ -219,7 +216,7 @@ impl Sweep {
         }
     }
 
-    /// Has the index say what is due of a key, and removes what it was said of.
+    /// Replaces a key's entry in the index, and its large record if it had one.
     fn note(&mut self, batch: &mut WriteBatch, keyspaces: &Keyspaces, key: &Key, due: Option<Due>) {
         let Keyspaces { keys, expiring } = keyspaces;
         let expiry_of = expiry_of(key.as_str().as_bytes());
@@ -252,7 +249,7 @@ impl Sweep {
         self.large.deletions += 1;
     }
 
-    /// Removes some of what has expired by now. Says how many keys that were.
+    /// Removes some of the keys that have expired by now, and counts them.
     pub fn step(
         &mut self,
         database: &Database,

@@ -4,7 +4,7 @@
 use super::*;
 use crate::storage::durable::Durable;
 use crate::storage::durable::journal::Stamp;
-use crate::storage::durable::reader::entry_in;
+use crate::storage::durable::read_path::entry_in;
 use crate::storage::{Blocking as _, Entry, KEY_BYTES_MAX, Op, Storage as _, record};
 use std::sync::mpsc;
 use std::thread;
@@ -171,7 +171,7 @@ fn what_comes_in_behind_the_sweep_is_found() {
 fn wait_until_held(store: &Durable, left: &[&[u8]]) {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
-        let held = held(&store.reader.keyspaces().keys);
+        let held = held(&store.read_path.keyspaces().keys);
         if held == left {
             return;
         }

@@ -1,4 +1,4 @@
-//! Checks the database's journals before the database reads them.
+//! The journal: its format, and the check of it before the database reads it.
 //!
 //! A journal is a sequence of batches, each synced before the next is begun:
 //!
@@ -11,15 +11,15 @@
 //! ```
 //!
 //! in little-endian. The database trusts it more than we do: it takes a
-//! sequence number that no checksum covers (so each batch of ours begins with
-//! an item that tells what its number cannot be below), drops everything after a
-//! broken batch, and does not open where the last one is torn. Here a last
-//! batch that is not whole is cut off, for nobody was told that it is stored,
-//! and a broken one that is followed by another is refused.
+//! sequence number that no checksum covers (so each batch of ours begins with an
+//! item that has a floor for its number), drops everything after a broken batch, and
+//! does not open where the last one is torn. Here a last batch that is not whole is
+//! cut off, for nobody was told that it is stored, and a broken one that is followed
+//! by another is refused.
 //!
-//! A value may hold any bytes, those of a whole batch too. So what follows a
-//! broken batch counts as another one only if it has the stamp of the process
-//! that wrote it: random bytes that no client has seen.
+//! A value may hold any bytes, those of a whole batch too. So bytes behind a broken
+//! batch count as another one only if they have the stamp of the process that wrote
+//! it: random bytes that no client has seen.
 
 #[cfg(all(target_os = "linux", not(portable)))]
 pub mod preallocate;
@@ -47,8 +47,8 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 const START_BYTES: usize = 13;
 const END_BYTES: usize = 13;
 
-/// How long a torn end is searched for a whole batch, in steps from item to
-/// item: far more than an honest value takes, and under a second.
+/// The longest search of a torn end for a whole batch, in steps from item to item:
+/// far more than an honest value takes, and under a second.
 const SEARCH_STEPS_MAX: usize = 1 << 22;
 
 /// To sum up so many bytes takes as long as to step over an item.
@@ -60,8 +60,8 @@ pub const FLOOR_KEY: [u8; 2] = [0xff, b'f'];
 const FLOOR_BYTES: u32 = 8;
 const STAMPED_FLOOR_BYTES: u32 = FLOOR_BYTES + 16;
 
-/// How far into a batch its stamp is: behind its start, the head of an item,
-/// that item's key, and the floor.
+/// The place of a batch's stamp: behind its start, the head of an item, that item's
+/// key, and the floor.
 const STAMP_AT: usize = START_BYTES + ITEM_HEAD_BYTES + FLOOR_KEY.len() + FLOOR_BYTES as usize;
 const ITEM_HEAD_BYTES: usize = 21;
 
@@ -70,14 +70,14 @@ const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
 
-/// What the batches of one process have and no client can know.
+/// A secret of one process, in all its batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp([u8; 16]);
 
 impl Stamp {
-    /// A stamp that there never was.
+    /// A stamp that no other process has had.
     pub fn new() -> Self {
-        // Each of these is keyed with what the system's random numbers began.
+        // The keys of each begin with the system's random numbers.
         let random = || RandomState::new().build_hasher().finish().to_le_bytes();
         let mut stamp = [0; 16];
         let (low, high) = stamp.split_at_mut(8);
@@ -104,19 +104,19 @@ impl Stamp {
         rest.starts_with(&self.0).then_some(floor)
     }
 
-    /// The value under [`FLOOR_KEY`] in a batch whose number is `floor` or
-    /// higher.
+    /// The value under [`FLOOR_KEY`] in a batch with the number `floor` or a higher
+    /// one.
     pub fn floor(self, floor: u64) -> Vec<u8> {
         [&floor.to_le_bytes()[..], &self.0].concat()
     }
 }
 
-/// What is known of the journals before they are read.
+/// Facts about the journals from before they are read.
 pub struct Known<'a> {
-    /// The stamp of all that is not known to be whole; `None` of what was
-    /// written before there were any.
+    /// The stamp of all that is not known to be whole; `None` in a directory from
+    /// before there were stamps.
     pub stamp: Option<Stamp>,
-    /// How many bytes of a journal, by its number, are known to be whole.
+    /// The bytes of a journal, by its number, that are known to be whole.
     pub whole_bytes: &'a dyn Fn(u64) -> u64,
 }
 
@@ -138,8 +138,8 @@ pub struct Journals {
 }
 
 impl Journals {
-    /// Reads every journal in the folder of a database. Refuses what is
-    /// damaged; changes nothing.
+    /// Reads every journal in the folder of a database. Refuses damage; changes
+    /// nothing.
     pub fn read(data: &Path, known: &Known<'_>) -> Result<Self, OpenError> {
         let mut highest = None;
         let mut all = Vec::new();
@@ -165,7 +165,7 @@ impl Journals {
         Ok(Self { all, torn })
     }
 
-    /// Cuts off what a crash has left unfinished. Gives where that was.
+    /// Cuts off a write that a crash has left unfinished. Gives where that was.
     pub fn cut(&mut self) -> Result<Option<(PathBuf, u64)>, OpenError> {
         let torn = self.torn.take();
         if let Some((journal, bytes)) = &torn {
@@ -180,11 +180,24 @@ pub fn whole_bytes(journal: &Path) -> io::Result<u64> {
     Ok(Scan::read(journal, None, 0, Some(Stamp::new()))?.whole_bytes)
 }
 
+/// The number of a journal's first batch; `None` before there is one.
+pub fn first_batch(data: &Path, journal: u64) -> io::Result<Option<u64>> {
+    let mut start = [0; START_BYTES];
+    let mut file = File::open(data.join(format!("{journal}.{EXTENSION}")))?;
+    match file.read_exact(&mut start) {
+        Ok(()) => {}
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(err) => return Err(err),
+    }
+    let number = start.last_chunk().map(|number| u64::from_le_bytes(*number));
+    Ok(number.filter(|_| start.first() == Some(&START)))
+}
+
 fn unreadable(err: io::Error) -> OpenError {
     OpenError::io("its journal cannot be read", err)
 }
 
-/// How much of the disk the journals of a database take. They are made as long
+/// The space that the journals of a database take on the disk. They are made as long
 /// as they may become, and take it only as they are written.
 pub fn disk_bytes(data: &Path) -> io::Result<u64> {
     let mut bytes = 0;
@@ -230,7 +243,7 @@ fn cut(journal: &Path, bytes: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// What a journal holds.
+/// The contents of a journal.
 struct Scan {
     /// Where the whole batches end, which are in order.
     whole_bytes: u64,
@@ -238,15 +251,15 @@ struct Scan {
     highest: Option<u64>,
     /// Keyspaces of keys, each with the number of the last batch of it.
     last_batches: Vec<(u64, u64)>,
-    /// Nothing but space that was set aside comes after them.
+    /// Nothing but preallocated space comes after them.
     followed_by_zeros: bool,
-    /// They are not all there were.
+    /// There were others.
     is_damaged: bool,
 }
 
 impl Scan {
-    /// Reads a journal whose numbers have to be over `highest`, and of which
-    /// `least` bytes were whole. What comes after these has the stamp.
+    /// Reads a journal of numbers over `highest`. At least `least` bytes were whole,
+    /// and all batches behind them have the stamp.
     fn read(
         journal: &Path,
         mut highest: Option<u64>,
@@ -284,16 +297,14 @@ impl Scan {
         Ok(Self { whole_bytes, highest, last_batches, followed_by_zeros, is_damaged })
     }
 
-    /// Whether nothing was written to it yet.
     fn is_empty(&self) -> bool {
         self.whole_bytes == 0 && self.followed_by_zeros
     }
 }
 
-/// Whether another batch with a higher number begins in `bytes`, behind the one
-/// that is broken. That was begun once the broken one was synced, so it need not
-/// be whole itself. A value may hold a copy of an earlier batch, but of no later
-/// one.
+/// Whether another batch with a higher number begins in `bytes`, behind the broken
+/// one. It was begun once the broken one was synced, so it need not be whole itself.
+/// A value may hold a copy of an earlier batch, but of no later one.
 fn has_stamp_over(highest: Option<u64>, stamp: Stamp, bytes: &[u8]) -> bool {
     // Of the first batch of all only itself can tell, which may be damaged too.
     let own_number = || bytes.get(5..)?.first_chunk().map(|number| u64::from_le_bytes(*number));
@@ -306,8 +317,8 @@ fn has_stamp_over(highest: Option<u64>, stamp: Stamp, bytes: &[u8]) -> bool {
     })
 }
 
-/// The same for batches without a stamp: whether a whole one begins anywhere, or
-/// may, as a value made to take hours is not searched to its end.
+/// The same for whole batches without a stamp. A value made to take hours is not
+/// searched to its end, and may hold one.
 fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
     let mut steps = 0;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == START) {
@@ -328,8 +339,8 @@ fn has_batch_over(highest: Option<u64>, bytes: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The length of what `bytes` begin with, if that is as many items as it says
-/// and then an end. Counts a step for each item.
+/// The length of the batch that `bytes` begin with, by its shape: as many items as
+/// it claims, and an end. Counts a step for each item.
 fn shape_bytes(bytes: &[u8], steps: &mut usize) -> Option<usize> {
     let (&[START, ref items @ ..], _) = bytes.split_first_chunk::<5>()? else { return None };
     let mut rest = bytes.get(START_BYTES..)?;
@@ -342,7 +353,7 @@ fn shape_bytes(bytes: &[u8], steps: &mut usize) -> Option<usize> {
     is_end.then_some(bytes.len() - after.len())
 }
 
-/// What comes after the item that `bytes` begin with.
+/// The bytes behind the item that `bytes` begin with.
 fn after_item(bytes: &[u8]) -> Option<&[u8]> {
     let (tag, rest) = bytes.split_first()?;
     match *tag {
@@ -377,8 +388,8 @@ fn is_zero(mut file: &File, mut at: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Where the next bytes are that a file has space for on the disk, from `at` on,
-/// or may be: nearly all of a new journal is a hole.
+/// The next place from `at` on that is, or may be, no hole: nearly all of a new
+/// journal is one.
 #[cfg(all(target_os = "linux", not(portable)))]
 fn next_data(file: &File, at: u64) -> Option<u64> {
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
@@ -401,25 +412,25 @@ struct JournalBatch {
     bytes: u64,
 }
 
-/// What a batch of ours says of itself, which the checksum covers.
+/// The first item of a batch of ours, which the checksum covers.
 #[derive(Clone, Copy)]
 struct Floor {
     /// The keyspace of the keys.
     keyspace: u64,
-    /// What its number cannot be below.
+    /// The batch's number is no lower.
     number: u64,
 }
 
 impl JournalBatch {
-    /// Whether its number, which no checksum covers, can be the one that it was
-    /// written with, after a batch with the number `highest`.
+    /// Whether its number, which no checksum covers, is possible after a batch with
+    /// the number `highest`.
     fn can_follow(&self, highest: Option<u64>) -> bool {
         let floor = self.floor.map(|floor| floor.number);
         let floor = floor.or(highest.map(|highest| highest + 1)).unwrap_or(0);
         highest.is_none_or(|highest| highest < floor) && floor <= self.number
     }
 
-    /// Reads one batch; `None` if what comes is none.
+    /// Reads one batch; `None` if none comes.
     fn read(reader: &mut impl Read) -> io::Result<Option<Self>> {
         let mut reader = Counted { reader, bytes: 0, checksum: Xxh3::new(), floor: None };
         match reader.batch() {
@@ -433,7 +444,7 @@ impl JournalBatch {
     }
 }
 
-/// A reader that counts, and sums up, what it has read.
+/// A reader that counts and sums up the bytes that it has read.
 struct Counted<'a, R> {
     reader: &'a mut R,
     bytes: u64,
@@ -462,7 +473,7 @@ impl<R: Read> Counted<'_, R> {
         Ok((is_end && number <= NUMBER_MAX).then_some(number))
     }
 
-    /// Reads an item. Says whether it is one.
+    /// Reads an item; `false` if it is none.
     fn item(&mut self) -> io::Result<bool> {
         match self.array()? {
             [CLEAR] => self.array::<8>().map(|_keyspace| true),

@@ -1,13 +1,13 @@
 //! Space at the journal's end that is written ahead, on Linux.
 //!
-//! Where a write makes a file longer, or fills a hole of it, to sync it means
-//! to sync what the file system knows of the file as well, which takes half as
-//! long again as the bytes alone. So zeros are written ahead of the journal's
-//! end, enough for many batches, and the next sync takes them along.
+//! Where a write makes a file longer, or fills a hole of it, a sync writes the file
+//! system's metadata too, which takes half as long again as the bytes alone. So
+//! zeros are written ahead of the journal's end, enough for many batches, and the
+//! next sync takes them along.
 //!
-//! That cannot harm what the journal holds: nobody else writes to it at that
-//! moment, and zeros are put only where zeros are read, whatever a file system
-//! tells of holes. Without them all goes on as well, and takes longer.
+//! No batch can be harmed: nobody else writes to the journal at that moment, and
+//! zeros are put only where zeros are read, whatever a file system tells of holes.
+//! Without preallocation everything works as well, and takes longer.
 
 use super::journals;
 use crate::platform::descriptors;
@@ -18,21 +18,21 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-/// How long the database makes a new journal, with nothing in it.
+/// The length of a new journal with nothing in it.
 pub const NEW_BYTES: u64 = 64 << 20;
 
-/// How many zeros are written at once.
+/// The zeros that are written at once.
 const AHEAD_BYTES: u64 = 256 << 10;
 
 /// A batch from this size on is not worth it: it would be written twice.
 const BATCH_BYTES_MAX: u64 = 64 << 10;
 
-/// What a batch takes in the journal beside its items, and an item beside its
-/// value, about.
+/// About the bytes of a batch in the journal beside its items, and of an item
+/// beside its value.
 const BATCH_BYTES: u64 = 32;
 const ITEM_BYTES: u64 = 48;
 
-/// How far the journal is ready, as far as is known.
+/// The space at the journal's end that is written ahead, as far as is known.
 #[derive(Default)]
 pub struct Preallocation {
     left_bytes: u64,
@@ -55,7 +55,7 @@ impl Preallocation {
     pub fn prepare(&mut self, data: &Path, items: usize, bytes: usize) {
         let bytes = bytes as u64 + items as u64 * ITEM_BYTES + BATCH_BYTES;
         if bytes > self.left_bytes && bytes < BATCH_BYTES_MAX {
-            // Whatever is wrong with the disk, the batch itself finds out.
+            // If the disk fails, so does the batch.
             if let Err(err) = extend(data) {
                 log::debug!("the journal is not written ahead: {err}");
             }
@@ -81,7 +81,7 @@ fn extend(data: &Path) -> io::Result<()> {
     file.write_all_at(&zeros, end)
 }
 
-/// Where the last hole of a file begins; without one that is its end.
+/// The beginning of a file's last hole; without one, its end.
 fn end_of_data(file: &File) -> io::Result<u64> {
     let mut end = 0;
     loop {
@@ -111,7 +111,7 @@ fn write_in_place(data: &Path) -> io::Result<()> {
     file.set_len(end.max(NEW_BYTES))
 }
 
-/// What the database has opened to append to `journal`.
+/// The file that the database has opened to append to `journal`.
 fn appended(journal: &Path) -> io::Result<Option<File>> {
     let wanted = fs::metadata(journal)?;
     let is_it = |it: Metadata| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino());

@@ -1,4 +1,4 @@
-//! The same where nothing is known of holes in files: nothing is made ready.
+//! The same where the system does not tell of holes: nothing is preallocated.
 
 use std::path::Path;
 

@@ -6,12 +6,11 @@
 //! ```
 //!
 //! A database has one journal, and keyspaces; each of these is an LSM tree.
-//! Readers look from left to right and wait for nobody. What the engine above
-//! relies on, and where fjall would do otherwise by itself:
+//! Reads look from left to right and wait for nobody. The engine above relies on
+//! these facts:
 //!
-//! - A tree drops obsolete files when it installs a version, and only a flush of
-//!   a memtable that is not empty does. So to release what a compaction has
-//!   replaced takes a write and a flush.
+//! - A tree drops obsolete files when it installs a version, and only a flush of a
+//!   memtable that is not empty does. So their release takes a write and a flush.
 //! - fjall compacts with no regard to free space. So it is told to leave files as
 //!   they are, and each step is taken by [`Database::compact`].
 //! - It lets a writer wait for ever at four sealed memtables or thirty L0 runs.
@@ -66,7 +65,7 @@ pub const MEMTABLE_BYTES: u64 = 16 << 20;
 
 /// Values from this size on go to blob files, so that compaction does not copy
 /// them.
-pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
+const BLOB_VALUE_BYTES_MIN: u32 = 4096;
 
 /// How large a blob file is. Of the stale ones a compaction rewrites one in so
 /// many: the fewer, the less space that takes meanwhile.
@@ -81,31 +80,33 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why the database has not done as it was told.
 #[derive(Debug)]
 pub enum Error {
-    /// Something could not be written or synced, and nobody knows what of it the
-    /// disk holds.
+    /// Something could not be written or synced, and may be on the disk or not.
     Uncertain { what: &'static str, source: fjall::Error },
     /// The directory is not where it was.
     Lost,
-    /// Anything else; all that was acknowledged is on the disk.
+    /// Anything else; all acknowledged batches are on the disk.
     Database(fjall::Error),
 }
 
 impl Error {
-    /// After a panic of the database, which may hold what is in no journal.
+    /// A panic of the database, which may hold changes that are in no journal.
     pub fn panicked() -> Self {
         Self::Database(fjall::Error::Unrecoverable)
     }
 
     /// A failure to write or sync the journal. A database that has failed before
     /// writes nothing.
-    fn of_the_journal(source: fjall::Error) -> Self {
-        if matches!(source, fjall::Error::Poisoned) {
-            return Self::Database(source);
-        }
-        Self::Uncertain { what: "the journal", source }
+    pub fn of_the_journal(source: impl Into<fjall::Error>) -> Self {
+        let source = source.into();
+        let is_known = matches!(source, fjall::Error::Poisoned);
+        if is_known { Self::Database(source) } else { Self::uncertain("the journal", source) }
     }
 
-    /// Whether nothing may be written after this before the next start.
+    fn uncertain(what: &'static str, source: impl Into<fjall::Error>) -> Self {
+        Self::Uncertain { what, source: source.into() }
+    }
+
+    /// Whether nothing may be written before the next start.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Uncertain { .. } | Self::Database(fjall::Error::Unrecoverable))
     }
@@ -209,7 +210,7 @@ impl Database {
         unless_panic(|| Ok(Self(builder.open()?)))
     }
 
-    /// Drops the handle. The function tells whether all others are gone too.
+    /// Drops this handle; the function looks whether all others are gone too.
     pub fn close(self) -> Box<dyn Fn() -> bool + Send> {
         // Every handle has it.
         let handles = Arc::downgrade(&self.0.supervisor.keyspaces);
@@ -261,15 +262,12 @@ impl Database {
 
     /// Takes a step of compaction, if it finds something to do. On an error the
     /// files that it has begun are removed.
-    pub fn compact(&self, keyspace: &Keyspace, step: &Step) -> Result<()> {
+    pub fn compact(&self, keyspace: &Keyspace, step: Step) -> Result<()> {
         let tree = &keyspace.0.tree;
         let watermark = self.gc_watermark();
         let compact = |strategy| tree.compact(strategy, watermark).map(drop);
-        let strategy: Arc<dyn CompactionStrategy> = match *step {
-            Step::Leveled { l0_files, table_bytes, ref level_ratios } => {
-                let ratios = level_ratios.clone();
-                Arc::new(leveled(l0_files, table_bytes).with_level_ratio_policy(ratios))
-            }
+        let strategy: Arc<dyn CompactionStrategy> = match step {
+            Step::Leveled { l0_files, table_bytes } => Arc::new(leveled(l0_files, table_bytes)),
             Step::MoveToL0 { level } => {
                 // A flush meanwhile would put newer files below these.
                 let _lock = tree.get_flush_lock();
@@ -295,12 +293,12 @@ impl Database {
 }
 
 /// A step of compaction, which takes a tree from one version to the next.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Merges or moves files into the next level, from the one that is most too
-    /// large: L0 from so many files on, which all go at once; the others by what
-    /// each may be larger than the one above it, the last ratio for all below.
-    Leveled { l0_files: u8, table_bytes: u64, level_ratios: Vec<f32> },
+    /// large: L0 from so many files on, which all go at once; the others by so many
+    /// files, and ten times as many on each level.
+    Leveled { l0_files: u8, table_bytes: u64 },
     /// Moves the files of a level, as they are, into an empty one.
     Move { from: u8, to: u8 },
     /// Moves the files of the first level that has any to L0, if that is empty.
@@ -315,7 +313,7 @@ fn leveled(l0_files: u8, table_bytes: u64) -> Leveled {
     Leveled::default().with_l0_threshold(l0_files).with_table_target_size(table_bytes)
 }
 
-/// Changes to keyspaces of a database. What is put into it first is seen first.
+/// Changes to keyspaces of a database, which readers see in their order.
 pub struct WriteBatch(OwnedWriteBatch);
 
 impl WriteBatch {
@@ -364,10 +362,6 @@ impl Keyspace {
         (!found.is_tombstone()).then(|| found.value.into())
     }
 
-    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.0.contains_key(key)?)
-    }
-
     /// The keys from one on and below another, in order.
     pub fn keys(&self, from: &[u8], until: &[u8]) -> impl Iterator<Item = Result<Bytes>> {
         self.0.range(from..until).map(|entry| Ok(entry.key()?.into()))
@@ -375,11 +369,6 @@ impl Keyspace {
 
     pub fn has_prefix(&self, prefix: &[u8]) -> bool {
         self.0.prefix(prefix).next().is_some()
-    }
-
-    /// The lengths of all values. Reads all keys.
-    pub fn value_lengths(&self) -> impl Iterator<Item = Result<u32>> {
-        self.0.iter().map(|entry| Ok(entry.size()?))
     }
 
     /// How many keys and deletions there are, about.
@@ -424,17 +413,15 @@ impl Keyspace {
     }
 
     /// Makes the names of new blob files last. The database syncs the files and
-    /// leaves their names to the file system, and what they hold may be in no
-    /// journal any more.
+    /// leaves their names to the file system, and the journal may not have their
+    /// values any more.
     pub fn sync_blob_names(&self) -> Result<()> {
         // Windows has no such thing, and opens no folder.
         if cfg!(not(unix)) {
             return Ok(());
         }
         let folder = File::open(self.0.path().join(BLOBS))?;
-        let uncertain =
-            |err: io::Error| Error::Uncertain { what: "the names of files", source: err.into() };
-        folder.sync_all().map_err(uncertain)
+        folder.sync_all().map_err(|err| Error::uncertain("the names of files", err))
     }
 
     /// All levels, L0 first.
@@ -448,17 +435,9 @@ impl Keyspace {
         self.0.tree.level_table_count(0).unwrap_or(0)
     }
 
-    /// The sorted runs of L0, which are what a read has to look into.
+    /// The sorted runs of L0: a read looks into each.
     pub fn l0_runs(&self) -> usize {
         self.0.tree.l0_run_count()
-    }
-
-    pub fn blob_bytes(&self) -> u64 {
-        let tables = match &self.0.tree {
-            AnyTree::Standard(tree) => tree.disk_space(),
-            AnyTree::Blob(tree) => tree.index.disk_space(),
-        };
-        self.disk_bytes().saturating_sub(tables)
     }
 
     /// The bytes of all its files.
@@ -489,8 +468,8 @@ fn options() -> KeyspaceCreateOptions {
         .separation_threshold(BLOB_VALUE_BYTES_MIN)
         .file_target_size(BLOB_FILE_BYTES)
         .age_cutoff(1.0 / f32::from(BLOB_REWRITE_SHARE));
-    // The database leaves files as they are, but for what it can move: the engine
-    // compacts, and says when to flush.
+    // The database leaves files as they are, but for those that it can move: the
+    // engine compacts, and decides when to flush.
     KeyspaceCreateOptions::default()
         .compaction_strategy(Arc::new(leveled(u8::MAX, 1 << 50)))
         .max_memtable_size(2 * MEMTABLE_BYTES)
@@ -498,7 +477,7 @@ fn options() -> KeyspaceCreateOptions {
         .manual_journal_persist(true)
 }
 
-/// What tests do to a tree past the journal's rules.
+/// For tests, past the rules of the journal.
 #[cfg(test)]
 impl Keyspace {
     pub fn insert(&self, key: impl Into<UserKey>, value: impl Into<UserValue>) -> Result<()> {

@@ -1,9 +1,9 @@
-//! A table in a file, read without a database: for `verify`, which knows the bytes
-//! of all other files by itself.
+//! A table in a file, read without a database: for `verify`, which parses all
+//! other files itself.
 
-use bytes::Bytes;
 use lsm_tree::table::Block;
-use lsm_tree::{Cache, Checksum, CompressionType, InternalValue, Table, ValueType};
+use lsm_tree::{Cache, Checksum, CompressionType, Table};
+pub use lsm_tree::{InternalValue as Item, ValueType as ItemKind};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,22 +13,6 @@ const LEVELS_WITH_FILTER: usize = 1;
 const LEVELS_WITH_INDEX: usize = 2;
 
 pub struct TableFile(Table);
-
-/// What a table has under a key.
-pub enum Item {
-    Value(Bytes),
-    /// A reference to a value in a blob file, as it is written.
-    Blob(Bytes),
-    Deletion,
-}
-
-/// The values in one blob file that a table refers to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BlobReferences {
-    pub count: u64,
-    pub bytes: u64,
-    pub disk_bytes: u64,
-}
 
 impl TableFile {
     /// Opens a file as the database will; `None` where it would not open.
@@ -57,33 +41,19 @@ impl TableFile {
         self.0.get_highest_seqno()
     }
 
-    /// Every key and what is under it; `None` if one cannot be read.
-    pub fn items(&self) -> Option<Vec<(Bytes, Item)>> {
+    /// All items; `None` if one cannot be read.
+    pub fn items(&self) -> Option<Vec<Item>> {
         // Behind an error come others without end, so the first one ends it.
-        let items = unless_panic(|| self.0.scan()?.collect::<lsm_tree::Result<Vec<_>>>())?;
-        let item = |InternalValue { key, value }: InternalValue| {
-            let value = match key.value_type {
-                ValueType::Value => Item::Value(value.into()),
-                ValueType::Indirection => Item::Blob(value.into()),
-                ValueType::Tombstone | ValueType::WeakTombstone => Item::Deletion,
-            };
-            (key.user_key.into(), value)
-        };
-        Some(items.into_iter().map(item).collect())
+        unless_panic(|| self.0.scan()?.collect())
     }
 
-    /// The blob files that the table says it refers to, by their numbers.
-    pub fn blob_references(&self) -> Option<Vec<(u64, BlobReferences)>> {
-        let said = unless_panic(|| self.0.list_blob_file_references())?.unwrap_or_default();
-        let references = said.iter().map(|it| {
-            let references = BlobReferences {
-                count: it.len as u64,
-                bytes: it.bytes,
-                disk_bytes: it.on_disk_bytes,
-            };
-            (it.blob_file_id, references)
-        });
-        Some(references.collect())
+    /// The blob files that the table claims to refer to, by their numbers, each
+    /// with the number of values, their bytes, and their bytes on the disk.
+    pub fn blob_references(&self) -> Option<Vec<(u64, [u64; 3])>> {
+        let claimed = unless_panic(|| self.0.list_blob_file_references())?.unwrap_or_default();
+        let numbers =
+            claimed.iter().map(|it| (it.blob_file_id, [it.len as u64, it.bytes, it.on_disk_bytes]));
+        Some(numbers.collect())
     }
 }
 

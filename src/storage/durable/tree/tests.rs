@@ -56,7 +56,7 @@ fn a_compaction_that_fails_leaves_no_files_behind() {
 #[test]
 fn a_failure_of_the_journal_is_final_and_no_other() {
     let full = || io::Error::from(io::ErrorKind::StorageFull);
-    let err = Error::of_the_journal(full().into());
+    let err = Error::of_the_journal(full());
     assert!(err.is_final() && err.is_full());
     assert!(Error::of_the_journal(fjall::Error::InvalidTrailer).is_final());
     assert!(Error::panicked().is_final());

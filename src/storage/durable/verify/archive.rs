@@ -34,7 +34,7 @@ pub struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
-    /// Opens the file at `path` if its contents are what was written.
+    /// Opens the file at `path` if its contents are whole.
     pub fn open(path: &'a Path) -> Result<Self, OpenError> {
         let mut file = File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();

@@ -1,7 +1,7 @@
 //! One keyspace: its manifest, and the files that this names.
 
 use super::super::open_error::OpenError;
-use super::super::tree::table_file::{self, BlobReferences, Item, TableFile};
+use super::super::tree::table_file::{self, Item, ItemKind, TableFile};
 use super::archive::{Archive, Decoder};
 use super::{Walk, changed, number, unreadable};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ struct Named {
     global_number: u64,
 }
 
-/// What a manifest names, tables in the order in which they are searched.
+/// The files of a manifest, tables in the order in which they are searched.
 struct Manifest {
     tables: Vec<Named>,
     blobs: Vec<u64>,
@@ -58,21 +58,19 @@ pub fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, Op
         if checksum(path)? != named.checksum {
             return Err(damaged());
         }
-        for (key, item) in table.items().ok_or_else(damaged)? {
-            let Some((&NAME_PREFIX, id)) = key.split_first() else { continue };
+        for Item { key, value } in table.items().ok_or_else(damaged)? {
+            let Some((&NAME_PREFIX, id)) = key.user_key.split_first() else { continue };
             let id = id.first_chunk().map(|id| u64::from_be_bytes(*id)).ok_or_else(damaged)?;
-            let name = match item {
-                Item::Value(name) => Some(String::from_utf8(name.into()).map_err(|_| damaged())?),
-                Item::Blob(_) | Item::Deletion => None,
-            };
-            found.entry(id).or_insert(name);
+            let is_value = key.value_type == ItemKind::Value;
+            let name = is_value.then(|| String::from_utf8(value.to_vec())).transpose();
+            found.entry(id).or_insert(name.map_err(|_| damaged())?);
         }
         Ok(())
     })?;
     Ok(found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect())
 }
 
-/// Checks what a keyspace's manifest names, and hands out its tables.
+/// Checks the files of a keyspace's manifest, and hands out the tables.
 fn each_table(
     folder: &Path,
     walk: &mut Walk,
@@ -172,7 +170,7 @@ fn numbers(folder: &Path, walk: &mut Walk) -> Result<BTreeSet<u64>, OpenError> {
     for name in walk.names(folder)? {
         let path = folder.join(&name);
         let name = name.to_str().ok_or_else(|| changed(path.clone()))?;
-        // What some systems put into every folder, and the database passes over.
+        // Some systems put these into every folder, and the database passes over them.
         if name == ".DS_Store" || name.starts_with("._") {
             continue;
         }
@@ -190,7 +188,7 @@ fn open_table(path: &Path, named: &Named) -> Result<TableFile, OpenError> {
     table.filter(|table| table.id() == named.id).ok_or_else(|| changed(path.to_owned()))
 }
 
-/// Checks that a blob file says what it holds.
+/// Checks the metadata of a blob file.
 fn check_blobs(path: &Path) -> Result<(), OpenError> {
     let meta = Archive::open(path)?.section(b"meta")?;
     match meta.strip_prefix(b"META") {
@@ -199,26 +197,28 @@ fn check_blobs(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Checks what a table that has changed says of the blobs it refers to: they are
-/// removed by what is said there, and no block has it. Where the table itself
-/// cannot be read, each of its values will tell.
+/// Checks the references to blob files that a damaged table claims: the files are
+/// removed by these, and they are in no block with a checksum. Where the table cannot
+/// be read, reads of its values will show that.
 fn check_references(path: &Path, table: &TableFile) -> Result<(), OpenError> {
     let damaged = || changed(path.to_owned());
     let Some(items) = table.items() else { return Ok(()) };
-    let mut referred: BTreeMap<u64, BlobReferences> = BTreeMap::new();
-    for (_, item) in items {
-        let Item::Blob(reference) = item else { continue };
-        let mut decoder = Decoder(&reference);
+    let mut referred: BTreeMap<u64, [u64; 3]> = BTreeMap::new();
+    for Item { key, value } in items {
+        if key.value_type != ItemKind::Indirection {
+            continue;
+        }
+        let mut decoder = Decoder(&value);
         let (_offset, id) = (decoder.varint(), decoder.varint().ok_or_else(damaged)?);
         let (on_disk, bytes) = (decoder.varint(), decoder.varint());
-        let references = referred.entry(id).or_default();
-        references.count += 1;
-        references.bytes += bytes.ok_or_else(damaged)?;
-        references.disk_bytes += on_disk.ok_or_else(damaged)?;
+        let [count, sum, sum_on_disk] = referred.entry(id).or_default();
+        *count += 1;
+        *sum += bytes.ok_or_else(damaged)?;
+        *sum_on_disk += on_disk.ok_or_else(damaged)?;
     }
-    let said = table.blob_references().ok_or_else(damaged)?;
-    let is_listed_once = said.len() == referred.len();
-    let is_right = said.iter().all(|(id, said)| referred.get(id) == Some(said));
+    let claimed = table.blob_references().ok_or_else(damaged)?;
+    let is_listed_once = claimed.len() == referred.len();
+    let is_right = claimed.iter().all(|(id, claimed)| referred.get(id) == Some(claimed));
     if is_listed_once && is_right { Ok(()) } else { Err(damaged()) }
 }
 

@@ -1,12 +1,12 @@
 //! Checks a database before it is opened, and changes nothing.
 //!
 //! The database believes most of its files: it takes a manifest as it finds it,
-//! removes tables that none names, begins anew what is missing, and has begun to
-//! do so before it refuses. So all that it will believe is checked here first:
+//! removes orphaned tables, makes missing files anew, and has begun to do so before
+//! it refuses. So all that it will believe is checked here first:
 //!
 //! ```text
 //! version, lock           there, as they were written
-//! inventory               see `inventory`: what else has to be there
+//! inventory               the list of the rest, see `inventory`
 //! 7.jnl, 8.jnl ...        see `journal`
 //! keyspaces/0/            the names of the others
 //! keyspaces/3/current     the number and checksum of the manifest
@@ -40,14 +40,14 @@ const VERSION_BYTES: [u8; 4] = *b"FJL\x03";
 
 const LOCK: &str = "lock";
 
-/// How much of the tables is read as a whole. The rest is read when it is used.
+/// The bytes of tables that are read as a whole. The rest is read when it is used.
 const WHOLE_BYTES_MAX: u64 = 64 << 20;
 
-/// What was found good.
+/// A database that was found good.
 #[derive(Debug)]
 pub struct Verified {
     pub journals: Journals,
-    /// What others may read or write.
+    /// The files that others may read or write.
     pub open_to_others: Vec<PathBuf>,
 }
 
@@ -61,7 +61,7 @@ pub fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
     held::check(data, &metadata, true)?;
     let names = walk.names(data)?;
     for name in &names {
-        // The database refuses what it cannot read as a name.
+        // The database refuses a name that is no text.
         let Some(name) = name.to_str() else { return Err(changed(data.join(name))) };
         let path = data.join(name);
         if name.to_ascii_lowercase().ends_with(".jnl") {
@@ -159,7 +159,7 @@ fn keyspaces(
     Ok(trees)
 }
 
-/// Whether there is a keyspace of keys with all that it needs.
+/// Whether there is a keyspace of keys, and the one that belongs to it.
 fn has_whole_generation(names: &BTreeMap<u64, String>, trees: &BTreeMap<u64, Option<u64>>) -> bool {
     let is_whole = |name: &str| {
         let mut of_it = names.iter().filter(|(_, other)| *other == name);
@@ -182,7 +182,7 @@ fn unreadable(err: io::Error) -> OpenError {
     OpenError::io("its data cannot be read", err)
 }
 
-/// What comes by on the way through the files.
+/// A walk through all files.
 #[derive(Default)]
 struct Walk {
     open_to_others: Vec<PathBuf>,
@@ -205,8 +205,8 @@ impl Walk {
         Ok(names)
     }
 
-    /// Whether a file is to be read as a whole, to look for damage that nothing
-    /// else shows. Those that fit are.
+    /// Whether a file fits into the part that is read as a whole, for damage that
+    /// nothing else shows.
     fn takes_whole(&mut self, path: &Path) -> Result<bool, OpenError> {
         let bytes = self.file(path)?;
         let takes = self.whole_bytes + bytes <= WHOLE_BYTES_MAX;

@@ -67,7 +67,7 @@ impl Sample {
             held.insert(text, value);
         };
         let flush = || {
-            for keyspace in store.reader.keyspaces().each() {
+            for keyspace in store.read_path.keyspaces().each() {
                 keyspace.flush_and_wait().expect("the engine flushes");
             }
         };
@@ -83,7 +83,7 @@ impl Sample {
             put("large and overwritten".to_owned(), 5100 + round, false);
             flush();
             if round == 0 {
-                for keyspace in store.reader.keyspaces().each() {
+                for keyspace in store.read_path.keyspaces().each() {
                     keyspace.major_compact(1 << 20).expect("the engine merges");
                 }
             }
@@ -152,7 +152,7 @@ impl Sample {
         self.is_right(&store, what);
         store.set(key("new"), Entry::new("new".into())).expect("the engine writes");
         // What is believed of the files shows when they are merged.
-        for keyspace in store.reader.keyspaces().each() {
+        for keyspace in store.read_path.keyspaces().each() {
             let merge = || keyspace.major_compact(1 << 20);
             panic::catch_unwind(AssertUnwindSafe(merge)).map(Result::ok).ok();
         }

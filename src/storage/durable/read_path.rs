@@ -1,8 +1,8 @@
 //! Reads: a look in memory, or wherever the entry is.
 //!
 //! A large record that expires is in a keyspace of its own, and two looks find it.
-//! Both are never changed at one moment, so what refers to a record that is not
-//! there is looked for again.
+//! Both are never changed at one moment, so a look that finds a reference, and no
+//! record, is taken again.
 
 use super::expiry;
 use super::generation::Keyspaces;
@@ -12,22 +12,21 @@ use crate::storage::{Entry, Error, Key};
 use bytes::Bytes;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// How often a record is looked for that is not where it is said to be, as long
-/// as the same is said.
+/// How often the record of one reference is looked for.
 const LOOKS_MAX: u32 = 8;
 
-/// A larger value takes longer to check than others may wait.
+/// A larger value takes longer to check than other reads may wait.
 const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// The two ways to read: in memory, and wherever the entry is.
 #[derive(Clone)]
-pub struct Reader {
+pub struct ReadPath {
     current: Arc<RwLock<Arc<Keyspaces>>>,
     pins: Arc<Pins>,
 }
 
-impl Reader {
-    /// A reader of whatever keyspaces are current.
+impl ReadPath {
+    /// Reads of whatever keyspaces are current.
     pub fn new(current: Arc<RwLock<Arc<Keyspaces>>>, pins: Arc<Pins>) -> Self {
         Self { current, pins }
     }
