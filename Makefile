@@ -15,6 +15,7 @@ run: build ## Start the store; Ctrl-C stops it
 	@exec ./$(BIN) $(ARGS)
 
 build: ## Build the program, optimized
+	@[ -e $(BIN) ] || echo "The first build takes three to four minutes on two processors." >&2
 	@$(CARGO) build --release --locked
 
 test: build ## Run every test

@@ -47,7 +47,7 @@ const BEGUN_WITHIN: Duration = Duration::from_secs(2);
 const DESCRIPTORS_SPARE: usize = 2;
 
 /// Lets connections in, for one accept loop.
-struct Admission {
+struct Gatekeeper {
     listeners: Arc<[TcpListener]>,
     dispatcher: Arc<Dispatcher>,
     /// The most connections, with those that are turned away.
@@ -145,7 +145,7 @@ pub fn open(
     connections_max: usize,
     accept_thread: &Arc<AcceptThread>,
 ) -> io::Result<Opened> {
-    let admission = Admission {
+    let gatekeeper = Gatekeeper {
         listeners: Arc::clone(listeners),
         dispatcher: Arc::clone(dispatcher),
         connections_max,
@@ -154,7 +154,7 @@ pub fn open(
     };
     // A connection may be gone before it is accepted, while others come.
     listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
-    Ok(door::open(listener.as_fd(), Arc::new(admission)))
+    Ok(door::open(listener.as_fd(), Arc::new(gatekeeper)))
 }
 
 /// Forgets a listener whose accept loop has not begun.
@@ -162,7 +162,7 @@ pub fn close(opened: Opened) {
     door::forget(opened);
 }
 
-impl Admission {
+impl Gatekeeper {
     fn connections(&self) -> &Connections {
         &self.dispatcher.connections
     }
@@ -289,7 +289,7 @@ impl State {
     }
 }
 
-impl Gate for Admission {
+impl Gate for Gatekeeper {
     fn next(&self) -> io::Result<(OwnedFd, Arc<dyn Stream>)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.accept_thread.begin();

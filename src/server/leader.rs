@@ -34,14 +34,14 @@ pub type Turn = u64;
 #[derive(Default)]
 struct State {
     turn: Turn,
-    activity: Activity,
+    phase: Phase,
     /// Requests in work, at most one per connection, that wait for the leader.
     taken: VecDeque<(Job, Meaning)>,
 }
 
-/// The leader's activity.
+/// The leader's phase.
 #[derive(Clone, Copy, Default)]
-enum Activity {
+enum Phase {
     /// It waits for a request, or takes one; or another is about to lead. Were
     /// it displaced here, a request could be overtaken by the next one of its
     /// connection, which then waits for its answer for ever.
@@ -81,7 +81,7 @@ impl Leadership {
             return Err(Exit::Displaced);
         }
         let next = state.taken.pop_front();
-        state.activity = if next.is_some() { Activity::Handling } else { Activity::Taking };
+        state.phase = if next.is_some() { Phase::Handling } else { Phase::Taking };
         Ok(next)
     }
 
@@ -89,16 +89,16 @@ impl Leadership {
     /// called again and again. Gives the turn of the thread that is to lead.
     pub fn displace_stuck(&self, now: Instant) -> Option<Turn> {
         let mut state = self.lock();
-        match state.activity {
-            Activity::Taking => None,
-            Activity::Handling => {
-                state.activity = Activity::HandlingSince(now);
+        match state.phase {
+            Phase::Taking => None,
+            Phase::Handling => {
+                state.phase = Phase::HandlingSince(now);
                 None
             }
-            Activity::HandlingSince(since) if now.duration_since(since) < STUCK_AFTER => None,
-            Activity::HandlingSince(_) => {
+            Phase::HandlingSince(since) if now.duration_since(since) < STUCK_AFTER => None,
+            Phase::HandlingSince(_) => {
                 state.turn += 1;
-                state.activity = Activity::Taking;
+                state.phase = Phase::Taking;
                 Some(state.turn)
             }
         }
@@ -106,7 +106,7 @@ impl Leadership {
 
     /// Whether the leader is at a request.
     pub fn is_handling(&self) -> bool {
-        !matches!(self.lock().activity, Activity::Taking)
+        !matches!(self.lock().phase, Phase::Taking)
     }
 
     /// Ends the thread that leads.

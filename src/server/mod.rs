@@ -16,7 +16,7 @@
 
 #![cfg_attr(
     any(portable, not(target_os = "linux")),
-    allow(dead_code, reason = "only where there is a door all of it is asked")
+    allow(dead_code, reason = "where there is no door some of it has no use")
 )]
 
 mod accept;

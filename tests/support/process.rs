@@ -187,7 +187,7 @@ impl Process {
     /// Whether none of the storage's threads runs or could, or is being traced:
     /// each waits for something to come, or for a time.
     pub fn is_storage_at_rest(&self) -> bool {
-        const OTHERS: [&str; 3] = ["(watchdog", "(worker-", "(sender-"];
+        const OTHERS: [&str; 4] = ["(watchdog", "(lead-", "(worker-", "(sender-"];
         let tasks = format!("/proc/{}/task", self.child.id());
         let tasks = std::fs::read_dir(tasks).expect("it runs").flatten();
         tasks.into_iter().all(|task| {
