@@ -14,12 +14,12 @@ from .honest import Honest, be_honest, percentile
 from .plan import Plan
 from .server import HEALTH, Server
 
-# What 99 of 100 honest requests keep to; and on a machine that does much else.
+# What 99 of 100 honest requests keep to, on a quiet machine. A short run is for any
+# machine, and shows their times without a verdict.
 P99_MAX_MS = 50
-P99_MAX_MS_NOISY = 250
 
 
-def judged(case, plan, p99_max):
+def judged(case, plan):
     """Runs a case: what went wrong, and its row of the table."""
     server = plan.server
     before = (server.memory(), server.threads(), server.descriptors()) if server.pid else None
@@ -39,12 +39,12 @@ def judged(case, plan, p99_max):
     if faults and not plan.few:
         wrong.append(f"{len(faults)} of {len(times)} honest requests failed: {faults[0]}")
     p50, p99, most = (percentile(times, percent) for percent in (50, 99, 100))
-    if p99 > p99_max and not plan.few:
-        wrong.append(f"the honest client's p99 is {p99:.0f} ms, over {p99_max}")
+    if p99 > P99_MAX_MS and not plan.few and not plan.short:
+        wrong.append(f"the honest client's p99 is {p99:.0f} ms, over {P99_MAX_MS}")
     row = [f"{p50:.1f}", f"{p99:.1f}", f"{most:.1f}"]
     if before:
         allowed = before[2] + 8
-        if not wait_for(lambda: server.descriptors() <= allowed, 3):
+        if not wait_for(lambda: server.descriptors() <= allowed, plan.patience):
             wrong.append(f"{server.descriptors()} descriptors, {before[2]} before")
         growth = server.memory_peak() - before[0]
         growth_max = case.growth_mib * plan.pick(4, 1)
@@ -87,13 +87,13 @@ def chosen_cases(options):
             yield case
 
 
-def run_cases(plan, cases, p99_max, checks):
+def run_cases(plan, cases, checks):
     """Runs them all, unless one of them ends the server, and shows a line for each."""
     show("case", "what the hostile clients do", "verdict", "p50", "p99", "max", "MiB", "threads",
          "fds", "")
     show("", "", "", "ms", "ms", "ms", "growth", "from to", "from to", "")
     for case in cases:
-        wrong, row, remark = judged(case, plan, p99_max)
+        wrong, row, remark = judged(case, plan)
         checks.count(not wrong)
         show(case.run.__name__, case.run.__doc__, "FAILED" if wrong else "ok", *row, remark)
         for line in wrong[:5]:
@@ -101,7 +101,7 @@ def run_cases(plan, cases, p99_max, checks):
         if len(wrong) > 5:
             print(f"    and {len(wrong) - 5} more")
         try:
-            if not wait_for(lambda: plan.server.ask(HEALTH, 5)[0] == 200, 10):
+            if not wait_for(lambda: plan.server.ask(HEALTH, 5)[0] == 200, 10 + plan.patience):
                 raise ConnectionError("not 200")
         except OSError as err:
             checks.count(False)
@@ -123,7 +123,6 @@ def main():
 
     server.set_up()
     checks = Checks()
-    p99_max = P99_MAX_MS_NOISY if options.short else P99_MAX_MS
-    run_cases(Plan(server, options), chosen_cases(options), p99_max, checks)
+    run_cases(Plan(server, options), chosen_cases(options), checks)
     server.clean_up()
     sys.exit(checks.end(options.count))

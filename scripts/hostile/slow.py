@@ -69,7 +69,7 @@ def silent(plan):
     for client in clients[::3]:
         client.sendall(HEALTH)
         answer(client)
-    return plan.expect_cut(clients, plan.idle_timeout + 2, "connections")
+    return plan.expect_cut(clients, plan.idle_timeout + plan.patience, "connections")
 
 
 def small_windows(plan):
