@@ -41,7 +41,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// expired: for as long as that took, but for no longer than this.
 const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// The committer's queue has these.
+/// A message in the committer's queue.
 pub enum Message {
     /// A write to a key, and when it was submitted.
     Write(Key, WriteOp, Done, Instant),
