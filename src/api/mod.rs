@@ -13,10 +13,10 @@
 //! # To add an operation
 //!
 //! 1. Write `operations/NAME.rs`, a module of `operations`, with its `parse`: from
-//!    the head of a call, query first and then header fields, to an `Operation`.
-//!    That has four forms: a reply at once, one from the state of the storage, an
-//!    operation on the storage with an `Answer` that makes a reply of its effect,
-//!    and a write, which needs its body first.
+//!    the head of a call, query first and then header fields, to an `Operation`:
+//!    a reply at once, one from the state of the storage, or a `Pending`, which
+//!    is an operation on the storage and an `Answer` that makes a reply of its
+//!    effect. Reads, and writes, which need their body first, have their own form.
 //! 2. Give it a row in `routes.rs`, or a method in a row. `Allow`, `OPTIONS *` and
 //!    the text of 404 follow.
 //! 3. Use the vocabulary: `query`, `etag`, `range`, `ttl`, `digests` and
@@ -43,10 +43,11 @@ mod routes;
 mod target;
 mod ttl;
 
-use crate::storage::{Blocking as _, Storage};
+use crate::storage::{Blocking as _, Op, Storage};
 pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use fields::Fields;
+use operations::Answer;
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
 pub use reply::Reply;
@@ -162,11 +163,14 @@ impl Api {
         match operation {
             Operation::Reply(reply) => Tried::Replied(reply),
             Operation::Inspect(inspect) => Tried::Replied(inspect(&*self.storage)),
-            Operation::Pending(pending) => Tried::Pending(pending),
+            Operation::Read(key, read) => {
+                Tried::Pending(Pending { op: Op::Get(key), answer: Answer::Read(read) })
+            }
             Operation::Write(write) => match write.plan(body, self.value_bytes_max) {
                 Ok(pending) => Tried::Pending(pending),
                 Err(refusal) => Tried::Replied(refusal.into()),
             },
+            Operation::Pending(pending) => Tried::Pending(*pending),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::operations::manual;
 use super::routes::ROUTES;
-use super::{Api, Call, Hosts, Operation, Pending, Refusal, Reply};
+use super::{Api, Call, Hosts, Operation, Refusal, Reply};
 use crate::storage::{
     Blocking as _, Done, Effect, Entry, Error, KEY_BYTES_MAX, Key, Memory, Op, Outcome, Storage,
 };
@@ -375,9 +375,7 @@ fn a_call_in_order_is_admitted_without_touching_the_storage() {
     let api = api_over(Untouchable);
     let is_read = |operation: &Operation| key_read(operation) == Some(&key("a"));
     let is_write = |operation: &Operation| matches!(operation, Operation::Write(write) if write.key == key("a"));
-    let is_clear = |operation: &Operation| {
-        matches!(operation, Operation::Pending(Pending { op: Op::Clear, .. }))
-    };
+    let is_clear = |operation: &Operation| matches!(operation, Operation::Pending(pending) if matches!(pending.op, Op::Clear));
     let is_health = |operation: &Operation| matches!(operation, Operation::Inspect(_));
     let is_reply = |operation: &Operation| matches!(operation, Operation::Reply(_));
     let table: [(&str, IsRight<'_>); 12] = [
@@ -403,7 +401,7 @@ fn a_call_in_order_is_admitted_without_touching_the_storage() {
 
 /// The key of a read.
 fn key_read(operation: &Operation) -> Option<&Key> {
-    let Operation::Pending(Pending { op: Op::Get(key), .. }) = operation else { return None };
+    let Operation::Read(key, _) = operation else { return None };
     Some(key)
 }
 

@@ -175,7 +175,7 @@ pub enum Effect {
     /// Of [`Op::Set`], [`Op::Delete`] and [`Op::Clear`].
     Done,
     /// Of [`Op::Update`].
-    Updated(Updated),
+    Updated(Box<Updated>),
 }
 
 /// The outcome of an operation. On an error nothing has changed, but see
@@ -257,7 +257,7 @@ pub trait Blocking: Storage {
     /// See [`Op::Update`].
     fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
         match self.perform(Op::Update(key, change))? {
-            Effect::Updated(updated) => Ok(updated),
+            Effect::Updated(updated) => Ok(*updated),
             Effect::Found(_) | Effect::Done => unreachable!("an update updates"),
         }
     }

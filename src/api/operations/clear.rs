@@ -8,5 +8,5 @@ use crate::storage::Op;
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     query::check_none(routed.target.query)?;
     let answer = Answer::Reply(Reply::empty());
-    Ok(Operation::Pending(Pending { op: Op::Clear, answer }))
+    Ok(Operation::Pending(Box::new(Pending { op: Op::Clear, answer })))
 }

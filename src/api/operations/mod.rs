@@ -49,10 +49,13 @@ pub enum Operation {
     Reply(Reply),
     /// Replied to from the state of the storage, which never blocks.
     Inspect(fn(&dyn Storage) -> Reply),
-    /// To be done on the storage.
-    Pending(Pending),
-    /// To be done on the storage once the body is there.
+    /// A read of a key.
+    Read(Key, Read),
+    /// A write of a key, which needs its body first.
     Write(Write),
+    /// Any other operation on the storage. Boxed, so that reads and writes, which
+    /// are moved several times, stay small.
+    Pending(Box<Pending>),
 }
 
 /// A call to be done on the storage.

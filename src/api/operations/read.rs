@@ -1,11 +1,11 @@
 //! `GET` and `HEAD` of a key: the value, a part of it, or nothing new.
 
-use super::{Answer, Operation, Pending, Routed};
+use super::{Operation, Routed};
 use crate::api::etag::{self, Conditions, EntityTag, Precondition};
 use crate::api::fields::Fields;
 use crate::api::range::{self, Part};
 use crate::api::{Refusal, Reply, query};
-use crate::storage::{Entry, Op};
+use crate::storage::Entry;
 
 /// The header fields of a read.
 pub struct Read {
@@ -20,7 +20,7 @@ pub struct Read {
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     query::check_read(routed.target.query)?;
     let read = Read::parse(routed.fields, routed.method == "GET")?;
-    Ok(Operation::Pending(Pending { op: Op::Get(routed.into_key()), answer: Answer::Read(read) }))
+    Ok(Operation::Read(routed.into_key(), read))
 }
 
 impl Read {

@@ -99,7 +99,7 @@ impl Batch {
             .map_err(|err| Error::Internal(Arc::new(err)))?;
         Ok(match decision {
             Decision::Remove if before.is_some() => {
-                Decided::Write(None, Effect::Updated(Updated { before, after: None }))
+                Decided::Write(None, Effect::Updated(Updated { before, after: None }.into()))
             }
             Decision::Keep | Decision::Remove => {
                 Decided::Keep(Updated { after: before.clone(), before })
@@ -107,7 +107,7 @@ impl Batch {
             Decision::Replace(entry) => {
                 let record = Some(record::encode(&entry).into());
                 let updated = Updated { before, after: Some(entry) };
-                Decided::Write(record, Effect::Updated(updated))
+                Decided::Write(record, Effect::Updated(updated.into()))
             }
         })
     }
@@ -115,7 +115,7 @@ impl Batch {
     /// Adds a decision; `done` is told once the batch is committed.
     pub fn add(&mut self, key: Key, decided: Decided, done: Done) {
         let effect = match decided {
-            Decided::Keep(updated) => Effect::Updated(updated),
+            Decided::Keep(updated) => Effect::Updated(updated.into()),
             Decided::Write(record, effect) => {
                 self.bytes += bytes(&key, record.as_ref());
                 let key_bytes = key.as_str().len();
@@ -125,7 +125,9 @@ impl Batch {
                 effect
             }
         };
-        if let Effect::Updated(Updated { before: Some(before), .. }) = &effect {
+        if let Effect::Updated(updated) = &effect
+            && let Some(before) = &updated.before
+        {
             self.seen_bytes += before.value().len();
         }
         self.waiters.push((done, effect));
@@ -154,7 +156,11 @@ mod tests {
         let mut batch = Batch::begin();
         batch.add(key("kept"), Decided::Keep(updated.clone()), Box::new(|_| {}));
         assert_eq!((batch.bytes(), batch.held_bytes()), (0, 1000));
-        batch.add(key("taken"), Decided::Write(None, Effect::Updated(updated)), Box::new(|_| {}));
+        batch.add(
+            key("taken"),
+            Decided::Write(None, Effect::Updated(updated.into())),
+            Box::new(|_| {}),
+        );
         assert_eq!((batch.bytes(), batch.held_bytes()), (5, 2005));
     }
 }

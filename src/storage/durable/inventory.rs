@@ -33,6 +33,10 @@ const NAME_UNFINISHED: &str = "inventory.new";
 /// many bytes were written.
 const LOOK_BYTES: usize = 1 << 20;
 
+/// A batch counts as this many bytes at least, so that there are few of them between
+/// two looks.
+const BATCH_BYTES_MIN: usize = 64;
+
 /// The contents of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
@@ -131,12 +135,23 @@ fn number<T: FromStr>(words: &mut SplitWhitespace<'_>) -> Option<T> {
     words.next()?.parse().ok()
 }
 
+/// A floor of the last batch before the one with the number `first`, which may be yet
+/// to come. `None` if no floor before is known.
+fn last_before(floors: &[u64], first: Option<u64>) -> Option<u64> {
+    // A batch is below the floor of the next one.
+    let pairs = floors.windows(2).rev();
+    let mut before = pairs.filter(|pair| first.is_none_or(|first| pair.get(1) <= Some(&first)));
+    before.next()?.first().copied()
+}
+
 /// Keeps the inventory of a database that is written to.
 pub struct Keeper {
     data: Arc<Data>,
     inventory: Inventory,
     /// The last batch of the keys when the newest journal was last seen to be so.
     batch: u64,
+    /// The floors of the batches since then, in order.
+    floors: Vec<u64>,
     unlooked_bytes: usize,
 }
 
@@ -144,7 +159,7 @@ impl Keeper {
     /// The keeper of an inventory that was just written.
     pub fn new(data: Arc<Data>, inventory: Inventory) -> Self {
         let batch = inventory.journals.last().map_or(0, |journal| journal.batch);
-        Self { data, inventory, batch, unlooked_bytes: 0 }
+        Self { data, inventory, batch, floors: Vec::new(), unlooked_bytes: 0 }
     }
 
     /// The folder of the database.
@@ -152,10 +167,11 @@ impl Keeper {
         &self.data
     }
 
-    /// Notes that so many bytes of batches are written, and lists a new journal now
-    /// and then.
-    pub fn note(&mut self, generation: &Generation, bytes: usize) {
-        self.unlooked_bytes += bytes;
+    /// Notes a batch of so many bytes, with a floor for its number above the numbers
+    /// of all batches before it. Lists a new journal now and then.
+    pub fn note(&mut self, generation: &Generation, floor: u64, bytes: usize) {
+        self.floors.push(floor);
+        self.unlooked_bytes += bytes.max(BATCH_BYTES_MIN);
         if self.unlooked_bytes < LOOK_BYTES {
             return;
         }
@@ -164,13 +180,18 @@ impl Keeper {
         if let Err(err) = self.look(generation) {
             log::debug!("the inventory is not written: {err}");
         }
+        self.floors.clear();
+        self.floors.push(floor);
     }
 
     fn look(&mut self, generation: &Generation) -> io::Result<()> {
         let numbers = self.numbers()?;
         let newest = self.inventory.journals.last().map(|journal| journal.number);
         if numbers.last().copied() != newest {
-            let batch = self.batch;
+            let first = numbers.iter().find(|number| Some(**number) > newest);
+            let first = first.map(|number| journal::first_batch(self.data.path(), *number));
+            let batch = last_before(&self.floors, first.transpose()?.flatten());
+            let batch = batch.unwrap_or(self.batch);
             self.list(&numbers, |listed| {
                 if Some(listed.number) == newest {
                     listed.batch = batch;
@@ -191,6 +212,7 @@ impl Keeper {
         // No batch before was of these keys.
         self.list(&numbers, |listed| listed.batch = 0);
         self.batch = 0;
+        self.floors.clear();
         self.inventory.write(self.data.path())
     }
 
@@ -251,6 +273,19 @@ mod tests {
             inventory.write(data.path()).expect("it is written");
             assert_eq!(Inventory::read(data.path()).expect("it is read"), inventory);
         }
+    }
+
+    #[test]
+    fn the_last_batch_before_a_journal_is_the_one_before_its_first() {
+        let floors = [10, 11, 13, 14];
+        // Numbers are at or above their floors, and below the next floor.
+        for (first, last) in
+            [(10, None), (11, Some(10)), (12, Some(10)), (13, Some(11)), (14, Some(13))]
+        {
+            assert_eq!(last_before(&floors, Some(first)), last, "{first}");
+        }
+        assert_eq!(last_before(&floors, None), Some(13), "the last one is yet to be written");
+        assert_eq!(last_before(&[10], None), None);
     }
 
     #[test]

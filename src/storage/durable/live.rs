@@ -39,6 +39,11 @@ impl Live {
         self.generation.batch(self.database())
     }
 
+    /// Notes a batch of so many bytes, with a floor for its number.
+    pub fn note(&mut self, floor: u64, bytes: usize) {
+        self.inventory.note(&self.generation, floor, bytes);
+    }
+
     /// Has readers, and decisions, use another generation; gives the old one.
     pub fn replace(&mut self, generation: Generation) -> Generation {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);

@@ -75,7 +75,7 @@ impl Upkeep {
 
     /// Commits a batch of so many bytes. Once this returns, it lasts.
     pub fn commit(&mut self, batch: WriteBatch, bytes: usize) -> Result<()> {
-        self.live.inventory.note(&self.live.generation, bytes);
+        self.live.note(self.live.database().visible_number(), bytes);
         if !self.live.data().goes_along() {
             self.live.check_place()?;
         }
@@ -129,8 +129,11 @@ impl Upkeep {
     pub fn sweep(&mut self, until: Time) -> Result<usize> {
         self.wait_out_write_stall()?;
         self.live.check_place()?;
+        let floor = self.live.database().visible_number();
         let removed = self.sweep.step(self.live.database(), &self.live.generation, until)?;
-        self.live.inventory.note(&self.live.generation, removed * KEY_BYTES_MAX);
+        if removed > 0 {
+            self.live.note(floor, removed * KEY_BYTES_MAX);
+        }
         self.compactors.keys.note(removed, removed);
         self.has_written()?;
         Ok(removed)

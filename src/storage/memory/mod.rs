@@ -159,14 +159,16 @@ impl Memory {
             };
             match done {
                 Ok(false) => {}
-                Ok(true) => return Attempt::Done(Ok(Effect::Updated(Updated { before, after }))),
+                Ok(true) => {
+                    return Attempt::Done(Ok(Effect::Updated(Updated { before, after }.into())));
+                }
                 Err(Error::Full) => return Attempt::Full(Op::Update(key, change)),
                 Err(err) => return Attempt::Done(Err(err)),
             }
         }
         match self.update_locked(&key, &mut change) {
             Err(Error::Full) => Attempt::Full(Op::Update(key, change)),
-            updated => Attempt::Done(updated.map(Effect::Updated)),
+            updated => Attempt::Done(updated.map(|updated| Effect::Updated(updated.into()))),
         }
     }
 

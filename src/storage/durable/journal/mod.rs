@@ -176,6 +176,19 @@ pub fn whole_bytes(journal: &Path) -> io::Result<u64> {
     Ok(Scan::read(journal, None, 0, Some(Stamp::new()))?.whole_bytes)
 }
 
+/// The number of a journal's first batch; `None` before there is one.
+pub fn first_batch(data: &Path, journal: u64) -> io::Result<Option<u64>> {
+    let mut start = [0; START_BYTES];
+    let mut file = File::open(data.join(format!("{journal}.{EXTENSION}")))?;
+    match file.read_exact(&mut start) {
+        Ok(()) => {}
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(err) => return Err(err),
+    }
+    let number = start.last_chunk().map(|number| u64::from_le_bytes(*number));
+    Ok(number.filter(|_| start.first() == Some(&START)))
+}
+
 fn unreadable(err: io::Error) -> OpenError {
     OpenError::io("its journal cannot be read", err)
 }
