@@ -241,7 +241,7 @@ fn what_the_journal_holds_is_synced_before_it_is_seen() {
         return;
     }
     let place = Place::with_a_store();
-    // The first start of a store has more to put in order than any other.
+    // The first start of a store has more to do than any other.
     ends_well(place.start());
     let trace = place.directory.path().join("trace");
     let options = ["-y", "-o", &trace.display().to_string(), "-e", &format!("trace={SYNCS}")];
@@ -360,7 +360,7 @@ fn after_a_failure_in_the_background_nothing_is_acknowledged() {
     let mut connection = process.connect();
     let value = vec![b'x'; 1 << 20];
     let mut stored = 0;
-    // Enough to fill the memory of the tree several times.
+    // Enough for several memtables.
     while stored < 150 && connection.put(&format!("/kv/{stored}"), &value).status() == 200 {
         stored += 1;
     }
@@ -394,7 +394,7 @@ fn a_failure_in_the_background_shows_while_nobody_writes() {
     let inject = "inject=fsync:error=EIO";
     let process = place.start_with(&["-e", "trace=fsync", "-e", inject, "-P", &tables]);
     let mut connection = process.connect();
-    // The last one fills the memory of the tree.
+    // The last one fills the memtable.
     for index in 0..16 {
         acknowledged(&mut connection, &index.to_string(), &vec![b'x'; 1 << 20]);
     }

@@ -176,7 +176,7 @@ fn will_have_room(is_stored: impl FnMut() -> bool) {
 
 #[test]
 fn a_full_disk_refuses_sets_and_takes_them_again_once_there_is_room() {
-    // Its reserve is large enough for the tree to keep itself in order.
+    // Its reserve is large enough for compaction.
     let Some(disk) = Disk::new(512) else { return };
     let place = disk.place();
     let filler = disk.fill(340 << 20);
@@ -310,8 +310,8 @@ fn small_values_that_were_deleted_make_room_on_a_full_disk() {
     ends_well(process);
 }
 
-/// A file of deletions from all over a large tree may be more than there is room
-/// to put in order at once.
+/// A file of deletions from all over a large tree may be more than there is space
+/// to compact at once.
 #[test]
 fn deletions_from_all_over_a_large_tree_make_room() {
     const CLIENTS: usize = 8;

@@ -27,7 +27,7 @@ const RECOVERY: &str = "the database was opened anew";
 /// take some on a machine with other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is gathered in memory before it is written to files, in values.
+/// The values that fill the memtables.
 const VALUES: usize = 17;
 
 #[track_caller]
@@ -219,7 +219,7 @@ fn passes(fault: Fault) {
     wait_until("it is opened anew", || connection.get("/healthz").status() == 200);
     says(&connection.get("/kv/more"), 404, "key not found\n");
     holds_all(&mut connection, 0..stored);
-    // What is stored from now on is written to files as well.
+    // From now on values are flushed as well.
     assert_eq!(store_all(&mut connection, stored..3 * VALUES), 0, "{}", process.log());
     holds_all(&mut connection, 0..3 * VALUES);
     let (code, log) = process.stop();
@@ -296,7 +296,7 @@ fn what_was_acknowledged_survives_a_kill_after_the_database_was_opened_anew() {
             store_all(&mut connection, stored..stored + 1);
             stored += 1;
         }
-        // Into the new journal, and not yet into files.
+        // In the new journal, and not flushed yet.
         store_all(&mut connection, stored..stored + 2);
         stored += 2;
         process.signal("KILL");
@@ -371,7 +371,7 @@ fn the_database_is_opened_anew_while_nobody_writes() {
     let place = Place::with_a_store();
     let process = place.start();
     let mut connection = process.connect();
-    // The one after these fills the memory of the tree, and none before: names
+    // The one after these fills the memtables, and none before: names
     // of files would still have to be synced.
     for index in 0..VALUES - 2 {
         acknowledged(&mut connection, &index.to_string(), &value(index));
@@ -456,7 +456,7 @@ fn a_clear_that_finds_no_descriptor_ends_no_store() {
     holds_all(&mut place.start().connect(), 0..0);
 }
 
-/// What the names are of may be in no journal any more.
+/// The values in files of these names may be in no journal any more.
 #[test]
 fn a_failed_sync_of_the_names_of_files_is_final() {
     if !there_is("strace") {

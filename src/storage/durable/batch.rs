@@ -27,7 +27,7 @@ pub struct Batch {
     bytes: usize,
     /// The values that decisions were made on, held until the outcome is told.
     seen_bytes: usize,
-    waiting: Waiters,
+    waiters: Waiters,
 }
 
 /// A record to be written, or `None` to delete the key.
@@ -54,8 +54,8 @@ impl WriteOp {
 
 impl Batch {
     pub fn begin() -> Self {
-        let (changes, waiting) = (HashMap::new(), Waiters::new());
-        Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiting }
+        let (changes, waiters) = (HashMap::new(), Waiters::new());
+        Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiters }
     }
 
     /// When it was begun. Entries that decisions were made on expire later.
@@ -130,11 +130,11 @@ impl Batch {
         {
             self.seen_bytes += before.value().len();
         }
-        self.waiting.push((done, effect));
+        self.waiters.push((done, effect));
     }
 
     pub fn into_parts(self) -> (HashMap<Key, Record>, Waiters) {
-        (self.changes, self.waiting)
+        (self.changes, self.waiters)
     }
 }
 

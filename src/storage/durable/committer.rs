@@ -41,7 +41,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// expired: for as long as that took, but for no longer than this.
 const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// The committer's queue has these.
+/// A message in the committer's queue.
 pub enum Message {
     /// A write to a key, and when it was submitted.
     Write(Key, WriteOp, Done, Instant),
@@ -282,7 +282,7 @@ impl Committer {
 
     /// Opens the database anew where it has failed and that is due.
     fn reopen_if_due(&mut self) {
-        if self.is_settling && self.reopener.has_let_go() {
+        if self.is_settling && self.reopener.is_released() {
             // Its journal is the only one that is open.
             self.is_settling = false;
             self.preallocation = Preallocation::begin(self.upkeep.live().data().path());
@@ -310,7 +310,7 @@ impl Committer {
         }
     }
 
-    /// Checks the disk, and tidies up, while nobody writes.
+    /// Checks the disk, and compacts, while nobody writes.
     fn idle(&mut self) {
         if self.guarded(Upkeep::check).is_ok() && self.status.outage().is_some() {
             self.note_space(self.upkeep.spare_bytes() > 0);

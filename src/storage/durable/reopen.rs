@@ -137,7 +137,7 @@ impl Reopener {
             Some(standby) => standby,
             None => self.open_standby(live)?,
         };
-        if !self.has_let_go() {
+        if !self.is_released() {
             self.standby = Some(standby);
             return Err(unready(io::Error::other("it is still being read")));
         }
@@ -180,7 +180,7 @@ impl Reopener {
 
     /// Whether all handles to closed databases are gone. The last one is never a
     /// reader's, which would have to wait for files to be closed.
-    pub fn has_let_go(&mut self) -> bool {
+    pub fn is_released(&mut self) -> bool {
         self.retired.retain(|keyspaces| Arc::strong_count(keyspaces) > 1);
         self.closed.retain(|is_gone| !is_gone());
         self.retired.is_empty() && self.closed.is_empty()
@@ -270,9 +270,9 @@ mod tests {
         assert_eq!(files(&now()), 1);
         holds(&standby);
         holds(&now());
-        assert!(!reopener.has_let_go());
+        assert!(!reopener.is_released());
         drop(standby);
-        assert!(reopener.has_let_go());
+        assert!(reopener.is_released());
 
         write(&live, "another");
         let lock = fs::symlink_metadata(data.path().join(LOCK)).expect("it is there");

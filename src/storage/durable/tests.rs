@@ -256,7 +256,7 @@ fn cleared_between() -> Written {
     ])
 }
 
-/// Records of what expires, which are kept apart from their keys.
+/// Large records that expire, which are in a keyspace of their own.
 fn some_that_expires() -> Written {
     let large = |letter| vec![letter; 600];
     Written::new(&[

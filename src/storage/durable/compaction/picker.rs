@@ -121,8 +121,7 @@ impl Picker {
         match self.goal {
             Goal::ReduceL0 => shape.l0_step_bytes() <= space.free,
             Goal::Reclaim => {
-                shape.table_bytes() < self.whole_bytes_max
-                    || shape.step_bytes_min() <= shape.spare_bytes(space)
+                self.fits_whole(shape, space) || shape.step_bytes_min() <= shape.spare_bytes(space)
             }
         }
     }

@@ -111,15 +111,6 @@ impl Stamp {
     }
 }
 
-/// Facts about the journals from before they are read.
-pub struct Known<'a> {
-    /// The stamp of all that is not known to be whole; `None` in a directory from
-    /// before there were stamps.
-    pub stamp: Option<Stamp>,
-    /// The bytes of a journal, by its number, that are known to be whole.
-    pub whole_bytes: &'a dyn Fn(u64) -> u64,
-}
-
 /// A journal that was read and is whole, but for its torn end.
 #[derive(Debug)]
 pub struct Journal {
@@ -138,16 +129,21 @@ pub struct Journals {
 }
 
 impl Journals {
-    /// Reads every journal in the folder of a database. Refuses damage; changes
-    /// nothing.
-    pub fn read(data: &Path, known: &Known<'_>) -> Result<Self, OpenError> {
+    /// Reads every journal in the folder of a database; `whole_bytes` of each, by its
+    /// number, are known to be whole, and all others have the stamp, if there were
+    /// stamps yet. Refuses damage; changes nothing.
+    pub fn read(
+        data: &Path,
+        stamp: Option<Stamp>,
+        whole_bytes: impl Fn(u64) -> u64,
+    ) -> Result<Self, OpenError> {
         let mut highest = None;
         let mut all = Vec::new();
         let mut torn: Option<(PathBuf, u64)> = None;
         for path in journals(data).map_err(unreadable)? {
             let number = number(&path).unwrap_or_default();
-            let least = (known.whole_bytes)(number);
-            let scan = Scan::read(&path, highest, least, known.stamp).map_err(unreadable)?;
+            let least = whole_bytes(number);
+            let scan = Scan::read(&path, highest, least, stamp).map_err(unreadable)?;
             // The database may begin a journal after a write to another has failed.
             if let Some((file, at)) = torn.take_if(|_| !scan.is_empty()) {
                 return Err(OpenError::Damaged { file, at });

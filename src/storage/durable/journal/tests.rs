@@ -69,7 +69,7 @@ fn check_knowing(folder: &Path, stamp: Option<Stamp>, bytes: u64) -> Result<(), 
     let newest = journals(folder).unwrap().pop();
     let newest = newest.and_then(|path| number(&path));
     let whole_bytes = |number| if Some(number) == newest { bytes } else { 0 };
-    Journals::read(folder, &Known { stamp, whole_bytes: &whole_bytes })?.cut().map(drop)
+    Journals::read(folder, stamp, whole_bytes)?.cut().map(drop)
 }
 
 /// The check leaves these journals as they are.

@@ -23,7 +23,7 @@ mod keyspace;
 
 use super::held;
 use super::inventory::{Inventory, Listed};
-use super::journal::{self, Journals, Known};
+use super::journal::{self, Journals};
 use super::open_error::OpenError;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -87,7 +87,7 @@ pub fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
         listed.map(|listed| listed.whole_bytes).max().unwrap_or(0)
     };
     let stamp = inventory.as_ref().map(|inventory| inventory.stamp);
-    let journals = Journals::read(data, &Known { stamp, whole_bytes: &whole_bytes })?;
+    let journals = Journals::read(data, stamp, whole_bytes)?;
     are_all_there(data, &journals, inventory.as_ref(), &trees)?;
     Ok(Verified { journals, open_to_others: walk.open_to_others })
 }
