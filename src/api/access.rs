@@ -2,8 +2,8 @@
 //!
 //! A web page cannot read from a server of another site, unless its own name is
 //! made to resolve to that server's address (DNS rebinding): to a browser both
-//! are one site then. But the browser sends that name as `Host`, and on an
-//! address that only this machine can reach nobody else has a reason to.
+//! are one site then. But the browser sends that name as `Host`, and a server
+//! that only this machine can reach has no such name.
 
 use super::Refusal;
 use super::fields::Fields;

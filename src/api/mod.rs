@@ -5,7 +5,7 @@
 //! before the body, so that a refused call never waits for it, [`Api::try_now`]
 //! with the body, and [`Api::submit`] if the storage needs time.
 //!
-//! The checks come in one order, and the first to fail is the reply: host 403,
+//! The checks come in one order, and the first to fail is told: host 403,
 //! target 400, path 404, key 400, method 405, cross-site 403, query 400, header
 //! fields 400 or 415, length 413, empty value 400, content 400, preconditions
 //! 412, storage.

@@ -790,6 +790,9 @@ fn a_page_of_another_site_may_not_post() {
     for fields in others {
         assert_eq!(post("/kv/there?incr", fields), 403, "{fields:?}");
     }
+    // It comes behind the check of the method, and before that of the query.
+    let fields = others[0];
+    assert_eq!([post("/kv/there?x", fields), post("/kv/there?incr&x", fields)], [405, 403]);
     // The host of an absolute target goes before the field.
     let fields = [host, ("Origin", "http://store.example")];
     assert_eq!(post("http://store.example:80/kv/there?incr", &fields), 409);

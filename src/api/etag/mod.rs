@@ -75,8 +75,8 @@ impl Tag {
     }
 }
 
-/// `etagc`: every visible character but the quote, and every byte beyond
-/// ASCII. There is no escape.
+/// `etagc`: every visible character but the quote, which cannot be escaped, and
+/// every byte beyond ASCII.
 fn is_etagc(byte: u8) -> bool {
     matches!(byte, b'!' | b'#'..=b'~' | 0x80..)
 }

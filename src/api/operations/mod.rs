@@ -31,23 +31,20 @@ pub type Parse = fn(Routed<'_>) -> Result<Operation, Refusal>;
 
 /// The head of a call on a path that has its method.
 pub struct Routed<'a> {
-    /// The method.
     pub method: &'a str,
     /// All methods of the path.
     pub methods: &'static [(&'static str, Parse)],
     /// The key in the path.
     pub key: Option<Key>,
-    /// The target.
     pub target: Target<'a>,
-    /// The header fields.
     pub fields: Fields<'a>,
 }
 
 /// A call whose head is in order.
 pub enum Operation {
-    /// Replied to as it is.
+    /// A reply at once.
     Reply(Reply),
-    /// Replied to from the state of the storage, which never blocks.
+    /// A reply from the state of the storage. Never blocks.
     Inspect(fn(&dyn Storage) -> Reply),
     /// A read of a key.
     Read(Key, Read),

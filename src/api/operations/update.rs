@@ -1,8 +1,8 @@
 //! The effect of a write on the entry under its key.
 //!
-//! [`check`] refuses an update of the entry that is found, [`apply`] decides it.
-//! Both are pure: the storage calls them, perhaps several times, and the reply is
-//! derived once more from the entries that it tells.
+//! [`check`] refuses an update because of the entry before, [`apply`] makes the
+//! entry after. Both are pure: the storage may call them several times, and the
+//! reply is derived from the entries of the call that took effect.
 //!
 //! [`check`]: Update::check
 //! [`apply`]: Update::apply
