@@ -226,3 +226,14 @@ impl Dispatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each step of its way moves it, and past that the move is a loop.
+    #[test]
+    fn a_request_in_work_is_small_enough_to_be_moved_at_once() {
+        assert!(size_of::<(Job, Meaning)>() <= 256);
+    }
+}

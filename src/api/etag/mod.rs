@@ -149,13 +149,14 @@ fn parse_members(field: &str, tags: &mut Vec<Tag>) -> Option<()> {
     }
 }
 
-/// The conditions of a request on the value under its key.
+/// The conditions of a request on the value under its key. Few requests have any,
+/// and all are moved from thread to thread, so they are boxed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
     /// `If-Match` (RFC 9110, 13.1.1): one of these is current.
-    pub if_match: Option<Tags>,
+    pub if_match: Option<Box<Tags>>,
     /// `If-None-Match` (RFC 9110, 13.1.2): none of these is.
-    pub if_none_match: Option<Tags>,
+    pub if_none_match: Option<Box<Tags>>,
 }
 
 /// The conditions of a request, evaluated.
@@ -178,8 +179,8 @@ impl Conditions {
             has_any.then(|| Tags::parse(fields.all(name)).ok_or(Refusal::ConditionMalformed))
         };
         Ok(Self {
-            if_match: tags("If-Match").transpose()?,
-            if_none_match: tags("If-None-Match").transpose()?,
+            if_match: tags("If-Match").transpose()?.map(Box::new),
+            if_none_match: tags("If-None-Match").transpose()?.map(Box::new),
         })
     }
 
