@@ -184,7 +184,7 @@ impl Inlet {
         &self,
         reading: &mut Reading,
         framing: Framing,
-        reserved: &mut Option<Reservation>,
+        reserved: &mut Option<Box<Reservation>>,
     ) -> Option<Result<Bytes, Reply>> {
         let stage = match framing.length {
             Length::Known(_) => Stage::Receiving,
@@ -206,7 +206,7 @@ impl Inlet {
         &self,
         reading: &mut Reading,
         length: Length,
-        reserved: &mut Option<Reservation>,
+        reserved: &mut Option<Box<Reservation>>,
     ) -> Result<Bytes, Reply> {
         let whole = length.known().and_then(|bytes| usize::try_from(bytes).ok());
         if let Some(whole) = whole.and_then(|bytes| reading.unused().get(..bytes)) {
@@ -215,8 +215,10 @@ impl Inlet {
             return Ok(body);
         }
         let wire = Wire { connection: &self.connection, reading };
-        let (api, reserved) =
-            (&self.dispatcher.api, reserved.insert(Reservation::new(&self.dispatcher.uploads)));
+        let (api, reserved) = (
+            &self.dispatcher.api,
+            reserved.insert(Box::new(Reservation::new(&self.dispatcher.uploads))),
+        );
         let longest = api.value_bytes_max();
         let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
         body::read(wire, length, longest, reserve).map_err(|err| match err {

@@ -27,7 +27,7 @@ pub struct Head {
     /// The connection's fate after the response.
     pub persistence: Persistence,
     /// Memory reserved for its body, if that is not small.
-    pub reserved: Option<Reservation>,
+    pub reserved: Option<Box<Reservation>>,
     /// The time at which it was read.
     pub came: Instant,
     /// The request line, if the log wants it.

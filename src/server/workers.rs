@@ -60,9 +60,9 @@ pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -
         let requests = leadership.inbox.receive();
         dispatcher.watchdog.watch_leader();
         for request in requests {
-            let enter = || leadership.add(inlet::enter(dispatcher, request));
-            if panic::catch_unwind(AssertUnwindSafe(enter)).is_err() {
-                log::error!("a request was lost on its way in");
+            match panic::catch_unwind(AssertUnwindSafe(|| inlet::enter(dispatcher, request))) {
+                Ok(taken) => leadership.add(taken),
+                Err(_panic) => log::error!("a request was lost on its way in"),
             }
         }
     }

@@ -149,18 +149,14 @@ fn parse_members(field: &str, tags: &mut Vec<Tag>) -> Option<()> {
     }
 }
 
-/// The conditions of a request on the value under its key: a word, for most
-/// requests have none.
+/// The conditions of a request on the value under its key. Few requests have any,
+/// and all are moved from thread to thread, so they are boxed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Conditions(Option<Box<Both>>);
-
-/// The fields of conditions, at least one of which is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Both {
+pub struct Conditions {
     /// `If-Match` (RFC 9110, 13.1.1): one of these is current.
-    if_match: Option<Tags>,
+    pub if_match: Option<Box<Tags>>,
     /// `If-None-Match` (RFC 9110, 13.1.2): none of these is.
-    if_none_match: Option<Tags>,
+    pub if_none_match: Option<Box<Tags>>,
 }
 
 /// The conditions of a request, evaluated.
@@ -182,27 +178,24 @@ impl Conditions {
             let has_any = fields.has(name);
             has_any.then(|| Tags::parse(fields.all(name)).ok_or(Refusal::ConditionMalformed))
         };
-        Ok(Self::new(tags("If-Match").transpose()?, tags("If-None-Match").transpose()?))
-    }
-
-    fn new(if_match: Option<Tags>, if_none_match: Option<Tags>) -> Self {
-        let is_there = if_match.is_some() || if_none_match.is_some();
-        Self(is_there.then(|| Box::new(Both { if_match, if_none_match })))
+        Ok(Self {
+            if_match: tags("If-Match").transpose()?.map(Box::new),
+            if_none_match: tags("If-None-Match").transpose()?.map(Box::new),
+        })
     }
 
     /// True for an unconditional request.
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.if_match.is_none() && self.if_none_match.is_none()
     }
 
     /// Evaluates the conditions in the order of RFC 9110, 13.2.2, against the
     /// current tag, `None` for an absent key. They only count where the answer
     /// would be 2xx without them (13.2.1).
     pub fn evaluate(&self, current: Option<EntityTag>) -> Precondition {
-        let Some(both) = &self.0 else { return Precondition::Holds };
-        if both.if_match.as_ref().is_some_and(|tags| !tags.matches_strongly(current)) {
+        if self.if_match.as_ref().is_some_and(|tags| !tags.matches_strongly(current)) {
             Precondition::Failed
-        } else if both.if_none_match.as_ref().is_some_and(|tags| tags.matches_weakly(current)) {
+        } else if self.if_none_match.as_ref().is_some_and(|tags| tags.matches_weakly(current)) {
             Precondition::NotModified
         } else {
             Precondition::Holds

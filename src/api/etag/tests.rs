@@ -131,7 +131,8 @@ fn conditions_are_judged_in_order() {
         (ours, any, Precondition::NotModified, Precondition::Failed),
     ];
     for (if_match, if_none_match, there, absent) in cases {
-        let conditions = Conditions::new(if_match, if_none_match);
+        let (if_match, if_none_match) = (if_match.map(Box::new), if_none_match.map(Box::new));
+        let conditions = Conditions { if_match, if_none_match };
         assert_eq!(conditions.evaluate(Some(OURS)), there, "{conditions:?}");
         assert_eq!(conditions.evaluate(None), absent, "{conditions:?}");
         assert_eq!(conditions.is_empty(), conditions == Conditions::default());
