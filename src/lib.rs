@@ -19,3 +19,7 @@ pub mod storage;
 
 mod metrics;
 mod platform;
+
+// A name for the test fixtures that unit tests share.
+#[cfg(test)]
+extern crate self as little_key_value;

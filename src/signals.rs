@@ -6,8 +6,10 @@
 //! that was ignored when the program was started stays ignored, as `nohup` has it.
 
 #[cfg(unix)]
-use crate::system::{self, Blocked};
+use crate::system;
 use crossbeam_channel::{Receiver, Sender};
+#[cfg(unix)]
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,15 +26,16 @@ const SIGNALS_APART: Duration = Duration::from_millis(200);
 const HUNG_UP: u8 = 128 + 1;
 
 #[cfg(unix)]
-const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// Those signals, blocked until they are caught. No thread may have been started
 /// before.
 pub(crate) struct Held {
+    /// The signals that were blocked before.
     #[cfg(unix)]
-    blocked: Blocked,
+    before: SigSet,
     #[cfg(unix)]
-    ignored: Vec<libc::c_int>,
+    ignored: Vec<Signal>,
 }
 
 /// The signals that were caught.
@@ -45,7 +48,9 @@ impl Held {
     pub(crate) fn new() -> Self {
         Self {
             #[cfg(unix)]
-            blocked: Blocked::new(&SIGNALS),
+            before: SigSet::from_iter(SIGNALS)
+                .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+                .expect("any thread may block these"),
             #[cfg(unix)]
             ignored: SIGNALS.into_iter().filter(|signal| system::is_ignored(*signal)).collect(),
         }
@@ -69,16 +74,16 @@ impl Held {
         for signal in &self.ignored {
             system::ignore(*signal);
         }
-        self.blocked.release();
-        if self.ignored.contains(&libc::SIGHUP) {
+        self.before.thread_set_mask()?;
+        if self.ignored.contains(&Signal::SIGHUP) {
             return Ok(());
         }
         // For good: no thread of ours takes it but by waiting for it.
-        let _blocked = Blocked::new(&[libc::SIGHUP]);
-        let hangup = thread::Builder::new().name("hangup".to_owned());
-        hangup.spawn(move || {
-            loop {
-                system::wait_for(libc::SIGHUP);
+        let hangup = SigSet::from(Signal::SIGHUP);
+        hangup.thread_block()?;
+        thread::Builder::new().name("hangup".to_owned()).spawn(move || {
+            // It fails for sets alone that name no signal.
+            while hangup.wait().is_ok() {
                 // The receiver is gone only once the program ends anyway.
                 stop.try_send(()).ok();
             }

@@ -5,8 +5,9 @@
 
 mod support;
 
-use little_key_value::storage::{Blocking as _, Done, Error, Key, Memory, Op, Outcome, Storage};
+use little_key_value::storage::{Done, Error, Key, Memory, Op, Outcome, Storage};
 use std::sync::Arc;
+use support::blocking::Blocking as _;
 use support::http::{Connection, get_head};
 use support::peer::Peer;
 use support::server::Fixture;

@@ -6,7 +6,7 @@
 mod support;
 
 use bytes::Bytes;
-use little_key_value::storage::{Blocking as _, Change, Decision, Durable, Entry, Key, Time};
+use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Time};
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::blocking::Blocking as _;
 use support::http::{Connection, Response, at_once, wait_until, wait_within};
 use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
 use support::process::{Process, output};

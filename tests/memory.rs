@@ -3,8 +3,11 @@
 
 #![cfg(target_os = "linux")]
 
-use little_key_value::storage::{Blocking as _, Entry, Key, Memory};
+mod support;
+
+use little_key_value::storage::{Entry, Key, Memory};
 use std::fs;
+use support::blocking::Blocking as _;
 
 /// The process's resident memory in bytes.
 fn resident() -> u64 {

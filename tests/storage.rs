@@ -6,12 +6,13 @@
 mod support;
 
 use bytes::Bytes;
-use little_key_value::storage::{Blocking as _, Change, Decision, Effect, Entry, Key};
+use little_key_value::storage::{Change, Decision, Effect, Entry, Key};
 use little_key_value::storage::{KEY_BYTES_MAX, Op, Storage, Time};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
+use support::blocking::Blocking as _;
 use support::engines;
 use support::history::{Plan, bytes_of, number_of, record};
 use support::linearizability::{Call, check, check_each_key};

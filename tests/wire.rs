@@ -5,10 +5,11 @@
 mod support;
 
 use little_key_value::server::Config;
-use little_key_value::storage::{Blocking as _, Key};
+use little_key_value::storage::Key;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
+use support::blocking::Blocking as _;
 use support::engines;
 use support::http::{Connection, get_head, put_head, wait_until};
 use support::server::{Fixture, VALUE_BYTES_MAX};

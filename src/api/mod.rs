@@ -43,7 +43,7 @@ mod routes;
 mod target;
 mod ttl;
 
-use crate::storage::{Blocking as _, Op, Storage};
+use crate::storage::{Op, Storage};
 pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use fields::Fields;
@@ -66,14 +66,6 @@ pub struct Call<'a> {
     pub fields: &'a [(&'a str, &'a str)],
     /// The length of the body in bytes, 0 without one; `None` if chunked.
     pub body_bytes: Option<u64>,
-}
-
-/// A call after a try: answered, or to be submitted.
-pub enum Tried {
-    /// It was done, or has failed.
-    Replied(Reply),
-    /// Memory alone cannot do it.
-    Pending(Pending),
 }
 
 /// The API over one storage.
@@ -123,15 +115,16 @@ impl Api {
     }
 
     /// Performs `operation` with the whole body of its call, which only a write
-    /// looks at, if memory alone can. Never blocks, but reads all of the body.
-    pub fn try_now(&self, operation: Operation, body: Bytes) -> Tried {
+    /// looks at, if memory alone can; else the call is pending. Never blocks, but
+    /// reads all of the body.
+    pub fn try_now(&self, operation: Operation, body: Bytes) -> Result<Reply, Pending> {
         let Pending { op, answer } = match self.plan(operation, body) {
-            Tried::Pending(pending) => pending,
-            replied @ Tried::Replied(_) => return replied,
+            Ok(pending) => pending,
+            Err(reply) => return Ok(reply),
         };
         match self.storage.try_now(op) {
-            Ok(outcome) => Tried::Replied(answer.reply(outcome)),
-            Err(op) => Tried::Pending(Pending { op, answer }),
+            Ok(outcome) => Ok(answer.reply(outcome)),
+            Err(op) => Err(Pending { op, answer }),
         }
     }
 
@@ -142,35 +135,16 @@ impl Api {
         self.storage.submit(op, Box::new(|outcome| done(answer.reply(outcome))));
     }
 
-    /// All of it: admits a call and performs it with `body`. Blocks as long as the
-    /// storage does.
-    pub fn answer(&self, call: &Call<'_>, body: Bytes) -> Reply {
-        let operation = match self.admit(call) {
-            Ok(_) if body.len() as u64 > self.value_bytes_max => {
-                return Refusal::ValueTooLarge.into();
-            }
-            Ok(operation) => operation,
-            Err(reply) => return reply,
-        };
-        match self.plan(operation, body) {
-            Tried::Replied(reply) => reply,
-            Tried::Pending(Pending { op, answer }) => answer.reply(self.storage.perform(op)),
-        }
-    }
-
     /// The operation on the storage, or the reply where there is none.
-    fn plan(&self, operation: Operation, body: Bytes) -> Tried {
+    fn plan(&self, operation: Operation, body: Bytes) -> Result<Pending, Reply> {
         match operation {
-            Operation::Reply(reply) => Tried::Replied(reply),
-            Operation::Inspect(inspect) => Tried::Replied(inspect(&*self.storage)),
+            Operation::Reply(reply) => Err(reply),
+            Operation::Inspect(inspect) => Err(inspect(&*self.storage)),
             Operation::Read(key, read) => {
-                Tried::Pending(Pending { op: Op::Get(key), answer: Answer::Read(read) })
+                Ok(Pending { op: Op::Get(key), answer: Answer::Read(read) })
             }
-            Operation::Write(write) => match write.plan(body, self.value_bytes_max) {
-                Ok(pending) => Tried::Pending(pending),
-                Err(refusal) => Tried::Replied(refusal.into()),
-            },
-            Operation::Pending(pending) => Tried::Pending(*pending),
+            Operation::Write(write) => Ok(write.plan(body, self.value_bytes_max)?),
+            Operation::Pending(pending) => Ok(*pending),
         }
     }
 }

@@ -112,22 +112,16 @@ refusals! {
     ValueUnreadable 500 "the value cannot be read from the disk"
 }
 
-impl Refusal {
+impl From<Refusal> for Reply {
     /// The reply to the client.
-    pub fn reply(self) -> Reply {
-        let (status, text) = self.status_and_text();
-        let reply = Reply::error(status, text);
-        if self != Self::ContentEncoding {
+    fn from(refusal: Refusal) -> Self {
+        let (status, text) = refusal.status_and_text();
+        let reply = Self::error(status, text);
+        if refusal != Refusal::ContentEncoding {
             return reply;
         }
         // The codings that are supported (RFC 9110, 15.5.16).
         reply.with_header("Accept-Encoding", "identity")
-    }
-}
-
-impl From<Refusal> for Reply {
-    fn from(refusal: Refusal) -> Self {
-        refusal.reply()
     }
 }
 

@@ -164,12 +164,6 @@ impl Reply {
         &self.headers
     }
 
-    /// The value of the first header field named `name`, in any case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.as_ref())
-    }
-
     /// The body. Cloning it shares the bytes.
     pub fn body(&self) -> &Bytes {
         &self.body

@@ -56,7 +56,7 @@ pub fn parse(method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Ope
         None => Err(Refusal::MethodNotAllowed),
     };
     parsed.map_err(|refusal| {
-        let reply = refusal.reply();
+        let reply = Reply::from(refusal);
         let names_methods = refusal == Refusal::MethodNotAllowed;
         if names_methods { reply.with_header("Allow", options::allow(*methods)) } else { reply }
     })

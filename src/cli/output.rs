@@ -76,15 +76,9 @@ impl Output {
 
     /// Waits until every line is written, but not beyond `deadline`.
     pub fn finish(&self, deadline: Instant) {
-        let mut queue = self.0.lock();
-        while !queue.is_drained() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.0.drained.wait_timeout(queue, left);
-            (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let is_waiting = |queue: &mut Queue| !queue.is_drained();
+        drop(self.0.drained.wait_timeout_while(self.0.lock(), left, is_waiting));
     }
 }
 
@@ -108,19 +102,15 @@ impl Queue {
         self.lines.push_back(line);
     }
 
-    /// The next line to be written, if there is one.
-    fn take(&mut self) -> Option<Line> {
-        let line = match self.lines.pop_front() {
-            Some(line) => line,
-            // Nothing came after the gap.
-            None if self.has_gap() => {
-                Line { bytes: Vec::new(), lost_before: mem::take(&mut self.lost) }
-            }
-            None => return None,
-        };
+    /// The next line to be written; an empty one if nothing came after a gap.
+    fn take(&mut self) -> Line {
+        let line = self
+            .lines
+            .pop_front()
+            .unwrap_or_else(|| Line { bytes: Vec::new(), lost_before: mem::take(&mut self.lost) });
         self.bytes = self.bytes.saturating_sub(line.cost());
         self.is_writing = true;
-        Some(line)
+        line
     }
 
     /// Returns true if lost lines can be reported now.
@@ -142,22 +132,19 @@ impl Line {
 
 /// Writes the queue's lines as they come, for as long as the process lives.
 fn write_all(shared: &Shared, mut sink: impl Write) {
+    let mut queue = shared.lock();
     loop {
-        let mut queue = shared.lock();
-        let line = loop {
-            if let Some(line) = queue.take() {
-                break line;
-            }
-            shared.drained.notify_all();
-            queue = shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        };
+        let filled = shared.filled.wait_while(queue, |queue| queue.is_drained());
+        queue = filled.unwrap_or_else(PoisonError::into_inner);
+        let line = queue.take();
         drop(queue);
 
         let lost = write_with_gap(&mut sink, &line);
-        let mut queue = shared.lock();
+        queue = shared.lock();
         queue.is_writing = false;
         queue.has_failed = lost > 0;
         queue.lost += lost;
+        shared.drained.notify_all();
     }
 }
 
@@ -180,28 +167,23 @@ fn write_with_gap(sink: &mut impl Write, line: &Line) -> u64 {
 fn write_line(sink: &mut impl Write, line: &[u8]) -> bool {
     let mut rest = line;
     while !rest.is_empty() {
-        match sink.write(rest) {
-            Ok(0) => return false,
+        match retried(|| sink.write(rest)) {
+            Ok(0) | Err(_) => return false,
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            Err(err) if wait_to_retry(&err) => {}
-            Err(_) => return false,
         }
     }
-    loop {
-        match sink.flush() {
-            Ok(()) => return true,
-            Err(err) if wait_to_retry(&err) => {}
-            Err(_) => return false,
-        }
-    }
+    retried(|| sink.flush()).is_ok()
 }
 
-fn wait_to_retry(err: &io::Error) -> bool {
-    let is_full = err.kind() == ErrorKind::WouldBlock;
-    if is_full {
-        thread::sleep(RETRY_INTERVAL);
+/// The result of a call that neither a signal nor a full stream has interrupted.
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(err) if err.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
+            Err(err) if err.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
-    is_full || err.kind() == ErrorKind::Interrupted
 }
 
 #[cfg(test)]

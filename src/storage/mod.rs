@@ -193,7 +193,7 @@ pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 /// has expired is absent for all of them from that moment on.
 ///
 /// An engine has two doors: an operation is tried first, and submitted if it cannot
-/// be done at once. [`Blocking`] stands over them.
+/// be done at once.
 pub trait Storage: Send + Sync {
     /// Does `op` if memory alone can, at once, else gives it back untouched.
     /// Never blocks, never takes long.
@@ -222,50 +222,8 @@ pub trait Storage: Send + Sync {
     fn close(&self) -> Result<(), Error>;
 }
 
-/// The operations of a store for callers that wait for their outcome.
-pub trait Blocking: Storage {
-    /// Does `op` and waits until it is done.
-    fn perform(&self, op: Op) -> Outcome {
-        let op = match self.try_now(op) {
-            Ok(outcome) => return outcome,
-            Err(op) => op,
-        };
-        let (done, outcome) = crossbeam_channel::bounded(1);
-        self.submit(op, Box::new(move |told| done.send(told).unwrap_or_default()));
-        // An engine that ends without an outcome was closed.
-        outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
-    }
-
-    /// See [`Op::Get`].
-    fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        match self.perform(Op::Get(key.clone()))? {
-            Effect::Found(entry) => Ok(entry),
-            Effect::Done | Effect::Updated(_) => unreachable!("a get finds"),
-        }
-    }
-
-    /// See [`Op::Set`].
-    fn set(&self, key: Key, entry: Entry) -> Result<(), Error> {
-        self.perform(Op::Set(key, entry)).map(drop)
-    }
-
-    /// See [`Op::Delete`].
-    fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.perform(Op::Delete(key.clone())).map(drop)
-    }
-
-    /// See [`Op::Update`].
-    fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-        match self.perform(Op::Update(key, change))? {
-            Effect::Updated(updated) => Ok(*updated),
-            Effect::Found(_) | Effect::Done => unreachable!("an update updates"),
-        }
-    }
-
-    /// See [`Op::Clear`].
-    fn clear(&self) -> Result<(), Error> {
-        self.perform(Op::Clear).map(drop)
-    }
-}
-
-impl<T: Storage + ?Sized> Blocking for T {}
+#[cfg(test)]
+#[path = "../../tests/support/blocking.rs"]
+mod blocking;
+#[cfg(test)]
+pub use blocking::Blocking;

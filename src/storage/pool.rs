@@ -2,11 +2,9 @@
 
 use super::{Done, Error, Op, Outcome};
 use crate::platform::scheduling;
-use crossbeam_channel::{Sender, TrySendError};
-use std::fmt;
+use crossbeam_channel::Sender;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 /// How many operations may wait for a thread until others are refused.
@@ -42,11 +40,9 @@ impl Pool {
     /// Has a thread perform `op`, or refuses it where too many wait. Never blocks.
     pub fn submit(&self, op: Op, done: Done) {
         let queue = self.queue.as_ref().expect("it is there until the pool is dropped");
-        match queue.try_send((op, done)) {
-            Ok(()) => {}
-            Err(TrySendError::Full((_, done)) | TrySendError::Disconnected((_, done))) => {
-                done(Err(Error::Overloaded));
-            }
+        if let Err(refused) = queue.try_send((op, done)) {
+            let (_, done) = refused.into_inner();
+            done(Err(Error::Overloaded));
         }
     }
 }
@@ -55,7 +51,10 @@ impl Pool {
 /// one in `done` none of the engine's business.
 fn finish(perform: impl FnOnce() -> Outcome, done: Done) {
     let outcome = panic::catch_unwind(AssertUnwindSafe(perform));
-    let outcome = outcome.unwrap_or_else(|_panic| Err(Error::Internal(Arc::new(Panicked))));
+    let outcome = outcome.unwrap_or_else(|_panic| {
+        let cause: Box<dyn std::error::Error + Send + Sync> = "the operation has panicked".into();
+        Err(Error::Internal(cause.into()))
+    });
     panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
 }
 
@@ -71,18 +70,6 @@ impl Drop for Pool {
         }
     }
 }
-
-/// The cause of an operation's failure that has panicked.
-#[derive(Debug)]
-struct Panicked;
-
-impl fmt::Display for Panicked {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the operation has panicked")
-    }
-}
-
-impl std::error::Error for Panicked {}
 
 #[cfg(test)]
 mod tests {

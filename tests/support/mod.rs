@@ -39,6 +39,7 @@
     reason = "a fixture panics where a test would fail"
 )]
 
+pub mod blocking;
 pub mod engines;
 pub mod history;
 pub mod http;

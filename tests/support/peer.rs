@@ -4,9 +4,10 @@
 //! It shows what the storage's two doors ask of an engine whose outcomes come from
 //! another machine, and no more than that.
 
+use super::blocking::Blocking as _;
 use super::random::Random;
 use crossbeam_channel::{Receiver, Sender};
-use little_key_value::storage::{Blocking as _, Done, Error, Memory, Op, Outage, Outcome, Storage};
+use little_key_value::storage::{Done, Error, Memory, Op, Outage, Outcome, Storage};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -42,14 +42,13 @@ impl Read {
         match self.conditions.evaluate(Some(tag)) {
             Precondition::Holds => {}
             Precondition::NotModified => return Reply::not_modified(tag),
-            Precondition::Failed => return Refusal::PreconditionFailed.reply().with_tag(tag),
+            Precondition::Failed => return Reply::from(Refusal::PreconditionFailed).with_tag(tag),
         }
         let bytes = entry.value().len();
         match self.part(tag, bytes) {
             Part::Whole => Reply::value(entry, tag),
             Part::Slice(slice) => Reply::part(entry, tag, &slice),
-            Part::Unsatisfiable => Refusal::RangeUnsatisfiable
-                .reply()
+            Part::Unsatisfiable => Reply::from(Refusal::RangeUnsatisfiable)
                 .with_header("Content-Range", range::unsatisfied(bytes)),
         }
     }

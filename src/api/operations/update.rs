@@ -136,7 +136,7 @@ impl Update {
     pub fn reply(&self, Updated { before, after }: &Updated) -> Reply {
         let before = before.as_ref();
         if let Err(refusal) = self.check(before) {
-            let reply = refusal.reply();
+            let reply = Reply::from(refusal);
             return match before {
                 Some(before) if refusal == Refusal::PreconditionFailed => {
                     reply.with_tag(EntityTag::of(before))

@@ -1,6 +1,5 @@
 //! The account of the bytes held, with their maximum.
 
-use crate::storage::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The bytes held, and their maximum.
@@ -8,6 +7,10 @@ pub struct Account {
     held: AtomicU64,
     max: u64,
 }
+
+/// The account would pass its maximum.
+#[derive(Debug)]
+pub struct Full;
 
 impl Account {
     /// An account of nothing that may not pass `max`.
@@ -32,7 +35,7 @@ impl Account {
 
     /// Exchanges `freed` bytes for `taken` more. Refuses, and changes nothing,
     /// if the account grows and would pass its maximum.
-    pub fn exchange(&self, freed: u64, taken: u64) -> Result<(), Error> {
+    pub fn exchange(&self, freed: u64, taken: u64) -> Result<(), Full> {
         let fits = |held: u64| {
             let after = held.saturating_sub(freed).saturating_add(taken);
             (after <= self.max || taken <= freed).then_some(after)
@@ -40,7 +43,7 @@ impl Account {
         self.held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
             .map(drop)
-            .map_err(|_held| Error::Full)
+            .map_err(|_held| Full)
     }
 
     /// Replaces `before` bytes by `after`, past the maximum if need be.

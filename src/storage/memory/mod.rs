@@ -12,7 +12,8 @@ mod sweep;
 use super::pool::Pool;
 use super::{Change, Decision, Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage};
 use super::{Time, Updated};
-use account::Account;
+use account::{Account, Full};
+use crossbeam_channel::Sender;
 use hashbrown::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
@@ -21,7 +22,6 @@ use std::sync::{
     Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 use stored::Stored;
-use sweep::Sweeper;
 
 /// The number of maps that the keys are sharded over. At a hundred million keys
 /// one map holds a hundred thousand and moves them in some milliseconds.
@@ -45,7 +45,8 @@ struct Maps {
     shards: Box<[Shard]>,
     hasher: RandomState,
     account: Account,
-    sweeper: Sweeper,
+    /// Carries nothing; the sweeper's thread ends when this is dropped.
+    sweeper: OnceLock<Sender<()>>,
     /// The sweeper's turn.
     sweeping: Mutex<()>,
     /// Started with the first operation that takes long; `None` where it cannot be.
@@ -74,7 +75,7 @@ impl Memory {
             due: AtomicU64::new(u64::MAX),
         };
         let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
-        let (account, sweeper) = (Account::new(max), Sweeper::default());
+        let (account, sweeper) = (Account::new(max), OnceLock::new());
         let (sweeping, pool) = (Mutex::default(), OnceLock::new());
         Self(Arc::new(Maps { shards, hasher, account, sweeper, sweeping, pool }))
     }
@@ -84,117 +85,84 @@ impl Memory {
         self.0.account.held()
     }
 
-    /// Does `op`, unless there is no room for it, or it takes long and `is_quick`
-    /// forbids that. Waits for no sweep.
-    fn attempt(&self, op: Op, is_quick: bool) -> Attempt {
-        let outcome = match op {
+    /// Does `op`, however long it takes, or gives it back where there is no room for
+    /// it. Waits for no sweep.
+    fn attempt(&self, op: Op) -> Result<Effect, Op> {
+        match op {
             Op::Get(key) => Ok(Effect::Found(self.0.living(&key))),
             Op::Set(key, entry) => {
                 let stored = Stored::new(entry);
                 self.watch(&stored);
                 match self.0.put(&key, &stored, Expected::Anything) {
-                    Err(Error::Full) => return Attempt::Full(Op::Set(key, stored.into_entry())),
-                    outcome => outcome.map(|_is_put| Effect::Done),
+                    Ok(_) => Ok(Effect::Done),
+                    Err(Full) => Err(Op::Set(key, stored.into_entry())),
                 }
             }
             Op::Delete(key) => {
                 let _removed: bool = self.0.remove(key.as_str(), Expected::Anything);
                 Ok(Effect::Done)
             }
-            Op::Update(key, change) => return self.attempt_update(key, change, is_quick),
-            Op::Clear if is_quick => return Attempt::Long(Op::Clear),
+            Op::Update(key, mut change) => match self.update_in_rounds(&key, &mut change) {
+                Ok(updated) => Ok(Effect::Updated(updated.into())),
+                Err(Full) => Err(Op::Update(key, change)),
+            },
             Op::Clear => {
-                self.clear_all();
+                self.0.clear();
                 Ok(Effect::Done)
             }
-        };
-        Attempt::Done(outcome)
+        }
     }
 
     /// Does `op`, however long it takes. Without room expired entries are swept
     /// away, map by map, until there is.
     fn perform_at_length(&self, op: Op) -> Outcome {
-        let op = match self.attempt(op, false) {
-            Attempt::Done(outcome) => return outcome,
-            Attempt::Full(op) | Attempt::Long(op) => op,
+        let op = match self.attempt(op) {
+            Ok(effect) => return Ok(effect),
+            Err(op) => op,
         };
         // One at a time: entries that another sweep is about to remove still count.
         let _turn = self.0.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Time::now();
         // Somebody else may have swept before.
-        let mut attempt = self.attempt(op, false);
+        let mut attempt = self.attempt(op);
         for shard in self.0.shards.iter().filter(|shard| shard.is_due(now)) {
-            let op = match attempt {
-                Attempt::Done(outcome) => return outcome,
-                Attempt::Full(op) | Attempt::Long(op) => op,
-            };
+            let Err(op) = attempt else { break };
             self.0.sweep(shard, now);
-            attempt = self.attempt(op, false);
+            attempt = self.attempt(op);
         }
-        attempt.into_outcome()
+        attempt.map_err(|_op| Error::Full)
     }
 
     /// Reads, decides outside the lock, and begins anew if another write came
     /// between.
-    fn attempt_update(&self, key: Key, mut change: Change, is_quick: bool) -> Attempt {
+    fn update_in_rounds(&self, key: &Key, change: &mut Change) -> Result<Updated, Full> {
         for _ in 0..ROUNDS_MAX {
-            let current = self.0.stored(&key);
-            if is_quick && current.as_ref().is_some_and(Stored::is_large) {
-                return Attempt::Long(Op::Update(key, change));
-            }
+            let current = self.0.stored(key);
             let before = current.clone().and_then(Stored::into_living);
             let expected = match &current {
                 // Else an entry that was seen to expire would come back.
                 Some(stored) if before.is_some() => Expected::Living(stored),
                 stored => Expected::Same(stored.as_ref()),
             };
-            let (done, after) = match change(before.as_ref()) {
-                Decision::Keep => (Ok(true), before.clone()),
-                Decision::Remove => (Ok(self.0.remove(key.as_str(), expected)), None),
+            let (is_done, after) = match change(before.as_ref()) {
+                Decision::Keep => (true, before.clone()),
+                Decision::Remove => (self.0.remove(key.as_str(), expected), None),
                 Decision::Replace(entry) => {
                     let stored = Stored::new(entry.clone());
                     self.watch(&stored);
-                    (self.0.put(&key, &stored, expected), Some(entry))
+                    (self.0.put(key, &stored, expected)?, Some(entry))
                 }
             };
-            match done {
-                Ok(false) => {}
-                Ok(true) => {
-                    return Attempt::Done(Ok(Effect::Updated(Updated { before, after }.into())));
-                }
-                Err(Error::Full) => return Attempt::Full(Op::Update(key, change)),
-                Err(err) => return Attempt::Done(Err(err)),
+            if is_done {
+                return Ok(Updated { before, after });
             }
         }
-        match self.update_locked(&key, &mut change) {
-            Err(Error::Full) => Attempt::Full(Op::Update(key, change)),
-            updated => Attempt::Done(updated.map(|updated| Effect::Updated(updated.into()))),
-        }
-    }
-
-    /// Deletes every key.
-    fn clear_all(&self) {
-        let Maps { shards, account, .. } = &*self.0;
-        // All locks at once make it one moment for every key. The others take
-        // one lock each, so nobody waits in a circle.
-        let mut maps: Vec<_> = shards.iter().map(|shard| write(&shard.map)).collect();
-        let emptied: Vec<Map> = maps
-            .iter_mut()
-            .map(|map| {
-                let empty = Map::with_hasher(map.hasher().clone());
-                mem::replace(&mut **map, empty)
-            })
-            .collect();
-        let freed = account.clear();
-        drop(maps);
-
-        log::debug!("clearing {freed} bytes");
-        drop(emptied);
+        self.update_locked(key, change)
     }
 
     /// Decides on a change under the lock, for a slow one that always loses to
     /// quicker writers.
-    fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Error> {
+    fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Full> {
         let shard = self.0.shard(key.as_str());
         let mut map = write(&shard.map);
         let before = map.get(key.as_str()).cloned().and_then(Stored::into_living);
@@ -214,26 +182,6 @@ impl Memory {
 
         drop(replaced);
         Ok(Updated { before, after })
-    }
-}
-
-/// The outcome of an attempt to do an operation, or the operation itself.
-enum Attempt {
-    /// It was done, or has failed.
-    Done(Outcome),
-    /// There is no room for it. Nothing has changed.
-    Full(Op),
-    /// It takes long. Nothing has changed.
-    Long(Op),
-}
-
-impl Attempt {
-    /// The outcome, where nothing more can be done for the operation.
-    fn into_outcome(self) -> Outcome {
-        match self {
-            Self::Done(outcome) => outcome,
-            Self::Full(_) | Self::Long(_) => Err(Error::Full),
-        }
     }
 }
 
@@ -273,6 +221,15 @@ impl Maps {
         self.shards.get(index).expect("the index is below the number of shards")
     }
 
+    /// Returns true for an operation on every key or on a value that is large.
+    fn takes_long(&self, op: &Op) -> bool {
+        match op {
+            Op::Get(_) | Op::Set(..) | Op::Delete(_) => false,
+            Op::Update(key, _) => self.stored(key).is_some_and(|stored| stored.is_large()),
+            Op::Clear => true,
+        }
+    }
+
     /// The entry under a key, expired or not.
     fn stored(&self, key: &Key) -> Option<Stored> {
         read(&self.shard(key.as_str()).map).get(key.as_str()).cloned()
@@ -297,7 +254,7 @@ impl Maps {
 
     /// Puts `stored` under `key` if the entry there is as `expected`. Returns
     /// true if it did.
-    fn put(&self, key: &Key, stored: &Stored, expected: Expected<'_>) -> Result<bool, Error> {
+    fn put(&self, key: &Key, stored: &Stored, expected: Expected<'_>) -> Result<bool, Full> {
         // Allocated before the lock; the replaced entry is freed after it.
         let new_key = Box::<str>::from(key.as_str());
         let shard = self.shard(key.as_str());
@@ -317,7 +274,7 @@ impl Maps {
         map: &mut Map,
         key: Box<str>,
         stored: Stored,
-    ) -> Result<Option<Stored>, Error> {
+    ) -> Result<Option<Stored>, Full> {
         if let Some(expiry) = stored.expiry() {
             shard.due.fetch_min(expiry.to_bits(), Ordering::Relaxed);
         }
@@ -358,6 +315,21 @@ impl Maps {
         Some(removed)
     }
 
+    /// Deletes every key.
+    fn clear(&self) {
+        // All locks at once make it one moment for every key. The others take
+        // one lock each, so nobody waits in a circle.
+        let mut maps: Vec<_> = self.shards.iter().map(|shard| write(&shard.map)).collect();
+        let empty = || Map::with_hasher(self.hasher.clone());
+        let emptied: Vec<Map> =
+            maps.iter_mut().map(|map| mem::replace(&mut **map, empty())).collect();
+        let freed = self.account.clear();
+        drop(maps);
+
+        log::debug!("clearing {freed} bytes");
+        drop(emptied);
+    }
+
     /// Rebuilds a map that is full of tombstones, which would double otherwise
     /// though it has no more keys than before.
     fn rebuild_if_worn(&self, map: &mut Map) {
@@ -395,10 +367,12 @@ fn write(shard: &RwLock<Map>) -> RwLockWriteGuard<'_, Map> {
 
 impl Storage for Memory {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
-        let op = match self.attempt(op, true) {
-            Attempt::Done(outcome) => return Ok(outcome),
-            Attempt::Long(op) => return Err(op),
-            Attempt::Full(op) => op,
+        if self.0.takes_long(&op) {
+            return Err(op);
+        }
+        let op = match self.attempt(op) {
+            Ok(effect) => return Ok(Ok(effect)),
+            Err(op) => op,
         };
         // Refused at once if no sweep is under way and none would make room.
         let Ok(_turn) = self.0.sweeping.try_lock() else { return Err(op) };
@@ -406,7 +380,7 @@ impl Storage for Memory {
         if self.0.shards.iter().any(|shard| shard.is_due(now)) {
             return Err(op);
         }
-        Ok(self.attempt(op, false).into_outcome())
+        Ok(self.attempt(op).map_err(|_op| Error::Full))
     }
 
     fn submit(&self, op: Op, done: Done) {

@@ -8,7 +8,7 @@ use super::{Expected, Maps, Memory, Shard, read};
 use crate::storage::Time;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,18 +22,11 @@ const PACE_COSTS: u32 = 20;
 /// Each is then removed under a lock of its own.
 const EXPIRED_MAX: usize = 4096;
 
-/// The thread that sweeps.
-#[derive(Default)]
-pub struct Sweeper {
-    /// Carries nothing; the thread ends when this is dropped.
-    alive: OnceLock<Sender<()>>,
-}
-
 impl Memory {
     /// Has the sweeper remove `stored` once it has expired.
     pub(super) fn watch(&self, stored: &Stored) {
         if stored.expiry().is_some() {
-            self.0.sweeper.alive.get_or_init(|| start(Arc::downgrade(&self.0)));
+            self.0.sweeper.get_or_init(|| start(Arc::downgrade(&self.0)));
         }
     }
 }
