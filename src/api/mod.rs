@@ -68,6 +68,14 @@ pub struct Call<'a> {
     pub body_bytes: Option<u64>,
 }
 
+/// A call after a try: answered, or to be submitted.
+pub enum Tried {
+    /// It was done, or has failed.
+    Replied(Reply),
+    /// Memory alone cannot do it.
+    Pending(Pending),
+}
+
 /// The API over one storage.
 #[derive(Clone)]
 pub struct Api {
@@ -115,16 +123,15 @@ impl Api {
     }
 
     /// Performs `operation` with the whole body of its call, which only a write
-    /// looks at, if memory alone can; else the call is pending. Never blocks, but
-    /// reads all of the body.
-    pub fn try_now(&self, operation: Operation, body: Bytes) -> Result<Reply, Pending> {
+    /// looks at, if memory alone can. Never blocks, but reads all of the body.
+    pub fn try_now(&self, operation: Operation, body: Bytes) -> Tried {
         let Pending { op, answer } = match self.plan(operation, body) {
             Ok(pending) => pending,
-            Err(reply) => return Ok(reply),
+            Err(reply) => return Tried::Replied(reply),
         };
         match self.storage.try_now(op) {
-            Ok(outcome) => Ok(answer.reply(outcome)),
-            Err(op) => Err(Pending { op, answer }),
+            Ok(outcome) => Tried::Replied(answer.reply(outcome)),
+            Err(op) => Tried::Pending(Pending { op, answer }),
         }
     }
 

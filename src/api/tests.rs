@@ -2,7 +2,7 @@
 
 use super::operations::manual;
 use super::routes::ROUTES;
-use super::{Api, Call, Hosts, Operation, Refusal, Reply};
+use super::{Api, Call, Hosts, Operation, Refusal, Reply, Tried};
 use crate::storage::{
     Blocking as _, Done, Effect, Entry, Error, KEY_BYTES_MAX, Key, Memory, Op, Outcome, Storage,
 };
@@ -88,11 +88,14 @@ impl Api {
             Ok(operation) => operation,
             Err(reply) => return reply,
         };
-        self.try_now(operation, body).unwrap_or_else(|pending| {
-            let (done, reply) = crossbeam_channel::bounded(1);
-            self.submit(pending, move |told| done.send(told).unwrap());
-            reply.recv().unwrap()
-        })
+        match self.try_now(operation, body) {
+            Tried::Replied(reply) => reply,
+            Tried::Pending(pending) => {
+                let (done, reply) = crossbeam_channel::bounded(1);
+                self.submit(pending, move |told| done.send(told).unwrap());
+                reply.recv().unwrap()
+            }
+        }
     }
 }
 

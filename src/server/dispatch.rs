@@ -25,7 +25,7 @@ use super::response::{Persistence, Response};
 use super::sender::{Senders, Transfer};
 use super::socket::Socket;
 use super::uploads::Uploads;
-use crate::api::{Api, Pending, Refusal, Reply};
+use crate::api::{Api, Pending, Refusal, Reply, Tried};
 use crate::metrics::Metrics;
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
@@ -142,8 +142,8 @@ impl Dispatcher {
         // The storage and its locks stay whole through a panic: see there.
         let tried = panic::catch_unwind(AssertUnwindSafe(|| self.api.try_now(operation, body)));
         match tried {
-            Ok(Ok(reply)) => self.respond(job, reply),
-            Ok(Err(pending)) => self.submit(job, pending),
+            Ok(Tried::Replied(reply)) => self.respond(job, reply),
+            Ok(Tried::Pending(pending)) => self.submit(job, pending),
             Err(_panic) => self.respond(job, Refusal::Panicked.into()),
         }
     }
