@@ -11,16 +11,15 @@ pub const METHODS: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS
 /// All other methods.
 const OTHERS: &str = "other methods";
 
-/// The counters of methods: those by name, and one for all others.
-const COUNTED: usize = METHODS.len() + 1;
-
 /// Status codes from 100 to 599.
 const STATUS_MIN: u16 = 100;
 const STATUSES: usize = 500;
 
 /// Responses and their latencies, by method and status.
+#[derive(Default)]
 pub struct Metrics {
-    methods: [Method; COUNTED],
+    /// Those by name, and one for all others.
+    methods: [Method; METHODS.len() + 1],
 }
 
 struct Method {
@@ -37,10 +36,6 @@ impl Default for Method {
 }
 
 impl Metrics {
-    pub fn new() -> Self {
-        Self { methods: std::array::from_fn(|_| Method::default()) }
-    }
-
     /// Counts one response, `latency` after its request came.
     pub fn count(&self, method: &str, status: u16, latency: Duration) {
         let named = METHODS.iter().position(|name| *name == method);
@@ -86,7 +81,7 @@ mod tests {
 
     #[test]
     fn responses_are_counted_by_method_and_status() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         metrics.count("GET", 200, Duration::from_micros(10));
         metrics.count("GET", 404, Duration::from_micros(30));
         metrics.count("GET", 200, Duration::from_micros(20));
@@ -102,6 +97,6 @@ mod tests {
 
     #[test]
     fn a_method_that_was_not_used_has_no_line() {
-        assert_eq!(Metrics::new().lines(), [""; 0]);
+        assert_eq!(Metrics::default().lines(), [""; 0]);
     }
 }

@@ -88,7 +88,7 @@ impl Dispatcher {
             senders,
             uploads: Arc::default(),
             watchdog: Mailbox::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::default(),
             completions: Completions::default(),
             tasks,
             task_queue,
