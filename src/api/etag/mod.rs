@@ -27,7 +27,7 @@ impl EntityTag {
         let digits = self.digits();
         let mut field = String::with_capacity(digits.len() + 2);
         field.push('"');
-        field.push_str(text_of(&digits));
+        field.push_str(std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII"));
         field.push('"');
         field
     }
@@ -47,10 +47,6 @@ impl EntityTag {
 /// The hexadecimal digit for a number below 16.
 fn digit(number: u8) -> u8 {
     if number < 10 { b'0' + number } else { b'a' + (number - 10) }
-}
-
-fn text_of(digits: &[u8; 32]) -> &str {
-    std::str::from_utf8(digits).expect("hexadecimal digits are ASCII")
 }
 
 /// An entity tag as sent by a client: any opaque text, weak or strong.

@@ -16,7 +16,7 @@ const HOST_BYTES_MAX: usize = 253 + ":65535".len();
 
 /// Parses the head. The query is ignored.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    Ok(Operation::Reply(Reply::text(text(routed.authority()))))
+    Ok(Operation::Reply(Reply::text(text(routed.target.authority(routed.fields)))))
 }
 
 /// The manual for a client that reached the store as `authority`.

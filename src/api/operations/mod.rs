@@ -73,12 +73,7 @@ pub enum Answer {
     Update(Arc<Update>),
 }
 
-impl<'a> Routed<'a> {
-    /// The host and port that the call is for.
-    pub fn authority(&self) -> Option<&'a str> {
-        self.target.authority(self.fields)
-    }
-
+impl Routed<'_> {
     /// The key in the path. Only a path with a key has an operation on one.
     pub fn into_key(self) -> Key {
         self.key.expect("the path has a key")

@@ -43,7 +43,7 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
         return Err(Refusal::MethodNotAllowed);
     }
     // The one method here that a browser sends for a page of another site.
-    if is_cross_site(routed.fields, routed.authority()) {
+    if is_cross_site(routed.fields, routed.target.authority(routed.fields)) {
         return Err(Refusal::CrossSite);
     }
     let query = Query::parse(routed.target.query)?;
