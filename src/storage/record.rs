@@ -12,7 +12,7 @@
 //!
 //! in little-endian and in this order.
 
-use super::entry::{Digest, Entry};
+use super::entry::Entry;
 use super::time::Time;
 use bytes::Bytes;
 use std::fmt;
@@ -76,7 +76,7 @@ pub fn decode(record: Bytes) -> Result<Entry, Error> {
     let mut reader = Reader::new(&record)?;
     let text = reader.flags & TEXT != 0;
     let expiry = reader.expiry()?;
-    let digest = reader.digest()?;
+    let digest = reader.array(DIGEST)?;
     let content_type = reader.content_type()?.map(Into::into);
     let at = record.len() - reader.rest.len();
     let value = if at == 0 { record } else { record.slice(at..) };
@@ -116,10 +116,6 @@ impl<'a> Reader<'a> {
     fn expiry(&mut self) -> Result<Option<Time>, Error> {
         let bits: Option<[u8; 8]> = self.array(EXPIRY)?;
         Ok(bits.map(|bits| Time::from_bits(u64::from_le_bytes(bits))))
-    }
-
-    fn digest(&mut self) -> Result<Option<Digest>, Error> {
-        self.array(DIGEST)
     }
 
     fn content_type(&mut self) -> Result<Option<&'a str>, Error> {
