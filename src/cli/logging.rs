@@ -113,7 +113,8 @@ impl Log for Logger {
     }
 
     fn flush(&self) {
-        let left_out: u64 = self.places().values_mut().map(Place::take_left_out).sum();
+        let left_out: u64 =
+            self.places().values_mut().map(|place| mem::take(&mut place.left_out)).sum();
         if left_out > 0 {
             log::warn!("{left_out} lines that came too often were left out");
         }
@@ -141,11 +142,7 @@ impl Place {
             return None;
         }
         self.lines += 1;
-        Some(self.take_left_out())
-    }
-
-    fn take_left_out(&mut self) -> u64 {
-        mem::take(&mut self.left_out)
+        Some(mem::take(&mut self.left_out))
     }
 }
 
@@ -307,6 +304,6 @@ mod tests {
         assert_eq!([place.admit(start), place.admit(almost)], [None, None]);
         assert_eq!(place.admit(start + LINES_INTERVAL), Some(2));
         assert_eq!(place.admit(start + LINES_INTERVAL), Some(0));
-        assert_eq!(place.take_left_out(), 0);
+        assert_eq!(place.left_out, 0);
     }
 }

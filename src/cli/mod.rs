@@ -183,6 +183,8 @@ impl Options {
 
     /// The configuration of a server on `addrs`.
     pub fn config(&self, addrs: Vec<SocketAddr>) -> Config {
+        let is_durable = self.working_dir.is_some();
+        let storage_descriptors = if is_durable { Durable::descriptors_max() } else { 0 };
         Config {
             addrs,
             workers: self.workers.unwrap_or_else(|| Config::default().workers),
@@ -190,10 +192,7 @@ impl Options {
             idle_timeout: self.idle_timeout.0,
             request_timeout: self.request_timeout.0,
             shutdown_timeout: self.shutdown_timeout.0,
-            storage_descriptors: self
-                .working_dir
-                .as_ref()
-                .map_or(0, |_| Durable::descriptors_max()),
+            storage_descriptors,
         }
     }
 }
@@ -206,13 +205,11 @@ pub fn is_loopback(addr: &SocketAddr) -> bool {
 /// Parses names with commas or spaces between them.
 fn parse_hosts(text: &str) -> Result<HostNames, String> {
     let names = text.split([',', ' ', '\t', '\n']).filter(|name| !name.is_empty());
-    let read = |name: &str| match name.parse() {
-        Ok(name) => Ok(name),
-        Err(InvalidHostName) => {
-            Err(format!("{name} is not a name such as a.example.com, .example.com or *"))
-        }
+    let parse = |name: &str| {
+        let complaint = format!("{name} is not a name such as a.example.com, .example.com or *");
+        name.parse().map_err(|InvalidHostName| complaint)
     };
-    names.map(read).collect::<Result<_, _>>().map(HostNames)
+    names.map(parse).collect::<Result<_, _>>().map(HostNames)
 }
 
 fn parse_value_size(text: &str) -> Result<Size, String> {
