@@ -143,17 +143,16 @@ fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
         let memory = options.max_memory.map_or_else(Memory::new, |max| Memory::with_max(max.0));
         return Ok(Some(("memory", Arc::new(memory))));
     };
-    let deadline = options.wait_for_lock.map(|span| Instant::now() + span.0);
+    let patience = options.wait_for_lock.map_or(Duration::ZERO, |span| span.0);
+    let deadline = Instant::now() + patience;
     let mut is_waiting = false;
     loop {
-        let (err, left) = match (Durable::open(path), deadline) {
-            (Ok(durable), _) => return Ok(Some(("durable", Arc::new(durable)))),
-            (Err(err @ OpenError::InUse), Some(deadline)) => {
-                (err, deadline.saturating_duration_since(Instant::now()))
-            }
-            (Err(err), _) => (err, Duration::ZERO),
+        let err = match Durable::open(path) {
+            Ok(durable) => return Ok(Some(("durable", Arc::new(durable)))),
+            Err(err) => err,
         };
-        if left.is_zero() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !matches!(err, OpenError::InUse) {
             return Err(format!("cannot open {}: {err}", path.display()));
         }
         if !is_waiting {
