@@ -15,7 +15,7 @@ const RESERVE_SHARE: u64 = 16;
 const MEMORY_BYTES: u64 = 3 * MEMTABLE_BYTES;
 
 /// The most that a step of compaction takes, with all that is written meanwhile,
-/// up to three eighths of a small disk.
+/// up to a quarter of a small disk.
 const STEP_BYTES: u64 = 8 * MEMTABLE_BYTES;
 
 /// How large the journal grows before another begins, and the same as one part in
@@ -45,7 +45,7 @@ impl DiskSpace {
     /// system does not tell, only a write that fails does.
     pub fn spare_bytes(&self, keyspaces: &Keyspaces) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
-            let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 8 * 3));
+            let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
             let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
             let journal_max = JOURNAL_BYTES.min(total / JOURNAL_SHARE);
             let kept = reserve + journal_max / 2 + keyspaces.unflushed_bytes();

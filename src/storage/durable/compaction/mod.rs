@@ -215,28 +215,29 @@ impl Compactor {
         let ended = run.thread.join().unwrap_or_else(|_panic| Err(tree::Error::panicked()));
         // Where nothing was deleted, to move files gives back little, or nothing.
         let is_awaited = self.deletions >= CHANGES_MIN;
-        self.has_progress = false;
+        self.has_progress = match &ended {
+            Ok(RunEnd::Early { has_stepped, .. }) => *has_stepped && is_awaited,
+            Ok(RunEnd::Resplit) => is_awaited,
+            Ok(RunEnd::Done) => true,
+            Ok(RunEnd::Stuck) | Err(_) => false,
+        };
         match ended {
-            Ok(RunEnd::Early(so_far)) => {
-                self.has_progress = so_far.has_stepped && is_awaited;
+            Ok(RunEnd::Early { has_moved, .. }) => {
                 self.unfinished = Some(run.goal);
-                if so_far.has_moved {
+                if has_moved {
                     // Many small files take longer than few large ones.
                     (self.resplits, self.fineness) = (0, self.fineness.saturating_sub(1));
                 }
             }
             Ok(RunEnd::Resplit) => {
-                self.has_progress = is_awaited;
                 self.unfinished = Some(run.goal);
                 self.resplits += 1;
                 self.fineness = (self.fineness + 1) % (FINENESS_MAX + 1);
             }
+            Ok(RunEnd::Done) if run.goal == Goal::ReduceL0 => {}
             Ok(RunEnd::Done) => {
-                self.has_progress = true;
-                if run.goal == Goal::Reclaim {
-                    self.changes = self.changes.saturating_sub(run.changes);
-                    self.deletions = self.deletions.saturating_sub(run.deletions);
-                }
+                self.changes = self.changes.saturating_sub(run.changes);
+                self.deletions = self.deletions.saturating_sub(run.deletions);
             }
             // To be tried again if space is needed.
             Ok(RunEnd::Stuck) => self.changes = self.changes.saturating_sub(run.changes),
@@ -289,6 +290,7 @@ impl Compactor {
         }
     }
 
+    /// Whether the last run has ended before its goal.
     pub fn is_unfinished(&self) -> bool {
         self.unfinished.is_some()
     }

@@ -46,6 +46,12 @@ const FINE_TABLE_BYTES_MIN: u64 = 1 << 10;
 /// Each resplit makes files a quarter of the size, so often.
 pub const FINENESS_MAX: u32 = 3;
 
+/// The ratios of a level to the one above it past which lsm-tree takes a level to be
+/// too large: its own; those of a level that never is; those of one that always is.
+const LEVEL_RATIO: f32 = 10.0;
+const ANY_RATIO: f32 = 1e37;
+const NO_RATIO: f32 = 1e-37;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// Fewer L0 files than compaction starts at.
@@ -72,23 +78,26 @@ pub struct Space {
 }
 
 /// The progress of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct SoFar {
     /// The shape has changed.
     pub has_stepped: bool,
     /// Something has reached the last level.
     pub has_moved: bool,
-    /// The last step has found nothing to do.
-    pub is_exhausted: bool,
+    /// The steps that have found nothing to do since the shape has changed.
+    pub tries: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Pick {
     Step(Step),
     /// The first step of a resplit; [`Shape::resplit`] has the others.
     Resplit(Step),
     /// A merge of the whole tree.
     Whole,
+    /// A merge of the whole tree if its live entries have fewer bytes than this; else
+    /// the run is stuck.
+    WholeIfBelow(u64),
     Stop(RunEnd),
 }
 
@@ -97,7 +106,10 @@ pub enum Pick {
 pub enum RunEnd {
     Done,
     /// The run was stopped, or short of space as long as obsolete files are there.
-    Early(SoFar),
+    Early {
+        has_stepped: bool,
+        has_moved: bool,
+    },
     /// No step was small enough, and the files above the last level are in L0 again,
     /// or on their way there.
     Resplit,
@@ -116,85 +128,116 @@ pub struct Picker {
 }
 
 impl Picker {
-    /// Whether a run has space to begin.
+    /// True if a run has space to begin.
     pub fn may_begin(&self, shape: &Shape, space: Space) -> bool {
         match self.goal {
             Goal::ReduceL0 => shape.l0_step_bytes() <= space.free,
             Goal::Reclaim => {
-                self.fits_whole(shape, space) || shape.step_bytes_min() <= shape.spare_bytes(space)
+                shape.table_bytes() < self.whole_bytes_max
+                    || shape.step_bytes_min() <= shape.spare_bytes(space)
             }
         }
     }
 
     pub fn pick(&self, shape: &Shape, space: Space, so_far: SoFar) -> Pick {
-        let SoFar { has_stepped, has_moved, is_exhausted } = so_far;
-        let early = Pick::Stop(RunEnd::Early(so_far));
+        let SoFar { has_stepped, has_moved, tries } = so_far;
+        let early = Pick::Stop(RunEnd::Early { has_stepped, has_moved });
         if self.goal == Goal::ReduceL0 {
-            return if is_exhausted {
+            return if tries > 0 {
                 Pick::Stop(RunEnd::Done)
             } else if shape.l0_step_bytes() > space.free {
                 early
             } else {
-                Pick::Step(Step::Leveled {
-                    l0_files: L0_FILES_TO_COMPACT,
-                    table_bytes: TABLE_BYTES,
-                })
+                Pick::Step(leveled(L0_FILES_TO_COMPACT, TABLE_BYTES))
             };
         }
+        let whole_bytes_max = self.whole_bytes_max(shape, space);
         let spare_bytes = shape.spare_bytes(space);
-        if !has_stepped && !is_exhausted && self.fits_whole(shape, space) {
-            Pick::Whole
-        } else if shape.is_settled() && (is_exhausted || shape.l0().files == 0) {
+        if tries == 0 {
+            if !has_stepped && shape.table_bytes() < whole_bytes_max {
+                return Pick::Whole;
+            }
+            if shape.step_bytes_min() > spare_bytes {
+                return if has_stepped { early } else { Pick::WholeIfBelow(whole_bytes_max) };
+            }
+        }
+        if shape.is_settled() {
+            match shape.l0().files {
+                0 => return Pick::Stop(RunEnd::Done),
+                // A single file would move as it is. Once the tree has dropped
+                // obsolete files there is another, with keys from all over.
+                1 => return early,
+                _ => {}
+            }
+        }
+        if let Some(step) = self.steps(shape, spare_bytes).into_iter().nth(tries) {
+            Pick::Step(step)
+        } else if shape.is_settled() {
             Pick::Stop(RunEnd::Done)
-        } else if is_exhausted && has_moved {
+        } else if has_moved {
             // Obsolete files may take the space for more.
             early
-        } else if is_exhausted {
-            let resplit = if self.may_resplit { shape.resplit(space) } else { None };
-            resplit.map_or(Pick::Stop(RunEnd::Stuck), Pick::Resplit)
-        } else if shape.step_bytes_min() > spare_bytes {
-            if has_stepped { early } else { Pick::Stop(RunEnd::Stuck) }
-        } else if shape.is_settled() && shape.l0().files == 1 {
-            // A single file would move as it is. Once the tree has dropped obsolete
-            // files there is another, with keys from all over.
-            early
         } else {
-            Pick::Step(self.step(shape, spare_bytes))
+            let resplit = if self.may_resplit { shape.resplit(space) } else { None };
+            resplit.map_or(Pick::WholeIfBelow(whole_bytes_max), Pick::Resplit)
         }
     }
 
-    /// A step towards the last level.
-    fn step(&self, shape: &Shape, spare_bytes: u64) -> Step {
+    /// The steps towards the last level; the first that finds something to do is
+    /// the one.
+    fn steps(&self, shape: &Shape, spare_bytes: u64) -> Vec<Step> {
         let between: Vec<(u8, &Level)> = (1..).zip(shape.between()).collect();
-        let lowest = between.iter().rfind(|(_, level)| level.files > 0);
-        match (lowest, between.last()) {
-            // lsm-tree would look last at a level with an empty one below it.
-            (Some(&(lowest, _)), Some(&(deepest, _))) if lowest < deepest => {
-                Step::Move { from: lowest, to: deepest }
-            }
-            // No level may hold anything where L0 may have no file.
-            (Some(_), _) => {
-                let table_bytes = (spare_bytes / STEP_FILES_MAX).min(TABLE_BYTES);
-                Step::Leveled { l0_files: 0, table_bytes }
-            }
-            (None, _) => {
-                Step::Leveled { l0_files: 1, table_bytes: self.fine_bytes(shape, spare_bytes) }
-            }
+        let filled: Vec<u8> = between
+            .iter()
+            .filter(|(_, level)| level.files > 0)
+            .map(|(number, _)| *number)
+            .collect();
+        let (Some(&lowest), Some(&(deepest, _))) = (filled.last(), between.last()) else {
+            return vec![leveled(1, self.fine_bytes(shape.l0().bytes, shape, spare_bytes))];
+        };
+        let mut steps = Vec::new();
+        // lsm-tree would look last at a level with an empty one below it.
+        if lowest < deepest {
+            steps.push(Step::Move { from: lowest, to: deepest });
         }
+        // No level may hold anything where L0 may have no file.
+        let table_bytes = (spare_bytes / STEP_FILES_MAX).min(TABLE_BYTES);
+        steps.push(leveled(0, table_bytes));
+        // Where the files of the lowest level overlap too much, files of the levels
+        // above are merged into them, and they are split.
+        let [first, .., _] = filled[..] else { return steps };
+        let above_bytes = shape.table_bytes() - shape.last().bytes;
+        let table_bytes = self.fine_bytes(above_bytes, shape, spare_bytes).min(table_bytes);
+        let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
+        for &level in filled.iter().rev().skip(1) {
+            // This level is too large by more than any other.
+            let mut level_ratios = vec![1.0; usize::from(level - first)];
+            if let Some(ratio) = level_ratios.last_mut() {
+                *ratio = NO_RATIO;
+            }
+            level_ratios.push(ANY_RATIO);
+            steps.push(Step::Leveled { l0_files, table_bytes, level_ratios });
+        }
+        if shape.first_levels_bytes() <= spare_bytes {
+            let level_ratios = vec![ANY_RATIO];
+            steps.push(Step::Leveled { l0_files: 1, table_bytes, level_ratios });
+        }
+        steps
     }
 
-    /// How large files are to be that L0 is split into, for each to overlap no more
-    /// of the last level than a step can take.
-    fn fine_bytes(&self, shape: &Shape, spare_bytes: u64) -> u64 {
+    /// The size of files that bytes above the last level are split into, for each to
+    /// overlap no more of it than a step can take.
+    fn fine_bytes(&self, bytes: u64, shape: &Shape, spare_bytes: u64) -> u64 {
         let step_bytes = (STEP_SHARE * TABLE_BYTES).min(spare_bytes / 2);
-        let bytes = shape.l0().bytes.saturating_mul(step_bytes) / shape.table_bytes().max(1);
+        let bytes = bytes.saturating_mul(step_bytes) / shape.table_bytes().max(1);
         (bytes >> (2 * self.fineness)).clamp(FINE_TABLE_BYTES_MIN, TABLE_BYTES)
     }
 
-    /// Whether there is space to merge a tree as a whole, and to rewrite its blobs.
-    pub fn fits_whole(&self, shape: &Shape, space: Space) -> bool {
+    /// The size below which the live entries of a tree can be merged as a whole,
+    /// with the blobs that are rewritten.
+    pub fn whole_bytes_max(&self, shape: &Shape, space: Space) -> u64 {
         let free = space.free.saturating_sub(shape.blob_step_bytes());
-        shape.table_bytes() < self.whole_bytes_max.min(free.div_ceil(2))
+        if shape.table_bytes() < self.whole_bytes_max { free.div_ceil(2) } else { 0 }
     }
 }
 
@@ -219,6 +262,12 @@ impl Shape {
 
     pub fn table_bytes(&self) -> u64 {
         self.levels.iter().map(|level| level.bytes).sum()
+    }
+
+    /// L0, and the first level between that holds anything.
+    fn first_levels_bytes(&self) -> u64 {
+        let first = self.between().iter().find(|level| level.bytes > 0);
+        self.l0().bytes + first.map_or(0, |level| level.bytes)
     }
 
     /// The space that a step needs for blobs.
@@ -262,6 +311,10 @@ impl Shape {
     }
 }
 
+fn leveled(l0_files: u8, table_bytes: u64) -> Step {
+    Step::Leveled { l0_files, table_bytes, level_ratios: vec![LEVEL_RATIO] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,16 +337,13 @@ mod tests {
         Picker { goal, fineness: 0, may_resplit: true, whole_bytes_max: WHOLE_BYTES_MAX }
     }
 
-    const BEGUN: SoFar = SoFar { has_stepped: false, has_moved: false, is_exhausted: false };
+    const BEGUN: SoFar = SoFar { has_stepped: false, has_moved: false, tries: 0 };
     const STEPPED: SoFar = SoFar { has_stepped: true, ..BEGUN };
-    const EXHAUSTED: SoFar = SoFar { is_exhausted: true, ..BEGUN };
-
-    fn leveled(l0_files: u8, table_bytes: u64) -> Step {
-        Step::Leveled { l0_files, table_bytes }
-    }
+    const EXHAUSTED: SoFar = SoFar { tries: 9, ..BEGUN };
 
     fn early(so_far: SoFar) -> Pick {
-        Pick::Stop(RunEnd::Early(so_far))
+        let SoFar { has_stepped, has_moved, .. } = so_far;
+        Pick::Stop(RunEnd::Early { has_stepped, has_moved })
     }
 
     #[test]
@@ -316,7 +366,7 @@ mod tests {
             let (shape, space) = (shape(levels), space(free_mib, free_mib));
             let picker = picker(Goal::ReduceL0);
             assert_eq!(picker.pick(&shape, space, so_far), expected, "{levels:?} {free_mib}");
-            let may_begin = !matches!(expected, Pick::Stop(RunEnd::Early(_)));
+            let may_begin = !matches!(expected, Pick::Stop(RunEnd::Early { .. }));
             assert_eq!(picker.may_begin(&shape, space), may_begin, "{levels:?} {free_mib}");
         }
     }
@@ -324,16 +374,12 @@ mod tests {
     #[test]
     fn a_tree_that_fits_twice_is_merged_as_a_whole() {
         let small = [(1, 10), (0, 0), (0, 0), (20, 80)];
-        // Its blobs may be stale.
-        let settled = [(0, 0), (0, 0), (0, 0), (20, 80)];
         let large = [(1, 10), (0, 0), (0, 0), (200, 502)];
         for (levels, free_mib, so_far, is_whole) in [
             (small, 181, BEGUN, true),
             (small, 180, BEGUN, false),
             (small, 181, STEPPED, false),
             (small, 181, EXHAUSTED, false),
-            (settled, 161, BEGUN, true),
-            (settled, 160, BEGUN, false),
             (large, 9999, BEGUN, false),
         ] {
             let pick = picker(Goal::Reclaim).pick(&shape(levels), space(free_mib, 0), so_far);
@@ -357,8 +403,8 @@ mod tests {
             ([(2, 20), (3, 12), (9, 36), last], 512, step(leveled(0, TABLE_BYTES))),
             ([none, none, (9, 36), last], 128, step(leveled(0, 2 * MIB))),
             // There is no space for L0 at once, or for the smallest step.
-            ([(2, 20), none, none, last], 19, Pick::Stop(RunEnd::Stuck)),
-            ([none, none, (9, 36), last], 3, Pick::Stop(RunEnd::Stuck)),
+            ([(2, 20), none, none, last], 19, Pick::WholeIfBelow(0)),
+            ([none, none, (9, 36), last], 3, Pick::WholeIfBelow(0)),
         ] {
             let pick = picker(Goal::Reclaim).pick(&shape(levels), space(free_mib, 0), BEGUN);
             assert_eq!(pick, expected, "{levels:?} {free_mib}");
@@ -366,6 +412,37 @@ mod tests {
             let pick =
                 picker(Goal::Reclaim).pick(&shape(levels), space(2 * free_mib, free_mib), BEGUN);
             assert_eq!(pick, expected, "{levels:?} {free_mib}");
+        }
+    }
+
+    #[test]
+    fn where_the_files_of_a_level_overlap_too_much_those_above_come_to_them() {
+        let two_levels = shape([(2, 20), (3, 12), (9, 36), (500, 2000)]);
+        let mut three_levels = two_levels.clone();
+        three_levels.levels[2] = Level { files: 1, bytes: MIB };
+        let (any, none) = (ANY_RATIO, NO_RATIO);
+        for (shape, free_mib, expected) in [
+            (&two_levels, 64, vec![(3, vec![any]), (1, vec![any])]),
+            // L0 and the first level are more than that.
+            (&two_levels, 31, vec![(3, vec![any])]),
+            (&three_levels, 64, vec![(3, vec![1.0, none, any]), (3, vec![any]), (1, vec![any])]),
+        ] {
+            let pick = |tries| {
+                let so_far = SoFar { tries, ..BEGUN };
+                picker(Goal::Reclaim).pick(shape, space(free_mib, 0), so_far)
+            };
+            let steps: Vec<_> = (1..)
+                .map_while(|tries| {
+                    let Pick::Step(Step::Leveled { l0_files, table_bytes, level_ratios }) =
+                        pick(tries)
+                    else {
+                        return None;
+                    };
+                    assert!(table_bytes <= free_mib * MIB / STEP_FILES_MAX, "{table_bytes}");
+                    Some((l0_files, level_ratios))
+                })
+                .collect();
+            assert_eq!(steps, expected, "{free_mib}");
         }
     }
 
@@ -386,9 +463,9 @@ mod tests {
     }
 
     #[test]
-    fn where_no_step_finds_anything_files_are_resplit() {
+    fn where_no_step_finds_anything_files_are_resplit_or_the_rest_is_merged() {
         let (last, none) = ((500, 2000), (0, 0));
-        let moved = SoFar { has_stepped: true, has_moved: true, is_exhausted: true };
+        let moved = SoFar { has_stepped: true, has_moved: true, tries: 9 };
         let merge = |from, to| Pick::Resplit(Step::Merge { from, to });
         for (levels, free_mib, so_far, expected) in [
             ([(2, 20), none, none, last], 512, EXHAUSTED, Pick::Stop(RunEnd::Done)),
@@ -399,17 +476,18 @@ mod tests {
                 EXHAUSTED,
                 Pick::Resplit(Step::MoveToL0 { level: 5 }),
             ),
-            ([none, none, (9, 36), last], 35, EXHAUSTED, Pick::Stop(RunEnd::Stuck)),
+            ([none, none, (9, 36), last], 35, EXHAUSTED, Pick::WholeIfBelow(0)),
             ([(2, 20), none, (9, 36), last], 56, EXHAUSTED, merge(0, 5)),
             ([(2, 20), (3, 12), (9, 36), last], 48, EXHAUSTED, merge(4, 5)),
-            ([(2, 20), (3, 12), (9, 36), last], 47, EXHAUSTED, Pick::Stop(RunEnd::Stuck)),
+            ([(2, 20), (3, 12), (9, 36), last], 47, EXHAUSTED, Pick::WholeIfBelow(0)),
+            ([none, none, (9, 36), (9, 90)], 35, EXHAUSTED, Pick::WholeIfBelow(35 * MIB / 2)),
         ] {
             let pick = picker(Goal::Reclaim).pick(&shape(levels), space(free_mib, 0), so_far);
             assert_eq!(pick, expected, "{levels:?} {free_mib} {so_far:?}");
         }
         let picker = Picker { may_resplit: false, ..picker(Goal::Reclaim) };
         let pick = picker.pick(&shape([none, none, (9, 36), last]), space(512, 0), EXHAUSTED);
-        assert_eq!(pick, Pick::Stop(RunEnd::Stuck));
+        assert_eq!(pick, Pick::WholeIfBelow(0));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! A run: steps of compaction, one after the other, on a thread of its own.
 
-use super::super::tree::{self, Database, Keyspace, Step};
+use super::super::tree::{self, BLOB_VALUE_BYTES_MIN, Database, Keyspace, Step};
 use super::picker::{Goal, Pick, Picker, RunEnd, Shape, SoFar, Space, TABLE_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// The bytes of an entry in a table beside its value, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 100;
 
 /// A tree is merged as a whole again until less than one part in so many of it is
 /// stale blobs.
@@ -35,26 +38,28 @@ impl Run {
     pub fn run(&self) -> tree::Result<RunEnd> {
         let begun = Instant::now();
         if self.picker.goal == Goal::Reclaim && !self.flush()? {
-            return Ok(RunEnd::Early(SoFar::default()));
+            return Ok(RunEnd::Early { has_stepped: false, has_moved: false });
         }
         let first = shape_of(&self.keyspace);
-        let (mut shape, mut is_exhausted) = (first.clone(), false);
+        let (mut shape, mut tries) = (first.clone(), 0);
         let ended = loop {
+            let has_stepped = shape != first;
             let has_moved = shape.last().bytes != first.last().bytes;
-            let so_far = SoFar { has_stepped: shape != first, has_moved, is_exhausted };
-            let is_over = so_far.has_stepped && begun.elapsed() > self.time_max;
+            let is_over = has_stepped && begun.elapsed() > self.time_max;
             if is_over || self.is_stopped() {
-                break RunEnd::Early(so_far);
+                break RunEnd::Early { has_stepped, has_moved };
             }
+            let so_far = SoFar { has_stepped, has_moved, tries };
             match self.picker.pick(&shape, self.space(), so_far) {
                 Pick::Step(step) => {
-                    self.take(step)?;
+                    self.take(&step)?;
                     let now = shape_of(&self.keyspace);
-                    is_exhausted = now == shape;
+                    tries = if now == shape { tries + 1 } else { 0 };
                     shape = now;
                 }
                 Pick::Resplit(step) => break self.resplit(step)?,
-                Pick::Whole => break self.merge_whole(begun)?,
+                Pick::WholeIfBelow(bytes) if !self.has_fewer_bytes(bytes)? => break RunEnd::Stuck,
+                Pick::Whole | Pick::WholeIfBelow(_) => break self.merge_whole(begun)?,
                 Pick::Stop(ended) => break ended,
             }
         };
@@ -64,7 +69,7 @@ impl Run {
         Ok(ended)
     }
 
-    fn take(&self, step: Step) -> tree::Result<()> {
+    fn take(&self, step: &Step) -> tree::Result<()> {
         self.database.compact(&self.keyspace, step)
     }
 
@@ -81,17 +86,17 @@ impl Run {
         let keyspace = &self.keyspace;
         let mut stale_bytes = u64::MAX;
         loop {
-            self.take(Step::Major { table_bytes: TABLE_BYTES })?;
+            self.take(&Step::Major { table_bytes: TABLE_BYTES })?;
             // The next merge removes the blobs that this one has found to be stale.
             let before = stale_bytes;
             stale_bytes = keyspace.stale_blob_bytes();
             if stale_bytes < keyspace.disk_bytes() / STALE_SHARE || stale_bytes == before {
                 return Ok(RunEnd::Done);
             }
-            let fits = self.picker.fits_whole(&shape_of(keyspace), self.space());
+            let shape = shape_of(keyspace);
+            let fits = shape.table_bytes() < self.picker.whole_bytes_max(&shape, self.space());
             if !fits || begun.elapsed() > self.time_max || self.is_stopped() {
-                let so_far = SoFar { has_stepped: true, has_moved: true, is_exhausted: false };
-                return Ok(RunEnd::Early(so_far));
+                return Ok(RunEnd::Early { has_stepped: true, has_moved: true });
             }
         }
     }
@@ -101,7 +106,7 @@ impl Run {
     fn resplit(&self, first: Step) -> tree::Result<RunEnd> {
         let mut next = Some(first);
         while let Some(step) = next {
-            self.take(step)?;
+            self.take(&step)?;
             let is_last = matches!(step, Step::MoveToL0 { .. });
             let goes_on = !is_last && !self.is_stopped();
             next = if goes_on { shape_of(&self.keyspace).resplit(self.space()) } else { None };
@@ -113,6 +118,18 @@ impl Run {
     pub fn flush(&self) -> tree::Result<bool> {
         self.keyspace.seal_memtable()?;
         Ok(wait_for_flush(&self.keyspace, || self.is_stopped()))
+    }
+
+    /// True if the live entries, without blobs, have fewer bytes than this. Reads
+    /// their keys.
+    fn has_fewer_bytes(&self, bytes_max: u64) -> tree::Result<bool> {
+        let mut bytes = 0;
+        let mut lengths = self.keyspace.value_lengths();
+        while bytes < bytes_max {
+            let Some(length) = lengths.next() else { return Ok(true) };
+            bytes += ENTRY_OVERHEAD_BYTES + u64::from(length?.min(BLOB_VALUE_BYTES_MIN));
+        }
+        Ok(false)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Compaction of real trees; `picker` has tables of its rules.
 
-use super::picker::{Shape, SoFar, TABLE_BYTES};
+use super::picker::{Shape, TABLE_BYTES};
 use super::*;
 use crate::storage::durable::directory::Directory;
 use crate::storage::durable::recovery;
@@ -95,7 +95,7 @@ impl Tree {
         obstacle
     }
 
-    fn compact(&self, step: Step) {
+    fn compact(&self, step: &Step) {
         self.live.database().compact(self.keyspace(), step).expect("nothing is in its way");
     }
 
@@ -186,7 +186,7 @@ fn a_run_that_is_stopped_is_continued() {
     tree.write(0..90, None);
     let run = tree.reclaim();
     run.is_stopped.store(true, Ordering::Relaxed);
-    assert!(matches!(run.run(), Ok(RunEnd::Early(_))));
+    assert!(matches!(run.run(), Ok(RunEnd::Early { .. })));
 
     let mut compactor = Compactor { unfinished: Some(Goal::Reclaim), ..Compactor::default() };
     tree.begin(&mut compactor, Trigger::Write);
@@ -212,7 +212,7 @@ fn a_run_that_has_no_time_takes_a_step_all_the_same() {
     let runs = (0..RUNS_MAX).map(|_| run.run().expect("nothing fails"));
     let unfinished = runs.take_while(|ended| !matches!(ended, RunEnd::Done));
     let stepped = unfinished.inspect(|ended| {
-        assert!(matches!(ended, RunEnd::Early(SoFar { has_stepped: true, .. })), "{ended:?}");
+        assert!(matches!(ended, RunEnd::Early { has_stepped: true, .. }), "{ended:?}");
     });
     let runs = stepped.count();
     assert!(runs > 1 && runs < RUNS_MAX, "{runs} runs");
@@ -241,6 +241,42 @@ fn a_run_that_has_failed_does_not_keep_the_next_from_making_room() {
     tree.holds(90..100, Some(b"value"));
 }
 
+/// Deletions of all over the tree, so few that one file has them, are more
+/// than a step can take.
+#[test]
+fn what_no_step_can_take_is_written_anew_as_a_whole() {
+    const KEYS: usize = 56_000;
+    let tree = Tree::new();
+    // Compressed it would be too little.
+    let mut random = 1_u64;
+    let mut word = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        random.rotate_left(29).to_le_bytes()
+    };
+    let values: Vec<u8> = (0..250_000).flat_map(|_| word()).collect();
+    for start in (0..KEYS).step_by(4000) {
+        for key in start..start + 4000 {
+            let value = values.chunks(4000).nth(key % 500).expect("there are 500");
+            tree.keyspace().insert(key.to_be_bytes(), value).expect("it is written");
+        }
+        tree.write([], None);
+    }
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
+    let full = tree.table_bytes();
+    let is_deleted = |key: &usize| key.is_multiple_of(10);
+    tree.write((0..KEYS).filter(is_deleted), None);
+    // By itself it would have waited for another one, to be taken apart.
+    tree.compact(&leveled(1, TABLE_BYTES));
+    // What is left of the tree can be merged as a whole, and all of it cannot.
+    let mut run = tree.reclaim();
+    run.picker = Picker { may_resplit: false, whole_bytes_max: WHOLE_BYTES_MAX, ..run.picker };
+    run.free_bytes = Box::new(move || 2 * full / 40 * 39);
+    assert!(matches!(run.run(), Ok(RunEnd::Done)));
+    let left = tree.table_bytes();
+    assert!(left < full / 20 * 19, "{left} of {full} bytes are left");
+    tree.holds((0..KEYS).filter(is_deleted), None);
+}
+
 #[test]
 fn a_single_file_of_deletions_is_split_once_there_is_another() {
     const KEYS: usize = 10_000;
@@ -249,7 +285,7 @@ fn a_single_file_of_deletions_is_split_once_there_is_another() {
     tree.keyspace().major_compact(TABLE_BYTES).expect("it is in the last level");
     tree.write((0..KEYS).step_by(2), None);
     let full = tree.table_bytes();
-    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Early(_))));
+    assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Early { .. })));
     assert_eq!(tree.keyspace().l0_files(), 1);
     tree.widen_bounds();
     assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
@@ -260,7 +296,7 @@ fn a_single_file_of_deletions_is_split_once_there_is_another() {
 }
 
 fn leveled(l0_files: u8, table_bytes: u64) -> Step {
-    Step::Leveled { l0_files, table_bytes }
+    Step::Leveled { l0_files, table_bytes, level_ratios: vec![10.0] }
 }
 
 /// A tree of many keys, and what it is to hold: a thousand times a letter each.
@@ -290,7 +326,7 @@ impl Letters {
 
     /// Merges L0 into a level, as one file.
     fn merge_into(&self, level: u8) {
-        self.tree.compact(Step::Merge { from: 0, to: level });
+        self.tree.compact(&Step::Merge { from: 0, to: level });
     }
 
     /// Takes runs until all is in order where `free_bytes` are free, but for a
@@ -305,7 +341,7 @@ impl Letters {
             run.picker = Picker { fineness, may_resplit: fineness < FINENESS_MAX, ..run.picker };
             match run.run().expect("nothing fails") {
                 RunEnd::Done => return fineness,
-                RunEnd::Early(_) => {}
+                RunEnd::Early { .. } => {}
                 RunEnd::Resplit => fineness += 1,
                 RunEnd::Stuck => {
                     let above_bytes = self.tree.above_bytes();
@@ -351,6 +387,50 @@ fn files_that_no_step_can_take_are_resplit() {
 /// Less than there is above the last level.
 const FREE_BYTES: u64 = 9 << 19;
 
+/// The same where any two of the levels are more than can be merged at once.
+#[test]
+fn levels_that_no_step_can_take_are_merged_file_by_file() {
+    let all = [(1, b'b', 5), (3, b'c', 4), (7, b'd', 3), (6, b'e', 2)];
+    for levels in (2..=all.len()).map(|count| &all[..count]) {
+        let mut letters = Letters::new();
+        for &(first, letter, level) in levels {
+            letters.tree.widen_bounds();
+            letters.write(5 * first + 1, 40, None);
+            letters.write(first, 8, Some(letter));
+            letters.merge_into(level);
+        }
+        let bytes: Vec<u64> = letters.tree.shape().levels[1..6].iter().map(|it| it.bytes).collect();
+        let bytes: Vec<u64> = bytes.into_iter().filter(|&bytes| bytes > 0).collect();
+        assert!(bytes.len() == levels.len(), "{bytes:?}");
+        assert!(
+            bytes.iter().all(|bytes| (FREE_BYTES / 2..FREE_BYTES).contains(bytes)),
+            "{bytes:?}"
+        );
+        letters.put_in_order(FREE_BYTES);
+        letters.hold();
+    }
+}
+
+/// The same where only the levels in between can be merged.
+#[test]
+fn small_files_of_a_level_are_merged_where_one_above_them_cannot_be() {
+    let mut letters = Letters::new();
+    letters.write(3, 5, Some(b'c'));
+    letters.write(8, 100, None);
+    letters.tree.compact(&leveled(1, 128 << 10));
+    letters.tree.compact(&Step::Move { from: 5, to: 4 });
+    // Of other keys, so it may come to be below them.
+    letters.write(1, 10, Some(b'b'));
+    letters.merge_into(5);
+    letters.tree.widen_bounds();
+    letters.write(5, 40, Some(b'd'));
+    letters.merge_into(3);
+    let files = letters.tree.files();
+    assert!(matches!(files[..], [0, 0, 0, 1, many, 1, _] if many > 20), "{files:?}");
+    letters.put_in_order(FREE_BYTES);
+    letters.hold();
+}
+
 /// A file with keys from all over the tree does not keep what is below it from
 /// going on.
 #[test]
@@ -359,8 +439,8 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     letters.write(10, 10, None);
     letters.write(1, 8, Some(b'b'));
     letters.write(3, 8, Some(b'c'));
-    letters.tree.compact(leveled(1, 128 << 10));
-    letters.tree.compact(Step::Move { from: 5, to: 4 });
+    letters.tree.compact(&leveled(1, 128 << 10));
+    letters.tree.compact(&Step::Move { from: 5, to: 4 });
     letters.tree.widen_bounds();
     letters.tree.write([], None);
     letters.merge_into(3);

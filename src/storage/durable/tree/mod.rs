@@ -65,7 +65,7 @@ pub const MEMTABLE_BYTES: u64 = 16 << 20;
 
 /// Values from this size on go to blob files, so that compaction does not copy
 /// them.
-const BLOB_VALUE_BYTES_MIN: u32 = 4096;
+pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
 
 /// How large a blob file is. Of the stale ones a compaction rewrites one in so
 /// many: the fewer, the less space that takes meanwhile.
@@ -262,12 +262,15 @@ impl Database {
 
     /// Takes a step of compaction, if it finds something to do. On an error the
     /// files that it has begun are removed.
-    pub fn compact(&self, keyspace: &Keyspace, step: Step) -> Result<()> {
+    pub fn compact(&self, keyspace: &Keyspace, step: &Step) -> Result<()> {
         let tree = &keyspace.0.tree;
         let watermark = self.gc_watermark();
         let compact = |strategy| tree.compact(strategy, watermark).map(drop);
-        let strategy: Arc<dyn CompactionStrategy> = match step {
-            Step::Leveled { l0_files, table_bytes } => Arc::new(leveled(l0_files, table_bytes)),
+        let strategy: Arc<dyn CompactionStrategy> = match *step {
+            Step::Leveled { l0_files, table_bytes, ref level_ratios } => {
+                let ratios = level_ratios.clone();
+                Arc::new(leveled(l0_files, table_bytes).with_level_ratio_policy(ratios))
+            }
             Step::MoveToL0 { level } => {
                 // A flush meanwhile would put newer files below these.
                 let _lock = tree.get_flush_lock();
@@ -293,12 +296,12 @@ impl Database {
 }
 
 /// A step of compaction, which takes a tree from one version to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Merges or moves files into the next level, from the one that is most too
-    /// large: L0 from so many files on, which all go at once; the others by so many
-    /// files, and ten times as many on each level.
-    Leveled { l0_files: u8, table_bytes: u64 },
+    /// large: L0 from so many files on, which all go at once; the others by their
+    /// ratio to the one above, the last ratio for all below.
+    Leveled { l0_files: u8, table_bytes: u64, level_ratios: Vec<f32> },
     /// Moves the files of a level, as they are, into an empty one.
     Move { from: u8, to: u8 },
     /// Moves the files of the first level that has any to L0, if that is empty.
@@ -369,6 +372,11 @@ impl Keyspace {
 
     pub fn has_prefix(&self, prefix: &[u8]) -> bool {
         self.0.prefix(prefix).next().is_some()
+    }
+
+    /// The lengths of all values. Reads all keys.
+    pub fn value_lengths(&self) -> impl Iterator<Item = Result<u32>> {
+        self.0.iter().map(|entry| Ok(entry.size()?))
     }
 
     /// How many keys and deletions there are, about.
