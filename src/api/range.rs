@@ -20,9 +20,10 @@ pub enum Part {
 /// A single range of bytes is supported. Several ranges, other units, malformed
 /// ranges and those that end before they begin are ignored, as 14.2 allows.
 pub fn select(field: &str, bytes: usize) -> Part {
-    match Bounds::parse(field) {
-        Some(bounds) => bounds.select(bytes),
+    match parse(field, bytes) {
         None => Part::Whole,
+        Some(slice) if slice.is_empty() => Part::Unsatisfiable,
+        Some(slice) => Part::Slice(slice),
     }
 }
 
@@ -39,42 +40,27 @@ pub fn unsatisfied(bytes: usize) -> String {
     format!("bytes */{bytes}")
 }
 
-/// A range of a value whose length is not known yet.
-enum Bounds {
-    /// `a-b` and `a-`: both positions included.
-    Between(usize, usize),
-    /// `-n`: the last n bytes.
-    Last(usize),
-}
-
-impl Bounds {
-    fn parse(field: &str) -> Option<Self> {
-        let (unit, set) = field.trim_matches(OWS).split_once('=')?;
-        if !unit.eq_ignore_ascii_case("bytes") {
-            return None;
-        }
-        // Empty members of a list are skipped (RFC 9110, 5.6.1.2).
-        let mut specs = set.split(',').map(|spec| spec.trim_matches(OWS));
-        let spec = specs.find(|spec| !spec.is_empty())?;
-        if specs.any(|spec| !spec.is_empty()) {
-            return None;
-        }
-        match spec.split_once('-')? {
-            ("", suffix) => Some(Self::Last(position(suffix)?)),
-            (first, "") => Some(Self::Between(position(first)?, usize::MAX)),
-            (first, last) => {
-                let (first, last) = (position(first)?, position(last)?);
-                (first <= last).then_some(Self::Between(first, last))
-            }
-        }
+/// The slice of a value of `bytes` bytes that a field asks for, perhaps an empty
+/// one. `None` for a field to ignore.
+fn parse(field: &str, bytes: usize) -> Option<Range<usize>> {
+    let (unit, set) = field.trim_matches(OWS).split_once('=')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
     }
-
-    fn select(&self, bytes: usize) -> Part {
-        let slice = match *self {
-            Self::Between(first, last) => first..bytes.min(last.saturating_add(1)),
-            Self::Last(suffix) => bytes.saturating_sub(suffix)..bytes,
-        };
-        if slice.is_empty() { Part::Unsatisfiable } else { Part::Slice(slice) }
+    // Empty members of a list are skipped (RFC 9110, 5.6.1.2).
+    let mut specs = set.split(',').map(|spec| spec.trim_matches(OWS));
+    let spec = specs.find(|spec| !spec.is_empty())?;
+    if specs.any(|spec| !spec.is_empty()) {
+        return None;
+    }
+    match spec.split_once('-')? {
+        // The last bytes.
+        ("", suffix) => Some(bytes.saturating_sub(position(suffix)?)..bytes),
+        (first, "") => Some(position(first)?..bytes),
+        (first, last) => {
+            let (first, last) = (position(first)?, position(last)?);
+            (first <= last).then(|| first..bytes.min(last.saturating_add(1)))
+        }
     }
 }
 

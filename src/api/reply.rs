@@ -72,14 +72,13 @@ impl Reply {
             None if entry.is_text() => Cow::Borrowed(TEXT),
             None => Cow::Borrowed(BINARY),
         };
-        let is_active = entry.content_type().is_some_and(|text| media_type::is_active(text));
         let mut headers = Vec::with_capacity(HEADERS_USUAL);
         headers.push(("ETag", Cow::Owned(tag.to_field())));
         headers.push(("Content-Type", content_type));
         headers.push(("Accept-Ranges", Cow::Borrowed("bytes")));
         headers.push(("Cache-Control", Cow::Borrowed(caching)));
         headers.push(NO_SNIFFING);
-        if is_active {
+        if entry.content_type().is_some_and(|text| media_type::is_active(text)) {
             // Its scripts must not act in the name of the store.
             headers.push(("Content-Security-Policy", Cow::Borrowed("sandbox")));
         }

@@ -57,11 +57,10 @@ fn check(field: &str) -> Result<Option<&str>, Refusal> {
 pub fn is_active(media_type: &str) -> bool {
     let essence = essence(media_type);
     let is_passive = PASSIVE.iter().any(|known| essence.eq_ignore_ascii_case(known));
-    let is_json = essence.split_once('/').is_some_and(|(_, subtype)| ends_in(subtype, b"+json"));
-    let is_of_passive_kind = essence.split_once('/').is_some_and(|(kind, subtype)| {
-        PASSIVE_KINDS.iter().any(|known| kind.eq_ignore_ascii_case(known))
-            && !ends_in(subtype, b"xml")
-    });
+    let (kind, subtype) = essence.split_once('/').unwrap_or_default();
+    let is_json = ends_in(subtype, b"+json");
+    let is_of_passive_kind = PASSIVE_KINDS.iter().any(|known| kind.eq_ignore_ascii_case(known))
+        && !ends_in(subtype, b"xml");
     !is_passive && !is_json && !is_of_passive_kind
 }
 
