@@ -185,7 +185,7 @@ fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
 fn listen(options: &Options, api: Api) -> Result<Server, String> {
     let place = format!("{}, port {}", options.host, options.port);
     let addrs = options.addrs().map_err(|err| format!("cannot listen on {place}: {err}"))?;
-    let api = api.with_hosts(options.hosts(&addrs));
+    let api = |addrs: &[std::net::SocketAddr]| api.with_hosts(options.hosts(addrs));
     Server::start(&options.config(addrs), api).map_err(|err| err.to_string())
 }
 

@@ -29,7 +29,7 @@ fn absent_addr(port: u16) -> SocketAddr {
 
 fn start(addrs: &[SocketAddr], connections_max: Option<usize>) -> std::io::Result<Server> {
     let config = Config { addrs: addrs.to_vec(), connections_max, ..Fixture::config() };
-    Server::start(&config, Api::new(engines::memory(), 1 << 20))
+    Server::start(&config, |_addrs| Api::new(engines::memory(), 1 << 20))
 }
 
 /// A server on every address of this machine that is known here.
@@ -54,6 +54,21 @@ fn clients_of_every_address_are_served_by_one_server() {
             }
         }
     }
+    server.stop();
+}
+
+/// Else the checks for loopback addresses would be off, or on, by mistake.
+#[test]
+fn the_api_is_for_the_addresses_that_are_listened_on() {
+    let (mut asked, mut told) = (own_addrs(0), Vec::new());
+    asked.push(absent_addr(0));
+    let config = Config { addrs: asked.clone(), ..Fixture::config() };
+    let server = Server::start(&config, |addrs| {
+        told = addrs.to_vec();
+        Api::new(engines::memory(), 1 << 20)
+    });
+    let server = server.expect("a free port");
+    assert_eq!((told.as_slice(), told.len()), (server.local_addrs(), asked.len() - 1));
     server.stop();
 }
 

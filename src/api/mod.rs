@@ -51,6 +51,7 @@ use operations::Answer;
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
 pub use reply::Reply;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use target::Target;
 
@@ -139,7 +140,11 @@ impl Api {
     /// this thread or on another. Never blocks.
     pub fn submit(&self, pending: Pending, done: impl FnOnce(Reply) + Send + 'static) {
         let Pending { op, answer } = pending;
-        self.storage.submit(op, Box::new(|outcome| done(answer.reply(outcome))));
+        let done = |outcome| {
+            let reply = panic::catch_unwind(AssertUnwindSafe(|| answer.reply(outcome)));
+            done(reply.unwrap_or_else(|_panic| Refusal::Panicked.into()));
+        };
+        self.storage.submit(op, Box::new(done));
     }
 
     /// The operation on the storage, or the reply where there is none.

@@ -19,7 +19,7 @@ pub use logging::Printable;
 pub use output::Output;
 use std::ffi::OsString;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 pub use units::{Size, Span};
 
@@ -159,6 +159,11 @@ impl Options {
         let host = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let mut addrs: Vec<SocketAddr> = Vec::new();
         for addr in (host.unwrap_or(&self.host), self.port).to_socket_addrs()? {
+            // An IPv4 address mapped to IPv6 is the same one.
+            let addr = match addr.ip().to_canonical() {
+                IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
+                IpAddr::V6(_) => addr,
+            };
             if !addrs.contains(&addr) {
                 addrs.push(addr);
             }

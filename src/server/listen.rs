@@ -40,8 +40,10 @@ fn listen_once(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
         if addr.port() == 0 {
             addr.set_port(port);
         }
+        // By itself the wildcard address of IPv6 takes IPv4 as well.
+        let is_alone = addrs.iter().all(SocketAddr::is_ipv6);
         let outcome = if listeners.len() < gate::LISTENERS_MAX {
-            open(addr)
+            open(addr, addr.is_ipv6() && !is_alone)
         } else {
             Err(io::Error::new(io::ErrorKind::Unsupported, "this build serves one address"))
         };
@@ -76,8 +78,11 @@ fn is_absent(err: &io::Error) -> bool {
 
 /// Opens a listening socket. The options set here hold for every connection
 /// that it accepts.
-fn open(addr: SocketAddr) -> io::Result<TcpListener> {
+fn open(addr: SocketAddr, is_only_v6: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if is_only_v6 {
+        socket.set_only_v6(true)?;
+    }
     // The last run's connections may still be in TIME_WAIT. On Windows the
     // same option would let two servers share the port.
     #[cfg(unix)]

@@ -137,16 +137,23 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to listen and to answer. An address that this machine does not
-    /// have is left out with a warning. Fails if no other is left, if one
-    /// cannot be had, or if threads cannot be started.
-    pub fn start(config: &Config, api: Api) -> io::Result<Self> {
+    /// Starts to listen and to answer, by the API for the addresses that it listens
+    /// on. An address that this machine does not have is left out with a warning.
+    /// Fails if no other is left, if one cannot be had, or if threads cannot be
+    /// started.
+    pub fn start(config: &Config, api: impl FnOnce(&[SocketAddr]) -> Api) -> io::Result<Self> {
         Self::start_on(listen::listen(&config.addrs)?, config, api)
             .map_err(|err| io::Error::new(err.kind(), format!("cannot start the server: {err}")))
     }
 
-    fn start_on(listeners: Vec<TcpListener>, config: &Config, api: Api) -> io::Result<Self> {
-        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+    fn start_on(
+        listeners: Vec<TcpListener>,
+        config: &Config,
+        api: impl FnOnce(&[SocketAddr]) -> Api,
+    ) -> io::Result<Self> {
+        let addrs = listeners.iter().map(TcpListener::local_addr);
+        let addrs = addrs.collect::<io::Result<Vec<_>>>()?;
+        let api = api(&addrs);
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
         let dispatcher = Arc::new(Dispatcher::new(api, senders));

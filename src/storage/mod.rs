@@ -217,8 +217,9 @@ pub trait Storage: Send + Sync {
     /// outcomes are stopped. Never blocks.
     fn hurry(&self) {}
 
-    /// Finishes the operations that were submitted and takes no more writes. On an
-    /// error something that was acknowledged may be lost. Blocks until then.
+    /// Finishes the writes that were submitted and takes no more, where they are to
+    /// outlive the process; one that comes too late is told so. On an error something
+    /// that was acknowledged may be lost. Blocks until then.
     fn close(&self) -> Result<(), Error>;
 }
 

@@ -38,7 +38,7 @@ impl Fixture {
     /// A server with a configuration of its own.
     pub fn with(storage: Arc<dyn Storage>, value_bytes_max: u64, config: &Config) -> Self {
         let api = Api::new(storage, value_bytes_max).with_hosts(Hosts::local([]));
-        let server = Server::start(config, api);
+        let server = Server::start(config, |_addrs| api);
         let server = server.expect("a server starts on a port of the system's choice");
         let addr = server.local_addrs()[0];
         Self { server: Some(server), addr }

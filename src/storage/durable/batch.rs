@@ -4,7 +4,8 @@
 use super::generation::Keyspaces;
 use super::pins::Pins;
 use super::read_path::{entry_in, entry_of};
-use crate::storage::{Change, Decision, Done, Effect, Entry, Error, Key, Time, Updated, record};
+use crate::storage::{Change, Decision, Done, Effect, Entry, Error, Key, Outage, Outcome};
+use crate::storage::{Time, Updated, record};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
@@ -34,7 +35,36 @@ pub struct Batch {
 pub type Record = Option<Bytes>;
 
 /// The writes of a batch that wait for their outcome, with their effects.
-pub type Waiters = Vec<(Done, Effect)>;
+pub type Waiters = Vec<(Waiter, Effect)>;
+
+/// The completion of a write. One that is dropped is told that the store is closed:
+/// nothing is committed behind the end of the committer.
+pub struct Waiter(Option<Done>);
+
+impl Waiter {
+    /// Tells the outcome. A panic of the client's code stays its own.
+    pub fn tell(mut self, outcome: Outcome) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        if let Some(done) = self.0.take() {
+            panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
+        }
+    }
+}
+
+impl From<Done> for Waiter {
+    fn from(done: Done) -> Self {
+        Self(Some(done))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.finish(Err(Error::Unavailable(Outage::Closed)));
+    }
+}
 
 /// The outcome of an operation.
 pub enum Decided {
@@ -112,8 +142,8 @@ impl Batch {
         })
     }
 
-    /// Adds a decision; `done` is told once the batch is committed.
-    pub fn add(&mut self, key: Key, decided: Decided, done: Done) {
+    /// Adds a decision; the waiter is told once the batch is committed.
+    pub fn add(&mut self, key: Key, decided: Decided, waiter: Waiter) {
         let effect = match decided {
             Decided::Keep(updated) => Effect::Updated(updated.into()),
             Decided::Write(record, effect) => {
@@ -130,7 +160,7 @@ impl Batch {
         {
             self.seen_bytes += before.value().len();
         }
-        self.waiters.push((done, effect));
+        self.waiters.push((waiter, effect));
     }
 
     pub fn into_parts(self) -> (HashMap<Key, Record>, Waiters) {
@@ -153,14 +183,11 @@ mod tests {
         let entry = Entry::new(vec![b'x'; 1000].into());
         let updated = Updated { before: Some(entry.clone()), after: Some(entry) };
         let key = |text: &str| Key::new(text).expect("a key");
+        let waiter = || Waiter(None);
         let mut batch = Batch::begin();
-        batch.add(key("kept"), Decided::Keep(updated.clone()), Box::new(|_| {}));
+        batch.add(key("kept"), Decided::Keep(updated.clone()), waiter());
         assert_eq!((batch.bytes(), batch.held_bytes()), (0, 1000));
-        batch.add(
-            key("taken"),
-            Decided::Write(None, Effect::Updated(updated.into())),
-            Box::new(|_| {}),
-        );
+        batch.add(key("taken"), Decided::Write(None, Effect::Updated(updated.into())), waiter());
         assert_eq!((batch.bytes(), batch.held_bytes()), (5, 2005));
     }
 }

@@ -12,7 +12,7 @@
 //! are uncertain: nothing more is written before the next start. After any other the
 //! database is opened anew, see `reopen`.
 
-use super::batch::{self, Batch, Decided, Record, WriteOp};
+use super::batch::{self, Batch, Decided, Record, Waiter, WriteOp};
 use super::compaction::Trigger;
 use super::journal::preallocate::Preallocation;
 use super::live::Live;
@@ -23,10 +23,9 @@ use super::status::Status;
 use super::tree::{self, unless_panic};
 use super::upkeep::Upkeep;
 use crate::platform::scheduling;
-use crate::storage::{Done, Effect, Error, Key, Outage, Time};
+use crate::storage::{Effect, Error, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashMap;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,9 +43,9 @@ const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// A message in the committer's queue.
 pub enum Message {
     /// A write to a key, and when it was submitted.
-    Write(Key, WriteOp, Done, Instant),
+    Write(Key, WriteOp, Waiter, Instant),
     /// Deletes every key.
-    Clear(Done),
+    Clear(Waiter),
     /// Ends the committer, once everything before this is done.
     Close,
 }
@@ -108,12 +107,12 @@ impl Committer {
                 None => self.queue.recv_timeout(self.idle_time_max()),
             };
             match message {
-                Ok(Message::Write(key, op, done, since)) => {
-                    next = self.take_batch(key, op, done, since);
+                Ok(Message::Write(key, op, waiter, since)) => {
+                    next = self.take_batch(key, op, waiter, since);
                 }
-                Ok(Message::Clear(done)) => {
+                Ok(Message::Clear(waiter)) => {
                     let outcome = self.guarded(Upkeep::clear);
-                    tell([(done, Effect::Done)], &outcome);
+                    tell([(waiter, Effect::Done)], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => self.idle(),
@@ -132,10 +131,16 @@ impl Committer {
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(&mut self, key: Key, op: WriteOp, done: Done, since: Instant) -> Option<Message> {
+    fn take_batch(
+        &mut self,
+        key: Key,
+        op: WriteOp,
+        waiter: Waiter,
+        since: Instant,
+    ) -> Option<Message> {
         let mut batch = Batch::begin();
         let mut spare_bytes = self.upkeep.spare_bytes();
-        self.add(&mut batch, &mut spare_bytes, key, op, done, since);
+        self.add(&mut batch, &mut spare_bytes, key, op, waiter, since);
         if self.has_company {
             // Clients that are just about to write again get into this batch.
             thread::yield_now();
@@ -143,8 +148,8 @@ impl Committer {
         let mut next = None;
         while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Write(key, op, done, since)) => {
-                    self.add(&mut batch, &mut spare_bytes, key, op, done, since);
+                Ok(Message::Write(key, op, waiter, since)) => {
+                    self.add(&mut batch, &mut spare_bytes, key, op, waiter, since);
                 }
                 Ok(other) => next = Some(other),
                 Err(_) => break,
@@ -177,12 +182,12 @@ impl Committer {
         spare_bytes: &mut u64,
         key: Key,
         op: WriteOp,
-        done: Done,
+        waiter: Waiter,
         since: Instant,
     ) {
         let decided = match batch.decide(self.upkeep.keyspaces(), &self.pins, &key, op) {
             Ok(decided) => decided,
-            Err(err) => return tell([(done, Effect::Done)], &Err(err)),
+            Err(err) => return tell([(waiter, Effect::Done)], &Err(err)),
         };
         if let Decided::Write(Some(record), _) = &decided
             && self.failed.is_none()
@@ -196,10 +201,10 @@ impl Committer {
             let before = self.note_space(fits);
             if !fits {
                 let refusal = before.map_or(Error::Full, Error::Unavailable);
-                return tell([(done, Effect::Done)], &Err(refusal));
+                return tell([(waiter, Effect::Done)], &Err(refusal));
             }
         }
-        batch.add(key, decided, done);
+        batch.add(key, decided, waiter);
     }
 
     /// Makes space for a write submitted at `since`, as long as it has patience; gives
@@ -336,12 +341,10 @@ impl Committer {
     }
 }
 
-/// Tells writers the outcome. A panic of one of them is none of the committer's
-/// business.
-fn tell(waiters: impl IntoIterator<Item = (Done, Effect)>, outcome: &Result<(), Error>) {
-    for (done, effect) in waiters {
-        let outcome = outcome.clone().map(|()| effect);
-        panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
+/// Tells writers the outcome.
+fn tell(waiters: impl IntoIterator<Item = (Waiter, Effect)>, outcome: &Result<(), Error>) {
+    for (waiter, effect) in waiters {
+        waiter.tell(outcome.clone().map(|()| effect));
     }
 }
 

@@ -40,7 +40,7 @@ use super::pool::Pool;
 use super::{Done, Effect, Error, Op, Outage, Outcome, Storage, Time};
 use batch::WriteOp;
 use committer::{Committer, Message};
-use crossbeam_channel::{SendError, Sender};
+use crossbeam_channel::Sender;
 use directory::{Data, Directory};
 use live::Live;
 pub use open_error::OpenError;
@@ -112,13 +112,9 @@ impl Durable {
         tree::descriptors_max()
     }
 
-    /// Hands a message to the committer.
+    /// Hands a message to the committer. After its end the waiter is told so.
     fn tell(&self, message: Message) {
-        let closed = Err(Error::Unavailable(Outage::Closed));
-        match self.writes.send(message) {
-            Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
-            Ok(()) | Err(SendError(Message::Close)) => {}
-        }
+        self.writes.send(message).ok();
     }
 }
 
@@ -148,12 +144,12 @@ impl Storage for Durable {
     fn submit(&self, op: Op, done: Done) {
         let (key, op) = match op {
             Op::Get(_) => return self.readers.submit(op, done),
-            Op::Clear => return self.tell(Message::Clear(done)),
+            Op::Clear => return self.tell(Message::Clear(done.into())),
             Op::Set(key, entry) => (key, WriteOp::set(entry)),
             Op::Delete(key) => (key, WriteOp::Put(None)),
             Op::Update(key, change) => (key, WriteOp::Decide(change)),
         };
-        self.tell(Message::Write(key, op, done, Instant::now()));
+        self.tell(Message::Write(key, op, done.into(), Instant::now()));
     }
 
     fn check(&self) -> Result<(), Error> {

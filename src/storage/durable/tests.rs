@@ -426,6 +426,30 @@ fn a_record_that_is_missing_is_not_taken_for_an_absent_one() {
 }
 
 #[test]
+fn each_write_is_told_its_outcome_though_the_store_is_closed_meanwhile() {
+    const WRITES: usize = 2000;
+    for _ in 0..5 {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(directory.path());
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..WRITES {
+                    let tell = tell.clone();
+                    let done = Box::new(move |outcome: Outcome| {
+                        tell.send(outcome.is_ok()).expect("it is waited for");
+                    });
+                    store.submit(Op::Delete(key("a")), done);
+                }
+            });
+            store.close().expect("it is closed");
+        });
+        drop(tell);
+        assert_eq!(told.iter().count(), WRITES);
+    }
+}
+
+#[test]
 fn a_look_in_memory_shows_what_was_written_last_and_nothing_else() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = open(directory.path());
