@@ -105,13 +105,12 @@ impl Inventory {
                 _ => return None,
             }
         }
-        Some(Self { stamp: Stamp::from_bits(stamp?), keyspaces: keyspaces?, journals })
+        Some(Self { stamp: Stamp(stamp?), keyspaces: keyspaces?, journals })
     }
 
     fn text(&self) -> String {
         let [keys, expiring] = self.keyspaces;
-        let mut text =
-            format!("stamp {:032x}\nkeyspaces {keys} {expiring}\n", self.stamp.to_bits());
+        let mut text = format!("stamp {:032x}\nkeyspaces {keys} {expiring}\n", self.stamp.0);
         for Listed { number, whole_bytes, batch } in &self.journals {
             writeln!(text, "journal {number} {whole_bytes} {batch}").expect("a text takes more");
         }
