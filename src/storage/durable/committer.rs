@@ -150,8 +150,7 @@ impl Committer {
                 Err(_) => break,
             }
         }
-        let bytes = batch.bytes();
-        let (changes, waiters) = batch.into_parts();
+        let Batch { changes, waiters, bytes, .. } = batch;
         if changes.is_empty() {
             // All that was seen is on the disk already.
             self.pins.clear();
@@ -187,10 +186,10 @@ impl Committer {
         if let Decided::Write(Some(record), _) = &decided
             && self.failed.is_none()
         {
-            let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
+            let bytes = (batch.bytes + batch::bytes(&key, Some(record))) as u64;
             if bytes > *spare_bytes {
                 // Entries that the batch was decided on stay until it is committed.
-                *spare_bytes = self.make_space(bytes, batch.begun(), since);
+                *spare_bytes = self.make_space(bytes, batch.begun, since);
             }
             let fits = bytes <= *spare_bytes;
             let before = self.note_space(fits);
@@ -239,7 +238,7 @@ impl Committer {
 
     fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> Result<(), Error> {
         let batch = self.guarded(|upkeep| upkeep.batch(changes))?;
-        let folder = self.upkeep.live().data().path();
+        let folder = self.upkeep.live.data().path();
         self.preallocation.prepare(folder, batch.len(), bytes);
         self.guarded(|upkeep| upkeep.commit(batch, bytes))
     }
@@ -258,7 +257,7 @@ impl Committer {
     /// Takes no more writes before the database is opened anew, or the next
     /// start.
     fn fail(&mut self, err: &tree::Error) -> Error {
-        let data = self.upkeep.live().data();
+        let data = self.upkeep.live.data();
         let is_full = err.is_full() || self.upkeep.spare_bytes() == 0;
         let is_lost = matches!(err, tree::Error::Lost) || !data.is_in_place();
         let outage = match (is_lost, is_full) {
@@ -267,7 +266,7 @@ impl Committer {
             (false, false) => Outage::DiskFailed,
         };
         if is_lost {
-            let path = data.name().display();
+            let path = data.name.display();
             log::error!("{path} was moved or removed, so nothing more is written");
         } else if err.is_final() {
             log_end(err);
@@ -285,12 +284,12 @@ impl Committer {
         if self.is_settling && self.reopener.is_released() {
             // Its journal is the only one that is open.
             self.is_settling = false;
-            self.preallocation = Preallocation::begin(self.upkeep.live().data().path());
+            self.preallocation = Preallocation::begin(self.upkeep.live.data().path());
         }
         if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
             return;
         }
-        if let Err(err) = self.upkeep.live().check_place() {
+        if let Err(err) = self.upkeep.live.check_place() {
             // The directory there now may be another's.
             self.reopener.give_up();
             self.fail(&err);

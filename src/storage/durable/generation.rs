@@ -78,7 +78,7 @@ pub struct Generation {
     number: u64,
     /// In all its batches in the journal.
     stamp: Stamp,
-    keyspaces: Arc<Keyspaces>,
+    pub keyspaces: Arc<Keyspaces>,
     /// The versions of the trees whose blob files have names that last.
     synced: [u64; 2],
 }
@@ -188,10 +188,6 @@ impl Generation {
             }
         }
         Ok(())
-    }
-
-    pub fn keyspaces(&self) -> &Arc<Keyspaces> {
-        &self.keyspaces
     }
 
     /// The numbers of its keyspaces in the database.

@@ -78,13 +78,13 @@ impl Durable {
         }
         let data = Arc::new(directory.data()?);
         let recovered = recovery::recover(&data, directory.has_inventory(), || directory.finish())
-            .map_err(|err| err.renamed(data.path(), data.name()))?;
+            .map_err(|err| err.renamed(data.path(), &data.name))?;
         if let Some(reading) = expiry::clocks_noted(recovered.generation.keys())? {
             Time::go_on_from(reading);
         }
 
         let live = Live::new(recovered);
-        let current = Arc::clone(live.current());
+        let current = Arc::clone(&live.current);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let committer = Committer::new(live, Arc::clone(&pins), Arc::clone(&status), queue);

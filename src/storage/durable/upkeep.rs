@@ -32,7 +32,7 @@ const SEALED_MEMTABLES_MAX: usize = 3;
 const STALL_WAIT: Duration = Duration::from_millis(1);
 
 pub struct Upkeep {
-    live: Live,
+    pub live: Live,
     disk_space: DiskSpace,
     sweep: Sweep,
     compactors: Both<Compactor>,
@@ -42,17 +42,13 @@ pub struct Upkeep {
 impl Upkeep {
     pub fn new(live: Live) -> Self {
         let sweep = Sweep::new(Some(live.generation.keys()));
-        let disk_space = DiskSpace::new(live.data().path().to_owned());
+        let disk_space = DiskSpace(live.data().path().to_owned());
         let (compactors, remover) = (Both::default(), Remover::default());
         Self { live, disk_space, sweep, compactors, remover }
     }
 
-    pub fn live(&self) -> &Live {
-        &self.live
-    }
-
     pub fn keyspaces(&self) -> &Keyspaces {
-        self.live.generation.keyspaces()
+        &self.live.generation.keyspaces
     }
 
     /// How many bytes can be written while enough is kept free.
@@ -67,7 +63,7 @@ impl Upkeep {
         self.wait_out_write_stall()?;
         let mut batch = self.live.batch();
         for (key, record) in changes {
-            self.sweep.put(&mut batch, self.live.generation.keyspaces(), &key, record);
+            self.sweep.put(&mut batch, &self.live.generation.keyspaces, &key, record);
         }
         self.sweep.note_clocks(&mut batch, self.live.generation.keys());
         Ok(batch)
@@ -148,7 +144,7 @@ impl Upkeep {
     ) -> Result<bool> {
         let begun = Instant::now();
         let mut removed = self.sweep(until)?;
-        while self.sweep.has_more() && begun.elapsed() < time && !is_hurried() {
+        while self.sweep.has_more && begun.elapsed() < time && !is_hurried() {
             removed += self.sweep(until)?;
         }
         Ok(removed > 0)
@@ -218,7 +214,7 @@ impl Upkeep {
             return;
         }
         let Self { live, compactors, disk_space, .. } = self;
-        let [keys, expiring] = live.generation.keyspaces().each();
+        let [keys, expiring] = live.generation.keyspaces.each();
         let mut trees = [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)];
         if keys.l0_runs() < expiring.l0_runs() {
             trees.reverse();
@@ -246,7 +242,7 @@ impl Upkeep {
     /// installs a new version.
     fn release_obsolete_files(&mut self) -> Result<()> {
         let Live { generation, .. } = &self.live;
-        let keyspaces = generation.keyspaces().each();
+        let keyspaces = generation.keyspaces.each();
         for (keyspace, compactor) in keyspaces.into_iter().zip(self.compactors.each_mut()) {
             if compactor.has_obsolete_files {
                 generation.widen_bounds(self.live.database(), keyspace)?;
@@ -312,7 +308,7 @@ impl Upkeep {
             let keys = compactors.keys.run_to_end(live, keys, disk_space, trigger, is_hurried);
             round = round.and(keys.unwrap_or_default());
         }
-        if self.sweep.has_more() {
+        if self.sweep.has_more {
             round.has_progress |=
                 self.sweep_for(patience.piece(Instant::now()), until, is_hurried)?;
             round.has_more = true;

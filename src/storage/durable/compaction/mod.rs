@@ -133,7 +133,7 @@ impl Compactor {
         };
         let free_bytes = {
             let (disk_space, keyspaces) =
-                (disk_space.clone(), Arc::clone(live.generation.keyspaces()));
+                (disk_space.clone(), Arc::clone(&live.generation.keyspaces));
             let is_kept = goal == Goal::ReduceL0 && l0_files < L0_FILES_URGENT;
             let kept_bytes = move || if is_kept { keyspaces.unflushed_bytes() } else { 0 };
             move || disk_space.free_bytes().saturating_sub(kept_bytes())

@@ -38,7 +38,7 @@ impl Tree {
     }
 
     fn disk_space(&self) -> DiskSpace {
-        DiskSpace::new(self.folder.path().to_owned())
+        DiskSpace(self.folder.path().to_owned())
     }
 
     /// Writes into a file of their own what the tree did not hold before.
