@@ -39,14 +39,6 @@ pub struct Transfer {
     is_watched: bool,
 }
 
-/// The outcome of one turn.
-enum Progress {
-    Done,
-    /// The socket has no room, or it is the turn of others.
-    Partial,
-    Failed(io::Error),
-}
-
 /// The queues of the threads that write.
 pub struct Senders {
     outboxes: Vec<Outbox>,
@@ -93,8 +85,9 @@ impl Transfer {
         Ok(())
     }
 
-    /// Writes as much as the socket has room for, up to one turn. Never blocks.
-    fn go_on(&mut self) -> Progress {
+    /// Writes as much as the socket has room for, up to one turn; `false` if that is
+    /// not all. Never blocks.
+    fn go_on(&mut self) -> io::Result<bool> {
         let end = self.sent + TURN_BYTES;
         while self.sent < end {
             let rest = match self.first.get(self.sent..) {
@@ -102,16 +95,15 @@ impl Transfer {
                 _ => self.response.second_part().get(self.sent - self.first.len()..).unwrap_or(&[]),
             };
             if rest.is_empty() {
-                return Progress::Done;
+                return Ok(true);
             }
             let rest = rest.get(..TURN_BYTES).unwrap_or(rest);
-            match self.socket().send_now(rest) {
-                Ok(0) => return Progress::Partial,
-                Ok(bytes) => self.sent += bytes,
-                Err(err) => return Progress::Failed(err),
+            match self.socket().send_now(rest)? {
+                0 => return Ok(false),
+                bytes => self.sent += bytes,
             }
         }
-        Progress::Partial
+        Ok(false)
     }
 }
 
@@ -196,14 +188,13 @@ impl SenderLoop {
     fn go_on(&mut self, id: u64, finish: impl Fn(Transfer, io::Result<()>)) {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
         let outcome = match transfer.go_on() {
-            Progress::Partial if transfer.is_watched => return,
+            Ok(false) if transfer.is_watched => return,
             // Where it cannot be watched it cannot go on.
-            Progress::Partial => match transfer.watch(&self.epoll) {
+            Ok(false) => match transfer.watch(&self.epoll) {
                 Ok(()) => return,
-                Err(err) => Err(err),
+                failed => failed,
             },
-            Progress::Done => Ok(()),
-            Progress::Failed(err) => Err(err),
+            outcome => outcome.map(|_is_done| ()),
         };
         let Some(transfer) = self.transfers.remove(&id) else { return };
         self.under_way.fetch_sub(1, Ordering::Relaxed);
