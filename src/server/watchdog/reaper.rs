@@ -69,7 +69,7 @@ impl Reaper {
                 Verdict::Late | Verdict::Gone => connections.cut(connection),
             }
             if activity.is_closing {
-                let lasts = now.duration_since(watch.since());
+                let lasts = now.duration_since(watch.since);
                 let is_let_go = self.is_draining() && lasts > LINGER_DRAINING;
                 if is_let_go && !connection.socket.has_unconfirmed() {
                     connections.cut(connection);
@@ -103,7 +103,7 @@ impl Reaper {
         let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
         for connection in open.iter().filter(is_closing) {
             let watch = self.watches.get(&connection.id);
-            if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
+            if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_CROWDED) {
                 connections.give_up(connection);
             }
         }
@@ -116,7 +116,7 @@ impl Reaper {
             let Some(watch) = self.watches.get(&connection.id) else { continue };
             match watch.silent_since() {
                 Some(since) => silent.push((since, connection)),
-                None => others.push((Reverse(watch.since()), connection)),
+                None => others.push((Reverse(watch.since), connection)),
             }
         }
         silent.sort_by_key(|(since, _)| *since);
@@ -148,8 +148,8 @@ impl Reaper {
             .iter()
             .filter(is_sending)
             .filter_map(|connection| Some((self.watches.get(&connection.id)?, connection)))
-            .min_by_key(|(watch, _)| watch.since());
-        let slowest = slowest.filter(|(watch, _)| now.duration_since(watch.since()) > SLOW_AFTER);
+            .min_by_key(|(watch, _)| watch.since);
+        let slowest = slowest.filter(|(watch, _)| now.duration_since(watch.since) > SLOW_AFTER);
         slowest.inspect(|(_, connection)| connections.cut(connection)).is_some()
     }
 }
