@@ -41,10 +41,18 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// expired: for as long as that took, but for no longer than this.
 const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// A write to a key.
+pub struct Write {
+    pub key: Key,
+    pub op: WriteOp,
+    pub done: Done,
+    /// The time at which it was submitted.
+    pub since: Instant,
+}
+
 /// A message in the committer's queue.
 pub enum Message {
-    /// A write to a key, and when it was submitted.
-    Write(Key, WriteOp, Done, Instant),
+    Write(Write),
     /// Deletes every key.
     Clear(Done),
     /// Ends the committer, once everything before this is done.
@@ -108,9 +116,7 @@ impl Committer {
                 None => self.queue.recv_timeout(self.idle_time_max()),
             };
             match message {
-                Ok(Message::Write(key, op, done, since)) => {
-                    next = self.take_batch(key, op, done, since);
-                }
+                Ok(Message::Write(write)) => next = self.take_batch(write),
                 Ok(Message::Clear(done)) => {
                     let outcome = self.guarded(Upkeep::clear);
                     tell([(done, Effect::Done)], &outcome);
@@ -132,10 +138,10 @@ impl Committer {
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(&mut self, key: Key, op: WriteOp, done: Done, since: Instant) -> Option<Message> {
+    fn take_batch(&mut self, first: Write) -> Option<Message> {
         let mut batch = Batch::begin();
         let mut spare_bytes = self.upkeep.spare_bytes();
-        self.add(&mut batch, &mut spare_bytes, key, op, done, since);
+        self.add(&mut batch, &mut spare_bytes, first);
         if self.has_company {
             // Clients that are just about to write again get into this batch.
             thread::yield_now();
@@ -143,9 +149,7 @@ impl Committer {
         let mut next = None;
         while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Write(key, op, done, since)) => {
-                    self.add(&mut batch, &mut spare_bytes, key, op, done, since);
-                }
+                Ok(Message::Write(write)) => self.add(&mut batch, &mut spare_bytes, write),
                 Ok(other) => next = Some(other),
                 Err(_) => break,
             }
@@ -170,15 +174,8 @@ impl Committer {
 
     /// Decides on an operation and adds it to a batch; one that makes the store
     /// grow only if there is space.
-    fn add(
-        &mut self,
-        batch: &mut Batch,
-        spare_bytes: &mut u64,
-        key: Key,
-        op: WriteOp,
-        done: Done,
-        since: Instant,
-    ) {
+    fn add(&mut self, batch: &mut Batch, spare_bytes: &mut u64, write: Write) {
+        let Write { key, op, done, since } = write;
         let decided = match batch.decide(self.upkeep.keyspaces(), &self.pins, &key, op) {
             Ok(decided) => decided,
             Err(err) => return tell([(done, Effect::Done)], &Err(err)),

@@ -39,7 +39,7 @@ mod verify;
 use super::pool::Pool;
 use super::{Done, Effect, Error, Op, Outage, Outcome, Storage, Time};
 use batch::WriteOp;
-use committer::{Committer, Message};
+use committer::{Committer, Message, Write};
 use crossbeam_channel::{SendError, Sender};
 use directory::{Data, Directory};
 use live::Live;
@@ -116,7 +116,9 @@ impl Durable {
     fn tell(&self, message: Message) {
         let closed = Err(Error::Unavailable(Outage::Closed));
         match self.writes.send(message) {
-            Err(SendError(Message::Write(_, _, done, _) | Message::Clear(done))) => done(closed),
+            Err(SendError(Message::Write(Write { done, .. }) | Message::Clear(done))) => {
+                done(closed);
+            }
             Ok(()) | Err(SendError(Message::Close)) => {}
         }
     }
@@ -153,7 +155,7 @@ impl Storage for Durable {
             Op::Delete(key) => (key, WriteOp::Put(None)),
             Op::Update(key, change) => (key, WriteOp::Decide(change)),
         };
-        self.tell(Message::Write(key, op, done, Instant::now()));
+        self.tell(Message::Write(Write { key, op, done, since: Instant::now() }));
     }
 
     fn check(&self) -> Result<(), Error> {
