@@ -2,6 +2,7 @@
 //! and the keyspaces that readers use.
 
 use super::directory::Data;
+use super::disk_space::DiskSpace;
 use super::generation::{Generation, Keyspaces};
 use super::inventory;
 use super::recovery::Recovered;
@@ -17,12 +18,15 @@ pub struct Live {
     pub inventory: inventory::Keeper,
     /// The keyspaces that readers use, now and whenever they are replaced.
     pub current: Arc<RwLock<Arc<Keyspaces>>>,
+    /// The disk that the folder of the database is on.
+    pub disk_space: DiskSpace,
 }
 
 impl Live {
     pub fn new(Recovered { database, generation, inventory }: Recovered) -> Self {
         let current = Arc::new(RwLock::new(Arc::clone(&generation.keyspaces)));
-        Self { database: Some(database), generation, inventory, current }
+        let disk_space = DiskSpace(inventory.data.path().to_owned());
+        Self { database: Some(database), generation, inventory, current, disk_space }
     }
 
     /// The database that takes writes.

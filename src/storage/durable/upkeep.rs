@@ -10,7 +10,6 @@
 
 use super::batch::Record;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
-use super::disk_space::DiskSpace;
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Keyspaces};
 use super::live::Live;
@@ -33,7 +32,6 @@ const STALL_WAIT: Duration = Duration::from_millis(1);
 
 pub struct Upkeep {
     pub live: Live,
-    disk_space: DiskSpace,
     sweep: Sweep,
     compactors: Both<Compactor>,
     remover: Remover,
@@ -42,9 +40,8 @@ pub struct Upkeep {
 impl Upkeep {
     pub fn new(live: Live) -> Self {
         let sweep = Sweep::new(Some(live.generation.keys()));
-        let disk_space = DiskSpace(live.data().path().to_owned());
         let (compactors, remover) = (Both::default(), Remover::default());
-        Self { live, disk_space, sweep, compactors, remover }
+        Self { live, sweep, compactors, remover }
     }
 
     pub fn keyspaces(&self) -> &Keyspaces {
@@ -53,7 +50,7 @@ impl Upkeep {
 
     /// How many bytes can be written while enough is kept free.
     pub fn spare_bytes(&self) -> u64 {
-        self.disk_space.spare_bytes(self.keyspaces())
+        self.live.disk_space.spare_bytes(self.keyspaces())
     }
 
     /// A batch of changes, once the trees have kept up with those before.
@@ -196,7 +193,7 @@ impl Upkeep {
     /// Begins a run if one is due. Blocks for nothing.
     pub fn compact(&mut self, trigger: Trigger) -> Result<()> {
         let is_wanted = |compactor: &mut Compactor| {
-            compactor.has_finished() && (trigger == Trigger::Idle || compactor.is_unfinished())
+            compactor.has_finished() && (trigger == Trigger::Idle || compactor.unfinished.is_some())
         };
         let [keys, expiring] = self.compactors.each_mut().map(is_wanted);
         // Each release makes an L0 file, and there may be only so many.
@@ -213,14 +210,14 @@ impl Upkeep {
         if self.is_compacting() {
             return;
         }
-        let Self { live, compactors, disk_space, .. } = self;
+        let Self { live, compactors, .. } = self;
         let [keys, expiring] = live.generation.keyspaces.each();
         let mut trees = [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)];
         if keys.l0_runs() < expiring.l0_runs() {
             trees.reverse();
         }
         for (keyspace, compactor) in trees {
-            compactor.begin(live, keyspace, disk_space, trigger);
+            compactor.begin(live, keyspace, trigger);
             if compactor.is_running() {
                 return;
             }
@@ -288,14 +285,9 @@ impl Upkeep {
         }
         let was_l0_first = self.is_l0_first();
         let trigger = Trigger::NoSpace(patience.piece(Instant::now()));
-        let Self { live, compactors, disk_space, .. } = self;
-        let expiring = compactors.expiring.run_to_end(
-            live,
-            live.generation.expiring(),
-            disk_space,
-            trigger,
-            is_hurried,
-        );
+        let Self { live, compactors, .. } = self;
+        let expiring = live.generation.expiring();
+        let expiring = compactors.expiring.run_to_end(live, expiring, trigger, is_hurried);
         let mut round = removed.and(expiring.unwrap_or_default());
         if expiring.is_some() {
             self.release_obsolete_files_and_wait(is_hurried)?;
@@ -303,9 +295,9 @@ impl Upkeep {
         if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes()) {
             round.has_more = true;
         } else {
-            let Self { live, compactors, disk_space, .. } = self;
+            let Self { live, compactors, .. } = self;
             let keys = live.generation.keys();
-            let keys = compactors.keys.run_to_end(live, keys, disk_space, trigger, is_hurried);
+            let keys = compactors.keys.run_to_end(live, keys, trigger, is_hurried);
             round = round.and(keys.unwrap_or_default());
         }
         if self.sweep.has_more {
