@@ -107,7 +107,7 @@ impl Committer {
         let mut next = None;
         loop {
             self.reopen_if_due();
-            if self.upkeep.sweep_due_in().is_zero() && self.failed.is_none() {
+            if self.upkeep.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
                 self.guarded(|upkeep| upkeep.sweep(Time::now())).ok();
             }
@@ -131,7 +131,7 @@ impl Committer {
     fn idle_time_max(&self) -> Duration {
         let due_in = match self.failed {
             Some(_) => self.reopener.due_in(),
-            None => Some(self.upkeep.sweep_due_in()),
+            None => Some(self.upkeep.sweep.due_in()),
         };
         due_in.map_or(CHECK_INTERVAL, |due_in| CHECK_INTERVAL.min(due_in))
     }

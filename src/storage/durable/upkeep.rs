@@ -32,7 +32,7 @@ const STALL_WAIT: Duration = Duration::from_millis(1);
 
 pub struct Upkeep {
     pub live: Live,
-    sweep: Sweep,
+    pub sweep: Sweep,
     compactors: Both<Compactor>,
     remover: Remover,
 }
@@ -107,11 +107,6 @@ impl Upkeep {
         self.sweep = Sweep::new(None);
         self.remover.remove(self.live.database().clone(), old);
         Ok(())
-    }
-
-    /// The time until the next sweep is due.
-    pub fn sweep_due_in(&self) -> Duration {
-        self.sweep.due_in()
     }
 
     pub fn has_expired(&self, until: Time) -> bool {
