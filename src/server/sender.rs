@@ -7,7 +7,6 @@
 use super::job::Job;
 use super::pipeline::Stage;
 use super::response::Response;
-use super::socket::Socket;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -73,14 +72,10 @@ impl Transfer {
         Self { job, response, first, sent, is_watched: false }
     }
 
-    fn socket(&self) -> &Socket {
-        &self.job.connection.socket
-    }
-
     /// Has epoll report room in the socket.
     fn watch(&mut self, epoll: &OwnedFd) -> io::Result<()> {
         let id = EventData::new_u64(self.job.connection.id);
-        epoll::add(epoll, self.socket(), id, EventFlags::OUT)?;
+        epoll::add(epoll, &self.job.connection.socket, id, EventFlags::OUT)?;
         self.is_watched = true;
         Ok(())
     }
@@ -98,7 +93,7 @@ impl Transfer {
                 return Ok(true);
             }
             let rest = rest.get(..TURN_BYTES).unwrap_or(rest);
-            match self.socket().send_now(rest)? {
+            match self.job.connection.socket.send_now(rest)? {
                 0 => return Ok(false),
                 bytes => self.sent += bytes,
             }
@@ -199,7 +194,7 @@ impl SenderLoop {
         let Some(transfer) = self.transfers.remove(&id) else { return };
         self.under_way.fetch_sub(1, Ordering::Relaxed);
         if transfer.is_watched {
-            epoll::delete(&self.epoll, transfer.socket()).ok();
+            epoll::delete(&self.epoll, &transfer.job.connection.socket).ok();
         }
         if panic::catch_unwind(AssertUnwindSafe(|| finish(transfer, outcome))).is_err() {
             log::error!("a connection was lost behind its response");

@@ -35,18 +35,14 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 pub struct Reaper {
     limits: Limits,
     watches: HashMap<u64, Watch>,
-    draining_since: Option<Instant>,
+    /// Every connection ends from then on, once its request is answered.
+    pub draining_since: Option<Instant>,
 }
 
 impl Reaper {
     /// A reaper that enforces these limits.
     pub fn new(limits: Limits) -> Self {
         Self { limits, watches: HashMap::new(), draining_since: None }
-    }
-
-    /// Ends every connection from now on, once its request is answered.
-    pub fn drain(&mut self, now: Instant) {
-        self.draining_since = Some(now);
     }
 
     /// Whether the server stops.
