@@ -43,25 +43,17 @@ pub fn read(
     bytes_max: u64,
     reserve: impl FnMut(u64) -> bool,
 ) -> Result<Bytes, Error> {
+    // One byte over the limit shows that the body is over it.
+    let wanted = length.known().unwrap_or(bytes_max.saturating_add(1));
     let body = match length {
-        Length::Known(bytes) => {
-            let body = read_up_to(reader, bytes, true, reserve)?;
-            if (body.len() as u64) < bytes {
-                return Err(Error::Short);
-            }
-            body
-        }
-        Length::Chunked => {
-            // One byte over the limit shows that the body is over it.
-            let wanted = bytes_max.saturating_add(1);
-            let body = read_up_to(Chunked::new(reader), wanted, false, reserve)?;
-            if body.len() as u64 > bytes_max {
-                return Err(Error::TooLong);
-            }
-            body
-        }
+        Length::Known(_) => read_up_to(reader, wanted, true, reserve)?,
+        Length::Chunked => read_up_to(Chunked::new(reader), wanted, false, reserve)?,
     };
-    Ok(body.into())
+    match length {
+        Length::Known(bytes) if (body.len() as u64) < bytes => Err(Error::Short),
+        Length::Chunked if body.len() as u64 > bytes_max => Err(Error::TooLong),
+        Length::Known(_) | Length::Chunked => Ok(body.into()),
+    }
 }
 
 /// Reads up to so many bytes, or to the end.

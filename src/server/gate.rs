@@ -11,7 +11,7 @@
 //! over until another connection ends. They are noticed here, for nobody reads
 //! them, and a connection that ends at once makes the pool look again.
 
-use super::connections::{Connection, Connections};
+use super::connections::Connection;
 use super::dispatch::Dispatcher;
 use super::door::{self, Gate, Opened, Stream};
 use super::inlet::Inlet;
@@ -163,17 +163,14 @@ pub fn close(opened: Opened) {
 }
 
 impl Gatekeeper {
-    fn connections(&self) -> &Connections {
-        &self.dispatcher.connections
-    }
-
     /// Waits for the next connection.
     fn accept(&self, state: &mut State) -> io::Result<Option<Arc<dyn Stream>>> {
         if let Err(err) = state.refill() {
             self.wait_out(&err);
             return Ok(None);
         }
-        let count = self.connections().count();
+        let connections = &self.dispatcher.connections;
+        let count = connections.count();
         // Then there are descriptors enough in any case.
         state.keeps_spare = count < self.connections_max / 2;
         if count >= self.connections_max {
@@ -182,7 +179,7 @@ impl Gatekeeper {
                 return Ok(Some(state.nudge()));
             }
             self.dispatcher.watchdog.send(Command::Inspect);
-            if !self.connections().wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
+            if !connections.wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
                 return Ok(None);
             }
         }
@@ -205,7 +202,7 @@ impl Gatekeeper {
         }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let connection = self.connections().add(socket, peer, self.accept_thread.number);
+        let connection = connections.add(socket, peer, self.accept_thread.number);
         state.unread.push_back((Arc::downgrade(&connection), Instant::now()));
         Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
     }

@@ -144,13 +144,10 @@ impl Inlet {
             (Ok(_), _) => self.receive_awaited_body(reading, framing, reserved)?,
             (Err(reply), _) => return Some(Request::refused(head, reply.clone())),
         };
-        match body {
-            Ok(body) => {
-                let meaning = admitted.map(|operation| (operation, body));
-                Some(Request { head, meaning })
-            }
-            Err(reply) => Some(Request::refused(head, reply)),
-        }
+        Some(match body {
+            Ok(body) => Request { head, meaning: admitted.map(|operation| (operation, body)) },
+            Err(reply) => Request::refused(head, reply),
+        })
     }
 
     /// Receives until a head is complete, and gives its length; `None` if the
@@ -215,10 +212,8 @@ impl Inlet {
             return Ok(body);
         }
         let wire = Wire { connection: &self.connection, reading };
-        let (api, reserved) = (
-            &self.dispatcher.api,
-            reserved.insert(Box::new(Reservation::new(&self.dispatcher.uploads))),
-        );
+        let api = &self.dispatcher.api;
+        let reserved = reserved.insert(Box::new(Reservation::new(&self.dispatcher.uploads)));
         let longest = api.value_bytes_max();
         let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
         body::read(wire, length, longest, reserve).map_err(|err| match err {

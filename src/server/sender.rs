@@ -7,7 +7,6 @@
 use super::job::Job;
 use super::pipeline::Stage;
 use super::response::Response;
-use super::socket::Socket;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -37,14 +36,6 @@ pub struct Transfer {
     sent: usize,
     /// Whether epoll watches its socket.
     is_watched: bool,
-}
-
-/// The outcome of one turn.
-enum Progress {
-    Done,
-    /// The socket has no room, or it is the turn of others.
-    Partial,
-    Failed(io::Error),
 }
 
 /// The queues of the threads that write.
@@ -81,20 +72,17 @@ impl Transfer {
         Self { job, response, first, sent, is_watched: false }
     }
 
-    fn socket(&self) -> &Socket {
-        &self.job.connection.socket
-    }
-
     /// Has epoll report room in the socket.
     fn watch(&mut self, epoll: &OwnedFd) -> io::Result<()> {
         let id = EventData::new_u64(self.job.connection.id);
-        epoll::add(epoll, self.socket(), id, EventFlags::OUT)?;
+        epoll::add(epoll, &self.job.connection.socket, id, EventFlags::OUT)?;
         self.is_watched = true;
         Ok(())
     }
 
-    /// Writes as much as the socket has room for, up to one turn. Never blocks.
-    fn go_on(&mut self) -> Progress {
+    /// Writes as much as the socket has room for, up to one turn; `false` if that is
+    /// not all. Never blocks.
+    fn go_on(&mut self) -> io::Result<bool> {
         let end = self.sent + TURN_BYTES;
         while self.sent < end {
             let rest = match self.first.get(self.sent..) {
@@ -102,16 +90,15 @@ impl Transfer {
                 _ => self.response.second_part().get(self.sent - self.first.len()..).unwrap_or(&[]),
             };
             if rest.is_empty() {
-                return Progress::Done;
+                return Ok(true);
             }
             let rest = rest.get(..TURN_BYTES).unwrap_or(rest);
-            match self.socket().send_now(rest) {
-                Ok(0) => return Progress::Partial,
-                Ok(bytes) => self.sent += bytes,
-                Err(err) => return Progress::Failed(err),
+            match self.job.connection.socket.send_now(rest)? {
+                0 => return Ok(false),
+                bytes => self.sent += bytes,
             }
         }
-        Progress::Partial
+        Ok(false)
     }
 }
 
@@ -196,19 +183,18 @@ impl SenderLoop {
     fn go_on(&mut self, id: u64, finish: impl Fn(Transfer, io::Result<()>)) {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
         let outcome = match transfer.go_on() {
-            Progress::Partial if transfer.is_watched => return,
+            Ok(false) if transfer.is_watched => return,
             // Where it cannot be watched it cannot go on.
-            Progress::Partial => match transfer.watch(&self.epoll) {
+            Ok(false) => match transfer.watch(&self.epoll) {
                 Ok(()) => return,
-                Err(err) => Err(err),
+                failed => failed,
             },
-            Progress::Done => Ok(()),
-            Progress::Failed(err) => Err(err),
+            outcome => outcome.map(|_is_done| ()),
         };
         let Some(transfer) = self.transfers.remove(&id) else { return };
         self.under_way.fetch_sub(1, Ordering::Relaxed);
         if transfer.is_watched {
-            epoll::delete(&self.epoll, transfer.socket()).ok();
+            epoll::delete(&self.epoll, &transfer.job.connection.socket).ok();
         }
         if panic::catch_unwind(AssertUnwindSafe(|| finish(transfer, outcome))).is_err() {
             log::error!("a connection was lost behind its response");

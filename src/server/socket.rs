@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "two questions to a socket have no safe form")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -63,13 +63,11 @@ impl Socket {
 
     /// Receives into the spare room of `buffer`; 0 at the end. Blocks.
     pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        loop {
+        let receive = || {
             let room = rustix::buffer::spare_capacity(buffer);
-            match rustix::net::recv(&self.0, room, RecvFlags::empty()) {
-                Err(Errno::INTR) => {}
-                received => return Ok(received?.0),
-            }
-        }
+            rustix::net::recv(&self.0, room, RecvFlags::empty())
+        };
+        Ok(retry_on_intr(receive)?.0)
     }
 
     /// Whether the peer has reset the connection, or both sides have ended it.
@@ -145,12 +143,8 @@ impl AsFd for Socket {
 
 impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty()) {
-                Err(Errno::INTR) => {}
-                received => return Ok(received?.0),
-            }
-        }
+        let receive = || rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty());
+        Ok(retry_on_intr(receive)?.0)
     }
 }
 

@@ -117,7 +117,7 @@ impl Watchdog {
                 Command::Complain(text) => self.complaints.warn("accept", &text),
                 Command::Drain(drained) => {
                     self.acceptor.close();
-                    self.reaper.drain(Instant::now());
+                    self.reaper.draining_since = Some(Instant::now());
                     self.drained = Some(drained);
                     self.next_inspection = Instant::now();
                 }

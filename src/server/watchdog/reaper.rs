@@ -35,18 +35,14 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 pub struct Reaper {
     limits: Limits,
     watches: HashMap<u64, Watch>,
-    draining_since: Option<Instant>,
+    /// Every connection ends from then on, once its request is answered.
+    pub draining_since: Option<Instant>,
 }
 
 impl Reaper {
     /// A reaper that enforces these limits.
     pub fn new(limits: Limits) -> Self {
         Self { limits, watches: HashMap::new(), draining_since: None }
-    }
-
-    /// Ends every connection from now on, once its request is answered.
-    pub fn drain(&mut self, now: Instant) {
-        self.draining_since = Some(now);
     }
 
     /// Whether the server stops.
@@ -69,7 +65,7 @@ impl Reaper {
                 Verdict::Late | Verdict::Gone => connections.cut(connection),
             }
             if activity.is_closing {
-                let lasts = now.duration_since(watch.since());
+                let lasts = now.duration_since(watch.since);
                 let is_let_go = self.is_draining() && lasts > LINGER_DRAINING;
                 if is_let_go && !connection.socket.has_unconfirmed() {
                     connections.cut(connection);
@@ -103,7 +99,7 @@ impl Reaper {
         let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
         for connection in open.iter().filter(is_closing) {
             let watch = self.watches.get(&connection.id);
-            if watch.is_some_and(|watch| now.duration_since(watch.since()) > LINGER_CROWDED) {
+            if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_CROWDED) {
                 connections.give_up(connection);
             }
         }
@@ -116,7 +112,7 @@ impl Reaper {
             let Some(watch) = self.watches.get(&connection.id) else { continue };
             match watch.silent_since() {
                 Some(since) => silent.push((since, connection)),
-                None => others.push((Reverse(watch.since()), connection)),
+                None => others.push((Reverse(watch.since), connection)),
             }
         }
         silent.sort_by_key(|(since, _)| *since);
@@ -148,8 +144,8 @@ impl Reaper {
             .iter()
             .filter(is_sending)
             .filter_map(|connection| Some((self.watches.get(&connection.id)?, connection)))
-            .min_by_key(|(watch, _)| watch.since());
-        let slowest = slowest.filter(|(watch, _)| now.duration_since(watch.since()) > SLOW_AFTER);
+            .min_by_key(|(watch, _)| watch.since);
+        let slowest = slowest.filter(|(watch, _)| now.duration_since(watch.since) > SLOW_AFTER);
         slowest.inspect(|(_, connection)| connections.cut(connection)).is_some()
     }
 }

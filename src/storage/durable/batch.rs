@@ -21,14 +21,15 @@ pub enum WriteOp {
 
 /// Changes, and the writes that wait for them.
 pub struct Batch {
-    /// Before the first decision.
-    begun: Time,
+    /// When it was begun. Entries that decisions were made on expire later.
+    pub begun: Time,
     /// The last record of each changed key; `None` deletes it.
-    changes: HashMap<Key, Record>,
-    bytes: usize,
+    pub changes: HashMap<Key, Record>,
+    /// The bytes of all keys and records.
+    pub bytes: usize,
     /// The values that decisions were made on, held until the outcome is told.
     seen_bytes: usize,
-    waiters: Waiters,
+    pub waiters: Waiters,
 }
 
 /// A record to be written, or `None` to delete the key.
@@ -86,16 +87,6 @@ impl Batch {
     pub fn begin() -> Self {
         let (changes, waiters) = (HashMap::new(), Waiters::new());
         Self { begun: Time::now(), changes, bytes: 0, seen_bytes: 0, waiters }
-    }
-
-    /// When it was begun. Entries that decisions were made on expire later.
-    pub fn begun(&self) -> Time {
-        self.begun
-    }
-
-    /// The bytes of all keys and records.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// The bytes that it holds in memory, about.
@@ -162,10 +153,6 @@ impl Batch {
         }
         self.waiters.push((waiter, effect));
     }
-
-    pub fn into_parts(self) -> (HashMap<Key, Record>, Waiters) {
-        (self.changes, self.waiters)
-    }
 }
 
 /// The bytes of a change.
@@ -186,8 +173,8 @@ mod tests {
         let waiter = || Waiter(None);
         let mut batch = Batch::begin();
         batch.add(key("kept"), Decided::Keep(updated.clone()), waiter());
-        assert_eq!((batch.bytes(), batch.held_bytes()), (0, 1000));
+        assert_eq!((batch.bytes, batch.held_bytes()), (0, 1000));
         batch.add(key("taken"), Decided::Write(None, Effect::Updated(updated.into())), waiter());
-        assert_eq!((batch.bytes(), batch.held_bytes()), (5, 2005));
+        assert_eq!((batch.bytes, batch.held_bytes()), (5, 2005));
     }
 }

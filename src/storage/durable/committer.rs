@@ -40,10 +40,18 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// expired: for as long as that took, but for no longer than this.
 const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// A write to a key.
+pub struct Write {
+    pub key: Key,
+    pub op: WriteOp,
+    pub waiter: Waiter,
+    /// The time at which it was submitted.
+    pub since: Instant,
+}
+
 /// A message in the committer's queue.
 pub enum Message {
-    /// A write to a key, and when it was submitted.
-    Write(Key, WriteOp, Waiter, Instant),
+    Write(Write),
     /// Deletes every key.
     Clear(Waiter),
     /// Ends the committer, once everything before this is done.
@@ -98,7 +106,7 @@ impl Committer {
         let mut next = None;
         loop {
             self.reopen_if_due();
-            if self.upkeep.sweep_due_in().is_zero() && self.failed.is_none() {
+            if self.upkeep.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
                 self.guarded(|upkeep| upkeep.sweep(Time::now())).ok();
             }
@@ -107,9 +115,7 @@ impl Committer {
                 None => self.queue.recv_timeout(self.idle_time_max()),
             };
             match message {
-                Ok(Message::Write(key, op, waiter, since)) => {
-                    next = self.take_batch(key, op, waiter, since);
-                }
+                Ok(Message::Write(write)) => next = self.take_batch(write),
                 Ok(Message::Clear(waiter)) => {
                     let outcome = self.guarded(Upkeep::clear);
                     tell([(waiter, Effect::Done)], &outcome);
@@ -124,23 +130,17 @@ impl Committer {
     fn idle_time_max(&self) -> Duration {
         let due_in = match self.failed {
             Some(_) => self.reopener.due_in(),
-            None => Some(self.upkeep.sweep_due_in()),
+            None => Some(self.upkeep.sweep.due_in()),
         };
         due_in.map_or(CHECK_INTERVAL, |due_in| CHECK_INTERVAL.min(due_in))
     }
 
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no batch.
-    fn take_batch(
-        &mut self,
-        key: Key,
-        op: WriteOp,
-        waiter: Waiter,
-        since: Instant,
-    ) -> Option<Message> {
+    fn take_batch(&mut self, first: Write) -> Option<Message> {
         let mut batch = Batch::begin();
         let mut spare_bytes = self.upkeep.spare_bytes();
-        self.add(&mut batch, &mut spare_bytes, key, op, waiter, since);
+        self.add(&mut batch, &mut spare_bytes, first);
         if self.has_company {
             // Clients that are just about to write again get into this batch.
             thread::yield_now();
@@ -148,15 +148,12 @@ impl Committer {
         let mut next = None;
         while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
             match self.queue.try_recv() {
-                Ok(Message::Write(key, op, waiter, since)) => {
-                    self.add(&mut batch, &mut spare_bytes, key, op, waiter, since);
-                }
+                Ok(Message::Write(write)) => self.add(&mut batch, &mut spare_bytes, write),
                 Ok(other) => next = Some(other),
                 Err(_) => break,
             }
         }
-        let bytes = batch.bytes();
-        let (changes, waiters) = batch.into_parts();
+        let Batch { changes, waiters, bytes, .. } = batch;
         if changes.is_empty() {
             // All that was seen is on the disk already.
             self.pins.clear();
@@ -176,15 +173,8 @@ impl Committer {
 
     /// Decides on an operation and adds it to a batch; one that makes the store
     /// grow only if there is space.
-    fn add(
-        &mut self,
-        batch: &mut Batch,
-        spare_bytes: &mut u64,
-        key: Key,
-        op: WriteOp,
-        waiter: Waiter,
-        since: Instant,
-    ) {
+    fn add(&mut self, batch: &mut Batch, spare_bytes: &mut u64, write: Write) {
+        let Write { key, op, waiter, since } = write;
         let decided = match batch.decide(self.upkeep.keyspaces(), &self.pins, &key, op) {
             Ok(decided) => decided,
             Err(err) => return tell([(waiter, Effect::Done)], &Err(err)),
@@ -192,10 +182,10 @@ impl Committer {
         if let Decided::Write(Some(record), _) = &decided
             && self.failed.is_none()
         {
-            let bytes = (batch.bytes() + batch::bytes(&key, Some(record))) as u64;
+            let bytes = (batch.bytes + batch::bytes(&key, Some(record))) as u64;
             if bytes > *spare_bytes {
                 // Entries that the batch was decided on stay until it is committed.
-                *spare_bytes = self.make_space(bytes, batch.begun(), since);
+                *spare_bytes = self.make_space(bytes, batch.begun, since);
             }
             let fits = bytes <= *spare_bytes;
             let before = self.note_space(fits);
@@ -244,7 +234,7 @@ impl Committer {
 
     fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> Result<(), Error> {
         let batch = self.guarded(|upkeep| upkeep.batch(changes))?;
-        let folder = self.upkeep.live().data().path();
+        let folder = self.upkeep.live.data().path();
         self.preallocation.prepare(folder, batch.len(), bytes);
         self.guarded(|upkeep| upkeep.commit(batch, bytes))
     }
@@ -263,7 +253,7 @@ impl Committer {
     /// Takes no more writes before the database is opened anew, or the next
     /// start.
     fn fail(&mut self, err: &tree::Error) -> Error {
-        let data = self.upkeep.live().data();
+        let data = self.upkeep.live.data();
         let is_full = err.is_full() || self.upkeep.spare_bytes() == 0;
         let is_lost = matches!(err, tree::Error::Lost) || !data.is_in_place();
         let outage = match (is_lost, is_full) {
@@ -272,7 +262,7 @@ impl Committer {
             (false, false) => Outage::DiskFailed,
         };
         if is_lost {
-            let path = data.name().display();
+            let path = data.name.display();
             log::error!("{path} was moved or removed, so nothing more is written");
         } else if err.is_final() {
             log_end(err);
@@ -290,12 +280,12 @@ impl Committer {
         if self.is_settling && self.reopener.is_released() {
             // Its journal is the only one that is open.
             self.is_settling = false;
-            self.preallocation = Preallocation::begin(self.upkeep.live().data().path());
+            self.preallocation = Preallocation::begin(self.upkeep.live.data().path());
         }
         if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
             return;
         }
-        if let Err(err) = self.upkeep.live().check_place() {
+        if let Err(err) = self.upkeep.live.check_place() {
             // The directory there now may be another's.
             self.reopener.give_up();
             self.fail(&err);

@@ -82,19 +82,19 @@ impl Directory {
         })?;
         let path = path.canonicalize().map_err(|err| OpenError::io("it cannot be found", err))?;
         let folder = Held::open(&path).map_err(|err| OpenError::io("it cannot be opened", err))?;
-        held::check(&path, folder.metadata(), true)?;
+        held::check(&path, &folder.metadata, true)?;
         // Looked at before anything is changed, and again once nobody else may.
         let lock = || {
-            look_over(folder.path())?;
-            let lock = held::open_lock(&folder.path().join(LOCK)).map_err(unwritable)?;
+            look_over(&folder.path)?;
+            let lock = held::open_lock(&folder.path.join(LOCK)).map_err(unwritable)?;
             lock.try_lock().map_err(|err| match err {
                 TryLockError::WouldBlock => OpenError::InUse,
                 TryLockError::Error(err) => OpenError::io("it cannot be locked", err),
             })?;
-            Ok((lock, look_over(folder.path())?))
+            Ok((lock, look_over(&folder.path)?))
         };
         let (lock, (state, others)) =
-            lock().map_err(|err: OpenError| err.renamed(folder.path(), &path))?;
+            lock().map_err(|err: OpenError| err.renamed(&folder.path, &path))?;
         Ok(Self { path, folder, lock, state, others })
     }
 
@@ -115,7 +115,7 @@ impl Directory {
         &mut self,
         build: impl FnOnce(&Path) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
-        let folder = self.folder.path();
+        let folder = &self.folder.path;
         let unfinished = folder.join(DATA_UNFINISHED);
         let replace = || match fs::remove_dir_all(&unfinished) {
             Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
@@ -137,7 +137,7 @@ impl Directory {
     /// Takes the permissions of others away, and writes the format if there is none,
     /// or that of an earlier version, which would not understand the data from now on.
     pub fn finish(&self) -> Result<(), OpenError> {
-        let folder = self.folder.path();
+        let folder = &self.folder.path;
         held::close_to_others(&[folder.join(LOCK)]);
         if (self.state == State::Whole { version: FORMAT_VERSION }) {
             held::close_to_others(&[folder.join(FORMAT)]);
@@ -154,16 +154,17 @@ impl Directory {
     /// The folder of the database, of any contents.
     pub fn data(&self) -> Result<Data, OpenError> {
         let unreadable = |err| OpenError::io("its data cannot be read", err);
-        let folder = Held::open(&self.folder.path().join(DATA)).map_err(unreadable)?;
+        let folder = Held::open(&self.folder.path.join(DATA)).map_err(unreadable)?;
         let lock = Identity::of(&self.lock.metadata().map_err(unreadable)?);
-        let (path, lock_path) = (self.path.join(DATA), self.path.join(LOCK));
-        Ok(Data { path, lock_path, folder, lock })
+        let (name, lock_path) = (self.path.join(DATA), self.path.join(LOCK));
+        Ok(Data { name, lock_path, folder, lock })
     }
 }
 
 /// The folder of the database, of a directory that is held.
 pub struct Data {
-    path: PathBuf,
+    /// The path that people know.
+    pub name: PathBuf,
     lock_path: PathBuf,
     folder: Held,
     lock: Identity,
@@ -172,22 +173,17 @@ pub struct Data {
 impl Data {
     /// The path that its files are reached by, as long as this lives.
     pub fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The path that people know.
-    pub fn name(&self) -> &Path {
-        &self.path
+        &self.folder.path
     }
 
     /// Whether its files are reached wherever the directory is moved.
     pub fn goes_along(&self) -> bool {
-        self.path != self.folder.path()
+        self.name != self.folder.path
     }
 
     /// Whether nobody has moved or removed the directory, or begun another there.
     pub fn is_where_it_was(&self) -> bool {
-        self.folder.identity().is_at(&self.path)
+        Identity::of(&self.folder.metadata).is_at(&self.name)
     }
 
     /// The same, and for the lock beside it, which keeps others away.

@@ -25,15 +25,9 @@ const JOURNAL_SHARE: u64 = 8;
 
 /// The disk that the folder of a database is on.
 #[derive(Clone)]
-pub struct DiskSpace {
-    folder: PathBuf,
-}
+pub struct DiskSpace(pub PathBuf);
 
 impl DiskSpace {
-    pub fn new(folder: PathBuf) -> Self {
-        Self { folder }
-    }
-
     /// Free bytes; no limit where the system does not tell.
     pub fn free_bytes(&self) -> u64 {
         self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
@@ -54,14 +48,14 @@ impl DiskSpace {
                 return spare;
             }
             // Near the limit the journal's real size matters.
-            let journal = journal::disk_bytes(&self.folder).unwrap_or(0).min(journal_max);
+            let journal = journal::disk_bytes(&self.0).unwrap_or(0).min(journal_max);
             (free + journal).saturating_sub(kept).min(journal_max)
         })
     }
 
     #[cfg(target_os = "linux")]
     fn sizes(&self) -> Option<Sizes> {
-        let disk = rustix::fs::statvfs(&self.folder).ok()?;
+        let disk = rustix::fs::statvfs(&self.0).ok()?;
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         // Some file systems do not know their size.

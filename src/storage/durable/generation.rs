@@ -78,7 +78,7 @@ pub struct Generation {
     number: u64,
     /// In all its batches in the journal.
     stamp: Stamp,
-    keyspaces: Arc<Keyspaces>,
+    pub keyspaces: Arc<Keyspaces>,
     /// The versions of the trees whose blob files have names that last.
     synced: [u64; 2],
 }
@@ -180,18 +180,8 @@ impl Generation {
 
     /// Makes the names of new blob files last.
     pub fn sync_blob_names(&mut self) -> Result<()> {
-        for (keyspace, synced) in self.keyspaces.each().into_iter().zip(&mut self.synced) {
-            let version = keyspace.version();
-            if version != *synced {
-                keyspace.sync_blob_names()?;
-                *synced = version;
-            }
-        }
-        Ok(())
-    }
-
-    pub fn keyspaces(&self) -> &Arc<Keyspaces> {
-        &self.keyspaces
+        let mut trees = self.keyspaces.each().into_iter().zip(&mut self.synced);
+        trees.try_for_each(|(keyspace, synced)| keyspace.sync_blob_names(synced))
     }
 
     /// The numbers of its keyspaces in the database.

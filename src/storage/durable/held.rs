@@ -43,8 +43,11 @@ impl Identity {
 
 /// A folder that is held open.
 pub struct Held {
-    path: PathBuf,
-    metadata: Metadata,
+    /// A path that reaches it as long as it is held, wherever it is moved; if the
+    /// system knows none, the one by which it was found.
+    pub path: PathBuf,
+    /// Its metadata when it was opened.
+    pub metadata: Metadata,
     /// Keeps the path, or the identity at least, from becoming another's.
     #[cfg(unix)]
     _file: File,
@@ -64,21 +67,6 @@ impl Held {
         }
         #[cfg(not(unix))]
         Ok(Self { path: path.to_owned(), metadata: fs::metadata(path)? })
-    }
-
-    /// A path that reaches it as long as it is held, wherever it is moved; if the
-    /// system knows none, the one by which it was found.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its metadata when it was opened.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    pub fn identity(&self) -> Identity {
-        Identity::of(&self.metadata)
     }
 }
 

@@ -105,13 +105,12 @@ impl Inventory {
                 _ => return None,
             }
         }
-        Some(Self { stamp: Stamp::from_bits(stamp?), keyspaces: keyspaces?, journals })
+        Some(Self { stamp: Stamp(stamp?), keyspaces: keyspaces?, journals })
     }
 
     fn text(&self) -> String {
         let [keys, expiring] = self.keyspaces;
-        let mut text =
-            format!("stamp {:032x}\nkeyspaces {keys} {expiring}\n", self.stamp.to_bits());
+        let mut text = format!("stamp {:032x}\nkeyspaces {keys} {expiring}\n", self.stamp.0);
         for Listed { number, whole_bytes, batch } in &self.journals {
             writeln!(text, "journal {number} {whole_bytes} {batch}").expect("a text takes more");
         }
@@ -146,7 +145,8 @@ fn last_before(floors: &[u64], first: Option<u64>) -> Option<u64> {
 
 /// Keeps the inventory of a database that is written to.
 pub struct Keeper {
-    data: Arc<Data>,
+    /// The folder of the database.
+    pub data: Arc<Data>,
     inventory: Inventory,
     /// The last batch of the keys when the newest journal was last seen to be so.
     batch: u64,
@@ -160,11 +160,6 @@ impl Keeper {
     pub fn new(data: Arc<Data>, inventory: Inventory) -> Self {
         let batch = inventory.journals.last().map_or(0, |journal| journal.batch);
         Self { data, inventory, batch, floors: Vec::new(), unlooked_bytes: 0 }
-    }
-
-    /// The folder of the database.
-    pub fn data(&self) -> &Arc<Data> {
-        &self.data
     }
 
     /// Notes a batch of so many bytes, with a floor for its number above the numbers

@@ -2,6 +2,7 @@
 //! and the keyspaces that readers use.
 
 use super::directory::Data;
+use super::disk_space::DiskSpace;
 use super::generation::{Generation, Keyspaces};
 use super::inventory;
 use super::recovery::Recovered;
@@ -15,18 +16,17 @@ pub struct Live {
     pub generation: Generation,
     /// That of the failed database until another takes writes.
     pub inventory: inventory::Keeper,
-    current: Arc<RwLock<Arc<Keyspaces>>>,
+    /// The keyspaces that readers use, now and whenever they are replaced.
+    pub current: Arc<RwLock<Arc<Keyspaces>>>,
+    /// The disk that the folder of the database is on.
+    pub disk_space: DiskSpace,
 }
 
 impl Live {
     pub fn new(Recovered { database, generation, inventory }: Recovered) -> Self {
-        let current = Arc::new(RwLock::new(Arc::clone(generation.keyspaces())));
-        Self { database: Some(database), generation, inventory, current }
-    }
-
-    /// The keyspaces that readers use, now and whenever they are replaced.
-    pub fn current(&self) -> &Arc<RwLock<Arc<Keyspaces>>> {
-        &self.current
+        let current = Arc::new(RwLock::new(Arc::clone(&generation.keyspaces)));
+        let disk_space = DiskSpace(inventory.data.path().to_owned());
+        Self { database: Some(database), generation, inventory, current, disk_space }
     }
 
     /// The database that takes writes.
@@ -47,14 +47,14 @@ impl Live {
     /// Has readers, and decisions, use another generation; gives the old one.
     pub fn replace(&mut self, generation: Generation) -> Generation {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::clone(generation.keyspaces());
+        *current = Arc::clone(&generation.keyspaces);
         drop(current);
         mem::replace(&mut self.generation, generation)
     }
 
     /// The folder of the database.
     pub fn data(&self) -> &Arc<Data> {
-        self.inventory.data()
+        &self.inventory.data
     }
 
     /// Fails if the directory is not where it was, or another is there.

@@ -39,7 +39,7 @@ mod verify;
 use super::pool::Pool;
 use super::{Done, Effect, Error, Op, Outage, Outcome, Storage, Time};
 use batch::WriteOp;
-use committer::{Committer, Message};
+use committer::{Committer, Message, Write};
 use crossbeam_channel::Sender;
 use directory::{Data, Directory};
 use live::Live;
@@ -78,13 +78,13 @@ impl Durable {
         }
         let data = Arc::new(directory.data()?);
         let recovered = recovery::recover(&data, directory.has_inventory(), || directory.finish())
-            .map_err(|err| err.renamed(data.path(), data.name()))?;
+            .map_err(|err| err.renamed(data.path(), &data.name))?;
         if let Some(reading) = expiry::clocks_noted(recovered.generation.keys())? {
             Time::go_on_from(reading);
         }
 
         let live = Live::new(recovered);
-        let current = Arc::clone(live.current());
+        let current = Arc::clone(&live.current);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let committer = Committer::new(live, Arc::clone(&pins), Arc::clone(&status), queue);
@@ -149,7 +149,7 @@ impl Storage for Durable {
             Op::Delete(key) => (key, WriteOp::Put(None)),
             Op::Update(key, change) => (key, WriteOp::Decide(change)),
         };
-        self.tell(Message::Write(key, op, done.into(), Instant::now()));
+        self.tell(Message::Write(Write { key, op, waiter: done.into(), since: Instant::now() }));
     }
 
     fn check(&self) -> Result<(), Error> {

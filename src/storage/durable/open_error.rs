@@ -79,24 +79,14 @@ impl OpenError {
 
     /// The same with files in the folder `from` named as in the folder `to`.
     pub(super) fn renamed(mut self, from: &Path, to: &Path) -> Self {
-        match &mut self {
-            Self::Damaged { file, .. }
-            | Self::Missing { file }
-            | Self::Changed { file }
-            | Self::Link { file }
-            | Self::OfAnotherUser { file, .. } => {
-                if let Ok(rest) = file.strip_prefix(from) {
-                    *file = to.join(rest);
-                }
-            }
-            Self::NotADirectory
-            | Self::Foreign { .. }
-            | Self::InUse
-            | Self::Later { .. }
-            | Self::FormatUnknown
-            | Self::Incomplete
-            | Self::Io { .. }
-            | Self::Database(_) => {}
+        if let Self::Damaged { file, .. }
+        | Self::Missing { file }
+        | Self::Changed { file }
+        | Self::Link { file }
+        | Self::OfAnotherUser { file, .. } = &mut self
+            && let Ok(rest) = file.strip_prefix(from)
+        {
+            *file = to.join(rest);
         }
         self
     }
@@ -166,20 +156,12 @@ impl fmt::Display for OpenError {
 
 impl Error for OpenError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            Self::Database(source) => Some(source),
-            Self::NotADirectory
-            | Self::Foreign { .. }
-            | Self::InUse
-            | Self::Later { .. }
-            | Self::FormatUnknown
-            | Self::Missing { .. }
-            | Self::Changed { .. }
-            | Self::Link { .. }
-            | Self::OfAnotherUser { .. }
-            | Self::Incomplete
-            | Self::Damaged { .. } => None,
+        if let Self::Io { source, .. } = self {
+            Some(source)
+        } else if let Self::Database(source) = self {
+            Some(source)
+        } else {
+            None
         }
     }
 }

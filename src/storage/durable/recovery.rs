@@ -37,7 +37,7 @@ pub fn check(data: &Data, has_inventory: bool) -> Result<Verified, OpenError> {
     let mut verified = verify::verify(data.path(), has_inventory)?;
     if let Some((journal, at)) = verified.journals.cut()? {
         let name = journal.file_name().unwrap_or_default();
-        let journal = data.name().join(name);
+        let journal = data.name.join(name);
         log::warn!("{}: an unfinished write was cut off at byte {at}", journal.display());
     }
     held::close_to_others(&verified.open_to_others);

@@ -103,7 +103,7 @@ impl Reopener {
     /// Takes the next steps. Nobody else may have the database, and nothing may
     /// be written meanwhile.
     pub fn attempt(&mut self, live: &mut Live) -> Reopened {
-        let data = Arc::clone(live.inventory.data());
+        let data = Arc::clone(&live.inventory.data);
         let err = match panic::catch_unwind(AssertUnwindSafe(|| self.take_steps(live))) {
             Ok(Ok(())) => {
                 let took = self.failed_at.map_or(0, |at| at.elapsed().as_millis());
@@ -117,7 +117,7 @@ impl Reopener {
                 self.give_up();
                 return Reopened::Never(err);
             }
-            Ok(Err(err)) => Some(err.renamed(data.path(), data.name())),
+            Ok(Err(err)) => Some(err.renamed(data.path(), &data.name)),
             Err(_panic) => None,
         };
         match err {
@@ -131,7 +131,7 @@ impl Reopener {
     fn take_steps(&mut self, live: &mut Live) -> Result<(), OpenError> {
         if let Some(failed) = live.database.take() {
             // Waits for its threads.
-            self.close(failed);
+            self.closed.push(failed.close());
         }
         let standby = match self.standby.take() {
             Some(standby) => standby,
@@ -144,21 +144,21 @@ impl Reopener {
         // An attempt that fails leaves files that the next one removes.
         let opened = flush(&standby, &mut live.generation)
             .map_err(OpenError::from)
-            .and_then(|()| open(live.inventory.data()));
+            .and_then(|()| open(&live.inventory.data));
         if let Ok(Recovered { database, generation, inventory }) = opened {
             self.replace(live, generation);
             live.inventory = inventory;
             live.database = Some(database);
-            self.close(standby);
+            self.closed.push(standby.close());
             return Ok(());
         }
-        self.close(standby);
+        self.closed.push(standby.close());
         opened.map(drop)
     }
 
     /// Has readers use a database that has no threads.
     fn open_standby(&mut self, live: &mut Live) -> Result<Database, OpenError> {
-        let data = live.inventory.data();
+        let data = &live.inventory.data;
         sync_journals(data.path())?;
         replace_lock(data.path()).map_err(unready)?;
         recovery::check(data, true)?;
@@ -171,11 +171,7 @@ impl Reopener {
 
     fn replace(&mut self, live: &mut Live, generation: Generation) {
         let old = live.replace(generation);
-        self.retired.push(Arc::clone(old.keyspaces()));
-    }
-
-    fn close(&mut self, database: Database) {
-        self.closed.push(database.close());
+        self.retired.push(old.keyspaces);
     }
 
     /// Whether all handles to closed databases are gone. The last one is never a
@@ -212,7 +208,7 @@ fn replace_lock(data: &Path) -> io::Result<()> {
 /// Flushes all memtables, as the threads of the database would, and makes the names
 /// of the files last before another database does without the journal.
 fn flush(database: &Database, generation: &mut Generation) -> tree::Result<()> {
-    for keyspace in generation.keyspaces().each() {
+    for keyspace in generation.keyspaces.each() {
         database.flush(keyspace)?;
     }
     generation.sync_blob_names()
@@ -245,7 +241,7 @@ mod tests {
         };
         write(&live, "value");
 
-        let current = Arc::clone(live.current());
+        let current = Arc::clone(&live.current);
         let now = || Arc::clone(&current.read().expect("no reader panics"));
         let holds = |keyspaces: &Keyspaces| {
             let held = keyspaces.keys.get("key").expect("it can be read");

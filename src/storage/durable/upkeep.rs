@@ -10,7 +10,6 @@
 
 use super::batch::Record;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
-use super::disk_space::DiskSpace;
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Keyspaces};
 use super::live::Live;
@@ -32,9 +31,8 @@ const SEALED_MEMTABLES_MAX: usize = 3;
 const STALL_WAIT: Duration = Duration::from_millis(1);
 
 pub struct Upkeep {
-    live: Live,
-    disk_space: DiskSpace,
-    sweep: Sweep,
+    pub live: Live,
+    pub sweep: Sweep,
     compactors: Both<Compactor>,
     remover: Remover,
 }
@@ -42,22 +40,17 @@ pub struct Upkeep {
 impl Upkeep {
     pub fn new(live: Live) -> Self {
         let sweep = Sweep::new(Some(live.generation.keys()));
-        let disk_space = DiskSpace::new(live.data().path().to_owned());
         let (compactors, remover) = (Both::default(), Remover::default());
-        Self { live, disk_space, sweep, compactors, remover }
-    }
-
-    pub fn live(&self) -> &Live {
-        &self.live
+        Self { live, sweep, compactors, remover }
     }
 
     pub fn keyspaces(&self) -> &Keyspaces {
-        self.live.generation.keyspaces()
+        &self.live.generation.keyspaces
     }
 
     /// How many bytes can be written while enough is kept free.
     pub fn spare_bytes(&self) -> u64 {
-        self.disk_space.spare_bytes(self.keyspaces())
+        self.live.disk_space.spare_bytes(self.keyspaces())
     }
 
     /// A batch of changes, once the trees have kept up with those before.
@@ -67,7 +60,7 @@ impl Upkeep {
         self.wait_out_write_stall()?;
         let mut batch = self.live.batch();
         for (key, record) in changes {
-            self.sweep.put(&mut batch, self.live.generation.keyspaces(), &key, record);
+            self.sweep.put(&mut batch, &self.live.generation.keyspaces, &key, record);
         }
         self.sweep.note_clocks(&mut batch, self.live.generation.keys());
         Ok(batch)
@@ -116,11 +109,6 @@ impl Upkeep {
         Ok(())
     }
 
-    /// The time until the next sweep is due.
-    pub fn sweep_due_in(&self) -> Duration {
-        self.sweep.due_in()
-    }
-
     pub fn has_expired(&self, until: Time) -> bool {
         self.sweep.has_expired(self.live.generation.keys(), until)
     }
@@ -148,7 +136,7 @@ impl Upkeep {
     ) -> Result<bool> {
         let begun = Instant::now();
         let mut removed = self.sweep(until)?;
-        while self.sweep.has_more() && begun.elapsed() < time && !is_hurried() {
+        while self.sweep.has_more && begun.elapsed() < time && !is_hurried() {
             removed += self.sweep(until)?;
         }
         Ok(removed > 0)
@@ -200,7 +188,7 @@ impl Upkeep {
     /// Begins a run if one is due. Blocks for nothing.
     pub fn compact(&mut self, trigger: Trigger) -> Result<()> {
         let is_wanted = |compactor: &mut Compactor| {
-            compactor.has_finished() && (trigger == Trigger::Idle || compactor.is_unfinished())
+            compactor.has_finished() && (trigger == Trigger::Idle || compactor.unfinished.is_some())
         };
         let [keys, expiring] = self.compactors.each_mut().map(is_wanted);
         // Each release makes an L0 file, and there may be only so many.
@@ -217,14 +205,14 @@ impl Upkeep {
         if self.is_compacting() {
             return;
         }
-        let Self { live, compactors, disk_space, .. } = self;
-        let [keys, expiring] = live.generation.keyspaces().each();
+        let Self { live, compactors, .. } = self;
+        let [keys, expiring] = live.generation.keyspaces.each();
         let mut trees = [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)];
         if keys.l0_runs() < expiring.l0_runs() {
             trees.reverse();
         }
         for (keyspace, compactor) in trees {
-            compactor.begin(live, keyspace, disk_space, trigger);
+            compactor.begin(live, keyspace, trigger);
             if compactor.is_running() {
                 return;
             }
@@ -246,7 +234,7 @@ impl Upkeep {
     /// installs a new version.
     fn release_obsolete_files(&mut self) -> Result<()> {
         let Live { generation, .. } = &self.live;
-        let keyspaces = generation.keyspaces().each();
+        let keyspaces = generation.keyspaces.each();
         for (keyspace, compactor) in keyspaces.into_iter().zip(self.compactors.each_mut()) {
             if compactor.has_obsolete_files {
                 generation.widen_bounds(self.live.database(), keyspace)?;
@@ -292,14 +280,9 @@ impl Upkeep {
         }
         let was_l0_first = self.is_l0_first();
         let trigger = Trigger::NoSpace(patience.piece(Instant::now()));
-        let Self { live, compactors, disk_space, .. } = self;
-        let expiring = compactors.expiring.run_to_end(
-            live,
-            live.generation.expiring(),
-            disk_space,
-            trigger,
-            is_hurried,
-        );
+        let Self { live, compactors, .. } = self;
+        let expiring = live.generation.expiring();
+        let expiring = compactors.expiring.run_to_end(live, expiring, trigger, is_hurried);
         let mut round = removed.and(expiring.unwrap_or_default());
         if expiring.is_some() {
             self.release_obsolete_files_and_wait(is_hurried)?;
@@ -307,12 +290,12 @@ impl Upkeep {
         if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes()) {
             round.has_more = true;
         } else {
-            let Self { live, compactors, disk_space, .. } = self;
+            let Self { live, compactors, .. } = self;
             let keys = live.generation.keys();
-            let keys = compactors.keys.run_to_end(live, keys, disk_space, trigger, is_hurried);
+            let keys = compactors.keys.run_to_end(live, keys, trigger, is_hurried);
             round = round.and(keys.unwrap_or_default());
         }
-        if self.sweep.has_more() {
+        if self.sweep.has_more {
             round.has_progress |=
                 self.sweep_for(patience.piece(Instant::now()), until, is_hurried)?;
             round.has_more = true;

@@ -47,7 +47,8 @@ pub struct Watch {
     /// The counter that has to grow, as it was at `since`; none before the first
     /// inspection of the present stage.
     mark: Option<u64>,
-    since: Instant,
+    /// The beginning of the present state.
+    pub since: Instant,
     /// The counter at the first inspection after the last response.
     base: u64,
     /// The time of the first inspection with an incomplete request, or after the
@@ -66,11 +67,6 @@ impl Watch {
     pub fn silent_since(&self) -> Option<Instant> {
         let is_silent = self.begun_at.is_none() && self.seen.begun > 0;
         is_silent.then_some(self.since)
-    }
-
-    /// The beginning of the present state.
-    pub fn since(&self) -> Instant {
-        self.since
     }
 
     /// Whether part of a request has come and no request is in work.

@@ -17,7 +17,6 @@
 mod picker;
 mod run;
 
-use super::disk_space::DiskSpace;
 use super::live::Live;
 use super::patience::Round;
 use super::tree::{self, Keyspace};
@@ -61,7 +60,7 @@ pub struct Compactor {
     deletions: u64,
     running: Option<Running>,
     /// The goal of the last run, if it has ended before that.
-    unfinished: Option<Goal>,
+    pub unfinished: Option<Goal>,
     /// Resplits since anything has reached the last level or was deleted.
     resplits: u32,
     fineness: u32,
@@ -111,13 +110,7 @@ impl Compactor {
 
     /// Begins a run if there is something to do for a keyspace, and none is under
     /// way. Blocks for nothing.
-    pub fn begin(
-        &mut self,
-        live: &Live,
-        keyspace: &Keyspace,
-        disk_space: &DiskSpace,
-        trigger: Trigger,
-    ) {
+    pub fn begin(&mut self, live: &Live, keyspace: &Keyspace, trigger: Trigger) {
         // A write that waits has no time for a pause after a failure.
         let time_max = match trigger {
             Trigger::Write | Trigger::Idle => None,
@@ -133,7 +126,7 @@ impl Compactor {
         };
         let free_bytes = {
             let (disk_space, keyspaces) =
-                (disk_space.clone(), Arc::clone(live.generation.keyspaces()));
+                (live.disk_space.clone(), Arc::clone(&live.generation.keyspaces));
             let is_kept = goal == Goal::ReduceL0 && l0_files < L0_FILES_URGENT;
             let kept_bytes = move || if is_kept { keyspaces.unflushed_bytes() } else { 0 };
             move || disk_space.free_bytes().saturating_sub(kept_bytes())
@@ -144,7 +137,7 @@ impl Compactor {
             may_resplit: self.resplits <= FINENESS_MAX,
             whole_bytes_max: WHOLE_BYTES_MAX,
         };
-        let kept_bytes = disk_space.free_bytes() / 2;
+        let kept_bytes = live.disk_space.free_bytes() / 2;
         let space = Space { free: free_bytes(), kept: kept_bytes };
         if !picker.may_begin(&shape_of(keyspace), space) {
             return;
@@ -254,11 +247,10 @@ impl Compactor {
         &mut self,
         live: &Live,
         keyspace: &Keyspace,
-        disk_space: &DiskSpace,
         trigger: Trigger,
         is_hurried: impl Fn() -> bool,
     ) -> Option<Round> {
-        self.begin(live, keyspace, disk_space, trigger);
+        self.begin(live, keyspace, trigger);
         while self.running.as_ref().is_some_and(|run| !run.thread.is_finished()) {
             if is_hurried() {
                 self.stop();
@@ -288,11 +280,6 @@ impl Compactor {
         if self.running.as_ref().is_some_and(|run| run.goal == Goal::Reclaim) {
             self.stop();
         }
-    }
-
-    /// Whether the last run has ended before its goal.
-    pub fn is_unfinished(&self) -> bool {
-        self.unfinished.is_some()
     }
 }
 

@@ -52,7 +52,7 @@ impl Run {
             let so_far = SoFar { has_stepped, has_moved, tries };
             match self.picker.pick(&shape, self.space(), so_far) {
                 Pick::Step(step) => {
-                    self.take(&step)?;
+                    self.database.compact(&self.keyspace, &step)?;
                     let now = shape_of(&self.keyspace);
                     tries = if now == shape { tries + 1 } else { 0 };
                     shape = now;
@@ -69,10 +69,6 @@ impl Run {
         Ok(ended)
     }
 
-    fn take(&self, step: &Step) -> tree::Result<()> {
-        self.database.compact(&self.keyspace, step)
-    }
-
     fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Relaxed)
     }
@@ -86,7 +82,7 @@ impl Run {
         let keyspace = &self.keyspace;
         let mut stale_bytes = u64::MAX;
         loop {
-            self.take(&Step::Major { table_bytes: TABLE_BYTES })?;
+            self.database.compact(keyspace, &Step::Major { table_bytes: TABLE_BYTES })?;
             // The next merge removes the blobs that this one has found to be stale.
             let before = stale_bytes;
             stale_bytes = keyspace.stale_blob_bytes();
@@ -106,7 +102,7 @@ impl Run {
     fn resplit(&self, first: Step) -> tree::Result<RunEnd> {
         let mut next = Some(first);
         while let Some(step) = next {
-            self.take(&step)?;
+            self.database.compact(&self.keyspace, &step)?;
             let is_last = matches!(step, Step::MoveToL0 { .. });
             let goes_on = !is_last && !self.is_stopped();
             next = if goes_on { shape_of(&self.keyspace).resplit(self.space()) } else { None };

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 struct Tree {
     live: Live,
     _directory: Directory,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Tree {
@@ -24,7 +24,7 @@ impl Tree {
         let data = Arc::new(directory.data().expect("it is there"));
         let recovered = recovery::recover(&data, true, || directory.finish());
         let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")));
-        Self { live, _directory: directory, folder }
+        Self { live, _directory: directory, _folder: folder }
     }
 
     /// Has the next file have keys from all over.
@@ -35,10 +35,6 @@ impl Tree {
 
     fn keyspace(&self) -> &Keyspace {
         self.live.generation.keys()
-    }
-
-    fn disk_space(&self) -> DiskSpace {
-        DiskSpace::new(self.folder.path().to_owned())
     }
 
     /// Writes into a file of their own what the tree did not hold before.
@@ -100,7 +96,7 @@ impl Tree {
     }
 
     fn begin(&self, compactor: &mut Compactor, trigger: Trigger) {
-        compactor.begin(&self.live, self.keyspace(), &self.disk_space(), trigger);
+        compactor.begin(&self.live, self.keyspace(), trigger);
     }
 
     #[track_caller]
@@ -151,7 +147,7 @@ fn files_are_merged_here_and_not_by_the_database() {
     let before = tree.keyspace().l0_files();
     assert!(before >= 5, "{before} files");
     tree.begin(&mut compactor, Trigger::Write);
-    assert!(compactor.finish() && !compactor.is_unfinished());
+    assert!(compactor.finish() && compactor.unfinished.is_none());
     assert_eq!(tree.keyspace().l0_files(), 0);
     tree.holds(0..100, Some(&[5; 100]));
     tree.begin(&mut compactor, Trigger::Write);
@@ -192,7 +188,7 @@ fn a_run_that_is_stopped_is_continued() {
     tree.begin(&mut compactor, Trigger::Write);
     assert!(!compactor.is_running(), "others write");
     tree.begin(&mut compactor, Trigger::Idle);
-    assert!(compactor.finish() && !compactor.is_unfinished());
+    assert!(compactor.finish() && compactor.unfinished.is_none());
     tree.holds(90..100, Some(b"value"));
 }
 
@@ -231,12 +227,12 @@ fn a_run_that_has_failed_does_not_keep_the_next_from_making_room() {
     compactor.note(190, 90);
     let obstacle = tree.obstacle_after(0);
     tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
-    assert!(compactor.finish() && compactor.is_unfinished() && !compactor.has_progress);
+    assert!(compactor.finish() && compactor.unfinished.is_some() && !compactor.has_progress);
     fs::remove_dir(obstacle).expect("it is in the way");
     tree.begin(&mut compactor, Trigger::Write);
     assert!(!compactor.is_running(), "it may fail again");
     tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
-    assert!(compactor.finish() && compactor.has_progress && !compactor.is_unfinished());
+    assert!(compactor.finish() && compactor.has_progress && compactor.unfinished.is_none());
     tree.holds(0..90, None);
     tree.holds(90..100, Some(b"value"));
 }

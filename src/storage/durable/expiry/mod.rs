@@ -130,7 +130,7 @@ pub struct Sweep {
     /// The clocks at this process's last note.
     clocks: Option<Reading>,
     /// The last step has not reached the end.
-    has_more: bool,
+    pub has_more: bool,
     /// The changes to the keyspace of large records.
     large: Changes,
 }
@@ -147,10 +147,6 @@ impl Sweep {
             has_more: false,
             large: Changes::default(),
         }
-    }
-
-    pub fn has_more(&self) -> bool {
-        self.has_more
     }
 
     /// Whether anything is left that has expired by a moment.

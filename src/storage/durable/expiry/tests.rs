@@ -66,12 +66,12 @@ impl Index {
     fn write(&mut self, text: &str, entry: Option<&Entry>) {
         let record = entry.map(|entry| record::encode(entry).into());
         let mut batch = self.generation.batch(&self.database);
-        self.sweep.put(&mut batch, self.generation.keyspaces(), &key(text), record);
+        self.sweep.put(&mut batch, &self.generation.keyspaces, &key(text), record);
         batch.commit().expect("it is written");
     }
 
     fn get(&self, text: &str) -> Option<Entry> {
-        entry_in(self.generation.keyspaces(), &key(text)).expect("it can be read")
+        entry_in(&self.generation.keyspaces, &key(text)).expect("it can be read")
     }
 
     /// Takes one step at a moment; gives how many keys it has removed.

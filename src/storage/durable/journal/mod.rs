@@ -72,26 +72,14 @@ const CLEAR: u8 = 4;
 
 /// A secret of one process, in all its batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp([u8; 16]);
+pub struct Stamp(pub u128);
 
 impl Stamp {
     /// A stamp that no other process has had.
     pub fn new() -> Self {
         // The keys of each begin with the system's random numbers.
-        let random = || RandomState::new().build_hasher().finish().to_le_bytes();
-        let mut stamp = [0; 16];
-        let (low, high) = stamp.split_at_mut(8);
-        low.copy_from_slice(&random());
-        high.copy_from_slice(&random());
-        Self(stamp)
-    }
-
-    pub fn from_bits(bits: u128) -> Self {
-        Self(bits.to_le_bytes())
-    }
-
-    pub fn to_bits(self) -> u128 {
-        u128::from_le_bytes(self.0)
+        let random = || u128::from(RandomState::new().build_hasher().finish());
+        Self(random() << u64::BITS | random())
     }
 
     /// The floor of the batch that `bytes` begin with, if it has the stamp.
@@ -101,13 +89,13 @@ impl Stamp {
         }
         let (head, rest) = bytes.split_at_checked(STAMP_AT)?;
         let floor = head.last_chunk().map(|floor| u64::from_le_bytes(*floor))?;
-        rest.starts_with(&self.0).then_some(floor)
+        rest.starts_with(&self.0.to_le_bytes()).then_some(floor)
     }
 
     /// The value under [`FLOOR_KEY`] in a batch with the number `floor` or a higher
     /// one.
     pub fn floor(self, floor: u64) -> Vec<u8> {
-        [&floor.to_le_bytes()[..], &self.0].concat()
+        [&floor.to_le_bytes()[..], &self.0.to_le_bytes()].concat()
     }
 }
 
@@ -307,7 +295,7 @@ fn has_stamp_over(highest: Option<u64>, stamp: Stamp, bytes: &[u8]) -> bool {
     let own = || Some(stamp.floor_at(bytes)?.min(own_number()?));
     let highest = highest.or_else(own);
     let behind_first = bytes.get(1..).unwrap_or_default();
-    behind_first.windows(STAMP_AT + stamp.0.len()).any(|head| {
+    behind_first.windows(STAMP_AT + size_of::<Stamp>()).any(|head| {
         let floor = stamp.floor_at(head);
         floor.is_some_and(|floor| Some(floor) > highest)
     })

@@ -292,7 +292,7 @@ fn a_number_that_reaches_the_next_floor_is_refused() {
     is_refused(&[above(5, 6), above(6, 7)], 1, 0);
 }
 
-const STAMP: Stamp = Stamp([0xc5; 16]);
+const STAMP: Stamp = Stamp(u128::from_le_bytes([0xc5; 16]));
 
 /// A batch as it is written today: it has the stamp, and another item.
 fn stamped(number: u64, value: &[u8]) -> Vec<u8> {
@@ -397,6 +397,4 @@ fn what_is_known_to_be_whole_is_never_torn() {
 #[test]
 fn stamps_are_never_the_same() {
     assert_ne!(Stamp::new(), Stamp::new());
-    let stamp = Stamp::new();
-    assert_eq!(Stamp::from_bits(stamp.to_bits()), stamp);
 }

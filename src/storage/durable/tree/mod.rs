@@ -410,26 +410,24 @@ impl Keyspace {
         self.0.tree.sealed_memtable_count()
     }
 
-    /// The number of its version, which every flush and compaction changes.
-    pub fn version(&self) -> u64 {
-        self.0.tree.current_version().id()
-    }
-
     /// The sequence number of the last change.
     pub fn highest_number(&self) -> Option<u64> {
         self.0.tree.get_highest_seqno()
     }
 
-    /// Makes the names of new blob files last. The database syncs the files and
-    /// leaves their names to the file system, and the journal may not have their
-    /// values any more.
-    pub fn sync_blob_names(&self) -> Result<()> {
+    /// Makes the names of new blob files last, unless `synced` is the number of the
+    /// tree's version, which every flush and compaction changes; it is afterwards. The
+    /// database syncs the files and leaves their names to the file system, and the
+    /// journal may not have their values any more.
+    pub fn sync_blob_names(&self, synced: &mut u64) -> Result<()> {
+        let version = self.0.tree.current_version().id();
         // Windows has no such thing, and opens no folder.
-        if cfg!(not(unix)) {
-            return Ok(());
+        if cfg!(unix) && version != *synced {
+            let folder = File::open(self.0.path().join(BLOBS))?;
+            folder.sync_all().map_err(|err| Error::uncertain("the names of files", err))?;
+            *synced = version;
         }
-        let folder = File::open(self.0.path().join(BLOBS))?;
-        folder.sync_all().map_err(|err| Error::uncertain("the names of files", err))
+        Ok(())
     }
 
     /// All levels, L0 first.
