@@ -12,7 +12,6 @@ mod pool;
 mod record;
 mod time;
 
-use std::fmt;
 use std::sync::Arc;
 
 pub use durable::{Durable, OpenError};
@@ -54,33 +53,41 @@ impl Key {
 }
 
 /// A failure of the engine. An absent key is not an error.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The write does not fit. Nothing has changed.
+    #[error("storage is full")]
     Full,
     /// No write is taken until the outage ends; reads go on. The write that meets
     /// it is not acknowledged: once the outage has ended, or after a restart, it
     /// may be there, whole.
+    #[error("storage takes no writes: {0}")]
     Unavailable(Outage),
     /// The engine's queue is full.
+    #[error("too many operations at once")]
     Overloaded,
     /// The stored entry cannot be read.
-    Internal(Arc<dyn std::error::Error + Send + Sync>),
+    #[error("what is stored cannot be read")]
+    Internal(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
 /// The cause of an engine's refusal of all writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Outage {
     /// The disk has no room. Deleting may make some.
+    #[error("the disk is full")]
     DiskFull,
     /// A write to the disk has failed. Nothing more is written before the state of
     /// the disk is certain, which may take until the next start.
+    #[error("the disk has failed")]
     DiskFailed,
     /// The directory of the store is not where it was, or another is there.
     /// Nothing more is written until the next start.
+    #[error("its directory was moved or removed")]
     DirectoryLost,
     /// The engine was closed.
+    #[error("it is closed")]
     Closed,
 }
 
@@ -92,37 +99,6 @@ impl PartialEq for Error {
             (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
             (Self::Internal(one), Self::Internal(other)) => Arc::ptr_eq(one, other),
             (Self::Full | Self::Unavailable(_) | Self::Overloaded | Self::Internal(_), _) => false,
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full => formatter.write_str("storage is full"),
-            Self::Unavailable(outage) => write!(formatter, "storage takes no writes: {outage}"),
-            Self::Overloaded => formatter.write_str("too many operations at once"),
-            Self::Internal(_) => formatter.write_str("what is stored cannot be read"),
-        }
-    }
-}
-
-impl fmt::Display for Outage {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::DiskFull => "the disk is full",
-            Self::DiskFailed => "the disk has failed",
-            Self::DirectoryLost => "its directory was moved or removed",
-            Self::Closed => "it is closed",
-        })
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Full | Self::Unavailable(_) | Self::Overloaded => None,
-            Self::Internal(cause) => Some(cause),
         }
     }
 }

@@ -15,7 +15,6 @@
 use super::entry::Entry;
 use super::time::Time;
 use bytes::Bytes;
-use std::fmt;
 
 const TEXT: u8 = 1;
 const EXPIRY: u8 = 1 << 1;
@@ -25,15 +24,19 @@ const ELSEWHERE: u8 = 1 << 4;
 const KNOWN: u8 = TEXT | EXPIRY | DIGEST | CONTENT_TYPE;
 
 /// A record that this version cannot read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It ends too soon.
+    #[error("a record that ends too soon")]
     Short,
     /// It has fields of a later version.
+    #[error("a record of a later version ({0:#x})")]
     Flags(u8),
     /// Its content type is not UTF-8.
+    #[error("a record with a content type of no text")]
     ContentType,
     /// It is a reference, and the record is not there.
+    #[error("its record is missing")]
     Missing,
 }
 
@@ -134,19 +137,6 @@ impl<'a> Reader<'a> {
         Ok(Some(*array))
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Short => formatter.write_str("a record that ends too soon"),
-            Self::Flags(flags) => write!(formatter, "a record of a later version ({flags:#x})"),
-            Self::ContentType => formatter.write_str("a record with a content type of no text"),
-            Self::Missing => formatter.write_str("its record is missing"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

@@ -30,7 +30,6 @@ use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions};
 use fjall::{KvSeparationOptions, OwnedWriteBatch, PersistMode, UserKey, UserValue};
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
 use orphans::NewFiles;
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -78,14 +77,17 @@ const BLOBS: &str = "blobs";
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why the database has not done as it was told.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Something could not be written or synced, and may be on the disk or not.
+    #[error("{what}: {source}")]
     Uncertain { what: &'static str, source: fjall::Error },
     /// The directory is not where it was.
+    #[error("the directory is not where it was")]
     Lost,
     /// Anything else; all acknowledged batches are on the disk.
-    Database(fjall::Error),
+    #[error("{0}")]
+    Database(#[from] fjall::Error),
 }
 
 impl Error {
@@ -123,31 +125,6 @@ impl Error {
             cause = err.source();
         }
         false
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uncertain { what, source } => write!(formatter, "{what}: {source}"),
-            Self::Lost => formatter.write_str("the directory is not where it was"),
-            Self::Database(source) => source.fmt(formatter),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Uncertain { source, .. } | Self::Database(source) => Some(source),
-            Self::Lost => None,
-        }
-    }
-}
-
-impl From<fjall::Error> for Error {
-    fn from(err: fjall::Error) -> Self {
-        Self::Database(err)
     }
 }
 
