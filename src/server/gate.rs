@@ -152,8 +152,9 @@ pub fn open(
         accept_thread: Arc::clone(accept_thread),
         state: Mutex::new(State::new()?),
     };
-    // A connection may be gone before it is accepted, while others come.
-    listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
+    // A connection may be gone before it is accepted, while others come elsewhere.
+    let is_nonblocking = listeners.len() > 1;
+    listeners.iter().try_for_each(|listener| listener.set_nonblocking(is_nonblocking))?;
     Ok(door::open(listener.as_fd(), Arc::new(gatekeeper)))
 }
 
@@ -256,13 +257,17 @@ impl State {
         None
     }
 
-    /// Waits for something to accept and gives the socket where it is, each in
-    /// its turn; `None` if tiny_http's pool has to be made to look before that.
+    /// Waits for something to accept and gives the socket where it is, each in its
+    /// turn, or the only one at once: to accept waits as well. `None` if tiny_http's
+    /// pool has to be made to look before that.
     fn wait_for_client<'a>(&mut self, listeners: &'a [TcpListener]) -> Option<&'a TcpListener> {
         loop {
             let left = self.left_to_wait();
             if left.is_some_and(|left| left.is_zero()) {
                 return None;
+            }
+            if let ([only], None) = (listeners, left) {
+                return Some(only);
             }
             let timeout = left.and_then(|left| Timespec::try_from(left).ok());
             let polled = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN));
