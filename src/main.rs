@@ -7,7 +7,7 @@ use little_key_value::api::Api;
 use little_key_value::cli::{self, Instead, Options, Output, Printable, logging};
 use little_key_value::server::Server;
 use little_key_value::storage::{Durable, Memory, OpenError, Storage};
-use signals::{Caught, Held};
+use signals::{Caught, Uncaught};
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
-    let held = Held::new();
+    let uncaught = Uncaught::new();
     let streams = match Streams::new() {
         Ok(streams) => streams,
         Err(err) => {
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
-    let code = match run(&options, held, &streams) {
+    let code = match run(&options, uncaught, &streams) {
         Ok(code) => code,
         Err(line) => {
             streams.error.line(complaint(&line));
@@ -86,13 +86,13 @@ impl Streams {
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the store until a signal comes; an error is a line for the user.
-fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, String> {
+fn run(options: &Options, uncaught: Uncaught, streams: &Streams) -> Result<ExitCode, String> {
     streams.output.line("Starting Little Key-Value Store...");
     logging::start(options.log_level, streams.error.clone());
     for line in Options::ignored_variables() {
         log::warn!("{line}");
     }
-    let signals = catch(held, streams.clone())?;
+    let signals = catch(uncaught, streams.clone())?;
 
     let Some((engine, storage)) = open(options, &signals)? else { return Ok(signals.exit_code()) };
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
@@ -124,14 +124,14 @@ fn run(options: &Options, held: Held, streams: &Streams) -> Result<ExitCode, Str
 }
 
 /// Catches the signals. The second one ends the process where it stands.
-fn catch(held: Held, streams: Streams) -> Result<Caught, String> {
+fn catch(uncaught: Uncaught, streams: Streams) -> Result<Caught, String> {
     let end = move || {
         streams.error.line(complaint(&"stopped by a second signal"));
         streams.finish();
         #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
         std::process::exit(FAILURE.into());
     };
-    held.catch(end).map_err(|err| format!("cannot catch signals: {err}"))
+    uncaught.catch(end).map_err(|err| format!("cannot catch signals: {err}"))
 }
 
 /// A storage and the name of its engine.

@@ -30,7 +30,7 @@ const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// Those signals, blocked until they are caught. No thread may have been started
 /// before.
-pub(crate) struct Held {
+pub(crate) struct Uncaught {
     /// The signals that were blocked before.
     #[cfg(unix)]
     before: SigSet,
@@ -44,7 +44,7 @@ pub(crate) struct Caught {
     is_asked: Arc<AtomicBool>,
 }
 
-impl Held {
+impl Uncaught {
     pub(crate) fn new() -> Self {
         Self {
             #[cfg(unix)]

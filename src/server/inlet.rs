@@ -45,12 +45,12 @@ pub struct Inlet {
     dispatcher: Arc<Dispatcher>,
     connection: Arc<Connection>,
     // Nobody but tiny_http's thread for this connection locks it.
-    reading: Mutex<Reading>,
+    input: Mutex<Input>,
 }
 
 /// Input that was received and not used yet.
 #[derive(Default)]
-struct Reading {
+struct Input {
     buffer: Vec<u8>,
     /// The length of the buffer's used part.
     used: usize,
@@ -75,29 +75,29 @@ enum Next {
 /// A body's reader, which begins with input that came with the head.
 struct Wire<'a> {
     connection: &'a Connection,
-    reading: &'a mut Reading,
+    input: &'a mut Input,
 }
 
 impl Inlet {
     /// The way in from `connection`.
     pub fn new(dispatcher: Arc<Dispatcher>, connection: Arc<Connection>) -> Self {
-        Self { dispatcher, connection, reading: Mutex::default() }
+        Self { dispatcher, connection, input: Mutex::default() }
     }
 
     /// Takes the next request and leaves it with the connection.
-    fn next(&self, reading: &mut Reading) -> Next {
-        if reading.is_whole && self.connection.pipeline.read_out() {
+    fn next(&self, input: &mut Input) -> Next {
+        if input.is_whole && self.connection.pipeline.read_out() {
             return Next::Left;
         }
-        if !reading.is_over
-            && let Some(request) = self.request(reading)
+        if !input.is_over
+            && let Some(request) = self.request(input)
         {
-            reading.is_over = request.head.is_last();
+            input.is_over = request.head.is_last();
             // Where all was read, nobody has to hear the client out.
-            reading.is_whole = reading.is_over
+            input.is_whole = input.is_over
                 && request.meaning.is_ok()
-                && reading.unused().is_empty()
-                && !reading.has_ended;
+                && input.unused().is_empty()
+                && !input.has_ended;
             if self.connection.pipeline.push(request) {
                 return Next::Request;
             }
@@ -105,30 +105,30 @@ impl Inlet {
         // A client may end its side and wait for its answers; and one that goes
         // on to send has to wait for them.
         self.connection.pipeline.wait_until_answered();
-        self.linger(reading);
+        self.linger(input);
         Next::End
     }
 
     /// Discards input until the client hangs up or is cut.
-    fn linger(&self, reading: &mut Reading) {
-        while !reading.has_ended {
-            reading.used = reading.buffer.len();
-            self.receive(reading, BODY_STEP_BYTES);
+    fn linger(&self, input: &mut Input) {
+        while !input.has_ended {
+            input.used = input.buffer.len();
+            self.receive(input, BODY_STEP_BYTES);
         }
     }
 
     /// Reads a whole request; `None` if none comes.
-    fn request(&self, reading: &mut Reading) -> Option<Request> {
+    fn request(&self, input: &mut Input) -> Option<Request> {
         if !self.connection.pipeline.wait_for_room() {
             return None;
         }
-        let head_bytes = match self.head_end(reading)? {
+        let head_bytes = match self.head_end(input)? {
             Ok(bytes) => bytes,
             Err(err) => return Some(Request::refused(Head::unknown(), err)),
         };
-        let head = reading.unused().get(..head_bytes).unwrap_or_default();
+        let head = input.unused().get(..head_bytes).unwrap_or_default();
         let understood = request::understand(head, &self.dispatcher.api);
-        reading.use_up(head_bytes);
+        input.use_up(head_bytes);
         let (mut head, framing, admitted) = match understood {
             Ok(understood) => understood,
             Err((head, err)) => return Some(Request::refused(head, err)),
@@ -139,9 +139,9 @@ impl Inlet {
         let body = match (&admitted, small) {
             (_, Some(0)) => Ok(Bytes::new()),
             (_, Some(_)) if !framing.expects_continue => {
-                self.receive_body(reading, framing.length, reserved)
+                self.receive_body(input, framing.length, reserved)
             }
-            (Ok(_), _) => self.receive_awaited_body(reading, framing, reserved)?,
+            (Ok(_), _) => self.receive_awaited_body(input, framing, reserved)?,
             (Err(reply), _) => return Some(Request::refused(head, reply.clone())),
         };
         Some(match body {
@@ -152,14 +152,14 @@ impl Inlet {
 
     /// Receives until a head is complete, and gives its length; `None` if the
     /// client ends before a byte of it.
-    fn head_end(&self, reading: &mut Reading) -> Option<Result<usize, Refusal>> {
+    fn head_end(&self, input: &mut Input) -> Option<Result<usize, Refusal>> {
         let mut looked_at = 0;
         loop {
             // Empty lines before a request are ignored (RFC 9112, 2.2).
-            while looked_at == 0 && reading.unused().starts_with(b"\r\n") {
-                reading.use_up(2);
+            while looked_at == 0 && input.unused().starts_with(b"\r\n") {
+                input.use_up(2);
             }
-            let head = reading.unused();
+            let head = input.unused();
             match look_for_end(head, looked_at) {
                 Ok(Some(end)) if end <= HEAD_BYTES_MAX => return Some(Ok(end)),
                 Ok(None) if head == b"\r" => {}
@@ -168,8 +168,8 @@ impl Inlet {
                 Err(err) => return Some(Err(err)),
             }
             self.connection.pipeline.set_coming(!head.is_empty());
-            if self.receive(reading, HEAD_STEP_BYTES) == 0 {
-                let is_cut_off = !reading.unused().is_empty();
+            if self.receive(input, HEAD_STEP_BYTES) == 0 {
+                let is_cut_off = !input.unused().is_empty();
                 return is_cut_off.then_some(Err(Refusal::HeadShort));
             }
         }
@@ -179,7 +179,7 @@ impl Inlet {
     /// itself: every request before it was answered by then.
     fn receive_awaited_body(
         &self,
-        reading: &mut Reading,
+        input: &mut Input,
         framing: Framing,
         reserved: &mut Option<Box<Reservation>>,
     ) -> Option<Result<Bytes, Reply>> {
@@ -192,26 +192,26 @@ impl Inlet {
         {
             return None;
         }
-        if framing.expects_continue && reading.unused().is_empty() {
+        if framing.expects_continue && input.unused().is_empty() {
             // A client that has no room for this hears the final answer.
             self.connection.socket.send_now(b"HTTP/1.1 100 Continue\r\n\r\n").ok();
         }
-        Some(self.receive_body(reading, framing.length, reserved))
+        Some(self.receive_body(input, framing.length, reserved))
     }
 
     fn receive_body(
         &self,
-        reading: &mut Reading,
+        input: &mut Input,
         length: Length,
         reserved: &mut Option<Box<Reservation>>,
     ) -> Result<Bytes, Reply> {
         let whole = length.known().and_then(|bytes| usize::try_from(bytes).ok());
-        if let Some(whole) = whole.and_then(|bytes| reading.unused().get(..bytes)) {
+        if let Some(whole) = whole.and_then(|bytes| input.unused().get(..bytes)) {
             let body = Bytes::copy_from_slice(whole);
-            reading.use_up(body.len());
+            input.use_up(body.len());
             return Ok(body);
         }
-        let wire = Wire { connection: &self.connection, reading };
+        let wire = Wire { connection: &self.connection, input };
         let api = &self.dispatcher.api;
         let reserved = reserved.insert(Box::new(Reservation::new(&self.dispatcher.uploads)));
         let longest = api.value_bytes_max();
@@ -231,8 +231,8 @@ impl Inlet {
         })
     }
 
-    fn receive(&self, reading: &mut Reading, bytes: usize) -> usize {
-        Wire { connection: &self.connection, reading }.receive(bytes)
+    fn receive(&self, input: &mut Input, bytes: usize) -> usize {
+        Wire { connection: &self.connection, input }.receive(bytes)
     }
 }
 
@@ -244,8 +244,8 @@ impl Stream for Inlet {
     fn read(&self, buffer: &mut [u8]) -> usize {
         self.connection.set_read();
         // A panic below leaves it as it is, and the connection is over then.
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut reading)));
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input)));
         match (next, buffer.get_mut(..STAND_IN.len())) {
             (Ok(Next::Request), Some(room)) => {
                 room.copy_from_slice(STAND_IN);
@@ -266,7 +266,7 @@ impl Stream for Inlet {
     }
 }
 
-impl Reading {
+impl Input {
     fn unused(&self) -> &[u8] {
         self.buffer.get(self.used..).unwrap_or_default()
     }
@@ -286,17 +286,17 @@ impl Reading {
 impl Wire<'_> {
     /// Receives up to about so many bytes; 0 at the end or after an error.
     fn receive(&mut self, bytes: usize) -> usize {
-        let reading = &mut *self.reading;
-        if reading.used > 0 {
-            reading.buffer.drain(..reading.used);
-            reading.used = 0;
+        let input = &mut *self.input;
+        if input.used > 0 {
+            input.buffer.drain(..input.used);
+            input.used = 0;
         }
-        if reading.has_ended {
+        if input.has_ended {
             return 0;
         }
-        reading.buffer.reserve(bytes);
-        let received = self.connection.socket.receive(&mut reading.buffer).unwrap_or(0);
-        reading.has_ended = received == 0;
+        input.buffer.reserve(bytes);
+        let received = self.connection.socket.receive(&mut input.buffer).unwrap_or(0);
+        input.has_ended = received == 0;
         self.connection.add_received(received);
         received
     }
@@ -304,27 +304,27 @@ impl Wire<'_> {
 
 impl BufRead for Wire<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.reading.unused().is_empty() {
+        if self.input.unused().is_empty() {
             self.receive(BODY_STEP_BYTES);
         }
-        Ok(self.reading.unused())
+        Ok(self.input.unused())
     }
 
     fn consume(&mut self, bytes: usize) {
-        self.reading.use_up(bytes);
+        self.input.use_up(bytes);
     }
 }
 
 impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.reading.unused().is_empty() && !self.reading.has_ended {
+        if self.input.unused().is_empty() && !self.input.has_ended {
             let received = (&self.connection.socket).read(buffer)?;
-            self.reading.has_ended = received == 0;
+            self.input.has_ended = received == 0;
             self.connection.add_received(received);
             return Ok(received);
         }
-        let read = self.reading.unused().read(buffer)?;
-        self.reading.use_up(read);
+        let read = self.input.unused().read(buffer)?;
+        self.input.use_up(read);
         Ok(read)
     }
 }

@@ -110,7 +110,7 @@ pub mod inlet {
         if fields.len() > framing::FIELDS_MAX {
             return Err((Head::unknown(), Refusal::FieldsTooMany));
         }
-        framing::Head { method, target, version, fields: &fields }.understand(&dispatcher.api)
+        framing::ParsedHead { method, target, version, fields: &fields }.understand(&dispatcher.api)
     }
 
     /// Reads the body, where there is to be one.

@@ -95,7 +95,8 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)
             let fields = fields.zip(&values).map(|(field, value)| (field.name, &**value));
             let fields: Vec<(&str, &str)> = fields.collect();
             let version = parsed.version.unwrap_or_default();
-            return framing::Head { method, target, version, fields: &fields }.understand(api);
+            return framing::ParsedHead { method, target, version, fields: &fields }
+                .understand(api);
         }
         // The caller has seen the empty line.
         Ok(httparse::Status::Partial) => Refusal::RequestLineMalformed,
@@ -105,7 +106,7 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)
     Err((Head::of(method, target), err))
 }
 
-impl framing::Head<'_> {
+impl framing::ParsedHead<'_> {
     /// Checks the framing, and has `api` admit the request.
     pub fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
         let Self { method, target, fields, .. } = self;

@@ -20,7 +20,7 @@ pub const FIELDS_MAX: usize = 100;
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// A request head, parsed.
-pub struct Head<'a> {
+pub struct ParsedHead<'a> {
     pub method: &'a str,
     pub target: &'a str,
     /// The minor version: 0 for HTTP/1.0, 1 for HTTP/1.1.
@@ -60,7 +60,7 @@ pub struct Framing {
     pub persistence: Persistence,
 }
 
-impl Head<'_> {
+impl ParsedHead<'_> {
     /// Checks the head and says where the request ends.
     pub fn check(self) -> Result<Framing, Refusal> {
         let old = self.version == 0;

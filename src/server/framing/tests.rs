@@ -4,7 +4,7 @@ use proptest::prelude::*;
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
 fn check(version: u8, fields: Fields<'_>) -> Result<Framing, Refusal> {
-    Head { method: "PUT", target: "/kv/a", version, fields }.check()
+    ParsedHead { method: "PUT", target: "/kv/a", version, fields }.check()
 }
 
 /// A well-framed HTTP/1.1 head with these fields beside its `Host`.
@@ -78,7 +78,7 @@ fn a_host_is_a_name_with_an_optional_port() {
 #[test]
 fn the_request_line_has_no_bytes_that_do_not_belong_there() {
     let check = |method, target| {
-        Head { method, target, version: 1, fields: &[("Host", "a")] }.check().err()
+        ParsedHead { method, target, version: 1, fields: &[("Host", "a")] }.check().err()
     };
     assert_eq!(check("GET", "/kv/%00"), None);
     assert_eq!(check("BREW-IT", "*"), None);
@@ -226,7 +226,7 @@ proptest! {
     #[test]
     fn no_text_makes_the_check_panic(method: String, target: String, name: String, value: String) {
         let fields = &[("Host", "a"), (name.as_str(), value.as_str())];
-        let head = Head { method: &method, target: &target, version: 1, fields };
+        let head = ParsedHead { method: &method, target: &target, version: 1, fields };
         let clean = head.check().is_err() || (method.is_ascii() && target.is_ascii());
         prop_assert!(clean);
     }
