@@ -373,9 +373,7 @@ fn the_database_is_opened_anew_while_nobody_writes() {
     let mut connection = process.connect();
     // The one after these fills the memtables, and none before: names
     // of files would still have to be synced.
-    for index in 0..VALUES - 2 {
-        acknowledged(&mut connection, &index.to_string(), &value(index));
-    }
+    assert_eq!(store_all(&mut connection, 0..VALUES - 2), 0);
     // Slow enough that the last write is acknowledged before it.
     let fault = Fault::Call("fsync:error=EIO:delay_enter=300000");
     let end = fault.begin(&place, &process);
@@ -399,9 +397,7 @@ fn a_failed_sync_of_the_journal_is_final_whoever_it_meets() {
     let place = Place::with_a_store();
     let process = place.start();
     let mut connection = process.connect();
-    for index in 0..VALUES - 1 {
-        acknowledged(&mut connection, &index.to_string(), &value(index));
-    }
+    assert_eq!(store_all(&mut connection, 0..VALUES - 1), 0);
     let end = Fault::Journal("fsync:error=EIO").begin(&place, &process);
     let mut stored = VALUES - 1;
     while connection.put(&format!("/kv/{stored}"), &value(stored)).status() == 200 {

@@ -154,16 +154,33 @@ fn files_are_merged_here_and_not_by_the_database() {
     assert!(!compactor.is_running(), "there is nothing to do");
 }
 
+/// Keys of a tree of which nine in ten are deleted.
+const MOSTLY_DELETED_KEYS: usize = 10_000;
+
+const LARGE_VALUE: [u8; 2000] = [b'x'; 2000];
+
+fn deleted() -> impl Iterator<Item = usize> {
+    (0..MOSTLY_DELETED_KEYS).filter(|key| key % 10 != 0)
+}
+
+/// Such a tree, and the bytes of its tables before the deletions.
+fn mostly_deleted() -> (Tree, u64) {
+    let tree = Tree::new();
+    tree.write(0..MOSTLY_DELETED_KEYS / 2, Some(&LARGE_VALUE));
+    tree.write(MOSTLY_DELETED_KEYS / 2..MOSTLY_DELETED_KEYS, Some(&LARGE_VALUE));
+    let full = tree.table_bytes();
+    tree.write(deleted(), None);
+    (tree, full)
+}
+
+fn holds_what_is_left(tree: &Tree) {
+    tree.holds(deleted(), None);
+    tree.holds((0..MOSTLY_DELETED_KEYS).step_by(10), Some(&LARGE_VALUE));
+}
+
 #[test]
 fn what_was_deleted_goes_step_by_step() {
-    const KEYS: usize = 10_000;
-    let tree = Tree::new();
-    let value = [b'x'; 2000];
-    tree.write(0..KEYS / 2, Some(&value));
-    tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree.table_bytes();
-    let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
-    tree.write(deleted(), None);
+    let (tree, full) = mostly_deleted();
     let ended = tree.reclaim().run().expect("it is put in order");
     assert!(matches!(ended, RunEnd::Done));
     let shape = tree.shape();
@@ -171,8 +188,7 @@ fn what_was_deleted_goes_step_by_step() {
     assert!(left < full / 8, "{left} of {full} bytes are left");
     let (last, others) = shape.levels.split_last().expect("there are levels");
     assert!(last.files > 0 && others.iter().all(|level| level.files == 0), "{shape:?}");
-    tree.holds(deleted(), None);
-    tree.holds((0..KEYS).step_by(10), Some(&value));
+    holds_what_is_left(&tree);
 }
 
 #[test]
@@ -195,15 +211,8 @@ fn a_run_that_is_stopped_is_continued() {
 /// A slow disk gets somewhere too.
 #[test]
 fn a_run_that_has_no_time_takes_a_step_all_the_same() {
-    const KEYS: usize = 10_000;
     const RUNS_MAX: usize = 100;
-    let tree = Tree::new();
-    let value = [b'x'; 2000];
-    tree.write(0..KEYS / 2, Some(&value));
-    tree.write(KEYS / 2..KEYS, Some(&value));
-    let full = tree.table_bytes();
-    let deleted = || (0..KEYS).filter(|key| key % 10 != 0);
-    tree.write(deleted(), None);
+    let (tree, full) = mostly_deleted();
     let run = Run { time_max: Duration::ZERO, ..tree.reclaim() };
     let runs = (0..RUNS_MAX).map(|_| run.run().expect("nothing fails"));
     let unfinished = runs.take_while(|ended| !matches!(ended, RunEnd::Done));
@@ -214,8 +223,7 @@ fn a_run_that_has_no_time_takes_a_step_all_the_same() {
     assert!(runs > 1 && runs < RUNS_MAX, "{runs} runs");
     let left = tree.table_bytes();
     assert!(left < full / 8, "{left} of {full} bytes are left");
-    tree.holds(deleted(), None);
-    tree.holds((0..KEYS).step_by(10), Some(&value));
+    holds_what_is_left(&tree);
 }
 
 /// A disk that was full for a moment must not be for ten seconds.
