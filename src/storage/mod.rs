@@ -11,6 +11,7 @@ mod memory;
 mod pool;
 mod record;
 mod time;
+mod waiter;
 
 use std::sync::Arc;
 
@@ -89,6 +90,14 @@ pub enum Outage {
     /// The engine was closed.
     #[error("it is closed")]
     Closed,
+}
+
+impl Error {
+    /// An [`Error::Internal`] with a text for its cause.
+    fn internal(text: &str) -> Self {
+        let cause: Box<dyn std::error::Error + Send + Sync> = text.into();
+        Self::Internal(cause.into())
+    }
 }
 
 impl PartialEq for Error {

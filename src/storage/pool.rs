@@ -1,5 +1,6 @@
 //! The threads of an engine for operations that take long or wait for a disk.
 
+use super::waiter::Waiter;
 use super::{Done, Error, Op, Outcome};
 use crate::platform::scheduling;
 use crossbeam_channel::Sender;
@@ -14,7 +15,7 @@ const QUEUE_MAX: usize = 4096;
 /// those that wait and ends the threads.
 pub struct Pool {
     /// Taken where the pool is dropped.
-    queue: Option<Sender<(Op, Done)>>,
+    queue: Option<Sender<(Op, Waiter)>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -24,14 +25,14 @@ impl Pool {
     where
         F: Fn(Op) -> Outcome + Clone + Send + 'static,
     {
-        let (sender, queue) = crossbeam_channel::bounded::<(Op, Done)>(QUEUE_MAX);
+        let (sender, queue) = crossbeam_channel::bounded::<(Op, Waiter)>(QUEUE_MAX);
         let mut pool = Self { queue: Some(sender), threads: Vec::with_capacity(threads) };
         for number in 0..threads {
             let (queue, perform) = (queue.clone(), perform.clone());
             let thread = thread::Builder::new().name(format!("{name}-{number}"));
             pool.threads.push(thread.spawn(move || {
                 scheduling::batch_priority();
-                queue.iter().for_each(|(op, done)| finish(|| perform(op), done));
+                queue.iter().for_each(|(op, waiter)| waiter.tell(outcome_of(|| perform(op))));
             })?);
         }
         Ok(pool)
@@ -40,22 +41,17 @@ impl Pool {
     /// Has a thread perform `op`, or refuses it where too many wait. Never blocks.
     pub fn submit(&self, op: Op, done: Done) {
         let queue = self.queue.as_ref().expect("it is there until the pool is dropped");
-        if let Err(refused) = queue.try_send((op, done)) {
-            let (_, done) = refused.into_inner();
-            done(Err(Error::Overloaded));
+        if let Err(refused) = queue.try_send((op, done.into())) {
+            let (_, waiter) = refused.into_inner();
+            waiter.tell(Err(Error::Overloaded));
         }
     }
 }
 
-/// Performs an operation and tells of it. A panic is the operation's failure, and
-/// one in `done` none of the engine's business.
-fn finish(perform: impl FnOnce() -> Outcome, done: Done) {
-    let outcome = panic::catch_unwind(AssertUnwindSafe(perform));
-    let outcome = outcome.unwrap_or_else(|_panic| {
-        let cause: Box<dyn std::error::Error + Send + Sync> = "the operation has panicked".into();
-        Err(Error::Internal(cause.into()))
-    });
-    panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
+/// The outcome of an operation. A panic is its failure.
+fn outcome_of(perform: impl FnOnce() -> Outcome) -> Outcome {
+    panic::catch_unwind(AssertUnwindSafe(perform))
+        .unwrap_or_else(|_panic| Err(Error::internal("the operation has panicked")))
 }
 
 impl Drop for Pool {

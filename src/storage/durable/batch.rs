@@ -4,13 +4,11 @@
 use super::generation::Keyspaces;
 use super::pins::Pins;
 use super::read_path::{entry_in, entry_of};
-use crate::storage::{Change, Decision, Done, Effect, Entry, Error, Key, Outage, Outcome};
-use crate::storage::{Time, Updated, record};
+use crate::storage::waiter::Waiter;
+use crate::storage::{Change, Decision, Effect, Entry, Error, Key, Time, Updated, record};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
 
 /// An operation on a key.
 pub enum WriteOp {
@@ -37,35 +35,6 @@ pub type Record = Option<Bytes>;
 
 /// The writes of a batch that wait for their outcome, with their effects.
 pub type Waiters = Vec<(Waiter, Effect)>;
-
-/// The completion of a write. One that is dropped is told that the store is closed:
-/// nothing is committed behind the end of the committer.
-pub struct Waiter(Option<Done>);
-
-impl Waiter {
-    /// Tells the outcome. A panic of the client's code stays its own.
-    pub fn tell(mut self, outcome: Outcome) {
-        self.finish(outcome);
-    }
-
-    fn finish(&mut self, outcome: Outcome) {
-        if let Some(done) = self.0.take() {
-            panic::catch_unwind(AssertUnwindSafe(|| done(outcome))).ok();
-        }
-    }
-}
-
-impl From<Done> for Waiter {
-    fn from(done: Done) -> Self {
-        Self(Some(done))
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.finish(Err(Error::Unavailable(Outage::Closed)));
-    }
-}
 
 /// The outcome of an operation.
 pub enum Decided {
@@ -116,8 +85,7 @@ impl Batch {
             None => entry_in(keyspaces, key)?.filter(|entry| pins.pin(key, entry)),
         };
         let decision = panic::catch_unwind(AssertUnwindSafe(|| change(before.as_ref())))
-            .map_err(|_panic| io::Error::other("what becomes of a key could not be decided"))
-            .map_err(|err| Error::Internal(Arc::new(err)))?;
+            .map_err(|_panic| Error::internal("what becomes of a key could not be decided"))?;
         Ok(match decision {
             Decision::Remove if before.is_some() => {
                 Decided::Write(None, Effect::Updated(Updated { before, after: None }.into()))
@@ -170,7 +138,7 @@ mod tests {
         let entry = Entry::new(vec![b'x'; 1000].into());
         let updated = Updated { before: Some(entry.clone()), after: Some(entry) };
         let key = |text: &str| Key::new(text).expect("a key");
-        let waiter = || Waiter(None);
+        let waiter = || Waiter::from(Box::new(|_| {}) as crate::storage::Done);
         let mut batch = Batch::begin();
         batch.add(key("kept"), Decided::Keep(updated.clone()), waiter());
         assert_eq!((batch.bytes, batch.held_bytes()), (0, 1000));

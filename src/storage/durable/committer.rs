@@ -12,7 +12,7 @@
 //! are uncertain: nothing more is written before the next start. After any other the
 //! database is opened anew, see `reopen`.
 
-use super::batch::{self, Batch, Decided, Record, Waiter, WriteOp};
+use super::batch::{self, Batch, Decided, Record, WriteOp};
 use super::compaction::Trigger;
 use super::journal::preallocate::Preallocation;
 use super::live::Live;
@@ -23,6 +23,7 @@ use super::status::Status;
 use super::tree::{self, unless_panic};
 use super::upkeep::Upkeep;
 use crate::platform::scheduling;
+use crate::storage::waiter::Waiter;
 use crate::storage::{Effect, Error, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashMap;
