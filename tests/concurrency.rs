@@ -96,6 +96,7 @@ fn perform(mut connection: Connection) -> impl FnMut(Call) -> Option<u64> {
             Call::Set(key, number) => connection.put(&format!("/kv/{key}"), &bytes_of(number)),
             Call::Delete(key) => connection.call("DELETE", &format!("/kv/{key}")),
             Call::Clear => connection.call("DELETE", "/clear"),
+            Call::GetBoth(_) | Call::ExchangeBoth(..) => unreachable!("they are not planned"),
         };
         assert_eq!((answer.status(), answer.text()), (200, ""), "{call:?}");
         None
@@ -104,7 +105,7 @@ fn perform(mut connection: Connection) -> impl FnMut(Call) -> Option<u64> {
 
 #[test]
 fn each_key_is_linearizable() {
-    let plan = Plan { clients: 8, calls: 400, keys: 5, clears_per_mille: 0 };
+    let plan = Plan { clients: 8, calls: 400, keys: 5, clears_per_mille: 0, batches_per_mille: 0 };
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
         let history = record(plan, &Random::of_this_run(), || perform(server.connect()));
@@ -114,7 +115,8 @@ fn each_key_is_linearizable() {
 
 #[test]
 fn clearing_is_one_moment_for_all_keys() {
-    let plan = Plan { clients: 8, calls: 200, keys: 4, clears_per_mille: 100 };
+    let plan =
+        Plan { clients: 8, calls: 200, keys: 4, clears_per_mille: 100, batches_per_mille: 0 };
     for (engine, open) in engines::ENGINES {
         let server = Fixture::over(open());
         let history = record(plan, &Random::of_this_run(), || perform(server.connect()));

@@ -66,6 +66,7 @@ impl Log {
             (None, _) => (None, NOT_YET),
         };
         let is_lost = answer.is_none();
+        let saw = saw.into();
         let operation = Operation { client, call, saw, invoked, returned, is_lost };
         self.history.lock().expect("no client panics with it").push(operation);
         answer.is_some()
@@ -87,7 +88,9 @@ fn ask(connection: &mut Connection, call: Call) -> Option<Response> {
         Call::Delete(key) => {
             format!("DELETE /kv/{key} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes()
         }
-        Call::Exchange(..) | Call::Take(_) => unreachable!("nobody knows what a lost one has seen"),
+        Call::GetBoth(_) | Call::ExchangeBoth(..) | Call::Exchange(..) | Call::Take(_) => {
+            unreachable!("nobody knows what a lost one has seen")
+        }
         Call::Clear => b"DELETE /clear HTTP/1.1\r\nHost: test\r\n\r\n".to_vec(),
         Call::Set(key, number) => {
             let value = bytes_of(number);

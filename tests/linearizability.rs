@@ -4,11 +4,12 @@
 mod support;
 
 use support::history::{Plan, record};
-use support::linearizability::{Call, Operation, Violation, check, check_each_key};
+use support::linearizability::{Call, Operation, Saw, Violation, check, check_each_key};
 use support::random::Random;
 
 /// A call from `invoked` to `returned` by nobody in particular.
-fn call(call: Call, saw: Option<u64>, invoked: u64, returned: u64) -> Operation {
+fn call(call: Call, saw: impl Into<Saw>, invoked: u64, returned: u64) -> Operation {
+    let saw = saw.into();
     Operation { client: 0, call, saw, invoked, returned, is_lost: false }
 }
 
@@ -154,6 +155,23 @@ fn a_clear_is_one_moment_for_every_key() {
 }
 
 #[test]
+fn a_call_on_two_keys_is_one_moment() {
+    let both = |saw, invoked, returned| call(Call::GetBoth([0, 1]), Saw(saw), invoked, returned);
+    let exchange = |value, saw, invoked, returned| {
+        call(Call::ExchangeBoth([0, 1], value), Saw(saw), invoked, returned)
+    };
+    let none = [None; 2];
+    accepts(&[exchange(7, none, 0, 1), set(8, 2, 3), both([Some(8), Some(7)], 4, 5)]);
+    accepts(&[exchange(7, none, 0, 9), both(none, 1, 2), both([Some(7); 2], 3, 4)]);
+    rejects(&[exchange(7, none, 0, 9), both([Some(7), None], 1, 2)]);
+    rejects(&[exchange(7, none, 0, 1), exchange(8, [Some(7), None], 2, 3)]);
+    // Gets in turn while it is under way: once one was seen, the other is.
+    let other = |saw, invoked, returned| call(Call::Get(1), saw, invoked, returned);
+    accepts(&[exchange(7, none, 0, 9), get(None, 1, 2), other(Some(7), 3, 4)]);
+    rejects(&[exchange(7, none, 0, 9), get(7, 1, 2), other(None, 3, 4)]);
+}
+
+#[test]
 fn one_bad_key_among_good_ones_is_found() {
     let good = [call(Call::Set(1, 7), None, 0, 1), call(Call::Get(1), Some(7), 2, 3)];
     assert!(check_each_key(&good).is_ok());
@@ -167,14 +185,14 @@ fn a_violation_names_the_calls_that_do_not_fit() {
     let violation = rejects(&[set(7, 0, 1), set(8, 2, 3), get(7, 4, 5), get(8, 6, 7)]);
     assert_eq!(violation.explained, 2);
     assert_eq!(violation.stuck, [get(7, 4, 5)]);
-    assert!(violation.to_string().contains("Get(0) saw Some(7) in 4..5"), "{violation}");
+    assert!(violation.to_string().contains("Get(0) saw [Some(7), None] in 4..5"), "{violation}");
 }
 
 /// A store that answers each get with the value before the last: wrong, and
 /// in a history of this size never by luck right.
 #[test]
 fn a_recorded_history_of_a_stale_store_is_rejected() {
-    let plan = Plan { clients: 4, calls: 200, keys: 1, clears_per_mille: 0 };
+    let plan = Plan { clients: 4, calls: 200, keys: 1, clears_per_mille: 0, batches_per_mille: 0 };
     let store = std::sync::Mutex::new((None, None));
     let history = record(plan, &Random::of_this_run(), || {
         |call| {
@@ -193,6 +211,7 @@ fn a_recorded_history_of_a_stale_store_is_rejected() {
                     *store = (None, store.0);
                     return saw;
                 }
+                Call::GetBoth(_) | Call::ExchangeBoth(..) => unreachable!("there is one key"),
             }
             None
         }

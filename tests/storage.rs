@@ -6,8 +6,8 @@
 mod support;
 
 use bytes::Bytes;
-use little_key_value::storage::{Change, Decision, Effect, Entry, Key};
-use little_key_value::storage::{KEY_BYTES_MAX, Op, Storage, Time};
+use little_key_value::storage::{Change, Decision, Effect, Entry};
+use little_key_value::storage::{KEY_BYTES_MAX, Op, Time};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
@@ -16,101 +16,48 @@ use support::blocking::Blocking as _;
 use support::engines;
 use support::history::{Plan, bytes_of, number_of, record};
 use support::linearizability::{Call, check, check_each_key};
+use support::promises::{Store, always, clear, delete, fewer_if_slow, get, is_slow, key};
+use support::promises::{on_every_engine, set};
 use support::random::Random;
 
-/// Makes a test of every promise, for one engine.
-macro_rules! keeps_its_promises {
-    ($engine:ident) => {
-        mod $engine {
-            keeps_its_promises! { $engine:
-                an_absent_key_is_none
-                a_value_is_read_back
-                setting_replaces
-                deleting_makes_absent
-                deleting_is_idempotent
-                deleting_leaves_the_others
-                a_deleted_key_can_be_set_again
-                clearing_deletes_every_key
-                clearing_is_idempotent
-                a_cleared_store_works_on
-                any_byte_is_kept
-                any_utf8_is_a_key
-                keys_are_compared_by_their_bytes
-                every_size_is_kept
-                text_is_told_from_the_rest
-                a_value_outlives_its_overwriting
-                a_value_outlives_its_deletion
-                a_value_outlives_clearing
-                a_value_outlives_the_store
-                random_operations_agree_with_a_map
-                of_many_writers_one_wins_whole
-                different_keys_do_not_disturb_each_other
-                each_key_is_linearizable
-                each_key_is_linearizable_with_clears
-                clearing_is_one_moment_for_all_keys
-                what_is_known_of_a_value_is_kept
-                an_update_replaces_what_it_saw
-                an_update_of_an_absent_key_creates_it
-                an_update_can_keep_and_remove
-                an_update_that_panics_changes_nothing
-                updates_of_one_key_come_one_after_the_other
-                of_many_who_create_one_does
-                an_expired_entry_is_absent
-                an_overwritten_expiry_is_gone
-                what_was_seen_to_expire_does_not_come_back
-                what_is_given_back_was_not_done
-                outcomes_come_once_each
-            }
-        }
-    };
-    ($engine:ident: $($promise:ident)*) => {
-        $(#[test]
-        fn $promise() {
-            super::$promise(super::engines::$engine());
-        })*
-    };
-}
-
-// A new engine adds a line.
-keeps_its_promises!(memory);
-keeps_its_promises!(durable);
-keeps_its_promises!(peer);
-
-type Store = Arc<dyn Storage>;
-
-fn key(text: &str) -> Key {
-    Key::new(text).expect("a key of 1 to 1024 bytes")
-}
-
-#[track_caller]
-fn get(store: &Store, text: &str) -> Option<Bytes> {
-    let entry = store.get(&key(text)).expect("the engine reads");
-    entry.map(|entry| entry.value().clone())
-}
-
-#[track_caller]
-fn set(store: &Store, text: &str, value: impl Into<Bytes>) {
-    store.set(key(text), Entry::new(value.into())).expect("the engine writes");
-}
-
-#[track_caller]
-fn delete(store: &Store, text: &str) {
-    store.delete(&key(text)).expect("the engine deletes");
-}
-
-#[track_caller]
-fn clear(store: &Store) {
-    store.clear().expect("the engine clears");
-}
-
-/// Whether a write waits for a disk or a peer.
-fn is_slow(store: &Store) -> bool {
-    store.try_now(Op::Update(key("any"), Box::new(|_| Decision::Keep))).is_err()
-}
-
-/// So many, or a fifth of it where each write waits.
-fn fewer_if_slow(store: &Store, many: usize) -> usize {
-    if is_slow(store) { many / 5 } else { many }
+on_every_engine! {
+    an_absent_key_is_none
+    a_value_is_read_back
+    setting_replaces
+    deleting_makes_absent
+    deleting_is_idempotent
+    deleting_leaves_the_others
+    a_deleted_key_can_be_set_again
+    clearing_deletes_every_key
+    clearing_is_idempotent
+    a_cleared_store_works_on
+    any_byte_is_kept
+    any_utf8_is_a_key
+    keys_are_compared_by_their_bytes
+    every_size_is_kept
+    text_is_told_from_the_rest
+    a_value_outlives_its_overwriting
+    a_value_outlives_its_deletion
+    a_value_outlives_clearing
+    a_value_outlives_the_store
+    random_operations_agree_with_a_map
+    of_many_writers_one_wins_whole
+    different_keys_do_not_disturb_each_other
+    each_key_is_linearizable
+    each_key_is_linearizable_with_clears
+    clearing_is_one_moment_for_all_keys
+    what_is_known_of_a_value_is_kept
+    an_update_replaces_what_it_saw
+    an_update_of_an_absent_key_creates_it
+    an_update_can_keep_and_remove
+    an_update_that_panics_changes_nothing
+    updates_of_one_key_come_one_after_the_other
+    of_many_who_create_one_does
+    an_expired_entry_is_absent
+    an_overwritten_expiry_is_gone
+    what_was_seen_to_expire_does_not_come_back
+    what_is_given_back_was_not_done
+    outcomes_come_once_each
 }
 
 fn an_absent_key_is_none(store: Store) {
@@ -410,8 +357,8 @@ fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
     };
     move |call| {
         let update = |name: usize, decision: Decision| {
-            let change: Change = Box::new(move |_| decision.clone());
-            let updated = store.update(key(&name.to_string()), change).expect("the engine writes");
+            let name = key(&name.to_string());
+            let updated = store.update(name, always(decision)).expect("the engine writes");
             updated.before.map(|entry| number_of(entry.value()))
         };
         match call {
@@ -428,6 +375,7 @@ fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
             }
             Call::Take(key) => return update(key, Decision::Remove),
             Call::Clear => clear(&store),
+            Call::GetBoth(_) | Call::ExchangeBoth(..) => unreachable!("they are not planned"),
         }
         None
     }
@@ -435,21 +383,21 @@ fn perform(store: &Store) -> impl FnMut(Call) -> Option<u64> {
 
 fn each_key_is_linearizable(store: Store) {
     let calls = fewer_if_slow(&store, 4000);
-    let plan = Plan { clients: 4, calls, keys: 3, clears_per_mille: 0 };
+    let plan = Plan { clients: 4, calls, keys: 3, clears_per_mille: 0, batches_per_mille: 0 };
     let history = record(plan, &Random::of_this_run(), || perform(&store));
     check_each_key(&history).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 fn each_key_is_linearizable_with_clears(store: Store) {
     let calls = fewer_if_slow(&store, 1000);
-    let plan = Plan { clients: 4, calls, keys: 3, clears_per_mille: 50 };
+    let plan = Plan { clients: 4, calls, keys: 3, clears_per_mille: 50, batches_per_mille: 0 };
     let history = record(plan, &Random::of_this_run(), || perform(&store));
     check_each_key(&history).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 fn clearing_is_one_moment_for_all_keys(store: Store) {
     let calls = fewer_if_slow(&store, 1000);
-    let plan = Plan { clients: 4, calls, keys: 8, clears_per_mille: 100 };
+    let plan = Plan { clients: 4, calls, keys: 8, clears_per_mille: 100, batches_per_mille: 0 };
     let history = record(plan, &Random::of_this_run(), || perform(&store));
     check(&history).unwrap_or_else(|violation| panic!("{violation}"));
 }
@@ -472,7 +420,7 @@ fn what_is_known_of_a_value_is_kept(store: Store) {
 
 /// A change that replaces whatever there is.
 fn replace_by(value: &'static str) -> Change {
-    Box::new(move |_| Decision::Replace(Entry::new(value.into())))
+    always(Decision::Replace(Entry::new(value.into())))
 }
 
 fn value_of(entry: Option<&Entry>) -> Option<&[u8]> {
@@ -499,11 +447,11 @@ fn an_update_can_keep_and_remove(store: Store) {
             set(&store, "key", value);
         }
         let entry = stored.map(|value| Entry::new(value.into()));
-        let kept = store.update(key("key"), Box::new(|_| Decision::Keep));
+        let kept = store.update(key("key"), always(Decision::Keep));
         let kept = kept.expect("the engine writes");
         assert_eq!((&kept.before, &kept.after), (&entry, &entry));
         assert_eq!(get(&store, "key").as_deref(), stored.map(str::as_bytes));
-        let removed = store.update(key("key"), Box::new(|_| Decision::Remove));
+        let removed = store.update(key("key"), always(Decision::Remove));
         let removed = removed.expect("the engine writes");
         assert_eq!((removed.before, removed.after), (entry, None));
         assert_eq!(get(&store, "key"), None);
@@ -523,7 +471,7 @@ fn an_update_that_panics_changes_nothing(store: Store) {
 
 fn what_is_given_back_was_not_done(store: Store) {
     set(&store, "key", "x".repeat(1 << 20));
-    let remove: Change = Box::new(|_| Decision::Remove);
+    let remove = always(Decision::Remove);
     let ops = [
         (Op::Set(key("new"), Entry::new("value".into())), "new", 5),
         (Op::Delete(key("new")), "new", 0),

@@ -24,7 +24,14 @@ impl Storage for Full {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
         Ok(match op {
             Op::Get(_) => Ok(Effect::Found(None)),
-            Op::Set(..) | Op::Delete(_) | Op::Update(..) | Op::Clear => Err(Error::Full),
+            Op::List(_) => Ok(Effect::Listed(Box::default())),
+            Op::Count(_) => Ok(Effect::Counted(0, None)),
+            Op::Set(..)
+            | Op::Delete(_)
+            | Op::Update(..)
+            | Op::Batch(_)
+            | Op::UpdateFirst(..)
+            | Op::Clear => Err(Error::Full),
         })
     }
 

@@ -8,17 +8,21 @@
 mod durable;
 mod entry;
 mod memory;
+mod page;
 mod pool;
 mod record;
 mod time;
 mod waiter;
+mod watch;
 
 use std::sync::Arc;
 
 pub use durable::{Durable, OpenError};
 pub use entry::{Digest, Entry};
 pub use memory::{KEYS_SHARDS, Memory};
+pub use page::{Listing, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start};
 pub use time::Time;
+pub use watch::{Subject, Ticket, Wake, Watch};
 
 /// The longest key, in bytes of its UTF-8.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -121,6 +125,8 @@ pub enum Decision {
     Replace(Entry),
     /// It becomes absent.
     Remove,
+    /// As [`Decision::Keep`]; in a batch nothing is done at all.
+    Refuse,
 }
 
 /// A pure function from the entry of a key, or none, to the key's fate. It may be
@@ -147,9 +153,30 @@ pub enum Op {
     /// Change a key depending on its entry, atomically: no other write comes between
     /// the entry that the change was shown and the one that takes its place.
     Update(Key, Change),
+    /// Do several operations at one moment, or none of them: nobody sees some done
+    /// and others not. Each sees the outcome of those before it; a key may repeat. With
+    /// the first [`Decision::Refuse`] it ends, and nothing has changed.
+    Batch(Vec<(Key, BatchOp)>),
+    /// Change the first key with a prefix, if there is one: of many who do, each is
+    /// shown what the others have left.
+    UpdateFirst(Box<str>, Change),
     /// Delete every key. Takes time in proportion to the store; reads wait for
     /// none of it.
     Clear,
+    /// Read a page of the sorted keys: all of a batch is on it, or none.
+    List(Box<Listing>),
+    /// Count some keys of a range, in a step that takes no longer than a page.
+    Count(Box<Range>),
+}
+
+/// An operation on one key among those of a batch.
+pub enum BatchOp {
+    /// As [`Op::Set`].
+    Set(Entry),
+    /// As [`Op::Delete`].
+    Delete,
+    /// As [`Op::Update`].
+    Update(Change),
 }
 
 /// The effect of an operation.
@@ -161,6 +188,16 @@ pub enum Effect {
     Done,
     /// Of [`Op::Update`].
     Updated(Box<Updated>),
+    /// Of [`Op::Batch`]: one for each operation. If one was refused it is the last
+    /// here, and nothing has changed.
+    Batch(Vec<Effect>),
+    /// Of [`Op::UpdateFirst`]; without such a key `None`.
+    UpdatedFirst(Option<Box<(Key, Updated)>>),
+    /// Of [`Op::List`].
+    Listed(Box<Page>),
+    /// Of [`Op::Count`]: how many keys there are up to the start of the rest, if there
+    /// is one.
+    Counted(u64, Option<Start>),
 }
 
 /// The outcome of an operation. On an error nothing has changed, but see
@@ -189,6 +226,12 @@ pub trait Storage: Send + Sync {
     /// a copy of the entry in `op`.
     fn submit(&self, op: Op, done: Done);
 
+    /// Those who wait for a key; `None` if the engine does not tell of changes. Never
+    /// blocks.
+    fn watch(&self) -> Option<&Watch> {
+        None
+    }
+
     /// Fails while no writes are taken. Never blocks.
     fn check(&self) -> Result<(), Error>;
 
@@ -213,3 +256,6 @@ pub trait Storage: Send + Sync {
 mod blocking;
 #[cfg(test)]
 pub use blocking::Blocking;
+#[cfg(test)]
+#[path = "../../tests/support/listings.rs"]
+mod listings;

@@ -54,6 +54,16 @@ impl Time {
         Duration::from_millis(later.0.saturating_sub(self.0))
     }
 
+    /// The moment by the wall clock, as that is set now.
+    pub fn on_wall_clock(self) -> SystemTime {
+        let Reading { time, wall } = Reading::now();
+        let lead = wall.cast_signed().wrapping_sub(time.0.cast_signed());
+        // Less is no lead, and would have each call tell another moment.
+        let is_set = u128::from(lead.unsigned_abs()) >= STEP_MIN.as_millis();
+        let wall = if is_set { self.0.saturating_add_signed(lead) } else { self.0 };
+        UNIX_EPOCH + Duration::from_millis(wall)
+    }
+
     /// The moment as a number.
     pub(super) fn to_bits(self) -> u64 {
         self.0
@@ -136,6 +146,17 @@ mod tests {
         assert!(wall().abs_diff(first.0) < 60_000, "{first:?}");
         for _ in 0..1000 {
             assert!(Time::now() >= first);
+        }
+    }
+
+    #[test]
+    fn the_wall_clock_shows_now_and_what_is_to_come() {
+        for ahead in [0, 3600] {
+            let ahead = Duration::from_secs(ahead);
+            let shown = Time::now().after(ahead).on_wall_clock();
+            let expected = SystemTime::now() + ahead;
+            let tolerance = Duration::from_secs(60);
+            assert!(shown <= expected + tolerance && expected <= shown + tolerance, "{shown:?}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The operations of a store for callers that wait for their outcome. The unit tests
 //! of the library use this file too.
 
-use little_key_value::storage::{Change, Effect, Entry, Error, Key};
-use little_key_value::storage::{Op, Outage, Outcome, Storage, Updated};
+use little_key_value::storage::{BatchOp, Change, Effect, Entry, Error, Key, Listing};
+use little_key_value::storage::{Op, Outage, Outcome, Page, Range, Storage, Updated};
 
 /// The operations of a store for callers that wait for their outcome.
 pub trait Blocking: Storage {
@@ -20,10 +20,9 @@ pub trait Blocking: Storage {
 
     /// See [`Op::Get`].
     fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        match self.perform(Op::Get(key.clone()))? {
-            Effect::Found(entry) => Ok(entry),
-            Effect::Done | Effect::Updated(_) => unreachable!("a get finds"),
-        }
+        let effect = self.perform(Op::Get(key.clone()))?;
+        let Effect::Found(entry) = effect else { unreachable!("a get finds, not {effect:?}") };
+        Ok(entry)
     }
 
     /// See [`Op::Set`].
@@ -38,9 +37,52 @@ pub trait Blocking: Storage {
 
     /// See [`Op::Update`].
     fn update(&self, key: Key, change: Change) -> Result<Updated, Error> {
-        match self.perform(Op::Update(key, change))? {
-            Effect::Updated(updated) => Ok(*updated),
-            Effect::Found(_) | Effect::Done => unreachable!("an update updates"),
+        let effect = self.perform(Op::Update(key, change))?;
+        let Effect::Updated(updated) = effect else {
+            unreachable!("an update updates, not {effect:?}")
+        };
+        Ok(*updated)
+    }
+
+    /// See [`Op::Batch`].
+    fn batch(&self, ops: Vec<(Key, BatchOp)>) -> Result<Vec<Effect>, Error> {
+        let effect = self.perform(Op::Batch(ops))?;
+        let Effect::Batch(effects) = effect else {
+            unreachable!("a batch has effects, not {effect:?}")
+        };
+        Ok(effects)
+    }
+
+    /// See [`Op::UpdateFirst`].
+    fn update_first(&self, prefix: &str, change: Change) -> Result<Option<(Key, Updated)>, Error> {
+        let effect = self.perform(Op::UpdateFirst(prefix.into(), change))?;
+        let Effect::UpdatedFirst(first) = effect else {
+            unreachable!("an update updates, not {effect:?}")
+        };
+        Ok(first.map(|first| *first))
+    }
+
+    /// See [`Op::List`].
+    fn list(&self, listing: Listing) -> Result<Page, Error> {
+        let effect = self.perform(Op::List(listing.into()))?;
+        let Effect::Listed(page) = effect else { unreachable!("a listing lists, not {effect:?}") };
+        Ok(*page)
+    }
+
+    /// The number of keys of a range, counted in as many steps as it takes. See
+    /// [`Op::Count`].
+    fn count(&self, mut range: Range) -> Result<u64, Error> {
+        let mut sum = 0;
+        loop {
+            let effect = self.perform(Op::Count(range.clone().into()))?;
+            let Effect::Counted(counted, next) = effect else {
+                unreachable!("a count counts, not {effect:?}")
+            };
+            sum += counted;
+            match next {
+                Some(next) => range.start = next,
+                None => return Ok(sum),
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Every engine, for the suites that run on all of them.
 
 use super::peer::Peer;
-use little_key_value::storage::{Done, Durable, Error, Memory, Op, Outcome, Storage};
+use little_key_value::storage::{Done, Durable, Error, Memory, Op, Outcome, Storage, Watch};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -42,6 +42,10 @@ impl Storage for Temporary {
 
     fn submit(&self, op: Op, done: Done) {
         self.engine.submit(op, done);
+    }
+
+    fn watch(&self) -> Option<&Watch> {
+        self.engine.watch()
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Recording what concurrent clients do and see, for the judge.
 
-use super::linearizability::{Call, Operation};
+use super::linearizability::{Call, Operation, Saw};
 use super::random::Random;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -17,13 +17,16 @@ pub struct Plan {
     pub keys: usize,
     /// Of a thousand calls, how many are clears.
     pub clears_per_mille: usize,
+    /// Of a thousand calls, how many are on two keys at one moment.
+    pub batches_per_mille: usize,
 }
 
 /// Lets every client make its calls through a connection of its own, which
 /// performs one call and returns what it has seen.
-pub fn record<C>(plan: Plan, random: &Random, connect: impl Fn() -> C + Sync) -> Vec<Operation>
+pub fn record<C, S>(plan: Plan, random: &Random, connect: impl Fn() -> C + Sync) -> Vec<Operation>
 where
-    C: FnMut(Call) -> Option<u64>,
+    C: FnMut(Call) -> S,
+    S: Into<Saw>,
 {
     let clock = AtomicU64::new(0);
     let start = Barrier::new(plan.clients);
@@ -40,7 +43,7 @@ where
                     let value = (client * plan.calls + index) as u64;
                     let call = choose(plan, &mut random, value);
                     let invoked = clock.fetch_add(1, Ordering::SeqCst);
-                    let saw = perform(call);
+                    let saw = perform(call).into();
                     let returned = clock.fetch_add(1, Ordering::SeqCst);
                     let is_lost = false;
                     own.push(Operation { client, call, saw, invoked, returned, is_lost });
@@ -56,6 +59,14 @@ fn choose(plan: Plan, random: &mut Random, value: u64) -> Call {
     let key = random.below(plan.keys);
     if random.below(1000) < plan.clears_per_mille {
         return Call::Clear;
+    }
+    if random.below(1000) < plan.batches_per_mille {
+        let both = [key, (key + 1) % plan.keys];
+        return if random.below(2) == 0 {
+            Call::GetBoth(both)
+        } else {
+            Call::ExchangeBoth(both, value)
+        };
     }
     match random.below(10) {
         0..4 => Call::Get(key),

@@ -2,6 +2,7 @@
 //! answer apart, with a deadline on everything.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Barrier;
 use std::thread;
@@ -26,8 +27,18 @@ pub struct Response {
     pub status_line: String,
     /// Names and values of the header fields, in order.
     pub headers: Vec<(String, String)>,
-    /// The body, `Content-Length` bytes of it.
+    /// The body, without its framing.
     pub body: Vec<u8>,
+}
+
+/// The sign of a body's end.
+enum BodyEnd {
+    /// So many bytes.
+    Length(usize),
+    /// The chunk that has none.
+    LastChunk,
+    /// The end of the connection.
+    Close,
 }
 
 impl Connection {
@@ -142,13 +153,58 @@ impl Connection {
         let head = head.map_err(|err| io::Error::new(ErrorKind::InvalidData, err))?;
         let mut response = Response::of_head(&head)?;
         let body_start = head_end + 4;
-        let body_bytes = if method == "HEAD" { 0 } else { response.content_length() };
-        while self.unread.len() < body_start + body_bytes {
-            self.read_more()?;
+        let body_end = if method == "HEAD" { BodyEnd::Length(0) } else { response.body_end() };
+        if let BodyEnd::Length(bytes) = body_end {
+            while self.unread.len() < body_start + bytes {
+                self.read_more()?;
+            }
         }
         self.unread.drain(..body_start);
-        response.body = self.unread.drain(..body_bytes).collect();
+        response.body = match body_end {
+            BodyEnd::Length(bytes) => self.unread.drain(..bytes).collect(),
+            BodyEnd::LastChunk => self.chunks()?,
+            BodyEnd::Close => self.rest()?,
+        };
         Ok(response)
+    }
+
+    /// Reads chunks up to the last one.
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let invalid = || io::Error::new(ErrorKind::InvalidData, "that is no chunk");
+        let mut body = Vec::new();
+        loop {
+            let line_end = loop {
+                if let Some(at) = self.unread.windows(2).position(|window| window == b"\r\n") {
+                    break at;
+                }
+                self.read_more()?;
+            };
+            let size = std::str::from_utf8(&self.unread[..line_end]).map_err(|_| invalid())?;
+            let size = usize::from_str_radix(size, 16).map_err(|_| invalid())?;
+            self.unread.drain(..line_end + 2);
+            while self.unread.len() < size + 2 {
+                self.read_more()?;
+            }
+            body.extend(self.unread.drain(..size));
+            if self.unread.drain(..2).ne(*b"\r\n") {
+                return Err(invalid());
+            }
+            if size == 0 {
+                return Ok(body);
+            }
+        }
+    }
+
+    /// Reads to the end of the connection.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            match self.read_more() {
+                Ok(()) => {}
+                Err(err) if err.kind() == ErrorKind::UnexpectedEof => break,
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(mem::take(&mut self.unread))
     }
 
     /// Waits until the server closes the connection, and panics if it does not
@@ -224,9 +280,15 @@ impl Response {
         std::str::from_utf8(&self.body).expect("a body of text")
     }
 
-    fn content_length(&self) -> usize {
-        let length = self.header("Content-Length").map(|text| text.parse().expect("a number"));
-        length.unwrap_or(0)
+    /// The end of the body of an answer to anything but HEAD (RFC 9112, 6.3).
+    fn body_end(&self) -> BodyEnd {
+        match (self.header("Content-Length"), self.header("Transfer-Encoding")) {
+            (Some(length), None) => BodyEnd::Length(length.parse().expect("a number")),
+            (None, Some("chunked")) => BodyEnd::LastChunk,
+            (None, None) if matches!(self.status(), 100..200 | 204 | 304) => BodyEnd::Length(0),
+            (None, None) => BodyEnd::Close,
+            unclear => panic!("one length, and not {unclear:?}"),
+        }
     }
 }
 

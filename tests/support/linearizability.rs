@@ -22,8 +22,22 @@ pub enum Call {
     Exchange(usize, u64),
     /// Deletes a key, and sees what was there.
     Take(usize),
+    /// Reads two keys at one moment.
+    GetBoth([usize; 2]),
+    /// Stores a number under two keys at one moment, and sees what was there.
+    ExchangeBoth([usize; 2], u64),
     /// Deletes every key.
     Clear,
+}
+
+/// The numbers that a call has seen: those of one key or of two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Saw(pub [Option<u64>; 2]);
+
+impl From<Option<u64>> for Saw {
+    fn from(number: Option<u64>) -> Self {
+        Self([number, None])
+    }
 }
 
 /// A call that was made, and has returned or was cut off.
@@ -34,7 +48,7 @@ pub struct Operation {
     /// What was called.
     pub call: Call,
     /// What a get, an exchange or a take saw; the others see nothing.
-    pub saw: Option<u64>,
+    pub saw: Saw,
     /// A tick of the common clock before the call.
     pub invoked: u64,
     /// A tick of the common clock after its return, or after the end of what
@@ -58,6 +72,7 @@ impl fmt::Display for Violation {
         writeln!(formatter, "no order explains the history; after {} calls:", self.explained)?;
         for operation in &self.stuck {
             let Operation { client, call, saw, invoked, returned, is_lost } = operation;
+            let Saw(saw) = saw;
             let lost = if *is_lost { ", lost" } else { "" };
             writeln!(
                 formatter,
@@ -68,7 +83,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Judges each key by itself; a clear counts as a delete of each.
+/// Judges each key by itself; a clear counts as a delete of each. Nothing was called
+/// on two keys.
 pub fn check_each_key(history: &[Operation]) -> Result<(), Violation> {
     let keys: BTreeSet<usize> =
         history.iter().filter_map(|operation| operation.call.key()).collect();
@@ -116,6 +132,9 @@ impl Call {
             | Self::Exchange(key, _)
             | Self::Take(key) => Some(key),
             Self::Clear => None,
+            Self::GetBoth(_) | Self::ExchangeBoth(..) => {
+                unreachable!("it is judged as a part of the whole")
+            }
         }
     }
 }
@@ -148,18 +167,23 @@ impl Position {
 
     /// The position after one more call, unless it saw something else.
     fn with(&self, index: usize, operation: &Operation) -> Option<Self> {
+        let number = |key: usize| self.store.get(&key).copied();
+        let saw = match operation.call {
+            Call::Get(key) | Call::Exchange(key, _) | Call::Take(key) => number(key).into(),
+            Call::GetBoth(keys) | Call::ExchangeBoth(keys, _) => Saw(keys.map(number)),
+            Call::Set(..) | Call::Delete(_) | Call::Clear => Saw::default(),
+        };
+        if saw != operation.saw {
+            return None;
+        }
         let mut next = self.clone();
         match operation.call {
-            Call::Get(key) | Call::Exchange(key, _) | Call::Take(key)
-                if self.store.get(&key).copied() != operation.saw =>
-            {
-                return None;
-            }
-            Call::Get(_) => {}
+            Call::Get(_) | Call::GetBoth(_) => {}
             Call::Set(key, value) | Call::Exchange(key, value) => {
                 next.store.insert(key, value);
             }
             Call::Delete(key) | Call::Take(key) => drop(next.store.remove(&key)),
+            Call::ExchangeBoth(keys, value) => next.store.extend(keys.map(|key| (key, value))),
             Call::Clear => next.store.clear(),
         }
         next.taken.insert(index);

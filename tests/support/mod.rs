@@ -9,9 +9,13 @@
 //! | the order of two checks; anything of the API that takes no socket | a row in a table of `src/api/tests.rs` |
 //! | the grammar of one field, the rule of one function | a unit test beside it in `src` |
 //! | the contract of the `Storage` trait, on every engine | `tests/storage.rs` |
+//! | the same for what concerns many keys | `tests/lists.rs`, `tests/batches.rs` |
 //! | bytes that are no whole request: cut, split, ambiguous, too large | `tests/wire.rs` |
 //! | many clients at once, all honest | `tests/concurrency.rs` |
+//! | the same with lists, batches and takes | `tests/collections.rs` |
 //! | a client or a storage that misbehaves costs nobody else anything | `tests/containment.rs` |
+//! | an answer that is made while it is sent | `tests/in_parts.rs` |
+//! | a request that waits for a change | `tests/waits.rs` |
 //! | flags, environment, exit codes, signals | `tests/process.rs` |
 //! | the addresses that it listens on | `tests/addresses.rs` |
 //! | standard output and the log | `tests/output.rs`, `tests/panics.rs` |
@@ -32,7 +36,13 @@
 //! bound ([`http::wait_until`]); it sleeps only where time itself is what passes, and
 //! then for no less than the promise says. Speed is measured in `scripts/bench`.
 
-#![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    unused_macros,
+    reason = "each test crate uses a part of it"
+)]
 #![allow(
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
@@ -44,9 +54,11 @@ pub mod engines;
 pub mod history;
 pub mod http;
 pub mod linearizability;
+pub mod listings;
 pub mod peer;
 pub mod place;
 pub mod process;
+pub mod promises;
 pub mod random;
 pub mod server;
 pub mod transcript;

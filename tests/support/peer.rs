@@ -7,7 +7,7 @@
 use super::blocking::Blocking as _;
 use super::random::Random;
 use crossbeam_channel::{Receiver, Sender};
-use little_key_value::storage::{Done, Error, Memory, Op, Outage, Outcome, Storage};
+use little_key_value::storage::{Done, Error, Memory, Op, Outage, Outcome, Storage, Watch};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,6 +81,10 @@ impl Storage for Peer {
             return done(Err(err));
         }
         self.requests.send((op, done)).expect("the links are there until the end");
+    }
+
+    fn watch(&self) -> Option<&Watch> {
+        self.memory.watch()
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! writes ──► queue ──► committer: takes all that wait, decides on the updates,
-//!   ▲                      │      writes one batch, syncs once,
+//!   ▲                      │      writes one commit group, syncs once,
 //!   └────── outcome ◄──────┘      and only then lets readers see it
 //! ```
 //!
-//! Writes that come during a sync make the next batch, and a lone one waits for
+//! Writes that come during a sync make the next group, and a lone one waits for
 //! nobody. `upkeep` writes to the database; this file has the fate of the writes, and
 //! of the store once the database fails. After a failure of the journal its contents
 //! are uncertain: nothing more is written before the next start. After any other the
 //! database is opened anew, see `reopen`.
 
-use super::batch::{self, Batch, Decided, Record, WriteOp};
+use super::commit_group::{CommitGroup, Committed, Draft, WriteOp};
 use super::compaction::Trigger;
+use super::firsts::Firsts;
 use super::journal::preallocate::Preallocation;
 use super::live::Live;
 use super::patience::{Ending, Patience};
@@ -24,15 +25,17 @@ use super::tree::{self, unless_panic};
 use super::upkeep::Upkeep;
 use crate::platform::scheduling;
 use crate::storage::waiter::Waiter;
-use crate::storage::{Effect, Error, Key, Outage, Time};
+use crate::storage::watch::Watch;
+use crate::storage::{Effect, Error, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A batch takes no more writes once it holds this many bytes.
-const BATCH_BYTES_MAX: usize = 8 << 20;
+/// A commit group takes no more writes once it holds this many bytes, or has so many
+/// operations: batches of small ones would make it take long.
+const COMMIT_BYTES_MAX: usize = 8 << 20;
+const COMMIT_OPS_MAX: usize = 4096;
 
 /// The time between two checks of the disk while nobody writes.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -41,9 +44,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// expired: for as long as that took, but for no longer than this.
 const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// A write to a key.
+/// A write, which is committed as a whole.
 pub struct Write {
-    pub key: Key,
     pub op: WriteOp,
     pub waiter: Waiter,
     /// The time at which it was submitted.
@@ -65,6 +67,7 @@ pub struct Committer {
     queue: Receiver<Message>,
     pins: Arc<Pins>,
     status: Arc<Status>,
+    watch: Watch,
     /// The outage since a write to the disk has failed.
     failed: Option<Outage>,
     reopener: Reopener,
@@ -74,20 +77,28 @@ pub struct Committer {
     last_write: Instant,
     /// Space is not made before this.
     make_space_at: Instant,
-    /// The last batch had more than one write.
+    /// The last group had more than one write.
     has_company: bool,
-    batches: u64,
+    firsts: Firsts,
+    groups: u64,
     writes: u64,
 }
 
 impl Committer {
-    pub fn new(live: Live, pins: Arc<Pins>, status: Arc<Status>, queue: Receiver<Message>) -> Self {
+    pub fn new(
+        live: Live,
+        pins: Arc<Pins>,
+        status: Arc<Status>,
+        watch: Watch,
+        queue: Receiver<Message>,
+    ) -> Self {
         let preallocation = Preallocation::begin(live.data().path());
         Self {
             upkeep: Upkeep::new(live),
             queue,
             pins,
             status,
+            watch,
             failed: None,
             reopener: Reopener::default(),
             is_settling: false,
@@ -95,7 +106,8 @@ impl Committer {
             last_write: Instant::now(),
             make_space_at: Instant::now(),
             has_company: false,
-            batches: 0,
+            firsts: Firsts::default(),
+            groups: 0,
             writes: 0,
         }
     }
@@ -116,9 +128,11 @@ impl Committer {
                 None => self.queue.recv_timeout(self.idle_time_max()),
             };
             match message {
-                Ok(Message::Write(write)) => next = self.take_batch(write),
+                Ok(Message::Write(write)) => next = self.take_commit_group(write),
                 Ok(Message::Clear(waiter)) => {
                     let outcome = self.guarded(Upkeep::clear);
+                    self.firsts.forget();
+                    self.watch.all_changed();
                     tell([(waiter, Effect::Done)], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
@@ -137,25 +151,26 @@ impl Committer {
     }
 
     /// Commits a write together with those that wait. Gives back a message
-    /// that was taken and belongs to no batch.
-    fn take_batch(&mut self, first: Write) -> Option<Message> {
-        let mut batch = Batch::begin();
+    /// that was taken and belongs to no group.
+    fn take_commit_group(&mut self, first: Write) -> Option<Message> {
+        let mut group = CommitGroup::begin();
         let mut spare_bytes = self.upkeep.spare_bytes();
-        self.add(&mut batch, &mut spare_bytes, first);
+        self.add(&mut group, &mut spare_bytes, first);
         if self.has_company {
-            // Clients that are just about to write again get into this batch.
+            // Clients that are just about to write again get into this group.
             thread::yield_now();
         }
         let mut next = None;
-        while batch.held_bytes() < BATCH_BYTES_MAX && next.is_none() {
+        while group.held_bytes() < COMMIT_BYTES_MAX && group.ops < COMMIT_OPS_MAX && next.is_none()
+        {
             match self.queue.try_recv() {
-                Ok(Message::Write(write)) => self.add(&mut batch, &mut spare_bytes, write),
+                Ok(Message::Write(write)) => self.add(&mut group, &mut spare_bytes, write),
                 Ok(other) => next = Some(other),
                 Err(_) => break,
             }
         }
-        let Batch { changes, waiters, bytes, .. } = batch;
-        if changes.is_empty() {
+        let CommitGroup { draft, has_batch, waiters, .. } = group;
+        if draft.records.is_empty() {
             // All that was seen is on the disk already.
             self.pins.clear();
             tell(waiters, &Ok(()));
@@ -163,39 +178,42 @@ impl Committer {
         }
         self.last_write = Instant::now();
         self.has_company = waiters.len() > 1;
-        self.batches += 1;
+        self.groups += 1;
         self.writes += waiters.len() as u64;
-        let outcome = self.commit(changes, bytes);
+        let outcome = self.commit(draft, has_batch);
+        if outcome.is_err() {
+            self.firsts.forget();
+        }
         self.pins.clear();
         tell(waiters, &outcome);
         self.compact(Trigger::Write);
         next
     }
 
-    /// Decides on an operation and adds it to a batch; one that makes the store
-    /// grow only if there is space.
-    fn add(&mut self, batch: &mut Batch, spare_bytes: &mut u64, write: Write) {
-        let Write { key, op, waiter, since } = write;
-        let decided = match batch.decide(self.upkeep.keyspaces(), &self.pins, &key, op) {
+    /// Decides on a write and adds it to a group; one that makes the store grow only if
+    /// there is space.
+    fn add(&mut self, group: &mut CommitGroup, spare_bytes: &mut u64, write: Write) {
+        let Write { op, waiter, since } = write;
+        let committed = Committed { keyspaces: self.upkeep.keyspaces(), pins: &self.pins };
+        let decided = match group.decide(committed, &mut self.firsts, op) {
             Ok(decided) => decided,
-            Err(err) => return tell([(waiter, Effect::Done)], &Err(err)),
+            Err(err) => return waiter.tell(Err(err)),
         };
-        if let Decided::Write(Some(record), _) = &decided
+        if let Some(growth_bytes) = decided.growth_bytes()
             && self.failed.is_none()
         {
-            let bytes = (batch.bytes + batch::bytes(&key, Some(record))) as u64;
+            let bytes = (group.draft.bytes + growth_bytes) as u64;
             if bytes > *spare_bytes {
-                // Entries that the batch was decided on stay until it is committed.
-                *spare_bytes = self.make_space(bytes, batch.begun, since);
+                // Entries that the group was decided on stay until it is committed.
+                *spare_bytes = self.make_space(bytes, group.begun, since);
             }
             let fits = bytes <= *spare_bytes;
             let before = self.note_space(fits);
             if !fits {
-                let refusal = before.map_or(Error::Full, Error::Unavailable);
-                return tell([(waiter, Effect::Done)], &Err(refusal));
+                return waiter.tell(Err(before.map_or(Error::Full, Error::Unavailable)));
             }
         }
-        batch.add(key, decided, waiter);
+        group.add(decided, &mut self.firsts, waiter);
     }
 
     /// Makes space for a write submitted at `since`, as long as it has patience; gives
@@ -233,11 +251,19 @@ impl Committer {
         before
     }
 
-    fn commit(&mut self, changes: HashMap<Key, Record>, bytes: usize) -> Result<(), Error> {
-        let batch = self.guarded(|upkeep| upkeep.batch(changes))?;
+    fn commit(&mut self, draft: Draft, has_batch: bool) -> Result<(), Error> {
+        let Draft { records, bytes, .. } = draft;
+        let mut batch = self.guarded(|upkeep| upkeep.batch(&records))?;
+        if has_batch {
+            batch.be_seen_at_once();
+        }
         let folder = self.upkeep.live.data().path();
         self.preallocation.prepare(folder, batch.len(), bytes);
-        self.guarded(|upkeep| upkeep.commit(batch, bytes))
+        self.guarded(|upkeep| upkeep.commit(batch, bytes))?;
+        for (key, record) in &records {
+            self.watch.changed(key.as_str(), record.is_some());
+        }
+        Ok(())
     }
 
     /// Does something to the database unless that is known to fail.
@@ -297,6 +323,9 @@ impl Committer {
         }
         match self.upkeep.reopen(&mut self.reopener) {
             Reopened::Now => {
+                // A write that was not acknowledged may be there.
+                self.firsts.forget();
+                self.watch.all_changed();
                 self.is_settling = true;
                 self.failed = None;
                 self.status.set(None);
@@ -324,7 +353,7 @@ impl Committer {
     }
 
     fn close(mut self) -> Result<(), Error> {
-        log::debug!("{} writes were committed in {} batches", self.writes, self.batches);
+        log::debug!("{} writes were committed in {} groups", self.writes, self.groups);
         self.upkeep.stop();
         let closed = self.guarded(Upkeep::close);
         self.status.set(Some(Outage::Closed));

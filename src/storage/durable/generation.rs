@@ -16,6 +16,7 @@ use super::tree::{Database, Keyspace, MEMTABLE_BYTES, Result, WriteBatch};
 use crate::storage::KEY_BYTES_MAX;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The end of the name of a generation's second keyspace.
 const EXPIRING: &str = ".expiring";
@@ -50,9 +51,33 @@ impl<T> Both<T> {
 }
 
 /// The two keyspaces of a generation.
-pub type Keyspaces = Both<Keyspace>;
+pub struct Keyspaces {
+    /// The keys, with their records.
+    pub keys: Keyspace,
+    /// Large records that expire.
+    pub expiring: Keyspace,
+    has_index: AtomicBool,
+}
 
 impl Keyspaces {
+    fn new(keys: Keyspace, expiring: Keyspace) -> Self {
+        Self { keys, expiring, has_index: AtomicBool::new(true) }
+    }
+
+    pub fn each(&self) -> [&Keyspace; 2] {
+        [&self.keys, &self.expiring]
+    }
+
+    /// False while the index of what expires has always been empty, as far as is known.
+    pub fn has_index(&self) -> bool {
+        self.has_index.load(Ordering::Acquire)
+    }
+
+    /// Notes that, or the opposite before the first entry can be read.
+    pub fn note_index(&self, has_index: bool) {
+        self.has_index.store(has_index, Ordering::Release);
+    }
+
     /// The bytes that are in memory and in no file but the journal.
     pub fn unflushed_bytes(&self) -> u64 {
         self.memtable_bytes() + self.sealed_memtables() as u64 * MEMTABLE_BYTES
@@ -108,7 +133,7 @@ impl Generation {
     ) -> Result<Self> {
         let expiring = database.keyspace(&format!("{number}{EXPIRING}"))?;
         directory::sync(&data.join(KEYSPACES))?;
-        let keyspaces = Arc::new(Keyspaces { keys, expiring });
+        let keyspaces = Arc::new(Keyspaces::new(keys, expiring));
         Ok(Self { number, stamp, keyspaces, synced: [0; 2] })
     }
 

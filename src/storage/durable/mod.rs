@@ -3,27 +3,29 @@
 //!
 //! ```text
 //! write ──► committer ──► upkeep ──► generation ──► tree ──► fjall
-//!             batch         │          two keyspaces: the keys, and large records
+//!          commit_group     │          two keyspaces: the keys, and large records
 //!                           │          that expire; a clear begins another pair
 //!                           └─ expiry, compaction, disk_space, remover
-//! read  ──► read_path ──────────────► keyspaces
+//! read  ──► read_path ──► walk ─────► keyspaces
 //! start ──► directory ──► recovery: verify, journal, inventory
 //! failure ─► reopen: the same, while reads go on
 //! ```
 //!
 //! `tree` alone names fjall, and no module imports another in a circle.
 
-mod batch;
+mod commit_group;
 mod committer;
 mod compaction;
 mod directory;
 mod disk_space;
 mod expiry;
+mod firsts;
 mod generation;
 mod held;
 mod inventory;
 mod journal;
 mod live;
+mod lookup;
 mod open_error;
 mod patience;
 mod pins;
@@ -35,10 +37,12 @@ mod status;
 mod tree;
 mod upkeep;
 mod verify;
+mod walk;
 
 use super::pool::Pool;
+use super::watch::Watch;
 use super::{Done, Effect, Error, Op, Outage, Outcome, Storage, Time};
-use batch::WriteOp;
+use commit_group::{KeyOp, WriteOp};
 use committer::{Committer, Message, Write};
 use crossbeam_channel::Sender;
 use directory::{Data, Directory};
@@ -55,11 +59,17 @@ use std::time::Instant;
 /// Threads for reads from the disk, for each processor.
 const READERS_EACH: usize = 2;
 
+/// Threads for lists and counts: half as many as there are processors, but no fewer.
+const WALKERS_MIN: usize = 2;
+
 /// The engine on disk. An acknowledged write is synced.
 pub struct Durable {
     read_path: ReadPath,
     /// For reads that may wait for the disk.
     readers: Pool,
+    /// For lists and counts: a read of one key waits behind none of their steps.
+    walkers: Pool,
+    watch: Watch,
     status: Arc<Status>,
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
@@ -87,17 +97,21 @@ impl Durable {
         let current = Arc::clone(&live.current);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
-        let committer = Committer::new(live, Arc::clone(&pins), Arc::clone(&status), queue);
+        let watch = Watch::default();
+        let committer =
+            Committer::new(live, Arc::clone(&pins), Arc::clone(&status), watch.clone(), queue);
         let committer = thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
         let read_path = ReadPath::new(current, pins);
-        let readers = start_readers(&read_path)?;
+        let [readers, walkers] = start_readers(&read_path)?;
         Ok(Self {
             read_path,
             readers,
+            walkers,
+            watch,
             status,
             writes,
             committer,
@@ -118,18 +132,34 @@ impl Durable {
     }
 }
 
-/// Starts the threads that read from the disk.
-fn start_readers(read_path: &ReadPath) -> Result<Pool, OpenError> {
+/// Starts the threads that read from the disk: those that read one key, and those that
+/// read many.
+fn start_readers(read_path: &ReadPath) -> Result<[Pool; 2], OpenError> {
     let read_path = read_path.clone();
     let perform = move |op| match op {
         Op::Get(key) => read_path.get(&key).map(Effect::Found),
-        Op::Set(..) | Op::Delete(_) | Op::Update(..) | Op::Clear => {
+        Op::List(listing) => read_path.list(&listing).map(|page| Effect::Listed(page.into())),
+        Op::Count(range) => {
+            read_path.count(&range).map(|(counted, next)| Effect::Counted(counted, next))
+        }
+        Op::Set(..)
+        | Op::Delete(_)
+        | Op::Update(..)
+        | Op::Batch(_)
+        | Op::UpdateFirst(..)
+        | Op::Clear => {
             unreachable!("writes are the committer's")
         }
     };
-    let threads = READERS_EACH * thread::available_parallelism().map_or(1, usize::from);
-    Pool::start("reader", threads, perform)
-        .map_err(|err| OpenError::io("no thread can be started", err))
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let start = |name, threads| {
+        Pool::start(name, threads, perform.clone())
+            .map_err(|err| OpenError::io("no thread can be started", err))
+    };
+    Ok([
+        start("reader", READERS_EACH * processors)?,
+        start("walker", WALKERS_MIN.max(processors / 2))?,
+    ])
 }
 
 impl Storage for Durable {
@@ -142,14 +172,23 @@ impl Storage for Durable {
     }
 
     fn submit(&self, op: Op, done: Done) {
-        let (key, op) = match op {
+        let op = match op {
             Op::Get(_) => return self.readers.submit(op, done),
+            Op::List(_) | Op::Count(_) => return self.walkers.submit(op, done),
             Op::Clear => return self.tell(Message::Clear(done.into())),
-            Op::Set(key, entry) => (key, WriteOp::set(entry)),
-            Op::Delete(key) => (key, WriteOp::Put(None)),
-            Op::Update(key, change) => (key, WriteOp::Decide(change)),
+            Op::Set(key, entry) => WriteOp::One(key, KeyOp::set(entry)),
+            Op::Delete(key) => WriteOp::One(key, KeyOp::Put(None)),
+            Op::Update(key, change) => WriteOp::One(key, KeyOp::Decide(change)),
+            Op::Batch(ops) => {
+                WriteOp::Batch(ops.into_iter().map(|(key, op)| (key, op.into())).collect())
+            }
+            Op::UpdateFirst(prefix, change) => WriteOp::First(prefix, change),
         };
-        self.tell(Message::Write(Write { key, op, waiter: done.into(), since: Instant::now() }));
+        self.tell(Message::Write(Write { op, waiter: done.into(), since: Instant::now() }));
+    }
+
+    fn watch(&self) -> Option<&Watch> {
+        Some(&self.watch)
     }
 
     fn check(&self) -> Result<(), Error> {

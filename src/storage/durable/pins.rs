@@ -30,6 +30,13 @@ impl Pins {
         entry.lives(Time::now) || self.lock().get(key).copied() == entry.expiry()
     }
 
+    /// Looks at something while no entry is pinned or let go; gives all pins then.
+    pub fn with<T>(&self, look: impl FnOnce() -> T) -> (HashMap<Key, Time>, T) {
+        let pins = self.lock();
+        let found = look();
+        (pins.clone(), found)
+    }
+
     pub fn clear(&self) {
         self.lock().clear();
     }

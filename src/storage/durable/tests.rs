@@ -4,7 +4,7 @@
 //! A sample of the positions is tried; `LKV_TEST_EVERY_BYTE=1` tries them all.
 
 use super::*;
-use crate::storage::{Blocking as _, Entry, Key, Time};
+use crate::storage::{BatchOp, Blocking as _, Decision, Entry, Key, Listing, Time};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,12 +19,14 @@ enum Write {
     /// The same for as long as the test takes.
     Lend(&'static str, Vec<u8>),
     Delete(&'static str),
+    /// Lends some keys at one moment, and deletes others.
+    Batch(Vec<(&'static str, Option<Vec<u8>>)>),
     Clear,
     /// Moves what was written so far to tables.
     Flush,
 }
 
-use Write::{Clear, Delete, Flush, Lend, Set};
+use Write::{Batch, Clear, Delete, Flush, Lend, Set};
 
 /// A directory and what its store held after each of its writes.
 struct Written {
@@ -91,6 +93,19 @@ impl Written {
                 Delete(text) => {
                     store.delete(&key(text)).expect("the engine deletes");
                     map.remove(*text);
+                }
+                Batch(ops) => {
+                    let ops = ops.iter().map(|(text, value)| {
+                        match value {
+                            Some(value) => map.insert((*text).to_owned(), value.clone()),
+                            None => map.remove(*text),
+                        };
+                        let later = Some(Time::now().after(Duration::from_secs(1000)));
+                        let entry = value.clone().map(|value| Entry::new(value.into()));
+                        let set = |entry: Entry| BatchOp::Set(entry.with_expiry(later));
+                        (key(text), entry.map_or(BatchOp::Delete, set))
+                    });
+                    store.batch(ops.collect()).expect("the engine writes");
                 }
                 Clear => {
                     store.clear().expect("the engine clears");
@@ -275,6 +290,20 @@ fn a_journal_cut_or_changed_gives_no_wrong_value_of_what_expires() {
     let written = some_that_expires();
     written.is_cut_anywhere();
     written.is_changed_anywhere();
+}
+
+/// Records in both keyspaces with their index, and in none.
+#[test]
+fn a_journal_cut_anywhere_has_each_batch_whole_or_not_at_all() {
+    let large = |letter| Some(vec![letter; 260]);
+    let small = |letter| Some(vec![letter; 4]);
+    Written::new(&[
+        Batch(vec![("a", small(b'1')), ("b", large(b'1')), ("c", None), ("d", small(b'1'))]),
+        Flush,
+        Batch(vec![("a", None), ("b", None), ("c", small(b'2')), ("d", large(b'2'))]),
+        Batch(vec![("a", large(b'3')), ("b", small(b'3')), ("d", None)]),
+    ])
+    .is_cut_anywhere();
 }
 
 #[test]
@@ -474,6 +503,41 @@ fn a_look_in_memory_shows_what_was_written_last_and_nothing_else() {
     flush(&store);
     assert_eq!(peek(), None);
     assert!(store.get(&key("a")).is_ok_and(|entry| entry.is_some()));
+}
+
+/// Otherwise a key that is there all the time would not be listed for a while.
+#[test]
+fn an_entry_that_a_change_is_decided_on_is_listed_though_it_expires_meanwhile() {
+    let directory = in_memory();
+    let store = open(directory.path());
+    let soon = Time::now().after(Duration::from_millis(200));
+    for text in ["a", "b", "c"] {
+        let entry = Entry::new(vec![b'x'; 500].into());
+        store.set(key(text), entry.with_expiry(Some(soon))).expect("the engine writes");
+    }
+    let read_path = store.read_path.clone();
+    let listed = move || -> Vec<String> {
+        let listing = Listing { keys_max: 10, ..Listing::default() };
+        let with_entries = Listing { with_entries: true, ..listing.clone() };
+        let [one, other] = [listing, with_entries].map(|listing| {
+            let page = read_path.list(&listing).expect("the engine lists");
+            page.keys().map(str::to_owned).collect::<Vec<_>>()
+        });
+        assert_eq!(one, other);
+        one
+    };
+    assert_eq!(listed(), ["a", "b", "c"]);
+    let (listed_then, tell) = (listed.clone(), std::sync::mpsc::channel());
+    let change = move |before: Option<&Entry>| {
+        while Time::now() < soon {
+            thread::sleep(Duration::from_millis(5));
+        }
+        tell.0.send(listed_then()).expect("it is waited for");
+        Decision::Replace(before.expect("it has not expired").clone().with_expiry(None))
+    };
+    store.update(key("b"), Box::new(change)).expect("the engine writes");
+    assert_eq!(tell.1.recv().as_deref(), Ok(&["b".to_owned()][..]));
+    assert_eq!(listed(), ["b"]);
 }
 
 /// A journal that is made longer by each write takes longer to sync.

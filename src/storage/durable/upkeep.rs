@@ -8,7 +8,7 @@
 //! generation; else it compacts what expires, and the keys if that is not enough, and
 //! sweeps.
 
-use super::batch::Record;
+use super::commit_group::Record;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
 use super::expiry::{Changes, Sweep};
 use super::generation::{Both, Keyspaces};
@@ -18,7 +18,7 @@ use super::remover::Remover;
 use super::reopen::{Reopened, Reopener};
 use super::tree::{Result, WriteBatch};
 use crate::storage::{KEY_BYTES_MAX, Key, Time};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     pub fn new(live: Live) -> Self {
-        let sweep = Sweep::new(Some(live.generation.keys()));
+        let sweep = Sweep::new(&live.generation.keyspaces);
         let (compactors, remover) = (Both::default(), Remover::default());
         Self { live, sweep, compactors, remover }
     }
@@ -54,15 +54,15 @@ impl Upkeep {
     }
 
     /// A batch of changes, once the trees have kept up with those before.
-    pub fn batch(&mut self, changes: HashMap<Key, Record>) -> Result<WriteBatch> {
+    pub fn batch(&mut self, changes: &BTreeMap<Key, Record>) -> Result<WriteBatch> {
         let deletions = changes.values().filter(|record| record.is_none()).count();
         self.compactors.keys.note(changes.len(), deletions);
         self.wait_out_write_stall()?;
         let mut batch = self.live.batch();
         for (key, record) in changes {
-            self.sweep.put(&mut batch, &self.live.generation.keyspaces, &key, record);
+            self.sweep.put(&mut batch, &self.live.generation.keyspaces, key, record.clone());
         }
-        self.sweep.note_clocks(&mut batch, self.live.generation.keys());
+        self.sweep.note_clocks(&mut batch, &self.live.generation.keyspaces);
         Ok(batch)
     }
 
@@ -104,7 +104,7 @@ impl Upkeep {
         self.live.check_place()?;
         let old = self.live.replace(next);
         self.compactors.each_mut().into_iter().for_each(Compactor::forget);
-        self.sweep = Sweep::new(None);
+        self.sweep = Sweep::new(self.keyspaces());
         self.remover.remove(self.live.database().clone(), old);
         Ok(())
     }
@@ -144,12 +144,12 @@ impl Upkeep {
 
     /// Notes the clocks on the disk if they were set.
     pub fn note_clock_step(&mut self) -> Result<()> {
-        if self.sweep.has_clock_step() { self.note_clocks() } else { Ok(()) }
+        if self.sweep.has_clock_step(self.keyspaces()) { self.note_clocks() } else { Ok(()) }
     }
 
     fn note_clocks(&mut self) -> Result<()> {
         let mut batch = self.live.batch();
-        self.sweep.note_clocks(&mut batch, self.live.generation.keys());
+        self.sweep.note_clocks(&mut batch, &self.live.generation.keyspaces);
         batch.commit()
     }
 
@@ -331,7 +331,7 @@ impl Upkeep {
     pub fn reopen(&mut self, reopener: &mut Reopener) -> Reopened {
         let attempt = reopener.attempt(&mut self.live);
         if matches!(attempt, Reopened::Now) {
-            self.sweep = Sweep::new(Some(self.live.generation.keys()));
+            self.sweep = Sweep::new(self.keyspaces());
         }
         attempt
     }

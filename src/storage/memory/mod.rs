@@ -1,31 +1,45 @@
-//! The in-memory engine: hash maps behind locks.
+//! The in-memory engine: hash maps behind locks, and an index of their sorted keys.
 //!
 //! A map that grows moves all its keys while it is locked, so the keys are
 //! sharded over many small maps and no growth is ever long. Memory is allocated
 //! before a lock is taken and freed after it is released; under a lock there are
-//! pointers to move and one hash probe.
+//! pointers to move and one hash probe. Where a key comes or goes there is the index,
+//! too: it has the keys of all maps at any moment.
+//!
+//! Locks are taken in this order: the sweeper's turn, the moment, maps in order of
+//! their number, the index. Whoever holds several maps has the moment to itself.
 
 mod account;
+mod batch;
+mod first;
+mod index;
+mod list;
 mod stored;
 mod sweep;
 
 use super::pool::Pool;
-use super::{Change, Decision, Done, Effect, Entry, Error, Key, Op, Outage, Outcome, Storage};
-use super::{Time, Updated};
+use super::watch::Watch;
+use super::{BatchOp, Change, Decision, Done, Effect, Entry, Error, Key, Op, Outage, Outcome};
+use super::{Storage, Time, Updated};
 use account::{Account, Full};
 use crossbeam_channel::Sender;
 use hashbrown::HashMap;
+use index::{Index, NewKeys};
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+    TryLockResult, Weak,
 };
 use stored::Stored;
 
 /// The number of maps that the keys are sharded over. At a hundred million keys
 /// one map holds a hundred thousand and moves them in some milliseconds.
 pub const KEYS_SHARDS: usize = 1024;
+
+/// The most operations of a batch that is done at once: as long as a page takes.
+const BATCH_OPS_SMALL: usize = 1000;
 
 /// The rounds of an update without a lock. Each is lost to a quicker writer; after
 /// the last one the update locks them out.
@@ -45,12 +59,22 @@ struct Maps {
     shards: Box<[Shard]>,
     hasher: RandomState,
     account: Account,
+    /// The keys of all maps. It changes under the lock of a key's map.
+    index: Index,
+    /// Held alone while several keys change at one moment, and shared while several
+    /// are read. Operations on one key do without.
+    moment: RwLock<()>,
+    /// Those who wait for a key.
+    watch: Watch,
     /// Carries nothing; the sweeper's thread ends when this is dropped.
     sweeper: OnceLock<Sender<()>>,
     /// The sweeper's turn.
     sweeping: Mutex<()>,
-    /// Started with the first operation that takes long; `None` where it cannot be.
-    pool: OnceLock<Option<Pool>>,
+    /// Counts the beginnings and the ends of sweeps: it is odd while a map holds expired
+    /// entries and yet is not due.
+    sweeps: AtomicU64,
+    /// Started with the first operation that takes long.
+    pool: OnceLock<Pool>,
 }
 
 /// One of the maps.
@@ -58,6 +82,23 @@ struct Shard {
     map: RwLock<Map>,
     /// The next expiry in the map, in milliseconds, or an earlier moment.
     due: AtomicU64,
+}
+
+/// The time that an operation has.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// None: it waits for nobody.
+    AtOnce,
+    /// All that it needs.
+    AtLength,
+}
+
+/// An operation that was not done. Nothing has changed.
+enum Undone {
+    /// There is no room for it.
+    Full(Op),
+    /// Others are in the way.
+    Busy(Op),
 }
 
 impl Memory {
@@ -77,25 +118,38 @@ impl Memory {
         let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
         let (account, sweeper) = (Account::new(max), OnceLock::new());
         let (sweeping, pool) = (Mutex::default(), OnceLock::new());
-        Self(Arc::new(Maps { shards, hasher, account, sweeper, sweeping, pool }))
+        let (index, moment) = (Index::default(), RwLock::default());
+        let sweeps = AtomicU64::new(0);
+        let watch = Watch::default();
+        Self(Arc::new(Maps {
+            shards,
+            hasher,
+            account,
+            index,
+            moment,
+            watch,
+            sweeper,
+            sweeping,
+            sweeps,
+            pool,
+        }))
     }
 
-    /// The bytes held: keys, values and overhead, as the allocator gives them.
+    /// The bytes held: keys, their index, values and overhead, as the allocator gives
+    /// them.
     pub fn held(&self) -> u64 {
         self.0.account.held()
     }
 
-    /// Does `op`, however long it takes, or gives it back where there is no room for
-    /// it. Waits for no sweep.
-    fn attempt(&self, op: Op) -> Result<Effect, Op> {
+    /// Does `op`, or gives it back. Waits for no sweep.
+    fn attempt(&self, op: Op, pace: Pace) -> Result<Effect, Undone> {
         match op {
-            Op::Get(key) => Ok(Effect::Found(self.0.living(&key))),
+            Op::Get(key) => Ok(Effect::Found(self.0.living(key.as_str()))),
             Op::Set(key, entry) => {
-                let stored = Stored::new(entry);
-                self.watch(&stored);
+                let stored = self.stored_of(entry);
                 match self.0.put(&key, &stored, Expected::Anything) {
                     Ok(_) => Ok(Effect::Done),
-                    Err(Full) => Err(Op::Set(key, stored.into_entry())),
+                    Err(Full) => Err(Undone::Full(Op::Set(key, stored.into_entry()))),
                 }
             }
             Op::Delete(key) => {
@@ -104,19 +158,39 @@ impl Memory {
             }
             Op::Update(key, mut change) => match self.update_in_rounds(&key, &mut change) {
                 Ok(updated) => Ok(Effect::Updated(updated.into())),
-                Err(Full) => Err(Op::Update(key, change)),
+                Err(Full) => Err(Undone::Full(Op::Update(key, change))),
             },
-            Op::Clear => {
-                self.0.clear();
-                Ok(Effect::Done)
-            }
+            Op::Batch(ops) => self.batch_in_rounds(ops, pace),
+            Op::UpdateFirst(prefix, change) => self.update_first_alone(prefix, change, pace),
+            Op::Clear => match pace.alone(&self.0.moment) {
+                Some(_alone) => {
+                    self.0.clear();
+                    Ok(Effect::Done)
+                }
+                None => Err(Undone::Busy(Op::Clear)),
+            },
+            Op::List(listing) => match pace.shared(&self.0.moment) {
+                Some(_shared) => Ok(Effect::Listed(self.0.list(&listing).into())),
+                None => Err(Undone::Busy(Op::List(listing))),
+            },
+            Op::Count(range) => match pace.shared(&self.0.moment) {
+                Some(_shared) => {
+                    let (counted, rest) = self.0.count(&range);
+                    Ok(Effect::Counted(counted, rest))
+                }
+                None => Err(Undone::Busy(Op::Count(range))),
+            },
         }
     }
 
     /// Does `op`, however long it takes. Without room expired entries are swept
     /// away, map by map, until there is.
     fn perform_at_length(&self, op: Op) -> Outcome {
-        let op = match self.attempt(op) {
+        let attempt = |op| match self.attempt(op, Pace::AtLength) {
+            Ok(effect) => Ok(effect),
+            Err(Undone::Full(op) | Undone::Busy(op)) => Err(op),
+        };
+        let op = match attempt(op) {
             Ok(effect) => return Ok(effect),
             Err(op) => op,
         };
@@ -124,20 +198,34 @@ impl Memory {
         let _turn = self.0.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Time::now();
         // Somebody else may have swept before.
-        let mut attempt = self.attempt(op);
-        for shard in self.0.shards.iter().filter(|shard| shard.is_due(now)) {
-            let Err(op) = attempt else { break };
-            self.0.sweep(shard, now);
-            attempt = self.attempt(op);
+        let mut attempted = attempt(op);
+        // A batch is too long to be tried again after each map.
+        let maps = if matches!(attempted, Err(Op::Batch(_))) { KEYS_SHARDS } else { 1 };
+        for shards in self.0.shards.chunks(maps) {
+            if shards.iter().all(|shard| !shard.is_due(now)) {
+                continue;
+            }
+            let Err(op) = attempted else { break };
+            for shard in shards {
+                self.0.sweep(shard, now);
+            }
+            attempted = attempt(op);
         }
-        attempt.map_err(|_op| Error::Full)
+        attempted.map_err(|_op| Error::Full)
+    }
+
+    /// The form of an entry that is about to come. The sweeper waits for its expiry.
+    fn stored_of(&self, entry: Entry) -> Stored {
+        let stored = Stored::new(entry);
+        self.start_sweeper_for(&stored);
+        stored
     }
 
     /// Reads, decides outside the lock, and begins anew if another write came
     /// between.
     fn update_in_rounds(&self, key: &Key, change: &mut Change) -> Result<Updated, Full> {
         for _ in 0..ROUNDS_MAX {
-            let current = self.0.stored(key);
+            let current = self.0.stored(key.as_str());
             let before = current.clone().and_then(Stored::into_living);
             let expected = match &current {
                 // Else an entry that was seen to expire would come back.
@@ -145,11 +233,10 @@ impl Memory {
                 stored => Expected::Same(stored.as_ref()),
             };
             let (is_done, after) = match change(before.as_ref()) {
-                Decision::Keep => (true, before.clone()),
+                Decision::Keep | Decision::Refuse => (true, before.clone()),
                 Decision::Remove => (self.0.remove(key.as_str(), expected), None),
                 Decision::Replace(entry) => {
-                    let stored = Stored::new(entry.clone());
-                    self.watch(&stored);
+                    let stored = self.stored_of(entry.clone());
                     (self.0.put(key, &stored, expected)?, Some(entry))
                 }
             };
@@ -166,22 +253,65 @@ impl Memory {
         let shard = self.0.shard(key.as_str());
         let mut map = write(&shard.map);
         let before = map.get(key.as_str()).cloned().and_then(Stored::into_living);
-        let (replaced, after) = match change(before.as_ref()) {
-            Decision::Keep => (None, before.clone()),
-            Decision::Remove => {
-                let removed = self.0.remove_from(&mut map, key.as_str());
-                (removed.map(|(_, old)| old), None)
-            }
-            Decision::Replace(entry) => {
-                let stored = Stored::new(entry.clone());
-                self.watch(&stored);
-                (self.0.put_in(shard, &mut map, key.as_str().into(), stored)?, Some(entry))
-            }
-        };
+        let (after, replaced) = self.change_in(shard, &mut map, key, before.as_ref(), change)?;
         drop(map);
 
+        if replaced.is_some() || (before.is_none() && after.is_some()) {
+            self.0.watch.changed(key.as_str(), after.is_some());
+        }
         drop(replaced);
         Ok(Updated { before, after })
+    }
+
+    /// Decides on a change of a map and does it. Returns the entry since then, and the
+    /// one that it has replaced.
+    fn change_in(
+        &self,
+        shard: &Shard,
+        map: &mut Map,
+        key: &Key,
+        before: Option<&Entry>,
+        change: &mut Change,
+    ) -> Result<(Option<Entry>, Option<Stored>), Full> {
+        Ok(match change(before) {
+            Decision::Keep | Decision::Refuse => (before.cloned(), None),
+            Decision::Remove => {
+                let removed = self.0.remove_from(map, key.as_str());
+                (None, removed.map(|(_, old)| old))
+            }
+            Decision::Replace(entry) => {
+                let stored = self.stored_of(entry.clone());
+                (Some(entry), self.0.put_in(shard, map, key.as_str().into(), stored)?)
+            }
+        })
+    }
+}
+
+impl Pace {
+    /// The moment for this operation alone.
+    fn alone(self, moment: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
+        match self {
+            Self::AtOnce => unless_taken(moment.try_write()),
+            Self::AtLength => Some(moment.write().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    /// The moment for this operation and others that only read.
+    fn shared(self, moment: &RwLock<()>) -> Option<RwLockReadGuard<'_, ()>> {
+        match self {
+            Self::AtOnce => unless_taken(moment.try_read()),
+            Self::AtLength => Some(moment.read().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+}
+
+/// The guard of a lock that was tried. There is nothing in it that a panic could
+/// leave half changed.
+fn unless_taken<T>(tried: TryLockResult<T>) -> Option<T> {
+    match tried {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 
@@ -207,36 +337,58 @@ impl Expected<'_> {
 }
 
 impl Shard {
+    /// Notes the expiry of an entry that is about to come.
+    fn expect_expiry(&self, stored: &Stored) {
+        if let Some(expiry) = stored.expiry() {
+            self.due.fetch_min(expiry.to_bits(), Ordering::Relaxed);
+        }
+    }
+
     /// Returns true if it may hold an expired entry.
     fn is_due(&self, now: Time) -> bool {
-        self.due.load(Ordering::Relaxed) <= now.to_bits()
+        // What was swept before the expiry moved on is seen as swept.
+        self.due.load(Ordering::Acquire) <= now.to_bits()
     }
 }
 
 impl Maps {
-    fn shard(&self, key: &str) -> &Shard {
+    /// The number of a key's map.
+    fn number(&self, key: &str) -> usize {
         // The maps probe with the same hash, from its top and bottom bits; the
         // shard is chosen by the middle so that each map still sees all of those.
-        let index = (self.hasher.hash_one(key) >> 24) as usize % KEYS_SHARDS;
-        self.shards.get(index).expect("the index is below the number of shards")
+        (self.hasher.hash_one(key) >> 24) as usize % KEYS_SHARDS
     }
 
-    /// Returns true for an operation on every key or on a value that is large.
+    fn shard(&self, key: &str) -> &Shard {
+        self.shards.get(self.number(key)).expect("the number is below that of the shards")
+    }
+
+    /// Returns true for an operation on many keys or on a value that is large.
     fn takes_long(&self, op: &Op) -> bool {
+        let is_large =
+            |key: &Key| self.stored(key.as_str()).is_some_and(|stored| stored.is_large());
         match op {
-            Op::Get(_) | Op::Set(..) | Op::Delete(_) => false,
-            Op::Update(key, _) => self.stored(key).is_some_and(|stored| stored.is_large()),
-            Op::Clear => true,
+            Op::Get(_) | Op::Set(..) | Op::Delete(_) | Op::UpdateFirst(..) => false,
+            Op::Update(key, _) => is_large(key),
+            Op::Batch(ops) => {
+                let is_update = |op: &BatchOp| matches!(op, BatchOp::Update(_));
+                ops.len() > BATCH_OPS_SMALL
+                    || ops.iter().any(|(key, op)| is_update(op) && is_large(key))
+            }
+            Op::List(listing) => {
+                listing.with_entries || listing.delimiter.is_some() || self.due().is_some()
+            }
+            Op::Clear | Op::Count(_) => true,
         }
     }
 
     /// The entry under a key, expired or not.
-    fn stored(&self, key: &Key) -> Option<Stored> {
-        read(&self.shard(key.as_str()).map).get(key.as_str()).cloned()
+    fn stored(&self, key: &str) -> Option<Stored> {
+        read(&self.shard(key).map).get(key).cloned()
     }
 
     /// The entry under a key.
-    fn living(&self, key: &Key) -> Option<Entry> {
+    fn living(&self, key: &str) -> Option<Entry> {
         let mut stored = self.stored(key);
         loop {
             let entry = stored.clone().and_then(Stored::into_living);
@@ -262,9 +414,12 @@ impl Maps {
         if !expected.is_met(map.get(key.as_str())) {
             return Ok(false);
         }
-        let replaced = self.put_in(shard, &mut map, new_key, stored.clone());
+        let replaced = self.put_in(shard, &mut map, new_key, stored.clone())?;
         drop(map);
-        replaced.map(|_dropped| true)
+
+        self.watch.changed(key.as_str(), true);
+        drop(replaced);
+        Ok(true)
     }
 
     /// Puts `stored` into a map; returns the entry that it has replaced.
@@ -275,23 +430,27 @@ impl Maps {
         key: Box<str>,
         stored: Stored,
     ) -> Result<Option<Stored>, Full> {
-        if let Some(expiry) = stored.expiry() {
-            shard.due.fetch_min(expiry.to_bits(), Ordering::Relaxed);
-        }
+        shard.expect_expiry(&stored);
         let taken = stored.cost(&key);
         if let Some(old) = map.get_mut(&key) {
             self.account.exchange(old.cost(&key), taken)?;
             return Ok(Some(mem::replace(old, stored)));
         }
         self.rebuild_if_worn(map);
-        // A full map doubles for one key more.
-        let tables = map.allocation_size();
-        let is_full = map.len() == map.capacity();
-        let growth = if is_full { tables.max(MAP_BYTES_MIN) } else { 0 };
-        self.account.exchange(0, taken + growth as u64)?;
-        map.insert(key, stored);
-        self.account.record((tables + growth) as u64, map.allocation_size() as u64);
+        let growth = growth_max(map, 1) + self.index.growth_max(NewKeys::one(&key));
+        self.account.exchange(0, taken + growth)?;
+        let grown = self.insert_in(map, key, stored);
+        self.account.record(growth, grown.cast_unsigned());
         Ok(None)
+    }
+
+    /// Puts an entry into a map under a new key. Returns the bytes that the map and the
+    /// index grow by.
+    fn insert_in(&self, map: &mut Map, key: Box<str>, stored: Stored) -> i64 {
+        let before = map.allocation_size();
+        let index_growth = self.index.insert(&key);
+        map.insert(key, stored);
+        index_growth + index::growth(before, map.allocation_size())
     }
 
     /// Removes `key` if the entry there is as `expected`. Returns true if it did.
@@ -303,31 +462,43 @@ impl Maps {
         let removed = self.remove_from(&mut map, key);
         drop(map);
 
+        if removed.is_some() {
+            self.watch.changed(key, false);
+        }
         drop(removed);
         true
     }
 
     /// Removes `key` from a map; returns its entry.
     fn remove_from(&self, map: &mut Map, key: &str) -> Option<(Box<str>, Stored)> {
-        let removed = map.remove_entry(key)?;
+        let removed = self.take_out(map, key)?;
         self.account.record(removed.1.cost(key), 0);
+        Some(removed)
+    }
+
+    /// Removes `key` from a map; returns its entry, of which the account still has the
+    /// cost.
+    fn take_out(&self, map: &mut Map, key: &str) -> Option<(Box<str>, Stored)> {
+        let removed = map.remove_entry(key)?;
+        self.account.record(0, self.index.remove(key).cast_unsigned());
         shrink(map, &self.account);
         Some(removed)
     }
 
-    /// Deletes every key.
+    /// Deletes every key. The moment is the caller's alone.
     fn clear(&self) {
-        // All locks at once make it one moment for every key. The others take
-        // one lock each, so nobody waits in a circle.
+        // All locks at once make it one moment for every key.
         let mut maps: Vec<_> = self.shards.iter().map(|shard| write(&shard.map)).collect();
         let empty = || Map::with_hasher(self.hasher.clone());
         let emptied: Vec<Map> =
             maps.iter_mut().map(|map| mem::replace(&mut **map, empty())).collect();
+        let leaves = self.index.clear();
         let freed = self.account.clear();
         drop(maps);
 
+        self.watch.all_changed();
         log::debug!("clearing {freed} bytes");
-        drop(emptied);
+        drop((emptied, leaves));
     }
 
     /// Rebuilds a map that is full of tombstones, which would double otherwise
@@ -355,7 +526,7 @@ impl Default for Memory {
 }
 
 // A poisoned map is still whole: in every critical section a panic can come only
-// before the one call that changes the map, or from that call.
+// before the first call that changes a map or the index, or from that call.
 
 fn read(shard: &RwLock<Map>) -> RwLockReadGuard<'_, Map> {
     shard.read().unwrap_or_else(PoisonError::into_inner)
@@ -370,9 +541,10 @@ impl Storage for Memory {
         if self.0.takes_long(&op) {
             return Err(op);
         }
-        let op = match self.attempt(op) {
+        let op = match self.attempt(op, Pace::AtOnce) {
             Ok(effect) => return Ok(Ok(effect)),
-            Err(op) => op,
+            Err(Undone::Busy(op)) => return Err(op),
+            Err(Undone::Full(op)) => op,
         };
         // Refused at once if no sweep is under way and none would make room.
         let Ok(_turn) = self.0.sweeping.try_lock() else { return Err(op) };
@@ -380,18 +552,27 @@ impl Storage for Memory {
         if self.0.shards.iter().any(|shard| shard.is_due(now)) {
             return Err(op);
         }
-        Ok(self.attempt(op).map_err(|_op| Error::Full))
+        match self.attempt(op, Pace::AtOnce) {
+            Ok(effect) => Ok(Ok(effect)),
+            Err(Undone::Busy(op)) => Err(op),
+            Err(Undone::Full(_op)) => Ok(Err(Error::Full)),
+        }
     }
 
     fn submit(&self, op: Op, done: Done) {
-        match self.0.pool.get_or_init(|| start_pool(Arc::downgrade(&self.0))) {
+        // The caller has no time for it itself.
+        match self.pool() {
             Some(pool) => pool.submit(op, done),
-            None => done(self.perform_at_length(op)),
+            None => done(Err(Error::Overloaded)),
         }
     }
 
     fn check(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn watch(&self) -> Option<&Watch> {
+        Some(&self.0.watch)
     }
 
     fn room(&self) -> Option<u64> {
@@ -403,17 +584,42 @@ impl Storage for Memory {
     }
 }
 
-fn start_pool(maps: Weak<Maps>) -> Option<Pool> {
-    let perform = move |op| match maps.upgrade() {
-        Some(maps) => Memory(maps).perform_at_length(op),
-        None => Err(Error::Unavailable(Outage::Closed)),
-    };
-    let pool = Pool::start("memory", POOL_THREADS, perform);
-    pool.inspect_err(|err| log::warn!("no threads for operations that take long: {err}")).ok()
+impl Memory {
+    /// The threads for what takes long. Where none can be started the next operation
+    /// tries again.
+    fn pool(&self) -> Option<&Pool> {
+        if let Some(pool) = self.0.pool.get() {
+            return Some(pool);
+        }
+        let maps = Arc::downgrade(&self.0);
+        let perform = move |op| match Weak::upgrade(&maps) {
+            Some(maps) => Memory(maps).perform_at_length(op),
+            None => Err(Error::Unavailable(Outage::Closed)),
+        };
+        match Pool::start("memory", POOL_THREADS, perform) {
+            // If another caller was quicker, this one ends.
+            Ok(pool) => Some(self.0.pool.get_or_init(|| pool)),
+            Err(err) => {
+                log::warn!("no threads for operations that take long: {err}");
+                None
+            }
+        }
+    }
 }
 
 /// The first allocation of a map, about: four slots and their control bytes.
 const MAP_BYTES_MIN: usize = 4 * size_of::<(Box<str>, Stored)>() + 32;
+
+/// The most bytes that a map grows by with so many new keys.
+fn growth_max(map: &Map, new_keys: usize) -> u64 {
+    let tables = map.allocation_size();
+    let (mut capacity, mut grown) = (map.capacity(), tables);
+    // A full map doubles.
+    while capacity < map.len() + new_keys {
+        (capacity, grown) = ((capacity * 2).max(3), (grown * 2).max(MAP_BYTES_MIN));
+    }
+    (grown - tables) as u64
+}
 
 /// Shrinks a map of which deletions have left less than an eighth in use.
 fn shrink(map: &mut Map, account: &Account) {

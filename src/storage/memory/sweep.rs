@@ -24,7 +24,7 @@ const EXPIRED_MAX: usize = 4096;
 
 impl Memory {
     /// Has the sweeper remove `stored` once it has expired.
-    pub(super) fn watch(&self, stored: &Stored) {
+    pub(super) fn start_sweeper_for(&self, stored: &Stored) {
         if stored.expiry().is_some() {
             self.0.sweeper.get_or_init(|| start(Arc::downgrade(&self.0)));
         }
@@ -55,13 +55,18 @@ fn run(maps: &Weak<Maps>, ended: &Receiver<()>) {
 }
 
 impl Maps {
-    /// Removes the expired entries of one of the maps.
+    /// Removes the expired entries of one of the maps. The sweeper's turn is the
+    /// caller's.
     pub fn sweep(&self, shard: &Shard, now: Time) {
         while shard.is_due(now) {
+            // Seen by all who see the map's next expiry.
+            self.sweeps.fetch_add(1, Ordering::Relaxed);
             let expired = expired_in(shard, now);
             for (key, old) in &expired {
                 let _removed: bool = self.remove(key, Expected::Same(Some(old)));
             }
+            // Seen by nobody who does not see all of them removed.
+            self.sweeps.fetch_add(1, Ordering::Release);
             if expired.len() < EXPIRED_MAX {
                 return;
             }
@@ -86,6 +91,6 @@ fn expired_in(shard: &Shard, now: Time) -> Vec<(Box<str>, Stored)> {
         }
     }
     // Nobody puts anything into the map while it is read.
-    shard.due.store(due, Ordering::Relaxed);
+    shard.due.store(due, Ordering::Release);
     expired
 }

@@ -1,14 +1,17 @@
-//! The account of the memory held, and its maximum. What every engine
-//! promises is tested in `tests/storage.rs`, and the account against the
-//! process's real memory in `tests/memory.rs`.
+//! The account of the memory held, and its maximum; batches and pages beside others.
+//! What every engine promises is tested in `tests/storage.rs`, and the account against
+//! the process's real memory in `tests/memory.rs`.
 
 use super::stored::allocated;
 use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op, Stored, read};
-use crate::storage::{Blocking as _, Decision, Storage as _, Time};
+use crate::storage::{
+    BatchOp, Blocking as _, Decision, Effect, Listing, PAGE_KEYS_MAX, Range, Storage as _, Time,
+};
 use bytes::Bytes;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,7 @@ fn set(memory: &Memory, text: &str, bytes: usize) -> Result<(), Error> {
 /// Sweeps all maps; how many keys are gone since.
 fn sweep(memory: &Memory, now: Time) -> usize {
     let keys = || memory.0.shards.iter().map(|shard| read(&shard.map).len()).sum::<usize>();
+    let _turn = memory.0.sweeping.lock().unwrap();
     let before = keys();
     memory.0.shards.iter().for_each(|shard| memory.0.sweep(shard, now));
     before - keys()
@@ -47,14 +51,14 @@ fn value_bytes(memory: &Memory, text: &str) -> Option<usize> {
     memory.get(&key(text)).unwrap().map(|entry| entry.value().len())
 }
 
-/// What the account should say: every entry and table, counted one by one.
+/// What the account should say: every entry, table and leaf, counted one by one.
 fn counted(memory: &Memory) -> u64 {
     let shards = memory.0.shards.iter().map(|shard| {
         let map = read(&shard.map);
         let entries: u64 = map.iter().map(|(key, stored)| stored.cost(key)).sum();
         entries + map.allocation_size() as u64
     });
-    shards.sum()
+    shards.sum::<u64>() + memory.0.index.held()
 }
 
 #[test]
@@ -69,7 +73,7 @@ fn an_entry_is_held_with_its_overhead() {
         let memory = Memory::new();
         set(&memory, "kenya:capital", bytes).unwrap();
         let least = (bytes + "kenya:capital".len()) as u64;
-        let most = least + 500;
+        let most = least + 800;
         assert!((least..most).contains(&memory.held()), "{} for {bytes}", memory.held());
     }
 }
@@ -474,7 +478,7 @@ fn a_slow_update_gets_on_among_quick_ones() {
                 set(&memory, "key", 10).unwrap();
             }
         });
-        let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);
         let slow: Change = Box::new(move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
@@ -500,10 +504,380 @@ fn what_takes_long_is_left_to_other_threads() {
     assert!(update("small") && update("absent") && !update("large"));
     assert!(matches!(memory.try_now(Op::Clear), Err(Op::Clear)));
     let fits = |op| memory.try_now(op).map(|outcome| outcome.is_ok()).ok();
+    let is_at_once = |op| memory.try_now(op).is_ok();
+    let sets = |keys: usize| {
+        let sets = (0..keys).map(|number| (key(&number.to_string()), BatchOp::Set(entry(1))));
+        Op::Batch(sets.collect())
+    };
+    let keep = |text: &str| vec![(key(text), BatchOp::Update(Box::new(|_| Decision::Keep)))];
+    assert!(is_at_once(sets(1000)) && !is_at_once(sets(1001)));
+    assert!(is_at_once(Op::Batch(keep("small"))) && !is_at_once(Op::Batch(keep("large"))));
+    let first = || Op::UpdateFirst("".into(), Box::new(|_| Decision::Keep));
+    let page = || Listing { keys_max: PAGE_KEYS_MAX, ..Listing::default() };
+    let groups = Listing { delimiter: Some("/".into()), ..page() };
+    let entries = Listing { with_entries: true, ..page() };
+    assert!(is_at_once(first()) && is_at_once(Op::List(page().into())));
+    assert!(!is_at_once(Op::List(groups.into())) && !is_at_once(Op::List(entries.into())));
+    assert!(!is_at_once(Op::Count(Range::default().into())));
+    {
+        let _shared = memory.0.moment.read();
+        assert!(is_at_once(Op::List(page().into())));
+        assert!(!is_at_once(first()) && !is_at_once(sets(1)));
+    }
+    {
+        let _alone = memory.0.moment.write();
+        assert!(!is_at_once(Op::List(page().into())));
+        assert!(update("small"), "one key is nobody else's");
+    }
     let huge = || Op::Set(key("huge"), entry(1 << 20));
     assert_eq!(fits(huge()), Some(false), "nothing can be swept away for it");
     let due = Entry::new("x".into()).with_expiry(Some(Time::now()));
     memory.set(key("due"), due).unwrap();
     assert_eq!(fits(huge()), None, "something can be");
+    assert!(!is_at_once(Op::List(page().into())), "the maps must be asked");
     assert_eq!(memory.perform(huge()), Err(Error::Full));
+}
+
+/// An update that is decided by whether there is an entry.
+fn update(decide: fn(Option<&Entry>) -> Decision) -> BatchOp {
+    BatchOp::Update(Box::new(decide))
+}
+
+/// All keys of a range, page after page.
+fn list(memory: &Memory, listing: &Listing) -> Vec<String> {
+    let (mut listing, mut all) = (listing.clone(), Vec::new());
+    loop {
+        let page = memory.list(listing.clone()).unwrap();
+        all.extend(page.keys().map(str::to_owned));
+        let Some(next) = page.next else { return all };
+        listing.range.start = next;
+    }
+}
+
+/// A listing in pages of so many keys.
+fn pages_of(keys_max: usize) -> Listing {
+    Listing { keys_max, ..Listing::default() }
+}
+
+fn range(prefix: &str, is_reverse: bool) -> Range {
+    Range { prefix: prefix.into(), is_reverse, ..Range::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any batches: `None` deletes, 0 removes by an update, the largest refuses.
+    #[test]
+    fn after_any_batches_the_account_is_right(
+        batches in prop::collection::vec(
+            prop::collection::vec((0..30_u8, prop::option::of(0..6000_usize)), 1..40), 0..20),
+        max in 10_000..100_000_u64,
+    ) {
+        const REFUSED: usize = 5900;
+        let (memory, mut model) = (Memory::with_max(max), BTreeMap::new());
+        for batch in batches {
+            let (mut ops, mut after, mut is_refused) = (Vec::new(), model.clone(), false);
+            for (name, bytes) in batch {
+                let name = name.to_string();
+                let op = match bytes {
+                    None => BatchOp::Delete,
+                    Some(0) => update(|_| Decision::Remove),
+                    Some(REFUSED..) => update(|_| Decision::Refuse),
+                    Some(bytes) => BatchOp::Set(entry(bytes)),
+                };
+                ops.push((key(&name), op));
+                is_refused |= bytes >= Some(REFUSED);
+                match bytes {
+                    None | Some(0) => after.remove(&name),
+                    Some(bytes) => after.insert(name, bytes),
+                };
+            }
+            let asked = ops.len();
+            match memory.batch(ops) {
+                Ok(effects) if is_refused => prop_assert!(effects.len() <= asked),
+                Ok(effects) => {
+                    prop_assert_eq!(effects.len(), asked);
+                    model = after;
+                }
+                Err(err) => prop_assert_eq!(err, Error::Full),
+            }
+            prop_assert!(memory.held() <= max);
+            prop_assert_eq!(memory.held(), counted(&memory));
+            let keys: Vec<String> = model.keys().cloned().collect();
+            prop_assert_eq!(list(&memory, &pages_of(7)), keys);
+            for (name, bytes) in &model {
+                prop_assert_eq!(value_bytes(&memory, name), Some(*bytes));
+            }
+        }
+        memory.batch((0..30).map(|name| (key(&name.to_string()), BatchOp::Delete)).collect()).unwrap();
+        prop_assert_eq!(memory.held(), counted(&memory));
+        prop_assert_eq!(memory.0.index.held(), 0);
+    }
+}
+
+#[test]
+fn a_batch_in_a_full_store_may_put_one_key_in_place_of_another() {
+    let memory = Memory::with_max(100_000);
+    let fitted = fill(&memory, 1000);
+    let held = memory.held();
+    let put = |text: &str| (key(text), BatchOp::Set(entry(1000)));
+    let adds = (0..10).map(|number| put(&format!("new {number}"))).collect();
+    assert_eq!(memory.batch(adds), Err(Error::Full));
+    assert_eq!((memory.held(), value_bytes(&memory, "new 0")), (held, None));
+    let exchange = vec![
+        put("new 0"),
+        (key("key 0"), BatchOp::Delete),
+        (key("key 1"), update(|_| Decision::Remove)),
+        put("new 1"),
+        (key("key 2"), BatchOp::Delete),
+    ];
+    assert_eq!(memory.batch(exchange).map(|effects| effects.len()), Ok(5));
+    assert_eq!(list(&memory, &pages_of(1000)).len(), fitted - 1);
+    assert_eq!(memory.held(), counted(&memory));
+}
+
+#[test]
+fn a_full_store_of_what_has_expired_takes_a_batch() {
+    let memory = Memory::with_max(100_000);
+    let expiry = Time::now().after(Duration::from_millis(200));
+    assert!(fill_until(&memory, expiry) > 50);
+    wait_past(expiry);
+    let puts = (0..50).map(|number| (key(&format!("new {number}")), BatchOp::Set(entry(1000))));
+    assert_eq!(memory.batch(puts.collect()).map(|effects| effects.len()), Ok(50));
+    assert_eq!(list(&memory, &pages_of(1000)).len(), 50);
+}
+
+#[test]
+fn a_slow_batch_gets_on_among_quick_writes() {
+    let memory = Memory::new();
+    set(&memory, "key", 10).unwrap();
+    let (over, calls) = (AtomicBool::new(false), Arc::new(AtomicUsize::new(0)));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                set(&memory, "key", 10).unwrap();
+            }
+        });
+        let counted = Arc::clone(&calls);
+        let slow: Change = Box::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(5));
+            Decision::Replace(entry(20))
+        });
+        let ops = vec![(key("key"), BatchOp::Update(slow)), (key("other"), BatchOp::Delete)];
+        let effects = memory.batch(ops).unwrap();
+        over.store(true, Ordering::Relaxed);
+        assert!(matches!(effects.as_slice(), [Effect::Updated(_), Effect::Done]));
+        assert!(calls.load(Ordering::Relaxed) < 10, "it was decided {calls:?} times");
+    });
+}
+
+/// Two keys are always written as equals, and come and go together.
+#[test]
+fn nobody_sees_half_of_a_batch() {
+    const ROUNDS: usize = 3000;
+    let memory = Memory::new();
+    // Others lie between the two, so that they are in different leaves.
+    for number in 0..2000 {
+        set(&memory, &format!("m{number}"), 1).unwrap();
+    }
+    let over = AtomicBool::new(false);
+    let both = |op: &dyn Fn() -> BatchOp| vec![(key("z"), op()), (key("a"), op())];
+    thread::scope(|scope| {
+        let memory = &memory;
+        let listed = scope.spawn(|| {
+            let mut seen = [0, 0];
+            while !over.load(Ordering::Relaxed) {
+                for listing in [
+                    pages_of(PAGE_KEYS_MAX),
+                    Listing { range: range("", true), ..pages_of(PAGE_KEYS_MAX) },
+                ] {
+                    // Reads all leaves at one moment.
+                    let listing = Listing { delimiter: Some("m".into()), ..listing };
+                    let page = memory.list(listing).unwrap();
+                    let ends = page.keys().filter(|key| ["a", "z"].contains(key)).count();
+                    assert!(ends != 1, "{:?}", page.keys().collect::<Vec<_>>());
+                    seen[ends / 2] += 1;
+                }
+            }
+            seen
+        });
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // Whoever has seen a number sees no smaller one.
+                for (one, other) in [("a", "z"), ("z", "a")] {
+                    let first = value_bytes(memory, one);
+                    let second = value_bytes(memory, other);
+                    assert!(first.is_none() || second.is_none() || second >= first);
+                }
+                let looks: Vec<_> = both(&|| update(|_| Decision::Keep));
+                let [Effect::Updated(one), Effect::Updated(other)] =
+                    &memory.batch(looks).unwrap()[..]
+                else {
+                    unreachable!("two updates")
+                };
+                assert_eq!(one.before, other.before);
+            }
+        });
+        for round in 1..ROUNDS {
+            memory.batch(both(&|| BatchOp::Set(entry(round)))).unwrap();
+            if round % 3 == 0 {
+                memory.batch(both(&|| BatchOp::Delete)).unwrap();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        let seen = listed.join().unwrap();
+        assert!(seen.iter().all(|pages| *pages > 0), "{seen:?}");
+    });
+    assert_eq!(memory.held(), counted(&memory));
+}
+
+#[test]
+fn of_many_takers_each_gets_keys_in_order_and_nobody_gets_one_twice() {
+    const KEYS: usize = 10_000;
+    const TAKERS: usize = 8;
+    let memory = Memory::new();
+    let name = |number: usize| format!("job:{number:06}");
+    for number in 0..KEYS {
+        set(&memory, &name(number), 1).unwrap();
+    }
+    for other in ["job", "job;", "a", "z"] {
+        set(&memory, other, 1).unwrap();
+    }
+    let calls = Arc::new(AtomicUsize::new(0));
+    let taken = thread::scope(|scope| {
+        let takers = [(); TAKERS].map(|()| {
+            let (memory, calls) = (&memory, Arc::clone(&calls));
+            scope.spawn(move || {
+                let mut taken = Vec::new();
+                loop {
+                    let calls = Arc::clone(&calls);
+                    let take = Box::new(move |_: Option<&Entry>| {
+                        calls.fetch_add(1, Ordering::Relaxed);
+                        Decision::Remove
+                    });
+                    match memory.update_first("job:", take).unwrap() {
+                        Some((key, updated)) => {
+                            assert!(updated.before.is_some() && updated.after.is_none());
+                            taken.push(key);
+                        }
+                        None => return taken,
+                    }
+                }
+            })
+        });
+        takers.map(|taker| taker.join().unwrap())
+    });
+    assert!(taken.iter().all(|keys| keys.is_sorted()));
+    let mut all: Vec<String> = taken.iter().flatten().map(|key| key.as_str().to_owned()).collect();
+    all.sort_unstable();
+    assert!(all.into_iter().eq((0..KEYS).map(name)));
+    assert_eq!(calls.load(Ordering::Relaxed), KEYS, "nobody decides in vain");
+    assert_eq!(list(&memory, &pages_of(1000)), ["a", "job", "job;", "z"]);
+}
+
+#[test]
+fn the_first_key_is_one_that_has_not_expired() {
+    let memory = Memory::new();
+    let now = Time::now();
+    for number in 0..100 {
+        set_until(&memory, &format!("job:{number}"), 10, now).unwrap();
+    }
+    let keep = || Box::new(|_: Option<&Entry>| Decision::Keep);
+    assert_eq!(memory.update_first("job:", keep()), Ok(None));
+    for number in 0..100 {
+        set_until(&memory, &format!("job:{number}"), 10, now).unwrap();
+    }
+    set(&memory, "job:living", 10).unwrap();
+    let first = memory.update_first("job:", keep()).unwrap();
+    assert_eq!(first.map(|(key, _)| key), Some(key("job:living")));
+    assert_eq!(memory.held(), counted(&memory));
+}
+
+#[test]
+fn groups_are_passed_at_once() {
+    let memory = Memory::new();
+    for group in ["a", "b", "c"] {
+        for number in 0..3000 {
+            set(&memory, &format!("{group}/{number}"), 1).unwrap();
+        }
+    }
+    set(&memory, "b", 1).unwrap();
+    for keys_max in [1, 2, 1000] {
+        let groups = Listing { delimiter: Some("/".into()), ..pages_of(keys_max) };
+        assert_eq!(list(&memory, &groups), ["a/", "b", "b/", "c/"], "{keys_max}");
+        let reverse = Listing { range: range("", true), ..groups.clone() };
+        assert_eq!(list(&memory, &reverse), ["c/", "b/", "b", "a/"], "{keys_max}");
+    }
+}
+
+/// A page passes some thousand expired keys and ends; the next one goes on behind.
+#[test]
+fn a_page_among_expired_keys_ends_early() {
+    const EXPIRED: usize = 10_000;
+    let memory = Memory::new();
+    let expiry = Time::now().after(Duration::from_secs(1000));
+    for number in 0..EXPIRED {
+        set_until(&memory, &format!("k{number:05}"), 1, expiry).unwrap();
+    }
+    for text in ["a", "k05000 living", "z"] {
+        set(&memory, text, 1).unwrap();
+    }
+    assert_eq!(memory.count(Range::default()), Ok(EXPIRED as u64 + 3));
+    // Expired from now on, but not swept.
+    let turn = memory.0.sweeping.lock().unwrap();
+    let due = Time::now();
+    for number in 0..EXPIRED {
+        set_until(&memory, &format!("k{number:05}"), 1, due).unwrap();
+    }
+    let listings = [false, true].map(|is_reverse| {
+        [false, true].map(|with_entries| Listing {
+            range: range("", is_reverse),
+            with_entries,
+            ..pages_of(1000)
+        })
+    });
+    let listings = listings.as_flattened();
+    let living = |listing: &Listing| {
+        let mut listed = list(&memory, listing);
+        listed.sort_unstable();
+        assert_eq!(listed, ["a", "k05000 living", "z"]);
+    };
+    for listing in listings {
+        let page = memory.0.list(listing);
+        assert_eq!(page.len(), 1, "the first or the last key");
+        assert!(page.next.is_some(), "{page:?}");
+        living(listing);
+    }
+    assert_eq!(memory.count(range("k", false)), Ok(1));
+    // While the sweeper is at it no other is shown either.
+    drop(turn);
+    for listing in listings {
+        living(listing);
+    }
+    assert_eq!(memory.count(range("k", false)), Ok(1));
+}
+
+#[test]
+fn counting_takes_steps_and_counts_each_key_once() {
+    const KEYS: usize = 50_000;
+    let memory = Memory::new();
+    for number in 0..KEYS {
+        set(&memory, &format!("{:x}", number.wrapping_mul(0x9E37_79B9_7F4A_7C15)), 1).unwrap();
+    }
+    let steps = |is_reverse| {
+        let (mut range, mut steps, mut sum) = (range("", is_reverse), 0, 0);
+        loop {
+            let (counted, next) = memory.0.count(&range);
+            (sum, steps) = (sum + counted, steps + 1);
+            match next {
+                Some(next) => range.start = next,
+                None => return (sum, steps > 1),
+            }
+        }
+    };
+    assert_eq!(steps(false), (KEYS as u64, true));
+    assert_eq!(steps(true), (KEYS as u64, true));
+    let a = list(&memory, &Listing { range: range("a", false), ..pages_of(1000) });
+    assert_eq!(memory.count(range("a", false)), Ok(a.len() as u64));
 }

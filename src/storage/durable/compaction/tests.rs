@@ -47,6 +47,8 @@ impl Tree {
             }
             .expect("it is written");
         }
+        // No snapshot has what was there before.
+        self.live.batch().commit().expect("it is written");
         assert!(self.reclaim().flush().expect("it is in a file"));
     }
 

@@ -19,14 +19,17 @@
 
 use super::generation::{Generation, Keyspaces};
 use super::tree::{Database, Keyspace, Result, WriteBatch};
+use crate::storage::page::Bounds;
 use crate::storage::time::Reading;
 use crate::storage::{Key, Time, record};
 use bytes::Bytes;
 use std::mem;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 const PREFIX: [u8; 2] = [0xff, b'e'];
 const KEY_PREFIX: [u8; 2] = [0xff, b'x'];
+const KEY_PREFIX_END: [u8; 2] = [0xff, b'x' + 1];
 const CLOCKS: [u8; 2] = [0xff, b'c'];
 
 /// A record that expires is large from so many bytes on: that gains more than its
@@ -47,6 +50,31 @@ const INTERVAL_BUSY_SHARE: u32 = 2;
 /// How often the clocks are noted while something is written, if nobody sets
 /// them.
 const CLOCKS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The bounds of the expiries of the keys within some bounds, for they are in the order
+/// of their keys.
+pub fn bounds_of_expiries((lower, upper): &Bounds) -> Bounds {
+    let expiry_of = |bound: &Bound<Vec<u8>>| bound.as_ref().map(|key| expiry_of(key));
+    let lower = match expiry_of(lower) {
+        Bound::Unbounded => Bound::Included(KEY_PREFIX.to_vec()),
+        bound @ (Bound::Included(_) | Bound::Excluded(_)) => bound,
+    };
+    let upper = match expiry_of(upper) {
+        Bound::Unbounded => Bound::Excluded(KEY_PREFIX_END.to_vec()),
+        bound @ (Bound::Included(_) | Bound::Excluded(_)) => bound,
+    };
+    (lower, upper)
+}
+
+/// The key of an item among the expiries.
+pub fn key_of(expiry_of: &[u8]) -> &[u8] {
+    expiry_of.strip_prefix(&KEY_PREFIX).unwrap_or_default()
+}
+
+/// The expiry in such an item's value.
+pub fn expiry_in(value: &[u8]) -> Option<Time> {
+    Due::parse(value).map(|due| due.expiry)
+}
 
 /// The clocks at the last note, if anything has ever expired here.
 pub fn clocks_noted(keys: &Keyspace) -> Result<Option<Reading>> {
@@ -75,7 +103,7 @@ fn parse(index_entry: &[u8]) -> Option<(Time, &[u8])> {
 }
 
 /// Where the expiry of a key is.
-fn expiry_of(key: &[u8]) -> Vec<u8> {
+pub fn expiry_of(key: &[u8]) -> Vec<u8> {
     [&KEY_PREFIX[..], key].concat()
 }
 
@@ -102,7 +130,11 @@ impl Due {
                 return None;
             }
         };
-        let (bits, rest) = found.split_first_chunk()?;
+        Self::parse(&found)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (bits, rest) = bytes.split_first_chunk()?;
         Some(Self { expiry: Time::from_bits(u64::from_be_bytes(*bits)), is_large: rest == [1] })
     }
 
@@ -125,8 +157,6 @@ pub struct Sweep {
     /// The index is empty before this; to look there again would mean to pass all
     /// that was removed.
     from: Vec<u8>,
-    /// The index has always been empty.
-    is_unused: bool,
     /// The clocks at this process's last note.
     clocks: Option<Reading>,
     /// The last step has not reached the end.
@@ -136,13 +166,12 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// A sweep of a keyspace that is empty, or of this one.
-    pub fn new(keyspace: Option<&Keyspace>) -> Self {
-        let is_unused = !keyspace.is_some_and(|it| it.has_prefix(&KEY_PREFIX));
+    /// A sweep of a generation that nobody writes to yet.
+    pub fn new(keyspaces: &Keyspaces) -> Self {
+        keyspaces.note_index(keyspaces.keys.has_prefix(&KEY_PREFIX));
         Self {
             next: Instant::now(),
             from: PREFIX.to_vec(),
-            is_unused,
             clocks: None,
             has_more: false,
             large: Changes::default(),
@@ -156,14 +185,14 @@ impl Sweep {
     }
 
     /// Whether the clocks were set since the last note, or need a first one.
-    pub fn has_clock_step(&self) -> bool {
-        !self.is_unused && self.clocks.is_none_or(|noted| noted.has_step_to(Reading::now()))
+    pub fn has_clock_step(&self, keyspaces: &Keyspaces) -> bool {
+        keyspaces.has_index() && self.clocks.is_none_or(|noted| noted.has_step_to(Reading::now()))
     }
 
     /// Has a batch note the clocks if something can expire by them, and the last note
     /// is old.
-    pub fn note_clocks(&mut self, batch: &mut WriteBatch, keys: &Keyspace) {
-        if self.is_unused {
+    pub fn note_clocks(&mut self, batch: &mut WriteBatch, keyspaces: &Keyspaces) {
+        if !keyspaces.has_index() {
             return;
         }
         let now = Reading::now();
@@ -171,7 +200,7 @@ impl Sweep {
             noted.has_step_to(now) || noted.time().until(now.time()) >= CLOCKS_INTERVAL
         };
         if self.clocks.is_none_or(is_due) {
-            batch.insert(keys, CLOCKS, now.to_bytes());
+            batch.insert(&keyspaces.keys, CLOCKS, now.to_bytes());
             self.clocks = Some(now);
         }
     }
@@ -196,7 +225,7 @@ impl Sweep {
         key: &Key,
         record: Option<Bytes>,
     ) {
-        let Keyspaces { keys, expiring } = keyspaces;
+        let Keyspaces { keys, expiring, .. } = keyspaces;
         let due = record.as_deref().and_then(Due::of);
         match (record, due) {
             (None, _) => batch.remove(keys, key.as_str()),
@@ -207,14 +236,14 @@ impl Sweep {
             }
             (Some(record), _) => batch.insert(keys, key.as_str(), record),
         }
-        if due.is_some() || !self.is_unused {
+        if due.is_some() || keyspaces.has_index() {
             self.note(batch, keyspaces, key, due);
         }
     }
 
     /// Replaces a key's entry in the index, and its large record if it had one.
     fn note(&mut self, batch: &mut WriteBatch, keyspaces: &Keyspaces, key: &Key, due: Option<Due>) {
-        let Keyspaces { keys, expiring } = keyspaces;
+        let Keyspaces { keys, expiring, .. } = keyspaces;
         let expiry_of = expiry_of(key.as_str().as_bytes());
         let before = Due::found(keys, &expiry_of);
         if before == due {
@@ -234,7 +263,7 @@ impl Sweep {
         if entry < self.from {
             self.from.clone_from(&entry);
         }
-        self.is_unused = false;
+        keyspaces.note_index(true);
         batch.insert(keys, entry, []);
         batch.insert(keys, expiry_of, due.to_bytes());
     }

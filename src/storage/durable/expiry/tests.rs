@@ -4,7 +4,7 @@
 use super::*;
 use crate::storage::durable::Durable;
 use crate::storage::durable::journal::Stamp;
-use crate::storage::durable::read_path::entry_in;
+use crate::storage::durable::lookup::entry_in;
 use crate::storage::{Blocking as _, Entry, KEY_BYTES_MAX, Op, Storage as _, record};
 use std::sync::mpsc;
 use std::thread;
@@ -45,7 +45,8 @@ impl Index {
         let data = directory.path().join("data");
         let database = Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
         let generation = Generation::begin(&database, &data, Stamp::new(), 0).expect("it begins");
-        Self { sweep: Sweep::new(None), generation, database, _directory: directory }
+        let sweep = Sweep::new(&generation.keyspaces);
+        Self { sweep, generation, database, _directory: directory }
     }
 
     /// Writes a record and its entries in the index, as the committer does.
@@ -310,7 +311,7 @@ fn what_was_written_before_is_read_and_written_and_swept() {
         batch.insert(keys, expiry_of(text.as_bytes()), at.to_bits().to_be_bytes());
         batch.commit().expect("it is written");
     }
-    index.sweep = Sweep::new(Some(index.generation.keys()));
+    index.sweep = Sweep::new(&index.generation.keyspaces);
     assert_eq!(index.get("swept"), Some(before));
     index.set_large("overwritten", 1000);
     assert_eq!(index.held_large().len(), 1);

@@ -16,19 +16,24 @@
 //! - It lets a writer wait for ever at four sealed memtables or thirty L0 runs.
 //! - It takes any error of its threads for the end, and some damage for a bug of
 //!   its own, and panics.
+//! - A batch gets into the memtables item by item, and plain reads see it so: see
+//!   `moments`.
 //!
 //! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
 //! Nothing here knows of entries, expiry or clients.
 
+mod moments;
 mod orphans;
 pub mod table_file;
 
 use crate::platform::descriptors;
+use crate::storage::page::Bounds;
 use bytes::Bytes;
 use fjall::compaction::Leveled;
-use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions};
+use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions, Readable as _};
 use fjall::{KvSeparationOptions, OwnedWriteBatch, PersistMode, UserKey, UserValue};
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
+use moments::Moments;
 use orphans::NewFiles;
 use std::fs::File;
 use std::io;
@@ -159,7 +164,7 @@ fn files_max(limit: u64) -> u64 {
 /// A handle to a database; it is closed with the last handle to it or to one of
 /// its keyspaces.
 #[derive(Clone)]
-pub struct Database(fjall::Database);
+pub struct Database(fjall::Database, Arc<Moments>);
 
 impl Database {
     /// Opens the database in a folder, or makes an empty one.
@@ -184,7 +189,11 @@ impl Database {
 
     fn build(builder: DatabaseBuilder<fjall::Database>) -> Result<Self> {
         let builder = builder.manual_journal_persist(true);
-        unless_panic(|| Ok(Self(builder.open()?)))
+        unless_panic(|| {
+            let database = builder.open()?;
+            let moments = Arc::new(Moments::new(&database));
+            Ok(Self(database, moments))
+        })
     }
 
     /// Drops this handle; the function looks whether all others are gone too.
@@ -200,7 +209,7 @@ impl Database {
 
     /// Opens a keyspace, or makes an empty one.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        Ok(Keyspace(self.0.keyspace(name, options)?))
+        Ok(Keyspace(self.0.keyspace(name, options)?, Arc::clone(&self.1)))
     }
 
     /// Deletes a keyspace, and its files with the last handle to it.
@@ -210,7 +219,8 @@ impl Database {
 
     /// A batch that is synced as it is committed.
     pub fn batch(&self) -> WriteBatch {
-        WriteBatch(self.0.batch().durability(Some(PersistMode::SyncData)))
+        let batch = self.0.batch().durability(Some(PersistMode::SyncData));
+        WriteBatch { batch, database: self.clone(), is_seen_at_once: false }
     }
 
     /// All batches with lower sequence numbers can be read.
@@ -294,7 +304,11 @@ fn leveled(l0_files: u8, table_bytes: u64) -> Leveled {
 }
 
 /// Changes to keyspaces of a database, which readers see in their order.
-pub struct WriteBatch(OwnedWriteBatch);
+pub struct WriteBatch {
+    batch: OwnedWriteBatch,
+    database: Database,
+    is_seen_at_once: bool,
+}
 
 impl WriteBatch {
     pub fn insert(
@@ -303,20 +317,73 @@ impl WriteBatch {
         key: impl Into<UserKey>,
         value: impl Into<UserValue>,
     ) {
-        self.0.insert(&keyspace.0, key, value);
+        self.batch.insert(&keyspace.0, key, value);
     }
 
     pub fn remove(&mut self, keyspace: &Keyspace, key: impl Into<UserKey>) {
-        self.0.remove(&keyspace.0, key);
+        self.batch.remove(&keyspace.0, key);
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.batch.len()
     }
 
-    /// Writes it to the journal, syncs that, and lets readers see it.
+    /// Has [`Keyspace::untorn`] reads meet all of it or nothing.
+    pub fn be_seen_at_once(&mut self) {
+        self.is_seen_at_once = true;
+    }
+
+    /// Writes it to the journal, syncs that, and lets readers see it. One at a time.
     pub fn commit(self) -> Result<()> {
-        self.0.commit().map_err(Error::of_the_journal)
+        let Self { batch, database: Database(database, moments), is_seen_at_once } = self;
+        let commit = || batch.commit();
+        moments.commit(&database, is_seen_at_once, commit).map_err(Error::of_the_journal)
+    }
+}
+
+/// All keyspaces of a database at a moment: later batches do not show. It keeps files
+/// that become obsolete meanwhile.
+pub struct Snapshot(fjall::Snapshot);
+
+impl Snapshot {
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        Ok(self.0.get(&keyspace.0, key)?.map(Into::into))
+    }
+
+    /// The items within some bounds, in order or from the last to the first.
+    pub fn range(&self, keyspace: &Keyspace, bounds: Bounds, is_reverse: bool) -> Items {
+        Items { items: self.0.range(&keyspace.0, bounds), is_reverse }
+    }
+}
+
+/// Items of a keyspace, in one direction.
+pub struct Items {
+    items: fjall::Iter,
+    is_reverse: bool,
+}
+
+impl Iterator for Items {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        let next = if self.is_reverse { self.items.next_back() } else { self.items.next() };
+        next.map(Item)
+    }
+}
+
+/// A key with its value, neither of which was looked at.
+pub struct Item(fjall::Guard);
+
+impl Item {
+    pub fn into_parts(self) -> Result<(Bytes, Bytes)> {
+        let (key, value) = self.0.into_inner()?;
+        Ok((key.into(), value.into()))
+    }
+
+    /// The key, with its value where that is wanted: it may be in a file of its own.
+    pub fn read(self, with_value: bool) -> Result<(Bytes, Option<Bytes>)> {
+        let (key, value) = self.0.into_inner_if(|_key| with_value)?;
+        Ok((key.into(), value.map(Into::into)))
     }
 }
 
@@ -329,9 +396,27 @@ pub struct Level {
 
 /// A handle to a keyspace: an LSM tree of a database.
 #[derive(Clone)]
-pub struct Keyspace(fjall::Keyspace);
+pub struct Keyspace(fjall::Keyspace, Arc<Moments>);
 
 impl Keyspace {
+    /// A snapshot of its database, without a batch under way. Waits for nothing.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.1.snapshot())
+    }
+
+    /// Waits until snapshots show all that plain reads have met, if every batch has its
+    /// first item in this keyspace: as long as a batch takes to get into the memtables,
+    /// and for no disk.
+    pub fn wait_for_batch(&self) {
+        self.1.wait_for(self.highest_number());
+    }
+
+    /// Reads plainly from its database, unless that may have met some of a batch that is
+    /// seen at once.
+    pub fn untorn<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
+        self.1.untorn(read)
+    }
+
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         Ok(self.0.get(key)?.map(Into::into))
     }
@@ -501,7 +586,7 @@ impl Database {
                 .with_kv_separation(Some(blobs))
                 .manual_journal_persist(true)
         };
-        Ok(Keyspace(self.0.keyspace(name, options)?))
+        Ok(Keyspace(self.0.keyspace(name, options)?, Arc::clone(&self.1)))
     }
 
     pub fn active_compactions(&self) -> usize {

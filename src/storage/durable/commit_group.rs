@@ -1,0 +1,384 @@
+//! A commit group: writes that are committed together, each decided on the outcome of
+//! those before it.
+//!
+//! The operations of a batch are decided on a draft over the group's own, which is
+//! merged whole or dropped. A change to the first key with a prefix walks along the keys
+//! in the keyspaces and those of the group's draft side by side.
+
+use super::firsts::{First, Firsts};
+use super::generation::Keyspaces;
+use super::lookup::{entry_in, entry_of};
+use super::pins::Pins;
+use super::walk::View;
+use crate::storage::waiter::Waiter;
+use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Error, Key, Range, Time};
+use crate::storage::{Updated, record};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::panic::{self, AssertUnwindSafe};
+
+/// The operation of a write.
+pub enum WriteOp {
+    One(Key, KeyOp),
+    /// All take effect at one moment, or none does.
+    Batch(Vec<(Key, KeyOp)>),
+    /// A change of the first key with a prefix.
+    First(Box<str>, Change),
+}
+
+/// An operation on a key.
+pub enum KeyOp {
+    Put(Record),
+    /// A change decides, from the entry under the key.
+    Decide(Change),
+}
+
+/// A record to be written, or `None` to delete the key.
+pub type Record = Option<Bytes>;
+
+/// The writes that wait for their outcome, with their effects.
+pub type Waiters = Vec<(Waiter, Effect)>;
+
+/// What decisions are made on beside a draft.
+#[derive(Clone, Copy)]
+pub struct Committed<'a> {
+    pub keyspaces: &'a Keyspaces,
+    pub pins: &'a Pins,
+}
+
+/// Writes and their changes.
+pub struct CommitGroup {
+    /// When it was begun. Entries that decisions were made on expire later.
+    pub begun: Time,
+    pub draft: Draft,
+    /// Some changes are to be seen at once.
+    pub has_batch: bool,
+    /// How many operations were decided.
+    pub ops: usize,
+    pub waiters: Waiters,
+}
+
+/// Changes that are not committed yet.
+#[derive(Default)]
+pub struct Draft {
+    /// The last record of each changed key.
+    pub records: BTreeMap<Key, Record>,
+    /// The bytes of all keys and records.
+    pub bytes: usize,
+    /// The values that decisions were made on, held until the outcome is told.
+    seen_bytes: usize,
+}
+
+/// The outcome of a write that is not of the group yet.
+pub struct Decided {
+    changes: Changes,
+    effect: Effect,
+}
+
+enum Changes {
+    /// The entry that was seen may be of the group, though.
+    Nothing,
+    One(Key, Record),
+    Batch(Draft),
+}
+
+/// The fate of a key.
+enum Fate {
+    Kept,
+    Written(Record),
+    Refused,
+}
+
+impl KeyOp {
+    /// Stores an entry, which is dropped: it would be held twice meanwhile.
+    pub fn set(entry: Entry) -> Self {
+        let record = record::encode(&entry);
+        drop(entry);
+        Self::Put(Some(record.into()))
+    }
+}
+
+impl From<BatchOp> for KeyOp {
+    fn from(op: BatchOp) -> Self {
+        match op {
+            BatchOp::Set(entry) => Self::set(entry),
+            BatchOp::Delete => Self::Put(None),
+            BatchOp::Update(change) => Self::Decide(change),
+        }
+    }
+}
+
+impl Decided {
+    /// The bytes of its keys and records, unless it makes the store no larger.
+    pub fn growth_bytes(&self) -> Option<usize> {
+        match &self.changes {
+            Changes::One(key, Some(record)) => Some(bytes(key, Some(record))),
+            Changes::Batch(draft) if draft.records.values().any(Option::is_some) => {
+                Some(draft.bytes)
+            }
+            Changes::Nothing | Changes::One(_, None) | Changes::Batch(_) => None,
+        }
+    }
+}
+
+impl Draft {
+    /// The entry under `key`, if that was changed.
+    fn entry(&self, key: &Key) -> Option<Result<Option<Entry>, Error>> {
+        let record = self.records.get(key)?.clone();
+        let entry = record.map(|record| entry_of(key, record)).transpose();
+        // No reader has seen this one, so none sees it come back.
+        Some(entry.map(|entry| entry.filter(|entry| entry.lives(Time::now))))
+    }
+
+    fn put(&mut self, key: Key, record: Record) {
+        self.bytes += bytes(&key, record.as_ref());
+        let key_bytes = key.as_str().len();
+        if let Some(replaced) = self.records.insert(key, record) {
+            self.bytes -= key_bytes + replaced.map_or(0, |record| record.len());
+        }
+    }
+
+    fn see(&mut self, effect: &Effect) {
+        let updated = match effect {
+            Effect::Updated(updated) => updated,
+            Effect::UpdatedFirst(Some(first)) => &first.1,
+            Effect::Found(_)
+            | Effect::Done
+            | Effect::Batch(_)
+            | Effect::UpdatedFirst(None)
+            | Effect::Listed(_)
+            | Effect::Counted(..) => return,
+        };
+        self.seen_bytes += updated.before.as_ref().map_or(0, |before| before.value().len());
+    }
+}
+
+impl CommitGroup {
+    pub fn begin() -> Self {
+        let (draft, waiters) = (Draft::default(), Waiters::new());
+        Self { begun: Time::now(), draft, has_batch: false, ops: 0, waiters }
+    }
+
+    /// The bytes that it holds in memory, about.
+    pub fn held_bytes(&self) -> usize {
+        self.draft.bytes + self.draft.seen_bytes
+    }
+
+    /// Decides a write.
+    pub fn decide(
+        &self,
+        committed: Committed<'_>,
+        firsts: &mut Firsts,
+        op: WriteOp,
+    ) -> Result<Decided, Error> {
+        match op {
+            WriteOp::One(key, op) => {
+                let (fate, effect) = self.decide_one(committed, None, &key, op)?;
+                let changes = match fate {
+                    Fate::Written(record) => Changes::One(key, record),
+                    Fate::Kept | Fate::Refused => Changes::Nothing,
+                };
+                Ok(Decided { changes, effect })
+            }
+            WriteOp::Batch(ops) => self.decide_batch(committed, ops),
+            WriteOp::First(prefix, change) => self.decide_first(committed, firsts, &prefix, change),
+        }
+    }
+
+    fn decide_batch(
+        &self,
+        committed: Committed<'_>,
+        ops: Vec<(Key, KeyOp)>,
+    ) -> Result<Decided, Error> {
+        let mut effects = Vec::with_capacity(ops.len());
+        let mut draft = Draft::default();
+        for (key, op) in ops {
+            let (fate, effect) = self.decide_one(committed, Some(&draft), &key, op)?;
+            draft.see(&effect);
+            effects.push(effect);
+            match fate {
+                Fate::Kept => {}
+                Fate::Written(record) => draft.put(key, record),
+                Fate::Refused => {
+                    (draft.records, draft.bytes) = (BTreeMap::new(), 0);
+                    break;
+                }
+            }
+        }
+        Ok(Decided { changes: Changes::Batch(draft), effect: Effect::Batch(effects) })
+    }
+
+    fn decide_one(
+        &self,
+        committed: Committed<'_>,
+        draft: Option<&Draft>,
+        key: &Key,
+        op: KeyOp,
+    ) -> Result<(Fate, Effect), Error> {
+        let change = match op {
+            KeyOp::Put(record) => return Ok((Fate::Written(record), Effect::Done)),
+            KeyOp::Decide(change) => change,
+        };
+        let drafted = draft.and_then(|draft| draft.entry(key));
+        let before = match drafted {
+            Some(entry) => entry?,
+            None => self.entry(committed, key)?,
+        };
+        let (fate, updated) = decide(before, change)?;
+        Ok((fate, Effect::Updated(updated.into())))
+    }
+
+    /// The entry under a key, of the group or else of the keyspaces, where it is pinned
+    /// then.
+    fn entry(&self, committed: Committed<'_>, key: &Key) -> Result<Option<Entry>, Error> {
+        let Committed { keyspaces, pins } = committed;
+        match self.draft.entry(key) {
+            Some(entry) => entry,
+            None => Ok(entry_in(keyspaces, key)?.filter(|entry| pins.pin(key, entry))),
+        }
+    }
+
+    fn decide_first(
+        &self,
+        committed: Committed<'_>,
+        firsts: &mut Firsts,
+        prefix: &str,
+        change: Change,
+    ) -> Result<Decided, Error> {
+        let first = self.first(committed, firsts.of(prefix), prefix)?;
+        firsts.note(prefix, first.as_ref().map(|(key, _)| key));
+        let Some((key, before)) = first else {
+            return Ok(Decided { changes: Changes::Nothing, effect: Effect::UpdatedFirst(None) });
+        };
+        let (fate, updated) = decide(Some(before), change)?;
+        let effect = Effect::UpdatedFirst(Some((key.clone(), updated).into()));
+        let changes = match fate {
+            Fate::Written(record) => Changes::One(key, record),
+            Fate::Kept | Fate::Refused => Changes::Nothing,
+        };
+        Ok(Decided { changes, effect })
+    }
+
+    /// The first key with a prefix and its entry, which is pinned.
+    fn first(
+        &self,
+        committed: Committed<'_>,
+        from: First,
+        prefix: &str,
+    ) -> Result<Option<(Key, Entry)>, Error> {
+        let from = match from {
+            First::Unknown => Key::new(prefix).ok(),
+            First::From(key) => Some(key),
+            First::Nowhere => return Ok(None),
+        };
+        let range = Range { prefix: prefix.into(), ..Range::default() };
+        let Some((mut lower, upper)) = range.bounds() else { return Ok(None) };
+        if let Some(from) = &from {
+            lower = Bound::Included(from.as_str().as_bytes().to_vec());
+        }
+        let keyspaces = committed.keyspaces;
+        let snapshot = keyspaces.keys.snapshot();
+        let view = View { keyspaces, snapshot, now: Time::now(), pins: HashMap::new() };
+        let mut walk = view.walk((lower, upper), false, true);
+        let mut stored = walk.next_living()?;
+
+        let own = (from.map_or(Bound::Unbounded, Bound::Included), Bound::Unbounded);
+        let own = self.draft.records.range(own).map(|(key, _)| key);
+        let mut own = own.take_while(|key| key.as_str().starts_with(prefix)).peekable();
+        while let Some(key) = own.peek().copied().into_iter().chain(&stored).min().cloned() {
+            own.next_if(|own| **own == key);
+            if stored.as_ref() == Some(&key) {
+                stored = walk.next_living()?;
+            }
+            if let Some(entry) = self.entry(committed, &key)? {
+                return Ok(Some((key, entry)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds a write; its waiter is told once the group is committed.
+    pub fn add(&mut self, decided: Decided, firsts: &mut Firsts, waiter: Waiter) {
+        let Decided { changes, effect } = decided;
+        self.ops += if let Effect::Batch(effects) = &effect { effects.len() } else { 1 };
+        self.draft.see(&effect);
+        match changes {
+            Changes::Nothing => {}
+            Changes::One(key, record) => self.put(key, record, firsts),
+            Changes::Batch(draft) => {
+                self.draft.seen_bytes += draft.seen_bytes;
+                self.has_batch |= draft.records.len() > 1;
+                for (key, record) in draft.records {
+                    self.put(key, record, firsts);
+                }
+            }
+        }
+        self.waiters.push((waiter, effect));
+    }
+
+    fn put(&mut self, key: Key, record: Record, firsts: &mut Firsts) {
+        if record.is_some() {
+            firsts.put(&key);
+        }
+        self.draft.put(key, record);
+    }
+}
+
+/// Decides on an entry.
+fn decide(before: Option<Entry>, mut change: Change) -> Result<(Fate, Updated), Error> {
+    let decision = panic::catch_unwind(AssertUnwindSafe(|| change(before.as_ref())))
+        .map_err(|_panic| Error::internal("what becomes of a key could not be decided"))?;
+    let (fate, after) = match decision {
+        Decision::Remove if before.is_some() => (Fate::Written(None), None),
+        Decision::Keep | Decision::Remove => (Fate::Kept, before.clone()),
+        Decision::Refuse => (Fate::Refused, before.clone()),
+        Decision::Replace(entry) => {
+            (Fate::Written(Some(record::encode(&entry).into())), Some(entry))
+        }
+    };
+    Ok((fate, Updated { before, after }))
+}
+
+/// The bytes of a change.
+fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
+    key.as_str().len() + record.map_or(0, Bytes::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> Key {
+        Key::new(text).expect("a key")
+    }
+
+    fn waiter() -> Waiter {
+        Waiter::from(Box::new(|_| {}) as crate::storage::Done)
+    }
+
+    /// Many small requests that see a large value would hold it many times.
+    #[test]
+    fn what_was_seen_counts_as_held() {
+        let entry = Entry::new(vec![b'x'; 1000].into());
+        let updated = Updated { before: Some(entry.clone()), after: Some(entry) };
+        let (mut group, mut firsts) = (CommitGroup::begin(), Firsts::default());
+        let effect = || Effect::Updated(updated.clone().into());
+        let kept = Decided { changes: Changes::Nothing, effect: effect() };
+        group.add(kept, &mut firsts, waiter());
+        assert_eq!((group.draft.bytes, group.held_bytes()), (0, 1000));
+        let taken = Decided { changes: Changes::One(key("taken"), None), effect: effect() };
+        group.add(taken, &mut firsts, waiter());
+        assert_eq!((group.draft.bytes, group.held_bytes()), (5, 2005));
+        let first = Effect::UpdatedFirst(Some((key("first"), updated.clone()).into()));
+        let first = Decided { changes: Changes::One(key("first"), None), effect: first };
+        group.add(first, &mut firsts, waiter());
+        assert_eq!((group.draft.bytes, group.held_bytes()), (10, 3010));
+        let mut draft = Draft::default();
+        draft.see(&effect());
+        draft.put(key("new"), Some(Bytes::from_static(b"record")));
+        let batch = Decided { changes: Changes::Batch(draft), effect: Effect::Batch(Vec::new()) };
+        group.add(batch, &mut firsts, waiter());
+        assert_eq!((group.draft.bytes, group.held_bytes()), (19, 4019));
+    }
+}

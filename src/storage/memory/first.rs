@@ -1,0 +1,54 @@
+//! The change of the first key with a prefix.
+
+use super::{Memory, Pace, Stored, Undone, write};
+use crate::storage::{Change, Effect, Key, Op, Updated};
+
+impl Memory {
+    /// Changes the first living key with a prefix.
+    ///
+    /// One at a time: of many who look for it at once, all but one would decide in
+    /// vain. Nobody reads several keys meanwhile, so nobody sees a key that comes
+    /// before this one beside it.
+    pub(super) fn update_first_alone(
+        &self,
+        prefix: Box<str>,
+        mut change: Change,
+        pace: Pace,
+    ) -> Result<Effect, Undone> {
+        loop {
+            let Some(_alone) = pace.alone(&self.0.moment) else {
+                return Err(Undone::Busy(Op::UpdateFirst(prefix, change)));
+            };
+            let Some(first) = self.0.index.first(&prefix) else {
+                return Ok(Effect::UpdatedFirst(None));
+            };
+            let key = Key::new(first).expect("it was a key");
+            let shard = self.0.shard(key.as_str());
+            let mut map = write(&shard.map);
+            // It may have gone, or another come before it.
+            if self.0.index.first(&prefix).as_deref() != Some(key.as_str()) {
+                continue;
+            }
+            let Some(before) = map.get(key.as_str()).cloned().and_then(Stored::into_living) else {
+                let removed = self.0.remove_from(&mut map, key.as_str());
+                drop(map);
+                drop(removed);
+                match pace {
+                    Pace::AtOnce => return Err(Undone::Busy(Op::UpdateFirst(prefix, change))),
+                    Pace::AtLength => continue,
+                }
+            };
+            let changed = self.change_in(shard, &mut map, &key, Some(&before), &mut change);
+            drop(map);
+            let Ok((after, replaced)) = changed else {
+                return Err(Undone::Full(Op::UpdateFirst(prefix, change)));
+            };
+            if replaced.is_some() {
+                self.0.watch.changed(key.as_str(), after.is_some());
+            }
+            drop(replaced);
+            let updated = Updated { before: Some(before), after };
+            return Ok(Effect::UpdatedFirst(Some((key, updated).into())));
+        }
+    }
+}

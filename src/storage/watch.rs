@@ -1,0 +1,914 @@
+//! Those who wait for a key, or for the first key with a prefix.
+//!
+//! ```text
+//! waiter: register ──► look at the store ──► not yet: park ──► woken: look again
+//! writer: change the store ──► changed: have the line walked
+//! ```
+//!
+//! A waiter registers before it looks, and a writer comes here once readers see its
+//! change, so no change is missed. Where nobody waits a writer pays one load, and else
+//! as much for a crowd as for one: the line of those who wait for the same is walked by
+//! a thread of the watch's own, in the order of their tickets. Nothing here knows
+//! entries: a waiter that is woken looks for itself.
+//!
+//! Readers all look. Where a look changes the store, the first of a line looks for all:
+//! if its condition does not hold, it holds for none behind it. So they are served in
+//! their order, and a change costs one look. Of those who take, as many look at once as
+//! keys were stored for them, for an engine may do many at once.
+//!
+//! Locks are taken in this order: lines by name, a line, the agenda.
+
+use super::Key;
+use crate::platform::scheduling;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+/// The maps that lines are sharded over, so that writers on many processors do not
+/// wait for each other.
+const SHARDS: usize = 64;
+
+/// The most takers of one line that look at once.
+const TAKERS_MAX: usize = 64;
+
+/// The subject of a wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A key, to be read. A change serves all who wait for it.
+    Read(Key),
+    /// A key, to be written under a condition, of which this is the name.
+    Write(Key, Box<str>),
+    /// The first key with a prefix, to be taken. Each that is stored is for one of them.
+    Take(Box<str>),
+}
+
+/// The continuation of a waiter, called with true if its time is over. It does not
+/// block.
+pub type Wake = Box<dyn FnOnce(bool) + Send>;
+
+/// The waiters of one store. A clone is another handle on them.
+#[derive(Clone, Default)]
+pub struct Watch(Arc<Owner>);
+
+/// Ends the thread with the last handle.
+#[derive(Default)]
+struct Owner(Arc<Waiters>);
+
+/// All that handles and tickets share.
+#[derive(Default)]
+struct Waiters {
+    next_ticket: AtomicU64,
+    readers: Lines,
+    writers: Lines,
+    takers: Takers,
+    agenda: Agenda,
+    /// Whether there is a thread, once one was wanted.
+    has_thread: OnceLock<bool>,
+}
+
+/// The lines by key.
+struct Lines {
+    /// The number of tickets.
+    tickets: AtomicUsize,
+    hasher: RandomState,
+    /// Of most keys there is one.
+    shards: Box<[Mutex<ByKey>]>,
+}
+
+type ByKey = HashMap<Box<str>, Vec<Arc<Line>>>;
+
+/// The lines by prefix.
+#[derive(Default)]
+struct Takers {
+    /// The number of tickets.
+    tickets: AtomicUsize,
+    /// By the length of the prefixes in bytes.
+    lines: Mutex<BTreeMap<usize, ByPrefix>>,
+}
+
+type ByPrefix = HashMap<Box<str>, Arc<Line>>;
+
+/// Those who wait for the same.
+struct Line {
+    subject: Subject,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By their tickets.
+    waiters: BTreeMap<u64, Waiter>,
+    /// The number of changes.
+    changes: u64,
+    /// The ticket where the walk goes on, while there is one.
+    next: Option<u64>,
+    /// Readers are walked once more from the start.
+    is_again: bool,
+    /// The number of waiters out of the line: they look after they were parked.
+    out: usize,
+    /// The keys stored for takers that none of them has taken, as far as is known.
+    stored: usize,
+    /// It is on the agenda.
+    is_due: bool,
+}
+
+#[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+struct Waiter {
+    /// Its continuation while it is parked.
+    wake: Option<Wake>,
+    /// The number of changes when its last look began, or when it came.
+    seen: u64,
+    /// It has begun to look.
+    has_looked: bool,
+    is_out: bool,
+    /// Its time is over.
+    is_over: bool,
+    /// Its last look has begun.
+    is_last: bool,
+    /// It was ended, and looks no more.
+    has_ended: bool,
+}
+
+/// The work of the thread.
+#[derive(Default)]
+struct Agenda {
+    state: Mutex<AgendaState>,
+    /// Rings for the thread.
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct AgendaState {
+    due: VecDeque<Work>,
+    /// By their time and the ticket.
+    timers: BTreeMap<(Instant, u64), Timer>,
+    is_asleep: bool,
+    has_ended: bool,
+}
+
+/// Something to be done by the thread.
+enum Work {
+    /// Wake the next waiter of a line.
+    Walk(Arc<Line>),
+    /// Wake one out of turn, and tell whether its time is over.
+    Wake(Wake, bool),
+    /// Do as a timer says that has gone off, with its ticket.
+    Timer(u64, Timer),
+}
+
+struct Timer {
+    line: Arc<Line>,
+    /// The end of the wait, and no time in between.
+    is_end: bool,
+}
+
+/// A place among the waiters, from before the first look until the end of the wait.
+/// Dropping it gives the place up.
+pub struct Ticket {
+    waiters: Arc<Waiters>,
+    line: Arc<Line>,
+    number: u64,
+    until: Instant,
+    has_turn: bool,
+    /// The timers that it has in the agenda.
+    timers: Mutex<Vec<Instant>>,
+}
+
+impl Watch {
+    /// Takes a place for a wait that ends at `until`. To be called before the first
+    /// look at the store.
+    pub fn register(&self, subject: &Subject, until: Instant) -> Ticket {
+        let waiters = Arc::clone(&self.0.0);
+        let number = waiters.next_ticket.fetch_add(1, Ordering::Relaxed);
+        let (line, has_turn) = match subject {
+            Subject::Read(key) => waiters.readers.join(key.as_str(), subject, number),
+            Subject::Write(key, _) => waiters.writers.join(key.as_str(), subject, number),
+            Subject::Take(prefix) => waiters.takers.join(prefix, subject, number),
+        };
+        // With its like in `changed`: either the look behind this sees the change, or
+        // the writer behind that sees the waiter.
+        fence(Ordering::SeqCst);
+        Ticket { waiters, line, number, until, has_turn, timers: Mutex::default() }
+    }
+
+    /// Notes that a key was stored, if `is_stored`, or else deleted. To be called once
+    /// readers see it.
+    pub fn changed(&self, key: &str, is_stored: bool) {
+        fence(Ordering::SeqCst);
+        let Waiters { readers, writers, takers, agenda, .. } = &*self.0.0;
+        for lines in [readers, writers] {
+            if lines.tickets.load(Ordering::Relaxed) > 0 {
+                lines.change(key, agenda);
+            }
+        }
+        if is_stored && takers.tickets.load(Ordering::Relaxed) > 0 {
+            takers.change_prefixes_of(key, agenda);
+        }
+    }
+
+    /// Notes that every key may have changed.
+    pub fn all_changed(&self) {
+        fence(Ordering::SeqCst);
+        let Waiters { readers, writers, takers, agenda, .. } = &*self.0.0;
+        let mut all = Vec::new();
+        for shard in readers.shards.iter().chain(&writers.shards) {
+            all.extend(lock(shard).values().flatten().map(Arc::clone));
+        }
+        all.extend(lock(&takers.lines).values().flat_map(HashMap::values).map(Arc::clone));
+        for line in all {
+            line.change(agenda);
+        }
+    }
+}
+
+impl Ticket {
+    /// True if its first look is at once. Otherwise others wait for the same, and it
+    /// parks first.
+    pub fn has_turn(&self) -> bool {
+        self.has_turn
+    }
+
+    /// Parks the waiter until its turn after a change, or until the end of the wait,
+    /// where it is shown a change that it has not seen. At `wake_at` there is a change
+    /// of which no writer tells. It is always woken by the watch's thread, even at once.
+    /// Never blocks.
+    pub fn park(&self, wake_at: Option<Instant>, wake: Wake) {
+        let waiters = &self.waiters;
+        if !waiters.has_thread() {
+            // Nobody could wake it.
+            return wake(true);
+        }
+        let mut timers = lock(&self.timers);
+        let mut state = lock(&self.line.state);
+        let is_first = timers.is_empty();
+        let between = wake_at.filter(|at| *at < self.until);
+        {
+            let mut agenda = lock(&waiters.agenda.state);
+            for at in timers.drain(..).filter(|at| *at != self.until) {
+                agenda.timers.remove(&(at, self.number));
+            }
+            let end = is_first.then_some((self.until, true));
+            for (at, is_end) in between.map(|at| (at, false)).into_iter().chain(end) {
+                let timer = Timer { line: Arc::clone(&self.line), is_end };
+                agenda.timers.insert((at, self.number), timer);
+            }
+            timers.extend(between.into_iter().chain([self.until]));
+            let first = agenda.timers.first_key_value().map(|((_, number), _)| *number);
+            if first == Some(self.number) {
+                // The thread would sleep for too long.
+                waiters.agenda.ring(&mut agenda);
+            }
+        }
+        state.park(&self.line, self.number, wake, &waiters.agenda);
+    }
+
+    /// Ends the wait: its time is over, and nobody is there for another look.
+    pub fn end(&self) {
+        let mut state = lock(&self.line.state);
+        let Some(waiter) = state.waiters.get_mut(&self.number) else { return };
+        waiter.has_ended = true;
+        if let Some(wake) = waiter.wake.take() {
+            self.waiters.agenda.add(Work::Wake(wake, true));
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let Waiters { readers, writers, takers, agenda, .. } = &*self.waiters;
+        match &self.line.subject {
+            Subject::Read(key) => readers.leave(key.as_str(), &self.line, self.number, agenda),
+            Subject::Write(key, _) => writers.leave(key.as_str(), &self.line, self.number, agenda),
+            Subject::Take(prefix) => takers.leave(prefix, &self.line, self.number, agenda),
+        }
+        let timers = self.timers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut agenda = lock(&agenda.state);
+        for at in timers.drain(..) {
+            agenda.timers.remove(&(at, self.number));
+        }
+    }
+}
+
+impl Lines {
+    #[allow(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
+    fn shard(&self, key: &str) -> &Mutex<ByKey> {
+        let index = self.hasher.hash_one(key) as usize % SHARDS;
+        self.shards.get(index).expect("the index is below the number of shards")
+    }
+
+    fn change(&self, key: &str, agenda: &Agenda) {
+        if let Some(of_key) = lock(self.shard(key)).get(key) {
+            for line in of_key {
+                line.change(agenda);
+            }
+        }
+    }
+
+    /// Adds a waiter to its line; true if it has its turn.
+    fn join(&self, key: &str, subject: &Subject, number: u64) -> (Arc<Line>, bool) {
+        self.tickets.fetch_add(1, Ordering::Relaxed);
+        let mut lines = lock(self.shard(key));
+        let of_key = lines.entry(key.into()).or_default();
+        let same = of_key.iter().find(|line| line.subject == *subject).map(Arc::clone);
+        let line = same.unwrap_or_else(|| {
+            let line = Arc::new(Line::new(subject.clone()));
+            of_key.push(Arc::clone(&line));
+            line
+        });
+        let has_turn = line.join(number);
+        (line, has_turn)
+    }
+
+    fn leave(&self, key: &str, line: &Arc<Line>, number: u64, agenda: &Agenda) {
+        let mut lines = lock(self.shard(key));
+        if line.leave(number, agenda)
+            && let Some(of_key) = lines.get_mut(key)
+        {
+            of_key.retain(|other| !Arc::ptr_eq(other, line));
+            if of_key.is_empty() {
+                lines.remove(key);
+            }
+        }
+        drop(lines);
+        self.tickets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            tickets: AtomicUsize::new(0),
+            hasher: RandomState::new(),
+            shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
+        }
+    }
+}
+
+impl Takers {
+    fn join(&self, prefix: &str, subject: &Subject, number: u64) -> (Arc<Line>, bool) {
+        self.tickets.fetch_add(1, Ordering::Relaxed);
+        let mut lengths = lock(&self.lines);
+        let lines = lengths.entry(prefix.len()).or_default();
+        let new = || Arc::new(Line::new(subject.clone()));
+        let line = Arc::clone(lines.entry(prefix.into()).or_insert_with(new));
+        let has_turn = line.join(number);
+        (line, has_turn)
+    }
+
+    fn leave(&self, prefix: &str, line: &Arc<Line>, number: u64, agenda: &Agenda) {
+        let mut lengths = lock(&self.lines);
+        if line.leave(number, agenda)
+            && let Some(lines) = lengths.get_mut(&prefix.len())
+        {
+            lines.remove(prefix);
+            if lines.is_empty() {
+                lengths.remove(&prefix.len());
+            }
+        }
+        drop(lengths);
+        self.tickets.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn change_prefixes_of(&self, key: &str, agenda: &Agenda) {
+        let lengths = lock(&self.lines);
+        for (length, lines) in lengths.range(..=key.len()) {
+            if let Some(line) = key.get(..*length).and_then(|prefix| lines.get(prefix)) {
+                line.change(agenda);
+            }
+        }
+    }
+}
+
+impl Line {
+    fn new(subject: Subject) -> Self {
+        Self { subject, state: Mutex::default() }
+    }
+
+    fn is_of_readers(&self) -> bool {
+        matches!(self.subject, Subject::Read(_))
+    }
+
+    /// The most that may be out of the line.
+    fn out_max(&self, state: &State) -> usize {
+        match self.subject {
+            Subject::Read(_) => usize::MAX,
+            Subject::Write(..) => 1,
+            Subject::Take(_) => state.stored.clamp(1, TAKERS_MAX),
+        }
+    }
+
+    /// Adds a waiter; true if it has its turn.
+    fn join(&self, number: u64) -> bool {
+        let mut state = lock(&self.state);
+        let has_turn =
+            self.is_of_readers() || state.out == 0 && state.next.is_none() && !state.has_parked();
+        let seen = state.changes;
+        state.waiters.insert(number, Waiter { seen, has_looked: has_turn, ..Waiter::default() });
+        has_turn
+    }
+
+    /// Removes a waiter; true if it was the last.
+    fn leave(self: &Arc<Self>, number: u64, agenda: &Agenda) -> bool {
+        let mut state = lock(&self.state);
+        let left = state.waiters.remove(&number);
+        if left.is_some_and(|waiter| waiter.is_out) {
+            state.out -= 1;
+            state.stored = state.stored.saturating_sub(1);
+        }
+        if !self.is_of_readers() && state.has_parked() {
+            // It may have found something, and there may be more; or it was the one that
+            // looked for all.
+            state.next = Some(0);
+        }
+        state.go_on(self, agenda);
+        state.waiters.is_empty()
+    }
+
+    /// Notes a change, and has the line walked from the start.
+    fn change(self: &Arc<Self>, agenda: &Agenda) {
+        let mut state = lock(&self.state);
+        state.changes += 1;
+        state.stored += 1;
+        if self.is_of_readers() && state.next.is_some() {
+            // To begin anew would leave out the last ones of a key that changes often.
+            state.is_again = true;
+        } else {
+            state.next = Some(0);
+        }
+        state.go_on(self, agenda);
+    }
+
+    /// Takes a step of the walk: wakes the next waiter, if one may look now.
+    fn step(self: &Arc<Self>, agenda: &Agenda) {
+        let mut state = lock(&self.state);
+        state.is_due = false;
+        if state.out >= self.out_max(&state) {
+            return;
+        }
+        let Some(wake) = state.next_out(self.is_of_readers()) else { return };
+        // Others come in between.
+        state.go_on(self, agenda);
+        drop(state);
+        call(wake, false);
+    }
+
+    /// Does as a timer says.
+    fn time_out(self: &Arc<Self>, number: u64, is_end: bool, agenda: &Agenda) {
+        if !is_end {
+            return self.change(agenda);
+        }
+        let mut state = lock(&self.state);
+        let changes = state.changes;
+        let Some(waiter) = state.waiters.get_mut(&number) else { return };
+        waiter.is_over = true;
+        let Some(wake) = waiter.wake.take() else { return };
+        let is_over = waiter.is_over_at(changes);
+        drop(state);
+        call(wake, is_over);
+    }
+}
+
+impl State {
+    fn has_parked(&self) -> bool {
+        self.waiters.values().any(|waiter| waiter.wake.is_some())
+    }
+
+    /// Has the line walked on, if there is somebody who may look.
+    fn go_on(&mut self, line: &Arc<Line>, agenda: &Agenda) {
+        if self.next.is_some() && self.out < line.out_max(self) && !self.is_due {
+            self.is_due = true;
+            agenda.add(Work::Walk(Arc::clone(line)));
+        }
+    }
+
+    /// Lets the next waiter out; `None` if the walk has ended.
+    fn next_out(&mut self, is_of_readers: bool) -> Option<Wake> {
+        loop {
+            let changes = self.changes;
+            let parked = |(number, waiter): (&u64, &mut Waiter)| {
+                waiter.wake.take().map(|wake| {
+                    waiter.seen = changes;
+                    waiter.has_looked = true;
+                    waiter.is_out = !is_of_readers;
+                    (*number, wake)
+                })
+            };
+            if let Some((number, wake)) = self.waiters.range_mut(self.next?..).find_map(parked) {
+                self.next = Some(number + 1);
+                self.out += usize::from(!is_of_readers);
+                return Some(wake);
+            }
+            self.next = mem::take(&mut self.is_again).then_some(0);
+        }
+    }
+
+    fn park(&mut self, line: &Arc<Line>, number: u64, wake: Wake, agenda: &Agenda) {
+        let changes = self.changes;
+        let Some(waiter) = self.waiters.get_mut(&number) else { return };
+        let was_out = mem::take(&mut waiter.is_out);
+        let is_up_to_date = waiter.seen == changes;
+        if waiter.is_over || waiter.has_ended {
+            let is_over = waiter.is_over_at(changes);
+            agenda.add(Work::Wake(wake, is_over));
+        } else {
+            waiter.wake = Some(wake);
+        }
+        self.out -= usize::from(was_out);
+        if was_out && is_up_to_date {
+            // It would be the same for the others.
+            self.next = None;
+            self.stored = 0;
+        } else if !is_up_to_date {
+            match self.next {
+                Some(_) if line.is_of_readers() => self.is_again = true,
+                next => self.next = Some(next.map_or(number, |next| next.min(number))),
+            }
+        }
+        self.go_on(line, agenda);
+    }
+}
+
+impl Waiter {
+    /// True if it looks no more though its time is over, with that many changes; else its
+    /// last look begins.
+    fn is_over_at(&mut self, changes: u64) -> bool {
+        let has_seen_all = self.has_looked && self.seen == changes;
+        let is_over = self.has_ended || self.is_last || has_seen_all;
+        if !is_over {
+            self.is_last = true;
+            self.seen = changes;
+        }
+        is_over
+    }
+}
+
+impl Agenda {
+    fn add(&self, work: Work) {
+        let mut state = lock(&self.state);
+        state.due.push_back(work);
+        self.ring(&mut state);
+    }
+
+    fn ring(&self, state: &mut AgendaState) {
+        if mem::take(&mut state.is_asleep) {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Waits for the next work; `None` after the end. Timers come first, so that work
+    /// without end does not keep them.
+    fn next(&self) -> Option<Work> {
+        let mut state = lock(&self.state);
+        loop {
+            let first = state.timers.first_key_value().map(|((at, _), _)| *at);
+            let left = first.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero())
+                && let Some(((_, number), timer)) = state.timers.pop_first()
+            {
+                return Some(Work::Timer(number, timer));
+            }
+            if let Some(work) = state.due.pop_front() {
+                return Some(work);
+            }
+            if state.has_ended {
+                return None;
+            }
+            state.is_asleep = true;
+            state = match left {
+                None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let woken = self.bell.wait_timeout(state, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            state.is_asleep = false;
+        }
+    }
+}
+
+impl Waiters {
+    /// Starts the thread, if that was not tried before; `false` without one.
+    fn has_thread(self: &Arc<Self>) -> bool {
+        *self.has_thread.get_or_init(|| {
+            let waiters = Arc::clone(self);
+            let thread = thread::Builder::new().name("watch".to_owned());
+            let started = thread.spawn(move || waiters.run());
+            started.inspect_err(|err| log::warn!("no thread for those that wait: {err}")).is_ok()
+        })
+    }
+
+    /// Wakes waiters until the last handle is dropped.
+    fn run(&self) {
+        // All that wait are woken by this thread.
+        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
+        while let Some(work) = self.agenda.next() {
+            match work {
+                Work::Walk(line) => line.step(&self.agenda),
+                Work::Wake(wake, is_over) => call(wake, is_over),
+                Work::Timer(number, Timer { line, is_end }) => {
+                    line.time_out(number, is_end, &self.agenda);
+                }
+            }
+        }
+    }
+}
+
+/// Wakes a waiter. A panic is its own.
+fn call(wake: Wake, is_over: bool) {
+    panic::catch_unwind(AssertUnwindSafe(|| wake(is_over))).ok();
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let agenda = &self.0.agenda;
+        let mut state = lock(&agenda.state);
+        state.has_ended = true;
+        agenda.ring(&mut state);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change above is complete before anything could panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn key(text: &str) -> Key {
+        Key::new(text).expect("a key")
+    }
+
+    fn read(text: &str) -> Subject {
+        Subject::Read(key(text))
+    }
+
+    fn write(text: &str) -> Subject {
+        Subject::Write(key(text), "*".into())
+    }
+
+    fn take(prefix: &str) -> Subject {
+        Subject::Take(prefix.into())
+    }
+
+    /// A number of a waiter, with whether its time is over.
+    type Woken = (usize, bool);
+
+    /// A watch, with the waiters that it wakes.
+    struct Bench {
+        watch: Watch,
+        sender: Sender<Woken>,
+        woken: Receiver<Woken>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (sender, woken) = mpsc::channel();
+            Self { watch: Watch::default(), sender, woken }
+        }
+
+        /// Registers those who wait for long, and parks them all.
+        fn park_all<const N: usize>(&self, subjects: [Subject; N]) -> Vec<Option<Ticket>> {
+            let until = Instant::now() + LONG;
+            let tickets = subjects.map(|subject| self.watch.register(&subject, until));
+            assert!(tickets.iter().all(Ticket::has_turn));
+            (0..).zip(&tickets).for_each(|(number, ticket)| self.park(ticket, number));
+            tickets.into_iter().map(Some).collect()
+        }
+
+        fn park(&self, ticket: &Ticket, number: usize) {
+            let sender = self.sender.clone();
+            ticket.park(None, Box::new(move |is_over| sender.send((number, is_over)).unwrap()));
+        }
+
+        /// All that have been woken until now: another waiter is last.
+        fn woken(&self) -> Vec<usize> {
+            // Walks that are due go on while its own is.
+            for _ in 0..2 {
+                let ticket = self.watch.register(&read("a sign"), Instant::now() + LONG);
+                self.park(&ticket, usize::MAX);
+                self.watch.changed("a sign", false);
+                let mut before = self.woken.iter().take_while(|(number, _)| *number < usize::MAX);
+                let numbers: Vec<_> = before.by_ref().map(|(number, _)| number).collect();
+                if !numbers.is_empty() {
+                    return numbers.into_iter().chain(self.woken()).collect();
+                }
+            }
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_change_wakes_all_readers_of_its_key_in_order_and_no_others() {
+        let bench = Bench::new();
+        let tickets = bench.park_all([read("a"), read("b"), read("a"), take("b"), read("ab")]);
+        bench.watch.changed("a", false);
+        assert_eq!(bench.woken(), [0, 2]);
+        bench.watch.changed("a", true);
+        assert!(bench.woken().is_empty(), "nobody is parked");
+        // That has changed meanwhile, so it is woken as it parks.
+        bench.park(tickets[2].as_ref().unwrap(), 2);
+        assert_eq!(bench.woken(), [2]);
+        bench.park(tickets[2].as_ref().unwrap(), 2);
+        assert!(bench.woken().is_empty(), "it has seen all");
+        bench.watch.all_changed();
+        let mut all = bench.woken();
+        all.sort_unstable();
+        assert_eq!(all, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_first_writer_looks_for_all_with_its_condition() {
+        let bench = Bench::new();
+        let other = Subject::Write(key("a"), "other".into());
+        let mut tickets = bench.park_all([write("a"), other, write("b")]);
+        let late: Vec<_> = (3..6)
+            .map(|number| {
+                let ticket = bench.watch.register(&write("a"), Instant::now() + LONG);
+                assert!(!ticket.has_turn());
+                bench.park(&ticket, number);
+                ticket
+            })
+            .collect();
+        assert!(bench.woken().is_empty());
+        bench.watch.changed("a", false);
+        assert_eq!(bench.woken(), [0, 1]);
+        bench.park(tickets[0].as_ref().unwrap(), 0);
+        bench.park(tickets[1].as_ref().unwrap(), 1);
+        assert!(bench.woken().is_empty(), "it would be the same for the others");
+        bench.watch.changed("a", false);
+        assert_eq!(bench.woken(), [0, 1]);
+        bench.watch.changed("a", false);
+        assert!(bench.woken().is_empty(), "they are looking");
+        bench.park(tickets[0].as_ref().unwrap(), 0);
+        assert_eq!(bench.woken(), [0], "it has not seen that");
+        // Served or not, the next one looks for all.
+        tickets[0] = None;
+        assert_eq!(bench.woken(), [3]);
+        bench.park(&late[0], 3);
+        assert!(bench.woken().is_empty());
+        bench.watch.changed("a", false);
+        assert_eq!(bench.woken(), [3]);
+    }
+
+    #[test]
+    fn a_key_that_is_stored_wakes_one_taker_of_each_prefix() {
+        let bench = Bench::new();
+        let subjects = ["j", "job:", "job:", "job:", "job:", "\u{e9}", ""].map(take);
+        let mut tickets = bench.park_all(subjects);
+        bench.watch.changed("job:1", false);
+        bench.watch.changed("\u{e8}", false);
+        assert!(bench.woken().is_empty());
+        bench.watch.changed("job:1", true);
+        let mut all = bench.woken();
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 6]);
+        // It finds nothing, so there is nothing for the others.
+        bench.park(tickets[1].as_ref().unwrap(), 1);
+        assert!(bench.woken().is_empty());
+        bench.watch.changed("job:2", true);
+        assert_eq!(bench.woken(), [1]);
+        let late = bench.watch.register(&take("job:"), Instant::now() + LONG);
+        assert!(!late.has_turn());
+        // It takes a key, so the next may find another; and there is one more.
+        tickets[1] = None;
+        assert_eq!(bench.woken(), [2]);
+        bench.watch.changed("job:3", true);
+        assert!(bench.woken().is_empty(), "that is for the one that looks");
+        bench.watch.changed("job:4", true);
+        assert_eq!(bench.woken(), [3]);
+        bench.park(tickets[2].as_ref().unwrap(), 2);
+        assert_eq!(bench.woken(), [2], "it has not seen that");
+    }
+
+    #[test]
+    fn a_change_between_the_look_and_the_park_is_not_missed() {
+        for subject in [read("a"), write("a"), take("a")] {
+            let bench = Bench::new();
+            let ticket = bench.watch.register(&subject, Instant::now() + LONG);
+            bench.watch.changed("a", true);
+            bench.park(&ticket, 1);
+            assert_eq!(bench.woken.recv(), Ok((1, false)));
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_time() {
+        let bench = Bench::new();
+        let until = Instant::now() + Duration::from_millis(20);
+        let ticket = bench.watch.register(&read("a"), until);
+        bench.park(&ticket, 1);
+        assert_eq!(bench.woken.recv(), Ok((1, true)));
+        assert!(Instant::now() >= until);
+        bench.park(&ticket, 2);
+        assert_eq!(bench.woken.recv(), Ok((2, true)));
+        // It has not seen this, so it looks once more.
+        bench.watch.changed("a", true);
+        bench.park(&ticket, 3);
+        assert_eq!(bench.woken.recv(), Ok((3, false)));
+        bench.watch.changed("a", true);
+        bench.park(&ticket, 4);
+        assert_eq!(bench.woken.recv(), Ok((4, true)));
+    }
+
+    #[test]
+    fn who_has_not_had_its_turn_looks_once_before_the_end() {
+        let bench = Bench::new();
+        let tickets = bench.park_all([write("a")]);
+        bench.watch.changed("a", true);
+        assert_eq!(bench.woken(), [0]);
+        let late = bench.watch.register(&write("a"), Instant::now());
+        bench.park(&late, 1);
+        assert_eq!(bench.woken.recv(), Ok((1, false)));
+        bench.park(&late, 1);
+        assert_eq!(bench.woken.recv(), Ok((1, true)));
+        drop(tickets);
+    }
+
+    #[test]
+    fn who_is_ended_looks_no_more() {
+        let bench = Bench::new();
+        let tickets = bench.park_all([take("a"), take("a")]);
+        let first = tickets[0].as_ref().unwrap();
+        first.end();
+        assert_eq!(bench.woken.recv(), Ok((0, true)));
+        bench.watch.changed("a", true);
+        bench.park(first, 0);
+        let mut woken = [bench.woken.recv().unwrap(), bench.woken.recv().unwrap()];
+        woken.sort_unstable();
+        assert_eq!(woken, [(0, true), (1, false)]);
+    }
+
+    #[test]
+    fn a_time_in_between_is_a_change() {
+        let bench = Bench::new();
+        let first = bench.watch.register(&write("a"), Instant::now() + LONG);
+        let second = bench.watch.register(&write("a"), Instant::now() + LONG);
+        bench.park(&first, 0);
+        let sender = bench.sender.clone();
+        let wake_at = Instant::now() + Duration::from_millis(20);
+        second.park(Some(wake_at), Box::new(move |is_over| sender.send((1, is_over)).unwrap()));
+        // The first is the first then too.
+        assert_eq!(bench.woken.recv(), Ok((0, false)));
+        assert!(Instant::now() >= wake_at);
+    }
+
+    #[test]
+    fn a_panic_is_that_of_its_waiter() {
+        let bench = Bench::new();
+        let ticket = bench.watch.register(&read("a"), Instant::now() + LONG);
+        ticket.park(None, Box::new(|_| panic!("it is to")));
+        bench.watch.changed("a", true);
+        let next = bench.watch.register(&read("a"), Instant::now());
+        bench.park(&next, 1);
+        assert_eq!(bench.woken.recv(), Ok((1, true)));
+    }
+
+    /// One thread counts, and another waits for each number.
+    #[test]
+    fn no_change_is_missed_in_a_race() {
+        const ROUNDS: u64 = 20_000;
+        let (watch, store) = (Watch::default(), Arc::new(AtomicU64::new(0)));
+        let (asked, numbers) = mpsc::channel::<u64>();
+        let writer = {
+            let (watch, store) = (watch.clone(), Arc::clone(&store));
+            thread::spawn(move || {
+                for number in numbers {
+                    store.store(number, Ordering::Relaxed);
+                    watch.changed("a", true);
+                }
+            })
+        };
+        for number in 1..=ROUNDS {
+            let subject = [read, write, take][usize::try_from(number % 3).unwrap()]("a");
+            let ticket = watch.register(&subject, Instant::now() + LONG);
+            asked.send(number).expect("it is there");
+            while store.load(Ordering::Relaxed) < number {
+                let (sender, woken) = mpsc::channel();
+                ticket.park(None, Box::new(move |is_over| sender.send(is_over).unwrap()));
+                assert_eq!(woken.recv(), Ok(false), "missed {number}");
+            }
+        }
+        drop(asked);
+        writer.join().expect("it does not panic");
+        let Waiters { readers, writers, takers, agenda, .. } = &*watch.0.0;
+        for lines in [readers, writers] {
+            assert_eq!(lines.tickets.load(Ordering::Relaxed), 0);
+            assert!(lines.shards.iter().all(|shard| lock(shard).is_empty()));
+        }
+        assert_eq!(takers.tickets.load(Ordering::Relaxed), 0);
+        assert!(lock(&takers.lines).is_empty());
+        assert!(lock(&agenda.state).timers.is_empty());
+    }
+}
