@@ -12,7 +12,7 @@ use md5::Md5;
 use sha2::{Digest as _, Sha256, Sha512};
 
 /// The digests that the content must have.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digests {
     md5: Option<[u8; 16]>,
     sha256: Option<[u8; 32]>,
@@ -20,6 +20,18 @@ pub struct Digests {
 }
 
 impl Digests {
+    /// The digests of content that is taken whole and as it comes: a part of one, or
+    /// one in a coding, is refused.
+    pub fn of_content(fields: Fields<'_>) -> Result<Option<Box<Self>>, Refusal> {
+        if fields.has("Content-Range") {
+            Err(Refusal::ContentRange)
+        } else if fields.have_content_coding() {
+            Err(Refusal::ContentEncoding)
+        } else {
+            Self::parse(fields)
+        }
+    }
+
     /// The digests in the fields of a request, if any. Unknown algorithms are
     /// ignored.
     pub fn parse(fields: Fields<'_>) -> Result<Option<Box<Self>>, Refusal> {
@@ -49,7 +61,11 @@ impl Digests {
     }
 
     /// Hashes `content` and compares.
-    pub fn match_content(&self, content: &[u8]) -> bool {
+    pub fn check(&self, content: &[u8]) -> Result<(), Refusal> {
+        if self.match_content(content) { Ok(()) } else { Err(Refusal::ContentDiffers) }
+    }
+
+    fn match_content(&self, content: &[u8]) -> bool {
         self.md5.is_none_or(|digest| Md5::digest(content)[..] == digest)
             && self.sha256.is_none_or(|digest| Sha256::digest(content)[..] == digest)
             && self.sha512.is_none_or(|digest| Sha512::digest(content)[..] == digest)

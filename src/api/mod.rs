@@ -3,7 +3,8 @@
 //! Nothing here opens a socket or starts a thread, so every rule of the API is
 //! tested by calling one function. The server takes three steps: [`Api::admit`]
 //! before the body, so that a refused call never waits for it, [`Api::try_now`]
-//! with the body, and [`Api::submit`] if the storage needs time.
+//! with the body, and [`Api::submit`] if the storage needs time. A reply may come
+//! in parts; the server asks for the next with [`Api::go_on`] once one was written.
 //!
 //! The checks come in one order, and the first to fail is told: host 403,
 //! target 400, path 404, key 400, method 405, cross-site 403, query 400, header
@@ -17,23 +18,32 @@
 //!    a reply at once, one from the state of the storage, or a `Pending`, which
 //!    is an operation on the storage and an `Answer` that makes a reply of its
 //!    effect. Reads, and writes, which need their body first, have their own form.
+//!    Each operation of the storage is bounded. A call on many keys is a chain of
+//!    them: an `Answer::Then` that takes the next step, or a reply with a `Rest` where
+//!    the body need not be in memory as a whole (see `list` and `remove`).
 //! 2. Give it a row in `routes.rs`, or a method in a row. `Allow`, `OPTIONS *` and
 //!    the text of 404 follow.
-//! 3. Use the vocabulary: `query`, `etag`, `range`, `ttl`, `digests` and
-//!    `media_type` parse, `Reply` has the forms of replies. A new parameter of
-//!    `/kv/{key}` belongs to `query`, so that reads refuse it.
+//! 3. Use the vocabulary: `query`, `etag`, `range`, `ttl`, `digests`, `media_type` and
+//!    `members` parse, `Reply` and `lines` have the forms of replies. A new parameter of
+//!    `/kv/{key}` belongs to `query`, so that reads refuse it, and one of `/kv` to
+//!    `collection`.
 //! 4. Give each new refusal a row in `refusal.rs`.
 //! 5. Only if the storage has no operation for it: add to `storage::Op` and
 //!    `Effect`, and to `Answer` here.
 //! 6. Show it in a transcript under `tests/transcripts`, and in the README.
 
+mod accept;
 mod access;
+mod collection;
 mod cross_site;
 mod digests;
 mod etag;
 mod fields;
 pub(crate) mod grammar;
+mod lines;
 mod media_type;
+mod members;
+mod memory;
 mod operations;
 mod query;
 mod range;
@@ -48,9 +58,11 @@ pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use fields::Fields;
 use operations::Answer;
+pub use operations::wait::Waiting;
+use operations::wait::{Look, Wait};
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
-pub use reply::Reply;
+pub use reply::{Reply, Rest};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use target::Target;
@@ -69,12 +81,15 @@ pub struct Call<'a> {
     pub body_bytes: Option<u64>,
 }
 
-/// A call after a try: answered, or to be submitted.
-pub enum Tried {
-    /// It was done, or has failed.
-    Replied(Reply),
-    /// Memory alone cannot do it.
+/// The next step of a call.
+pub enum Step {
+    /// The reply: it was done, or has failed.
+    Reply(Reply),
+    /// An operation on the storage, which memory alone cannot do, or which is not the
+    /// first.
     Pending(Pending),
+    /// It waits until its condition holds: the first step of such a call.
+    Wait(Arc<Waiting>),
 }
 
 /// The API over one storage.
@@ -117,7 +132,7 @@ impl Api {
                 return Err(Refusal::ValueTooLarge.into());
             }
             if let Operation::Write(write) = &operation {
-                write.verb.check_length(bytes)?;
+                write.check_length(bytes)?;
             }
         }
         Ok(operation)
@@ -125,40 +140,92 @@ impl Api {
 
     /// Performs `operation` with the whole body of its call, which only a write
     /// looks at, if memory alone can. Never blocks, but reads all of the body.
-    pub fn try_now(&self, operation: Operation, body: Bytes) -> Tried {
+    pub fn try_now(&self, operation: Operation, body: Bytes) -> Step {
         let Pending { op, answer } = match self.plan(operation, body) {
-            Ok(pending) => pending,
-            Err(reply) => return Tried::Replied(reply),
+            Ok(Step::Pending(pending)) => pending,
+            Ok(step) => return step,
+            Err(reply) => return Step::Reply(reply),
         };
         match self.storage.try_now(op) {
-            Ok(outcome) => Tried::Replied(answer.reply(outcome)),
-            Err(op) => Tried::Pending(Pending { op, answer }),
+            Ok(outcome) => answer.step(outcome),
+            Err(op) => Step::Pending(Pending { op, answer }),
         }
     }
 
-    /// Has the storage perform a call, and calls `done` once with the reply, on
-    /// this thread or on another. Never blocks.
+    /// Has the storage perform a call, step by step, and calls `done` once with the
+    /// reply, on this thread or on another. Never blocks.
     pub fn submit(&self, pending: Pending, done: impl FnOnce(Reply) + Send + 'static) {
-        let Pending { op, answer } = pending;
-        let done = |outcome| {
-            let reply = panic::catch_unwind(AssertUnwindSafe(|| answer.reply(outcome)));
-            done(reply.unwrap_or_else(|_panic| Refusal::Panicked.into()));
-        };
-        self.storage.submit(op, Box::new(done));
+        submit(&self.storage, pending, done);
     }
 
-    /// The operation on the storage, or the reply where there is none.
-    fn plan(&self, operation: Operation, body: Bytes) -> Result<Pending, Reply> {
-        match operation {
-            Operation::Reply(reply) => Err(reply),
-            Operation::Inspect(inspect) => Err(inspect(&*self.storage)),
-            Operation::Read(key, read) => {
-                Ok(Pending { op: Op::Get(key), answer: Answer::Read(read) })
-            }
-            Operation::Write(write) => Ok(write.plan(body, self.value_bytes_max)?),
-            Operation::Pending(pending) => Ok(*pending),
+    /// Has a call wait until its condition holds, and calls `done` once with the reply,
+    /// on this thread or on another. Never blocks.
+    pub fn wait(&self, waiting: Arc<Waiting>, done: impl FnOnce(Reply) + Send + 'static) {
+        waiting.begin_to_look(Arc::clone(&self.storage), Box::new(done));
+    }
+
+    /// Reads the next part of a reply in parts, and calls `done` once with it: a reply
+    /// of which only the body counts, and the rest. One that is no success breaks the
+    /// reply off. Never blocks, but may encode as much as one part has.
+    pub fn go_on(&self, rest: Rest, done: impl FnOnce(Reply) + Send + 'static) {
+        match catch(|| rest.step()) {
+            Step::Reply(reply) => done(reply),
+            Step::Pending(pending) => self.submit(pending, done),
+            Step::Wait(waiting) => self.wait(waiting, done),
         }
     }
+
+    /// The first step of a call, or the reply to one that is refused.
+    fn plan(&self, operation: Operation, body: Bytes) -> Result<Step, Reply> {
+        Ok(match operation {
+            Operation::Reply(reply) => Step::Reply(reply),
+            Operation::Inspect(inspect) => Step::Reply(inspect(&*self.storage)),
+            Operation::Read(key, read) => {
+                Step::Pending(Pending { op: Op::Get(key), answer: Answer::Read(read) })
+            }
+            Operation::Write(write) => match write.wait_with(&body) {
+                None => Step::Pending(write.plan(body, self.value_bytes_max)?.alone()),
+                Some(wait) => self.begin(write.look(body, self.value_bytes_max)?, wait),
+            },
+            Operation::Wait(call) => self.begin(call.0, call.1),
+            Operation::Body(plan) => Step::Pending(plan(body, self.value_bytes_max)?),
+            Operation::Pending(pending) => Step::Pending(*pending),
+        })
+    }
+
+    /// Begins a call that waits. Where the storage tells of no changes it is looked at
+    /// once.
+    fn begin(&self, look: Look, wait: Wait) -> Step {
+        match Waiting::begin(&*self.storage, look, wait) {
+            Ok(waiting) => Step::Wait(waiting),
+            Err(look) => {
+                let op = look.op();
+                let then = move |effect| Step::Reply(look.reply(effect));
+                Step::Pending(Pending { op, answer: Answer::Then(Box::new(then)) })
+            }
+        }
+    }
+}
+
+/// Has a storage perform a call, one operation after the other.
+fn submit(
+    storage: &Arc<dyn Storage>,
+    Pending { op, answer }: Pending,
+    done: impl FnOnce(Reply) + Send + 'static,
+) {
+    let next = Arc::clone(storage);
+    let step = move |outcome| match catch(|| answer.step(outcome)) {
+        Step::Reply(reply) => done(reply),
+        Step::Pending(pending) => submit(&next, pending, done),
+        Step::Wait(waiting) => waiting.begin_to_look(next, Box::new(done)),
+    };
+    storage.submit(op, Box::new(step));
+}
+
+/// Takes a step. A panic is a failure of its call alone.
+fn catch(step: impl FnOnce() -> Step) -> Step {
+    panic::catch_unwind(AssertUnwindSafe(step))
+        .unwrap_or_else(|_panic| Step::Reply(Refusal::Panicked.into()))
 }
 
 #[cfg(test)]

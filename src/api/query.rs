@@ -12,6 +12,8 @@ pub struct Query<'a> {
     pub ttl: Option<&'a str>,
     /// The one parameter that names an action.
     pub action: Option<Action>,
+    /// `wait`: the length of a wait, not yet parsed.
+    pub wait: Option<&'a str>,
 }
 
 /// An action that the method alone does not name.
@@ -39,6 +41,15 @@ pub fn check_read(query: &str) -> Result<(), Refusal> {
     if !query.is_empty() && is_of_another(query) { Err(Refusal::QueryUnknown) } else { Ok(()) }
 }
 
+/// Checks the query of a read; gives its one parameter, `wait`, not yet parsed.
+pub fn wait_of_read(query: &str) -> Result<Option<&str>, Refusal> {
+    check_read(query)?;
+    let is_wait = |parameter: &&str| names(parameter).any(|name| name == "wait");
+    let mut waits = query.split('&').filter(is_wait);
+    let wait = waits.next().map(|wait| wait.split_once('=').map_or("", |(_, value)| value));
+    if waits.next().is_some() { Err(Refusal::QueryContradictory) } else { Ok(wait) }
+}
+
 /// Checks the query of a resource without parameters.
 pub fn check_none(query: &str) -> Result<(), Refusal> {
     if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Refusal::QueryUnknown) }
@@ -52,8 +63,7 @@ fn names(query: &str) -> impl Iterator<Item = &str> {
 impl<'a> Query<'a> {
     /// Parses the query of a target, skipping empty parameters.
     pub fn parse(query: &'a str) -> Result<Self, Refusal> {
-        let mut ttl = None;
-        let mut action = None;
+        let (mut ttl, mut action, mut wait) = (None, None, None);
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = match parameter.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
@@ -63,6 +73,12 @@ impl<'a> Query<'a> {
                 ("decr", None | Some("")) => return Err(Refusal::QueryMalformed),
                 ("ttl", value) => {
                     if ttl.replace(value.unwrap_or_default()).is_some() {
+                        return Err(Refusal::QueryContradictory);
+                    }
+                    continue;
+                }
+                ("wait", value) => {
+                    if wait.replace(value.unwrap_or_default()).is_some() {
                         return Err(Refusal::QueryContradictory);
                     }
                     continue;
@@ -79,7 +95,7 @@ impl<'a> Query<'a> {
                 return Err(Refusal::QueryContradictory);
             }
         }
-        Ok(Self { ttl, action })
+        Ok(Self { ttl, action, wait })
     }
 }
 
@@ -102,11 +118,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn ttl(text: &str) -> Query<'_> {
-        Query { ttl: Some(text), action: None }
+        Query { ttl: Some(text), ..Query::default() }
     }
 
     fn action(action: Action) -> Query<'static> {
-        Query { ttl: None, action: Some(action) }
+        Query { action: Some(action), ..Query::default() }
     }
 
     #[test]
@@ -128,8 +144,10 @@ mod tests {
             ("append=", action(Action::Append)),
             ("return", action(Action::Return)),
             ("return=", action(Action::Return)),
-            ("incr&ttl=60", Query { ttl: Some("60"), action: Some(Action::Add(1)) }),
-            ("ttl=60&append", Query { ttl: Some("60"), action: Some(Action::Append) }),
+            ("incr&ttl=60", Query { action: Some(Action::Add(1)), ..ttl("60") }),
+            ("ttl=60&append", Query { action: Some(Action::Append), ..ttl("60") }),
+            ("wait", Query { wait: Some(""), ..Query::default() }),
+            ("return&wait=5s", Query { wait: Some("5s"), ..action(Action::Return) }),
         ];
         for (query, understood) in cases {
             assert_eq!(Query::parse(query), Ok(understood), "{query:?}");
@@ -158,6 +176,7 @@ mod tests {
             ("incr&decr=1", Refusal::QueryContradictory),
             ("incr&ttl=60&append", Refusal::QueryContradictory),
             ("append&return", Refusal::QueryContradictory),
+            ("wait&wait=5", Refusal::QueryContradictory),
             ("incr=", Refusal::AmountMalformed),
             ("incr=x", Refusal::AmountMalformed),
             ("decr=1.5", Refusal::AmountMalformed),
@@ -243,22 +262,24 @@ mod tests {
         /// A parameter of a write is never taken for one that nobody knows.
         #[test]
         fn a_read_refuses_what_a_write_understands(
-            query in "((ttl|incr|decr|append|return|x)?=?[0-9-]{0,2}&?){0,4}",
+            query in "((ttl|incr|decr|append|return|wait|x)?=?[0-9-]{0,2}&?){0,4}",
         ) {
             let understood = Query::parse(&query);
             if understood != Err(Refusal::QueryUnknown) {
-                prop_assert_eq!(check_read(&query).is_ok(), understood == Ok(Query::default()));
+                let is_of_read = matches!(understood, Ok(Query { ttl: None, action: None, .. }));
+                prop_assert_eq!(wait_of_read(&query).is_ok(), is_of_read);
             }
         }
 
         /// Nothing that passes was left out, and the order does not matter.
         #[test]
         fn a_query_that_passes_has_one_reading(
-            query in "((ttl|incr|decr|append|return|x)?=?[0-9-]{0,2}&?){0,4}|.{0,8}",
+            query in "((ttl|incr|decr|append|return|wait|x)?=?[0-9-]{0,2}&?){0,4}|.{0,8}",
         ) {
             let Ok(understood) = Query::parse(&query) else { return Ok(()) };
             let named = query.split('&').filter(|parameter| !parameter.is_empty()).count();
-            let read = [understood.ttl.is_some(), understood.action.is_some()];
+            let read =
+                [understood.ttl.is_some(), understood.action.is_some(), understood.wait.is_some()];
             prop_assert_eq!(named, read.into_iter().filter(|is_read| *is_read).count());
 
             let parameters: Vec<_> = query.split('&').rev().collect();

@@ -80,11 +80,17 @@ refusals! {
     QueryContradictory 400 "query parameters contradict each other"
     QueryMalformed 400 "a query parameter is malformed"
     AmountMalformed 400 "what to add is not a whole number of 64 bits"
+    WaitMalformed 400 "wait is not a time up to 10m"
     TtlMalformed 400 "ttl is not a time"
     TtlContradictory 400 "ttl is given twice, and not the same"
+    LimitMalformed 400 "limit is not a number from 1 to 10000"
+    DelimiterLength 400 "delimiter is empty or longer than 16 bytes"
+    PrefixEmpty 400 "prefix cannot be empty"
+    TakeEmpty 400 "take cannot be empty"
 
     // The header fields.
     ConditionMalformed 400 "the condition is malformed"
+    ConditionUnexpected 400 "a condition does not belong here"
     TypeMalformed 400 "content type is malformed"
     ContentRange 400 "content range is not supported"
     ContentEncoding 415 "content encoding is not supported"
@@ -95,6 +101,24 @@ refusals! {
     ValueEmpty 400 "value cannot be empty"
     BodyUnexpected 400 "a body does not belong here"
     ContentDiffers 400 "the content does not match its digest"
+
+    // The lines of a batch.
+    BatchEmpty 400 "a batch has at least one line"
+    BatchTooLong 413 "a batch has at most 1000 lines"
+    LineMalformed 400 "the line is not JSON"
+    LineMembers 400 "the line is not an object of known members, each a text and there once"
+    LineEmpty 400 "the line has neither method nor value"
+    LineExported 400 "expires and etag do not go with a method"
+    LineKey 400 "the line needs a path or a key, and not both"
+    LinePath 400 "the path of a line is /kv/ and a key"
+    ValueTwice 400 "the line has both value and base64"
+    Base64Malformed 400 "base64 is malformed"
+    ExpiresMalformed 400 "expires is not a time"
+    BatchSeesTooMuch 413 "a batch looks at no more than 256 MiB of values"
+    BatchTooLarge 413 "a batch returns and appends to at most 64 MiB of values"
+
+    // The name of a key to add.
+    NameTaken 503 "no name is free, try again"
 
     // The entry under the key.
     KeyNotFound 404 "key not found"

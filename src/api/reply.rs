@@ -1,7 +1,8 @@
 //! A reply before the server gives it a wire form.
 
+use super::Step;
 use super::etag::EntityTag;
-use super::{media_type, range, ttl};
+use super::{lines, media_type, range, ttl};
 use crate::storage::{Entry, Time};
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -16,16 +17,49 @@ const HEADERS_USUAL: usize = 6;
 /// Browsers must not guess at another type than `Content-Type`.
 const NO_SNIFFING: (&str, Cow<'static, str>) = ("X-Content-Type-Options", Cow::Borrowed("nosniff"));
 
-/// A status, header fields and a body. The server adds `Content-Length`, `Date`
-/// and `Connection`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A status, header fields and a body. The server adds `Content-Length` or
+/// `Transfer-Encoding`, `Date` and `Connection`.
+#[derive(Debug)]
 pub struct Reply {
     status: u16,
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Bytes,
+    /// The body goes on.
+    rest: Option<Rest>,
 }
 
-/// Caching of a value: it may be kept, and is revalidated on each use, as it may
+impl PartialEq for Reply {
+    /// One that goes on equals none, for nobody knows its rest.
+    fn eq(&self, other: &Self) -> bool {
+        let are_whole = self.rest.is_none() && other.rest.is_none();
+        let parts = |reply: &Self| (reply.status, reply.headers.clone(), reply.body.clone());
+        are_whole && parts(self) == parts(other)
+    }
+}
+
+/// The rest of a body that is made while it is sent, so that no memory has to hold
+/// all of it: the way to the reply that has the next part.
+pub struct Rest(Box<dyn FnOnce() -> Step + Send>);
+
+impl Rest {
+    /// The rest that comes with this step.
+    pub fn new(step: impl FnOnce() -> Step + Send + 'static) -> Self {
+        Self(Box::new(step))
+    }
+
+    /// The step to the next part.
+    pub fn step(self) -> Step {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Rest")
+    }
+}
+
+/// Caching of a value or a list: it may be kept, and is revalidated on each use, as it may
 /// change at any moment.
 const NO_CACHE: &str = "no-cache";
 
@@ -82,12 +116,18 @@ impl Reply {
             // Its scripts must not act in the name of the store.
             headers.push(("Content-Security-Policy", Cow::Borrowed("sandbox")));
         }
-        Self { status, headers, body }.with_ttl(entry)
+        Self { status, headers, body, rest: None }.with_ttl(entry)
     }
 
     /// 201 without a body: the key was absent.
     pub fn created() -> Self {
         Self::once(201, None, Bytes::new())
+    }
+
+    /// The same with a text of ours.
+    #[must_use]
+    pub fn with_text(self, text: impl Into<Bytes>) -> Self {
+        Self { body: text.into(), ..self.with_header("Content-Type", TEXT) }
     }
 
     /// 304: the client has the current value.
@@ -98,6 +138,32 @@ impl Reply {
     /// 200 with the number in an entry, and a newline.
     pub fn number(entry: &Entry) -> Self {
         Self::once(200, Some(TEXT), [entry.value(), &b"\n"[..]].concat().into())
+    }
+
+    /// 200 with keys of the collection, each a line, or with the first of them.
+    pub fn keys(text: impl Into<Bytes>) -> Self {
+        Self::of_collection(TEXT, text.into())
+    }
+
+    /// 200 with keys of the collection, each a line of JSON, or with the first of them.
+    pub fn lines(lines: impl Into<Bytes>) -> Self {
+        Self::of_collection(lines::MEDIA_TYPE, lines.into())
+    }
+
+    /// 200 with the number of keys in the collection, and a newline.
+    pub fn number_of(keys: u64) -> Self {
+        Self::of_collection(TEXT, format!("{keys}\n").into())
+    }
+
+    fn of_collection(kind: &'static str, body: Bytes) -> Self {
+        Self::new(200, Some(kind), body)
+            .with_header("Cache-Control", NO_CACHE)
+            .with_header("Vary", "Accept")
+    }
+
+    /// 200 with the answers to the lines of a batch, or with the first of them.
+    pub fn answers(answers: impl Into<Bytes>) -> Self {
+        Self::once(200, Some(lines::MEDIA_TYPE), answers.into())
     }
 
     /// 204 with the methods of a resource.
@@ -143,7 +209,7 @@ impl Reply {
         let mut headers = Vec::with_capacity(HEADERS_USUAL);
         headers.extend(kind.map(|kind| ("Content-Type", Cow::Borrowed(kind))));
         headers.push(NO_SNIFFING);
-        Self { status, headers, body }
+        Self { status, headers, body, rest: None }
     }
 
     /// The same with one more header field.
@@ -163,8 +229,24 @@ impl Reply {
         &self.headers
     }
 
-    /// The body. Cloning it shares the bytes.
+    /// The body, or the part of it that is there. Cloning it shares the bytes.
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// The same with a body that goes on.
+    #[must_use]
+    pub fn with_rest(self, rest: Rest) -> Self {
+        Self { rest: Some(rest), ..self }
+    }
+
+    /// Returns true if the body goes on.
+    pub fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// Takes the rest of the body.
+    pub fn take_rest(&mut self) -> Option<Rest> {
+        self.rest.take()
     }
 }

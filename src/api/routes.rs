@@ -3,7 +3,9 @@
 //! `Allow`, `OPTIONS *` and the text of 404 come from the table.
 
 use super::fields::Fields;
-use super::operations::{Operation, Parse, Routed, clear, health, manual, options, read, write};
+use super::operations::{
+    Operation, Parse, Routed, add, batch, clear, health, list, manual, options, read, remove, write,
+};
 use super::target::{Target, decode_key};
 use super::{Refusal, Reply};
 use crate::storage::Key;
@@ -19,18 +21,32 @@ pub struct Route {
     pub methods: &'static [(&'static str, Parse)],
 }
 
+/// The path of every key.
+const OF_KEY: Route = Route {
+    path: "/kv/{key}",
+    methods: &[
+        ("GET", read::parse),
+        ("HEAD", read::parse),
+        ("PUT", write::put),
+        ("POST", write::post),
+        ("DELETE", write::delete),
+        ("OPTIONS", options::of_value),
+    ],
+};
+
 pub const ROUTES: &[Route] = &[
+    OF_KEY,
     Route {
-        path: "/kv/{key}",
+        path: "/kv",
         methods: &[
-            ("GET", read::parse),
-            ("HEAD", read::parse),
-            ("PUT", write::put),
-            ("POST", write::post),
-            ("DELETE", write::delete),
-            ("OPTIONS", options::of_value),
+            ("GET", list::parse),
+            ("HEAD", list::parse),
+            ("POST", add::parse),
+            ("DELETE", remove::parse),
+            ("OPTIONS", options::of_collection),
         ],
     },
+    Route { path: "/batch", methods: &[("POST", batch::parse), ("OPTIONS", options::of_action)] },
     Route { path: "/clear", methods: &[("DELETE", clear::parse), ("OPTIONS", options::of_action)] },
     Route {
         path: "/healthz",
@@ -49,17 +65,44 @@ pub fn parse(method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Ope
         let methods = ROUTES.iter().flat_map(|route| route.methods);
         return Ok(Operation::Reply(Reply::options(options::allow(methods))));
     }
-    let (Route { methods, .. }, key) = find(target.path)?;
-    let found = methods.iter().find(|(name, _)| *name == method);
-    let parsed = match found {
-        Some((_, parse)) => parse(Routed { method, methods, key, target, fields }),
-        None => Err(Refusal::MethodNotAllowed),
-    };
-    parsed.map_err(|refusal| {
+    let (route, key) = find(target.path)?;
+    parse_method(route, method, key, target, fields).map_err(|refusal| {
         let reply = Reply::from(refusal);
         let names_methods = refusal == Refusal::MethodNotAllowed;
-        if names_methods { reply.with_header("Allow", options::allow(*methods)) } else { reply }
+        if names_methods {
+            reply.with_header("Allow", options::allow(route.methods))
+        } else {
+            reply
+        }
     })
+}
+
+/// The operation of a call on a key that is a part of another call.
+pub fn parse_on_key(
+    method: &str,
+    key: Key,
+    target: Target<'_>,
+    fields: Fields<'_>,
+) -> Result<Operation, Refusal> {
+    parse_method(&OF_KEY, method, Some(key), target, fields)
+}
+
+/// The key in a path; none in one that is not that of a key.
+pub fn key_in(path: &str) -> Option<Result<Key, Refusal>> {
+    path.strip_prefix(OF_KEY.path.strip_suffix(KEY)?).map(decode_key)
+}
+
+fn parse_method(
+    Route { methods, .. }: &Route,
+    method: &str,
+    key: Option<Key>,
+    target: Target<'_>,
+    fields: Fields<'_>,
+) -> Result<Operation, Refusal> {
+    match methods.iter().find(|(name, _)| *name == method) {
+        Some((_, parse)) => parse(Routed { method, methods, key, target, fields }),
+        None => Err(Refusal::MethodNotAllowed),
+    }
 }
 
 /// The route of a path, and the key in it. Nothing is normalized or redirected.

@@ -3,7 +3,10 @@
 use super::Refusal;
 use super::fields::Fields;
 use crate::storage::{InvalidKey, Key};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode_str, utf8_percent_encode,
+};
+use std::borrow::Cow;
 
 /// A request target, split into its parts and not yet decoded.
 #[derive(Clone, Copy)]
@@ -49,13 +52,22 @@ fn split_authority(target: &str) -> Option<(&str, &str)> {
     rest.split_at_checked(path)
 }
 
-/// Percent-decodes a key once (RFC 3986, 2.1). `+` is a plus.
-pub fn decode_key(encoded: &str) -> Result<Key, Refusal> {
+/// Percent-decodes a key, or a part of one, once (RFC 3986, 2.1). `+` is a plus.
+pub fn decode(encoded: &str) -> Result<Cow<'_, str>, Refusal> {
     if has_bad_escape(encoded) {
         return Err(Refusal::KeyEscape);
     }
-    let decoded = percent_decode_str(encoded).decode_utf8().map_err(|_| Refusal::KeyNotUtf8)?;
-    Key::new(decoded).map_err(|invalid| match invalid {
+    percent_decode_str(encoded).decode_utf8().map_err(|_| Refusal::KeyNotUtf8)
+}
+
+/// The key of a percent-encoded text.
+pub fn decode_key(encoded: &str) -> Result<Key, Refusal> {
+    key(decode(encoded)?)
+}
+
+/// The key of a text as it is.
+pub fn key(text: Cow<'_, str>) -> Result<Key, Refusal> {
+    Key::new(text).map_err(|invalid| match invalid {
         InvalidKey::Empty => Refusal::KeyEmpty,
         InvalidKey::TooLong => Refusal::KeyTooLong,
     })
@@ -74,9 +86,15 @@ const ESCAPED: AsciiSet = NON_ALPHANUMERIC
     .remove(b',')
     .remove(b'=');
 
+/// A key, or a part of one, percent-encoded: behind `/kv/` it names the key, and behind
+/// `after=` too.
+pub fn encode(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, &ESCAPED)
+}
+
 /// The path that names a key.
 pub fn path_of(key: &Key) -> String {
-    format!("/kv/{}", utf8_percent_encode(key.as_str(), &ESCAPED))
+    format!("/kv/{}", encode(key.as_str()))
 }
 
 /// True if some `%` lacks its two hexadecimal digits.

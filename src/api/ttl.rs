@@ -57,7 +57,7 @@ impl Ttl {
 /// humantime, which reads durations on the command line, would accept `1h 30m`,
 /// `1month` and `2 years`, which are not in the contract, and reject `60`,
 /// which is.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at_checked(end)?;
     let milliseconds_each: u64 = match unit {

@@ -5,8 +5,10 @@
 //!   ▲                    │                                  ▲   │        ▲
 //!   │          ┌─────────┴──────┐                           │   ▼        │
 //!   │          ▼                ▼                           │  sender ───┘
-//!   │   cannot be done now:   has a large body:             │  slow clients
-//!   └── the storage           another worker ───────────────┘
+//!   │   cannot be done now:   has a large body:             │  slow clients ◄┐
+//!   └── the storage           another worker ───────────────┘     │          │
+//!                                                                 ▼          │
+//!                                                        go_on: next part ───┘
 //! ```
 //!
 //! No worker waits for a client: a request comes with all of its body (see
@@ -14,6 +16,10 @@
 //! rest is for a `sender`. Nor does a worker wait for the storage: an operation
 //! that memory alone cannot do is submitted, and its reply comes back to the
 //! leader, or is written there and then if no other is under way.
+//!
+//! A response in parts is a sender's from the start. The next part is made once one
+//! was written, on any thread, and given to the sender again: so at most one part of
+//! a connection is in memory, the leader makes none but the first, and no stack grows.
 
 use super::completions::Completions;
 use super::connections::Connections;
@@ -21,11 +27,11 @@ use super::job::Job;
 use super::leader::{Leadership, Turn};
 use super::mailbox::{Command, Mailbox};
 use super::request::{Head, Meaning};
-use super::response::{Persistence, Response};
-use super::sender::{Senders, Transfer};
+use super::response::{BodyEnd, Persistence, Response};
+use super::sender::{Place, Senders, Transfer};
 use super::socket::Socket;
 use super::uploads::Uploads;
-use crate::api::{Api, Pending, Refusal, Reply, Tried};
+use crate::api::{Api, Pending, Refusal, Reply, Step, Waiting};
 use crate::metrics::Metrics;
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
@@ -38,6 +44,9 @@ const TASKS_MAX: usize = 4096;
 
 /// A longer body keeps the leader from others for too long.
 const LEADER_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The same for one of many operations, each of which takes its time.
+const LEADER_BATCH_BYTES_MAX: usize = 4 * 1024;
 
 /// The most responses under way that their clients do not take at once; large
 /// ones are refused then, for each may hold a value that is not stored any more.
@@ -97,9 +106,12 @@ impl Dispatcher {
         }
     }
 
-    /// Closes each connection with its next response from now on.
+    /// Closes each connection with its next response from now on, and ends all waits.
     pub fn drain(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
+        self.is_draining.store(true, Ordering::SeqCst);
+        for connection in self.connections.all() {
+            connection.pipeline.end_wait();
+        }
     }
 
     /// Queues a task for a worker. Never blocks.
@@ -136,14 +148,17 @@ impl Dispatcher {
             Ok(operation) => operation,
             Err(reply) => return self.respond(job, reply),
         };
-        if is_leader && body.len() > LEADER_BODY_BYTES_MAX {
+        let body_bytes_max =
+            if operation.is_batch() { LEADER_BATCH_BYTES_MAX } else { LEADER_BODY_BYTES_MAX };
+        if is_leader && body.len() > body_bytes_max {
             return self.queue(Task::Handle(job, Ok((operation, body))));
         }
         // The storage and its locks stay whole through a panic: see there.
         let tried = panic::catch_unwind(AssertUnwindSafe(|| self.api.try_now(operation, body)));
         match tried {
-            Ok(Tried::Replied(reply)) => self.respond(job, reply),
-            Ok(Tried::Pending(pending)) => self.submit(job, pending),
+            Ok(Step::Reply(reply)) => self.respond(job, reply),
+            Ok(Step::Pending(pending)) => self.submit(job, pending),
+            Ok(Step::Wait(waiting)) => self.wait(job, waiting),
             Err(_panic) => self.respond(job, Refusal::Panicked.into()),
         }
     }
@@ -153,6 +168,21 @@ impl Dispatcher {
         let dispatcher = Arc::clone(self);
         self.submitted.fetch_add(1, Ordering::Relaxed);
         self.api.submit(pending, move |reply| dispatcher.complete(job, reply));
+    }
+
+    /// Has a request wait for its condition, or for the end of its time, or of its
+    /// client, or of the server. Never blocks.
+    fn wait(self: &Arc<Self>, job: Job, waiting: Arc<Waiting>) {
+        job.connection.pipeline.wait(&waiting);
+        if self.is_draining.load(Ordering::SeqCst) {
+            waiting.end();
+        }
+        let dispatcher = Arc::clone(self);
+        self.api.wait(waiting, move |reply| {
+            job.connection.pipeline.stop_waiting();
+            dispatcher.submitted.fetch_add(1, Ordering::Relaxed);
+            dispatcher.complete(job, reply);
+        });
     }
 
     /// Takes the storage's reply, usually on a thread of the storage's own. Never
@@ -181,34 +211,82 @@ impl Dispatcher {
         // Those that wait were taken, so they are answered before the end.
         let ends =
             self.is_draining.load(Ordering::Relaxed) && !job.connection.pipeline.has_waiting();
-        let persistence = if ends { Persistence::Close } else { job.head.persistence };
-        let response = Response { reply, head_only: job.head.is_head(), persistence };
-        if response.is_small() {
-            let bytes = response.first_part();
+        let response = Response::new(reply, &job.head, ends);
+        if response.is_small() && !response.has_rest() {
+            let bytes = response.first_piece();
             match job.connection.socket.send_now(&bytes) {
                 Ok(sent) if sent < bytes.len() => {
-                    self.senders.send(Transfer::begun(job, response, bytes, sent));
+                    let place = self.senders.place();
+                    self.senders.send(Transfer::begun(job, response, place, bytes, sent));
                 }
                 outcome => self.finish(job, &response, outcome.map(|_| ())),
             }
         } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
             // A write cannot be refused once it was executed.
-            self.senders.send(Transfer::new(job, response));
+            if response.body_end() == BodyEnd::Close {
+                // Its end is to be told from that of the process.
+                job.connection.socket.set_ends_by_reset(true);
+            }
+            self.senders.send(Transfer::new(job, response, self.senders.place()));
         } else {
             self.watchdog.send(Command::Crowded);
             self.respond(job, Refusal::Overloaded.into());
         }
     }
 
+    /// Takes from a sender a response that was written, or a part of one, or that
+    /// cannot be. Never blocks.
+    pub fn take_back(self: &Arc<Self>, transfer: Transfer, outcome: io::Result<()>) {
+        let (job, response, place) = transfer.into_response();
+        if outcome.is_ok() && response.breaks_off() {
+            self.break_off(&job, &response);
+        } else if outcome.is_ok() && response.has_rest() {
+            self.go_on(job, response, place);
+        } else {
+            self.finish(job, &response, outcome);
+        }
+    }
+
+    /// Has the API make the next part of a response, which goes to the sender again,
+    /// from any thread. Never blocks.
+    fn go_on(self: &Arc<Self>, job: Job, response: Response, place: Place) {
+        // The part that was written is dropped before there is another.
+        let (rest, progress) = response.into_rest().expect("it has a rest");
+        let (dispatcher, connection) = (Arc::clone(self), Arc::clone(&job.connection));
+        let send = move |reply| {
+            let part = progress.followed_by(reply);
+            dispatcher.senders.send(Transfer::new(job, part, place));
+        };
+        let go_on = || self.api.go_on(rest, send);
+        if panic::catch_unwind(AssertUnwindSafe(go_on)).is_err() {
+            self.connections.cut(&connection);
+        }
+    }
+
+    /// Ends a response whose next part cannot be had, so that its client knows.
+    fn break_off(&self, job: &Job, response: &Response) {
+        self.count(&job.head, response);
+        let connection = &job.connection;
+        log::debug!("{}: a response breaks off", connection.peer);
+        match response.body_end() {
+            BodyEnd::Close => self.connections.cut(connection),
+            // The last chunk is missing.
+            BodyEnd::LastChunk | BodyEnd::Length => self.connections.close(connection),
+        }
+    }
+
     /// Ends a request whose response was written, or cannot be, and begins with
     /// the next one of its connection.
-    pub fn finish(&self, job: Job, response: &Response, outcome: io::Result<()>) {
+    fn finish(&self, job: Job, response: &Response, outcome: io::Result<()>) {
         self.count(&job.head, response);
         let Job { connection, .. } = job;
         if let Err(err) = outcome {
             log::debug!("{}: writing a response: {err}", connection.peer);
             self.connections.cut(&connection);
-        } else if response.persistence == Persistence::Close || Socket::SERVES_ONE {
+        } else if response.persistence() == Persistence::Close || Socket::SERVES_ONE {
+            if response.body_end() == BodyEnd::Close {
+                connection.socket.set_ends_by_reset(false);
+            }
             self.connections.close(&connection);
         } else if let Some(next) = connection.pipeline.next() {
             let (job, meaning) = Job::new(connection, next);
@@ -218,7 +296,7 @@ impl Dispatcher {
 
     fn count(&self, head: &Head, response: &Response) {
         let latency = head.came.elapsed();
-        let status = response.reply.status();
+        let status = response.status();
         self.metrics.count(head.method, status, latency);
         if let Some(line) = &head.line {
             let bytes = response.body_bytes();
@@ -228,12 +306,4 @@ impl Dispatcher {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each step of its way moves it, and past that the move is a loop.
-    #[test]
-    fn a_request_in_work_is_small_enough_to_be_moved_at_once() {
-        assert!(size_of::<(Job, Meaning)>() <= 256);
-    }
-}
+mod tests;

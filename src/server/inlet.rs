@@ -50,6 +50,7 @@ pub struct Inlet {
 
 /// Input that was received and not used yet.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Input {
     buffer: Vec<u8>,
     /// The length of the buffer's used part.
@@ -102,6 +103,9 @@ impl Inlet {
                 return Next::Request;
             }
         }
+        if input.has_ended {
+            self.connection.pipeline.end_waits();
+        }
         // A client may end its side and wait for its answers; and one that goes
         // on to send has to wait for them.
         self.connection.pipeline.wait_until_answered();
@@ -134,15 +138,17 @@ impl Inlet {
             Err((head, err)) => return Some(Request::refused(head, err)),
         };
         self.connection.pipeline.set_coming(true);
-        let reserved = &mut head.reserved;
         let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
-        let body = match (&admitted, small) {
-            (_, Some(0)) => Ok(Bytes::new()),
-            (_, Some(_)) if !framing.expects_continue => {
-                self.receive_body(input, framing.length, reserved)
-            }
-            (Ok(_), _) => self.receive_awaited_body(input, framing, reserved)?,
-            (Err(reply), _) => return Some(Request::refused(head, reply.clone())),
+        let comes_anyway = small.is_some_and(|bytes| bytes == 0 || !framing.expects_continue);
+        let admitted = match admitted {
+            Err(reply) if !comes_anyway => return Some(Request::refused(head, reply)),
+            admitted => admitted,
+        };
+        let reserved = &mut head.reserved;
+        let body = match small {
+            Some(0) => Ok(Bytes::new()),
+            Some(_) if comes_anyway => self.receive_body(input, framing.length, reserved),
+            Some(_) | None => self.receive_awaited_body(input, framing, reserved)?,
         };
         Some(match body {
             Ok(body) => Request { head, meaning: admitted.map(|operation| (operation, body)) },

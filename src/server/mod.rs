@@ -62,7 +62,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dispatch::{Dispatcher, Task};
 use limits::Limits;
 use mailbox::Command;
-use sender::{Senders, Transfer};
+use sender::Senders;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -162,9 +162,7 @@ impl Server {
         for (number, sender) in loops.into_iter().enumerate() {
             let dispatcher = Arc::clone(&dispatcher);
             let run = move || {
-                sender.run(|Transfer { job, response, .. }, outcome| {
-                    dispatcher.finish(job, &response, outcome);
-                });
+                sender.run(|transfer, outcome| dispatcher.take_back(transfer, outcome));
             };
             let thread = thread::Builder::new().name(format!("sender-{number}"));
             threads.push(thread.stack_size(workers::STACK_BYTES).spawn(run)?);

@@ -6,10 +6,11 @@
 //! follow. Nothing here knows the socket.
 
 use super::request::Request;
+use crate::api::Waiting;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The most requests of one connection that are read ahead of their turn.
 const READ_AHEAD_MAX: usize = 32;
@@ -39,6 +40,10 @@ struct State {
     is_waited_for: bool,
     /// The reader has left: the last request was read.
     is_read_out: bool,
+    /// The call in work, if it waits.
+    wait: Option<Arc<Waiting>>,
+    /// The client has ended its side.
+    has_ended: bool,
 }
 
 /// The life of a connection.
@@ -58,12 +63,17 @@ pub enum Life {
 pub enum Stage {
     /// It waits for a thread or for the storage, not for its client.
     Working,
+    /// It waits for its condition, for as long as it has asked for.
+    Waiting,
     /// Its body is being read, whose length is known.
     Receiving,
     /// Its body is being read, which ends when its client says so.
     Streaming,
     /// Its response is being written.
     Sending,
+    /// Its response is written in parts, each of which is made once the last one was
+    /// written.
+    Parts,
 }
 
 /// The watchdog's view of a connection.
@@ -180,11 +190,55 @@ impl Pipeline {
         is_open
     }
 
+    /// Notes that the request in work waits. Where nobody can be there for its answer
+    /// the wait ends.
+    pub fn wait(&self, waiting: &Arc<Waiting>) {
+        let mut state = self.lock();
+        state.wait = Some(Arc::clone(waiting));
+        let is_over = state.has_ended || state.life != Life::Open;
+        if state.life == Life::Open {
+            state.stage = Some(Stage::Waiting);
+        }
+        drop(state);
+        if is_over {
+            waiting.end();
+        }
+    }
+
+    /// Notes that it waits no more.
+    pub fn stop_waiting(&self) {
+        let mut state = self.lock();
+        let waiting = state.wait.take();
+        if state.stage == Some(Stage::Waiting) {
+            state.stage = Some(Stage::Working);
+        }
+        drop(state);
+        drop(waiting);
+    }
+
+    /// Ends the wait of the request in work, if it waits.
+    pub fn end_wait(&self) {
+        let waiting = self.lock().wait.clone();
+        if let Some(waiting) = waiting {
+            waiting.end();
+        }
+    }
+
+    /// Notes that the client has ended its side: it may want its answers all the same,
+    /// but none of them waits.
+    pub fn end_waits(&self) {
+        self.lock().has_ended = true;
+        self.end_wait();
+    }
+
     /// Takes no request any more, unless one is in work that may be answered at
     /// any moment, or waits; `false` in that case, and if it is not open.
     pub fn close(&self) -> bool {
         let mut state = self.lock();
-        let is_at_work = matches!(state.stage, Some(Stage::Working | Stage::Sending));
+        let is_at_work = matches!(
+            state.stage,
+            Some(Stage::Working | Stage::Waiting | Stage::Sending | Stage::Parts)
+        );
         if is_at_work || !state.waiting.is_empty() || state.life != Life::Open {
             return false;
         }
@@ -208,6 +262,7 @@ impl Pipeline {
         }
         drop(state);
         drop(waiting);
+        self.end_wait();
     }
 
     /// Lets the reader leave, which has read the last request; `false` if the

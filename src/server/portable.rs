@@ -4,7 +4,8 @@
 //! tiny_http reads requests here and orders their responses. No deadline is
 //! kept and no connection is cut; a refusal waits until tiny_http has read the
 //! rest of the body, and a chunked body that is cut off inside a chunk counts
-//! as whole. Each request is a connection of its own to the rest of the server.
+//! as whole. To HTTP/1.0 a response in parts that breaks off looks whole, and it
+//! has no end where the client asked for the connection to stay. Each request is a connection of its own to the rest of the server.
 
 /// Reading requests.
 pub mod inlet {
@@ -201,8 +202,16 @@ pub mod socket {
             self.cut();
         }
 
+        #[allow(clippy::unused_self, reason = "elsewhere there is a choice")]
+        pub fn set_ends_by_reset(&self, _ends_by_reset: bool) {}
+
         #[allow(clippy::unused_self, reason = "elsewhere there may be some")]
         pub fn has_unread(&self) -> bool {
+            false
+        }
+
+        /// Nobody can tell.
+        pub fn has_peer_left(&self) -> bool {
             false
         }
 
@@ -220,16 +229,20 @@ pub mod socket {
 /// Writing large responses.
 pub mod sender {
     use crate::server::job::Job;
-    use crate::server::response::Response;
+    use crate::server::response::{BodyEnd, Response};
     use crossbeam_channel::{Receiver, Sender};
     use std::io;
 
     pub struct Transfer {
-        pub job: Job,
-        pub response: Response,
+        job: Job,
+        response: Response,
+        place: Place,
         first: Vec<u8>,
         sent: usize,
     }
+
+    /// Nothing: those that wait are counted.
+    pub struct Place;
 
     pub struct Senders {
         /// `None` ends one thread.
@@ -240,19 +253,34 @@ pub mod sender {
     pub struct SenderLoop(Receiver<Option<Transfer>>);
 
     impl Transfer {
-        pub fn new(job: Job, response: Response) -> Self {
-            let first = response.first_part();
-            Self::begun(job, response, first, 0)
+        pub fn new(job: Job, response: Response, place: Place) -> Self {
+            let first = response.first_piece();
+            Self::begun(job, response, place, first, 0)
         }
 
-        pub fn begun(job: Job, response: Response, first: Vec<u8>, sent: usize) -> Self {
-            Self { job, response, first, sent }
+        pub fn begun(
+            job: Job,
+            response: Response,
+            place: Place,
+            first: Vec<u8>,
+            sent: usize,
+        ) -> Self {
+            Self { job, response, place, first, sent }
+        }
+
+        pub fn into_response(self) -> (Job, Response, Place) {
+            (self.job, self.response, self.place)
         }
 
         fn write(&self) -> io::Result<()> {
             let socket = &self.job.connection.socket;
+            if self.response.breaks_off() && self.response.body_end() == BodyEnd::LastChunk {
+                // Others may follow on this connection, and this is no chunk.
+                socket.send_now(b"broken off\r\n")?;
+            }
             socket.send_now(self.first.get(self.sent..).unwrap_or_default())?;
-            socket.send_now(self.response.second_part()).map(|_| ())
+            socket.send_now(self.response.second_piece())?;
+            socket.send_now(self.response.third_piece()).map(|_| ())
         }
     }
 
@@ -266,6 +294,11 @@ pub mod sender {
 
         pub fn under_way(&self) -> usize {
             self.queue.len()
+        }
+
+        #[allow(clippy::unused_self, reason = "elsewhere they are counted")]
+        pub fn place(&self) -> Place {
+            Place
         }
 
         pub fn send(&self, transfer: Transfer) {

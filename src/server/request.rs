@@ -26,6 +26,8 @@ pub struct Head {
     pub method: &'static str,
     /// The connection's fate after the response.
     pub persistence: Persistence,
+    /// Whether the client knows chunks, as HTTP/1.1 does (RFC 9112, 6.1).
+    pub takes_chunks: bool,
     /// Memory reserved for its body, if that is not small.
     pub reserved: Option<Box<Reservation>>,
     /// The time at which it was read.
@@ -40,8 +42,14 @@ const OTHER_METHOD: &str = "other";
 impl Head {
     /// The head of a request that cannot be parsed.
     pub fn unknown() -> Self {
-        let (method, persistence) = (OTHER_METHOD, Persistence::Close);
-        Self { method, persistence, reserved: None, came: Instant::now(), line: None }
+        Self {
+            method: OTHER_METHOD,
+            persistence: Persistence::Close,
+            takes_chunks: false,
+            reserved: None,
+            came: Instant::now(),
+            line: None,
+        }
     }
 
     /// The head of a request with this line.
@@ -109,8 +117,9 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)
 impl framing::ParsedHead<'_> {
     /// Checks the framing, and has `api` admit the request.
     pub fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
-        let Self { method, target, fields, .. } = self;
+        let Self { method, target, fields, version } = self;
         let mut head = Head::of(method, target);
+        head.takes_chunks = version >= 1;
         let framing = match self.check() {
             Ok(framing) => framing,
             Err(err) => return Err((head, err)),

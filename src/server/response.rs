@@ -1,9 +1,11 @@
-//! The wire form of a reply (RFC 9112, 4).
+//! The wire form of a reply (RFC 9112, 4), or of one part of it.
 //!
 //! The whole head is written here, so its length, date and connection fields are
-//! always right.
+//! always right. A body that comes in parts has no length: each part is a chunk, or,
+//! for HTTP/1.0, the end of the body is that of the connection.
 
-use crate::api::Reply;
+use super::request::Head;
+use crate::api::{Reply, Rest};
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::StatusCode;
@@ -25,47 +27,161 @@ pub enum Persistence {
     Close,
 }
 
-/// A reply, with everything else that its wire form depends on.
+/// The sign of a body's end (RFC 9112, 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// The length in the head.
+    Length,
+    /// The last chunk.
+    LastChunk,
+    /// The end of the connection: HTTP/1.0 knows no chunks.
+    Close,
+}
+
+/// A reply or a part of one, with everything else that its wire form depends on.
 pub struct Response {
-    pub reply: Reply,
+    reply: Reply,
     /// The request was HEAD: the length is sent, the body is not.
-    pub head_only: bool,
+    head_only: bool,
+    progress: Progress,
+}
+
+/// A response as far as its parts that were written.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// The connection's fate after the last part.
     pub persistence: Persistence,
+    /// The sign of the body's end.
+    pub body_end: BodyEnd,
+    /// The status that was sent; none before the head.
+    status: Option<u16>,
+    body_bytes: u64,
 }
 
 impl Response {
+    /// The response to a request with this head, or the first part of it. It may end
+    /// a connection that would go on.
+    pub fn new(reply: Reply, head: &Head, ends: bool) -> Self {
+        let body_end = match head.takes_chunks {
+            _ if !reply.has_rest() => BodyEnd::Length,
+            true => BodyEnd::LastChunk,
+            false => BodyEnd::Close,
+        };
+        let ends = ends || body_end == BodyEnd::Close;
+        let persistence = if ends { Persistence::Close } else { head.persistence };
+        let progress = Progress { persistence, body_end, status: None, body_bytes: 0 };
+        let mut response = Self { reply, head_only: head.is_head(), progress };
+        if !response.has_body() {
+            drop(response.reply.take_rest());
+        }
+        response
+    }
+
+    /// The last response of a connection, to no request.
+    pub fn last_words(reply: impl Into<Reply>) -> Self {
+        Self::new(reply.into(), &Head::unknown(), true)
+    }
+
     /// Whether it fits one write.
     pub fn is_small(&self) -> bool {
         self.body().len() <= SMALL_RESPONSE_BYTES_MAX
     }
 
-    /// The bytes of body that are sent.
+    /// Whether another part follows.
+    pub fn has_rest(&self) -> bool {
+        self.reply.has_rest()
+    }
+
+    /// Whether it is one of several parts, or may be.
+    pub fn is_in_parts(&self) -> bool {
+        self.progress.body_end != BodyEnd::Length
+    }
+
+    /// The status: that of the first part, unless this one breaks the response off.
+    pub fn status(&self) -> u16 {
+        let sent = self.progress.status.filter(|_| !self.breaks_off());
+        sent.unwrap_or_else(|| self.reply.status())
+    }
+
+    /// Whether it stands for a part that cannot be had, of which nothing is sent.
+    pub fn breaks_off(&self) -> bool {
+        self.progress.status.is_some() && self.reply.status() >= 400
+    }
+
+    /// The connection's fate after the last part.
+    pub fn persistence(&self) -> Persistence {
+        self.progress.persistence
+    }
+
+    /// The sign of the body's end.
+    pub fn body_end(&self) -> BodyEnd {
+        self.progress.body_end
+    }
+
+    /// The bytes of body that are sent, up to the end of this part.
     pub fn body_bytes(&self) -> u64 {
-        self.body().len() as u64
+        self.progress.body_bytes + self.body().len() as u64
+    }
+
+    /// The way to the next part, without this one; `None` after the last.
+    pub fn into_rest(mut self) -> Option<(Rest, Progress)> {
+        let (status, body_bytes) = (Some(self.status()), self.body_bytes());
+        Some((self.reply.take_rest()?, Progress { status, body_bytes, ..self.progress }))
     }
 
     /// The head, and as much of the body as belongs into the same write.
-    pub fn first_part(&self) -> Vec<u8> {
+    pub fn first_piece(&self) -> Vec<u8> {
         let body = self.body();
         let first = body.get(..SMALL_RESPONSE_BYTES_MAX).unwrap_or(body);
         let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL + first.len());
-        self.write_head(&mut bytes);
+        if self.progress.status.is_none() {
+            self.write_head(&mut bytes);
+        }
+        if self.body_end() == BodyEnd::LastChunk && !body.is_empty() {
+            bytes.extend_from_slice(format!("{:x}\r\n", body.len()).as_bytes());
+        }
         bytes.extend_from_slice(first);
+        if self.is_small() {
+            bytes.extend_from_slice(self.chunk_end());
+        }
         bytes
     }
 
     /// The rest of the body.
-    pub fn second_part(&self) -> &[u8] {
+    pub fn second_piece(&self) -> &[u8] {
         self.body().get(SMALL_RESPONSE_BYTES_MAX..).unwrap_or_default()
     }
 
+    /// The bytes behind a body that does not fit one write.
+    pub fn third_piece(&self) -> &'static [u8] {
+        if self.is_small() { &[] } else { self.chunk_end() }
+    }
+
+    /// The end of a chunk, and of all (RFC 9112, 7.1). An empty chunk would be the
+    /// last one, so a part without bytes has none.
+    fn chunk_end(&self) -> &'static [u8] {
+        if self.body_end() != BodyEnd::LastChunk || !self.has_body() {
+            return &[];
+        }
+        match (self.body().is_empty(), self.has_rest()) {
+            (true, true) => b"",
+            (true, false) => b"0\r\n\r\n",
+            (false, true) => b"\r\n",
+            (false, false) => b"\r\n0\r\n\r\n",
+        }
+    }
+
     fn body(&self) -> &[u8] {
-        if self.head_only || self.is_bodiless() { &[] } else { self.reply.body() }
+        if self.has_body() { self.reply.body() } else { &[] }
+    }
+
+    fn has_body(&self) -> bool {
+        !self.head_only && !self.is_bodiless() && !self.breaks_off()
     }
 
     /// 204 and 304 have neither a body nor a length (RFC 9110, 8.6).
     fn is_bodiless(&self) -> bool {
-        matches!(self.reply.status(), 204 | 304)
+        matches!(self.status(), 204 | 304)
     }
 
     fn write_head(&self, bytes: &mut Vec<u8>) {
@@ -74,10 +190,17 @@ impl Response {
         put(bytes, ["HTTP/1.1 ", number.format(status), " "]);
         put(bytes, [StatusCode(status).default_reason_phrase(), "\r\n"]);
         Date::with_now(|date| put(bytes, [date]));
-        if !self.is_bodiless() {
-            put(bytes, ["Content-Length: ", number.format(self.reply.body().len()), "\r\n"]);
+        match self.body_end() {
+            _ if self.is_bodiless() => {}
+            BodyEnd::Length => {
+                put(bytes, ["Content-Length: ", number.format(self.reply.body().len()), "\r\n"]);
+            }
+            BodyEnd::LastChunk if self.has_body() => {
+                put(bytes, ["Transfer-Encoding: chunked\r\n"]);
+            }
+            BodyEnd::LastChunk | BodyEnd::Close => {}
         }
-        match self.persistence {
+        match self.persistence() {
             Persistence::KeepAlive => {}
             Persistence::KeepAliveNamed => put(bytes, ["Connection: keep-alive\r\n"]),
             Persistence::Close => put(bytes, ["Connection: close\r\n"]),
@@ -86,6 +209,13 @@ impl Response {
             put(bytes, [name, ": ", value, "\r\n"]);
         }
         put(bytes, ["\r\n"]);
+    }
+}
+
+impl Progress {
+    /// The next part, which is the body of a reply.
+    pub fn followed_by(self, reply: Reply) -> Response {
+        Response { reply, head_only: false, progress: self }
     }
 }
 
@@ -125,8 +255,116 @@ impl Date {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Step;
     use std::thread;
     use std::time::Duration;
+
+    fn head(method: &'static str, persistence: Persistence, takes_chunks: bool) -> Head {
+        Head { method, persistence, takes_chunks, ..Head::unknown() }
+    }
+
+    /// A reply with one part after the other.
+    fn in_parts(parts: &[&'static str]) -> Reply {
+        let (first, rest) = parts.split_first().expect("there is a part");
+        let reply = Reply::text(*first);
+        if rest.is_empty() {
+            return reply;
+        }
+        let rest = rest.to_vec();
+        reply.with_rest(Rest::new(move || Step::Reply(in_parts(&rest))))
+    }
+
+    /// All that is written, part by part.
+    fn written(mut response: Response) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.extend(response.first_piece());
+            bytes.extend(response.second_piece());
+            bytes.extend(response.third_piece());
+            let Some((rest, progress)) = response.into_rest() else { return bytes };
+            let Step::Reply(reply) = rest.step() else { panic!("no storage is needed") };
+            response = progress.followed_by(reply);
+        }
+    }
+
+    /// The fields beside those of every text, and the body.
+    fn shown(response: Response) -> (String, String) {
+        let text = String::from_utf8(written(response)).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("the end of a head");
+        let usual = ["Date", "Content-Type", "Cache-Control", "X-Content-Type-Options"];
+        let is_usual = |line: &&str| usual.iter().any(|name| line.starts_with(name));
+        let lines: Vec<&str> = head.split("\r\n").filter(|line| !is_usual(line)).collect();
+        (lines.join(", "), body.to_owned())
+    }
+
+    #[test]
+    fn a_part_is_a_chunk_unless_it_is_empty() {
+        let keep = Persistence::KeepAlive;
+        for (parts, body) in [
+            (&["a\n", "b"][..], "2\r\na\n\r\n1\r\nb\r\n0\r\n\r\n"),
+            (&["a", ""], "1\r\na\r\n0\r\n\r\n"),
+            (&["", "a"], "1\r\na\r\n0\r\n\r\n"),
+            (&["", "", ""], "0\r\n\r\n"),
+            (&["a", "", "0123456789abcdef", ""], "1\r\na\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"),
+        ] {
+            let response = Response::new(in_parts(parts), &head("GET", keep, true), false);
+            let head = "HTTP/1.1 200 OK, Transfer-Encoding: chunked".to_owned();
+            assert_eq!(shown(response), (head, body.to_owned()), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_written_in_pieces_is_one_chunk() {
+        let large: &str = Box::leak("x".repeat(SMALL_RESPONSE_BYTES_MAX + 1).into_boxed_str());
+        for parts in [[large, "b"], ["b", large]] {
+            let head = head("GET", Persistence::KeepAlive, true);
+            let (_, body) = shown(Response::new(in_parts(&parts), &head, false));
+            let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
+            let chunks = parts.map(chunk).concat() + "0\r\n\r\n";
+            assert!(body == chunks, "{} bytes, not {}", body.len(), chunks.len());
+        }
+    }
+
+    #[test]
+    fn parts_for_an_old_client_end_with_the_connection() {
+        for persistence in [Persistence::Close, Persistence::KeepAliveNamed] {
+            let head = head("GET", persistence, false);
+            let response = Response::new(in_parts(&["a\n", "", "b"]), &head, false);
+            assert_eq!(response.persistence(), Persistence::Close);
+            let head = "HTTP/1.1 200 OK, Connection: close";
+            assert_eq!(shown(response), (head.to_owned(), "a\nb".to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_body_that_is_not_sent_is_not_made() {
+        for takes_chunks in [true, false] {
+            let unread = Rest::new(|| panic!("nobody asks for it"));
+            let reply = Reply::text("a").with_rest(unread);
+            let head = head("HEAD", Persistence::KeepAlive, takes_chunks);
+            let (head, body) = shown(Response::new(reply, &head, true));
+            assert_eq!((&*head, &*body), ("HTTP/1.1 200 OK, Connection: close", ""));
+        }
+        let unread = Rest::new(|| panic!("nobody asks for it"));
+        let reply = Reply::options("GET".to_owned()).with_rest(unread);
+        let head = head("GET", Persistence::KeepAlive, true);
+        let (head, body) = shown(Response::new(reply, &head, false));
+        assert_eq!((&*head, &*body), ("HTTP/1.1 204 No Content, Allow: GET", ""));
+    }
+
+    #[test]
+    fn a_part_that_is_no_success_breaks_the_response_off() {
+        let head = head("GET", Persistence::KeepAlive, true);
+        let first = Response::new(in_parts(&["abc", ""]), &head, false);
+        assert!(!first.breaks_off());
+        let (_, progress) = first.into_rest().expect("there is another part");
+        let next = progress.followed_by(in_parts(&["de"]));
+        assert_eq!((next.breaks_off(), next.status(), next.body_bytes()), (false, 200, 5));
+        let next = progress.followed_by(Reply::error(503, "no"));
+        assert_eq!((next.breaks_off(), next.status(), next.body_bytes()), (true, 503, 3));
+        assert!(next.first_piece().is_empty() && next.third_piece().is_empty());
+        assert!(!Response::new(Reply::error(503, "no"), &head, false).breaks_off());
+    }
 
     #[test]
     fn the_date_is_that_of_each_moment() {

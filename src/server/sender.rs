@@ -1,8 +1,9 @@
-//! Responses that their clients do not take at once.
+//! Responses that their clients do not take at once, or that come in parts.
 //!
 //! A few threads write all of them, each piece when its socket has room for it,
-//! so a client that reads slowly, or not at all, holds no thread. Nothing here
-//! knows the next step of a connection.
+//! so a client that reads slowly, or not at all, holds no thread. Each part of a
+//! response is a transfer of its own; the next one is made once it was written.
+//! Nothing here knows the next step of a connection.
 
 use super::job::Job;
 use super::pipeline::Stage;
@@ -26,10 +27,11 @@ const EVENTS_MAX: usize = 64;
 /// The bell among the numbers of connections, which begin with 1.
 const BELL: u64 = 0;
 
-/// A response on its way, partly written.
+/// A response on its way, or a part of one, partly written.
 pub struct Transfer {
-    pub job: Job,
-    pub response: Response,
+    job: Job,
+    response: Response,
+    place: Place,
     /// The head, and the body as far as it belongs into the same write.
     first: Vec<u8>,
     /// The bytes written so far, of all.
@@ -37,6 +39,9 @@ pub struct Transfer {
     /// Whether epoll watches its socket.
     is_watched: bool,
 }
+
+/// A place among the responses under way. One in parts keeps its own to the end.
+pub struct Place(Arc<AtomicUsize>);
 
 /// The queues of the threads that write.
 pub struct Senders {
@@ -57,19 +62,34 @@ pub struct SenderLoop {
     bell: Arc<OwnedFd>,
     epoll: OwnedFd,
     transfers: HashMap<u64, Transfer>,
-    under_way: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Transfer {
     /// A response of which nothing was written.
-    pub fn new(job: Job, response: Response) -> Self {
-        let first = response.first_part();
-        Self::begun(job, response, first, 0)
+    pub fn new(job: Job, response: Response, place: Place) -> Self {
+        let first = response.first_piece();
+        Self::begun(job, response, place, first, 0)
     }
 
-    /// A response of whose first part `sent` bytes were written.
-    pub fn begun(job: Job, response: Response, first: Vec<u8>, sent: usize) -> Self {
-        Self { job, response, first, sent, is_watched: false }
+    /// A response of whose first piece `sent` bytes were written.
+    pub fn begun(job: Job, response: Response, place: Place, first: Vec<u8>, sent: usize) -> Self {
+        Self { job, response, place, first, sent, is_watched: false }
+    }
+
+    /// The response and its place, without the copies made to write it.
+    pub fn into_response(self) -> (Job, Response, Place) {
+        (self.job, self.response, self.place)
+    }
+
+    /// The stage of its request.
+    fn stage(&self) -> Stage {
+        if self.response.is_in_parts() { Stage::Parts } else { Stage::Sending }
     }
 
     /// Has epoll report room in the socket.
@@ -85,12 +105,12 @@ impl Transfer {
     fn go_on(&mut self) -> io::Result<bool> {
         let end = self.sent + TURN_BYTES;
         while self.sent < end {
-            let rest = match self.first.get(self.sent..) {
-                Some(rest) if !rest.is_empty() => rest,
-                _ => self.response.second_part().get(self.sent - self.first.len()..).unwrap_or(&[]),
-            };
+            let rest = self.unsent();
             if rest.is_empty() {
-                return Ok(true);
+                // Nothing but this look would notice the end of a client to whom
+                // nothing is written.
+                let is_lost = self.sent == 0 && self.job.connection.socket.is_over();
+                return if is_lost { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(true) };
             }
             let rest = rest.get(..TURN_BYTES).unwrap_or(rest);
             match self.job.connection.socket.send_now(rest)? {
@@ -99,6 +119,19 @@ impl Transfer {
             }
         }
         Ok(false)
+    }
+
+    /// The piece to write next, or the rest of it; empty after the last.
+    fn unsent(&self) -> &[u8] {
+        let response = &self.response;
+        let mut before = 0;
+        for piece in [&*self.first, response.second_piece(), response.third_piece()] {
+            match piece.get(self.sent - before..) {
+                Some(rest) if !rest.is_empty() => return rest,
+                Some(_) | None => before += piece.len(),
+            }
+        }
+        &[]
     }
 }
 
@@ -114,8 +147,7 @@ impl Senders {
             let epoll = epoll::create(CreateFlags::CLOEXEC)?;
             epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
             outboxes.push(Outbox { queue: send, bell: Arc::clone(&bell) });
-            let (transfers, under_way) = (HashMap::new(), Arc::clone(&under_way));
-            loops.push(SenderLoop { queue, bell, epoll, transfers, under_way });
+            loops.push(SenderLoop { queue, bell, epoll, transfers: HashMap::new() });
         }
         Ok((Self { outboxes, under_way }, loops))
     }
@@ -125,9 +157,14 @@ impl Senders {
         self.under_way.load(Ordering::Relaxed)
     }
 
+    /// A place for one more.
+    pub fn place(&self) -> Place {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Place(Arc::clone(&self.under_way))
+    }
+
     /// Queues a response. Never blocks.
     pub fn send(&self, transfer: Transfer) {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
         let threads = self.outboxes.len().max(1) as u64;
         let thread = usize::try_from(transfer.job.connection.id % threads).unwrap_or(0);
         if let Some(outbox) = self.outboxes.get(thread) {
@@ -151,7 +188,7 @@ impl Outbox {
 }
 
 impl SenderLoop {
-    /// Writes until told to stop. Each response ends in one call of `finish`,
+    /// Writes until told to stop. Each transfer ends in one call of `finish`,
     /// with the error that kept it from being written.
     pub fn run(mut self, finish: impl Fn(Transfer, io::Result<()>)) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
@@ -168,11 +205,15 @@ impl SenderLoop {
                     id => self.go_on(id, &finish),
                 }
             }
-            while let Ok(message) = self.queue.try_recv() {
+            // Not those that come meanwhile: parts that follow each other would keep
+            // all other sockets waiting. Their bell has rung.
+            for _ in 0..self.queue.len() {
+                let Ok(message) = self.queue.try_recv() else { break };
                 let Some(transfer) = message else { return };
                 // From here on the watchdog keeps it from lasting for ever. On a
                 // connection that was cut the writing fails at once.
-                let _is_open: bool = transfer.job.connection.pipeline.set_stage(Stage::Sending);
+                let stage = transfer.stage();
+                let _is_open: bool = transfer.job.connection.pipeline.set_stage(stage);
                 let id = transfer.job.connection.id;
                 self.transfers.insert(id, transfer);
                 self.go_on(id, &finish);
@@ -192,7 +233,6 @@ impl SenderLoop {
             outcome => outcome.map(|_is_done| ()),
         };
         let Some(transfer) = self.transfers.remove(&id) else { return };
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
         if transfer.is_watched {
             epoll::delete(&self.epoll, &transfer.job.connection.socket).ok();
         }

@@ -8,6 +8,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The bytes discarded at once.
@@ -15,7 +16,11 @@ const DISCARD_STEP_BYTES: usize = 16 * 1024;
 
 /// An accepted connection. It is closed when this is dropped.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket {
+    descriptor: OwnedFd,
+    /// The peer is to be reset, whichever way the connection ends.
+    ends_by_reset: AtomicBool,
+}
 
 impl Socket {
     /// Whether it serves one request and ends.
@@ -23,16 +28,34 @@ impl Socket {
 
     /// The socket behind a descriptor that was just accepted.
     pub fn new(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
+        Self { descriptor, ends_by_reset: AtomicBool::new(false) }
     }
 
     /// Ends the connection in both directions: every wait for it returns, in any
     /// thread. Once it is dropped the peer is reset, for a peer that is still
     /// sending notices nothing else.
     pub fn cut(&self) {
-        let at_once = Some(Duration::ZERO);
-        rustix::net::sockopt::set_socket_linger(&self.0, at_once).ok();
+        // The end of the stream would come before the reset otherwise.
+        let ends_by_reset = self.ends_by_reset.load(Ordering::Relaxed);
+        if ends_by_reset && rustix::net::connect_unspec(&self.descriptor).is_ok() {
+            return;
+        }
+        self.linger_never(true);
         self.shutdown(Shutdown::Both);
+    }
+
+    /// Sets whether any end of the connection is a reset, which no peer takes for the
+    /// end of the stream. That of the process, however it ends, is one too.
+    pub fn set_ends_by_reset(&self, ends_by_reset: bool) {
+        self.ends_by_reset.store(ends_by_reset, Ordering::Relaxed);
+        self.linger_never(ends_by_reset);
+    }
+
+    /// Has the peer reset once this is dropped.
+    fn linger_never(&self, never: bool) {
+        let at_once = never.then_some(Duration::ZERO);
+        // The peer may have gone first.
+        rustix::net::sockopt::set_socket_linger(&self.descriptor, at_once).ok();
     }
 
     /// Ends the receiving direction: a reader gets the bytes that have arrived
@@ -49,13 +72,14 @@ impl Socket {
 
     fn shutdown(&self, how: Shutdown) {
         // The peer may have gone first; then there is nothing left to end.
-        rustix::net::shutdown(&self.0, how).ok();
+        rustix::net::shutdown(&self.descriptor, how).ok();
     }
 
     /// Sends as much of `bytes` as there is room for, and returns its length. Never
     /// blocks.
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        match rustix::net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match rustix::net::send(&self.descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        {
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(0),
             sent => Ok(sent?),
         }
@@ -65,7 +89,7 @@ impl Socket {
     pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let receive = || {
             let room = rustix::buffer::spare_capacity(buffer);
-            rustix::net::recv(&self.0, room, RecvFlags::empty())
+            rustix::net::recv(&self.descriptor, room, RecvFlags::empty())
         };
         Ok(retry_on_intr(receive)?.0)
     }
@@ -73,18 +97,28 @@ impl Socket {
     /// Whether the peer has reset the connection, or both sides have ended it.
     /// Never blocks.
     pub fn is_over(&self) -> bool {
-        let mut socket = [PollFd::new(&self.0, PollFlags::empty())];
+        self.has_any(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Whether the peer has ended its side, or the connection, whatever is unread.
+    /// Never blocks.
+    pub fn has_peer_left(&self) -> bool {
+        self.has_any(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    fn has_any(&self, states: PollFlags) -> bool {
+        let mut socket = [PollFd::new(&self.descriptor, states)];
         let at_once = Timespec::default();
         let ended = poll(&mut socket, Some(&at_once)).is_ok_and(|ready| ready > 0);
         let [socket] = socket;
-        ended && socket.revents().intersects(PollFlags::HUP | PollFlags::ERR)
+        ended && socket.revents().intersects(states)
     }
 
     /// Discards input, up to `bytes_max`; `false` at its end. Never blocks.
     pub fn discard(&self, bytes_max: usize) -> bool {
         let mut buffer = [MaybeUninit::<u8>::uninit(); DISCARD_STEP_BYTES];
         for _ in 0..bytes_max.div_ceil(DISCARD_STEP_BYTES) {
-            match rustix::net::recv(&self.0, &mut buffer, RecvFlags::DONTWAIT) {
+            match rustix::net::recv(&self.descriptor, &mut buffer, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return false,
                 Ok(_) => {}
                 Err(err) => return err == Errno::AGAIN || err == Errno::INTR,
@@ -95,7 +129,7 @@ impl Socket {
 
     /// Whether there is unread input.
     pub fn has_unread(&self) -> bool {
-        rustix::io::ioctl_fionread(&self.0).is_ok_and(|bytes| bytes > 0)
+        rustix::io::ioctl_fionread(&self.descriptor).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Whether some output is not confirmed by the peer.
@@ -105,7 +139,8 @@ impl Socket {
 
         let mut bytes: libc::c_int = 0;
         // SAFETY: the kernel writes one number, which lives through the call.
-        let status = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        let status =
+            unsafe { libc::ioctl(self.descriptor.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
         status == 0 && bytes > END
     }
 
@@ -122,7 +157,7 @@ impl Socket {
         // number it wrote to `length`; both live through the call.
         let status = unsafe {
             libc::getsockopt(
-                self.0.as_raw_fd(),
+                self.descriptor.as_raw_fd(),
                 libc::IPPROTO_TCP,
                 libc::TCP_INFO,
                 info.as_mut_ptr().cast(),
@@ -137,13 +172,13 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.descriptor.as_fd()
     }
 }
 
 impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let receive = || rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty());
+        let receive = || rustix::net::recv(&self.descriptor, &mut *buffer, RecvFlags::empty());
         Ok(retry_on_intr(receive)?.0)
     }
 }

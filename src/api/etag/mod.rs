@@ -33,7 +33,7 @@ impl EntityTag {
     }
 
     /// The opaque part, without its quotes.
-    fn digits(self) -> [u8; 32] {
+    pub fn digits(self) -> [u8; 32] {
         let mut digits = [0; 32];
         let (pairs, _) = digits.as_chunks_mut();
         for ([high, low], byte) in pairs.iter_mut().zip(self.0) {
@@ -178,6 +178,11 @@ impl Conditions {
             if_match: tags("If-Match").transpose()?.map(Box::new),
             if_none_match: tags("If-None-Match").transpose()?.map(Box::new),
         })
+    }
+
+    /// Nothing is there: `If-None-Match: *`.
+    pub fn absent() -> Self {
+        Self { if_match: None, if_none_match: Some(Box::new(Tags::Any)) }
     }
 
     /// True for an unconditional request.

@@ -9,21 +9,29 @@
     reason = "every parse has the one signature of the table"
 )]
 
+pub mod add;
+pub mod batch;
 pub mod clear;
 pub mod health;
+pub mod list;
 pub mod manual;
 pub mod options;
 pub mod read;
+pub mod remove;
+pub mod take;
 mod update;
+pub mod wait;
 pub mod write;
 
 use super::fields::Fields;
 use super::target::Target;
-use super::{Refusal, Reply};
+use super::{Refusal, Reply, Step};
 use crate::storage::{Effect, Key, Op, Outcome, Storage};
+use bytes::Bytes;
 use read::Read;
 use std::sync::Arc;
 use update::Update;
+use wait::{Look, Wait};
 use write::Write;
 
 /// The parse of a head into an operation.
@@ -50,6 +58,10 @@ pub enum Operation {
     Read(Key, Read),
     /// A write of a key, which needs its body first.
     Write(Write),
+    /// A call without a body that waits.
+    Wait(Box<(Look, Wait)>),
+    /// Any other operation that needs its body first, and the longest value.
+    Body(Box<dyn FnOnce(Bytes, u64) -> Result<Pending, Reply> + Send>),
     /// Any other operation on the storage. Boxed, so that reads and writes, which
     /// are moved several times, stay small.
     Pending(Box<Pending>),
@@ -71,6 +83,15 @@ pub enum Answer {
     Read(Read),
     /// For [`Op::Update`].
     Update(Arc<Update>),
+    /// For an operation whose call may need others, one after the other.
+    Then(Box<dyn FnOnce(Effect) -> Step + Send>),
+}
+
+impl Operation {
+    /// Returns true if its body may be many operations.
+    pub fn is_batch(&self) -> bool {
+        matches!(self, Self::Body(_))
+    }
 }
 
 impl Routed<'_> {
@@ -81,16 +102,17 @@ impl Routed<'_> {
 }
 
 impl Answer {
-    /// The reply to the call, from the outcome of its operation.
-    pub fn reply(self, outcome: Outcome) -> Reply {
-        match (self, outcome) {
+    /// The next step of the call, from the outcome of its operation.
+    pub fn step(self, outcome: Outcome) -> Step {
+        Step::Reply(match (self, outcome) {
             (_, Err(err)) => Refusal::from(&err).into(),
             (Self::Reply(reply), Ok(_)) => reply,
             (Self::Read(read), Ok(Effect::Found(entry))) => read.reply(entry.as_ref()),
             (Self::Update(update), Ok(Effect::Updated(updated))) => update.reply(&updated),
+            (Self::Then(then), Ok(effect)) => return then(effect),
             (Self::Read(_) | Self::Update(_), Ok(_)) => {
                 unreachable!("each operation has its own effect")
             }
-        }
+        })
     }
 }

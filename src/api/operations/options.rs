@@ -1,6 +1,7 @@
 //! `OPTIONS` of every path: 204 with its methods.
 
 use super::{Operation, Parse, Routed};
+use crate::api::collection::{self, Parameters};
 use crate::api::{Refusal, Reply, query};
 
 /// Parses the head. The query is ignored.
@@ -11,6 +12,12 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
 /// The same where a value is read.
 pub fn of_value(routed: Routed<'_>) -> Result<Operation, Refusal> {
     query::check_read(routed.target.query)?;
+    parse(routed)
+}
+
+/// The same for the collection.
+pub fn of_collection(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    Parameters::parse(routed.target.query, collection::NAMES)?;
     parse(routed)
 }
 

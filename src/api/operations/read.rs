@@ -1,5 +1,6 @@
 //! `GET` and `HEAD` of a key: the value, a part of it, or nothing new.
 
+use super::wait::{Look, Wait};
 use super::{Operation, Routed};
 use crate::api::etag::{self, Conditions, EntityTag, Precondition};
 use crate::api::fields::Fields;
@@ -9,7 +10,7 @@ use crate::storage::Entry;
 
 /// The header fields of a read.
 pub struct Read {
-    conditions: Conditions,
+    pub conditions: Conditions,
     /// `Range`, of a `GET` alone (RFC 9110, 14.2).
     range: Option<Box<str>>,
     /// `If-Range`: the range counts only if this is the value's tag.
@@ -18,9 +19,13 @@ pub struct Read {
 
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    query::check_read(routed.target.query)?;
+    let wait = Wait::parse(query::wait_of_read(routed.target.query)?, routed.fields)?;
     let read = Read::parse(routed.fields, routed.method == "GET")?;
-    Ok(Operation::Read(routed.into_key(), read))
+    let key = routed.into_key();
+    Ok(match wait {
+        None => Operation::Read(key, read),
+        Some(wait) => Operation::Wait(Box::new((Look::Read(key, read), wait))),
+    })
 }
 
 impl Read {

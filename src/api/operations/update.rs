@@ -66,12 +66,32 @@ impl Verb {
 }
 
 impl Update {
+    /// An update without conditions that needs no body.
+    pub fn new(verb: Verb) -> Self {
+        Self {
+            verb,
+            conditions: Conditions::default(),
+            ttl: None,
+            content_type: None,
+            body: Bytes::new(),
+            value_bytes_max: 0,
+            created: None,
+        }
+    }
+
+    /// A name for the condition that it waits for: those with the same one wait for the
+    /// same.
+    pub fn condition(&self) -> Box<str> {
+        let waits_for_entry = matches!(self.verb, Verb::Take | Verb::Touch);
+        format!("{waits_for_entry} {:?}", self.conditions).into()
+    }
+
     /// The change to be made by the storage.
     pub fn change(self: &Arc<Self>) -> Change {
         let update = Arc::clone(self);
         Box::new(move |before| match update.check(before) {
             Ok(()) => update.apply(before),
-            Err(_) => Decision::Keep,
+            Err(_) => Decision::Refuse,
         })
     }
 

@@ -4,27 +4,33 @@
 //! storage, and any other an [`Update`].
 
 use super::update::{Update, Verb};
+use super::wait::{self, Look, Wait};
 use super::{Answer, Operation, Pending, Routed};
 use crate::api::cross_site::is_cross_site;
 use crate::api::digests::Digests;
 use crate::api::etag::Conditions;
+use crate::api::fields::Fields;
 use crate::api::query::{self, Action, Query};
 use crate::api::ttl::Ttl;
 use crate::api::{Refusal, Reply, media_type};
-use crate::storage::{Key, Op};
+use crate::storage::{BatchOp, Key, Op};
 use bytes::Bytes;
 use std::sync::Arc;
 
 /// A write, but for its body.
+#[derive(Clone)]
 pub struct Write {
     /// The key to write.
     pub key: Key,
     /// The effect on it.
     pub verb: Verb,
-    conditions: Conditions,
+    /// The conditions on the entry before.
+    pub conditions: Conditions,
     ttl: Option<Ttl>,
     content_type: Option<Arc<str>>,
     digests: Option<Box<Digests>>,
+    /// It waits until its condition holds.
+    pub wait: Option<Wait>,
 }
 
 /// Parses the head of a `PUT`.
@@ -34,7 +40,7 @@ pub fn put(routed: Routed<'_>) -> Result<Operation, Refusal> {
         return Err(Refusal::QueryUnknown);
     }
     let ttl = Ttl::parse(query.ttl, routed.fields)?;
-    Write::parse(Verb::Set, ttl, routed).map(Operation::Write)
+    Write::routed(Verb::Set, ttl, query.wait, routed)
 }
 
 /// Parses the head of a `POST`, a method of the query and not of the key alone.
@@ -54,7 +60,7 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
         Some(Action::Return) => return Err(Refusal::QueryUnknown),
     };
     let ttl = Ttl::parse(query.ttl, routed.fields)?;
-    Write::parse(verb, ttl, routed).map(Operation::Write)
+    Write::routed(verb, ttl, query.wait, routed)
 }
 
 /// Parses the head of a `DELETE`.
@@ -65,33 +71,72 @@ pub fn delete(routed: Routed<'_>) -> Result<Operation, Refusal> {
         (Some(Action::Return), None) => Verb::Take,
         (_, _) => return Err(Refusal::QueryUnknown),
     };
-    Write::parse(verb, None, routed).map(Operation::Write)
+    Write::routed(verb, None, query.wait, routed)
 }
 
 impl Write {
-    fn parse(verb: Verb, ttl: Option<Ttl>, routed: Routed<'_>) -> Result<Self, Refusal> {
+    /// Parses the rest of the head of a write of a key.
+    fn routed(
+        verb: Verb,
+        ttl: Option<Ttl>,
+        wait: Option<&str>,
+        routed: Routed<'_>,
+    ) -> Result<Operation, Refusal> {
         let fields = routed.fields;
-        let mut digests = None;
-        if verb.stores_body() {
-            if fields.has("Content-Range") {
-                return Err(Refusal::ContentRange);
-            }
-            if fields.have_content_coding() {
-                return Err(Refusal::ContentEncoding);
-            }
-            digests = Digests::parse(fields)?;
+        let wait = Wait::parse(wait, fields)?;
+        let write = Self::parse(verb, ttl, routed.into_key(), fields)?;
+        // Without a condition there is nothing to wait for.
+        let can_wait = verb == Verb::Take || !write.conditions.is_empty();
+        if !can_wait && wait.is_some_and(Wait::is_demanded) {
+            return Err(Refusal::QueryContradictory);
         }
-        let conditions = Conditions::parse(fields)?;
-        let content_type = if verb.stores_body() { media_type::parse(fields)? } else { None };
-        Ok(Self { key: routed.into_key(), verb, conditions, ttl, content_type, digests })
+        Ok(Operation::Write(Self { wait: wait.filter(|_| can_wait), ..write }))
     }
 
-    /// Checks the body, and makes an operation on the storage of it.
-    pub fn plan(self, body: Bytes, value_bytes_max: u64) -> Result<Pending, Refusal> {
-        self.verb.check_length(body.len() as u64)?;
-        if self.digests.is_some_and(|digests| !digests.match_content(&body)) {
-            return Err(Refusal::ContentDiffers);
+    /// Parses the header fields of a write of a key.
+    pub fn parse(
+        verb: Verb,
+        ttl: Option<Ttl>,
+        key: Key,
+        fields: Fields<'_>,
+    ) -> Result<Self, Refusal> {
+        let digests = if verb.stores_body() { Digests::of_content(fields)? } else { None };
+        let conditions = Conditions::parse(fields)?;
+        let content_type = if verb.stores_body() { media_type::parse(fields)? } else { None };
+        Ok(Self { key, verb, conditions, ttl, content_type, digests, wait: None })
+    }
+
+    /// Checks the length of the body.
+    pub fn check_length(&self, bytes: u64) -> Result<(), Refusal> {
+        if self.wait.is_some_and(Wait::is_demanded) && bytes > wait::BODY_BYTES_MAX {
+            return Err(Refusal::ValueTooLarge);
         }
+        self.verb.check_length(bytes)
+    }
+
+    /// The wait of the write with its body. With a long one it is refused if it was
+    /// demanded, and else it does not wait.
+    pub fn wait_with(&self, body: &[u8]) -> Option<Wait> {
+        let is_short = body.len() as u64 <= wait::BODY_BYTES_MAX;
+        self.wait.filter(|wait| wait.is_demanded() || is_short)
+    }
+
+    /// The look at the key of a write that waits.
+    pub fn look(self, body: Bytes, value_bytes_max: u64) -> Result<Look, Refusal> {
+        let Planned { key, answer, .. } = self.plan(body, value_bytes_max)?;
+        let Answer::Update(update) = answer else { unreachable!("it has a condition") };
+        Ok(Look::Update(key, update))
+    }
+
+    /// Checks the body. A digest that is right is dropped.
+    pub fn check(&mut self, body: &[u8]) -> Result<(), Refusal> {
+        self.check_length(body.len() as u64)?;
+        self.digests.take().map_or(Ok(()), |digests| digests.check(body))
+    }
+
+    /// Checks the body, and makes an operation on the key of it.
+    pub fn plan(mut self, body: Bytes, value_bytes_max: u64) -> Result<Planned, Refusal> {
+        self.check(&body)?;
         let Self { key, verb, conditions, ttl, content_type, .. } = self;
         let is_conditional = !conditions.is_empty();
         let created = (verb == Verb::Set && is_conditional).then(|| key.clone());
@@ -100,15 +145,36 @@ impl Write {
             Verb::Set if !is_conditional && ttl != Some(Ttl::Keep) => {
                 let entry = update.entry(None, update.body.clone());
                 let answer = Answer::Reply(Reply::empty().with_validators(&entry));
-                Pending { op: Op::Set(key, entry), answer }
+                Planned { key, op: BatchOp::Set(entry), answer }
             }
             Verb::Delete if !is_conditional => {
-                Pending { op: Op::Delete(key), answer: Answer::Reply(Reply::empty()) }
+                Planned { key, op: BatchOp::Delete, answer: Answer::Reply(Reply::empty()) }
             }
             Verb::Set | Verb::Delete | Verb::Take | Verb::Touch | Verb::Add(_) | Verb::Append => {
                 let update = Arc::new(update);
-                Pending { op: Op::Update(key, update.change()), answer: Answer::Update(update) }
+                let op = BatchOp::Update(update.change());
+                Planned { key, op, answer: Answer::Update(update) }
             }
         })
+    }
+}
+
+/// A write to be done on the storage, alone or in a batch.
+pub struct Planned {
+    pub key: Key,
+    pub op: BatchOp,
+    pub answer: Answer,
+}
+
+impl Planned {
+    /// The write alone.
+    pub fn alone(self) -> Pending {
+        let Self { key, op, answer } = self;
+        let op = match op {
+            BatchOp::Set(entry) => Op::Set(key, entry),
+            BatchOp::Delete => Op::Delete(key),
+            BatchOp::Update(change) => Op::Update(key, change),
+        };
+        Pending { op, answer }
     }
 }

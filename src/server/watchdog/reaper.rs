@@ -6,7 +6,7 @@ use crate::api::Refusal;
 use crate::server::connections::{Connection, Connections};
 use crate::server::limits::Limits;
 use crate::server::pipeline::Stage;
-use crate::server::response::{Persistence, Response};
+use crate::server::response::Response;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,14 +27,19 @@ const DISCARD_BYTES_MAX: usize = 1 << 20;
 /// One part in so many of the connections make room together.
 const SPARE_SHARE: usize = 16;
 
-/// The time that a client may take for a kibibyte of a large response, while
-/// others are refused theirs.
+/// The time that a client may take for a kibibyte of a large response, or for a
+/// mebibyte of one in parts, while others are refused theirs.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
+
+/// The time between two looks at the clients that wait: each costs a system call.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Watches over the open connections.
 pub struct Reaper {
     limits: Limits,
     watches: HashMap<u64, Watch>,
+    /// When those that wait are looked at again.
+    next_look: Instant,
     /// Every connection ends from then on, once its request is answered.
     pub draining_since: Option<Instant>,
 }
@@ -42,7 +47,8 @@ pub struct Reaper {
 impl Reaper {
     /// A reaper that enforces these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, watches: HashMap::new(), draining_since: None }
+        let watches = HashMap::new();
+        Self { limits, watches, next_look: Instant::now(), draining_since: None }
     }
 
     /// Whether the server stops.
@@ -54,6 +60,10 @@ impl Reaper {
     pub fn inspect(&mut self, connections: &Connections, open: &[Arc<Connection>], now: Instant) {
         let living: HashSet<u64> = open.iter().map(|connection| connection.id).collect();
         self.watches.retain(|id, _| living.contains(id));
+        if now >= self.next_look {
+            self.next_look = now + LOOK_INTERVAL;
+            end_waits(open);
+        }
         for connection in open {
             let activity = connection.activity();
             let watch = self.watches.entry(connection.id);
@@ -138,8 +148,9 @@ impl Reaper {
         open: &[Arc<Connection>],
         now: Instant,
     ) -> bool {
-        let is_sending =
-            |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Sending);
+        let is_sending = |connection: &&Arc<Connection>| {
+            matches!(connection.activity().stage, Some(Stage::Sending | Stage::Parts))
+        };
         let slowest = open
             .iter()
             .filter(is_sending)
@@ -160,8 +171,18 @@ impl Meter for Connection {
     }
 }
 
+/// Ends the waits of clients that have left. Their readers see it where they are not
+/// busy with what came behind.
+fn end_waits(open: &[Arc<Connection>]) {
+    let waits = |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Waiting);
+    for connection in open.iter().filter(waits) {
+        if connection.socket.has_peer_left() {
+            connection.pipeline.end_waits();
+        }
+    }
+}
+
 /// A response that closes its connection.
 fn last_words(refusal: Refusal) -> Vec<u8> {
-    let persistence = Persistence::Close;
-    Response { reply: refusal.into(), head_only: false, persistence }.first_part()
+    Response::last_words(refusal).first_piece()
 }

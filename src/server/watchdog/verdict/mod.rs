@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 /// The least bytes that a large transfer moves within the request timeout.
 const MOVED_BYTES_MIN: u64 = 1024;
 
+/// The least bytes of a response in parts that a client takes within the request
+/// timeout: as long as it lasts it may hold something of the storage's.
+const PARTS_BYTES_MIN: u64 = 1 << 20;
+
 /// The longest silence of a client that has had its last response and has not hung
 /// up (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(2);
@@ -93,7 +97,7 @@ impl Watch {
         }
         match stage {
             None => self.inspect_between(is_coming, now, limits),
-            Some(Stage::Working) => Verdict::Wait,
+            Some(Stage::Working | Stage::Waiting) => Verdict::Wait,
             Some(Stage::Receiving) => {
                 self.inspect_transfer(received, MOVED_BYTES_MIN, limits.request_timeout, now)
             }
@@ -101,6 +105,14 @@ impl Watch {
             Some(Stage::Streaming) => self.inspect_transfer(received, 1, limits.idle_timeout, now),
             Some(Stage::Sending) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
                 self.inspect_transfer(bytes, MOVED_BYTES_MIN, limits.request_timeout, now)
+            }),
+            Some(Stage::Parts) if !meter.has_unconfirmed() => {
+                // It waits for the storage, and not the storage for it.
+                (self.mark, self.since) = (None, now);
+                Verdict::Wait
+            }
+            Some(Stage::Parts) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
+                self.inspect_transfer(bytes, PARTS_BYTES_MIN, limits.request_timeout, now)
             }),
         }
     }

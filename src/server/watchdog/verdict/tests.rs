@@ -114,7 +114,11 @@ fn a_transfer_has_to_move_a_kibibyte_in_each_timeout() {
         let mut script = Script::in_stage(stage);
         let count = |script: &mut Script, bytes| match stage {
             Stage::Sending => script.acknowledged.0 += bytes,
-            Stage::Receiving | Stage::Streaming | Stage::Working => {
+            Stage::Receiving
+            | Stage::Streaming
+            | Stage::Working
+            | Stage::Waiting
+            | Stage::Parts => {
                 script.activity.received += bytes;
             }
         };
@@ -126,6 +130,33 @@ fn a_transfer_has_to_move_a_kibibyte_in_each_timeout() {
         assert_eq!(script.after_ms(29_000), Verdict::Wait, "{stage:?}");
         assert_eq!(script.after_ms(2000), Verdict::Late, "{stage:?}");
     }
+}
+
+#[test]
+fn a_response_in_parts_has_to_move_a_mebibyte_in_each_timeout() {
+    let mut script = Script::in_stage(Stage::Parts);
+    script.acknowledged.1 = true;
+    for _ in 0..5 {
+        assert_eq!(script.after_ms(20), Verdict::Wait);
+        script.acknowledged.0 += 1 << 20;
+        assert_eq!(script.after_ms(29_000), Verdict::Wait);
+    }
+    for _ in 0..29 {
+        script.acknowledged.0 += 35_000;
+        assert_eq!(script.after_ms(1000), Verdict::Wait);
+    }
+    assert_eq!(script.after_ms(2000), Verdict::Late);
+}
+
+#[test]
+fn between_two_parts_of_a_response_nobody_waits_for_its_client() {
+    let mut script = Script::in_stage(Stage::Parts);
+    assert_eq!(script.after_ms(1_000_000), Verdict::Wait);
+    // The next part begins with all of its time.
+    script.acknowledged = Acknowledged(5000, true);
+    assert_eq!(script.after_ms(20), Verdict::Wait);
+    assert_eq!(script.after_ms(29_000), Verdict::Wait);
+    assert_eq!(script.after_ms(2000), Verdict::Late);
 }
 
 #[test]

@@ -1,0 +1,250 @@
+//! A line of a batch: from its text to an operation on a key, and from the effect of
+//! that to its answer.
+
+use super::answers::{LineAnswer, Told};
+use crate::api::etag::{EntityTag, Precondition};
+use crate::api::fields::Fields;
+use crate::api::members::Members;
+use crate::api::operations::read::Read;
+use crate::api::operations::update::Verb;
+use crate::api::operations::write::{Planned, Write};
+use crate::api::operations::{Answer, Operation};
+use crate::api::target::{self, Target};
+use crate::api::{Refusal, Reply, Step, query, routes};
+use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Key};
+use bytes::Bytes;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// The most bytes of all values that a batch returns, or makes of others by appending:
+/// every one is held until the end.
+const RETURNED_BYTES_MAX: u64 = 64 << 20;
+
+/// The most bytes of all values that a batch looks at, some of them again and again: an
+/// engine may have read each from the disk, and holds it until the end too.
+const SEEN_BYTES_MAX: u64 = 256 << 20;
+
+/// A line whose request is planned.
+pub struct Line {
+    answer: Answer,
+    told: Told,
+    /// The bytes of values up to this line, if it looks at one.
+    spent: Option<Spent>,
+}
+
+impl Line {
+    /// Parses a line and plans its request. `spent` is that of the lines before it.
+    pub fn plan(
+        text: &[u8],
+        value_bytes_max: u64,
+        spent: &mut Spent,
+    ) -> Result<(Key, BatchOp, Self), Refusal> {
+        let mut members = Members::parse(text)?;
+        let value = members.take_value()?;
+        let method = match (members.method.as_deref(), &value) {
+            (Some(_), _) if members.expires.is_some() || members.has_etag => {
+                return Err(Refusal::LineExported);
+            }
+            (Some(method), _) => method,
+            (None, Some(_)) => "PUT",
+            (None, None) => return Err(Refusal::LineEmpty),
+        };
+        let left = members.expires.as_deref().map(time_left).transpose()?;
+        let is_over = left.is_some_and(|left| left.is_zero());
+        match (request(method, &members, left)?, value) {
+            (Operation::Write(write), _) if write.wait.is_some() => Err(Refusal::QueryUnknown),
+            (Operation::Read(key, read), None) => {
+                let told = if method == "GET" { Told::Value } else { Told::Length };
+                Ok(Self::of_read(key, read, told, spent.next()))
+            }
+            (Operation::Write(write), value) if value.is_none() || write.verb.stores_body() => {
+                let (key, op, line) =
+                    Self::of_write(write, value.unwrap_or_default(), value_bytes_max, spent)?;
+                Ok(if is_over { Self::without_effect(key) } else { (key, op, line) })
+            }
+            (Operation::Wait(_), _) => Err(Refusal::QueryUnknown),
+            (Operation::Read(..) | Operation::Write(_), _) => Err(Refusal::BodyUnexpected),
+            (
+                Operation::Reply(_)
+                | Operation::Inspect(_)
+                | Operation::Body(_)
+                | Operation::Pending(_),
+                _,
+            ) => Err(Refusal::MethodNotAllowed),
+        }
+    }
+
+    fn of_read(key: Key, read: Read, told: Told, spent: Spent) -> (Key, BatchOp, Self) {
+        let (conditions, spending) = (read.conditions.clone(), spent.clone());
+        let change: Change = Box::new(move |before| {
+            let outcome = before.map(|entry| conditions.evaluate(Some(EntityTag::of(entry))));
+            let is_told = told == Told::Value && outcome == Some(Precondition::Holds);
+            let fits = spending.add(before.filter(|_| is_told), before);
+            let is_refused = outcome == Some(Precondition::Failed) || !fits;
+            if is_refused { Decision::Refuse } else { Decision::Keep }
+        });
+        let line = Self { answer: Answer::Read(read), told, spent: Some(spent) };
+        (key, BatchOp::Update(change), line)
+    }
+
+    fn of_write(
+        write: Write,
+        value: Bytes,
+        value_bytes_max: u64,
+        spent: &mut Spent,
+    ) -> Result<(Key, BatchOp, Self), Refusal> {
+        let verb = write.verb;
+        let Planned { key, op, answer } = write.plan(value, value_bytes_max)?;
+        let told = match verb {
+            Verb::Take => Told::Value,
+            Verb::Add(_) => Told::Number,
+            Verb::Set | Verb::Delete | Verb::Touch | Verb::Append => Told::Nothing,
+        };
+        Ok(match op {
+            BatchOp::Update(mut change) => {
+                let spent = spent.next();
+                let spending = spent.clone();
+                let change: Change = Box::new(move |before| {
+                    let decision = change(before);
+                    let returned = match (verb, &decision) {
+                        (Verb::Take, _) => before,
+                        (Verb::Append, Decision::Replace(entry)) => Some(entry),
+                        (_, _) => None,
+                    };
+                    if spending.add(returned, before) { decision } else { Decision::Refuse }
+                });
+                (key, BatchOp::Update(change), Self { answer, told, spent: Some(spent) })
+            }
+            op @ (BatchOp::Set(_) | BatchOp::Delete) => {
+                (key, op, Self { answer, told, spent: None })
+            }
+        })
+    }
+
+    /// That of a value which is over before it is stored.
+    fn without_effect(key: Key) -> (Key, BatchOp, Self) {
+        let answer = Answer::Reply(Reply::empty());
+        let op = BatchOp::Update(Box::new(|_| Decision::Keep));
+        (key, op, Self { answer, told: Told::Nothing, spent: None })
+    }
+
+    /// The line's answer, or the reply that refuses it.
+    pub fn answer(self, effect: Effect) -> Result<LineAnswer, Reply> {
+        let Self { answer, told, spent } = self;
+        if let Some(refusal) = spent.and_then(|spent| spent.refusal()) {
+            return Err(refusal.into());
+        }
+        let entry = match (&effect, told) {
+            (Effect::Updated(updated), Told::Value | Told::Length) => updated.before.clone(),
+            (Effect::Updated(updated), Told::Number) => updated.after.clone(),
+            (_, _) => None,
+        };
+        let is_read = matches!(answer, Answer::Read(_));
+        // In a batch it is an update that keeps all.
+        let effect = if is_read { Effect::Found(entry.clone()) } else { effect };
+        let Step::Reply(reply) = answer.step(Ok(effect)) else {
+            unreachable!("a request on one key is one step")
+        };
+        // That a key is not there is an answer to a read.
+        let is_refused = reply.status() >= 400 && !(is_read && reply.status() == 404);
+        if is_refused {
+            return Err(reply);
+        }
+        let entry = entry.filter(|_| reply.status() == 200);
+        Ok(LineAnswer { reply, entry, told })
+    }
+}
+
+/// The request of a line: as one alone, but that a read has no parameter either.
+fn request(
+    method: &str,
+    members: &Members<'_>,
+    left: Option<Duration>,
+) -> Result<Operation, Refusal> {
+    let target = Target::parse(members.path.as_deref().unwrap_or_default());
+    let key = match (&members.path, &members.key) {
+        (Some(_), None) => routes::key_in(target.path).ok_or(Refusal::LinePath)??,
+        (None, Some(key)) => target::key(Cow::Borrowed(key))?,
+        (Some(_), Some(_)) | (None, None) => return Err(Refusal::LineKey),
+    };
+    let [if_match, if_none_match] =
+        [&members.if_match, &members.if_none_match].map(|tags| tags.as_deref().map(quoted));
+    let ttl = left.filter(|left| !left.is_zero()).map(|left| format!("{}ms", left.as_millis()));
+    let fields = [
+        ("Content-Type", members.content_type.as_deref()),
+        ("If-Match", if_match.as_deref()),
+        ("If-None-Match", if_none_match.as_deref()),
+        ("TTL", ttl.as_deref()),
+    ];
+    let fields = fields.into_iter().filter_map(|(name, text)| Some((name, text?)));
+    let fields: Vec<_> = fields.collect();
+    let operation = routes::parse_on_key(method, key, target, Fields(&fields))?;
+    if matches!(operation, Operation::Read(..)) {
+        // Nothing is between here and the store that one more could get past.
+        query::check_none(target.query)?;
+    }
+    Ok(operation)
+}
+
+/// Tags in which the quotes of a single one may be missing.
+fn quoted(tags: &str) -> Cow<'_, str> {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let is_bare = tags.len() == 32 && tags.bytes().all(is_digit);
+    if is_bare { format!("\"{tags}\"").into() } else { tags.into() }
+}
+
+/// The time from now until an expiry; zero if that is past.
+fn time_left(expires: &str) -> Result<Duration, Refusal> {
+    let expiry = humantime::parse_rfc3339(expires).map_err(|_| Refusal::ExpiresMalformed)?;
+    let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
+    Ok(Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// The bytes of values up to some line. Lines are decided on in order, as often as it
+/// takes, so each adds its own to those of the line before.
+#[derive(Clone, Default)]
+pub struct Spent {
+    before: Arc<Sums>,
+    sums: Arc<Sums>,
+}
+
+#[derive(Default)]
+struct Sums {
+    /// Of values that are returned, or made of others by appending.
+    returned: AtomicU64,
+    /// Of values that are looked at.
+    seen: AtomicU64,
+}
+
+impl Spent {
+    /// That of the next line.
+    fn next(&mut self) -> Self {
+        *self = Self { before: Arc::clone(&self.sums), sums: Arc::default() };
+        self.clone()
+    }
+
+    /// Adds the values of entries. Returns false if it is too much.
+    fn add(&self, returned: Option<&Entry>, seen: Option<&Entry>) -> bool {
+        let (before, sums) = (&self.before, &self.sums);
+        let bytes = |entry: Option<&Entry>| entry.map_or(0, |entry| entry.value().len() as u64);
+        for (sum, before, entry) in
+            [(&sums.returned, &before.returned, returned), (&sums.seen, &before.seen, seen)]
+        {
+            sum.store(before.load(Ordering::Relaxed) + bytes(entry), Ordering::Relaxed);
+        }
+        self.refusal().is_none()
+    }
+
+    /// The refusal of what is too much.
+    fn refusal(&self) -> Option<Refusal> {
+        if self.sums.returned.load(Ordering::Relaxed) > RETURNED_BYTES_MAX {
+            Some(Refusal::BatchTooLarge)
+        } else if self.sums.seen.load(Ordering::Relaxed) > SEEN_BYTES_MAX {
+            Some(Refusal::BatchSeesTooMuch)
+        } else {
+            None
+        }
+    }
+}

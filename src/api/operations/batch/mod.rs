@@ -1,0 +1,86 @@
+//! `POST /batch`: several requests on keys, one a line, which take effect at one
+//! moment, or none does.
+//!
+//! A line is parsed into the method, the path and the header fields of a request,
+//! and means what that means: it is planned by the same code, and its reply becomes
+//! a line of the answer. The first that is refused is the reply of all.
+
+mod answers;
+mod line;
+
+use super::{Answer, Operation, Pending, Routed};
+use crate::api::cross_site::is_cross_site;
+use crate::api::digests::Digests;
+use crate::api::etag::Conditions;
+use crate::api::{Refusal, Reply, Step, query};
+use crate::storage::{Effect, Op};
+use answers::Answers;
+use line::{Line, Spent};
+
+/// The most lines.
+const LINES_MAX: usize = 1000;
+
+/// Parses the head.
+pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    let fields = routed.fields;
+    if is_cross_site(fields, routed.target.authority(fields)) {
+        return Err(Refusal::CrossSite);
+    }
+    query::check_none(routed.target.query)?;
+    // Each line has its own.
+    if !Conditions::parse(fields)?.is_empty() {
+        return Err(Refusal::ConditionUnexpected);
+    }
+    let digests = Digests::of_content(fields)?;
+    Ok(Operation::Body(Box::new(move |body, value_bytes_max| {
+        digests.map_or(Ok(()), |digests| digests.check(&body))?;
+        plan(&body, value_bytes_max)
+    })))
+}
+
+/// The operation on the storage for all lines of a body.
+fn plan(body: &[u8], value_bytes_max: u64) -> Result<Pending, Reply> {
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    if body.is_empty() {
+        return Err(Refusal::BatchEmpty.into());
+    }
+    let lines_behind_first = memchr::memchr_iter(b'\n', body).count();
+    if lines_behind_first >= LINES_MAX {
+        return Err(Refusal::BatchTooLong.into());
+    }
+    let mut ops = Vec::with_capacity(lines_behind_first + 1);
+    let mut lines = Vec::with_capacity(lines_behind_first + 1);
+    let mut spent = Spent::default();
+    for text in body.split(|byte| *byte == b'\n') {
+        let planned = Line::plan(text, value_bytes_max, &mut spent);
+        let (key, op, line) = planned.map_err(|refusal| refuse(lines.len(), &refusal.into()))?;
+        ops.push((key, op));
+        lines.push(line);
+    }
+    let answer = Answer::Then(Box::new(|effect| Step::Reply(reply(lines, effect))));
+    Ok(Pending { op: Op::Batch(ops), answer })
+}
+
+/// The reply, from the effects of all lines or of those up to one that was refused.
+fn reply(lines: Vec<Line>, effect: Effect) -> Reply {
+    let Effect::Batch(effects) = effect else { unreachable!("a batch has effects") };
+    let mut answers = Vec::with_capacity(lines.len());
+    for (index, (line, effect)) in lines.into_iter().zip(effects).enumerate() {
+        match line.answer(effect) {
+            Ok(answer) => answers.push(answer),
+            Err(of_line) => return refuse(index, &of_line),
+        }
+    }
+    Answers::new(answers).into_reply()
+}
+
+/// The reply of a batch, one of whose lines is refused with this one.
+fn refuse(index: usize, of_line: &Reply) -> Reply {
+    let status = match of_line.status() {
+        // The batch itself has a method that is allowed.
+        405 => 400,
+        status => status,
+    };
+    let text = String::from_utf8_lossy(of_line.body());
+    Reply::error(status, &format!("line {}: {}", index + 1, text.trim_end()))
+}

@@ -1,0 +1,322 @@
+use super::*;
+
+/// Each step of its way moves it, and past that the move is a loop.
+#[test]
+fn a_request_in_work_is_small_enough_to_be_moved_at_once() {
+    assert!(size_of::<(Job, Meaning)>() <= 256);
+}
+
+/// Responses in parts, through a socket and one sender.
+#[cfg(all(target_os = "linux", not(portable)))]
+mod in_parts {
+    use super::*;
+    use crate::api::{Call, Rest};
+    use crate::server::connections::Connection;
+    use crate::server::request::{self, Request};
+    use crate::server::workers;
+    use crate::storage::{Done, Entry, Error, Key, Memory, Op, Outcome, Storage};
+    use bytes::Bytes;
+    use std::io::{ErrorKind, Read as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread::{self, JoinHandle};
+    use std::time::{Duration, Instant};
+
+    const PATIENCE: Duration = Duration::from_secs(25);
+
+    const CHUNKED: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
+
+    /// A memory that does nothing at once, and all of it on other threads.
+    struct Later(Memory);
+
+    impl Storage for Later {
+        fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+            Err(op)
+        }
+
+        fn submit(&self, op: Op, done: Done) {
+            let memory = self.0.clone();
+            thread::spawn(move || memory.submit(op, done));
+        }
+
+        fn check(&self) -> Result<(), Error> {
+            self.0.check()
+        }
+
+        fn close(&self) -> Result<(), Error> {
+            self.0.close()
+        }
+    }
+
+    /// A dispatcher with one sender, which ends when this is dropped.
+    struct Fixture {
+        dispatcher: Arc<Dispatcher>,
+        sender: Option<JoinHandle<()>>,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let memory = Memory::new();
+            let key = Key::new("key").expect("a key");
+            let set = Op::Set(key, Entry::new(Bytes::from_static(b"stored")));
+            memory.submit(set, Box::new(|outcome| drop(outcome.expect("there is room"))));
+            let api = Api::new(Arc::new(Later(memory)), 1 << 20);
+            let (senders, mut loops) = Senders::new(1).expect("there are descriptors");
+            let dispatcher = Arc::new(Dispatcher::new(api, senders));
+            let (sender, to) = (loops.pop().expect("one"), Arc::clone(&dispatcher));
+            let run = move || sender.run(|transfer, outcome| to.take_back(transfer, outcome));
+            let thread = thread::Builder::new().stack_size(workers::STACK_BYTES);
+            let sender = Some(thread.spawn(run).expect("there is a thread"));
+            Self { dispatcher, sender }
+        }
+
+        /// Both ends of a new connection.
+        fn connect(&self) -> (Arc<Connection>, TcpStream) {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let client = TcpStream::connect(listener.local_addr().expect("an address"));
+            let client = client.expect("a listener");
+            client.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+            let (accepted, peer) = listener.accept().expect("a client");
+            let socket = Socket::new(accepted.into());
+            (self.dispatcher.connections.add(socket, peer, 0), client)
+        }
+
+        /// Answers a request with this head on a connection, in turn.
+        fn answer(&self, connection: &Arc<Connection>, head: &str, reply: Reply) {
+            let understood = request::understand(head.as_bytes(), &self.dispatcher.api);
+            let Ok((head, ..)) = understood else { panic!("a head: {head}") };
+            assert!(connection.pipeline.push(Request { head, meaning: Err(reply) }));
+            if let Some(request) = connection.pipeline.ring() {
+                let (job, meaning) = Job::new(Arc::clone(connection), request);
+                self.dispatcher.handle(job, meaning, true);
+            }
+        }
+
+        /// The step that reads a key.
+        fn get(&self, target: &str) -> Step {
+            let call = Call { method: "GET", target, fields: &[], body_bytes: Some(0) };
+            let admitted = self.dispatcher.api.admit(&call);
+            let Ok(operation) = admitted else { panic!("a read of {target}") };
+            self.dispatcher.api.try_now(operation, Bytes::new())
+        }
+
+        fn wait_for_end(&self) {
+            wait_until("every connection has ended", || self.dispatcher.connections.count() == 0);
+        }
+    }
+
+    impl Drop for Fixture {
+        fn drop(&mut self) {
+            self.dispatcher.senders.stop();
+            if let Some(sender) = self.sender.take() {
+                assert!(sender.join().is_ok() || thread::panicking(), "the sender panicked");
+            }
+        }
+    }
+
+    fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < end, "waited {PATIENCE:?}, and not until {what}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// A part of a body, counted for as long as it is in memory.
+    struct Counted(Vec<u8>, Arc<Counts>);
+
+    #[derive(Default)]
+    struct Counts {
+        made: AtomicUsize,
+        alive: AtomicUsize,
+        alive_max: AtomicUsize,
+    }
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.1.alive.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// So many parts of so many bytes each.
+    fn counted(parts: usize, bytes: usize, counts: Arc<Counts>) -> Reply {
+        counts.made.fetch_add(1, Ordering::Relaxed);
+        let alive = counts.alive.fetch_add(1, Ordering::Relaxed) + 1;
+        counts.alive_max.fetch_max(alive, Ordering::Relaxed);
+        let part = Counted(vec![b'x'; bytes], Arc::clone(&counts));
+        let reply = Reply::text(Bytes::from_owner(part));
+        if parts == 1 {
+            return reply;
+        }
+        reply.with_rest(Rest::new(move || Step::Reply(counted(parts - 1, bytes, counts))))
+    }
+
+    /// A part, and a step to the next.
+    fn then(part: &'static str, step: impl FnOnce() -> Step + Send + 'static) -> Reply {
+        Reply::text(part).with_rest(Rest::new(step))
+    }
+
+    /// The bytes up to the end of the connection, and whether that was a reset.
+    fn read_to_end(client: &mut TcpStream) -> (String, bool) {
+        let mut bytes = Vec::new();
+        let is_reset = match client.read_to_end(&mut bytes) {
+            Ok(_) => false,
+            Err(err) if err.kind() == ErrorKind::ConnectionReset => true,
+            Err(err) => panic!("expected the connection's end: {err}"),
+        };
+        (String::from_utf8(bytes).expect("text"), is_reset)
+    }
+
+    fn body(text: &str) -> &str {
+        text.split_once("\r\n\r\n").expect("the end of a head").1
+    }
+
+    #[test]
+    fn what_is_behind_waits_for_the_last_part() {
+        let fixture = Fixture::new();
+        let (connection, mut client) = fixture.connect();
+        let stored = fixture.get("/kv/key");
+        let in_parts = then("a\n", move || Step::Reply(then("b\n", move || stored)));
+        fixture.answer(&connection, CHUNKED, in_parts);
+        let closing = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        fixture.answer(&connection, closing, Reply::text("behind"));
+        // As a worker would.
+        if let Task::Handle(job, meaning) = fixture.dispatcher.next_task() {
+            fixture.dispatcher.handle(job, meaning, false);
+        }
+        let (text, is_reset) = read_to_end(&mut client);
+        assert!(!is_reset);
+        let (first, second) = text.split_once("0\r\n\r\n").expect("a last chunk");
+        assert_eq!(body(first), "2\r\na\n\r\n2\r\nb\n\r\n6\r\nstored\r\n");
+        assert!(second.starts_with("HTTP/1.1 200 OK\r\n"), "{second}");
+        assert_eq!(body(second), "behind");
+        fixture.wait_for_end();
+        wait_until("none is under way", || fixture.dispatcher.senders.under_way() == 0);
+    }
+
+    #[test]
+    fn an_old_client_finds_the_end_of_the_connection() {
+        let fixture = Fixture::new();
+        let (connection, mut client) = fixture.connect();
+        let counts = Arc::new(Counts::default());
+        fixture.answer(&connection, OLD, counted(300, 10_000, counts));
+        // Some is on its way yet when the connection ends.
+        let (text, is_reset) = read_to_end(&mut client);
+        assert_eq!((body(&text).len(), is_reset), (3_000_000, false));
+        fixture.wait_for_end();
+    }
+
+    #[test]
+    fn parts_that_are_made_at_once_do_not_grow_the_stack() {
+        const PARTS: usize = 20_000;
+        let fixture = Fixture::new();
+        let (connection, mut client) = fixture.connect();
+        let counts = Arc::new(Counts::default());
+        fixture.answer(&connection, OLD, counted(PARTS, 1, Arc::clone(&counts)));
+        assert_eq!(body(&read_to_end(&mut client).0).len(), PARTS);
+        assert_eq!(counts.alive_max.load(Ordering::Relaxed), 1);
+        fixture.wait_for_end();
+    }
+
+    #[test]
+    fn clients_who_do_not_read_hold_a_part_each_and_no_thread() {
+        const CLIENTS: usize = 300;
+        let fixture = Fixture::new();
+        let counts = Arc::new(Counts::default());
+        let ask = |_| {
+            let (connection, client) = fixture.connect();
+            let endless = counted(usize::MAX, 100_000, Arc::clone(&counts));
+            fixture.answer(&connection, CHUNKED, endless);
+            client
+        };
+        let clients: Vec<TcpStream> = (0..CLIENTS).map(ask).collect();
+        let mut made = 0;
+        wait_until("their sockets are full", || {
+            thread::sleep(Duration::from_millis(100));
+            let before = std::mem::replace(&mut made, counts.made.load(Ordering::Relaxed));
+            made == before
+        });
+        assert_eq!(fixture.dispatcher.senders.under_way(), CLIENTS);
+        assert!(counts.alive_max.load(Ordering::Relaxed) <= CLIENTS);
+        let (connection, mut client) = fixture.connect();
+        let another = counted(100, 10_000, Arc::new(Counts::default()));
+        fixture.answer(&connection, OLD, another);
+        assert_eq!(body(&read_to_end(&mut client).0).len(), 1_000_000);
+        // They leave, which ends the steps.
+        drop(clients);
+        fixture.wait_for_end();
+        wait_until("no step is taken", || Arc::strong_count(&counts) == 1);
+    }
+
+    /// Parts without bytes and without end, for as long as the client is there.
+    fn empty(steps: Arc<AtomicUsize>) -> Reply {
+        steps.fetch_add(1, Ordering::Relaxed);
+        then("", move || Step::Reply(empty(steps)))
+    }
+
+    #[test]
+    fn parts_that_follow_each_other_keep_no_other_client_waiting() {
+        let fixture = Fixture::new();
+        let (endless, waits) = fixture.connect();
+        fixture.answer(&endless, CHUNKED, empty(Arc::default()));
+        // More than its socket takes, so that it waits for room in between.
+        let (connection, mut client) = fixture.connect();
+        fixture.answer(&connection, OLD, counted(40, 1 << 20, Arc::default()));
+        assert_eq!(body(&read_to_end(&mut client).0).len(), 40 << 20);
+        drop(waits);
+        fixture.dispatcher.connections.cut(&endless);
+        fixture.wait_for_end();
+    }
+
+    #[test]
+    fn the_steps_end_with_a_client_who_is_told_nothing() {
+        let fixture = Fixture::new();
+        let steps = Arc::default();
+        let (connection, mut client) = fixture.connect();
+        fixture.answer(&connection, CHUNKED, empty(Arc::clone(&steps)));
+        client.read_exact(&mut [0; 17]).expect("the beginning of a head");
+        // Unread bytes make it a reset.
+        drop(client);
+        fixture.wait_for_end();
+        wait_until("no step is taken", || Arc::strong_count(&steps) == 1);
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_had_leaves_no_whole_response() {
+        const FAULTS: [(&str, &str); 2] = [("/kv/missing", "404: 1"), ("panic", "500: 1")];
+        const ANSWERS: [(&str, &str, bool); 2] =
+            [(CHUNKED, "2\r\na\n\r\n", false), (OLD, "a\n", true)];
+        for (head, written, ends_by_reset) in ANSWERS {
+            for (fault, status) in FAULTS {
+                let fixture = Fixture::new();
+                let (connection, mut client) = fixture.connect();
+                let missing = (fault != "panic").then(|| fixture.get(fault));
+                let (go, gone) = crossbeam_channel::bounded::<()>(0);
+                let rest = move || {
+                    gone.recv().ok();
+                    missing.expect("this panic is part of a test")
+                };
+                fixture.answer(&connection, head, then("a\n", rest));
+                fixture.answer(&connection, head, Reply::text("behind"));
+                // A reset may overtake what was written.
+                let mut bytes = Vec::new();
+                while !bytes.ends_with(written.as_bytes()) {
+                    let mut byte = [0];
+                    client.read_exact(&mut byte).expect("the first part");
+                    bytes.extend(byte);
+                }
+                drop(go);
+                assert_eq!(read_to_end(&mut client), (String::new(), ends_by_reset), "{fault}");
+                fixture.wait_for_end();
+                let lines = fixture.dispatcher.metrics.lines();
+                assert!(matches!(&*lines, [line] if line.contains(status)), "{lines:?}");
+            }
+        }
+    }
+}
