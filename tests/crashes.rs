@@ -6,6 +6,8 @@
 
 mod support;
 
+use little_key_value::storage::{BatchOp, Durable, Entry, Key, Listing, PAGE_KEYS_MAX, Time};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -14,9 +16,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::blocking::Blocking as _;
 use support::history::{bytes_of, number_of};
 use support::http::{Connection, Response, get_head, put_head, wait_until};
-use support::linearizability::{Call, Operation, check, check_each_key};
+use support::linearizability::{Call, Operation, Saw, check, check_each_key};
 use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
 use support::process::{Process, command};
 use support::random::Random;
@@ -65,8 +68,7 @@ impl Log {
             (None, Call::Get(_)) => return false,
             (None, _) => (None, NOT_YET),
         };
-        let is_lost = answer.is_none();
-        let saw = saw.into();
+        let (saw, is_lost) = (Saw::from(saw), answer.is_none());
         let operation = Operation { client, call, saw, invoked, returned, is_lost };
         self.history.lock().expect("no client panics with it").push(operation);
         answer.is_some()
@@ -88,7 +90,7 @@ fn ask(connection: &mut Connection, call: Call) -> Option<Response> {
         Call::Delete(key) => {
             format!("DELETE /kv/{key} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes()
         }
-        Call::GetBoth(_) | Call::ExchangeBoth(..) | Call::Exchange(..) | Call::Take(_) => {
+        Call::Exchange(..) | Call::Take(_) | Call::GetBoth(_) | Call::ExchangeBoth(..) => {
             unreachable!("nobody knows what a lost one has seen")
         }
         Call::Clear => b"DELETE /clear HTTP/1.1\r\nHost: test\r\n\r\n".to_vec(),
@@ -160,6 +162,91 @@ fn the_store_is_linearizable_with_clears_over_kills() {
     let history = history_with_kills(3, 20);
     println!("{} calls", history.len());
     check(&history).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+const BATCH_KEYS: u64 = 1000;
+
+/// The directory for [`batches_until_killed`].
+const BATCHES_IN: &str = "LKV_TEST_BATCHES_IN";
+
+/// The value under a key after so many batches: small or large, with an expiry or without
+/// one, and each time not as before.
+fn value_after(batches: u64, key: u64) -> Option<Vec<u8>> {
+    let kind = (batches + key) % 4;
+    let bytes = if (batches + key / 4).is_multiple_of(2) { 8 } else { 400 };
+    (kind > 0).then(|| batches.to_be_bytes().into_iter().cycle().take(bytes).collect())
+}
+
+fn batch_of(number: u64, later: Time) -> Vec<(Key, BatchOp)> {
+    let op = |key: u64| {
+        let expiry = (number + key).is_multiple_of(2).then_some(later);
+        let entry = |value: Vec<u8>| Entry::new(value.into()).with_expiry(expiry);
+        let op = value_after(number, key).map_or(BatchOp::Delete, |it| BatchOp::Set(entry(it)));
+        (Key::new(key.to_string()).expect("a key"), op)
+    };
+    (0..BATCH_KEYS).map(op).collect()
+}
+
+/// How many batches a store has seen, of which there is no part of another.
+fn batches_in(store: &Durable) -> u64 {
+    let mut listing = Listing { with_entries: true, keys_max: PAGE_KEYS_MAX, ..Listing::default() };
+    let mut held = BTreeMap::new();
+    loop {
+        let page = store.list(listing.clone()).expect("the engine lists");
+        held.extend(page.keys().map(str::to_owned).zip(page.entries().iter().cloned()));
+        match page.next {
+            Some(next) => listing.range.start = next,
+            None => break,
+        }
+    }
+    let Some((_, first)) = held.first_key_value() else { return 0 };
+    let number = first.value().first_chunk().expect("eight bytes at least");
+    let number = u64::from_be_bytes(*number);
+    for key in 0..BATCH_KEYS {
+        let text = key.to_string();
+        let found = store.get(&Key::new(text.as_str()).expect("a key")).expect("the engine reads");
+        assert_eq!(held.get(&text), found.as_ref(), "{key}");
+        let value = found.map(|entry| entry.value().to_vec());
+        assert_eq!(value, value_after(number, key), "{key} after {number} batches");
+    }
+    number
+}
+
+#[test]
+#[ignore = "a part of the next one, in a process of its own"]
+fn batches_until_killed() {
+    let directory = std::env::var_os(BATCHES_IN).expect("a directory to write to");
+    let store = Durable::open(directory.as_ref()).expect("it can be opened");
+    let later = Time::now().after(Duration::from_secs(10_000));
+    for number in batches_in(&store) + 1.. {
+        store.batch(batch_of(number, later)).expect("the engine writes");
+        eprintln!("{number}");
+    }
+}
+
+#[test]
+fn a_batch_survives_a_kill_as_a_whole_or_not_at_all() {
+    let mut random = Random::of_this_run();
+    let directory = tempfile::tempdir().expect("a directory");
+    for _ in 0..6 {
+        let mut writer = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--ignored", "--exact", "batches_until_killed", "--nocapture"])
+            .env(BATCHES_IN, directory.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let says = BufReader::new(writer.stderr.take().expect("it is piped")).lines();
+        let mut told = says.map_while(Result::ok).filter_map(|line| line.parse::<u64>().ok());
+        let first = told.nth(random.below(6)).expect("it writes until it is killed");
+        thread::sleep(Duration::from_micros(random.below(30_000) as u64));
+        writer.kill().expect("it runs");
+        writer.wait().expect("it has ended");
+        let last = told.last().unwrap_or(first);
+        let store = Durable::open(directory.path()).expect("it can be opened");
+        let number = batches_in(&store);
+        assert!(last <= number && number <= last + 1, "{number} batches, {last} acknowledged");
+    }
 }
 
 /// The fields of an answer that tell what is known of a value.
@@ -274,6 +361,137 @@ fn increments_that_were_acknowledged_survive_a_kill() {
         highest = number;
         ends_well(process);
     }
+}
+
+/// The lines of a batch that stores the same under many keys.
+fn lines_of(names: impl Iterator<Item = String>, value: &str) -> String {
+    let line =
+        |name| format!("{{\"path\":\"/kv/{name}\",\"method\":\"PUT\",\"value\":\"{value}\"}}\n");
+    names.map(line).collect()
+}
+
+/// Sends batches until the program is gone. Each stores its number under many keys of its
+/// own, and under two that all of a client's share. Gives how many were acknowledged.
+fn write_batches(addr: SocketAddr, client: usize, acknowledged: &AtomicU64) -> usize {
+    let mut connection = Connection::open(addr);
+    for number in 0.. {
+        let own = (0..KEYS_EACH).map(|index| format!("{client}:{number:04}:{index:02}"));
+        let shared = ["first", "last"].map(|name| format!("{client}:{name}"));
+        let body = lines_of(own.chain(shared), &number.to_string());
+        let head =
+            format!("POST /batch HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer =
+            connection.try_send(head + &body).and_then(|()| connection.try_response_to("POST"));
+        let Ok(answer) = answer else { return number };
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+    }
+    unreachable!("it is killed before")
+}
+
+/// The keys of a batch's own.
+const KEYS_EACH: usize = 40;
+
+#[test]
+fn a_batch_is_there_whole_or_not_at_all_after_a_kill() {
+    const BATCHES: u64 = 200;
+    for _ in 0..3 {
+        let place = Place::new();
+        let process = place.start();
+        let (addr, acknowledged) = (process.addr(), AtomicU64::new(0));
+        let written: Vec<usize> = thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|client| {
+                    let acknowledged = &acknowledged;
+                    scope.spawn(move || write_batches(addr, client, acknowledged))
+                })
+                .collect();
+            wait_until("much is written", || acknowledged.load(Ordering::SeqCst) >= BATCHES);
+            process.signal("KILL");
+            clients.into_iter().map(|client| client.join().expect("a client ends")).collect()
+        });
+        process.end();
+
+        let process = place.start();
+        let mut connection = process.connect();
+        for (client, acknowledged) in written.into_iter().enumerate() {
+            let list = connection.get(&format!("/kv?prefix={client}:0&limit=10000"));
+            let mut there = vec![0; acknowledged + 1];
+            for line in list.text().lines() {
+                let number: usize =
+                    line.split(':').nth(1).expect("three parts").parse().expect("digits");
+                there[number] += 1;
+            }
+            let (unacknowledged, acknowledged) = there.split_last().expect("one at least");
+            assert!(acknowledged.iter().all(|keys| *keys == KEYS_EACH), "{client}: {there:?}");
+            assert!([0, KEYS_EACH].contains(unacknowledged), "{client}: {there:?}");
+            // Both have the number of the last one that is there.
+            let count = acknowledged.len() + usize::from(*unacknowledged > 0);
+            for name in ["first", "last"] {
+                let answer = connection.get(&format!("/kv/{client}:{name}"));
+                let number = (answer.status() == 200).then(|| answer.text().to_owned());
+                assert_eq!(number, count.checked_sub(1).map(|last| last.to_string()), "{client}");
+            }
+        }
+        ends_well(process);
+    }
+}
+
+/// Takes jobs until the program is gone or has none; gives the names of those it has got.
+fn take_jobs(addr: SocketAddr, taken: &AtomicU64) -> Vec<String> {
+    let mut connection = Connection::open(addr);
+    let mut own = Vec::new();
+    loop {
+        let request = "DELETE /kv?take=job: HTTP/1.1\r\nHost: test\r\n\r\n";
+        let answer =
+            connection.try_send(request).and_then(|()| connection.try_response_to("DELETE"));
+        let Ok(answer) = answer else { return own };
+        if answer.status() == 404 {
+            return own;
+        }
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        own.push(answer.text().to_owned());
+        taken.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_job_that_was_taken_does_not_come_back_after_a_kill() {
+    const TAKERS: usize = 16;
+    const JOBS: usize = 4000;
+    const LIVES: usize = 4;
+    let place = Place::new();
+    let names: Vec<String> = (0..JOBS).map(|index| format!("job:{index:04}")).collect();
+    let process = place.start();
+    for some in names.chunks(1000) {
+        let lines: String =
+            some.iter().map(|name| lines_of([name.clone()].into_iter(), name)).collect();
+        let answer = process.connect().ask("POST", "/batch", &[], lines.as_bytes());
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    ends_well(process);
+    let mut taken = Vec::new();
+    for life in 1..=LIVES {
+        let process = place.start();
+        let (addr, count) = (process.addr(), AtomicU64::new(0));
+        thread::scope(|scope| {
+            let takers: Vec<_> =
+                (0..TAKERS).map(|_| scope.spawn(|| take_jobs(addr, &count))).collect();
+            if life < LIVES {
+                wait_until("many are taken", || count.load(Ordering::SeqCst) >= 500);
+                process.signal("KILL");
+            }
+            taken.extend(takers.into_iter().flat_map(|taker| taker.join().expect("a taker ends")));
+        });
+        drop(process);
+    }
+    let got = taken.len();
+    taken.sort_unstable();
+    taken.dedup();
+    assert_eq!(taken.len(), got, "a job was taken twice");
+    // Each taker may have lost one with each kill.
+    let lost = JOBS - got;
+    assert!(lost <= TAKERS * (LIVES - 1), "{lost} jobs are lost");
 }
 
 /// Writes numbers under a key of its own until the program takes no more;
