@@ -45,7 +45,7 @@ for tool in wrk ab ss; do
 done
 peer nginx nginx-light
 peer redis-server redis-server
-peer redis-cli redis-tools
+peer redis-benchmark redis-tools
 peer webdis webdis
 peer etcd etcd-server
 peer go golang-go

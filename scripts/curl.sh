@@ -205,6 +205,70 @@ answer 400 'key cannot be empty\n' curl -X DELETE "$URL/kv/"
 answer 400 'key cannot be empty\n' curl -X POST -d 'x' "$URL/kv/"
 answer 400 'key cannot be empty\n' curl "$URL/kv/?ttl=5"
 
+# Waits.
+
+answer 200 '' curl -X DELETE "$URL/kv/build:42:done"
+curl -q -sS --max-time 60 "$URL/kv/build:42:done?wait=50s" >waited &
+waiting=$!
+answer 200 '' curl -X PUT -d 'yes' "$URL/kv/build:42:done"
+wait "$waiting"
+check 'a wait is answered once somebody puts it' yes "$(cat waited)"
+answer 404 'key not found\n' curl "$URL/kv/build:43:done?wait=20ms"
+
+answer 200 '' curl -X DELETE "$URL/kv/lock/deploy"
+answer 201 '' curl -X PUT -d $$ -H 'If-None-Match: *' "$URL/kv/lock/deploy?ttl=100ms&wait=30s"
+answer 404 'key not found\n' curl -H 'If-None-Match: *' "$URL/kv/lock/deploy?wait"
+answer 201 '' curl -X PUT -d $$ -H 'If-None-Match: *' "$URL/kv/lock/deploy?ttl=60&wait=30s"
+answer_status 412 curl -X PUT -d $$ -H 'If-None-Match: *' "$URL/kv/lock/deploy?ttl=60&wait=20ms"
+answer_status 404 curl -X DELETE "$URL/kv?take=waited:&wait=20ms"
+answer 400 'query parameters contradict each other\n' \
+    curl -X PUT -d 'x' "$URL/kv/lock/deploy?wait"
+answer 200 '' curl -X DELETE "$URL/kv/lock/deploy"
+
+# Lists. A line is a percent-encoded key, which goes into a URL as it is.
+
+printf '%s\n' '%2A' '100%25' 'S%C3%A3o%20Paulo' 'a%0Ab' 'img/1' 'img/2' 'it%27s' \
+    'kenya:capital' 'x%00y' '%F0%9F%87%B0' >names
+answer_status 200 curl -X DELETE "$URL/kv?prefix=list/"
+while read -r name; do
+    answer 200 '' curl -X PUT -d "$name" "$URL/kv/list/$name"
+done <names
+sed 's,^,list/,' names >keys
+answer_file 200 keys curl "$URL/kv?prefix=list/"
+ask "$URL/kv"
+check 'they are among all keys' "$(cat keys)" "$(grep '^list/' body)"
+# shellcheck disable=SC2033 # xargs calls the program, not the function.
+xargs -I{} curl -q -sS --max-time 60 -w '\n' "$URL/kv/{}" <keys >values
+check_file 'through xargs, each line names its key' names values
+
+sed '1!G;h;$!d' keys >backwards
+answer_file 200 backwards curl "$URL/kv?prefix=list/&reverse"
+answer 200 'list/it%27s\nlist/kenya:capital\n' curl "$URL/kv?prefix=list/&after=list/img/2&limit=2"
+answer 200 'list/img/\nlist/it%27s\n' curl "$URL/kv?prefix=list/i&delimiter=/"
+answer 200 '10\n' curl "$URL/kv?prefix=list/&count"
+answer 200 '{"key":"list/img/1","value":"img/1","etag":"ae3d30e780b9c67d2595dfd2baa541b5"}\n' \
+    curl "$URL/kv?prefix=list/img/&values&limit=1"
+answer_status 200 curl -I "$URL/kv?prefix=list/&limit=4"
+
+# Page after page.
+next="/kv?prefix=list/&limit=4"
+: >paged
+while [ -n "$next" ]; do
+    ask "$URL$next"
+    cat body >>paged
+    next=$(header Link | sed -n 's/^<\(.*\)>; rel="next"$/\1/p')
+done
+check_file 'the pages together are the list' keys paged
+
+answer 200 '2\n' curl -X DELETE "$URL/kv?prefix=list/&limit=2"
+answer 200 '2\n' curl -X DELETE "$URL/kv?prefix=list/img/"
+# shellcheck disable=SC2033 # The same.
+curl "$URL/kv?prefix=list/" | xargs -I{} curl -q -sS --max-time 60 -X DELETE "$URL/kv/{}"
+answer 200 '' curl "$URL/kv?prefix=list/"
+answer 200 '0\n' curl -X DELETE "$URL/kv?prefix=list/"
+answer 400 'prefix cannot be empty\n' curl -X DELETE "$URL/kv"
+answer 400 'unknown query parameter\n' curl "$URL/kv?perfix=list/"
+
 # What is not there, and what is not allowed.
 
 answer 200 '' curl -X DELETE "$URL/kv/absent"
@@ -242,11 +306,12 @@ allowed 'GET HEAD OPTIONS'
 answer 405 'method not allowed\n' curl -X PATCH -d 'x' "$URL/kv/greeting?ttl=5"
 answer 200 'hello' curl "$URL/kv/greeting"
 
-for path in /kv /kv.txt /KV/greeting /clear/ /healthz/ /favicon.ico; do
+for path in /kvs /kv.txt /KV/greeting /clear/ /healthz/ /favicon.ico; do
     answer_status 404 curl "$URL$path"
     check_match 'the answer names the paths there are' '/kv/.*/clear.*/healthz' "$(cat body)"
 done
-answer_status 404 curl -X PUT -d 'x' "$URL/kv"
+answer_status 405 curl -X PUT -d 'x' "$URL/kv"
+allowed 'DELETE GET HEAD OPTIONS POST'
 answer_status 404 curl -T film.bin "$URL/nowhere"
 answer_status 404 curl -T - "$URL/nowhere/" < <(cat film.bin)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
 # Shows the store at work: loads facts about 252 countries and their flags, asks
-# for a few, and reads every value back to compare its bytes.
+# for a few, lists and counts some, and reads every value back to compare its bytes.
 #
 #     scripts/demo.sh                              starts a server of its own
 #     ENGINE=durable scripts/demo.sh               on the durable engine
@@ -82,6 +82,11 @@ tr -d '\r' <"$WORK/head" | sed '/^$/d'
 check 'its length' "$(wc -c <"$COUNTRIES/flags/ke.svg" | tr -d ' ')" "$(header Content-Length)"
 check 'its type' 'text/plain; charset=utf-8' "$(header Content-Type)"
 
+shown 200 "$(cd "$WORK/sent" && printf '%s\\n' kenya:*)" curl "$URL/kv?prefix=kenya:"
+shown 200 'kazakhstan:\nkenya:\nkiribati:\nkosovo:\nkuwait:\nkyrgyzstan:\n' \
+    curl "$URL/kv?prefix=k&delimiter=:"
+shown 200 "$(find "$WORK/sent" -type f -name 's*' | wc -l | tr -d ' ')\\n" curl "$URL/kv?prefix=s&count"
+
 shown 200 '' curl -X PUT -d 'Zanzibar' "$URL/kv/tanzania:capital"
 shown 200 'Zanzibar' curl "$URL/kv/tanzania:capital"
 shown 200 '' curl -X DELETE "$URL/kv/tanzania:capital"
@@ -95,6 +100,9 @@ every_key output "$WORK/received" >"$WORK/downloads"
 timed -K "$WORK/downloads"
 echo "Read in $SECONDS_TAKEN s."
 check 'every key is read' "$keys" "$(find "$WORK/received" -type f | wc -l | tr -d ' ')"
+ask "$URL/kv"
+check 'every key is listed, once and in order' '' \
+    "$(cd "$WORK/sent" && printf '%s\n' * | LC_ALL=C sort | LC_ALL=C comm -23 - "$WORK/body")"
 check 'every value is what was sent, byte for byte' '' \
     "$(diff -r "$WORK/sent" "$WORK/received" 2>&1 | head -n 5)"
 

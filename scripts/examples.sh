@@ -180,6 +180,15 @@ gives 0 '' queue push "$NAME" '@second'
 gives 0 'first  item' queue pop "$NAME"
 gives 0 '@second' queue pop "$NAME"
 gives 1 '' queue pop "$NAME"
+gives 1 '' queue pop "$NAME" 20ms
+
+# One that waits.
+example queue pop "$NAME" 1m >popped-late &
+waiting=$!
+gives 0 '' queue push "$NAME" 'late'
+wait "$waiting"
+check 'who waits gets the next item' 'late' "$(cat popped-late)"
+rm popped-late
 
 # shellcheck disable=SC2317
 push_three_items() {
@@ -207,6 +216,33 @@ done >pushed
 cat popped-* | sort >popped
 check_file 'of five that pop, each item goes to one' pushed popped
 gives 1 '' queue pop "$NAME"
+
+# A transfer.
+
+answer 200 '' curl -X PUT -d 100 "$URL/kv/account/$NAME-a"
+answer 200 '' curl -X DELETE "$URL/kv/account/$NAME-b"
+gives 0 '' transfer "$NAME-a" "$NAME-b" 30
+answer 200 '70' curl "$URL/kv/account/$NAME-a"
+answer 200 '30' curl "$URL/kv/account/$NAME-b"
+gives 1 '' transfer "$NAME-b" "$NAME-a" 31
+check 'an account has what it has' "$NAME-b has 30" "$(cat stderr)"
+gives 22 '' transfer "$NAME-c" "$NAME-a" 1
+gives 2 '' transfer "$NAME-a" "$NAME-b" 0
+answer 200 '' curl -X PUT -d 'word' "$URL/kv/account/$NAME-c"
+gives 3 '' transfer "$NAME-a" "$NAME-c" 1
+answer 200 '70' curl "$URL/kv/account/$NAME-a"
+
+# shellcheck disable=SC2317
+transfer_three_times() {
+    local i
+    for ((i = 0; i < 3; i++)); do
+        example transfer "$NAME-a" "$NAME-b" 2 && example transfer "$NAME-b" "$NAME-a" 1 || return
+    done
+}
+at_once 10 transfer_three_times
+check 'ten that move amounts to and fro' 10 "$SUCCEEDED"
+answer 200 '40' curl "$URL/kv/account/$NAME-a"
+answer 200 '60' curl "$URL/kv/account/$NAME-b"
 
 # A configuration.
 

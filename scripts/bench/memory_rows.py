@@ -14,7 +14,7 @@ from .race import store_and_nginx
 from .requests import (
     KIB, MIB, VALUE, check_served, check_stored, close, drive, get_request, load_keys,
     open_clients, path_of, put_request, store_value)
-from .servers import start_go, start_redis
+from .servers import Redis, start_go, start_redis
 from .table import BYTES_EACH, CPU, P50, P99, RATE, THROUGHPUT
 
 # As in YCSB.
@@ -176,8 +176,8 @@ def entries(bench):
     """memory for an entry of 16 + 100 bytes"""
     count = bench.pick(20_000, 1_000_000)
     contenders = [("memory engine", lambda: entry_bytes(bench.store(), load_keys, count))]
-    if shutil.which("redis-server") and shutil.which("redis-cli"):
-        contenders.append(("Redis", lambda: entry_bytes(*bench.peer("redis-server", start_redis), pipe_keys, count)))
+    if shutil.which("redis-server"):
+        contenders.append(("Redis", lambda: entry_bytes(*bench.peer("redis-server", start_redis), Redis.fill, count)))
     what = f"resident memory for each of {count:,} entries of 16 + 100 bytes"
     return bench.race(what, [BYTES_EACH], contenders, rounds=1)
 
@@ -187,12 +187,3 @@ def entry_bytes(server, load, count):
         before = server.resident()
         load(server, count)
         return {"each": (server.resident() - before) / count}
-
-
-def pipe_keys(redis, count):
-    command = ["redis-cli", "-p", str(redis.port), "--pipe"]
-    set_entry = b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$%d\r\n%s\r\n"
-    pieces = [set_entry % (number, len(VALUE), VALUE) for number in range(count)]
-    done = subprocess.run(command, input=b"".join(pieces), capture_output=True, timeout=120)
-    if b"errors: 0, replies: %d" % count not in done.stdout:
-        raise Wrong(f"redis-cli --pipe: {done.stdout[-100:]!r}")

@@ -32,7 +32,9 @@ end
 function done(summary, latency)
     local errors = summary.errors
     io.write(string.format(
-        '{"requests": %d, "us": %d, "p50": %d, "p99": %d, "refused": %d, "socket_errors": %d}\n',
+        '{"requests": %d, "us": %d, "p50": %d, "p99": %d, "p999": %d, "refused": %d, '
+            .. '"socket_errors": %d}\n',
         summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+        latency:percentile(99.9),
         errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end

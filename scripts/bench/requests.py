@@ -32,6 +32,14 @@ def ask(port, request):
         return answer(client, MIB)
 
 
+def received(client):
+    """What has come on a socket."""
+    piece = client.recv(MIB)
+    if not piece:
+        raise ConnectionError("the server has closed a connection")
+    return piece
+
+
 class Client:
     """One of many connections: its socket, what is left to send, what came."""
 
@@ -54,10 +62,7 @@ class Client:
         except BlockingIOError:
             pass
         try:
-            piece = self.socket.recv(MIB)
-            if not piece:
-                raise ConnectionError("the server has closed a connection")
-            self.data += piece
+            self.data += received(self.socket)
         except BlockingIOError:
             pass
 

@@ -9,7 +9,7 @@ import tempfile
 
 from lib import Checks, Wrong, allow_many_sockets
 
-from . import durable_rows, memory_rows
+from . import collection_rows, durable_rows, memory_rows
 from .race import Bench
 from .servers import end_with_parent
 from .table import HEADINGS, show, write_markdown
@@ -42,6 +42,18 @@ ROWS = [
     Row(durable_rows.durable_peers, durable=True),
     Row(durable_rows.durable_one, durable=True),
     Row(durable_rows.durable_restart, tool=None, durable=True),
+    Row(collection_rows.list_all, tool=None),
+    Row(collection_rows.list_prefix),
+    Row(collection_rows.beside_list),
+    Row(collection_rows.beside_count),
+    Row(collection_rows.wake_up, tool=None),
+    Row(collection_rows.beside_waiters),
+    Row(collection_rows.batches),
+    Row(collection_rows.durable_list_all, tool=None, durable=True),
+    Row(collection_rows.durable_list_prefix, durable=True),
+    Row(collection_rows.durable_beside_list, durable=True),
+    Row(collection_rows.durable_batches, durable=True),
+    Row(collection_rows.durable_take, tool=None, durable=True),
 ]
 
 
@@ -103,7 +115,7 @@ def main():
     rows = chosen_rows(options.row)
     if options.list:
         for row in rows:
-            print(f"{row.name:<16} {row.run.__doc__}")
+            print(f"{row.name:<20} {row.run.__doc__}")
         return
     allow_many_sockets()
     bench, checks = Bench(options), Checks()

@@ -11,7 +11,7 @@ import time
 
 from lib import Wrong, wait_for
 
-from .requests import KIB, ask, get_request
+from .requests import KIB, VALUE, ask, get_request, received
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CORES = len(os.sched_getaffinity(0))
@@ -176,6 +176,19 @@ class Redis(Process):
                 return client.recv(100).startswith(b"+PONG")
         except OSError:
             return self.popen.poll() is not None
+
+    def fill(self, count):
+        """Stores as many entries as load_keys does, under the same keys."""
+        form = b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$%d\r\n%s\r\n"
+        with socket.create_connection(("127.0.0.1", self.port), 15) as client:
+            for begin in range(0, count, 1000):
+                numbers = range(begin, min(begin + 1000, count))
+                client.sendall(b"".join(form % (number, len(VALUE), VALUE) for number in numbers))
+                data, expected = b"", b"+OK\r\n" * len(numbers)
+                while len(data) < len(expected):
+                    data += received(client)
+                if data != expected:
+                    raise Wrong(f"Redis does not store: {data[:60]!r}")
 
 
 def start_redis(bench, port, durable=False):

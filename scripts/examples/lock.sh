@@ -6,9 +6,10 @@
 #     URL=http://127.0.0.1:8888 scripts/examples/lock.sh backup tar c /home
 #     TTL=10s scripts/examples/lock.sh deploy ./deploy.sh
 #
-# It shows a key that only one can create (If-None-Match: *), that expires if
-# its owner dies (?ttl), and that only its owner deletes (If-Match). A command
-# that runs for longer than TTL, a minute, loses the lock to the next one.
+# It shows a key that only one can create (If-None-Match: *), once those who came
+# before had it (?wait), that expires if its owner dies (?ttl), and that only its
+# owner deletes (If-Match). A command that runs for longer than TTL, a minute,
+# loses the lock to the next one.
 # The exit code is the command's.
 
 set -euo pipefail
@@ -27,11 +28,11 @@ etag=$(printf '%s' "$token" | sha256sum | cut -c1-32)
 
 status=
 while [ "$status" != 201 ]; do
+    # Asked for again before a proxy on the way gives up.
     status=$(curl -sS -o /dev/null -w '%{http_code}' \
-        -X PUT -d "$token" -H 'If-None-Match: *' "$lock?ttl=$ttl")
+        -X PUT -d "$token" -H 'If-None-Match: *' "$lock?ttl=$ttl&wait=30s")
     case $status in
-        201) ;;
-        412) sleep 0.1 ;;
+        201 | 412) ;;
         *) echo "no lock: the server answers $status" >&2 && exit 1 ;;
     esac
 done

@@ -4,59 +4,37 @@
 #
 #     URL=http://127.0.0.1:8888 scripts/examples/queue.sh push jobs 'resize 1.png'
 #     while job=$(scripts/examples/queue.sh pop jobs); do echo "$job"; done
+#     job=$(scripts/examples/queue.sh pop jobs 10m)
 #
-# It shows ?incr, which gives each item a number, an ?incr that holds only if
-# nobody was faster (If-Match), and ?return, which takes a value out of the
-# store. `pop` exits with 1 if the queue is empty. An item that was popped is
-# gone, also if its popper dies.
+# It shows a POST that adds a value under a new key, behind all that were added
+# before, and ?take, which takes the first of them out of the store. `pop` exits
+# with 1 if the queue is empty, or stays so for the time that it is given
+# (?wait). An item that was popped is gone, also if its popper dies or its
+# answer is lost: to ask again would take the next one.
 
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    echo "usage: $0 push NAME ITEM | $0 pop NAME" >&2
+    echo "usage: $0 push NAME ITEM | $0 pop NAME [TIME]" >&2
     exit 2
 fi
-queue=${URL:-http://127.0.0.1:8888}/kv/queue/$2
+url=${URL:-http://127.0.0.1:8888}/kv
+prefix=queue/$2/
 
-# number KEY: what a counter has, 0 if it is not there.
-number() {
-    local answer
-    answer=$(curl -sS -w ' %{http_code}' "$queue/$1")
-    case $answer in
-        *' 200') echo "${answer% *}" ;;
-        *' 404') echo 0 ;;
-        *) echo "$answer" >&2 && return 3 ;;
+pop() {
+    local status
+    item=$(mktemp)
+    trap 'rm -f "$item"' EXIT
+    status=$(curl -sS -o "$item" -w '%{http_code}' -X DELETE "$url?take=$prefix${1:+&wait=$1}")
+    case $status in
+        200) cat "$item" ;;
+        404) exit 1 ;;
+        *) echo "the server answers $status" >&2 && exit 3 ;;
     esac
 }
 
-push() {
-    local tail
-    tail=$(curl -fsS -X POST "$queue/tail?incr")
-    curl -fsS -X PUT --data-raw "$1" "$queue/item/$tail"
-}
-
-pop() {
-    local head tail status condition
-    while true; do
-        head=$(number head)
-        tail=$(number tail)
-        [ "$head" -lt "$tail" ] || exit 1
-        condition="If-Match: \"$(printf '%s' "$head" | sha256sum | cut -c1-32)\""
-        [ "$head" -gt 0 ] || condition='If-None-Match: *'
-        status=$(curl -sS -o /dev/null -w '%{http_code}' -X POST -H "$condition" "$queue/head?incr")
-        case $status in
-            200) break ;;
-            412) ;; # Somebody was faster.
-            *) echo "the server answers $status" >&2 && exit 3 ;;
-        esac
-    done
-    # The number is ours. If its item is not there, it is about to be pushed.
-    curl -fsS --retry 10 --retry-delay 1 --retry-all-errors \
-        -X DELETE "$queue/item/$((head + 1))?return"
-}
-
 case $1 in
-    push) push "${3:?an item to push}" ;;
-    pop) pop ;;
+    push) curl -fsS -o /dev/null --data-raw "${3:?an item to push}" "$url?prefix=$prefix" ;;
+    pop) pop "${3:-}" ;;
     *) echo "$0: neither push nor pop: $1" >&2 && exit 2 ;;
 esac
