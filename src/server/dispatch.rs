@@ -23,11 +23,12 @@
 
 use super::completions::Completions;
 use super::connections::Connections;
+use super::framing::Persistence;
 use super::job::Job;
 use super::leader::{Leadership, Turn};
 use super::mailbox::{Command, Mailbox};
 use super::request::{Head, Meaning};
-use super::response::{BodyEnd, Persistence, Response};
+use super::response::{BodyEnd, Response};
 use super::sender::{Place, Senders, Transfer};
 use super::socket::Socket;
 use super::uploads::Uploads;

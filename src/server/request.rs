@@ -1,8 +1,7 @@
 //! A parsed request: its head is checked for its framing, and admitted by the API,
 //! before its body is read.
 
-use super::framing::{self, Framing};
-use super::response::Persistence;
+use super::framing::{self, Framing, Persistence};
 use super::uploads::Reservation;
 use crate::api::{Api, Call, Operation, Refusal, Reply};
 use crate::metrics::METHODS;

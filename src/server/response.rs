@@ -4,6 +4,7 @@
 //! always right. A body that comes in parts has no length: each part is a chunk, or,
 //! for HTTP/1.0, the end of the body is that of the connection.
 
+use super::framing::Persistence;
 use super::request::Head;
 use crate::api::{Reply, Rest};
 use std::cell::RefCell;
@@ -15,17 +16,6 @@ pub const SMALL_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// The usual size of a head.
 const HEAD_BYTES_USUAL: usize = 512;
-
-/// The connection's fate after a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Persistence {
-    /// It stays open, as is usual in HTTP/1.1.
-    KeepAlive,
-    /// It stays open, which an HTTP/1.0 client has to be told.
-    KeepAliveNamed,
-    /// It is closed.
-    Close,
-}
 
 /// The sign of a body's end (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

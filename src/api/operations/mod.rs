@@ -31,7 +31,7 @@ use bytes::Bytes;
 use read::Read;
 use std::sync::Arc;
 use update::Update;
-use wait::{Look, Wait};
+use wait::Wait;
 use write::Write;
 
 /// The parse of a head into an operation.
@@ -73,6 +73,16 @@ pub struct Pending {
     pub op: Op,
     /// The reply to come.
     pub answer: Answer,
+}
+
+/// A call that can be looked at again and again, for it waits.
+pub enum Look {
+    /// A read of a key.
+    Read(Key, Read),
+    /// A write of a key with a condition, or one that takes it.
+    Update(Key, Arc<Update>),
+    /// The taking of the first key with a prefix.
+    First(Box<str>, Arc<Update>),
 }
 
 /// The way from the effect of a storage operation to the reply.

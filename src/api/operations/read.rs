@@ -1,7 +1,7 @@
 //! `GET` and `HEAD` of a key: the value, a part of it, or nothing new.
 
-use super::wait::{Look, Wait};
-use super::{Operation, Routed};
+use super::wait::Wait;
+use super::{Look, Operation, Routed};
 use crate::api::etag::{self, Conditions, EntityTag, Precondition};
 use crate::api::fields::Fields;
 use crate::api::range::{self, Part};

@@ -2,13 +2,12 @@
 //! which is gone then. Of many who ask, each gets another.
 
 use super::update::{Update, Verb};
-use super::wait::{Look, Wait};
-use super::{Answer, Operation, Pending};
+use super::wait::Wait;
+use super::{Answer, Look, Operation, Pending};
 use crate::api::etag::Conditions;
 use crate::api::fields::Fields;
-use crate::api::target::path_of;
-use crate::api::{Refusal, Reply, Step};
-use crate::storage::{Effect, Key, Op, Updated};
+use crate::api::{Refusal, Step};
+use crate::storage::{Effect, Op};
 use std::sync::Arc;
 
 /// Parses the rest of the head. The value is not known before it is taken, so there
@@ -29,17 +28,7 @@ pub fn parse(
     let op = Op::UpdateFirst(prefix, update.change());
     let then = move |effect| {
         let Effect::UpdatedFirst(first) = effect else { unreachable!("it updates the first") };
-        Step::Reply(reply(&update, first.map(|first| *first)))
+        Step::Reply(update.reply_with_key(first.map(|first| *first)))
     };
     Ok(Operation::Pending(Box::new(Pending { op, answer: Answer::Then(Box::new(then)) })))
-}
-
-/// The reply, from the key that was the first and its entry.
-pub fn reply(update: &Update, first: Option<(Key, Updated)>) -> Reply {
-    match first {
-        Some((key, updated)) => {
-            update.reply(&updated).with_header("Content-Location", path_of(&key))
-        }
-        None => Refusal::KeyNotFound.into(),
-    }
 }

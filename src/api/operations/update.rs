@@ -173,6 +173,12 @@ impl Update {
         }
     }
 
+    /// The reply with the key that was the first one with a prefix, or without any.
+    pub fn reply_with_key(&self, first: Option<(Key, Updated)>) -> Reply {
+        let Some((key, updated)) = first else { return Refusal::KeyNotFound.into() };
+        self.reply(&updated).with_header("Content-Location", target::path_of(&key))
+    }
+
     /// The reply where nothing was there before.
     fn created(&self, after: &Entry) -> Reply {
         let Some(key) = &self.created else { return Reply::empty().with_validators(after) };

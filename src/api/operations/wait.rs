@@ -10,13 +10,13 @@
 //! A look is the operation of the same call without a wait, so it tells nothing of
 //! states in between and needs no memory of earlier waits.
 
-use super::read::Read;
-use super::update::{Update, Verb};
+use super::Look;
+use super::update::Verb;
 use crate::api::etag::Precondition;
 use crate::api::fields::Fields;
 use crate::api::grammar::OWS;
 use crate::api::{Refusal, Reply, ttl};
-use crate::storage::{Effect, Key, Op, Outcome, Storage, Subject, Ticket, Time};
+use crate::storage::{Effect, Op, Outcome, Storage, Subject, Ticket, Time};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,16 +74,6 @@ fn preferred(fields: Fields<'_>) -> Option<Wait> {
     let seconds = digits.parse().unwrap_or(u64::MAX).min(WAIT_MAX.as_secs());
     let time = Duration::from_secs(seconds);
     (seconds > 0).then_some(Wait { time, is_preference: true })
-}
-
-/// A call that can be looked at again and again.
-pub enum Look {
-    /// A read of a key.
-    Read(Key, Read),
-    /// A write of a key with a condition, or one that takes it.
-    Update(Key, Arc<Update>),
-    /// The taking of the first key with a prefix.
-    First(Box<str>, Arc<Update>),
 }
 
 /// The verdict on a look.
@@ -150,7 +140,7 @@ impl Look {
             }
             (Self::First(_, update), Effect::UpdatedFirst(first)) => {
                 let is_done = first.is_some();
-                (super::take::reply(update, first.map(|first| *first)), is_done, None)
+                (update.reply_with_key(first.map(|first| *first)), is_done, None)
             }
             (Self::Read(..) | Self::Update(..) | Self::First(..), _) => {
                 unreachable!("each operation has its own effect")

@@ -4,8 +4,8 @@
 //! storage, and any other an [`Update`].
 
 use super::update::{Update, Verb};
-use super::wait::{self, Look, Wait};
-use super::{Answer, Operation, Pending, Routed};
+use super::wait::{self, Wait};
+use super::{Answer, Look, Operation, Pending, Routed};
 use crate::api::cross_site::is_cross_site;
 use crate::api::digests::Digests;
 use crate::api::etag::Conditions;

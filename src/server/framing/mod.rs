@@ -6,7 +6,6 @@
 //! one response, and nothing more is taken from that connection.
 //! Nothing here touches a socket.
 
-use super::response::Persistence;
 use crate::api::Refusal;
 use crate::api::grammar::is_token;
 
@@ -46,6 +45,17 @@ impl Length {
             Self::Chunked => None,
         }
     }
+}
+
+/// The connection's fate after a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It stays open, as is usual in HTTP/1.1.
+    KeepAlive,
+    /// It stays open, which an HTTP/1.0 client has to be told.
+    KeepAliveNamed,
+    /// It is closed.
+    Close,
 }
 
 /// The framing of a request: its body, and its connection.
