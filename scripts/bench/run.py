@@ -45,7 +45,6 @@ ROWS = [
     Row(collection_rows.list_all, tool=None),
     Row(collection_rows.list_prefix),
     Row(collection_rows.beside_list),
-    Row(collection_rows.beside_count),
     Row(collection_rows.wake_up, tool=None),
     Row(collection_rows.beside_waiters),
     Row(collection_rows.batches),
