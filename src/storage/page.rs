@@ -57,8 +57,7 @@ pub struct Listing {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// All keys and groups, one behind the other.
-    text: String,
-    ends: Vec<usize>,
+    keys: KeyTexts,
     entries: Vec<Entry>,
     /// The start of the rest; none once the end was reached. A page may have few keys,
     /// or none, and others behind it.
@@ -70,18 +69,17 @@ pub struct Page {
 impl Page {
     /// The keys and groups, in the order of the listing.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| self.text.get(start..*end).unwrap_or_default())
+        self.keys.iter()
     }
 
     /// How many keys and groups there are.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.keys.len()
     }
 
     /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.keys.len() == 0
     }
 
     /// The entries of the keys, if the listing is with entries.
@@ -91,9 +89,46 @@ impl Page {
 
     /// The last key or group.
     pub fn last(&self) -> Option<&str> {
-        let start = self.ends.len().checked_sub(2).and_then(|at| self.ends.get(at));
-        let last = self.text.get(start.copied().unwrap_or(0)..);
-        last.filter(|_| !self.is_empty())
+        self.keys.last()
+    }
+}
+
+/// The texts of keys, one behind the other in one piece of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyTexts {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl KeyTexts {
+    pub fn push(&mut self, key: &str) {
+        self.text.push_str(key);
+        self.ends.push(self.text.len());
+    }
+
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of all of them.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| self.text.get(start..*end).unwrap_or_default())
+    }
+
+    pub fn last(&self) -> Option<&str> {
+        let (_, before) = self.ends.split_last()?;
+        self.text.get(before.last().copied().unwrap_or(0)..)
     }
 }
 
@@ -200,7 +235,7 @@ impl<'a> Builder<'a> {
 
     /// Returns true once the page takes no more keys.
     pub fn is_full(&self) -> bool {
-        let bytes = self.page.text.len() + self.value_bytes;
+        let bytes = self.page.keys.bytes() + self.value_bytes;
         self.page.len() >= self.listing.keys_max || bytes >= PAGE_BYTES_MAX
     }
 
@@ -218,8 +253,7 @@ impl<'a> Builder<'a> {
         let Listing { range, delimiter, .. } = self.listing;
         let group =
             delimiter.as_ref().and_then(|delimiter| group_of(key, &range.prefix, delimiter));
-        self.page.text.push_str(group.unwrap_or(key));
-        self.page.ends.push(self.page.text.len());
+        self.page.keys.push(group.unwrap_or(key));
         self.value_bytes += entry.as_ref().map_or(0, |entry| entry.value().len());
         self.page.entries.extend(entry);
         self.place = if group.is_some() { Place::Group } else { Place::Key };

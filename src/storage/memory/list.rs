@@ -5,7 +5,7 @@
 //! batch comes between two keys of a page.
 
 use super::{Maps, Stored, read};
-use crate::storage::page::{Builder, Listing, Page, Range, Start};
+use crate::storage::page::{Builder, KeyTexts, Listing, Page, Range, Start};
 use crate::storage::{Key, PAGE_KEYS_MAX, Time};
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::Ordering;
@@ -39,7 +39,7 @@ impl Maps {
     /// Reads a page.
     pub fn list(&self, listing: &Listing) -> Page {
         let due = self.due();
-        let (mut builder, mut keys, mut passed) = (Builder::new(listing), Keys::default(), 0);
+        let (mut builder, mut keys, mut passed) = (Builder::new(listing), KeyTexts::default(), 0);
         while let Some(bounds) = builder.bounds() {
             // One more says that there is a rest. A group may have any number.
             let wanted = match listing.delimiter {
@@ -95,7 +95,7 @@ impl Maps {
     /// Returns false if there are none.
     fn read_leaf(
         &self,
-        keys: &mut Keys,
+        keys: &mut KeyTexts,
         (lower, upper): &(Bound<Vec<u8>>, Bound<Vec<u8>>),
         is_reverse: bool,
         wanted: usize,
@@ -119,32 +119,4 @@ impl Maps {
 
 fn slice_of(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
-}
-
-/// Keys, one behind the other.
-#[derive(Default)]
-struct Keys {
-    text: String,
-    ends: Vec<usize>,
-}
-
-impl Keys {
-    fn clear(&mut self) {
-        self.text.clear();
-        self.ends.clear();
-    }
-
-    fn push(&mut self, key: &str) {
-        self.text.push_str(key);
-        self.ends.push(self.text.len());
-    }
-
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| self.text.get(start..*end).unwrap_or_default())
-    }
 }
