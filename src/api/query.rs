@@ -69,20 +69,19 @@ impl<'a> Query<'a> {
                 Some((name, value)) => (name, Some(value)),
                 None => (parameter, None),
             };
+            let time = match name {
+                "ttl" => Some(&mut ttl),
+                "wait" => Some(&mut wait),
+                _ => None,
+            };
+            if let Some(time) = time {
+                if time.replace(value.unwrap_or_default()).is_some() {
+                    return Err(Refusal::QueryContradictory);
+                }
+                continue;
+            }
             let named = match (name, value) {
                 ("decr", None | Some("")) => return Err(Refusal::QueryMalformed),
-                ("ttl", value) => {
-                    if ttl.replace(value.unwrap_or_default()).is_some() {
-                        return Err(Refusal::QueryContradictory);
-                    }
-                    continue;
-                }
-                ("wait", value) => {
-                    if wait.replace(value.unwrap_or_default()).is_some() {
-                        return Err(Refusal::QueryContradictory);
-                    }
-                    continue;
-                }
                 ("incr", _) => Action::Add(amount(value, false).ok_or(Refusal::AmountMalformed)?),
                 ("decr", _) => Action::Add(amount(value, true).ok_or(Refusal::AmountMalformed)?),
                 // Libraries that build queries of pairs write `append=`.
