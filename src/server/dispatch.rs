@@ -168,7 +168,10 @@ impl Dispatcher {
     fn submit(self: &Arc<Self>, job: Job, pending: Pending) {
         let dispatcher = Arc::clone(self);
         self.submitted.fetch_add(1, Ordering::Relaxed);
-        self.api.submit(pending, move |reply| dispatcher.complete(job, reply));
+        self.api.submit(pending, move |reply| {
+            let is_last = dispatcher.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
+            dispatcher.complete(job, reply, is_last);
+        });
     }
 
     /// Has a request wait for its condition, or for the end of its time, or of its
@@ -181,18 +184,17 @@ impl Dispatcher {
         let dispatcher = Arc::clone(self);
         self.api.wait(waiting, move |reply| {
             job.connection.pipeline.stop_waiting();
-            dispatcher.submitted.fetch_add(1, Ordering::Relaxed);
-            dispatcher.complete(job, reply);
+            // One that waits takes no time of the storage, so it is not counted there.
+            let has_time = dispatcher.submitted.load(Ordering::Relaxed) == 0;
+            dispatcher.complete(job, reply, has_time);
         });
     }
 
-    /// Takes the storage's reply, usually on a thread of the storage's own. Never
-    /// blocks.
-    fn complete(self: &Arc<Self>, job: Job, reply: Reply) {
-        // If no other waits for this thread there is time, and to wake the leader
-        // up would only take longer.
-        let is_last = self.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
-        let left = if is_last { Some((job, reply)) } else { self.completions.add(job, reply) };
+    /// Takes the storage's reply, usually on a thread of the storage's own, which has
+    /// time if no other request waits for it: to wake the leader up would only take
+    /// longer then. Never blocks.
+    fn complete(self: &Arc<Self>, job: Job, reply: Reply, has_time: bool) {
+        let left = if has_time { Some((job, reply)) } else { self.completions.add(job, reply) };
         if let Some((job, reply)) = left {
             self.handle(job, Err(reply), false);
         }
