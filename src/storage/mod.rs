@@ -5,11 +5,13 @@
 //! never held across a socket call. A new engine is a folder here that implements
 //! [`Storage`], and a line in the tests that run on every engine.
 
+mod agenda;
 mod durable;
 mod entry;
 mod memory;
 mod page;
 mod pool;
+mod prefixes;
 mod record;
 mod time;
 mod waiter;

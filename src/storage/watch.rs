@@ -19,14 +19,12 @@
 //! Locks are taken in this order: lines by name, a line, the agenda.
 
 use super::Key;
-use crate::platform::scheduling;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use super::agenda::{self, call};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// The maps that lines are sharded over, so that writers on many processors do not
@@ -67,8 +65,6 @@ struct Waiters {
     writers: Lines,
     takers: Takers,
     agenda: Agenda,
-    /// Whether there is a thread, once one was wanted.
-    has_thread: OnceLock<bool>,
 }
 
 /// The lines by key.
@@ -135,22 +131,7 @@ struct Waiter {
     has_ended: bool,
 }
 
-/// The work of the thread.
-#[derive(Default)]
-struct Agenda {
-    state: Mutex<AgendaState>,
-    /// Rings for the thread.
-    bell: Condvar,
-}
-
-#[derive(Default)]
-struct AgendaState {
-    due: VecDeque<Work>,
-    /// By their time and the ticket.
-    timers: BTreeMap<(Instant, u64), Timer>,
-    is_asleep: bool,
-    has_ended: bool,
-}
+type Agenda = agenda::Agenda<Work>;
 
 /// Something to be done by the thread.
 enum Work {
@@ -158,12 +139,14 @@ enum Work {
     Walk(Arc<Line>),
     /// Wake one out of turn, and tell whether its time is over.
     Wake(Wake, bool),
-    /// Do as a timer says that has gone off, with its ticket.
-    Timer(u64, Timer),
+    /// Do as a timer says that has gone off.
+    Timer(Timer),
 }
 
 struct Timer {
     line: Arc<Line>,
+    /// The number of its ticket.
+    number: u64,
     /// The end of the wait, and no time in between.
     is_end: bool,
 }
@@ -248,23 +231,15 @@ impl Ticket {
         let mut state = lock(&self.line.state);
         let is_first = timers.is_empty();
         let between = wake_at.filter(|at| *at < self.until);
-        {
-            let mut agenda = lock(&waiters.agenda.state);
-            for at in timers.drain(..).filter(|at| *at != self.until) {
-                agenda.timers.remove(&(at, self.number));
-            }
-            let end = is_first.then_some((self.until, true));
-            for (at, is_end) in between.map(|at| (at, false)).into_iter().chain(end) {
-                let timer = Timer { line: Arc::clone(&self.line), is_end };
-                agenda.timers.insert((at, self.number), timer);
-            }
-            timers.extend(between.into_iter().chain([self.until]));
-            let first = agenda.timers.first_key_value().map(|((_, number), _)| *number);
-            if first == Some(self.number) {
-                // The thread would sleep for too long.
-                waiters.agenda.ring(&mut agenda);
-            }
+        for at in timers.drain(..).filter(|at| *at != self.until) {
+            waiters.agenda.remove_timer(at, self.number);
         }
+        let end = is_first.then_some((self.until, true));
+        for (at, is_end) in between.map(|at| (at, false)).into_iter().chain(end) {
+            let timer = Timer { line: Arc::clone(&self.line), number: self.number, is_end };
+            waiters.agenda.add_timer(at, self.number, Work::Timer(timer));
+        }
+        timers.extend(between.into_iter().chain([self.until]));
         state.park(&self.line, self.number, wake, &waiters.agenda);
     }
 
@@ -288,9 +263,8 @@ impl Drop for Ticket {
             Subject::Take(prefix) => takers.leave(prefix, &self.line, self.number, agenda),
         }
         let timers = self.timers.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut agenda = lock(&agenda.state);
         for at in timers.drain(..) {
-            agenda.timers.remove(&(at, self.number));
+            agenda.remove_timer(at, self.number);
         }
     }
 }
@@ -548,70 +522,20 @@ impl Waiter {
     }
 }
 
-impl Agenda {
-    fn add(&self, work: Work) {
-        let mut state = lock(&self.state);
-        state.due.push_back(work);
-        self.ring(&mut state);
-    }
-
-    fn ring(&self, state: &mut AgendaState) {
-        if mem::take(&mut state.is_asleep) {
-            self.bell.notify_one();
-        }
-    }
-
-    /// Waits for the next work; `None` after the end. Timers come first, so that work
-    /// without end does not keep them.
-    fn next(&self) -> Option<Work> {
-        let mut state = lock(&self.state);
-        loop {
-            let first = state.timers.first_key_value().map(|((at, _), _)| *at);
-            let left = first.map(|at| at.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero())
-                && let Some(((_, number), timer)) = state.timers.pop_first()
-            {
-                return Some(Work::Timer(number, timer));
-            }
-            if let Some(work) = state.due.pop_front() {
-                return Some(work);
-            }
-            if state.has_ended {
-                return None;
-            }
-            state.is_asleep = true;
-            state = match left {
-                None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    let woken = self.bell.wait_timeout(state, left);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-            state.is_asleep = false;
-        }
-    }
-}
-
 impl Waiters {
     /// Starts the thread, if that was not tried before; `false` without one.
     fn has_thread(self: &Arc<Self>) -> bool {
-        *self.has_thread.get_or_init(|| {
-            let waiters = Arc::clone(self);
-            let thread = thread::Builder::new().name("watch".to_owned());
-            let started = thread.spawn(move || waiters.run());
-            started.inspect_err(|err| log::warn!("no thread for those that wait: {err}")).is_ok()
-        })
+        let waiters = Arc::clone(self);
+        self.agenda.has_thread("watch", move || waiters.run())
     }
 
     /// Wakes waiters until the last handle is dropped.
     fn run(&self) {
-        // All that wait are woken by this thread.
-        scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         while let Some(work) = self.agenda.next() {
             match work {
                 Work::Walk(line) => line.step(&self.agenda),
                 Work::Wake(wake, is_over) => call(wake, is_over),
-                Work::Timer(number, Timer { line, is_end }) => {
+                Work::Timer(Timer { line, number, is_end }) => {
                     line.time_out(number, is_end, &self.agenda);
                 }
             }
@@ -619,17 +543,9 @@ impl Waiters {
     }
 }
 
-/// Wakes a waiter. A panic is its own.
-fn call(wake: Wake, is_over: bool) {
-    panic::catch_unwind(AssertUnwindSafe(|| wake(is_over))).ok();
-}
-
 impl Drop for Owner {
     fn drop(&mut self) {
-        let agenda = &self.0.agenda;
-        let mut state = lock(&agenda.state);
-        state.has_ended = true;
-        agenda.ring(&mut state);
+        self.0.agenda.end();
     }
 }
 
@@ -642,6 +558,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::sync::mpsc::{self, Receiver, Sender};
+    use std::thread;
     use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -909,6 +826,6 @@ mod tests {
         }
         assert_eq!(takers.tickets.load(Ordering::Relaxed), 0);
         assert!(lock(&takers.lines).is_empty());
-        assert!(lock(&agenda.state).timers.is_empty());
+        assert_eq!(agenda.timers(), 0);
     }
 }

@@ -6,8 +6,8 @@
 //! A key that is deleted or expires leaves it: there is none before it then either.
 
 use crate::storage::Key;
+use crate::storage::prefixes::each_prefix_of;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 /// The most prefixes. The one that was not used for the longest time gives way.
 const PREFIXES_MAX: usize = 256;
@@ -62,24 +62,11 @@ impl Firsts {
 
     /// Notes that a key is written.
     pub fn put(&mut self, key: &Key) {
-        // In each round the greatest prefix that is left is one of the key's, or shows how
-        // much of the key the next one of those can have at most.
-        let mut rest = Some(key.as_str().as_bytes());
-        while let Some(bytes) = rest {
-            let until = (Bound::Unbounded, Bound::Included(bytes));
-            let Some((prefix, place)) = self.places.range_mut::<[u8], _>(until).next_back() else {
-                return;
-            };
-            let common = prefix.iter().zip(bytes).take_while(|(one, other)| one == other).count();
-            rest = if common == prefix.len() {
-                if place.from.as_ref().is_none_or(|from| key < from) {
-                    place.from = Some(key.clone());
-                }
-                common.checked_sub(1).and_then(|shorter| bytes.get(..shorter))
-            } else {
-                bytes.get(..common)
-            };
-        }
+        each_prefix_of(&mut self.places, key.as_str(), |place| {
+            if place.from.as_ref().is_none_or(|from| key < from) {
+                place.from = Some(key.clone());
+            }
+        });
     }
 
     /// Forgets all, as changes that were noted have come to nothing.
