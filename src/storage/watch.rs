@@ -453,6 +453,11 @@ impl State {
         self.waiters.values().any(|waiter| waiter.wake.is_some())
     }
 
+    /// Returns true if nobody is parked in front of a waiter.
+    fn is_first(&self, number: u64) -> bool {
+        !self.waiters.range(..number).any(|(_, waiter)| waiter.wake.is_some())
+    }
+
     /// Has the line walked on, if there is somebody who may look.
     fn go_on(&mut self, line: &Arc<Line>, agenda: &Agenda) {
         if self.next.is_some() && self.out < line.out_max(self) && !self.is_due {
@@ -486,7 +491,7 @@ impl State {
         let changes = self.changes;
         let Some(waiter) = self.waiters.get_mut(&number) else { return };
         let was_out = mem::take(&mut waiter.is_out);
-        let is_up_to_date = waiter.seen == changes;
+        let (is_up_to_date, has_looked) = (waiter.seen == changes, waiter.has_looked);
         if waiter.is_over || waiter.has_ended {
             let is_over = waiter.is_over_at(changes);
             agenda.add(Work::Wake(wake, is_over));
@@ -503,6 +508,9 @@ impl State {
                 Some(_) if line.is_of_readers() => self.is_again = true,
                 next => self.next = Some(next.map_or(number, |next| next.min(number))),
             }
+        } else if !has_looked && self.out == 0 && self.is_first(number) {
+            // Whoever had the turn as it came has left before it was here.
+            self.next.get_or_insert(number);
         }
         self.go_on(line, agenda);
     }
@@ -677,6 +685,28 @@ mod tests {
         assert!(bench.woken().is_empty());
         bench.watch.changed("a", false);
         assert_eq!(bench.woken(), [3]);
+    }
+
+    #[test]
+    fn who_comes_while_another_has_the_turn_gets_it_though_that_leaves_first() {
+        for subject in [write("a"), take("a")] {
+            let bench = Bench::new();
+            let first = bench.watch.register(&subject, Instant::now() + LONG);
+            bench.park(&first, 0);
+            bench.watch.changed("a", true);
+            assert_eq!(bench.woken(), [0]);
+            let second = bench.watch.register(&subject, Instant::now() + LONG);
+            let third = bench.watch.register(&subject, Instant::now() + LONG);
+            assert!(!second.has_turn() && !third.has_turn());
+            drop(first);
+            assert!(bench.woken().is_empty(), "the walk finds nobody");
+            bench.park(&second, 1);
+            bench.park(&third, 2);
+            assert_eq!(bench.woken(), [1]);
+            // What it finds is nothing for the third one, either.
+            bench.park(&second, 1);
+            assert!(bench.woken().is_empty());
+        }
     }
 
     #[test]
