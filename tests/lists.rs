@@ -450,7 +450,8 @@ fn a_listing_agrees_with_a_map(store: Store) {
             let delimiter = random.one_of(&[None, Some("/"), Some("ab")]).map(Into::into);
             let with_entries = delimiter.is_none() && random.below(2) == 0;
             let keys_max = random.one_of(&[1, 3, 20, PAGE_KEYS_MAX]);
-            let listing = Listing { range, delimiter, with_entries, keys_max };
+            let listing =
+                Listing { range, delimiter, with_entries, keys_max, ..Listing::default() };
             let expected = listed(map.keys().map(String::as_str), &listing);
             let pages = pages(&store, listing.clone());
             let lines: Vec<&str> = pages.iter().flat_map(Page::keys).collect();

@@ -157,7 +157,8 @@ impl From<&storage::Error> for Refusal {
             storage::Error::Unavailable(Outage::DiskFailed) => Self::DiskFailed,
             storage::Error::Unavailable(Outage::DirectoryLost) => Self::DirectoryLost,
             storage::Error::Unavailable(Outage::Closed) => Self::StorageClosed,
-            storage::Error::Overloaded => Self::Overloaded,
+            // Of the second nobody hears: the reply is under way.
+            storage::Error::Overloaded | storage::Error::MomentLost => Self::Overloaded,
             storage::Error::Internal(_) => Self::ValueUnreadable,
         }
     }

@@ -6,6 +6,7 @@
 //! [`Storage`], and a line in the tests that run on every engine.
 
 mod agenda;
+mod changes;
 mod durable;
 mod entry;
 mod memory;
@@ -17,12 +18,17 @@ mod time;
 mod waiter;
 mod watch;
 
+use changes::Bell;
 use std::sync::Arc;
 
+pub use changes::{
+    Change as Changed, Changes, Event, HISTORY_BYTES, InvalidRevision, Read, Revision, WakeWatcher,
+    Watched, Watcher,
+};
 pub use durable::{Durable, OpenError};
 pub use entry::{Digest, Entry};
 pub use memory::{KEYS_SHARDS, Memory};
-pub use page::{Listing, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start};
+pub use page::{Listing, Moment, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start};
 pub use time::Time;
 pub use watch::{Subject, Ticket, Wake, Watch};
 
@@ -74,6 +80,9 @@ pub enum Error {
     /// The engine's queue is full.
     #[error("too many operations at once")]
     Overloaded,
+    /// The moment of a listing is held no more: the engine needs the room.
+    #[error("the moment is held no more")]
+    MomentLost,
     /// The stored entry cannot be read.
     #[error("what is stored cannot be read")]
     Internal(#[source] Arc<dyn std::error::Error + Send + Sync>),
@@ -110,10 +119,19 @@ impl PartialEq for Error {
     /// Errors with a cause are equal only as copies of the same one.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Full, Self::Full) | (Self::Overloaded, Self::Overloaded) => true,
+            (Self::Full, Self::Full)
+            | (Self::Overloaded, Self::Overloaded)
+            | (Self::MomentLost, Self::MomentLost) => true,
             (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
             (Self::Internal(one), Self::Internal(other)) => Arc::ptr_eq(one, other),
-            (Self::Full | Self::Unavailable(_) | Self::Overloaded | Self::Internal(_), _) => false,
+            (
+                Self::Full
+                | Self::Unavailable(_)
+                | Self::Overloaded
+                | Self::MomentLost
+                | Self::Internal(_),
+                _,
+            ) => false,
         }
     }
 }
@@ -231,6 +249,11 @@ pub trait Storage: Send + Sync {
     /// Those who wait for a key; `None` if the engine does not tell of changes. Never
     /// blocks.
     fn watch(&self) -> Option<&Watch> {
+        None
+    }
+
+    /// The change log; `None` if the engine has none. Never blocks.
+    fn changes(&self) -> Option<&Changes> {
         None
     }
 

@@ -5,7 +5,10 @@
 //! keeps its keys.
 
 use super::{Entry, Key};
+use std::any::Any;
+use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// The most keys and groups of a page.
 pub const PAGE_KEYS_MAX: usize = 1000;
@@ -51,6 +54,42 @@ pub struct Listing {
     pub with_entries: bool,
     /// The most keys and groups, from 1 to [`PAGE_KEYS_MAX`].
     pub keys_max: usize,
+    /// The moment at which it is read.
+    pub moment: Moment,
+}
+
+/// The moment at which a page is read.
+#[derive(Clone, Default)]
+pub enum Moment {
+    /// When it is read.
+    #[default]
+    Now,
+    /// The same, and the page has it for the pages that follow, if the engine can hold one.
+    Hold,
+    /// That of an earlier page. It is the engine's own, and holds room on a disk.
+    Held(Arc<dyn Any + Send + Sync>),
+}
+
+impl PartialEq for Moment {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Now, Self::Now) | (Self::Hold, Self::Hold) => true,
+            (Self::Held(one), Self::Held(other)) => Arc::ptr_eq(one, other),
+            (Self::Now | Self::Hold | Self::Held(_), _) => false,
+        }
+    }
+}
+
+impl Eq for Moment {}
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Now => "Now",
+            Self::Hold => "Hold",
+            Self::Held(_) => "Held",
+        })
+    }
 }
 
 /// A part of a listing that was read at one moment.
@@ -62,6 +101,8 @@ pub struct Page {
     /// The start of the rest; none once the end was reached. A page may have few keys,
     /// or none, and others behind it.
     pub next: Option<Start>,
+    /// The moment for the pages that follow: [`Moment::Held`] if one is held.
+    pub moment: Moment,
     /// A key behind the page was seen: the rest has one. Without that it may have none.
     pub is_followed: bool,
 }
@@ -418,7 +459,7 @@ mod tests {
         ) -> Listing {
             let delimiter: Option<Box<str>> = delimiter.map(Into::into);
             let with_entries = with_entries && delimiter.is_none();
-            Listing { range, delimiter, with_entries, keys_max }
+            Listing { range, delimiter, with_entries, keys_max, moment: Moment::Now }
         }
     }
 

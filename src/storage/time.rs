@@ -56,12 +56,14 @@ impl Time {
 
     /// The moment by the wall clock, as that is set now.
     pub fn on_wall_clock(self) -> SystemTime {
-        let Reading { time, wall } = Reading::now();
-        let lead = wall.cast_signed().wrapping_sub(time.0.cast_signed());
-        // Less is no lead, and would have each call tell another moment.
-        let is_set = u128::from(lead.unsigned_abs()) >= STEP_MIN.as_millis();
-        let wall = if is_set { self.0.saturating_add_signed(lead) } else { self.0 };
-        UNIX_EPOCH + Duration::from_millis(wall)
+        UNIX_EPOCH + Duration::from_millis(self.0.saturating_add_signed(wall_lead()))
+    }
+
+    /// The moment of a time on the wall clock, as that is set now: a whole number of
+    /// milliseconds comes back as it is.
+    pub fn from_wall_clock(time: SystemTime) -> Self {
+        let wall = time.duration_since(UNIX_EPOCH).map_or(0, milliseconds);
+        Self(wall.saturating_sub_signed(wall_lead()))
     }
 
     /// The moment as a number.
@@ -82,6 +84,15 @@ impl Time {
             AHEAD.fetch_add(next.0.wrapping_sub(now.0), Ordering::Relaxed);
         }
     }
+}
+
+/// The lead of the wall clock over time, in milliseconds.
+fn wall_lead() -> i64 {
+    let Reading { time, wall } = Reading::now();
+    let lead = wall.cast_signed().wrapping_sub(time.0.cast_signed());
+    // Less is no lead, and would have each call tell another moment.
+    let is_set = u128::from(lead.unsigned_abs()) >= STEP_MIN.as_millis();
+    if is_set { lead } else { 0 }
 }
 
 /// Both clocks at one moment.
@@ -158,6 +169,18 @@ mod tests {
             let tolerance = Duration::from_secs(60);
             assert!(shown <= expected + tolerance && expected <= shown + tolerance, "{shown:?}");
         }
+    }
+
+    #[test]
+    fn a_time_on_the_wall_clock_comes_back_as_it_is() {
+        let now = Time::now().0;
+        for time in [now, now + 1, now + 3_600_001, now + 3_155_760_000_000].map(Time) {
+            assert_eq!(Time::from_wall_clock(time.on_wall_clock()), time);
+            let within = time.on_wall_clock() + Duration::from_micros(999);
+            assert_eq!(Time::from_wall_clock(within), time);
+        }
+        let before_all = UNIX_EPOCH - Duration::from_millis(1);
+        assert!(Time::from_wall_clock(before_all) < Time(now));
     }
 
     #[test]

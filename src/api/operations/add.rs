@@ -76,7 +76,7 @@ impl Addition {
 
     fn look_below(self, start: Start) -> Pending {
         let range = Range { prefix: self.prefix.clone(), start, is_reverse: true };
-        let listing = Listing { range, delimiter: None, with_entries: false, keys_max: 1 };
+        let listing = Listing { range, keys_max: 1, ..Listing::default() };
         list(listing, move |page| self.name(page))
     }
 

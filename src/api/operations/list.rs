@@ -10,7 +10,9 @@ use crate::api::lines::{self, Lines};
 use crate::api::memory::Allowance;
 use crate::api::target::encode;
 use crate::api::{Refusal, Reply, Rest, Step, accept};
-use crate::storage::{Effect, Listing, Op, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start};
+use crate::storage::{
+    Effect, Listing, Moment, Op, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start,
+};
 use std::fmt::Write as _;
 
 /// The parameters of a `GET`.
@@ -55,6 +57,7 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
         delimiter: parameters.delimiter.clone(),
         with_entries: form == Form::Lines,
         keys_max: PAGE_KEYS_MAX,
+        moment: Moment::Now,
     };
     Ok(Operation::Pending(Box::new(match parameters.limit {
         None => all(listing, form),

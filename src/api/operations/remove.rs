@@ -76,7 +76,7 @@ impl Deletion {
     fn next_page(self) -> Pending {
         let keys_max = self.left.min(BATCH_KEYS_MAX);
         let range = self.range.clone();
-        let listing = Listing { range, delimiter: None, with_entries: true, keys_max };
+        let listing = Listing { range, with_entries: true, keys_max, ..Listing::default() };
         list(listing, move |page| self.batch(page))
     }
 

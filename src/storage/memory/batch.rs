@@ -8,8 +8,9 @@
 
 use super::account::Full;
 use super::index::NewKeys;
-use super::{Expected, Map, Maps, Memory, Pace, ROUNDS_MAX, Stored, Undone, growth_max, write};
-use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Key, Op, Updated};
+use super::{Expected, Map, Maps, Memory, Pace, ROUNDS_MAX, Stored, Undone};
+use super::{growth_max, removal, write};
+use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Event, Key, Op, Updated};
 use hashbrown::HashMap;
 use std::hash::RandomState;
 use std::mem;
@@ -256,11 +257,12 @@ impl Maps {
             match fate {
                 Fate::Keep => {}
                 Fate::Remove => {
-                    old.extend(self.take_out(map, key));
-                    changed.push((key, false));
+                    let Some(removed) = self.take_out(map, key) else { continue };
+                    changed.push((removal(&removed.1), key));
+                    old.push(removed);
                 }
                 Fate::Replace(stored) => {
-                    changed.push((key, true));
+                    changed.push((Event::Put, key));
                     if let Some(shard) = self.shards.get(number) {
                         shard.expect_expiry(&stored);
                     }
@@ -272,10 +274,12 @@ impl Maps {
             }
         }
         self.account.record(growth, grown.cast_unsigned());
+        let bell = self.changes.append_all(changed.iter().copied());
         drop(locked);
 
-        for (key, is_stored) in changed {
-            self.watch.changed(key, is_stored);
+        drop(bell);
+        for (event, key) in changed {
+            self.watch.changed(key, event == Event::Put);
         }
         drop(old);
         Ok(effects)

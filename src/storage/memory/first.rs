@@ -30,9 +30,11 @@ impl Memory {
                 continue;
             }
             let Some(before) = map.get(key.as_str()).cloned().and_then(Stored::into_living) else {
-                let removed = self.0.remove_from(&mut map, key.as_str());
+                let changed = self.0.remove_from(&mut map, key.as_str());
                 drop(map);
-                drop(removed);
+                if let Some(changed) = changed {
+                    self.0.tell(key.as_str(), changed);
+                }
                 match pace {
                     Pace::AtOnce => return Err(Undone::Busy(Op::UpdateFirst(prefix, change))),
                     Pace::AtLength => continue,
@@ -40,13 +42,12 @@ impl Memory {
             };
             let changed = self.change_in(shard, &mut map, &key, Some(&before), &mut change);
             drop(map);
-            let Ok((after, replaced)) = changed else {
+            let Ok((after, changed)) = changed else {
                 return Err(Undone::Full(Op::UpdateFirst(prefix, change)));
             };
-            if replaced.is_some() {
-                self.0.watch.changed(key.as_str(), after.is_some());
+            if let Some(changed) = changed {
+                self.0.tell(key.as_str(), changed);
             }
-            drop(replaced);
             let updated = Updated { before: Some(before), after };
             return Ok(Effect::UpdatedFirst(Some((key, updated).into())));
         }

@@ -6,8 +6,12 @@
 //! pointers to move and one hash probe. Where a key comes or goes there is the index,
 //! too: it has the keys of all maps at any moment.
 //!
+//! A change is appended to the change log under the lock of its map, once readers that
+//! wait for the lock will see it. The log is kept once somebody has asked for it.
+//!
 //! Locks are taken in this order: the sweeper's turn, the moment, maps in order of
-//! their number, the index. Whoever holds several maps has the moment to itself.
+//! their number, the index, the change log. Whoever holds several maps has the moment to
+//! itself.
 
 mod account;
 mod batch;
@@ -19,8 +23,10 @@ mod sweep;
 
 use super::pool::Pool;
 use super::watch::Watch;
-use super::{BatchOp, Change, Decision, Done, Effect, Entry, Error, Key, Op, Outage, Outcome};
-use super::{Storage, Time, Updated};
+use super::{
+    BatchOp, Bell, Change, Changes, Decision, Done, Effect, Entry, Error, Event, HISTORY_BYTES,
+};
+use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated};
 use account::{Account, Full};
 use crossbeam_channel::Sender;
 use hashbrown::HashMap;
@@ -66,6 +72,7 @@ struct Maps {
     moment: RwLock<()>,
     /// Those who wait for a key.
     watch: Watch,
+    changes: Changes,
     /// Carries nothing; the sweeper's thread ends when this is dropped.
     sweeper: OnceLock<Sender<()>>,
     /// The sweeper's turn.
@@ -110,6 +117,11 @@ impl Memory {
     /// An empty store that refuses a write once keys, values and overhead
     /// come to more than `max` bytes.
     pub fn with_max(max: u64) -> Self {
+        Self::with_limits(max, HISTORY_BYTES)
+    }
+
+    /// The same with a change log that keeps about so many bytes, beside the others.
+    pub fn with_limits(max: u64, history_bytes: usize) -> Self {
         let hasher = RandomState::new();
         let empty = || Shard {
             map: RwLock::new(Map::with_hasher(hasher.clone())),
@@ -121,6 +133,7 @@ impl Memory {
         let (index, moment) = (Index::default(), RwLock::default());
         let sweeps = AtomicU64::new(0);
         let watch = Watch::default();
+        let changes = Changes::new(history_bytes, Revision::newborn(), false);
         Self(Arc::new(Maps {
             shards,
             hasher,
@@ -128,6 +141,7 @@ impl Memory {
             index,
             moment,
             watch,
+            changes,
             sweeper,
             sweeping,
             sweeps,
@@ -253,18 +267,17 @@ impl Memory {
         let shard = self.0.shard(key.as_str());
         let mut map = write(&shard.map);
         let before = map.get(key.as_str()).cloned().and_then(Stored::into_living);
-        let (after, replaced) = self.change_in(shard, &mut map, key, before.as_ref(), change)?;
+        let (after, changed) = self.change_in(shard, &mut map, key, before.as_ref(), change)?;
         drop(map);
 
-        if replaced.is_some() || (before.is_none() && after.is_some()) {
-            self.0.watch.changed(key.as_str(), after.is_some());
+        if let Some(changed) = changed {
+            self.0.tell(key.as_str(), changed);
         }
-        drop(replaced);
         Ok(Updated { before, after })
     }
 
     /// Decides on a change of a map and does it. Returns the entry since then, and the
-    /// one that it has replaced.
+    /// change to be told.
     fn change_in(
         &self,
         shard: &Shard,
@@ -272,19 +285,25 @@ impl Memory {
         key: &Key,
         before: Option<&Entry>,
         change: &mut Change,
-    ) -> Result<(Option<Entry>, Option<Stored>), Full> {
+    ) -> Result<(Option<Entry>, Option<Untold>), Full> {
         Ok(match change(before) {
             Decision::Keep | Decision::Refuse => (before.cloned(), None),
-            Decision::Remove => {
-                let removed = self.0.remove_from(map, key.as_str());
-                (None, removed.map(|(_, old)| old))
-            }
+            Decision::Remove => (None, self.0.remove_from(map, key.as_str())),
             Decision::Replace(entry) => {
                 let stored = self.stored_of(entry.clone());
-                (Some(entry), self.0.put_in(shard, map, key.as_str().into(), stored)?)
+                let own_key = key.as_str().into();
+                (Some(entry), Some(self.0.put_in(shard, map, key, own_key, stored)?))
             }
         })
     }
+}
+
+/// A change of a key that is to be told behind the lock of its map.
+struct Untold {
+    is_stored: bool,
+    bell: Bell,
+    /// The entry before, to be freed there too.
+    old: Option<(Box<str>, Stored)>,
 }
 
 impl Pace {
@@ -408,40 +427,43 @@ impl Maps {
     /// true if it did.
     fn put(&self, key: &Key, stored: &Stored, expected: Expected<'_>) -> Result<bool, Full> {
         // Allocated before the lock; the replaced entry is freed after it.
-        let new_key = Box::<str>::from(key.as_str());
+        let own_key = Box::<str>::from(key.as_str());
         let shard = self.shard(key.as_str());
         let mut map = write(&shard.map);
         if !expected.is_met(map.get(key.as_str())) {
             return Ok(false);
         }
-        let replaced = self.put_in(shard, &mut map, new_key, stored.clone())?;
+        let changed = self.put_in(shard, &mut map, key, own_key, stored.clone())?;
         drop(map);
 
-        self.watch.changed(key.as_str(), true);
-        drop(replaced);
+        self.tell(key.as_str(), changed);
         Ok(true)
     }
 
-    /// Puts `stored` into a map; returns the entry that it has replaced.
+    /// Puts `stored` into a map, where the key may be new.
     fn put_in(
         &self,
         shard: &Shard,
         map: &mut Map,
-        key: Box<str>,
+        key: &Key,
+        own_key: Box<str>,
         stored: Stored,
-    ) -> Result<Option<Stored>, Full> {
+    ) -> Result<Untold, Full> {
         shard.expect_expiry(&stored);
-        let taken = stored.cost(&key);
-        if let Some(old) = map.get_mut(&key) {
-            self.account.exchange(old.cost(&key), taken)?;
-            return Ok(Some(mem::replace(old, stored)));
+        let key = key.as_str();
+        let taken = stored.cost(key);
+        if let Some(old) = map.get_mut(key) {
+            self.account.exchange(old.cost(key), taken)?;
+            let old = Some((own_key, mem::replace(old, stored)));
+            return Ok(Untold { is_stored: true, bell: self.changes.append(Event::Put, key), old });
         }
         self.rebuild_if_worn(map);
-        let growth = growth_max(map, 1) + self.index.growth_max(NewKeys::one(&key));
+        let growth = growth_max(map, 1) + self.index.growth_max(NewKeys::one(key));
         self.account.exchange(0, taken + growth)?;
-        let grown = self.insert_in(map, key, stored);
+        let grown = self.insert_in(map, own_key, stored);
         self.account.record(growth, grown.cast_unsigned());
-        Ok(None)
+        let bell = self.changes.append(Event::Put, key);
+        Ok(Untold { is_stored: true, bell, old: None })
     }
 
     /// Puts an entry into a map under a new key. Returns the bytes that the map and the
@@ -459,21 +481,28 @@ impl Maps {
         if !expected.is_met(map.get(key)) {
             return false;
         }
-        let removed = self.remove_from(&mut map, key);
+        let changed = self.remove_from(&mut map, key);
         drop(map);
 
-        if removed.is_some() {
-            self.watch.changed(key, false);
+        if let Some(changed) = changed {
+            self.tell(key, changed);
         }
-        drop(removed);
         true
     }
 
-    /// Removes `key` from a map; returns its entry.
-    fn remove_from(&self, map: &mut Map, key: &str) -> Option<(Box<str>, Stored)> {
-        let removed = self.take_out(map, key)?;
-        self.account.record(removed.1.cost(key), 0);
-        Some(removed)
+    /// Removes `key` from a map, if it is there.
+    fn remove_from(&self, map: &mut Map, key: &str) -> Option<Untold> {
+        let (own_key, old) = self.take_out(map, key)?;
+        self.account.record(old.cost(key), 0);
+        let bell = self.changes.append(removal(&old), key);
+        Some(Untold { is_stored: false, bell, old: Some((own_key, old)) })
+    }
+
+    /// Tells of a change, behind the lock of its map.
+    fn tell(&self, key: &str, Untold { is_stored, bell, old }: Untold) {
+        drop(bell);
+        self.watch.changed(key, is_stored);
+        drop(old);
     }
 
     /// Removes `key` from a map; returns its entry, of which the account still has the
@@ -494,8 +523,10 @@ impl Maps {
             maps.iter_mut().map(|map| mem::replace(&mut **map, empty())).collect();
         let leaves = self.index.clear();
         let freed = self.account.clear();
+        let bell = self.changes.be_reborn(Revision::newborn());
         drop(maps);
 
+        drop(bell);
         self.watch.all_changed();
         log::debug!("clearing {freed} bytes");
         drop((emptied, leaves));
@@ -523,6 +554,11 @@ impl Default for Memory {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The event of an entry's removal: it was deleted, or had expired before.
+fn removal(old: &Stored) -> Event {
+    if old.lives() { Event::Delete } else { Event::Expire }
 }
 
 // A poisoned map is still whole: in every critical section a panic can come only
@@ -573,6 +609,10 @@ impl Storage for Memory {
 
     fn watch(&self) -> Option<&Watch> {
         Some(&self.0.watch)
+    }
+
+    fn changes(&self) -> Option<&Changes> {
+        Some(&self.0.changes)
     }
 
     fn room(&self) -> Option<u64> {

@@ -5,7 +5,8 @@
 use super::stored::allocated;
 use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op, Stored, read};
 use crate::storage::{
-    BatchOp, Blocking as _, Decision, Effect, Listing, PAGE_KEYS_MAX, Range, Storage as _, Time,
+    BatchOp, Blocking as _, Decision, Effect, Listing, PAGE_KEYS_MAX, Range, Read, Revision,
+    Storage as _, Time, Watched,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -880,4 +881,32 @@ fn counting_takes_steps_and_counts_each_key_once() {
     assert_eq!(steps(true), (KEYS as u64, true));
     let a = list(&memory, &Listing { range: range("a", false), ..pages_of(1000) });
     assert_eq!(memory.count(range("a", false)), Ok(a.len() as u64));
+}
+
+#[test]
+fn changes_are_kept_once_somebody_asks_for_their_position() {
+    let memory = Memory::new();
+    let log = memory.changes().expect("it has one");
+    set(&memory, "before", 1).unwrap();
+    let first = log.revision();
+    assert_eq!(first.place, Revision::newborn().place, "something was kept");
+    set(&memory, "a", 1).unwrap();
+    delete(&memory, "absent");
+    assert_eq!(log.revision(), Revision { place: first.place + 4, ..first });
+}
+
+#[test]
+fn the_history_is_as_long_as_it_was_asked_for() {
+    let memory = Memory::with_limits(u64::MAX, 4096);
+    let log = memory.changes().expect("it has one");
+    let first = log.revision();
+    let since = |revision| log.watch(Watched::Prefix("".into()), Some(revision)).read();
+    set(&memory, "a", 1).unwrap();
+    assert!(matches!(since(first), Read::Changes(_)));
+    let held = memory.held();
+    for _ in 0..4096 {
+        set(&memory, "a", 1).unwrap();
+    }
+    assert_eq!(since(first), Read::Reborn);
+    assert_eq!(memory.held(), held, "it is no part of the account");
 }
