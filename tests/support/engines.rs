@@ -1,7 +1,9 @@
 //! Every engine, for the suites that run on all of them.
 
 use super::peer::Peer;
-use little_key_value::storage::{Done, Durable, Error, Memory, Op, Outcome, Storage, Watch};
+use little_key_value::storage::{
+    Changes, Done, Durable, Error, Memory, Op, Outcome, Storage, Watch,
+};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -46,6 +48,10 @@ impl Storage for Temporary {
 
     fn watch(&self) -> Option<&Watch> {
         self.engine.watch()
+    }
+
+    fn changes(&self) -> Option<&Changes> {
+        self.engine.changes()
     }
 
     fn check(&self) -> Result<(), Error> {

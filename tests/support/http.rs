@@ -1,6 +1,7 @@
 //! A client that sees every byte: it sends what it is told to and takes an
 //! answer apart, with a deadline on everything.
 
+use socket2::SockRef;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -80,6 +81,12 @@ impl Connection {
     /// Sends no more; answers can still be read.
     pub fn finish_sending(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("an open connection");
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        let never = Some(Duration::ZERO);
+        SockRef::from(&self.stream).set_linger(never).expect("a socket takes a linger time");
     }
 
     /// Sends a request without a body and reads its answer.
@@ -170,29 +177,36 @@ impl Connection {
 
     /// Reads chunks up to the last one.
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
-        let invalid = || io::Error::new(ErrorKind::InvalidData, "that is no chunk");
         let mut body = Vec::new();
         loop {
-            let line_end = loop {
-                if let Some(at) = self.unread.windows(2).position(|window| window == b"\r\n") {
-                    break at;
-                }
-                self.read_more()?;
-            };
-            let size = std::str::from_utf8(&self.unread[..line_end]).map_err(|_| invalid())?;
-            let size = usize::from_str_radix(size, 16).map_err(|_| invalid())?;
-            self.unread.drain(..line_end + 2);
-            while self.unread.len() < size + 2 {
-                self.read_more()?;
-            }
-            body.extend(self.unread.drain(..size));
-            if self.unread.drain(..2).ne(*b"\r\n") {
-                return Err(invalid());
-            }
-            if size == 0 {
+            let chunk = self.try_chunk()?;
+            if chunk.is_empty() {
                 return Ok(body);
             }
+            body.extend(chunk);
         }
+    }
+
+    /// Reads the next chunk of a body; the last one is empty.
+    pub fn try_chunk(&mut self) -> io::Result<Vec<u8>> {
+        let invalid = || io::Error::new(ErrorKind::InvalidData, "that is no chunk");
+        let line_end = loop {
+            if let Some(at) = self.unread.windows(2).position(|window| window == b"\r\n") {
+                break at;
+            }
+            self.read_more()?;
+        };
+        let size = std::str::from_utf8(&self.unread[..line_end]).map_err(|_| invalid())?;
+        let size = usize::from_str_radix(size, 16).map_err(|_| invalid())?;
+        self.unread.drain(..line_end + 2);
+        while self.unread.len() < size + 2 {
+            self.read_more()?;
+        }
+        let chunk = self.unread.drain(..size).collect();
+        if self.unread.drain(..2).ne(*b"\r\n") {
+            return Err(invalid());
+        }
+        Ok(chunk)
     }
 
     /// Reads to the end of the connection.

@@ -10,12 +10,17 @@
 //! | the grammar of one field, the rule of one function | a unit test beside it in `src` |
 //! | the contract of the `Storage` trait, on every engine | `tests/storage.rs` |
 //! | the same for what concerns many keys | `tests/lists.rs`, `tests/batches.rs` |
+//! | the same for the change log | `tests/changes.rs` |
 //! | bytes that are no whole request: cut, split, ambiguous, too large | `tests/wire.rs` |
 //! | many clients at once, all honest | `tests/concurrency.rs` |
 //! | the same with lists, batches and takes | `tests/collections.rs` |
 //! | a client or a storage that misbehaves costs nobody else anything | `tests/containment.rs` |
 //! | an answer that is made while it is sent | `tests/in_parts.rs` |
 //! | a request that waits for a change | `tests/waits.rs` |
+//! | the cost of a stream, and the clients that do not take theirs | `tests/streams.rs` |
+//! | what a watcher is told, whenever it breaks off | `tests/watch.rs` |
+//! | tar archives, as other writers and readers have them | `tests/archives.rs`, `scripts/archives.sh` |
+//! | an upload that is taken as it comes | `tests/imports.rs` |
 //! | flags, environment, exit codes, signals | `tests/process.rs` |
 //! | the addresses that it listens on | `tests/addresses.rs` |
 //! | standard output and the log | `tests/output.rs`, `tests/panics.rs` |
@@ -23,6 +28,7 @@
 //! | the system's clock is set | `tests/clock.rs` |
 //! | the directory of a durable store: its owner, its files, its versions | `tests/working_dir.rs` |
 //! | a durable store that is killed | `tests/crashes.rs` |
+//! | the change log of a durable store, over restarts | `tests/changes_on_disk.rs` |
 //! | a disk that is slow or fails, and how often it is synced | `tests/disk.rs` |
 //! | a disk that is full | `tests/full_disk.rs` |
 //! | a database that fails while its journal does not | `tests/reopen.rs` |
@@ -60,6 +66,7 @@ pub mod place;
 pub mod process;
 pub mod promises;
 pub mod random;
+pub mod replica;
 pub mod server;
 pub mod transcript;
 pub mod wrappers;

@@ -7,7 +7,9 @@
 use super::blocking::Blocking as _;
 use super::random::Random;
 use crossbeam_channel::{Receiver, Sender};
-use little_key_value::storage::{Done, Error, Memory, Op, Outage, Outcome, Storage, Watch};
+use little_key_value::storage::{
+    Changes, Done, Error, Memory, Op, Outage, Outcome, Storage, Watch,
+};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,6 +87,10 @@ impl Storage for Peer {
 
     fn watch(&self) -> Option<&Watch> {
         self.memory.watch()
+    }
+
+    fn changes(&self) -> Option<&Changes> {
+        self.memory.changes()
     }
 
     fn check(&self) -> Result<(), Error> {

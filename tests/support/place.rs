@@ -98,6 +98,15 @@ pub fn holds_or_not(connection: &mut Connection, key: &str, value: &[u8]) {
     assert!(is_whole || answer.status() == 404, "{key}: {answer:?}");
 }
 
+/// The position in the history: the birth, and the place.
+#[track_caller]
+pub fn revision(connection: &mut Connection) -> (String, String) {
+    let answer = connection.get("/kv?limit=1");
+    let revision = answer.header("Revision").expect("a list has a position");
+    let (birth, place) = revision.split_once('-').expect("a birth and a place");
+    (birth.to_owned(), place.to_owned())
+}
+
 /// An answer has that status and text.
 #[track_caller]
 pub fn says(answer: &Response, status: u16, text: &str) {

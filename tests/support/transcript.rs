@@ -31,9 +31,9 @@
 //!   nothing added.
 //! - In an answer the status and the body are exact, and the version is
 //!   HTTP/1.1; no body in the transcript is no body on the wire, and `*` is any
-//!   but none. Of the header
-//!   fields those in the transcript have to be there, `*` with any value, `!`
-//!   not at all.
+//!   but none. `\*` in a body is any position in a history, which differs from run
+//!   to run. Of the header fields those in the transcript have to be there, `*`
+//!   with any value, `!` not at all.
 //! - `= connect` opens another connection, `= closed` means that the server
 //!   closes this one, having sent nothing more. `= wait 20 ms` lets that time
 //!   pass, for what is over after it.
@@ -43,6 +43,7 @@
 //! an error and of an answer to a write that no cache may keep it.
 
 use super::http::{Connection, PATIENCE, Response};
+use little_key_value::storage::Revision;
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::net::SocketAddr;
@@ -68,8 +69,12 @@ enum Step {
     /// Sends bytes; a request's method tells how its answer ends.
     Send { method: Option<String>, bytes: Vec<u8> },
     /// Takes an answer.
-    Answer { status_line: String, fields: Vec<Field>, body: Vec<u8> },
+    Answer { status_line: String, fields: Vec<Field>, body: Body },
 }
+
+/// The pieces of a body, between which there are positions.
+#[derive(Debug, PartialEq)]
+struct Body(Vec<Vec<u8>>);
 
 #[derive(Debug, PartialEq)]
 enum Field {
@@ -158,7 +163,7 @@ impl Step {
         match prefix {
             ">>" => Ok(Self::Send { method: None, bytes: bytes_of(block)? }),
             ">" => Self::request(head, &bytes_of(body)?),
-            _ => Self::expected(head, bytes_of(body)?),
+            _ => Self::expected(head, Body::parse(&body.concat())?),
         }
     }
 
@@ -195,7 +200,7 @@ impl Step {
         Ok(Self::Send { method: Some(method.to_owned()), bytes })
     }
 
-    fn expected(head: &[&str], body: Vec<u8>) -> Result<Self, String> {
+    fn expected(head: &[&str], body: Body) -> Result<Self, String> {
         let (status, fields) = head.split_first().ok_or("no status")?;
         let field = |line: &&str| match (line.strip_prefix('!'), line.split_once(": ")) {
             (Some(name), _) => Ok(Field::Absent(name.to_owned())),
@@ -205,6 +210,36 @@ impl Step {
         };
         let fields = fields.iter().map(field).collect::<Result<_, _>>()?;
         Ok(Self::Answer { status_line: format!("HTTP/1.1 {status}"), fields, body })
+    }
+}
+
+impl Body {
+    const POSITION: &str = "\\*";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.split(Self::POSITION).map(unescape).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn is(&self, body: &[u8]) -> bool {
+        let is_any = self.0 == [b"*"] && !body.is_empty();
+        is_any || self.rest_of(body).is_some_and(<[u8]>::is_empty)
+    }
+
+    /// What comes behind all pieces.
+    fn rest_of<'a>(&self, body: &'a [u8]) -> Option<&'a [u8]> {
+        let (first, more) = self.0.split_first()?;
+        let mut rest = body.strip_prefix(&**first)?;
+        for piece in more {
+            let is_position = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';
+            let (position, behind) = rest.split_at(rest.iter().take_while(is_position).count());
+            std::str::from_utf8(position).ok()?.parse::<Revision>().ok()?;
+            rest = behind.strip_prefix(&**piece)?;
+        }
+        Some(rest)
+    }
+
+    fn shown(&self) -> String {
+        shown(&self.0.join(Self::POSITION.as_bytes()))
     }
 }
 
@@ -320,9 +355,8 @@ fn check_answer(expected: &Step, got: &Response) -> Result<(), String> {
             Field::Exactly(..) => {}
         }
     }
-    let is_any = body == b"*" && !got.body.is_empty();
-    if !is_any && *body != got.body {
-        return Err(format!("expected the body {}, got {}", shown(body), shown(&got.body)));
+    if !body.is(&got.body) {
+        return Err(format!("expected the body {}, got {}", body.shown(), shown(&got.body)));
     }
     Ok(())
 }

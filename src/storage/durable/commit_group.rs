@@ -11,12 +11,15 @@ use super::lookup::{entry_in, entry_of};
 use super::pins::Pins;
 use super::walk::View;
 use crate::storage::waiter::Waiter;
-use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Error, Key, Range, Time};
+use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Error, Event, Key, Range, Time};
 use crate::storage::{Updated, record};
 use bytes::Bytes;
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 
 /// The operation of a write.
 pub enum WriteOp {
@@ -43,7 +46,7 @@ pub type Waiters = Vec<(Waiter, Effect)>;
 /// What decisions are made on beside a draft.
 #[derive(Clone, Copy)]
 pub struct Committed<'a> {
-    pub keyspaces: &'a Keyspaces,
+    pub keyspaces: &'a Arc<Keyspaces>,
     pub pins: &'a Pins,
 }
 
@@ -63,11 +66,22 @@ pub struct CommitGroup {
 #[derive(Default)]
 pub struct Draft {
     /// The last record of each changed key.
-    pub records: BTreeMap<Key, Record>,
+    pub records: BTreeMap<Key, Drafted>,
+    /// Earlier changes of these keys, with their places.
+    overtaken: Vec<(usize, Event, Key)>,
+    /// The place behind all records.
+    end: usize,
     /// The bytes of all keys and records.
     pub bytes: usize,
     /// The values that decisions were made on, held until the outcome is told.
     seen_bytes: usize,
+}
+
+/// A record of a draft.
+pub struct Drafted {
+    pub record: Record,
+    /// Its place among all that were put there.
+    place: usize,
 }
 
 /// The outcome of a write that is not of the group yet.
@@ -114,7 +128,7 @@ impl Decided {
     pub fn growth_bytes(&self) -> Option<usize> {
         match &self.changes {
             Changes::One(key, Some(record)) => Some(bytes(key, Some(record))),
-            Changes::Batch(draft) if draft.records.values().any(Option::is_some) => {
+            Changes::Batch(draft) if draft.records.values().any(Drafted::is_stored) => {
                 Some(draft.bytes)
             }
             Changes::Nothing | Changes::One(_, None) | Changes::Batch(_) => None,
@@ -122,20 +136,50 @@ impl Decided {
     }
 }
 
+impl Drafted {
+    fn is_stored(&self) -> bool {
+        self.record.is_some()
+    }
+
+    fn event(&self) -> Event {
+        if self.is_stored() { Event::Put } else { Event::Delete }
+    }
+}
+
 impl Draft {
+    /// The changes in the order in which they were made.
+    pub fn events(&self) -> impl Iterator<Item = (Event, &str)> {
+        let last = self.records.iter().map(|(key, last)| (last.place, last.event(), key));
+        let overtaken = self.overtaken.iter().map(|(place, event, key)| (*place, *event, key));
+        let mut events: Vec<_> = last.chain(overtaken).collect();
+        events.sort_unstable_by_key(|(place, ..)| *place);
+        events.into_iter().map(|(_, event, key)| (event, key.as_str()))
+    }
+
     /// The entry under `key`, if that was changed.
     fn entry(&self, key: &Key) -> Option<Result<Option<Entry>, Error>> {
-        let record = self.records.get(key)?.clone();
+        let record = self.records.get(key)?.record.clone();
         let entry = record.map(|record| entry_of(key, record)).transpose();
         // No reader has seen this one, so none sees it come back.
         Some(entry.map(|entry| entry.filter(|entry| entry.lives(Time::now))))
     }
 
     fn put(&mut self, key: Key, record: Record) {
+        self.put_at(self.end, key, record);
+    }
+
+    /// Puts a record in a place.
+    fn put_at(&mut self, place: usize, key: Key, record: Record) {
+        self.end = self.end.max(place + 1);
         self.bytes += bytes(&key, record.as_ref());
-        let key_bytes = key.as_str().len();
-        if let Some(replaced) = self.records.insert(key, record) {
-            self.bytes -= key_bytes + replaced.map_or(0, |record| record.len());
+        match self.records.entry(key) {
+            Vacant(vacant) => drop(vacant.insert(Drafted { record, place })),
+            Occupied(mut occupied) => {
+                let last = mem::replace(occupied.get_mut(), Drafted { record, place });
+                let key = occupied.key();
+                self.bytes -= bytes(key, last.record.as_ref());
+                self.overtaken.push((last.place, last.event(), key.clone()));
+            }
         }
     }
 
@@ -217,6 +261,9 @@ impl CommitGroup {
         op: KeyOp,
     ) -> Result<(Fate, Effect), Error> {
         let change = match op {
+            KeyOp::Put(None) if !self.has(committed, draft, key) => {
+                return Ok((Fate::Kept, Effect::Done));
+            }
             KeyOp::Put(record) => return Ok((Fate::Written(record), Effect::Done)),
             KeyOp::Decide(change) => change,
         };
@@ -227,6 +274,17 @@ impl CommitGroup {
         };
         let (fate, updated) = decide(before, change)?;
         Ok((fate, Effect::Updated(updated.into())))
+    }
+
+    /// Returns true if there is a record under a key, expired or not, or one that cannot be
+    /// read: to delete another changes nothing.
+    fn has(&self, committed: Committed<'_>, draft: Option<&Draft>, key: &Key) -> bool {
+        let drafts = draft.into_iter().chain([&self.draft]);
+        let drafted = drafts.into_iter().find_map(|draft| draft.records.get(key));
+        match drafted {
+            Some(drafted) => drafted.is_stored(),
+            None => committed.keyspaces.keys.has(key.as_str().as_bytes()).unwrap_or(true),
+        }
     }
 
     /// The entry under a key, of the group or else of the keyspaces, where it is pinned
@@ -277,9 +335,9 @@ impl CommitGroup {
         if let Some(from) = &from {
             lower = Bound::Included(from.as_str().as_bytes().to_vec());
         }
-        let keyspaces = committed.keyspaces;
+        let keyspaces = Arc::clone(committed.keyspaces);
         let snapshot = keyspaces.keys.snapshot();
-        let view = View { keyspaces, snapshot, now: Time::now(), pins: HashMap::new() };
+        let view = View { snapshot, keyspaces, now: Time::now(), pins: HashMap::new() };
         let mut walk = view.walk((lower, upper), false, true);
         let mut stored = walk.next_living()?;
 
@@ -303,25 +361,26 @@ impl CommitGroup {
         let Decided { changes, effect } = decided;
         self.ops += if let Effect::Batch(effects) = &effect { effects.len() } else { 1 };
         self.draft.see(&effect);
+        let end = self.draft.end;
         match changes {
             Changes::Nothing => {}
-            Changes::One(key, record) => self.put(key, record, firsts),
+            Changes::One(key, record) => self.put_at(end, key, record, firsts),
             Changes::Batch(draft) => {
                 self.draft.seen_bytes += draft.seen_bytes;
                 self.has_batch |= draft.records.len() > 1;
-                for (key, record) in draft.records {
-                    self.put(key, record, firsts);
+                for (key, Drafted { record, place }) in draft.records {
+                    self.put_at(end + place, key, record, firsts);
                 }
             }
         }
         self.waiters.push((waiter, effect));
     }
 
-    fn put(&mut self, key: Key, record: Record, firsts: &mut Firsts) {
+    fn put_at(&mut self, place: usize, key: Key, record: Record, firsts: &mut Firsts) {
         if record.is_some() {
             firsts.put(&key);
         }
-        self.draft.put(key, record);
+        self.draft.put_at(place, key, record);
     }
 }
 
@@ -380,5 +439,31 @@ mod tests {
         let batch = Decided { changes: Changes::Batch(draft), effect: Effect::Batch(Vec::new()) };
         group.add(batch, &mut firsts, waiter());
         assert_eq!((group.draft.bytes, group.held_bytes()), (19, 4019));
+    }
+
+    #[test]
+    fn the_events_of_a_batch_follow_each_other() {
+        let (mut group, mut firsts) = (CommitGroup::begin(), Firsts::default());
+        let record = || Some(Bytes::from_static(b"record"));
+        let mut add = |changes| {
+            group.add(Decided { changes, effect: Effect::Done }, &mut firsts, waiter());
+        };
+        let batch = |texts: &[&str]| {
+            let mut draft = Draft::default();
+            for text in texts {
+                draft.put(key(text), record());
+            }
+            Changes::Batch(draft)
+        };
+        add(Changes::One(key("m"), record()));
+        add(batch(&["z", "a", "y", "a"]));
+        add(Changes::One(key("b"), None));
+        add(batch(&["x", "y"]));
+        add(Changes::One(key("m"), None));
+        let events: Vec<_> = group.draft.events().collect();
+        let (put, delete) = (Event::Put, Event::Delete);
+        // Of a key that a batch has twice nobody sees the first change.
+        let first = [(put, "m"), (put, "z"), (put, "y"), (put, "a"), (delete, "b")];
+        assert_eq!(events, [&first[..], &[(put, "x"), (put, "y"), (delete, "m")]].concat());
     }
 }

@@ -16,7 +16,6 @@ use super::commit_group::{CommitGroup, Committed, Draft, WriteOp};
 use super::compaction::Trigger;
 use super::firsts::Firsts;
 use super::journal::preallocate::Preallocation;
-use super::live::Live;
 use super::patience::{Ending, Patience};
 use super::pins::Pins;
 use super::reopen::{Reopened, Reopener};
@@ -86,15 +85,15 @@ pub struct Committer {
 
 impl Committer {
     pub fn new(
-        live: Live,
+        upkeep: Upkeep,
         pins: Arc<Pins>,
         status: Arc<Status>,
         watch: Watch,
         queue: Receiver<Message>,
     ) -> Self {
-        let preallocation = Preallocation::begin(live.data().path());
+        let preallocation = Preallocation::begin(upkeep.live.data().path());
         Self {
-            upkeep: Upkeep::new(live),
+            upkeep,
             queue,
             pins,
             status,
@@ -180,7 +179,7 @@ impl Committer {
         self.has_company = waiters.len() > 1;
         self.groups += 1;
         self.writes += waiters.len() as u64;
-        let outcome = self.commit(draft, has_batch);
+        let outcome = self.commit(&draft, has_batch);
         if outcome.is_err() {
             self.firsts.forget();
         }
@@ -243,6 +242,9 @@ impl Committer {
     /// Notes a lack of space, or its end; gives the outage before.
     fn note_space(&self, is_enough: bool) -> Option<Outage> {
         let before = self.status.set((!is_enough).then_some(Outage::DiskFull));
+        if !is_enough {
+            self.upkeep.moments.drop_oldest();
+        }
         match (before, is_enough) {
             (None, false) => log::error!("the disk has no space to spare: nothing more is stored"),
             (Some(_), true) => log::info!("the disk has space again"),
@@ -251,17 +253,16 @@ impl Committer {
         before
     }
 
-    fn commit(&mut self, draft: Draft, has_batch: bool) -> Result<(), Error> {
-        let Draft { records, bytes, .. } = draft;
-        let mut batch = self.guarded(|upkeep| upkeep.batch(&records))?;
+    fn commit(&mut self, draft: &Draft, has_batch: bool) -> Result<(), Error> {
+        let mut batch = self.guarded(|upkeep| upkeep.batch(draft))?;
         if has_batch {
             batch.be_seen_at_once();
         }
         let folder = self.upkeep.live.data().path();
-        self.preallocation.prepare(folder, batch.len(), bytes);
-        self.guarded(|upkeep| upkeep.commit(batch, bytes))?;
-        for (key, record) in &records {
-            self.watch.changed(key.as_str(), record.is_some());
+        self.preallocation.prepare(folder, batch.len(), draft.bytes);
+        self.guarded(|upkeep| upkeep.commit(batch, draft))?;
+        for (key, drafted) in &draft.records {
+            self.watch.changed(key.as_str(), drafted.record.is_some());
         }
         Ok(())
     }
@@ -304,10 +305,13 @@ impl Committer {
 
     /// Opens the database anew where it has failed and that is due.
     fn reopen_if_due(&mut self) {
-        if self.is_settling && self.reopener.is_released() {
-            // Its journal is the only one that is open.
-            self.is_settling = false;
-            self.preallocation = Preallocation::begin(self.upkeep.live.data().path());
+        if self.is_settling {
+            self.upkeep.drop_moments_of_others();
+            if self.reopener.is_released() {
+                // Its journal is the only one that is open.
+                self.is_settling = false;
+                self.preallocation = Preallocation::begin(self.upkeep.live.data().path());
+            }
         }
         if self.reopener.due_in().is_none_or(|due_in| !due_in.is_zero()) {
             return;

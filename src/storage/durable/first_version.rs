@@ -82,9 +82,12 @@ fn a_directory_of_the_first_version_is_read_and_written() {
             .with_content_type(Some("text/html".into()))
             .with_expiry(Some(expiry));
         store.set(key("new"), new.clone()).expect("it is written");
+        let revision = |store: &Durable| store.changes().map(Changes::revision);
+        let told = revision(&store);
         drop(store);
 
         let store = open(&directory);
+        assert_eq!(revision(&store), told);
         holds_all(&store);
         assert_eq!(store.get(&key("new")).expect("it can be read"), Some(new), "{in_tables}");
         let append = |before: Option<&Entry>| {

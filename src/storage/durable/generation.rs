@@ -12,8 +12,9 @@
 
 use super::directory;
 use super::journal::{FLOOR_KEY, Stamp};
+use super::revision::{self, REVISION_KEY};
 use super::tree::{Database, Keyspace, MEMTABLE_BYTES, Result, WriteBatch};
-use crate::storage::KEY_BYTES_MAX;
+use crate::storage::{KEY_BYTES_MAX, Revision};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +99,13 @@ impl Keyspaces {
     }
 }
 
+impl Drop for Keyspaces {
+    /// Nobody reads from them any more.
+    fn drop(&mut self) {
+        self.each().into_iter().for_each(Keyspace::close_files);
+    }
+}
+
 /// A numbered pair of keyspaces.
 pub struct Generation {
     number: u64,
@@ -109,14 +117,21 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Begins the generation `number`, empty. Once this returns, it lasts.
-    pub fn begin(database: &Database, data: &Path, stamp: Stamp, number: u64) -> Result<Self> {
+    /// Begins the generation `number`, empty, at a position in the history. Once this
+    /// returns, it lasts.
+    pub fn begin(
+        database: &Database,
+        data: &Path,
+        stamp: Stamp,
+        number: u64,
+        revision: Revision,
+    ) -> Result<Self> {
         let keys = database.keyspace(&number.to_string())?;
         let generation = Self::of(database, data, stamp, number, keys)?;
         for keyspace in generation.keyspaces.each() {
-            generation.widen_bounds(database, keyspace)?;
+            generation.widen_bounds(database, keyspace, revision)?;
         }
-        let mut batch = generation.batch(database);
+        let mut batch = generation.batch(database, revision);
         batch.insert(generation.keys(), MARK, []);
         batch.commit()?;
         Ok(generation)
@@ -139,8 +154,13 @@ impl Generation {
 
     /// Has the memtable of a keyspace, and so the file that it becomes, begin
     /// before all keys and end behind them.
-    pub fn widen_bounds(&self, database: &Database, keyspace: &Keyspace) -> Result<()> {
-        let mut batch = self.batch(database);
+    pub fn widen_bounds(
+        &self,
+        database: &Database,
+        keyspace: &Keyspace,
+        revision: Revision,
+    ) -> Result<()> {
+        let mut batch = self.batch(database, revision);
         batch.insert(keyspace, FIRST_KEY, []);
         batch.insert(keyspace, LAST_KEY, []);
         batch.commit()
@@ -172,19 +192,22 @@ impl Generation {
         Ok(())
     }
 
-    /// A batch of changes to it. Every batch is made here: it has a floor for its
-    /// number in the journal, which nothing else checks, and is synced before the next
-    /// is begun. A power loss takes any part of the bytes that were not synced, and a
-    /// broken batch before a whole one cannot be told from damage.
-    pub fn batch(&self, database: &Database) -> WriteBatch {
+    /// A batch of changes to it, with the position in the history behind them. Every
+    /// batch is made here: it has a floor for its number in the journal, which nothing
+    /// else checks, and is synced before the next is begun. A power loss takes any part
+    /// of the bytes that were not synced, and a broken batch before a whole one cannot be
+    /// told from damage.
+    pub fn batch(&self, database: &Database, revision: Revision) -> WriteBatch {
+        let floor = database.visible_number();
         let mut batch = database.batch();
-        batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(database.visible_number()));
+        batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(floor));
+        batch.insert(self.keys(), REVISION_KEY, revision::value(revision, floor));
         batch
     }
 
-    /// Begins the one after this.
-    pub fn next(&self, database: &Database, data: &Path) -> Result<Self> {
-        Self::begin(database, data, self.stamp, self.number + 1)
+    /// Begins the one after this, at a position in the history.
+    pub fn next(&self, database: &Database, data: &Path, revision: Revision) -> Result<Self> {
+        Self::begin(database, data, self.stamp, self.number + 1, revision)
     }
 
     /// Removes it and its files.
@@ -235,7 +258,8 @@ mod tests {
         let data = directory.path().join("data");
         let open = || Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
         let database = open();
-        let begin = |number| Generation::begin(&database, &data, Stamp::new(), number);
+        let revision = Revision { birth: 1, place: 1 };
+        let begin = |number| Generation::begin(&database, &data, Stamp::new(), number, revision);
         for number in 0..2 {
             let generation = begin(number).expect("it begins");
             generation.keys().insert("key", number.to_string()).expect("it is written");

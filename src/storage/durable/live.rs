@@ -1,12 +1,13 @@
-//! The open database, and all that changes with it: its generation, its inventory
-//! and the keyspaces that readers use.
+//! The open database, and all that changes with it: its generation, its inventory, the
+//! keyspaces that readers use, and the change log.
 
 use super::directory::Data;
 use super::disk_space::DiskSpace;
 use super::generation::{Generation, Keyspaces};
 use super::inventory;
 use super::recovery::Recovered;
-use super::tree::{Database, Error, Result, WriteBatch};
+use super::tree::{Database, Error, Keyspace, Result, WriteBatch};
+use crate::storage::{Changes, Event};
 use std::mem;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,13 +21,18 @@ pub struct Live {
     pub current: Arc<RwLock<Arc<Keyspaces>>>,
     /// The disk that the folder of the database is on.
     pub disk_space: DiskSpace,
+    /// It is appended to once readers see the changes.
+    pub changes: Changes,
 }
 
 impl Live {
-    pub fn new(Recovered { database, generation, inventory }: Recovered) -> Self {
+    /// With a change log of so many bytes.
+    pub fn new(recovered: Recovered, history_bytes: usize) -> Self {
+        let Recovered { database, generation, inventory, revision } = recovered;
         let current = Arc::new(RwLock::new(Arc::clone(&generation.keyspaces)));
         let disk_space = DiskSpace(inventory.data.path().to_owned());
-        Self { database: Some(database), generation, inventory, current, disk_space }
+        let changes = Changes::new(history_bytes, revision, true);
+        Self { database: Some(database), generation, inventory, current, disk_space, changes }
     }
 
     /// The database that takes writes.
@@ -34,9 +40,24 @@ impl Live {
         self.database.as_ref().expect("nothing is written while there is no database")
     }
 
-    /// A batch of changes to the generation.
+    /// A batch that changes no key.
     pub fn batch(&self) -> WriteBatch {
-        self.generation.batch(self.database())
+        self.generation.batch(self.database(), self.changes.revision())
+    }
+
+    /// A batch of changes of these keys.
+    pub fn batch_of<'a>(&self, keys: impl Iterator<Item = &'a str>) -> WriteBatch {
+        self.generation.batch(self.database(), self.changes.revision_behind(keys))
+    }
+
+    /// Widens the bounds of a keyspace's memtable.
+    pub fn widen_bounds(&self, keyspace: &Keyspace) -> Result<()> {
+        self.generation.widen_bounds(self.database(), keyspace, self.changes.revision())
+    }
+
+    /// Tells of the changes of a batch, which readers see by now.
+    pub fn append<'a>(&self, changes: impl Iterator<Item = (Event, &'a str)>) {
+        drop(self.changes.append_all(changes));
     }
 
     /// Notes a batch of so many bytes, with a floor for its number.

@@ -6,7 +6,7 @@
 //!          commit_group     │          two keyspaces: the keys, and large records
 //!                           │          that expire; a clear begins another pair
 //!                           └─ expiry, compaction, disk_space, remover
-//! read  ──► read_path ──► walk ─────► keyspaces
+//! read  ──► read_path ──► walk ─────► keyspaces, or a held moment of them
 //! start ──► directory ──► recovery: verify, journal, inventory
 //! failure ─► reopen: the same, while reads go on
 //! ```
@@ -16,12 +16,14 @@
 mod commit_group;
 mod committer;
 mod compaction;
+mod decoder;
 mod directory;
 mod disk_space;
 mod expiry;
 mod firsts;
 mod generation;
 mod held;
+mod held_moments;
 mod inventory;
 mod journal;
 mod live;
@@ -33,6 +35,7 @@ mod read_path;
 mod recovery;
 mod remover;
 mod reopen;
+mod revision;
 mod status;
 mod tree;
 mod upkeep;
@@ -41,11 +44,12 @@ mod walk;
 
 use super::pool::Pool;
 use super::watch::Watch;
-use super::{Done, Effect, Error, Op, Outage, Outcome, Storage, Time};
+use super::{Changes, Done, Effect, Error, HISTORY_BYTES, Op, Outage, Outcome, Storage, Time};
 use commit_group::{KeyOp, WriteOp};
 use committer::{Committer, Message, Write};
 use crossbeam_channel::Sender;
 use directory::{Data, Directory};
+use held_moments::HeldMoments;
 use live::Live;
 pub use open_error::OpenError;
 use pins::Pins;
@@ -55,6 +59,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
+use upkeep::Upkeep;
 
 /// Threads for reads from the disk, for each processor.
 const READERS_EACH: usize = 2;
@@ -70,6 +75,7 @@ pub struct Durable {
     /// For lists and counts: a read of one key waits behind none of their steps.
     walkers: Pool,
     watch: Watch,
+    changes: Changes,
     status: Arc<Status>,
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
@@ -82,6 +88,11 @@ impl Durable {
     /// Opens the store in the directory `path`; makes both if there is none.
     /// Reads the journal, which may take seconds.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with_history(path, HISTORY_BYTES)
+    }
+
+    /// The same with a change log of about so many bytes.
+    pub fn open_with_history(path: &Path, history_bytes: usize) -> Result<Self, OpenError> {
         let mut directory = Directory::take(path)?;
         if directory.is_new() {
             directory.found(recovery::found)?;
@@ -93,25 +104,28 @@ impl Durable {
             Time::go_on_from(reading);
         }
 
-        let live = Live::new(recovered);
-        let current = Arc::clone(&live.current);
+        let live = Live::new(recovered, history_bytes);
+        let (current, changes) = (Arc::clone(&live.current), live.changes.clone());
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let watch = Watch::default();
+        let moments = Arc::<HeldMoments>::default();
+        let upkeep = Upkeep::new(live, Arc::clone(&moments));
         let committer =
-            Committer::new(live, Arc::clone(&pins), Arc::clone(&status), watch.clone(), queue);
+            Committer::new(upkeep, Arc::clone(&pins), Arc::clone(&status), watch.clone(), queue);
         let committer = thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run())
             .map_err(|err| OpenError::io("no thread can be started", err))?;
         let committer = Mutex::new(Some(committer));
-        let read_path = ReadPath::new(current, pins);
+        let read_path = ReadPath::new(current, pins, moments);
         let [readers, walkers] = start_readers(&read_path)?;
         Ok(Self {
             read_path,
             readers,
             walkers,
             watch,
+            changes,
             status,
             writes,
             committer,
@@ -191,6 +205,10 @@ impl Storage for Durable {
         Some(&self.watch)
     }
 
+    fn changes(&self) -> Option<&Changes> {
+        Some(&self.changes)
+    }
+
     fn check(&self) -> Result<(), Error> {
         self.status.outage().map_or(Ok(()), |outage| Err(Error::Unavailable(outage)))
     }
@@ -204,7 +222,12 @@ impl Storage for Durable {
         // Behind every write that was handed over before.
         self.tell(Message::Close);
         let committer = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match committer.map(JoinHandle::join) {
+        // The last owner may be a completion, on the committer itself: that ends next.
+        let own = thread::current().id();
+        let committer = committer.filter(|committer| committer.thread().id() != own);
+        let closed = committer.map(JoinHandle::join);
+        self.read_path.moments.close();
+        match closed {
             None => Ok(()),
             Some(Ok(closed)) => closed,
             Some(Err(_panic)) => Err(Error::Unavailable(Outage::DiskFailed)),

@@ -2,13 +2,16 @@
 //!
 //! A plain read of one key takes the newest of it. It is taken again, from a snapshot,
 //! where it may have met some of a batch that is seen at once, and no more of it. Pages
-//! are always read from a snapshot.
+//! are always read from a snapshot, and those of one list from the same if that is asked
+//! for.
 
 use super::generation::Keyspaces;
+use super::held_moments::HeldMoments;
 use super::lookup::{entry_by, entry_in};
 use super::pins::Pins;
 use super::walk::View;
-use crate::storage::{Entry, Error, Key, Listing, Page, Range, Start, Time, record};
+use crate::storage::{Entry, Error, Key, Listing, Moment, Page, Range, Start, Time, record};
+use std::any::Any;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A larger value takes longer to check than other reads may wait.
@@ -19,12 +22,17 @@ const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 pub struct ReadPath {
     current: Arc<RwLock<Arc<Keyspaces>>>,
     pins: Arc<Pins>,
+    pub moments: Arc<HeldMoments>,
 }
 
 impl ReadPath {
     /// Reads of whatever keyspaces are current.
-    pub fn new(current: Arc<RwLock<Arc<Keyspaces>>>, pins: Arc<Pins>) -> Self {
-        Self { current, pins }
+    pub fn new(
+        current: Arc<RwLock<Arc<Keyspaces>>>,
+        pins: Arc<Pins>,
+        moments: Arc<HeldMoments>,
+    ) -> Self {
+        Self { current, pins, moments }
     }
 
     /// The keyspaces that are in use.
@@ -33,7 +41,7 @@ impl ReadPath {
     }
 
     /// Reads from the keyspaces that are in use.
-    fn read<T>(&self, read: impl Fn(&Keyspaces) -> Result<T, Error>) -> Result<T, Error> {
+    fn read<T>(&self, read: impl Fn(&Arc<Keyspaces>) -> Result<T, Error>) -> Result<T, Error> {
         loop {
             let keyspaces = self.keyspaces();
             let found = read(&keyspaces);
@@ -77,7 +85,33 @@ impl ReadPath {
 
     /// Reads a page. Blocks as long as the disk does.
     pub fn list(&self, listing: &Listing) -> Result<Page, Error> {
-        self.read(|keyspaces| self.view(keyspaces).page(listing))
+        match &listing.moment {
+            Moment::Now => self.read(|keyspaces| self.view(keyspaces).page(listing)),
+            Moment::Hold => self.read(|keyspaces| self.list_and_hold(keyspaces, listing)),
+            Moment::Held(moment) => self.list_held(&**moment, listing),
+        }
+    }
+
+    /// Reads a first page, and holds its moment if there are others.
+    fn list_and_hold(&self, keyspaces: &Arc<Keyspaces>, listing: &Listing) -> Result<Page, Error> {
+        let view = self.view(keyspaces);
+        let mut page = view.page(listing)?;
+        if page.next.is_some() {
+            page.moment = self.moments.hold(view)?;
+        }
+        Ok(page)
+    }
+
+    fn list_held(
+        &self,
+        moment: &(dyn Any + Send + Sync),
+        listing: &Listing,
+    ) -> Result<Page, Error> {
+        let mut page = self.moments.view(moment)?.page(listing)?;
+        if page.next.is_some() {
+            page.moment = listing.moment.clone();
+        }
+        Ok(page)
     }
 
     /// Counts some keys of a range. Blocks as long as the disk does.
@@ -86,13 +120,13 @@ impl ReadPath {
     }
 
     /// The keys at this moment.
-    fn view<'a>(&self, keyspaces: &'a Keyspaces) -> View<'a> {
+    fn view(&self, keyspaces: &Arc<Keyspaces>) -> View {
         // An entry that the snapshot shows, and that is replaced later, has expired
         // only if it was not pinned at the time of the snapshot.
         let look = || (keyspaces.keys.snapshot(), Time::now());
         keyspaces.keys.wait_for_batch();
         let (pins, (snapshot, now)) = self.pins.with(look);
-        View { keyspaces, snapshot, now, pins }
+        View { snapshot, keyspaces: Arc::clone(keyspaces), now, pins }
     }
 }
 

@@ -9,24 +9,30 @@ use super::held;
 use super::inventory::{self, Inventory};
 use super::journal::Stamp;
 use super::open_error::OpenError;
+use super::revision;
 use super::tree::Database;
 use super::verify::{self, Verified};
+use crate::storage::Revision;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A database that is open, the generation in use and the inventory of both.
+/// A database that is open, the generation in use, the inventory of both, and the position
+/// in the history.
 pub struct Recovered {
     pub database: Database,
     pub generation: Generation,
     pub inventory: inventory::Keeper,
+    /// Behind the last batch; of another birth if that is not known, as in a directory of
+    /// an earlier version. The next batch notes it on the disk.
+    pub revision: Revision,
 }
 
 /// Makes the database of a new store in the folder `data`.
 pub fn found(data: &Path) -> Result<(), OpenError> {
     let stamp = Stamp::new();
     let database = Database::open(data)?;
-    let generation = Generation::begin(&database, data, stamp, 0)?;
+    let generation = Generation::begin(&database, data, stamp, 0, Revision::newborn())?;
     let inventory = Inventory::new(stamp, generation.ids(), &[]);
     inventory.write(data).map_err(unlistable)
 }
@@ -55,13 +61,14 @@ pub fn recover(
     let stamp = Stamp::new();
     let database = Database::open(data.path())?;
     let generation = generation_in_use(&database, data, stamp)?;
+    let revision = revision::last(generation.keys())?.unwrap_or_else(Revision::newborn);
     // Before anything is written that it lists, or removed that the one before lists.
     let inventory = Inventory::new(stamp, generation.ids(), &verified.journals.all);
     inventory.write(data.path()).map_err(unlistable)?;
     finish()?;
     generation.remove_others(&database)?;
     let inventory = inventory::Keeper::new(Arc::clone(data), inventory);
-    Ok(Recovered { database, generation, inventory })
+    Ok(Recovered { database, generation, inventory, revision })
 }
 
 /// The generation in use of an open database. Its batches have the stamp.

@@ -1,5 +1,6 @@
-//! Removes the files of cleared generations on a thread of its own: it may take
-//! long, and nobody waits for that but a write that needs the space.
+//! Removes the files of cleared generations, and others that nobody needs any more, on
+//! threads of its own: it may take long, and nobody waits for that but a write that
+//! needs the space.
 
 use super::generation::Generation;
 use super::patience::Round;
@@ -10,6 +11,16 @@ use std::time::{Duration, Instant};
 
 /// The time between two looks at a removal that is waited for.
 const WAIT: Duration = Duration::from_millis(5);
+
+/// Drops something that files may go with, on the thread that is given back. Where none
+/// can be started it is dropped here.
+pub fn drop_elsewhere(last: impl Send + 'static) -> Option<JoinHandle<()>> {
+    let remove = move || {
+        scheduling::batch_priority();
+        drop(last);
+    };
+    thread::Builder::new().name("remover".to_owned()).spawn(remove).ok()
+}
 
 #[derive(Default)]
 pub struct Remover {

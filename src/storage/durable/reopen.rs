@@ -30,6 +30,7 @@ use super::open_error::OpenError;
 use super::recovery::{self, Recovered};
 use super::tree::{self, Database};
 use super::{directory, held, journal};
+use crate::storage::Revision;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -145,8 +146,10 @@ impl Reopener {
         let opened = flush(&standby, &mut live.generation)
             .map_err(OpenError::from)
             .and_then(|()| open(&live.inventory.data));
-        if let Ok(Recovered { database, generation, inventory }) = opened {
+        if let Ok(Recovered { database, generation, inventory, revision: _ }) = opened {
             self.replace(live, generation);
+            // A write that was not acknowledged may be there, and nobody was told of it.
+            drop(live.changes.be_reborn(Revision::newborn()));
             live.inventory = inventory;
             live.database = Some(database);
             self.closed.push(standby.close());
@@ -233,9 +236,9 @@ mod tests {
         directory.found(found).expect("it is made");
         let data = Arc::new(directory.data().expect("it is there"));
         let opened = recover(&data, true, || directory.finish());
-        let mut live = Live::new(opened.unwrap_or_else(|err| panic!("{err}")));
+        let mut live = Live::new(opened.unwrap_or_else(|err| panic!("{err}")), 0);
         let write = |live: &Live, value: &str| {
-            let mut batch = live.generation.batch(live.database());
+            let mut batch = live.batch();
             batch.insert(live.generation.keys(), "key", value);
             batch.commit().expect("it is written");
         };

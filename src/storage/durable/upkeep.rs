@@ -4,22 +4,23 @@
 //! files. Every failure is the database's own error, and the committer decides on its
 //! consequences. Nothing here knows of clients.
 //!
-//! Space is made in rounds of bounded time: a round waits for the removal of a cleared
-//! generation; else it compacts what expires, and the keys if that is not enough, and
-//! sweeps.
+//! Space is made in rounds of bounded time: a round drops the oldest moment that is held;
+//! else it waits for the removal of a cleared generation; else it compacts what expires,
+//! and the keys if that is not enough, and sweeps.
 
-use super::commit_group::Record;
+use super::commit_group::Draft;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
-use super::expiry::{Changes, Sweep};
+use super::expiry::{Sweep, Tally};
 use super::generation::{Both, Keyspaces};
+use super::held_moments::HeldMoments;
 use super::live::Live;
 use super::patience::{Ending, Patience, Round};
 use super::remover::Remover;
 use super::reopen::{Reopened, Reopener};
 use super::tree::{Result, WriteBatch};
-use crate::storage::{KEY_BYTES_MAX, Key, Time};
-use std::collections::BTreeMap;
+use crate::storage::{KEY_BYTES_MAX, Revision, Time};
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,18 +34,19 @@ const STALL_WAIT: Duration = Duration::from_millis(1);
 pub struct Upkeep {
     pub live: Live,
     pub sweep: Sweep,
+    pub moments: Arc<HeldMoments>,
     compactors: Both<Compactor>,
     remover: Remover,
 }
 
 impl Upkeep {
-    pub fn new(live: Live) -> Self {
+    pub fn new(live: Live, moments: Arc<HeldMoments>) -> Self {
         let sweep = Sweep::new(&live.generation.keyspaces);
         let (compactors, remover) = (Both::default(), Remover::default());
-        Self { live, sweep, compactors, remover }
+        Self { live, sweep, moments, compactors, remover }
     }
 
-    pub fn keyspaces(&self) -> &Keyspaces {
+    pub fn keyspaces(&self) -> &Arc<Keyspaces> {
         &self.live.generation.keyspaces
     }
 
@@ -53,34 +55,37 @@ impl Upkeep {
         self.live.disk_space.spare_bytes(self.keyspaces())
     }
 
-    /// A batch of changes, once the trees have kept up with those before.
-    pub fn batch(&mut self, changes: &BTreeMap<Key, Record>) -> Result<WriteBatch> {
-        let deletions = changes.values().filter(|record| record.is_none()).count();
-        self.compactors.keys.note(changes.len(), deletions);
+    /// A batch of the changes of a draft, once the trees have kept up with those before.
+    pub fn batch(&mut self, draft: &Draft) -> Result<WriteBatch> {
+        let deletions = draft.records.values().filter(|drafted| drafted.record.is_none()).count();
+        self.compactors.keys.note(draft.records.len(), deletions);
         self.wait_out_write_stall()?;
-        let mut batch = self.live.batch();
-        for (key, record) in changes {
-            self.sweep.put(&mut batch, &self.live.generation.keyspaces, key, record.clone());
+        let mut batch = self.live.batch_of(draft.events().map(|(_, key)| key));
+        for (key, drafted) in &draft.records {
+            let record = drafted.record.clone();
+            self.sweep.put(&mut batch, &self.live.generation.keyspaces, key, record);
         }
         self.sweep.note_clocks(&mut batch, &self.live.generation.keyspaces);
         Ok(batch)
     }
 
-    /// Commits a batch of so many bytes. Once this returns, it lasts.
-    pub fn commit(&mut self, batch: WriteBatch, bytes: usize) -> Result<()> {
-        self.live.note(self.live.database().visible_number(), bytes);
+    /// Commits the batch of a draft, and tells the watchers. Once this returns, it lasts.
+    pub fn commit(&mut self, batch: WriteBatch, draft: &Draft) -> Result<()> {
+        self.live.note(self.live.database().visible_number(), draft.bytes);
         if !self.live.data().goes_along() {
             self.live.check_place()?;
         }
         batch.commit()?;
         // A write to a directory that was removed is not acknowledged.
         self.live.check_folder()?;
+        // Whatever fails from here on, it is on the disk, and readers see it.
+        self.live.append(draft.events());
         self.has_written()
     }
 
     /// Notes the changes to what expires, and flushes memtables that are due.
     fn has_written(&mut self) -> Result<()> {
-        let Changes { changes, deletions } = self.sweep.take_large();
+        let Tally { changes, deletions } = self.sweep.take_large();
         self.compactors.expiring.note(changes, deletions);
         let Live { generation, .. } = &mut self.live;
         generation.sync_blob_names()?;
@@ -90,8 +95,7 @@ impl Upkeep {
         if self.compactors.expiring.has_obsolete_files {
             // A journal is kept until files have something newer than it has, and the
             // newest may have been merged away.
-            let expiring = self.live.generation.expiring();
-            self.live.generation.widen_bounds(self.live.database(), expiring)?;
+            self.live.widen_bounds(self.live.generation.expiring())?;
         }
         self.live.generation.flush()
     }
@@ -99,10 +103,13 @@ impl Upkeep {
     /// Deletes every key: an empty generation takes the place of the one in use.
     pub fn clear(&mut self) -> Result<()> {
         self.live.check_place()?;
-        let next = self.live.generation.next(self.live.database(), self.live.data().path())?;
+        let newborn = Revision::newborn();
+        let Live { generation, .. } = &self.live;
+        let next = generation.next(self.live.database(), self.live.data().path(), newborn)?;
         self.live.inventory.begin(&next)?;
         self.live.check_place()?;
         let old = self.live.replace(next);
+        drop(self.live.changes.be_reborn(newborn));
         self.compactors.each_mut().into_iter().for_each(Compactor::forget);
         self.sweep = Sweep::new(self.keyspaces());
         self.remover.remove(self.live.database().clone(), old);
@@ -118,7 +125,8 @@ impl Upkeep {
         self.wait_out_write_stall()?;
         self.live.check_place()?;
         let floor = self.live.database().visible_number();
-        let removed = self.sweep.step(self.live.database(), &self.live.generation, until)?;
+        let Live { generation, changes, .. } = &self.live;
+        let removed = self.sweep.step(self.live.database(), generation, changes, until)?;
         if removed > 0 {
             self.live.note(floor, removed * KEY_BYTES_MAX);
         }
@@ -171,7 +179,7 @@ impl Upkeep {
                 compactor.has_finished();
             }
             self.begin_compaction(Trigger::Write);
-            if self.has_l0_stall() && !self.is_compacting() {
+            if self.has_l0_stall() && !self.is_compacting() && !self.moments.drop_oldest() {
                 let is_full = self.spare_bytes() == 0;
                 let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
                 return Err(io::Error::from(kind).into());
@@ -233,11 +241,10 @@ impl Upkeep {
     /// Makes each tree that has been compacted drop its obsolete files: a flush
     /// installs a new version.
     fn release_obsolete_files(&mut self) -> Result<()> {
-        let Live { generation, .. } = &self.live;
-        let keyspaces = generation.keyspaces.each();
+        let keyspaces = self.live.generation.keyspaces.each();
         for (keyspace, compactor) in keyspaces.into_iter().zip(self.compactors.each_mut()) {
             if compactor.has_obsolete_files {
-                generation.widen_bounds(self.live.database(), keyspace)?;
+                self.live.widen_bounds(keyspace)?;
                 keyspace.seal_memtable()?;
                 compactor.has_obsolete_files = false;
             }
@@ -274,6 +281,9 @@ impl Upkeep {
         until: Time,
         is_hurried: &impl Fn() -> bool,
     ) -> Result<Round> {
+        if self.moments.drop_oldest() {
+            return Ok(Round { has_progress: true, has_more: true });
+        }
         let removed = self.remover.wait(patience.piece(Instant::now()), is_hurried);
         if removed.has_progress {
             return Ok(removed);
@@ -327,8 +337,15 @@ impl Upkeep {
         !self.is_compacting() && !self.remover.is_running()
     }
 
+    /// Drops the moments of keyspaces that are not in use any more.
+    pub fn drop_moments_of_others(&self) {
+        self.moments.retain(|view| Arc::ptr_eq(&view.keyspaces, self.keyspaces()));
+    }
+
     /// Tries to open a failed database anew.
     pub fn reopen(&mut self, reopener: &mut Reopener) -> Reopened {
+        // They are handles to it.
+        self.moments.retain(|_| false);
         let attempt = reopener.attempt(&mut self.live);
         if matches!(attempt, Reopened::Now) {
             self.sweep = Sweep::new(self.keyspaces());

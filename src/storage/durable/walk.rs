@@ -34,9 +34,10 @@ const GROUP_KEYS_MAX: usize = 24;
 const KEYS_END: [u8; 1] = [0xff];
 
 /// The keys at one moment.
-pub struct View<'a> {
-    pub keyspaces: &'a Keyspaces,
+pub struct View {
+    /// Dropped before the keyspaces, as it may have files of theirs.
     pub snapshot: Snapshot,
+    pub keyspaces: Arc<Keyspaces>,
     pub now: Time,
     /// Entries that do not expire yet.
     pub pins: HashMap<Key, Time>,
@@ -44,7 +45,7 @@ pub struct View<'a> {
 
 /// A walk in one direction.
 pub struct Walk<'a> {
-    view: &'a View<'a>,
+    view: &'a View,
     items: Items,
     expiries: Option<Expiries>,
 }
@@ -58,7 +59,20 @@ pub struct Found {
     pub lives: bool,
 }
 
-impl View<'_> {
+impl View {
+    /// The same, to be kept for long.
+    pub fn hold(self) -> Self {
+        let snapshot = self.snapshot.hold(self.keyspaces.each());
+        Self { snapshot, ..self }
+    }
+
+    /// The memtable of the keys that it keeps for long, if it does: by their keyspace and
+    /// its number there.
+    pub fn held_memtable(&self) -> Option<(u64, u64)> {
+        let keys = &self.keyspaces.keys;
+        Some((keys.id(), self.snapshot.held_memtable(keys)?))
+    }
+
     /// Reads a page.
     pub fn page(&self, listing: &Listing) -> Result<Page, Error> {
         let mut builder = Builder::new(listing);

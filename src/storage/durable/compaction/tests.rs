@@ -23,13 +23,13 @@ impl Tree {
         directory.found(recovery::found).expect("it is made");
         let data = Arc::new(directory.data().expect("it is there"));
         let recovered = recovery::recover(&data, true, || directory.finish());
-        let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")));
+        let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), 0);
         Self { live, _directory: directory, _folder: folder }
     }
 
     /// Has the next file have keys from all over.
     fn widen_bounds(&self) {
-        let widened = self.live.generation.widen_bounds(self.live.database(), self.keyspace());
+        let widened = self.live.widen_bounds(self.keyspace());
         widened.expect("it is written");
     }
 

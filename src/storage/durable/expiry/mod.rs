@@ -21,7 +21,7 @@ use super::generation::{Generation, Keyspaces};
 use super::tree::{Database, Keyspace, Result, WriteBatch};
 use crate::storage::page::Bounds;
 use crate::storage::time::Reading;
-use crate::storage::{Key, Time, record};
+use crate::storage::{Changes, Event, Key, Time, record};
 use bytes::Bytes;
 use std::mem;
 use std::ops::Bound;
@@ -146,7 +146,7 @@ impl Due {
 
 /// Numbers of keys that were written or deleted, and of those deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct Tally {
     pub changes: usize,
     pub deletions: usize,
 }
@@ -162,7 +162,7 @@ pub struct Sweep {
     /// The last step has not reached the end.
     pub has_more: bool,
     /// The changes to the keyspace of large records.
-    large: Changes,
+    large: Tally,
 }
 
 impl Sweep {
@@ -174,7 +174,7 @@ impl Sweep {
             from: PREFIX.to_vec(),
             clocks: None,
             has_more: false,
-            large: Changes::default(),
+            large: Tally::default(),
         }
     }
 
@@ -211,7 +211,7 @@ impl Sweep {
     }
 
     /// Takes the changes to the keyspace of large records since the last call.
-    pub fn take_large(&mut self) -> Changes {
+    pub fn take_large(&mut self) -> Tally {
         mem::take(&mut self.large)
     }
 
@@ -274,50 +274,79 @@ impl Sweep {
         self.large.deletions += 1;
     }
 
-    /// Removes some of the keys that have expired by now, and counts them.
+    /// Removes some of the keys that have expired by now, tells the watchers, and counts
+    /// them.
     pub fn step(
         &mut self,
         database: &Database,
         generation: &Generation,
+        changes: &Changes,
         now: Time,
     ) -> Result<usize> {
         let begun = Instant::now();
         let (keys, expiring) = (generation.keys(), generation.expiring());
-        let mut batch = generation.batch(database);
-        let (mut looked_at, mut removed) = (0, 0);
-        let until = index_behind(now);
-        let from = self.from.clone();
-        for entry in keys.keys(&from, &until).take(STEP_KEYS_MAX) {
-            let entry = match entry {
-                Ok(entry) => entry,
+        let entries = self.next_entries(keys, now);
+        let expired: Vec<&str> = entries.iter().filter_map(Swept::expired).collect();
+        if !entries.is_empty() {
+            let revision = changes.revision_behind(expired.iter().copied());
+            let mut batch = generation.batch(database, revision);
+            for key in &expired {
+                batch.remove(keys, *key);
+                batch.remove(keys, expiry_of(key.as_bytes()));
+            }
+            for Swept { entry, due } in &entries {
+                if due.is_some_and(|due| due.is_large) {
+                    self.remove_large(&mut batch, expiring, entry.to_vec());
+                }
+                batch.remove(keys, entry.clone());
+            }
+            batch.commit()?;
+            drop(changes.append_all(expired.iter().map(|key| (Event::Expire, *key))));
+        }
+        self.has_more = entries.len() == STEP_KEYS_MAX;
+        let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);
+        self.next = Instant::now() + if self.has_more { busy } else { INTERVAL };
+        Ok(expired.len())
+    }
+
+    /// The next entries of the index that are due, which are not looked at again.
+    fn next_entries(&mut self, keys: &Keyspace, now: Time) -> Vec<Swept> {
+        let mut entries = Vec::new();
+        for entry in keys.keys(&self.from, &index_behind(now)).take(STEP_KEYS_MAX) {
+            match entry {
+                Ok(entry) => entries.push(Swept::new(entry, keys)),
                 Err(err) => {
                     log::error!("the index of what expires cannot be read: {err}");
                     break;
                 }
-            };
-            looked_at += 1;
-            if let Some((expiry, key)) = parse(&entry) {
-                let expiry_of = expiry_of(key);
-                let due = Due::found(keys, &expiry_of).filter(|due| due.expiry == expiry);
-                if let Some(due) = due {
-                    batch.remove(keys, key);
-                    batch.remove(keys, expiry_of);
-                    removed += 1;
-                    if due.is_large {
-                        self.remove_large(&mut batch, expiring, entry.to_vec());
-                    }
-                }
             }
+        }
+        if let Some(Swept { entry, .. }) = entries.last() {
             self.from = entry.to_vec();
-            batch.remove(keys, entry);
         }
-        if looked_at > 0 {
-            batch.commit()?;
-        }
-        self.has_more = looked_at == STEP_KEYS_MAX;
-        let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);
-        self.next = Instant::now() + if self.has_more { busy } else { INTERVAL };
-        Ok(removed)
+        entries
+    }
+}
+
+/// An entry of the index to be removed.
+struct Swept {
+    entry: Bytes,
+    /// Where its key has expired, and was not stored again since.
+    due: Option<Due>,
+}
+
+impl Swept {
+    fn new(entry: Bytes, keys: &Keyspace) -> Self {
+        let due = parse(&entry).and_then(|(expiry, key)| {
+            Due::found(keys, &expiry_of(key)).filter(|due| due.expiry == expiry)
+        });
+        Self { entry, due }
+    }
+
+    /// The key to be removed with it.
+    fn expired(&self) -> Option<&str> {
+        let (_, key) = self.due.and_then(|_| parse(&self.entry))?;
+        str::from_utf8(key).ok()
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::storage::durable::Durable;
 use crate::storage::durable::journal::Stamp;
 use crate::storage::durable::lookup::entry_in;
-use crate::storage::{Blocking as _, Entry, KEY_BYTES_MAX, Op, Storage as _, record};
+use crate::storage::{Blocking as _, Entry, KEY_BYTES_MAX, Op, Revision, Storage as _, record};
 use std::sync::mpsc;
 use std::thread;
 use tempfile::TempDir;
@@ -35,6 +35,7 @@ struct Index {
     sweep: Sweep,
     generation: Generation,
     database: Database,
+    changes: Changes,
     // The fields are dropped in this order.
     _directory: TempDir,
 }
@@ -44,9 +45,12 @@ impl Index {
         let directory = tempfile::tempdir().expect("a directory");
         let data = directory.path().join("data");
         let database = Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
-        let generation = Generation::begin(&database, &data, Stamp::new(), 0).expect("it begins");
+        let revision = Revision { birth: 1, place: 1 };
+        let generation = Generation::begin(&database, &data, Stamp::new(), 0, revision);
+        let generation = generation.expect("it begins");
         let sweep = Sweep::new(&generation.keyspaces);
-        Self { sweep, generation, database, _directory: directory }
+        let changes = Changes::new(0, revision, true);
+        Self { sweep, generation, database, changes, _directory: directory }
     }
 
     /// Writes a record and its entries in the index, as the committer does.
@@ -66,7 +70,7 @@ impl Index {
 
     fn write(&mut self, text: &str, entry: Option<&Entry>) {
         let record = entry.map(|entry| record::encode(entry).into());
-        let mut batch = self.generation.batch(&self.database);
+        let mut batch = self.generation.batch(&self.database, self.changes.revision());
         self.sweep.put(&mut batch, &self.generation.keyspaces, &key(text), record);
         batch.commit().expect("it is written");
     }
@@ -77,8 +81,8 @@ impl Index {
 
     /// Takes one step at a moment; gives how many keys it has removed.
     fn step(&mut self, milliseconds: u64) -> usize {
-        let Self { sweep, generation, database, .. } = self;
-        sweep.step(database, generation, moment(milliseconds)).expect("it is written")
+        let Self { sweep, generation, database, changes, .. } = self;
+        sweep.step(database, generation, changes, moment(milliseconds)).expect("it is written")
     }
 
     fn is_empty(&self) -> bool {
@@ -255,12 +259,12 @@ fn a_large_record_is_in_order_of_time() {
     let large =
         [index_entry(moment(1000), &key("sooner")), index_entry(moment(3000), &key("later"))];
     assert_eq!(index.held_large(), large);
-    assert_eq!(index.sweep.take_large(), Changes { changes: 2, deletions: 0 });
+    assert_eq!(index.sweep.take_large(), Tally { changes: 2, deletions: 0 });
     let sooner = index.get("sooner").expect("it is there");
     assert_eq!((sooner.value().len(), sooner.expiry()), (6 * LARGE_BYTES_MIN, Some(moment(1000))));
 
     assert_eq!(index.step(2000), 2);
-    assert_eq!(index.sweep.take_large(), Changes { changes: 1, deletions: 1 });
+    assert_eq!(index.sweep.take_large(), Tally { changes: 1, deletions: 1 });
     assert_eq!(index.get("sooner"), None);
     assert_eq!(index.held_large(), large[1..]);
     assert_eq!(index.step(3000), 1);
@@ -304,7 +308,7 @@ fn what_was_written_before_is_read_and_written_and_swept() {
     let at = moment(1000);
     let before = entry(&"before".repeat(LARGE_BYTES_MIN), at);
     for text in ["overwritten", "shorter", "deleted", "swept"] {
-        let mut batch = index.generation.batch(&index.database);
+        let mut batch = index.generation.batch(&index.database, index.changes.revision());
         let keys = index.generation.keys();
         batch.insert(keys, text, record::encode(&before));
         batch.insert(keys, index_entry(at, &key(text)), []);

@@ -18,10 +18,14 @@
 //!   its own, and panics.
 //! - A batch gets into the memtables item by item, and plain reads see it so: see
 //!   `moments`.
+//! - As long as a snapshot lives a tree keeps all versions since, with the memtables and
+//!   files of each, and compaction keeps all values since. So no snapshot lives for long:
+//!   see `held_tree`.
 //!
 //! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
 //! Nothing here knows of entries, expiry or clients.
 
+mod held_tree;
 mod moments;
 mod orphans;
 pub mod table_file;
@@ -32,6 +36,7 @@ use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions, Readable as _};
 use fjall::{KvSeparationOptions, OwnedWriteBatch, PersistMode, UserKey, UserValue};
+use held_tree::{HeldItem, HeldItems, HeldTree};
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
 use moments::Moments;
 use orphans::NewFiles;
@@ -341,49 +346,105 @@ impl WriteBatch {
     }
 }
 
-/// All keyspaces of a database at a moment: later batches do not show. It keeps files
-/// that become obsolete meanwhile.
-pub struct Snapshot(fjall::Snapshot);
+/// Keyspaces of a database at a moment: later batches do not show.
+pub enum Snapshot {
+    /// All of them. As long as it lives the database keeps all that is obsolete since.
+    Tracked(fjall::Snapshot),
+    /// Some of them, by their numbers. It keeps what they were, and nothing else.
+    Held(Vec<(u64, HeldTree)>),
+}
 
 impl Snapshot {
+    /// The same moment of some keyspaces, to be kept for long.
+    pub fn hold(self, keyspaces: [&Keyspace; 2]) -> Self {
+        match self {
+            Self::Tracked(snapshot) => Self::Held(
+                keyspaces
+                    .map(|keyspace| {
+                        let (id, path) = (keyspace.id(), keyspace.0.path());
+                        (id, HeldTree::new(&keyspace.0.tree, path, snapshot.seqno()))
+                    })
+                    .into(),
+            ),
+            Self::Held(_) => self,
+        }
+    }
+
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        Ok(self.0.get(&keyspace.0, key)?.map(Into::into))
+        match self {
+            Self::Tracked(snapshot) => Ok(snapshot.get(&keyspace.0, key)?.map(Into::into)),
+            Self::Held(trees) => tree_of(trees, keyspace).get(key.as_ref()),
+        }
     }
 
     /// The items within some bounds, in order or from the last to the first.
     pub fn range(&self, keyspace: &Keyspace, bounds: Bounds, is_reverse: bool) -> Items {
-        Items { items: self.0.range(&keyspace.0, bounds), is_reverse }
+        let both = match self {
+            Self::Tracked(snapshot) => BothWays::Tracked(snapshot.range(&keyspace.0, bounds)),
+            Self::Held(trees) => BothWays::Held(tree_of(trees, keyspace).range(&bounds)),
+        };
+        Items { both, is_reverse }
     }
+
+    /// The memtable of a keyspace that it keeps for a long time.
+    pub fn held_memtable(&self, keyspace: &Keyspace) -> Option<u64> {
+        match self {
+            Self::Tracked(_) => None,
+            Self::Held(trees) => Some(tree_of(trees, keyspace).memtable()),
+        }
+    }
+}
+
+fn tree_of<'a>(trees: &'a [(u64, HeldTree)], keyspace: &Keyspace) -> &'a HeldTree {
+    let mut trees = trees.iter().filter(|(id, _)| *id == keyspace.id());
+    trees.next().map(|(_, tree)| tree).expect("the keyspace is one of those that are held")
 }
 
 /// Items of a keyspace, in one direction.
 pub struct Items {
-    items: fjall::Iter,
+    both: BothWays,
     is_reverse: bool,
+}
+
+enum BothWays {
+    Tracked(fjall::Iter),
+    Held(HeldItems),
 }
 
 impl Iterator for Items {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
-        let next = if self.is_reverse { self.items.next_back() } else { self.items.next() };
-        next.map(Item)
+        match (&mut self.both, self.is_reverse) {
+            (BothWays::Tracked(items), false) => items.next().map(Item::Tracked),
+            (BothWays::Tracked(items), true) => items.next_back().map(Item::Tracked),
+            (BothWays::Held(items), false) => items.next().map(Item::Held),
+            (BothWays::Held(items), true) => items.next_back().map(Item::Held),
+        }
     }
 }
 
 /// A key with its value, neither of which was looked at.
-pub struct Item(fjall::Guard);
+pub enum Item {
+    Tracked(fjall::Guard),
+    Held(HeldItem),
+}
 
 impl Item {
     pub fn into_parts(self) -> Result<(Bytes, Bytes)> {
-        let (key, value) = self.0.into_inner()?;
-        Ok((key.into(), value.into()))
+        let (key, value) = self.read(true)?;
+        Ok((key, value.expect("it is wanted")))
     }
 
     /// The key, with its value where that is wanted: it may be in a file of its own.
     pub fn read(self, with_value: bool) -> Result<(Bytes, Option<Bytes>)> {
-        let (key, value) = self.0.into_inner_if(|_key| with_value)?;
-        Ok((key.into(), value.map(Into::into)))
+        match self {
+            Self::Tracked(item) => {
+                let (key, value) = item.into_inner_if(|_key| with_value)?;
+                Ok((key.into(), value.map(Into::into)))
+            }
+            Self::Held(item) => item.read(with_value),
+        }
     }
 }
 
@@ -401,7 +462,7 @@ pub struct Keyspace(fjall::Keyspace, Arc<Moments>);
 impl Keyspace {
     /// A snapshot of its database, without a batch under way. Waits for nothing.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.1.snapshot())
+        Snapshot::Tracked(self.1.snapshot())
     }
 
     /// Waits until snapshots show all that plain reads have met, if every batch has its
@@ -419,6 +480,12 @@ impl Keyspace {
 
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         Ok(self.0.get(key)?.map(Into::into))
+    }
+
+    /// Returns true if there is a value under a key. It may be read from the disk for that,
+    /// but no blob is.
+    pub fn has(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.0.contains_key(key)?)
     }
 
     /// The value under a key in the active memtable, where the last writes are.
@@ -518,6 +585,22 @@ impl Keyspace {
         self.0.fragmented_blob_bytes()
     }
 
+    /// Closes its files, but for the journal, until they are read again. The database
+    /// keeps some open, also after they were removed with the keyspace: the disk has no
+    /// use of their space until then.
+    pub fn close_files(&self) {
+        let tree = &self.0.tree;
+        let Some(open) = &tree.tree_config().descriptor_table else { return };
+        // After a panic of the database there is none.
+        let Ok(version) = unless_panic(|| Ok(tree.current_version())) else { return };
+        for table in version.iter_tables() {
+            open.remove_for_table(&(tree.id(), table.id()).into());
+        }
+        for &blob_file in version.blob_files.list_ids() {
+            open.remove_for_blob_file(&(tree.id(), blob_file).into());
+        }
+    }
+
     /// Makes files, and removes those that it leaves behind if it fails.
     fn without_orphans(&self, make: impl FnOnce(&AnyTree) -> lsm_tree::Result<()>) -> Result<()> {
         let new_files = NewFiles::from_now(&self.0)?;
@@ -564,6 +647,17 @@ impl Keyspace {
     pub fn major_compact(&self, table_bytes: u64) -> Result<()> {
         self.0.tree.major_compact(table_bytes, 0)?;
         Ok(())
+    }
+
+    /// Merges all files, and keeps no version of a key but the newest.
+    pub fn merge(&self, table_bytes: u64) -> Result<()> {
+        self.0.tree.major_compact(table_bytes, self.1.snapshot().seqno())?;
+        Ok(())
+    }
+
+    /// How many versions it keeps.
+    pub fn versions(&self) -> usize {
+        1 + self.0.tree.version_free_list_len()
     }
 
     pub fn next_table_id(&self) -> u64 {

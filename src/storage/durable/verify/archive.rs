@@ -11,6 +11,7 @@
 //! in little-endian. The database asks for memory by numbers that it has not
 //! checked.
 
+use super::super::decoder::Decoder;
 use super::super::open_error::OpenError;
 use super::{changed, unreadable};
 use std::fs::File;
@@ -88,52 +89,4 @@ fn read_at(file: &mut File, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
     file.seek(SeekFrom::Start(range.start)).map_err(unreadable)?;
     file.take(range.end - range.start).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
-}
-
-/// Numbers in little-endian, one behind the other.
-pub struct Decoder<'a>(pub &'a [u8]);
-
-impl<'a> Decoder<'a> {
-    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.first_chunk().copied()
-    }
-
-    pub fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_le_bytes)
-    }
-
-    pub fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    pub fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    pub fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    pub fn u128(&mut self) -> Option<u128> {
-        self.array().map(u128::from_le_bytes)
-    }
-
-    /// A number of seven bits a byte, the lowest first.
-    pub fn varint(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let byte = self.u8()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
-    }
 }

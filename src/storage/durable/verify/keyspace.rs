@@ -1,8 +1,9 @@
 //! One keyspace: its manifest, and the files that this names.
 
+use super::super::decoder::Decoder;
 use super::super::open_error::OpenError;
 use super::super::tree::table_file::{self, Item, ItemKind, TableFile};
-use super::archive::{Archive, Decoder};
+use super::archive::Archive;
 use super::{Walk, changed, number, unreadable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
