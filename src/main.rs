@@ -140,14 +140,15 @@ type Engine = (&'static str, Arc<dyn Storage>);
 /// Opens the storage. `None` if a signal to stop comes before it is open.
 fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
     let Some(path) = &options.working_dir else {
-        let memory = options.max_memory.map_or_else(Memory::new, |max| Memory::with_max(max.0));
+        let max = options.max_memory.map_or(u64::MAX, |max| max.0);
+        let memory = Memory::with_limits(max, options.history_bytes());
         return Ok(Some(("memory", Arc::new(memory))));
     };
     let patience = options.wait_for_lock.map_or(Duration::ZERO, |span| span.0);
     let deadline = Instant::now() + patience;
     let mut is_waiting = false;
     loop {
-        let err = match Durable::open(path) {
+        let err = match Durable::open_with_history(path, options.history_bytes()) {
             Ok(durable) => return Ok(Some(("durable", Arc::new(durable)))),
             Err(err) => err,
         };

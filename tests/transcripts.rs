@@ -126,6 +126,7 @@ fn a_wrong_transcript_is_told_by_its_line() {
         ("< 200 Ok\n<\n< ok\\n", r#":2: expected "HTTP/1.1 200 Ok", got "HTTP/1.1 200 OK""#),
         ("< 200 OK\n<\n< ok", r#":2: expected the body "ok" of 2 bytes, got "ok\n" of 3"#),
         ("< 200 OK", r#":2: expected the body "" of 0 bytes, got "ok\n" of 3"#),
+        ("< 200 OK\n<\n< o\\*\\n", r#":2: expected the body "o\\*\n" of 4 bytes, got "ok\n" of 3"#),
         ("< 200 OK\n< Allow: *", ":2: expected some Allow, got none"),
         ("< 200 OK\n< Allow: GET", r#":2: expected Allow "GET", got None"#),
         ("< 200 OK\n< Content-Length: 4", r#":2: expected Content-Length "4", got Some("3")"#),

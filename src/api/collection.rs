@@ -8,14 +8,36 @@ use super::target::decode;
 use crate::storage::KEY_BYTES_MAX;
 
 /// The names of all parameters. Each method has some of them.
-pub const NAMES: &[&str] =
-    &["prefix", "after", "limit", "delimiter", "reverse", "count", "values", "take", "wait", "ttl"];
+pub const NAMES: &[&str] = &[
+    "prefix",
+    "after",
+    "limit",
+    "delimiter",
+    "reverse",
+    "count",
+    "values",
+    "tar",
+    "take",
+    "wait",
+    "ttl",
+];
 
 /// The most keys of a page that a client asks for.
 pub const LIMIT_MAX: usize = 10_000;
 
 /// The longest delimiter, in bytes.
 const DELIMITER_BYTES_MAX: usize = 16;
+
+/// A kind of list that is not one of keys alone. One rules out the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The number of keys.
+    Count,
+    /// Each key with its value, a line of JSON.
+    Values,
+    /// The same as a tar archive.
+    Tar,
+}
 
 /// The parameters of a call on the collection.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,10 +52,8 @@ pub struct Parameters<'a> {
     pub delimiter: Option<Box<str>>,
     /// `reverse`: from the last key to the first.
     pub is_reverse: bool,
-    /// `count`: the number of keys in place of the keys.
-    pub is_count: bool,
-    /// `values`: each key with its value.
-    pub has_values: bool,
+    /// `count`, `values` or `tar`: more or less than the keys.
+    pub kind: Option<Kind>,
     /// `take`: the start of the key to take. Not empty.
     pub take: Option<Box<str>>,
     /// `wait`: the length of a wait, not yet parsed. Goes with `take` alone.
@@ -63,8 +83,9 @@ impl<'a> Parameters<'a> {
                 "limit" => parsed.limit = Some(limit(value)?),
                 "delimiter" => parsed.delimiter = Some(delimiter(value)?),
                 "reverse" => parsed.is_reverse = flag(value)?,
-                "count" => parsed.is_count = flag(value)?,
-                "values" => parsed.has_values = flag(value)?,
+                "count" => parsed.set_kind(Kind::Count, value)?,
+                "values" => parsed.set_kind(Kind::Values, value)?,
+                "tar" => parsed.set_kind(Kind::Tar, value)?,
                 "take" if value.is_empty() => return Err(Refusal::TakeEmpty),
                 "take" => parsed.take = Some(key_text(value)?),
                 "wait" => parsed.wait = Some(value),
@@ -79,8 +100,14 @@ impl<'a> Parameters<'a> {
         let are_consistent = goes_with("count", &["prefix", "after"])
             && goes_with("take", &["wait"])
             && (parsed.wait.is_none() || parsed.take.is_some())
-            && (parsed.delimiter.is_none() || !parsed.has_values);
+            && (parsed.delimiter.is_none() || parsed.kind.is_none());
         if are_consistent { Ok(parsed) } else { Err(Refusal::QueryContradictory) }
+    }
+
+    fn set_kind(&mut self, kind: Kind, value: &str) -> Result<(), Refusal> {
+        flag(value)?;
+        let is_first = self.kind.replace(kind).is_none();
+        if is_first { Ok(()) } else { Err(Refusal::QueryContradictory) }
     }
 
     /// The prefix where there has to be one.
@@ -90,7 +117,7 @@ impl<'a> Parameters<'a> {
 }
 
 /// A key, or the start of one, percent-encoded.
-fn key_text(value: &str) -> Result<Box<str>, Refusal> {
+pub fn key_text(value: &str) -> Result<Box<str>, Refusal> {
     let text = decode(value)?;
     if text.len() > KEY_BYTES_MAX { Err(Refusal::KeyTooLong) } else { Ok(text.into()) }
 }
@@ -108,7 +135,7 @@ fn limit(value: &str) -> Result<usize, Refusal> {
 }
 
 /// A parameter without a value. Libraries that build queries of pairs write `count=`.
-fn flag(value: &str) -> Result<bool, Refusal> {
+pub fn flag(value: &str) -> Result<bool, Refusal> {
     if value.is_empty() { Ok(true) } else { Err(Refusal::QueryMalformed) }
 }
 
@@ -146,13 +173,18 @@ mod tests {
             ),
             ("&reverse&", Parameters { is_reverse: true, ..none() }),
             ("reverse=", Parameters { is_reverse: true, ..none() }),
-            ("values", Parameters { has_values: true, ..none() }),
+            ("values", Parameters { kind: Some(Kind::Values), ..none() }),
+            ("tar", Parameters { kind: Some(Kind::Tar), ..none() }),
+            (
+                "reverse&tar=&limit=2",
+                Parameters { kind: Some(Kind::Tar), is_reverse: true, limit: Some(2), ..none() },
+            ),
             (
                 "count=&after=b&prefix=a",
                 Parameters {
                     prefix: Some(text("a")),
                     after: Some(text("b")),
-                    is_count: true,
+                    kind: Some(Kind::Count),
                     ..none()
                 },
             ),
@@ -190,7 +222,7 @@ mod tests {
             ("Prefix=a", Refusal::QueryUnknown),
             ("%70refix=a", Refusal::QueryUnknown),
             ("prefix=a&prefx=b", Refusal::QueryUnknown),
-            ("tar", Refusal::QueryUnknown),
+            ("tars", Refusal::QueryUnknown),
             ("prefix=%", Refusal::KeyEscape),
             ("after=%4", Refusal::KeyEscape),
             ("take=%zz", Refusal::KeyEscape),
@@ -215,6 +247,7 @@ mod tests {
             ("reverse=1", Refusal::QueryMalformed),
             ("count=true", Refusal::QueryMalformed),
             ("values=x", Refusal::QueryMalformed),
+            ("tar=pax", Refusal::QueryMalformed),
             ("prefix=a&prefix=a", Refusal::QueryContradictory),
             ("reverse&&reverse", Refusal::QueryContradictory),
             ("ttl=1&ttl=1", Refusal::QueryContradictory),
@@ -223,6 +256,10 @@ mod tests {
             ("count&reverse", Refusal::QueryContradictory),
             ("count&values", Refusal::QueryContradictory),
             ("values&delimiter=/", Refusal::QueryContradictory),
+            ("tar&delimiter=/", Refusal::QueryContradictory),
+            ("tar&count", Refusal::QueryContradictory),
+            ("values&tar", Refusal::QueryContradictory),
+            ("take=a&tar", Refusal::QueryContradictory),
             ("take=a&prefix=", Refusal::QueryContradictory),
             ("limit=1&take=a", Refusal::QueryContradictory),
             ("wait", Refusal::QueryContradictory),

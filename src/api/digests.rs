@@ -60,6 +60,16 @@ impl Digests {
         Ok(())
     }
 
+    /// Begins to hash content that comes in pieces.
+    pub fn begin(self) -> Hashing {
+        let (md5, sha256, sha512) = (
+            self.md5.map(|_| Md5::new()),
+            self.sha256.map(|_| Sha256::new()),
+            self.sha512.map(|_| Sha512::new()),
+        );
+        Hashing { expected: self, md5, sha256, sha512 }
+    }
+
     /// Hashes `content` and compares.
     pub fn check(&self, content: &[u8]) -> Result<(), Refusal> {
         if self.match_content(content) { Ok(()) } else { Err(Refusal::ContentDiffers) }
@@ -69,6 +79,33 @@ impl Digests {
         self.md5.is_none_or(|digest| Md5::digest(content)[..] == digest)
             && self.sha256.is_none_or(|digest| Sha256::digest(content)[..] == digest)
             && self.sha512.is_none_or(|digest| Sha512::digest(content)[..] == digest)
+    }
+}
+
+/// The content so far of which digests are expected.
+pub struct Hashing {
+    expected: Digests,
+    md5: Option<Md5>,
+    sha256: Option<Sha256>,
+    sha512: Option<Sha512>,
+}
+
+impl Hashing {
+    /// Goes on with the next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.md5.iter_mut().for_each(|md5| md5.update(piece));
+        self.sha256.iter_mut().for_each(|sha256| sha256.update(piece));
+        self.sha512.iter_mut().for_each(|sha512| sha512.update(piece));
+    }
+
+    /// Compares with the content up to here.
+    pub fn check(self) -> Result<(), Refusal> {
+        let found = Digests {
+            md5: self.md5.map(|md5| md5.finalize().into()),
+            sha256: self.sha256.map(|sha256| sha256.finalize().into()),
+            sha512: self.sha512.map(|sha512| sha512.finalize().into()),
+        };
+        if found == self.expected { Ok(()) } else { Err(Refusal::ContentDiffers) }
     }
 }
 
@@ -122,8 +159,13 @@ mod tests {
 
     /// Whether the content is the one that the fields mean.
     fn verdict(fields: &[(&str, &str)]) -> Result<bool, Refusal> {
-        let digests = Digests::parse(Fields(fields))?;
-        Ok(digests.is_none_or(|digests| digests.match_content(CONTENT)))
+        let Some(digests) = Digests::parse(Fields(fields))? else { return Ok(true) };
+        let matches = digests.match_content(CONTENT);
+        let mut hashing = digests.begin();
+        CONTENT.chunks(3).for_each(|piece| hashing.add(piece));
+        let differs = Err(Refusal::ContentDiffers);
+        assert_eq!(hashing.check(), if matches { Ok(()) } else { differs }, "{fields:?}");
+        Ok(matches)
     }
 
     #[test]

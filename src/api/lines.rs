@@ -1,74 +1,26 @@
 //! Entries as lines of JSON, one for each key (NDJSON): the key, the value and all that
 //! is kept with it.
 //!
-//! Lines are written in parts, so that a long value is never encoded as one piece. The
-//! JSON of a line is written here by hand: it is a few members of text, and a
-//! library writes a value in one piece.
+//! The JSON of a line is written here by hand: it is a few members of text, and a library
+//! writes a value in one piece.
 
+use super::entries::{Encoding, PART_BYTES, expires};
 use super::etag::EntityTag;
-use crate::storage::{Entry, Page};
+use crate::storage::Entry;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::io::Write as _;
 
 /// The media type of such lines.
 pub const MEDIA_TYPE: &str = "application/x-ndjson";
 
-/// A part ends once it has this many bytes. It has at most six times [`PIECE_BYTES`]
-/// and a line's other members more.
-pub const PART_BYTES: usize = 1 << 20;
-
 /// The bytes of a value that are encoded at a time: whole groups of base64.
 const PIECE_BYTES: usize = 48 * 1024;
 
-/// The lines of some pages with entries, on their way.
-pub struct Lines {
-    pages: VecDeque<Page>,
-    /// The next line, by its place on the first page.
-    line: usize,
-    /// The bytes of its value that are written; none before its start.
-    written: Option<usize>,
-}
-
-impl Lines {
-    /// The lines of pages with entries.
-    pub fn new(pages: impl Into<VecDeque<Page>>) -> Self {
-        Self { pages: pages.into(), line: 0, written: None }
-    }
-
-    /// Returns true if all were written.
-    pub fn is_done(&self) -> bool {
-        self.pages.is_empty()
-    }
-
-    /// Writes the next part.
-    pub fn next_part(&mut self) -> Vec<u8> {
-        let mut part = Vec::new();
-        while let Some(page) = self.pages.front() {
-            for (key, entry) in page.keys().zip(page.entries()).skip(self.line) {
-                if part.len() >= PART_BYTES {
-                    return part;
-                }
-                let start = self.written.unwrap_or_else(|| {
-                    put_start(&mut part, key, entry);
-                    0
-                });
-                let end = put_value(&mut part, entry, start);
-                if end < entry.value().len() {
-                    self.written = Some(end);
-                    return part;
-                }
-                put_end(&mut part, entry);
-                (self.line, self.written) = (self.line + 1, None);
-            }
-            self.pages.pop_front();
-            self.line = 0;
-        }
-        part
-    }
-}
+/// The encoding as such lines. A part has at most six times [`PIECE_BYTES`] too many, and
+/// the other members of a line.
+pub const ENCODING: Encoding =
+    Encoding { media_type: MEDIA_TYPE, put_start, put_value, put_end, end: b"" };
 
 fn put_start(out: &mut Vec<u8>, key: &str, entry: &Entry) {
     out.extend_from_slice(b"{\"key\":");
@@ -99,21 +51,23 @@ pub fn put_value(out: &mut Vec<u8>, entry: &Entry, start: usize) -> usize {
 
 fn put_end(out: &mut Vec<u8>, entry: &Entry) {
     out.push(b'"');
+    put_attributes(out, entry);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Writes the members behind a value: all that is kept with it.
+pub fn put_attributes(out: &mut Vec<u8>, entry: &Entry) {
     if let Some(content_type) = entry.content_type() {
         out.extend_from_slice(b",\"type\":");
         put_string(out, content_type);
     }
-    if let Some(expiry) = entry.expiry() {
-        let mut text = String::new();
-        // A year past 9999 has no such form.
-        if write!(text, "{}", humantime::format_rfc3339_millis(expiry.on_wall_clock())).is_ok() {
-            out.extend_from_slice(b",\"expires\":");
-            put_string(out, &text);
-        }
+    if let Some(expires) = expires(entry) {
+        out.extend_from_slice(b",\"expires\":");
+        put_string(out, &expires);
     }
     out.extend_from_slice(b",\"etag\":\"");
     out.extend_from_slice(&EntityTag::of(entry).digits());
-    out.extend_from_slice(b"\"}\n");
+    out.push(b'"');
 }
 
 /// Writes a text as a string of JSON (RFC 8259, 7).

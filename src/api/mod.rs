@@ -5,6 +5,7 @@
 //! before the body, so that a refused call never waits for it, [`Api::try_now`]
 //! with the body, and [`Api::submit`] if the storage needs time. A reply may come
 //! in parts; the server asks for the next with [`Api::go_on`] once one was written.
+//! An import takes its body in parts instead: [`Api::import`] asks an [`Upload`] for them.
 //!
 //! The checks come in one order, and the first to fail is told: host 403,
 //! target 400, path 404, key 400, method 405, cross-site 403, query 400, header
@@ -37,6 +38,7 @@ mod access;
 mod collection;
 mod cross_site;
 mod digests;
+mod entries;
 mod etag;
 mod fields;
 pub(crate) mod grammar;
@@ -49,7 +51,9 @@ mod query;
 mod range;
 mod refusal;
 mod reply;
+mod revision;
 mod routes;
+mod tar;
 mod target;
 mod ttl;
 
@@ -57,8 +61,8 @@ use crate::storage::{Op, Storage};
 pub use access::{HostName, Hosts, InvalidHostName};
 use bytes::Bytes;
 use fields::Fields;
-use operations::wait::Wait;
-pub use operations::wait::Waiting;
+pub use operations::import::{Import, Upload};
+use operations::wait::{Wait, WaitingCall};
 use operations::{Answer, Look};
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
@@ -88,8 +92,21 @@ pub enum Step {
     /// An operation on the storage, which memory alone cannot do, or which is not the
     /// first.
     Pending(Pending),
-    /// It waits until its condition holds: the first step of such a call.
-    Wait(Arc<Waiting>),
+    /// It waits: for its condition to hold, or for changes to tell of.
+    Wait(Arc<dyn Waiting>),
+}
+
+/// The completion of a call, or of a part of its reply.
+pub type Replied = Box<dyn FnOnce(Reply) + Send>;
+
+/// Something that waits for the storage to change.
+pub trait Waiting: Send + Sync {
+    /// Waits, and calls `done` once with the reply, on this thread or on another. Never
+    /// blocks.
+    fn begin(self: Arc<Self>, storage: Arc<dyn Storage>, done: Replied);
+
+    /// Ends the wait: its time is over. May be called at any time, from any thread.
+    fn end(&self);
 }
 
 /// The API over one storage.
@@ -128,12 +145,7 @@ impl Api {
         self.hosts.check(fields)?;
         let operation = routes::parse(call.method, target, fields)?;
         if let Some(bytes) = call.body_bytes {
-            if bytes > self.value_bytes_max {
-                return Err(Refusal::ValueTooLarge.into());
-            }
-            if let Operation::Write(write) = &operation {
-                write.check_length(bytes)?;
-            }
+            operation.check_length(bytes, self.value_bytes_max)?;
         }
         Ok(operation)
     }
@@ -141,11 +153,21 @@ impl Api {
     /// Performs `operation` with the whole body of its call, which only a write
     /// looks at, if memory alone can. Never blocks, but reads all of the body.
     pub fn try_now(&self, operation: Operation, body: Bytes) -> Step {
-        let Pending { op, answer } = match self.plan(operation, body) {
-            Ok(Step::Pending(pending)) => pending,
-            Ok(step) => return step,
-            Err(reply) => return Step::Reply(reply),
+        let is_of_collection = operation.is_of_collection();
+        let since = is_of_collection.then(|| revision::before(&*self.storage)).flatten();
+        let step = match self.plan(operation, body) {
+            Ok(Step::Pending(pending)) => self.try_step(pending),
+            Ok(step) => step,
+            Err(reply) => Step::Reply(reply),
         };
+        match since {
+            Some(revision) => step.since(revision),
+            None => step,
+        }
+    }
+
+    /// Takes the next step of a call if memory alone can. Never blocks.
+    pub fn try_step(&self, Pending { op, answer }: Pending) -> Step {
         match self.storage.try_now(op) {
             Ok(outcome) => answer.step(outcome),
             Err(op) => Step::Pending(Pending { op, answer }),
@@ -160,18 +182,25 @@ impl Api {
 
     /// Has a call wait until its condition holds, and calls `done` once with the reply,
     /// on this thread or on another. Never blocks.
-    pub fn wait(&self, waiting: Arc<Waiting>, done: impl FnOnce(Reply) + Send + 'static) {
-        waiting.begin_to_look(Arc::clone(&self.storage), Box::new(done));
+    pub fn wait(&self, waiting: Arc<dyn Waiting>, done: impl FnOnce(Reply) + Send + 'static) {
+        waiting.begin(Arc::clone(&self.storage), Box::new(done));
     }
 
-    /// Reads the next part of a reply in parts, and calls `done` once with it: a reply
-    /// of which only the body counts, and the rest. One that is no success breaks the
-    /// reply off. Never blocks, but may encode as much as one part has.
-    pub fn go_on(&self, rest: Rest, done: impl FnOnce(Reply) + Send + 'static) {
-        match catch(|| rest.step()) {
-            Step::Reply(reply) => done(reply),
-            Step::Pending(pending) => self.submit(pending, done),
-            Step::Wait(waiting) => self.wait(waiting, done),
+    /// The step to the next part of a reply in parts: a reply of which only the body
+    /// counts, and the rest. One that is no success breaks the reply off. Never blocks,
+    /// but may encode as much as one part has.
+    pub fn go_on(&self, rest: Rest) -> Step {
+        catch(|| rest.step())
+    }
+
+    /// Imports what comes with an upload, in pieces, and gives the reply. Blocks until all
+    /// has come and was stored, or until something is refused.
+    pub fn import(&self, import: Import, upload: &mut dyn Upload) -> Reply {
+        let since = revision::before(&*self.storage);
+        let reply = import.run(self.value_bytes_max, upload);
+        match since {
+            Some(revision) => reply.since(revision),
+            None => reply,
         }
     }
 
@@ -190,13 +219,15 @@ impl Api {
             Operation::Wait(call) => self.begin(call.0, call.1),
             Operation::Body(plan) => Step::Pending(plan(body, self.value_bytes_max)?),
             Operation::Pending(pending) => Step::Pending(*pending),
+            Operation::Watch(watch) => watch.begin(&*self.storage)?,
+            Operation::Import(_) => unreachable!("an upload is taken as it comes"),
         })
     }
 
     /// Begins a call that waits. Where the storage tells of no changes it is looked at
     /// once.
     fn begin(&self, look: Look, wait: Wait) -> Step {
-        match Waiting::begin(&*self.storage, look, wait) {
+        match WaitingCall::begin(&*self.storage, look, wait) {
             Ok(waiting) => Step::Wait(waiting),
             Err(look) => {
                 let op = look.op();
@@ -217,7 +248,7 @@ fn submit(
     let step = move |outcome| match catch(|| answer.step(outcome)) {
         Step::Reply(reply) => done(reply),
         Step::Pending(pending) => submit(&next, pending, done),
-        Step::Wait(waiting) => waiting.begin_to_look(next, Box::new(done)),
+        Step::Wait(waiting) => waiting.begin(next, Box::new(done)),
     };
     storage.submit(op, Box::new(step));
 }

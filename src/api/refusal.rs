@@ -120,6 +120,26 @@ refusals! {
     // The name of a key to add.
     NameTaken 503 "no name is free, try again"
 
+    // An upload that is taken in pieces.
+    ImportUnknown 400 "the import is neither lines of JSON nor a tar archive"
+    ImportRequest 400 "a request does not belong in an import"
+    ImportKeyless 400 "the line has no key"
+    ImportValueless 400 "the line has no value"
+
+    // The members of a tar archive.
+    ArchiveHeader 400 "the header is not one of a tar archive"
+    ArchiveShort 400 "the archive ended early"
+    ArchiveKind 400 "it is neither a plain file nor a directory"
+    ArchiveRecords 400 "the extended header makes no sense"
+    ArchiveRecordsLong 413 "the extended headers are longer than 256 KiB"
+    ArchiveGoesOn 400 "more follows the end of the archive"
+
+    // The change log.
+    SinceMalformed 400 "since is not a revision"
+    WatcherBehind 503 "the watcher is behind by more than the history, try again"
+    WatchersTooMany 503 "too many watchers, try again"
+    EngineLacksChanges 501 "not on this engine"
+
     // The entry under the key.
     KeyNotFound 404 "key not found"
     PreconditionFailed 412 "precondition failed"

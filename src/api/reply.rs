@@ -1,6 +1,7 @@
 //! A reply before the server gives it a wire form.
 
 use super::Step;
+use super::entries::Encoding;
 use super::etag::EntityTag;
 use super::{lines, media_type, range, ttl};
 use crate::storage::{Entry, Time};
@@ -10,6 +11,9 @@ use std::ops::Range;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
+
+/// The media type of events.
+pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// Room for the header fields of most replies.
 const HEADERS_USUAL: usize = 6;
@@ -40,17 +44,26 @@ impl PartialEq for Reply {
 
 /// The rest of a body that is made while it is sent, so that no memory has to hold
 /// all of it: the way to the reply that has the next part.
-pub struct Rest(Box<dyn FnOnce() -> Step + Send>);
+pub struct Rest {
+    step: Box<dyn FnOnce() -> Step + Send>,
+    is_stream: bool,
+}
 
 impl Rest {
     /// The rest that comes with this step.
     pub fn new(step: impl FnOnce() -> Step + Send + 'static) -> Self {
-        Self(Box::new(step))
+        Self { step: Box::new(step), is_stream: false }
+    }
+
+    /// The same of a stream, which goes on as things happen, for as long as its client
+    /// stays.
+    pub fn of_stream(step: impl FnOnce() -> Step + Send + 'static) -> Self {
+        Self { step: Box::new(step), is_stream: true }
     }
 
     /// The step to the next part.
     pub fn step(self) -> Step {
-        (self.0)()
+        (self.step)()
     }
 }
 
@@ -146,9 +159,20 @@ impl Reply {
         Self::of_collection(TEXT, text.into())
     }
 
-    /// 200 with keys of the collection, each a line of JSON, or with the first of them.
-    pub fn lines(lines: impl Into<Bytes>) -> Self {
-        Self::of_collection(lines::MEDIA_TYPE, lines.into())
+    /// 200 with entries of the collection in an encoding, or with the first of them.
+    pub fn entries(encoding: &Encoding, bytes: impl Into<Bytes>) -> Self {
+        Self::of_collection(encoding.media_type, bytes.into())
+    }
+
+    /// 200 with changes in the collection, each an event of an `EventSource`, or with the
+    /// first of them.
+    pub fn events(events: impl Into<Bytes>) -> Self {
+        Self::of_collection(EVENT_STREAM, events.into())
+    }
+
+    /// The next part of a body.
+    pub fn part_of_body(part: impl Into<Bytes>) -> Self {
+        Self { status: 200, headers: Vec::new(), body: part.into(), rest: None }
     }
 
     /// 200 with the number of keys in the collection, and a newline.
@@ -235,6 +259,11 @@ impl Reply {
         &self.body
     }
 
+    /// Drops the body, or the part of it that is there.
+    pub fn drop_body(&mut self) {
+        self.body = Bytes::new();
+    }
+
     /// The same with a body that goes on.
     #[must_use]
     pub fn with_rest(self, rest: Rest) -> Self {
@@ -244,6 +273,11 @@ impl Reply {
     /// Returns true if the body goes on.
     pub fn has_rest(&self) -> bool {
         self.rest.is_some()
+    }
+
+    /// Returns true if it is that of a stream.
+    pub fn is_stream(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.is_stream)
     }
 
     /// Takes the rest of the body.

@@ -4,7 +4,8 @@
 
 use super::fields::Fields;
 use super::operations::{
-    Operation, Parse, Routed, add, batch, clear, health, list, manual, options, read, remove, write,
+    Operation, Parse, Routed, add, batch, clear, health, import, list, manual, options, read,
+    remove, watch, write,
 };
 use super::target::{Target, decode_key};
 use super::{Refusal, Reply};
@@ -47,6 +48,18 @@ pub const ROUTES: &[Route] = &[
         ],
     },
     Route { path: "/batch", methods: &[("POST", batch::parse), ("OPTIONS", options::of_action)] },
+    Route {
+        path: "/watch",
+        methods: &[("GET", watch::parse), ("HEAD", watch::parse), ("OPTIONS", options::parse)],
+    },
+    Route {
+        path: "/import",
+        methods: &[
+            ("POST", import::parse),
+            ("PUT", import::parse),
+            ("OPTIONS", options::of_action),
+        ],
+    },
     Route { path: "/clear", methods: &[("DELETE", clear::parse), ("OPTIONS", options::of_action)] },
     Route {
         path: "/healthz",

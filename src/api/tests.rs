@@ -2,23 +2,30 @@
 
 use super::operations::manual;
 use super::routes::ROUTES;
-use super::{Api, Call, Hosts, Operation, Refusal, Reply, Step};
+use super::{Api, Call, Hosts, Operation, Pending, Refusal, Reply, Rest, Step, Upload};
 use crate::storage::{
     Blocking as _, Done, Effect, Entry, Error, KEY_BYTES_MAX, Key, Memory, Op, Outcome, Storage,
 };
-use bytes::Bytes;
+use bytes::buf::Reader;
+use bytes::{Buf as _, Bytes};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
+mod archives;
 mod collection;
+mod importing;
 mod many;
+mod revision;
 mod waiting;
+mod watch;
 
 const VALUE_BYTES_MAX: u64 = 100;
 const TOO_LONG: &[u8] = &[b'x'; 101];
 
-const PATHS: &str = "not found: the paths are /kv/{key}, /kv, /batch, /clear and /healthz\n";
+const PATHS: &str =
+    "not found: the paths are /kv/{key}, /kv, /batch, /watch, /import, /clear and /healthz\n";
 const NOT_ALLOWED: &str = "method not allowed\n";
 
 /// A storage that is full, though reading works.
@@ -92,6 +99,9 @@ impl Api {
     /// All of it: admits a call and performs it with `body`.
     fn answer(&self, call: &Call<'_>, body: Bytes) -> Reply {
         let operation = match self.admit(call) {
+            Ok(Operation::Import(import)) => {
+                return self.import(import, &mut Whole(self, body.reader()));
+            }
             // As the server does, which reads no further then.
             Ok(_) if body.len() as u64 > self.value_bytes_max => {
                 return Refusal::ValueTooLarge.into();
@@ -99,14 +109,54 @@ impl Api {
             Ok(operation) => operation,
             Err(reply) => return reply,
         };
+        self.take(self.try_now(operation, body))
+    }
+
+    /// The next part of a reply.
+    fn next_part(&self, rest: Rest) -> Reply {
+        self.take(self.go_on(rest))
+    }
+
+    fn take(&self, step: Step) -> Reply {
         let (done, reply) = crossbeam_channel::bounded(1);
         let done = move |told| done.send(told).unwrap();
-        match self.try_now(operation, body) {
+        match step {
             Step::Reply(reply) => return reply,
             Step::Pending(pending) => self.submit(pending, done),
             Step::Wait(waiting) => self.wait(waiting, done),
         }
         reply.recv().unwrap()
+    }
+}
+
+/// An upload that is there as a whole.
+struct Whole<'a>(&'a Api, Reader<Bytes>);
+
+impl Read for Whole<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1.read(buffer)
+    }
+}
+
+impl BufRead for Whole<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.1.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.1.consume(bytes);
+    }
+}
+
+impl Upload for Whole<'_> {
+    fn reserve(&mut self, _bytes: u64) -> bool {
+        true
+    }
+
+    fn release(&mut self) {}
+
+    fn perform(&mut self, pending: Pending) -> Reply {
+        self.0.take(self.0.try_step(pending))
     }
 }
 
@@ -819,7 +869,7 @@ proptest! {
         for api in [api(), api_over(Full)] {
             let reply = api.answer(&call, body.clone().into());
             check_form(&target, &reply);
-            prop_assert!([200, 400, 404, 405, 413, 507].contains(&reply.status()));
+            prop_assert!([200, 400, 404, 405, 413, 501, 507].contains(&reply.status()));
         }
     }
 }

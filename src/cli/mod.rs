@@ -10,7 +10,7 @@ mod units;
 
 use crate::api::{HostName, Hosts, InvalidHostName};
 use crate::server::Config;
-use crate::storage::Durable;
+use crate::storage::{self, Durable};
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
@@ -25,6 +25,9 @@ pub use units::{Size, Span};
 
 /// The longest value unless told otherwise.
 const VALUE_BYTES_MAX: Size = Size(10 << 20);
+
+/// The history unless told otherwise.
+const HISTORY_BYTES: Size = Size(storage::HISTORY_BYTES as u64);
 
 /// The highest limit for values. A value is held in memory as a whole, and
 /// the HTTP library may allocate it once more.
@@ -90,6 +93,15 @@ pub struct Options {
     /// many as the system has room for]
     #[arg(long, env = "LKV_MAX_CONNECTIONS", value_name = "N", value_parser = parse_count)]
     pub max_connections: Option<usize>,
+
+    /// The most watchers that are told of changes as they happen; past it 503 [default:
+    /// as many as take half of the room for connections]
+    #[arg(long, env = "LKV_MAX_WATCHERS", value_name = "N", value_parser = parse_count)]
+    pub max_watchers: Option<usize>,
+
+    /// The memory for the last changes, from which a watcher that comes back goes on
+    #[arg(long, env = "LKV_HISTORY", value_name = "SIZE", default_value_t = HISTORY_BYTES)]
+    pub history: Size,
 
     /// How long a connection may be silent before a request
     #[arg(long, env = "LKV_IDLE_TIMEOUT", value_name = "TIME",
@@ -186,6 +198,11 @@ impl Options {
         Hosts::local(names.chain(own))
     }
 
+    /// The bytes of history.
+    pub fn history_bytes(&self) -> usize {
+        usize::try_from(self.history.0).unwrap_or(usize::MAX)
+    }
+
     /// The configuration of a server on `addrs`.
     pub fn config(&self, addrs: Vec<SocketAddr>) -> Config {
         let is_durable = self.working_dir.is_some();
@@ -194,6 +211,7 @@ impl Options {
             addrs,
             workers: self.workers.unwrap_or_else(|| Config::default().workers),
             connections_max: self.max_connections,
+            streams_max: self.max_watchers,
             idle_timeout: self.idle_timeout.0,
             request_timeout: self.request_timeout.0,
             shutdown_timeout: self.shutdown_timeout.0,
@@ -278,6 +296,7 @@ mod tests {
         let addrs = options.addrs().expect("it is numeric");
         assert_eq!(addrs, ["127.0.0.1:8888".parse().expect("an address")]);
         assert_eq!(options.max_value_size, Size(10 * 1024 * 1024));
+        assert_eq!(options.history, Size(16 * 1024 * 1024));
         assert_eq!(options.config(addrs).idle_timeout, Duration::from_secs(60));
     }
 
@@ -314,7 +333,7 @@ mod tests {
 
     #[test]
     fn bad_usage_is_one_line() {
-        let cases: [(&[&str], &str); 16] = [
+        let cases: [(&[&str], &str); 18] = [
             (&["--prot", "1"], "--port"),
             (&["--port", "99999"], "99999"),
             (&["--port", "abc"], "abc"),
@@ -322,6 +341,8 @@ mod tests {
             (&["--workers", "0"], "1 to 1024"),
             (&["--workers", "1025"], "1 to 1024"),
             (&["--max-connections", "0"], "1 on"),
+            (&["--max-watchers", "0"], "1 on"),
+            (&["--history", "much"], "much"),
             (&["--host", ""], "--host"),
             (&["--allow-host", "*.example.com"], "*.example.com"),
             (&["--max-value-size", "lots"], "lots"),

@@ -31,7 +31,6 @@ const REPLACEMENT_PAUSE_MAX: Duration = Duration::from_secs(1);
 pub struct Acceptor {
     listeners: Arc<[TcpListener]>,
     dispatcher: Arc<Dispatcher>,
-    connections_max: usize,
     current: AcceptLoop,
     /// Earlier ones, whose connections live on.
     retiring: Vec<AcceptLoop>,
@@ -46,18 +45,13 @@ struct AcceptLoop {
 }
 
 impl Acceptor {
-    /// Starts accepting on `listeners`, up to so many connections at once.
-    pub fn new(
-        listeners: Vec<TcpListener>,
-        dispatcher: Arc<Dispatcher>,
-        connections_max: usize,
-    ) -> io::Result<Self> {
+    /// Starts accepting on `listeners`.
+    pub fn new(listeners: Vec<TcpListener>, dispatcher: Arc<Dispatcher>) -> io::Result<Self> {
         let listeners = listeners.into();
-        let current = AcceptLoop::start(&listeners, &dispatcher, connections_max, 0)?;
+        let current = AcceptLoop::start(&listeners, &dispatcher, 0)?;
         Ok(Self {
             listeners,
             dispatcher,
-            connections_max,
             current,
             retiring: Vec::new(),
             next_replacement: Instant::now(),
@@ -96,9 +90,9 @@ impl Acceptor {
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
-        let Self { listeners, dispatcher, connections_max, current, .. } = self;
+        let Self { listeners, dispatcher, current, .. } = self;
         let number = current.thread.number + 1;
-        let next = AcceptLoop::start(listeners, dispatcher, *connections_max, number)?;
+        let next = AcceptLoop::start(listeners, dispatcher, number)?;
         self.retiring.push(mem::replace(current, next));
         Ok(true)
     }
@@ -114,7 +108,9 @@ impl Acceptor {
                 self.dispatcher.connections.cut(connection);
             }
         }
-        let living: HashSet<_> = open.iter().map(|connection| connection.accept_loop).collect();
+        // A stream needs its accept loop no more.
+        let with_loop = open.iter().filter(|connection| !connection.is_stream());
+        let living: HashSet<_> = with_loop.map(|connection| connection.accept_loop).collect();
         self.retiring.retain(|accept_loop| {
             let lives = living.contains(&accept_loop.thread.number);
             if !lives {
@@ -162,12 +158,11 @@ impl AcceptLoop {
     fn start(
         listeners: &Arc<[TcpListener]>,
         dispatcher: &Arc<Dispatcher>,
-        connections_max: usize,
         number: usize,
     ) -> io::Result<Self> {
         let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let thread = Arc::new(AcceptThread::new(number));
-        let opened = gate::open(&listener, listeners, dispatcher, connections_max, &thread)?;
+        let opened = gate::open(&listener, listeners, dispatcher, &thread)?;
         let dispatcher = Arc::clone(dispatcher);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let leader = move || {

@@ -1,4 +1,4 @@
-//! Reading a body, to its end or not at all.
+//! Reading a body: to its end or not at all, or as it comes.
 
 use super::chunked::Chunked;
 use super::framing::Length;
@@ -32,6 +32,68 @@ impl From<io::Error> for Error {
         } else {
             Self::Broken(err)
         }
+    }
+}
+
+/// A body that is taken as it comes. An end before its own is `UnexpectedEof`, and bad
+/// chunks are `InvalidData` with a text.
+pub enum Body<R> {
+    /// So many bytes are left of it.
+    Known(R, u64),
+    /// Its end is in it.
+    Chunked(Chunked<R>),
+}
+
+impl<R: BufRead> Body<R> {
+    /// A body from its first byte.
+    pub fn new(reader: R, length: Length) -> Self {
+        match length {
+            Length::Known(bytes) => Self::Known(reader, bytes),
+            Length::Chunked => Self::Chunked(Chunked::new(reader)),
+        }
+    }
+
+    /// Returns true if all of it was taken.
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Known(_, left) => *left == 0,
+            Self::Chunked(chunked) => chunked.is_done(),
+        }
+    }
+}
+
+impl<R: BufRead> BufRead for Body<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self {
+            Self::Known(_, 0) => Ok(&[]),
+            Self::Known(reader, left) => {
+                let buffer = reader.fill_buf()?;
+                if buffer.is_empty() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                let bytes = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                Ok(buffer.get(..bytes).unwrap_or_default())
+            }
+            Self::Chunked(chunked) => chunked.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        match self {
+            Self::Known(reader, left) => {
+                reader.consume(bytes);
+                *left = left.saturating_sub(bytes as u64);
+            }
+            Self::Chunked(chunked) => chunked.consume(bytes),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?.read(buffer)?;
+        self.consume(bytes);
+        Ok(bytes)
     }
 }
 

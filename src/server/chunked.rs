@@ -42,6 +42,11 @@ impl<R: BufRead> Chunked<R> {
         Self { reader, state: State::Size, data_bytes: 0, overhead_bytes: 0 }
     }
 
+    /// Returns true if all of it was taken.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
     /// Takes one line and gives it without its end.
     fn line(&mut self) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
@@ -113,6 +118,27 @@ impl<R: BufRead> Read for Chunked<R> {
     }
 }
 
+impl<R: BufRead> BufRead for Chunked<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.advance()?;
+        let State::Data(left) = self.state else { return Ok(&[]) };
+        let buffer = self.reader.fill_buf()?;
+        if buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        Ok(buffer.get(..bytes).unwrap_or_default())
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        if let State::Data(left) = self.state {
+            self.reader.consume(bytes);
+            self.data_bytes += bytes as u64;
+            self.state = State::Data(left.saturating_sub(bytes as u64));
+        }
+    }
+}
+
 /// `chunk-size [ chunk-ext ]`: hexadecimal digits, and nothing else before a
 /// semicolon but the spaces that old senders put there.
 fn size(line: &[u8]) -> io::Result<u64> {
@@ -139,7 +165,25 @@ mod tests {
     fn decode(body: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
         let (mut reader, mut data) = (body, Vec::new());
         Chunked::new(&mut reader).read_to_end(&mut data)?;
-        Ok((data, reader.to_vec()))
+        let whole = (data, reader.to_vec());
+        assert_eq!(decode_by_pieces(body)?, whole, "{body:?}");
+        Ok(whole)
+    }
+
+    /// The same by pieces of three bytes.
+    fn decode_by_pieces(body: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let (mut reader, mut data) = (body, Vec::new());
+        let mut chunked = Chunked::new(&mut reader);
+        loop {
+            let piece = chunked.fill_buf()?;
+            let bytes = piece.len().min(3);
+            data.extend_from_slice(&piece[..bytes]);
+            chunked.consume(bytes);
+            assert_eq!(chunked.is_done(), bytes == 0);
+            if bytes == 0 {
+                return Ok((data, reader.to_vec()));
+            }
+        }
     }
 
     #[test]
@@ -192,6 +236,8 @@ mod tests {
         let whole = b"5;x=y\r\nvalue\r\n5\r\nvalue\r\n0\r\nX-Sum: 1\r\n\r\n";
         for at in 0..whole.len() {
             let err = decode(&whole[..at]).expect_err("it is cut off");
+            assert_eq!(err.kind(), io::ErrorKind::UnexpectedEof, "cut at {at}: {err}");
+            let err = decode_by_pieces(&whole[..at]).expect_err("it is cut off");
             assert_eq!(err.kind(), io::ErrorKind::UnexpectedEof, "cut at {at}: {err}");
         }
     }

@@ -1,5 +1,10 @@
 //! The open connections.
+//!
+//! A connection that is down to a stream, its last response, has no thread of tiny_http's
+//! and none of its descriptors any more, once both have gone: from then on it counts as a
+//! stream.
 
+use super::limits::Room;
 use super::pipeline::{Activity, Life, Pipeline};
 use super::socket::Socket;
 use std::collections::HashMap;
@@ -11,13 +16,32 @@ use std::time::Duration;
 /// All open connections.
 #[derive(Default)]
 pub struct Connections {
-    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    room: Room,
+    open: Mutex<Open>,
     /// The number of those, to be read without waiting.
     count: AtomicUsize,
     last_id: AtomicU64,
-    /// Wakes the gate, which waits for the end of one.
-    ended: Condvar,
+    /// Wakes the gate, which waits for room.
+    roomier: Condvar,
     is_waited_for: AtomicBool,
+}
+
+#[derive(Default)]
+struct Open {
+    by_id: HashMap<u64, Arc<Connection>>,
+    /// Those with a stream that was admitted.
+    with_stream: usize,
+    /// Those of them that cost no more than a stream does.
+    streams: usize,
+}
+
+/// The fill of the room for connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    /// The open connections that are no streams.
+    pub count: usize,
+    /// The most of them at present, with those that are turned away.
+    pub max: usize,
 }
 
 /// One connection.
@@ -34,11 +58,28 @@ pub struct Connection {
     pub pipeline: Pipeline,
     /// Whether a thread of tiny_http has begun to read it.
     is_read: AtomicBool,
+    /// A stream was admitted.
+    has_stream: AtomicBool,
+    /// tiny_http has neither a thread nor a descriptor for it any more.
+    is_left: AtomicBool,
     /// The bytes received so far.
     received: AtomicU64,
 }
 
+impl Open {
+    /// The fill of a room.
+    fn fill(&self, room: &Room) -> Fill {
+        let count = self.by_id.len() - self.streams;
+        Fill { count, max: room.with_turned_away_max(self.streams) }
+    }
+}
+
 impl Connections {
+    /// Connections within that room, of which there are none yet.
+    pub fn within(room: Room) -> Self {
+        Self { room, ..Self::default() }
+    }
+
     /// Adds a connection.
     pub fn add(&self, socket: Socket, peer: SocketAddr, accept_loop: usize) -> Arc<Connection> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
@@ -49,30 +90,76 @@ impl Connections {
             socket,
             pipeline: Pipeline::default(),
             is_read: AtomicBool::new(false),
+            has_stream: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
             received: AtomicU64::new(0),
         });
         let mut open = self.lock();
-        open.insert(id, Arc::clone(&connection));
-        self.count.store(open.len(), Ordering::Relaxed);
+        open.by_id.insert(id, Arc::clone(&connection));
+        self.count.store(open.by_id.len(), Ordering::Relaxed);
         drop(open);
         connection
     }
 
     /// The open connection of that number.
     pub fn get(&self, id: u64) -> Option<Arc<Connection>> {
-        self.lock().get(&id).map(Arc::clone)
+        self.lock().by_id.get(&id).map(Arc::clone)
+    }
+
+    /// Admits a stream, the last response of its connection; `false` if there are too
+    /// many.
+    pub fn admit_stream(&self, connection: &Connection) -> bool {
+        let mut open = self.lock();
+        if open.with_stream >= self.room.streams_max {
+            return false;
+        }
+        // One that has ended meanwhile counts no more.
+        if open.by_id.contains_key(&connection.id)
+            && !connection.has_stream.swap(true, Ordering::Relaxed)
+        {
+            open.with_stream += 1;
+            self.settle(open, connection);
+        }
+        true
+    }
+
+    /// Notes that tiny_http has neither a thread nor a descriptor for a connection.
+    pub fn leave(&self, connection: &Connection) {
+        let open = self.lock();
+        if open.by_id.contains_key(&connection.id)
+            && !connection.is_left.swap(true, Ordering::Relaxed)
+        {
+            self.settle(open, connection);
+        }
+    }
+
+    /// Counts a connection as a stream if it has come to be one.
+    fn settle(&self, mut open: MutexGuard<'_, Open>, connection: &Connection) {
+        if connection.is_stream() {
+            open.streams += 1;
+            drop(open);
+            self.tell_of_room();
+        }
+    }
+
+    fn tell_of_room(&self) {
+        if self.is_waited_for.load(Ordering::Relaxed) {
+            self.roomier.notify_all();
+        }
     }
 
     /// Ends a connection, with all that is left of it.
     pub fn end(&self, connection: &Connection) {
         let mut open = self.lock();
-        let was_open = open.remove(&connection.id).is_some();
-        self.count.store(open.len(), Ordering::Relaxed);
+        let was_open = open.by_id.remove(&connection.id).is_some();
+        self.count.store(open.by_id.len(), Ordering::Relaxed);
+        if was_open {
+            open.with_stream -= usize::from(connection.has_stream.load(Ordering::Relaxed));
+            open.streams -= usize::from(connection.is_stream());
+        }
         drop(open);
         if was_open {
-            if self.is_waited_for.load(Ordering::Relaxed) {
-                self.ended.notify_all();
-            }
+            self.tell_of_room();
             connection.pipeline.end(Life::Cut);
         }
     }
@@ -117,26 +204,40 @@ impl Connections {
 
     /// All open connections.
     pub fn all(&self) -> Vec<Arc<Connection>> {
-        self.lock().values().map(Arc::clone).collect()
+        self.lock().by_id.values().map(Arc::clone).collect()
     }
 
-    /// The number of open connections.
+    /// The number of open connections, streams among them.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Waits for up to `time` until fewer than `max` are open; `false` if that
-    /// does not come.
-    pub fn wait_for_room(&self, max: usize, time: Duration) -> bool {
-        let open = self.lock();
-        self.is_waited_for.store(true, Ordering::Relaxed);
-        let waited = self.ended.wait_timeout_while(open, time, |open| open.len() >= max);
-        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        self.is_waited_for.store(false, Ordering::Relaxed);
-        open.len() < max
+    /// The fill of the room for connections.
+    pub fn fill(&self) -> Fill {
+        self.lock().fill(&self.room)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+    /// The connection cap, without those that are turned away.
+    pub fn cap(&self) -> usize {
+        self.room.connections_max(self.lock().streams)
+    }
+
+    /// Waits for up to `time` until there is room for another connection; `false` if
+    /// that does not come.
+    pub fn wait_for_room(&self, time: Duration) -> bool {
+        let is_full = |open: &mut Open| {
+            let Fill { count, max } = open.fill(&self.room);
+            count >= max
+        };
+        let open = self.lock();
+        self.is_waited_for.store(true, Ordering::Relaxed);
+        let waited = self.roomier.wait_timeout_while(open, time, is_full);
+        let (mut open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        self.is_waited_for.store(false, Ordering::Relaxed);
+        !is_full(&mut open)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
         // Every change is complete before anything could panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,6 +257,12 @@ impl Connection {
     /// Whether a thread of tiny_http reads it, and sees to its end.
     pub fn has_reader(&self) -> bool {
         self.is_read() && !self.pipeline.is_read_out()
+    }
+
+    /// Whether it costs no more than a stream does. That does not change while the
+    /// connections are locked.
+    pub fn is_stream(&self) -> bool {
+        self.has_stream.load(Ordering::Relaxed) && self.is_left.load(Ordering::Relaxed)
     }
 
     /// Counts received bytes.
@@ -178,5 +285,91 @@ impl Connection {
             self.socket.stop_sending();
         }
         is_closed
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(portable)))]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    /// Connections of which there may be 12, or 8 beside 12 streams, and the way to add some.
+    fn connections() -> (Connections, impl Fn(&Connections) -> Arc<Connection>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let add = move |connections: &Connections| {
+            let socket = Socket::new(listener.try_clone().expect("a descriptor").into());
+            connections.add(socket, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), 0)
+        };
+        (Connections::within(Room::within(39, 100, None, Some(12))), add)
+    }
+
+    fn fill(connections: &Connections) -> (usize, usize) {
+        let Fill { count, max } = connections.fill();
+        assert_eq!(connections.count(), connections.all().len());
+        (count, max)
+    }
+
+    #[test]
+    fn a_stream_counts_as_one_once_tiny_http_has_left_it() {
+        for is_left_first in [false, true] {
+            let (connections, add) = connections();
+            let (one, other) = (add(&connections), add(&connections));
+            assert_eq!(fill(&connections), (2, 13));
+            for step in [is_left_first, !is_left_first] {
+                assert!(!one.is_stream());
+                // Each may be told twice.
+                for _ in 0..2 {
+                    if step {
+                        connections.leave(&one);
+                    } else {
+                        assert!(connections.admit_stream(&one));
+                    }
+                }
+            }
+            assert!(one.is_stream() && !other.is_stream());
+            assert_eq!(fill(&connections), (1, 12));
+            assert_eq!(connections.count(), 2);
+            connections.end(&one);
+            connections.leave(&one);
+            assert!(connections.admit_stream(&one), "nobody is there to be refused");
+            assert_eq!(fill(&connections), (1, 13));
+            connections.end(&other);
+            assert_eq!(fill(&connections), (0, 13));
+        }
+    }
+
+    #[test]
+    fn no_more_streams_are_admitted_than_may_be() {
+        let (connections, add) = connections();
+        let streams: Vec<_> = (0..12).map(|_| add(&connections)).collect();
+        for stream in &streams {
+            assert!(connections.admit_stream(stream));
+        }
+        let another = add(&connections);
+        assert!(!connections.admit_stream(&another));
+        assert_eq!(fill(&connections), (13, 13));
+        assert!(!connections.wait_for_room(Duration::ZERO));
+        for stream in &streams {
+            connections.leave(stream);
+        }
+        assert_eq!(fill(&connections), (1, 9));
+        assert!(connections.wait_for_room(Duration::ZERO));
+        assert!(!connections.admit_stream(&another), "they are still there");
+        connections.end(&streams[0]);
+        assert!(connections.admit_stream(&another));
+    }
+
+    #[test]
+    fn a_connection_that_becomes_a_stream_makes_room() {
+        let (connections, add) = connections();
+        let all: Vec<_> = (0..13).map(|_| add(&connections)).collect();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| connections.wait_for_room(Duration::from_secs(25)));
+            for connection in all.iter().take(2) {
+                assert!(connections.admit_stream(connection));
+                connections.leave(connection);
+            }
+            assert!(waiting.join().expect("it does not panic"));
+        });
     }
 }

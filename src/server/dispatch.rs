@@ -20,25 +20,42 @@
 //! A response in parts is a sender's from the start. The next part is made once one
 //! was written, on any thread, and given to the sender again: so at most one part of
 //! a connection is in memory, the leader makes none but the first, and no stack grows.
+//!
+//! A stream is such a response whose parts come as things happen:
+//!
+//! ```text
+//! go_on ─► wait ─► there is a part at once ───────────────────► sender ─► go_on
+//!            └───► parked ─► woken: write it as far as the ───► go_on
+//!                            socket takes it at once, and the
+//!                            rest, and most of a crowd's parts,
+//!                            by the sender
+//! ```
+//!
+//! Parked it has no thread; a server that stops, and a client that ends its side, end the
+//! stream in good order with what is under way.
 
 use super::completions::Completions;
-use super::connections::Connections;
+use super::connections::{Connection, Connections};
 use super::framing::Persistence;
 use super::job::Job;
 use super::leader::{Leadership, Turn};
+use super::limits::Room;
 use super::mailbox::{Command, Mailbox};
+use super::pipeline::Stage;
 use super::request::{Head, Meaning};
-use super::response::{BodyEnd, Response};
+use super::response::{BodyEnd, Progress, Response};
 use super::sender::{Place, Senders, Transfer};
 use super::socket::Socket;
 use super::uploads::Uploads;
 use crate::api::{Api, Pending, Refusal, Reply, Step, Waiting};
 use crate::metrics::Metrics;
 use crossbeam_channel::{Receiver, Sender};
+use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// The most tasks that wait for a worker; no more requests are taken then.
 const TASKS_MAX: usize = 4096;
@@ -52,6 +69,12 @@ const LEADER_BATCH_BYTES_MAX: usize = 4 * 1024;
 /// The most responses under way that their clients do not take at once; large
 /// ones are refused then, for each may hold a value that is not stored any more.
 const SENDING_MAX: usize = 512;
+
+/// Parts of streams that one thread brings within this time of each other are a crowd's
+/// where they are more than so many. From there on it writes one in so many.
+const CROWD_PACE: Duration = Duration::from_micros(50);
+const CROWD_MIN: u32 = 16;
+const CROWD_SHARE: u32 = 3;
 
 /// Moves requests through one server, whose threads share it.
 pub struct Dispatcher {
@@ -77,6 +100,32 @@ pub struct Dispatcher {
     is_draining: AtomicBool,
 }
 
+/// The next part of a response, while it is made.
+struct NextPart {
+    dispatcher: Arc<Dispatcher>,
+    job: Job,
+    progress: Progress,
+    place: Option<Place>,
+}
+
+/// Marks a call on this thread that asks for a part. One that comes within the call is a
+/// sender's, so that no stack grows; one that comes later was waited for.
+struct AskedFor;
+
+/// Parts that one thread has brought, each soon after the one before. Those of a crowd are
+/// too many for it to write.
+#[derive(Clone, Copy)]
+struct Row {
+    last: Option<Instant>,
+    parts: u32,
+}
+
+thread_local! {
+    static IS_ASKED_FOR: Cell<bool> = const { Cell::new(false) };
+    /// The row of parts that this thread has brought.
+    static ROW: Cell<Row> = const { Cell::new(Row { last: None, parts: 0 }) };
+}
+
 /// A worker's task, which waits for no client.
 #[allow(clippy::large_enum_variant, reason = "nearly all of it is requests")]
 pub enum Task {
@@ -89,12 +138,12 @@ pub enum Task {
 }
 
 impl Dispatcher {
-    /// A dispatcher between `api` and `senders`.
-    pub fn new(api: Api, senders: Senders) -> Self {
+    /// A dispatcher between `api` and `senders`, with room for connections.
+    pub fn new(api: Api, senders: Senders, room: Room) -> Self {
         let (tasks, task_queue) = crossbeam_channel::unbounded();
         Self {
             api,
-            connections: Connections::default(),
+            connections: Connections::within(room),
             senders,
             uploads: Arc::default(),
             watchdog: Mailbox::default(),
@@ -154,6 +203,9 @@ impl Dispatcher {
         if is_leader && body.len() > body_bytes_max {
             return self.queue(Task::Handle(job, Ok((operation, body))));
         }
+        if operation.is_stream() && !self.connections.admit_stream(&job.connection) {
+            return self.respond(job, Refusal::WatchersTooMany.into());
+        }
         // The storage and its locks stay whole through a panic: see there.
         let tried = panic::catch_unwind(AssertUnwindSafe(|| self.api.try_now(operation, body)));
         match tried {
@@ -176,11 +228,8 @@ impl Dispatcher {
 
     /// Has a request wait for its condition, or for the end of its time, or of its
     /// client, or of the server. Never blocks.
-    fn wait(self: &Arc<Self>, job: Job, waiting: Arc<Waiting>) {
-        job.connection.pipeline.wait(&waiting);
-        if self.is_draining.load(Ordering::SeqCst) {
-            waiting.end();
-        }
+    fn wait(self: &Arc<Self>, job: Job, waiting: Arc<dyn Waiting>) {
+        self.note_wait(&job.connection, &waiting, Stage::Waiting);
         let dispatcher = Arc::clone(self);
         self.api.wait(waiting, move |reply| {
             job.connection.pipeline.stop_waiting();
@@ -188,6 +237,19 @@ impl Dispatcher {
             let has_time = dispatcher.submitted.load(Ordering::Relaxed) == 0;
             dispatcher.complete(job, reply, has_time);
         });
+    }
+
+    /// Notes that the request in work waits, so that the wait ends with its client and
+    /// with the server.
+    fn note_wait(&self, connection: &Connection, waiting: &Arc<dyn Waiting>, stage: Stage) {
+        connection.pipeline.wait(waiting, stage);
+        if self.is_draining() {
+            waiting.end();
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
     }
 
     /// Takes the storage's reply, usually on a thread of the storage's own, which has
@@ -220,17 +282,21 @@ impl Dispatcher {
             match job.connection.socket.send_now(&bytes) {
                 Ok(sent) if sent < bytes.len() => {
                     let place = self.senders.place();
-                    self.senders.send(Transfer::begun(job, response, place, bytes, sent));
+                    self.senders.send(Transfer::begun(job, response, Some(place), bytes, sent));
                 }
                 outcome => self.finish(job, &response, outcome.map(|_| ())),
             }
-        } else if self.senders.under_way() < SENDING_MAX || !job.head.is_safe() {
+        } else if response.is_stream()
+            || self.senders.under_way() < SENDING_MAX
+            || !job.head.is_safe()
+        {
             // A write cannot be refused once it was executed.
             if response.body_end() == BodyEnd::Close {
                 // Its end is to be told from that of the process.
                 job.connection.socket.set_ends_by_reset(true);
             }
-            self.senders.send(Transfer::new(job, response, self.senders.place()));
+            let place = (!response.is_stream()).then(|| self.senders.place());
+            self.senders.send(Transfer::new(job, response, place));
         } else {
             self.watchdog.send(Command::Crowded);
             self.respond(job, Refusal::Overloaded.into());
@@ -241,6 +307,17 @@ impl Dispatcher {
     /// cannot be. Never blocks.
     pub fn take_back(self: &Arc<Self>, transfer: Transfer, outcome: io::Result<()>) {
         let (job, response, place) = transfer.into_response();
+        self.follow(job, response, place, outcome);
+    }
+
+    /// Goes on behind a response that was written, or a part of one, or that cannot be.
+    fn follow(
+        self: &Arc<Self>,
+        job: Job,
+        response: Response,
+        place: Option<Place>,
+        outcome: io::Result<()>,
+    ) {
         if outcome.is_ok() && response.breaks_off() {
             self.break_off(&job, &response);
         } else if outcome.is_ok() && response.has_rest() {
@@ -252,18 +329,39 @@ impl Dispatcher {
 
     /// Has the API make the next part of a response, which goes to the sender again,
     /// from any thread. Never blocks.
-    fn go_on(self: &Arc<Self>, job: Job, response: Response, place: Place) {
+    fn go_on(self: &Arc<Self>, job: Job, response: Response, place: Option<Place>) {
+        let (is_stream, connection) = (response.is_stream(), Arc::clone(&job.connection));
         // The part that was written is dropped before there is another.
         let (rest, progress) = response.into_rest().expect("it has a rest");
-        let (dispatcher, connection) = (Arc::clone(self), Arc::clone(&job.connection));
-        let send = move |reply| {
-            let part = progress.followed_by(reply);
-            dispatcher.senders.send(Transfer::new(job, part, place));
+        let next = NextPart { dispatcher: Arc::clone(self), job, progress, place };
+        if is_stream && (self.is_draining() || connection.pipeline.is_ending()) {
+            drop(rest);
+            return next.queue(Reply::empty());
+        }
+        let go_on = || match self.api.go_on(rest) {
+            Step::Reply(reply) => next.queue(reply),
+            Step::Pending(pending) => self.api.submit(pending, |reply| next.queue(reply)),
+            Step::Wait(waiting) if is_stream => self.wait_for_part(waiting, next),
+            Step::Wait(waiting) => self.api.wait(waiting, |reply| next.queue(reply)),
         };
-        let go_on = || self.api.go_on(rest, send);
         if panic::catch_unwind(AssertUnwindSafe(go_on)).is_err() {
             self.connections.cut(&connection);
         }
+    }
+
+    /// Has a stream wait for its next part. Never blocks.
+    fn wait_for_part(&self, waiting: Arc<dyn Waiting>, next: NextPart) {
+        self.note_wait(&next.job.connection, &waiting, Stage::Watching);
+        let is_asked_for = AskedFor::begin();
+        self.api.wait(waiting, |reply| {
+            next.job.connection.pipeline.stop_waiting();
+            if AskedFor::is_now() || Socket::SEND_MAY_BLOCK || Row::leaves_to_sender() {
+                next.queue(reply);
+            } else {
+                next.write(reply);
+            }
+        });
+        drop(is_asked_for);
     }
 
     /// Ends a response whose next part cannot be had, so that its client knows.
@@ -305,6 +403,69 @@ impl Dispatcher {
             let bytes = response.body_bytes();
             log::debug!("{line} {status} {bytes} bytes {} us", latency.as_micros());
         }
+    }
+}
+
+impl NextPart {
+    /// Leaves it to a sender.
+    fn queue(self, reply: Reply) {
+        let part = self.progress.followed_by(reply);
+        self.dispatcher.senders.send(Transfer::new(self.job, part, self.place));
+    }
+
+    /// Writes it as far as the socket takes it at once, leaves the rest to a sender, and
+    /// goes on. Never blocks.
+    fn write(self, reply: Reply) {
+        let Self { dispatcher, job, progress, place } = self;
+        let connection = Arc::clone(&job.connection);
+        let mut part = progress.followed_by(reply);
+        let bytes = part.take_piece();
+        let write = || match connection.socket.send_now(&bytes) {
+            Ok(sent) if sent < bytes.len() => {
+                dispatcher.senders.send(Transfer::begun(job, part, place, bytes, sent));
+            }
+            outcome => dispatcher.follow(job, part, place, outcome.map(|_| ())),
+        };
+        if panic::catch_unwind(AssertUnwindSafe(write)).is_err() {
+            dispatcher.connections.cut(&connection);
+        }
+    }
+}
+
+impl Row {
+    /// The row with another part, which comes now.
+    fn with_another(self, now: Instant) -> Self {
+        let follows = self.last.is_some_and(|last| now.duration_since(last) < CROWD_PACE);
+        Self { last: Some(now), parts: if follows { self.parts + 1 } else { 1 } }
+    }
+
+    /// Whether its last part is a sender's.
+    fn is_left_to_sender(self) -> bool {
+        self.parts > CROWD_MIN && !self.parts.is_multiple_of(CROWD_SHARE)
+    }
+
+    /// Whether a part that comes on this thread now is a sender's.
+    fn leaves_to_sender() -> bool {
+        let row = ROW.get().with_another(Instant::now());
+        ROW.set(row);
+        row.is_left_to_sender()
+    }
+}
+
+impl AskedFor {
+    fn begin() -> Self {
+        IS_ASKED_FOR.set(true);
+        Self
+    }
+
+    fn is_now() -> bool {
+        IS_ASKED_FOR.get()
+    }
+}
+
+impl Drop for AskedFor {
+    fn drop(&mut self) {
+        IS_ASKED_FOR.set(false);
     }
 }
 

@@ -11,7 +11,7 @@
 //! over until another connection ends. They are noticed here, for nobody reads
 //! them, and a connection that ends at once makes the pool look again.
 
-use super::connections::Connection;
+use super::connections::{Connection, Fill};
 use super::dispatch::Dispatcher;
 use super::door::{self, Gate, Opened, Stream};
 use super::inlet::Inlet;
@@ -50,8 +50,6 @@ const DESCRIPTORS_SPARE: usize = 2;
 struct Gatekeeper {
     listeners: Arc<[TcpListener]>,
     dispatcher: Arc<Dispatcher>,
-    /// The most connections, with those that are turned away.
-    connections_max: usize,
     accept_thread: Arc<AcceptThread>,
     // Nobody but the accept loop's thread locks it.
     state: Mutex<State>,
@@ -142,13 +140,11 @@ pub fn open(
     listener: &TcpListener,
     listeners: &Arc<[TcpListener]>,
     dispatcher: &Arc<Dispatcher>,
-    connections_max: usize,
     accept_thread: &Arc<AcceptThread>,
 ) -> io::Result<Opened> {
     let gatekeeper = Gatekeeper {
         listeners: Arc::clone(listeners),
         dispatcher: Arc::clone(dispatcher),
-        connections_max,
         accept_thread: Arc::clone(accept_thread),
         state: Mutex::new(State::new()?),
     };
@@ -171,16 +167,16 @@ impl Gatekeeper {
             return Ok(None);
         }
         let connections = &self.dispatcher.connections;
-        let count = connections.count();
+        let Fill { count, max } = connections.fill();
         // Then there are descriptors enough in any case.
-        state.keeps_spare = count < self.connections_max / 2;
-        if count >= self.connections_max {
+        state.keeps_spare = count < max / 2;
+        if count >= max {
             // Forgotten connections take up room as well.
             if state.left_to_wait().is_some_and(|left| left.is_zero()) {
                 return Ok(Some(state.nudge()));
             }
             self.dispatcher.watchdog.send(Command::Inspect);
-            if !connections.wait_for_room(self.connections_max, FORGOTTEN_AFTER) {
+            if !connections.wait_for_room(FORGOTTEN_AFTER) {
                 return Ok(None);
             }
         }

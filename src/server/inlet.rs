@@ -8,22 +8,25 @@
 //! byte of a client's reaches the library.
 //!
 //! It is the one place that waits for a client to send: a thread waits for
-//! one client, and each client has one.
+//! one client, and each client has one. So an import is done here, piece by piece,
+//! and what is left in the pipeline is its reply.
 
-use super::body;
+use super::body::{self, Body};
 use super::connections::Connection;
 use super::dispatch::Dispatcher;
 use super::door::{self, Stream};
 use super::framing::{Framing, HEAD_BYTES_MAX, Length};
+use super::incoming::{self, Awaited};
 use super::job::Job;
 use super::pipeline::Stage;
 use super::request::{self, Head, Meaning, Request};
 use super::uploads::{self, Reservation};
 use crate::api::grammar::is_tchar;
-use crate::api::{Refusal, Reply};
+use crate::api::{Import, Operation, Refusal, Reply};
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The request that tiny_http is given in place of each.
@@ -46,6 +49,8 @@ pub struct Inlet {
     connection: Arc<Connection>,
     // Nobody but tiny_http's thread for this connection locks it.
     input: Mutex<Input>,
+    /// tiny_http is done with one of its two descriptors.
+    is_half_left: AtomicBool,
 }
 
 /// Input that was received and not used yet.
@@ -57,8 +62,9 @@ struct Input {
     used: usize,
     /// No request is read any more.
     is_over: bool,
-    /// The last one came with all that its client had to say.
-    is_whole: bool,
+    /// Nobody has to hear out the client of the last one: it came with all that its
+    /// client had to say, or its response goes on.
+    is_heard: bool,
     /// The client has ended its side.
     has_ended: bool,
 }
@@ -82,23 +88,21 @@ struct Wire<'a> {
 impl Inlet {
     /// The way in from `connection`.
     pub fn new(dispatcher: Arc<Dispatcher>, connection: Arc<Connection>) -> Self {
-        Self { dispatcher, connection, input: Mutex::default() }
+        let (input, is_half_left) = (Mutex::default(), AtomicBool::new(false));
+        Self { dispatcher, connection, input, is_half_left }
     }
 
     /// Takes the next request and leaves it with the connection.
     fn next(&self, input: &mut Input) -> Next {
-        if input.is_whole && self.connection.pipeline.read_out() {
+        if input.is_heard && self.connection.pipeline.read_out() {
             return Next::Left;
         }
         if !input.is_over
             && let Some(request) = self.request(input)
         {
             input.is_over = request.head.is_last();
-            // Where all was read, nobody has to hear the client out.
-            input.is_whole = input.is_over
-                && request.meaning.is_ok()
-                && input.unused().is_empty()
-                && !input.has_ended;
+            let is_all = request.meaning.is_ok() && input.unused().is_empty();
+            input.is_heard = input.is_over && !input.has_ended && (is_all || request.is_stream());
             if self.connection.pipeline.push(request) {
                 return Next::Request;
             }
@@ -142,6 +146,7 @@ impl Inlet {
         let comes_anyway = small.is_some_and(|bytes| bytes == 0 || !framing.expects_continue);
         let admitted = match admitted {
             Err(reply) if !comes_anyway => return Some(Request::refused(head, reply)),
+            Ok(Operation::Import(import)) => return self.import(input, head, framing, import),
             admitted => admitted,
         };
         let reserved = &mut head.reserved;
@@ -181,14 +186,46 @@ impl Inlet {
         }
     }
 
-    /// Reads a body that its client may be waiting to send. It comes by
-    /// itself: every request before it was answered by then.
+    /// Reads a body that its client may be waiting to send.
     fn receive_awaited_body(
         &self,
         input: &mut Input,
         framing: Framing,
         reserved: &mut Option<Box<Reservation>>,
     ) -> Option<Result<Bytes, Reply>> {
+        self.await_body(input, framing)?;
+        Some(self.receive_body(input, framing.length, reserved))
+    }
+
+    /// Has the storage take a body as it comes. The request that is left with the
+    /// connection is done by then.
+    fn import(
+        &self,
+        input: &mut Input,
+        head: Head,
+        framing: Framing,
+        import: Import,
+    ) -> Option<Request> {
+        let stage = self.await_body(input, framing)?;
+        let Self { dispatcher, connection, .. } = self;
+        let mut body = Body::new(Wire { connection, input }, framing.length);
+        let reply = incoming::import(dispatcher, import, &mut body, |awaited| {
+            connection.pipeline.set_stage(match awaited {
+                Awaited::Client => stage,
+                Awaited::Storage => Stage::Working,
+            })
+        });
+        Some(if body.is_done() {
+            Request { head, meaning: Err(reply) }
+        } else {
+            Request::refused(head, reply)
+        })
+    }
+
+    /// Asks for a body that its client may be waiting to send, and gives the stage of
+    /// the request from then on; `None` if the connection is not open. The body comes by
+    /// itself: every request before it was answered by then.
+    fn await_body(&self, input: &Input, framing: Framing) -> Option<Stage> {
         let stage = match framing.length {
             Length::Known(_) => Stage::Receiving,
             Length::Chunked => Stage::Streaming,
@@ -202,7 +239,7 @@ impl Inlet {
             // A client that has no room for this hears the final answer.
             self.connection.socket.send_now(b"HTTP/1.1 100 Continue\r\n\r\n").ok();
         }
-        Some(self.receive_body(input, framing.length, reserved))
+        Some(stage)
     }
 
     fn receive_body(
@@ -268,6 +305,8 @@ impl Stream for Inlet {
     fn left(&self) {
         if !self.connection.pipeline.is_read_out() {
             self.dispatcher.connections.end(&self.connection);
+        } else if self.is_half_left.swap(true, Ordering::Relaxed) {
+            self.dispatcher.connections.leave(&self.connection);
         }
     }
 }

@@ -1,9 +1,11 @@
-//! The connections that this process can have.
+//! The connections and streams that this process can have.
 //!
 //! A connection costs three descriptors (its socket, and two that stand for it
 //! in tiny_http) and a thread with its stack, and Rust aborts the process where
 //! a thread cannot be set up. So there is a cap, well below the limits that the
-//! system sets.
+//! system sets. A connection that is down to a stream costs one descriptor and no
+//! thread: it does not count against the cap, but both live on the same descriptors,
+//! so the cap falls as streams take theirs.
 
 use crate::platform::descriptors;
 use std::time::Duration;
@@ -17,12 +19,28 @@ pub struct Limits {
     /// The time for a head or a small body, and for each kibibyte of a large
     /// transfer.
     pub request_timeout: Duration,
-    /// The most connections.
-    pub connections_max: usize,
+}
+
+/// The room for connections and streams.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// The connection cap while there are no streams.
+    connections_max: usize,
+    /// The descriptors for connections, with those that are turned away, and streams,
+    /// which take one each.
+    descriptors: u64,
+    /// The most streams.
+    pub streams_max: usize,
 }
 
 /// Descriptors of a connection.
 const DESCRIPTORS_EACH: u64 = 3;
+
+/// The parts of the descriptors that streams take at most, of all the parts: unless
+/// told otherwise, and if told.
+const STREAMS_PARTS: u64 = 2;
+const STREAMS_PARTS_MAX: u64 = 3;
+const PARTS: u64 = 4;
 
 /// The least and the most descriptors reserved for everything but connections
 /// and the storage.
@@ -49,40 +67,93 @@ const THREADS_RESERVED: u64 = 16;
 /// stack, the rest the allocator's cache.
 const THREAD_BYTES: u64 = (2 << 20) + (256 << 10);
 
-/// The connection cap, never 0: it leaves room to spare beside the server's own
-/// threads and the storage's descriptors.
+impl Room {
+    /// The room beside the server's own threads and the storage's descriptors, and no
+    /// more than so many connections and streams.
+    pub fn new(
+        own_threads: usize,
+        storage_descriptors: u64,
+        connections_max: Option<usize>,
+        streams_max: Option<usize>,
+    ) -> Self {
+        let descriptors = descriptors_for(descriptors::limit(), storage_descriptors);
+        Self::within(descriptors, threads_max(own_threads), connections_max, streams_max)
+    }
+
+    /// The room within so many descriptors and connections' threads.
+    pub fn within(
+        descriptors: u64,
+        threads_max: u64,
+        connections_max: Option<usize>,
+        streams_max: Option<usize>,
+    ) -> Self {
+        let threads_max = to_usize(threads_max).max(1);
+        let parts = if streams_max.is_some() { STREAMS_PARTS_MAX } else { STREAMS_PARTS };
+        let most = to_usize(descriptors / PARTS * parts);
+        Self {
+            connections_max: connections_max.map_or(threads_max, |max| max.min(threads_max)),
+            descriptors,
+            streams_max: streams_max.map_or(most, |max| max.min(most)),
+        }
+    }
+
+    /// The connection cap beside so many streams, never 0.
+    pub fn connections_max(&self, streams: usize) -> usize {
+        let left = self.descriptors.saturating_sub(streams as u64);
+        self.connections_max.min(to_usize(connections_on(left))).max(1)
+    }
+
+    /// The same with those beyond the cap that are turned away.
+    pub fn with_turned_away_max(&self, streams: usize) -> usize {
+        let max = self.connections_max(streams);
+        max + (max / TURNED_AWAY_SHARE).clamp(1, TURNED_AWAY_MAX)
+    }
+}
+
+impl Default for Room {
+    /// Room for any number.
+    fn default() -> Self {
+        Self::within(u64::MAX, u64::MAX, None, None)
+    }
+}
+
+/// The most threads of connections, well below what the system allows beside the
+/// server's own.
 #[cfg(target_os = "linux")]
-pub fn connections_max(own_threads: usize, storage_descriptors: u64) -> usize {
+fn threads_max(own_threads: usize) -> u64 {
     let own_threads = own_threads as u64 + THREADS_RESERVED;
     let threads_left = threads_limit().map(|threads| threads.saturating_sub(own_threads));
     let allowed = [
-        Some(by_descriptors(descriptors::limit(), storage_descriptors)),
         number_in("/proc/sys/vm/max_map_count").map(|maps| maps / MAPS_SHARE),
         threads_left.map(|threads| threads / THREADS_SHARE),
         address_space_left().map(|bytes| bytes / THREAD_BYTES / THREADS_SHARE),
     ];
-    let allowed = allowed.into_iter().flatten().min().unwrap_or(1).max(1);
-    usize::try_from(allowed).unwrap_or(usize::MAX)
+    allowed.into_iter().flatten().min().unwrap_or(u64::MAX)
 }
 
-/// The connection cap where no limit is known.
+/// The same where no limit is known: that of descriptors is low.
 #[cfg(not(target_os = "linux"))]
-pub fn connections_max(_own_threads: usize, storage_descriptors: u64) -> usize {
-    usize::try_from(by_descriptors(256, storage_descriptors)).unwrap_or(1)
+fn threads_max(_own_threads: usize) -> u64 {
+    u64::MAX
+}
+
+/// The descriptors for connections and streams: all but those of the storage, and a
+/// reserve.
+fn descriptors_for(limit: u64, storage: u64) -> u64 {
+    let reserved =
+        (limit / 4).min(DESCRIPTORS_RESERVED_MAX).max(DESCRIPTORS_RESERVED_MIN + storage);
+    limit.saturating_sub(reserved)
 }
 
 /// The connections for which so many descriptors are enough, with those that are
 /// turned away.
-fn by_descriptors(limit: u64, storage: u64) -> u64 {
-    let reserved =
-        (limit / 4).min(DESCRIPTORS_RESERVED_MAX).max(DESCRIPTORS_RESERVED_MIN + storage);
-    let share = TURNED_AWAY_SHARE as u64;
-    limit.saturating_sub(reserved) / DESCRIPTORS_EACH * share / (share + 1)
+fn connections_on(descriptors: u64) -> u64 {
+    let all = descriptors / DESCRIPTORS_EACH;
+    all - all.div_ceil(TURNED_AWAY_SHARE as u64 + 1)
 }
 
-/// The most connections beyond the cap, open while they are turned away.
-pub fn turned_away_max(connections_max: usize) -> usize {
-    (connections_max / TURNED_AWAY_SHARE).clamp(1, TURNED_AWAY_MAX)
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// The bytes of address space left to this process, if that is limited.
@@ -127,36 +198,76 @@ fn number_in(path: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// Room on so many descriptors, with as many threads as wanted.
+    fn room(limit: u64, storage: u64, streams_max: Option<usize>) -> Room {
+        Room::within(descriptors_for(limit, storage), u64::MAX, None, streams_max)
+    }
+
     #[test]
     fn a_reserve_of_descriptors_is_kept() {
         let cases = [
-            ((20_000, 0), 6113),
-            ((20_000, 128), 6113),
-            ((1024, 0), 240),
-            ((1024, 128), 240),
-            ((1024, 300), 219),
-            ((256, 0), 60),
-            ((256, 128), 32),
-            ((64, 0), 12),
-            ((64, 24), 4),
-            ((3, 0), 0),
-            ((0, 0), 0),
+            ((20_000, 0), 6113, 9744),
+            ((20_000, 128), 6113, 9744),
+            ((1024, 0), 240, 384),
+            ((1024, 128), 240, 384),
+            ((1024, 300), 219, 350),
+            ((256, 0), 60, 96),
+            ((256, 128), 32, 52),
+            ((64, 0), 12, 20),
+            ((64, 24), 4, 8),
+            ((3, 0), 1, 0),
+            ((0, 0), 1, 0),
         ];
-        for ((limit, storage), connections) in cases {
-            let max = by_descriptors(limit, storage);
-            assert_eq!(max, connections, "{limit} descriptors, {storage} of the storage");
-            let all = max + turned_away_max(usize::try_from(max).expect("a small number")) as u64;
-            let left = limit.saturating_sub(all * DESCRIPTORS_EACH);
-            assert!(
-                max == 0 || left >= DESCRIPTORS_RESERVED_MIN + storage,
-                "{left} left of {limit}"
-            );
+        for ((limit, storage), connections, streams) in cases {
+            let when = format!("{limit} descriptors, {storage} of the storage");
+            let room = room(limit, storage, None);
+            assert_eq!(room.connections_max(0), connections, "{when}");
+            assert_eq!(room.streams_max, streams, "{when}");
+            for streams in [0, 1, streams / 2, streams] {
+                let connections = room.with_turned_away_max(streams) as u64;
+                let used = connections * DESCRIPTORS_EACH + streams as u64;
+                let left = limit.saturating_sub(used);
+                assert!(
+                    limit < 10 || left >= DESCRIPTORS_RESERVED_MIN + storage,
+                    "{left} left of {limit} beside {streams} streams"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_connection_cap_falls_as_streams_take_descriptors() {
+        let all = room(20_000, 0, None);
+        let caps = [0, 3, 3000, 9744].map(|streams| all.connections_max(streams));
+        assert_eq!(caps, [6113, 6112, 5172, 3056]);
+        let threads = Room::within(19_488, 4000, None, None);
+        let caps = [0, 3000, 9744].map(|streams| threads.connections_max(streams));
+        assert_eq!(caps, [4000, 4000, 3056]);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_had_as_far_as_there_is_room() {
+        for (asked, streams, connections) in
+            [(1, 1, 6112), (12_000, 12_000, 2349), (1_000_000, 14_616, 1528)]
+        {
+            let room = room(20_000, 0, Some(asked));
+            assert_eq!(room.streams_max, streams, "{asked}");
+            assert_eq!(room.connections_max(streams), connections, "{asked}");
+        }
+        for (asked, connections) in [(1, 1), (100, 100), (1_000_000, 4000)] {
+            let room = Room::within(19_488, 4000, Some(asked), None);
+            assert_eq!(room.connections_max(1000), connections, "{asked}");
         }
     }
 
     #[test]
     fn there_is_room_for_a_connection() {
-        assert!(connections_max(100, 0) > 0);
-        assert!(connections_max(usize::MAX / 2, u64::MAX / 2) > 0);
+        for room in [
+            Room::new(100, 0, None, None),
+            Room::new(usize::MAX / 2, u64::MAX / 2, None, None),
+            Room::default(),
+        ] {
+            assert!(room.connections_max(usize::MAX) > 0);
+        }
     }
 }

@@ -6,7 +6,8 @@
 //! - `listen`, `accept`, `gate`, `door`: a connection comes to tiny_http through
 //!   our own `accept4`, once there is room for it;
 //! - `inlet`, `framing`, `body`, `request`: its thread reads a request and leaves
-//!   it in the `pipeline` of its connection;
+//!   it in the `pipeline` of its connection; `incoming`: a body of any length is taken
+//!   there as it comes;
 //! - `inbox`, `leader`, `workers`: tiny_http's queue tells the leader of it;
 //! - `dispatch`: the way from there to the `response`, by way of the storage and
 //!   the `sender` where it takes time.
@@ -27,6 +28,7 @@ mod connections;
 mod dispatch;
 mod framing;
 mod inbox;
+mod incoming;
 mod job;
 mod leader;
 mod limits;
@@ -60,7 +62,7 @@ use crate::api::Api;
 use accept::Acceptor;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dispatch::{Dispatcher, Task};
-use limits::Limits;
+use limits::{Limits, Room};
 use mailbox::Command;
 use sender::Senders;
 use std::io;
@@ -93,6 +95,10 @@ pub struct Config {
     /// The most connections; never more than the system has room for, which is
     /// also the default.
     pub connections_max: Option<usize>,
+    /// The most streams, responses that go on until their client leaves; never more
+    /// than the system has room for. The default leaves half of that room to
+    /// connections.
+    pub streams_max: Option<usize>,
     /// The longest silence of a connection before a request.
     pub idle_timeout: Duration,
     /// The time for a request's head and a small body, and for each kibibyte of a
@@ -116,6 +122,7 @@ impl Default for Config {
             // Two threads for each processor keep it busy while some wait for locks.
             workers: 2 * thread::available_parallelism().map_or(2, usize::from),
             connections_max: None,
+            streams_max: None,
             idle_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
@@ -156,8 +163,13 @@ impl Server {
         let api = api(&addrs);
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
-        let dispatcher = Arc::new(Dispatcher::new(api, senders));
         let workers = config.workers.max(1);
+        let Config { storage_descriptors, connections_max, streams_max, .. } = *config;
+        let own_threads = workers + loops.len();
+        let room = Room::new(own_threads, storage_descriptors, connections_max, streams_max);
+        let streams_max = room.streams_max;
+        log::debug!("up to {} connections, {streams_max} streams", room.connections_max(0));
+        let dispatcher = Arc::new(Dispatcher::new(api, senders, room));
         let mut threads = workers::start(workers, &dispatcher)?;
         for (number, sender) in loops.into_iter().enumerate() {
             let dispatcher = Arc::clone(&dispatcher);
@@ -167,15 +179,9 @@ impl Server {
             let thread = thread::Builder::new().name(format!("sender-{number}"));
             threads.push(thread.stack_size(workers::STACK_BYTES).spawn(run)?);
         }
-        let system_max = limits::connections_max(threads.len(), config.storage_descriptors);
-        let limits = Limits {
-            idle_timeout: config.idle_timeout,
-            request_timeout: config.request_timeout,
-            connections_max: config.connections_max.unwrap_or(system_max).min(system_max),
-        };
-        log::debug!("up to {} connections", limits.connections_max);
-        let at_once = limits.connections_max + limits::turned_away_max(limits.connections_max);
-        let acceptor = Acceptor::new(listeners, Arc::clone(&dispatcher), at_once)?;
+        let limits =
+            Limits { idle_timeout: config.idle_timeout, request_timeout: config.request_timeout };
+        let acceptor = Acceptor::new(listeners, Arc::clone(&dispatcher))?;
         acceptor.wait_until_begun(START_PATIENCE)?;
         let watchdog = Watchdog::new(limits, Arc::clone(&dispatcher), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);

@@ -41,7 +41,7 @@ struct State {
     /// The reader has left: the last request was read.
     is_read_out: bool,
     /// The call in work, if it waits.
-    wait: Option<Arc<Waiting>>,
+    wait: Option<Arc<dyn Waiting>>,
     /// The client has ended its side.
     has_ended: bool,
 }
@@ -74,6 +74,9 @@ pub enum Stage {
     /// Its response is written in parts, each of which is made once the last one was
     /// written.
     Parts,
+    /// Its response is a stream: it waits for something to tell of, or a part of it is
+    /// being written.
+    Watching,
 }
 
 /// The watchdog's view of a connection.
@@ -190,14 +193,14 @@ impl Pipeline {
         is_open
     }
 
-    /// Notes that the request in work waits. Where nobody can be there for its answer
-    /// the wait ends.
-    pub fn wait(&self, waiting: &Arc<Waiting>) {
+    /// Notes that the request in work waits, in this stage. Where nobody can be there for
+    /// its answer the wait ends.
+    pub fn wait(&self, waiting: &Arc<dyn Waiting>, now: Stage) {
         let mut state = self.lock();
         state.wait = Some(Arc::clone(waiting));
         let is_over = state.has_ended || state.life != Life::Open;
         if state.life == Life::Open {
-            state.stage = Some(Stage::Waiting);
+            state.stage = Some(now);
         }
         drop(state);
         if is_over {
@@ -214,6 +217,12 @@ impl Pipeline {
         }
         drop(state);
         drop(waiting);
+    }
+
+    /// Whether nobody can be there for more of an answer than is under way.
+    pub fn is_ending(&self) -> bool {
+        let state = self.lock();
+        state.has_ended || state.life != Life::Open
     }
 
     /// Ends the wait of the request in work, if it waits.
@@ -237,7 +246,7 @@ impl Pipeline {
         let mut state = self.lock();
         let is_at_work = matches!(
             state.stage,
-            Some(Stage::Working | Stage::Waiting | Stage::Sending | Stage::Parts)
+            Some(Stage::Working | Stage::Waiting | Stage::Sending | Stage::Parts | Stage::Watching)
         );
         if is_at_work || !state.waiting.is_empty() || state.life != Life::Open {
             return false;

@@ -5,19 +5,23 @@
 //! kept and no connection is cut; a refusal waits until tiny_http has read the
 //! rest of the body, and a chunked body that is cut off inside a chunk counts
 //! as whole. To HTTP/1.0 a response in parts that breaks off looks whole, and it
-//! has no end where the client asked for the connection to stay. Each request is a connection of its own to the rest of the server.
+//! has no end where the client asked for the connection to stay. Each request is a
+//! connection of its own to the rest of the server. A stream keeps its thread, and the
+//! leaving of its client is noticed once the next part is written.
 
 /// Reading requests.
 pub mod inlet {
     use super::socket::Socket;
-    use crate::api::{Refusal, Reply};
-    use crate::server::body;
+    use crate::api::{Import, Operation, Refusal, Reply};
+    use crate::server::body::{self, Body};
     use crate::server::dispatch::{Dispatcher, Task};
     use crate::server::framing::{self, Framing, Length};
+    use crate::server::incoming;
     use crate::server::job::Job;
     use crate::server::request::{Head, Meaning, Request, Understood};
     use bytes::Bytes;
     use std::collections::{BTreeMap, VecDeque};
+    use std::io::BufReader;
     use std::net::SocketAddr;
     use std::sync::{Arc, Mutex, PoisonError};
     use std::thread;
@@ -73,10 +77,13 @@ pub mod inlet {
         peer: SocketAddr,
     ) -> Option<(Job, Meaning)> {
         let understood = understand(dispatcher, &request);
-        let is_here = understood.as_ref().is_ok_and(|(_, framing, _)| {
+        let is_here = understood.as_ref().is_ok_and(|(_, framing, admitted)| {
             let bytes = framing.length.known();
-            bytes == Some(0)
-                || (!framing.expects_continue && bytes.is_some_and(|bytes| bytes <= READ_BYTES_MAX))
+            let has_come = bytes == Some(0)
+                || (!framing.expects_continue
+                    && bytes.is_some_and(|bytes| bytes <= READ_BYTES_MAX));
+            // It waits for the storage, piece by piece.
+            has_come && !matches!(admitted, Ok(Operation::Import(_)))
         });
         let dispatcher = Arc::clone(dispatcher);
         let finish = move || {
@@ -124,10 +131,42 @@ pub mod inlet {
             Ok(understood) => understood,
             Err((head, err)) => return Request::refused(head, err),
         };
+        let admitted = match admitted {
+            Ok(Operation::Import(import)) => {
+                let (reply, is_done) = receive_import(dispatcher, request, framing, import);
+                return if is_done {
+                    Request { head, meaning: Err(reply) }
+                } else {
+                    Request::refused(head, reply)
+                };
+            }
+            admitted => admitted,
+        };
         let receive = |operation| Ok((operation, receive_body(dispatcher, request, framing)?));
         match admitted.and_then(receive) {
             Err(reply) if framing.length != Length::Known(0) => Request::refused(head, reply),
             meaning => Request { head, meaning },
+        }
+    }
+
+    /// Imports a body as it comes. Returns the reply, and true if all of the body was
+    /// taken.
+    fn receive_import(
+        dispatcher: &Dispatcher,
+        request: &mut tiny_http::Request,
+        framing: Framing,
+        import: Import,
+    ) -> (Reply, bool) {
+        let mut reader = BufReader::new(request.as_reader());
+        match framing.length {
+            length @ Length::Known(_) => {
+                let mut body = Body::new(reader, length);
+                (incoming::import(dispatcher, import, &mut body, |_awaited| true), body.is_done())
+            }
+            // tiny_http takes the chunks apart, and nobody can tell if there are more.
+            Length::Chunked => {
+                (incoming::import(dispatcher, import, &mut reader, |_awaited| true), false)
+            }
         }
     }
 
@@ -186,6 +225,9 @@ pub mod socket {
         /// Whether it is given up after one response.
         pub const SERVES_ONE: bool = true;
 
+        /// Whether to send waits for the peer.
+        pub const SEND_MAY_BLOCK: bool = true;
+
         pub fn new(writer: Writer, dispatcher: Arc<Dispatcher>, peer: SocketAddr) -> Self {
             Self { writer: Mutex::new(Some(writer)), dispatcher, peer }
         }
@@ -236,7 +278,7 @@ pub mod sender {
     pub struct Transfer {
         job: Job,
         response: Response,
-        place: Place,
+        place: Option<Place>,
         first: Vec<u8>,
         sent: usize,
     }
@@ -253,7 +295,7 @@ pub mod sender {
     pub struct SenderLoop(Receiver<Option<Transfer>>);
 
     impl Transfer {
-        pub fn new(job: Job, response: Response, place: Place) -> Self {
+        pub fn new(job: Job, response: Response, place: Option<Place>) -> Self {
             let first = response.first_piece();
             Self::begun(job, response, place, first, 0)
         }
@@ -261,14 +303,14 @@ pub mod sender {
         pub fn begun(
             job: Job,
             response: Response,
-            place: Place,
+            place: Option<Place>,
             first: Vec<u8>,
             sent: usize,
         ) -> Self {
             Self { job, response, place, first, sent }
         }
 
-        pub fn into_response(self) -> (Job, Response, Place) {
+        pub fn into_response(self) -> (Job, Response, Option<Place>) {
             (self.job, self.response, self.place)
         }
 
@@ -357,7 +399,6 @@ pub mod gate {
         _listener: &TcpListener,
         _listeners: &Arc<[TcpListener]>,
         _dispatcher: &Arc<Dispatcher>,
-        _connections_max: usize,
         _thread: &Arc<AcceptThread>,
     ) -> io::Result<()> {
         Ok(())

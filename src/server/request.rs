@@ -76,6 +76,11 @@ impl Head {
 }
 
 impl Request {
+    /// Whether its response has no end of its own.
+    pub fn is_stream(&self) -> bool {
+        self.meaning.as_ref().is_ok_and(|(operation, _)| operation.is_stream())
+    }
+
     /// A request that is answered with `reply`, the last one of its connection.
     pub fn refused(mut head: Head, reply: impl Into<Reply>) -> Self {
         head.persistence = Persistence::Close;
@@ -125,7 +130,12 @@ impl framing::ParsedHead<'_> {
         };
         head.persistence = framing.persistence;
         let call = Call { method, target, fields, body_bytes: framing.length.known() };
-        Ok((head, framing, api.admit(&call)))
+        let admitted = api.admit(&call);
+        if admitted.as_ref().is_ok_and(Operation::is_stream) {
+            // Nothing can come behind a response without an end.
+            head.persistence = Persistence::Close;
+        }
+        Ok((head, framing, admitted))
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Progress {
     pub persistence: Persistence,
     /// The sign of the body's end.
     pub body_end: BodyEnd,
+    /// It goes on until its client leaves.
+    is_stream: bool,
     /// The status that was sent; none before the head.
     status: Option<u16>,
     body_bytes: u64,
@@ -59,7 +61,8 @@ impl Response {
         };
         let ends = ends || body_end == BodyEnd::Close;
         let persistence = if ends { Persistence::Close } else { head.persistence };
-        let progress = Progress { persistence, body_end, status: None, body_bytes: 0 };
+        let is_stream = reply.is_stream();
+        let progress = Progress { persistence, body_end, is_stream, status: None, body_bytes: 0 };
         let mut response = Self { reply, head_only: head.is_head(), progress };
         if !response.has_body() {
             drop(response.reply.take_rest());
@@ -85,6 +88,11 @@ impl Response {
     /// Whether it is one of several parts, or may be.
     pub fn is_in_parts(&self) -> bool {
         self.progress.body_end != BodyEnd::Length
+    }
+
+    /// Whether it is a part of a stream.
+    pub fn is_stream(&self) -> bool {
+        self.progress.is_stream
     }
 
     /// The status: that of the first part, unless this one breaks the response off.
@@ -134,6 +142,16 @@ impl Response {
         if self.is_small() {
             bytes.extend_from_slice(self.chunk_end());
         }
+        bytes
+    }
+
+    /// All of it in one piece, in place of its body.
+    pub fn take_piece(&mut self) -> Vec<u8> {
+        let mut bytes = self.first_piece();
+        bytes.extend_from_slice(self.second_piece());
+        bytes.extend_from_slice(self.third_piece());
+        self.progress.body_bytes = self.body_bytes();
+        self.reply.drop_body();
         bytes
     }
 
@@ -312,6 +330,24 @@ mod tests {
             let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
             let chunks = parts.map(chunk).concat() + "0\r\n\r\n";
             assert!(body == chunks, "{} bytes, not {}", body.len(), chunks.len());
+        }
+    }
+
+    #[test]
+    fn one_piece_has_the_bytes_of_all_and_stands_for_the_body() {
+        let large: &str = Box::leak("x".repeat(SMALL_RESPONSE_BYTES_MAX + 1).into_boxed_str());
+        for (part, takes_chunks) in [("a\n", true), ("", true), (large, true), (large, false)] {
+            let head = head("GET", Persistence::KeepAlive, takes_chunks);
+            let response = || Response::new(in_parts(&[part, "b"]), &head, false);
+            let of = |response: &Response| {
+                let pieces = [&*response.first_piece(), response.second_piece()];
+                [&pieces.concat(), response.third_piece()].concat()
+            };
+            let (whole, mut taken) = (response(), response());
+            assert!(taken.take_piece() == of(&whole));
+            assert_eq!(taken.body_bytes(), whole.body_bytes());
+            assert!(taken.second_piece().is_empty() && taken.third_piece().is_empty());
+            assert!(taken.has_rest());
         }
     }
 

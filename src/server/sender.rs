@@ -31,7 +31,7 @@ const BELL: u64 = 0;
 pub struct Transfer {
     job: Job,
     response: Response,
-    place: Place,
+    place: Option<Place>,
     /// The head, and the body as far as it belongs into the same write.
     first: Vec<u8>,
     /// The bytes written so far, of all.
@@ -40,7 +40,8 @@ pub struct Transfer {
     is_watched: bool,
 }
 
-/// A place among the responses under way. One in parts keeps its own to the end.
+/// A place among the responses under way. One in parts keeps its own to the end, and a
+/// stream has none: those are limited by their number.
 pub struct Place(Arc<AtomicUsize>);
 
 /// The queues of the threads that write.
@@ -72,24 +73,36 @@ impl Drop for Place {
 
 impl Transfer {
     /// A response of which nothing was written.
-    pub fn new(job: Job, response: Response, place: Place) -> Self {
-        let first = response.first_piece();
+    pub fn new(job: Job, mut response: Response, place: Option<Place>) -> Self {
+        // Many streams may stand still, so none keeps its part twice.
+        let first =
+            if response.is_stream() { response.take_piece() } else { response.first_piece() };
         Self::begun(job, response, place, first, 0)
     }
 
     /// A response of whose first piece `sent` bytes were written.
-    pub fn begun(job: Job, response: Response, place: Place, first: Vec<u8>, sent: usize) -> Self {
+    pub fn begun(
+        job: Job,
+        response: Response,
+        place: Option<Place>,
+        first: Vec<u8>,
+        sent: usize,
+    ) -> Self {
         Self { job, response, place, first, sent, is_watched: false }
     }
 
     /// The response and its place, without the copies made to write it.
-    pub fn into_response(self) -> (Job, Response, Place) {
+    pub fn into_response(self) -> (Job, Response, Option<Place>) {
         (self.job, self.response, self.place)
     }
 
     /// The stage of its request.
     fn stage(&self) -> Stage {
-        if self.response.is_in_parts() { Stage::Parts } else { Stage::Sending }
+        match (self.response.is_stream(), self.response.is_in_parts()) {
+            (true, _) => Stage::Watching,
+            (false, true) => Stage::Parts,
+            (false, false) => Stage::Sending,
+        }
     }
 
     /// Has epoll report room in the socket.

@@ -26,6 +26,9 @@ impl Socket {
     /// Whether it serves one request and ends.
     pub const SERVES_ONE: bool = false;
 
+    /// Whether [`Self::send_now`] waits for the peer.
+    pub const SEND_MAY_BLOCK: bool = false;
+
     /// The socket behind a descriptor that was just accepted.
     pub fn new(descriptor: OwnedFd) -> Self {
         Self { descriptor, ends_by_reset: AtomicBool::new(false) }

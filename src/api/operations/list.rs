@@ -5,40 +5,43 @@
 //! put together first, as its head tells if there is another.
 
 use super::{Answer, Operation, Pending, Routed};
-use crate::api::collection::Parameters;
-use crate::api::lines::{self, Lines};
+use crate::api::collection::{Kind, Parameters};
+use crate::api::entries::{Encoding, Entries, PART_BYTES};
 use crate::api::memory::Allowance;
 use crate::api::target::encode;
-use crate::api::{Refusal, Reply, Rest, Step, accept};
+use crate::api::{Refusal, Reply, Rest, Step, accept, lines, tar};
 use crate::storage::{
     Effect, Listing, Moment, Op, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start,
 };
 use std::fmt::Write as _;
 
 /// The parameters of a `GET`.
-const NAMES: &[&str] = &["prefix", "after", "limit", "delimiter", "reverse", "count", "values"];
+const NAMES: &[&str] =
+    &["prefix", "after", "limit", "delimiter", "reverse", "count", "values", "tar"];
 
 /// A longer page of the client's, because of a value in it, is sent in parts.
 const WHOLE_BYTES_MAX: usize = 16 << 20;
 
 /// The form of a list.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Form {
     /// Each key a line, percent-encoded.
     Keys,
-    /// Each key a line of JSON with its value.
-    Lines,
+    /// Each key with its value, in an encoding.
+    Entries(&'static Encoding),
 }
 
 /// Parses the head. Conditions and `Range` are ignored.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     let parameters = Parameters::parse(routed.target.query, NAMES)?;
-    let has_both_forms = parameters.delimiter.is_none() && !parameters.is_count;
     let prefers_lines = || accept::prefers(routed.fields, lines::MEDIA_TYPE, "text/plain");
-    let form = if parameters.has_values || (has_both_forms && prefers_lines()) {
-        Form::Lines
-    } else {
-        Form::Keys
+    let form = match parameters.kind {
+        Some(Kind::Tar) => Form::Entries(&tar::ENCODING),
+        Some(Kind::Values) => Form::Entries(&lines::ENCODING),
+        None if parameters.delimiter.is_none() && prefers_lines() => {
+            Form::Entries(&lines::ENCODING)
+        }
+        Some(Kind::Count) | None => Form::Keys,
     };
     if routed.method == "HEAD" && parameters.limit.is_none() {
         return Ok(Operation::Reply(form.head()));
@@ -49,15 +52,17 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     };
     let prefix = parameters.prefix.clone().unwrap_or_default();
     let range = Range { prefix, start, is_reverse: parameters.is_reverse };
-    if parameters.is_count {
+    if parameters.kind == Some(Kind::Count) {
         return Ok(Operation::Pending(Box::new(count(range, 0))));
     }
+    // Its keys and values are those of one moment, if the storage can hold one.
+    let is_export = form.has_entries() && parameters.limit.is_none();
     let listing = Listing {
         range,
         delimiter: parameters.delimiter.clone(),
-        with_entries: form == Form::Lines,
+        with_entries: form.has_entries(),
         keys_max: PAGE_KEYS_MAX,
-        moment: Moment::Now,
+        moment: if is_export { Moment::Hold } else { Moment::Now },
     };
     Ok(Operation::Pending(Box::new(match parameters.limit {
         None => all(listing, form),
@@ -87,7 +92,12 @@ fn path_of_next(parameters: &Parameters<'_>, limit: usize) -> String {
             write!(path, "&{name}={}", encode(text)).expect("a string takes any text");
         }
     }
-    for (name, is_set) in [("reverse", parameters.is_reverse), ("values", parameters.has_values)] {
+    let flags = [
+        ("reverse", parameters.is_reverse),
+        ("values", parameters.kind == Some(Kind::Values)),
+        ("tar", parameters.kind == Some(Kind::Tar)),
+    ];
+    for (name, is_set) in flags {
         if is_set {
             path.push('&');
             path.push_str(name);
@@ -113,7 +123,8 @@ fn count(range: Range, counted: u64) -> Pending {
 /// Lists all keys, in parts of a page each.
 fn all(listing: Listing, form: Form) -> Pending {
     list(listing.clone(), move |mut page| {
-        let next = page.next.take().map(|start| from(listing, start));
+        let moment = std::mem::take(&mut page.moment);
+        let next = page.next.take().map(|start| Listing { moment, ..from(listing, start) });
         match next {
             // Expired keys, as many as one step passes.
             Some(next) if page.is_empty() => Step::Pending(all(next, form)),
@@ -177,13 +188,13 @@ impl Paging {
         self.bytes += page.keys().map(str::len).sum::<usize>();
         self.bytes += page.entries().iter().map(|entry| entry.value().len()).sum::<usize>();
         self.pages.push(page);
-        self.form == Form::Lines || self.allowance.grow_to(self.bytes)
+        self.form.has_entries() || self.allowance.grow_to(self.bytes)
     }
 
     /// Returns true if nothing is to be added. The step that has made it so may have
     /// brought some bytes too many.
     fn is_full(&self) -> bool {
-        let has_all_bytes = self.form == Form::Lines && self.bytes >= PAGE_BYTES_MAX;
+        let has_all_bytes = self.form.has_entries() && self.bytes >= PAGE_BYTES_MAX;
         self.keys >= self.limit || has_all_bytes
     }
 
@@ -198,7 +209,9 @@ impl Paging {
                 }
                 Reply::keys(self.allowance.body(text.into()))
             }
-            Form::Lines => self.allowance.whole_lines(Lines::new(self.pages)),
+            Form::Entries(encoding) => {
+                self.allowance.whole(Entries::new(encoding, self.pages, true))
+            }
         };
         match path {
             // RFC 8288, 3.
@@ -213,8 +226,14 @@ impl Form {
     fn reply(self, pages: Vec<Page>, rest: Option<Rest>) -> Reply {
         match self {
             Self::Keys => in_parts(Reply::keys(lines_of(&pages)), rest),
-            Self::Lines => in_lines(Lines::new(pages), rest),
+            Self::Entries(encoding) => {
+                in_entries(Entries::new(encoding, pages, rest.is_none()), rest)
+            }
         }
+    }
+
+    fn has_entries(self) -> bool {
+        matches!(self, Self::Entries(_))
     }
 
     /// The head of a list that nobody has read: as of one in parts, without a length.
@@ -225,20 +244,20 @@ impl Form {
 }
 
 impl Allowance {
-    /// The reply with lines as a whole, so that its head has a length; but if they are
+    /// The reply with entries as a whole, so that its head has a length; but if they are
     /// very long, or there is no memory for them, in parts.
-    fn whole_lines(mut self, mut lines: Lines) -> Reply {
-        let mut bytes = lines.next_part();
-        while !lines.is_done() {
-            let has_room =
-                bytes.len() < WHOLE_BYTES_MAX && self.grow_to(bytes.len() + lines::PART_BYTES);
+    fn whole(mut self, mut entries: Entries) -> Reply {
+        let encoding = entries.encoding();
+        let mut bytes = entries.next_part();
+        while !entries.are_done() {
+            let has_room = bytes.len() < WHOLE_BYTES_MAX && self.grow_to(bytes.len() + PART_BYTES);
             if !has_room {
-                let rest = Rest::new(move || Step::Reply(in_lines(lines, None)));
-                return Reply::lines(bytes).with_rest(rest);
+                let rest = Rest::new(move || Step::Reply(in_entries(entries, None)));
+                return Reply::entries(encoding, bytes).with_rest(rest);
             }
-            bytes.append(&mut lines.next_part());
+            bytes.append(&mut entries.next_part());
         }
-        Reply::lines(self.body(bytes))
+        Reply::entries(encoding, self.body(bytes))
     }
 }
 
@@ -252,13 +271,13 @@ fn lines_of(pages: &[Page]) -> String {
     text
 }
 
-/// The reply with lines, in as many parts as they take, which goes on with `rest`.
-fn in_lines(mut lines: Lines, rest: Option<Rest>) -> Reply {
-    let reply = Reply::lines(lines.next_part());
-    if lines.is_done() {
+/// The reply with entries, in as many parts as they take, which goes on with `rest`.
+fn in_entries(mut entries: Entries, rest: Option<Rest>) -> Reply {
+    let reply = Reply::entries(entries.encoding(), entries.next_part());
+    if entries.are_done() {
         return in_parts(reply, rest);
     }
-    reply.with_rest(Rest::new(move || Step::Reply(in_lines(lines, rest))))
+    reply.with_rest(Rest::new(move || Step::Reply(in_entries(entries, rest))))
 }
 
 fn in_parts(reply: Reply, rest: Option<Rest>) -> Reply {

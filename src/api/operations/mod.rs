@@ -13,6 +13,7 @@ pub mod add;
 pub mod batch;
 pub mod clear;
 pub mod health;
+pub mod import;
 pub mod list;
 pub mod manual;
 pub mod options;
@@ -21,6 +22,7 @@ pub mod remove;
 pub mod take;
 mod update;
 pub mod wait;
+pub mod watch;
 pub mod write;
 
 use super::fields::Fields;
@@ -28,10 +30,12 @@ use super::target::Target;
 use super::{Refusal, Reply, Step};
 use crate::storage::{Effect, Key, Op, Outcome, Storage};
 use bytes::Bytes;
+use import::Import;
 use read::Read;
 use std::sync::Arc;
 use update::Update;
 use wait::Wait;
+use watch::Watch;
 use write::Write;
 
 /// The parse of a head into an operation.
@@ -65,6 +69,10 @@ pub enum Operation {
     /// Any other operation on the storage. Boxed, so that reads and writes, which
     /// are moved several times, stay small.
     Pending(Box<Pending>),
+    /// A watch of changes.
+    Watch(Box<Watch>),
+    /// An import, which takes its body as it comes.
+    Import(Import),
 }
 
 /// A call to be done on the storage.
@@ -98,6 +106,42 @@ pub enum Answer {
 }
 
 impl Operation {
+    /// Returns true if its reply has no end of its own.
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Watch(watch) if watch.is_stream())
+    }
+
+    /// Returns true if its reply tells of a position in the history.
+    pub fn is_of_collection(&self) -> bool {
+        match self {
+            // The head of a list.
+            Self::Reply(reply) => reply.has_rest(),
+            Self::Wait(call) => matches!(call.0, Look::First(..)),
+            Self::Pending(pending) => !matches!(pending.op, Op::Clear),
+            Self::Body(_) | Self::Watch(_) | Self::Import(_) => true,
+            Self::Inspect(_) | Self::Read(..) | Self::Write(_) => false,
+        }
+    }
+
+    /// Checks the length of the body, where a value may have so many bytes.
+    // Inlined, it has the compiler take an operation apart and move it byte by byte.
+    #[inline(never)]
+    pub fn check_length(&self, bytes: u64, value_bytes_max: u64) -> Result<(), Refusal> {
+        match self {
+            // It comes in pieces, and has any length.
+            Self::Import(_) => Ok(()),
+            _ if bytes > value_bytes_max => Err(Refusal::ValueTooLarge),
+            Self::Write(write) => write.check_length(bytes),
+            Self::Reply(_)
+            | Self::Inspect(_)
+            | Self::Read(..)
+            | Self::Wait(_)
+            | Self::Body(_)
+            | Self::Pending(_)
+            | Self::Watch(_) => Ok(()),
+        }
+    }
+
     /// Returns true if its body may be many operations.
     pub fn is_batch(&self) -> bool {
         matches!(self, Self::Body(_))

@@ -15,7 +15,7 @@ use super::update::Verb;
 use crate::api::etag::Precondition;
 use crate::api::fields::Fields;
 use crate::api::grammar::OWS;
-use crate::api::{Refusal, Reply, ttl};
+use crate::api::{Refusal, Replied, Reply, Waiting, ttl};
 use crate::storage::{Effect, Op, Outcome, Storage, Subject, Ticket, Time};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -42,20 +42,23 @@ impl Wait {
     /// The wait in the query, of which `parameter` is the value, or else in the field
     /// `Prefer` (RFC 7240, 4.3), which is ignored if it is malformed.
     pub fn parse(parameter: Option<&str>, fields: Fields<'_>) -> Result<Option<Self>, Refusal> {
-        let time = match parameter {
-            Some("") => WAIT_USUAL,
-            Some(text) => ttl::parse_duration(text)
-                .filter(|time| *time <= WAIT_MAX)
-                .ok_or(Refusal::WaitMalformed)?,
-            None => return Ok(preferred(fields)),
-        };
-        Ok(Some(Self { time, is_preference: false }))
+        let Some(text) = parameter else { return Ok(preferred(fields)) };
+        Ok(Some(Self { time: parse_time(text)?, is_preference: false }))
     }
 
     /// Returns true for one in the query, which is refused where it has no meaning.
     pub fn is_demanded(self) -> bool {
         !self.is_preference
     }
+}
+
+/// Parses the length of a wait in the query.
+pub fn parse_time(text: &str) -> Result<Duration, Refusal> {
+    if text.is_empty() {
+        return Ok(WAIT_USUAL);
+    }
+    let time = ttl::parse_duration(text).filter(|time| *time <= WAIT_MAX);
+    time.ok_or(Refusal::WaitMalformed)
 }
 
 /// The wait in the fields `Prefer`: the first of several, in whole seconds.
@@ -151,37 +154,19 @@ impl Look {
 }
 
 /// A call that waits. Whoever holds it keeps its place among the others.
-pub struct Waiting {
+pub struct WaitingCall {
     look: Look,
     wait: Wait,
     ticket: Ticket,
 }
 
-/// The completion of a call.
-pub type Replied = Box<dyn FnOnce(Reply) + Send>;
-
-impl Waiting {
+impl WaitingCall {
     /// Takes a place for a call, or gives it back if the storage does not tell of
     /// changes.
     pub fn begin(storage: &dyn Storage, look: Look, wait: Wait) -> Result<Arc<Self>, Look> {
         let Some(watch) = storage.watch() else { return Err(look) };
         let ticket = watch.register(&look.subject(), Instant::now() + wait.time);
         Ok(Arc::new(Self { look, wait, ticket }))
-    }
-
-    /// Ends the wait: its time is over.
-    pub fn end(&self) {
-        self.ticket.end();
-    }
-
-    /// Looks in its turn and after each change, and calls `done` once with the reply.
-    pub fn begin_to_look(self: Arc<Self>, storage: Arc<dyn Storage>, done: Replied) {
-        if self.ticket.has_turn() {
-            self.look(storage, done);
-        } else {
-            let reply = self.look.refusal().into();
-            self.park(storage, reply, None, done);
-        }
     }
 
     fn look(self: Arc<Self>, storage: Arc<dyn Storage>, done: Replied) {
@@ -236,6 +221,22 @@ impl Waiting {
             return reply;
         }
         reply.with_header("Preference-Applied", format!("wait={}", self.wait.time.as_secs()))
+    }
+}
+
+impl Waiting for WaitingCall {
+    /// Looks in its turn and after each change.
+    fn begin(self: Arc<Self>, storage: Arc<dyn Storage>, done: Replied) {
+        if self.ticket.has_turn() {
+            self.look(storage, done);
+        } else {
+            let reply = self.look.refusal().into();
+            self.park(storage, reply, None, done);
+        }
+    }
+
+    fn end(&self) {
+        self.ticket.end();
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-const KEYS_OF_ALL_KINDS: &[&str] = &[
+pub const KEYS_OF_ALL_KINDS: &[&str] = &[
     "plain",
     "a b",
     "a+b",
@@ -171,9 +171,9 @@ fn memory_of<'a>(keys: impl IntoIterator<Item = &'a str>) -> Memory {
 }
 
 /// A reply with all of its parts.
-struct Whole {
+pub struct Whole {
     head: Reply,
-    parts: Vec<Bytes>,
+    pub parts: Vec<Bytes>,
 }
 
 impl Deref for Whole {
@@ -185,27 +185,25 @@ impl Deref for Whole {
 }
 
 impl Whole {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8(self.parts.concat()).unwrap()
     }
 
     /// The target of the next page.
-    fn next(&self) -> Option<String> {
+    pub fn next(&self) -> Option<String> {
         let link = self.header("Link")?;
         let target = link.strip_prefix('<')?.strip_suffix(">; rel=\"next\"")?;
         Some(target.to_owned())
     }
 }
 
-fn ask(api: &Api, line: &str, fields: &[(&str, &str)]) -> Whole {
+pub fn ask(api: &Api, line: &str, fields: &[(&str, &str)]) -> Whole {
     let mut head = api.answer(&Call { fields, ..call(line, Some(0)) }, Bytes::new());
     check_form(line, &head);
     let mut parts = vec![head.body().clone()];
     let mut rest = head.take_rest();
     while let Some(step) = rest {
-        let (done, part) = crossbeam_channel::bounded(1);
-        api.go_on(step, move |told| done.send(told).unwrap());
-        let mut part = part.recv().unwrap();
+        let mut part = api.next_part(step);
         assert_eq!(part.status(), 200, "{line}");
         parts.push(part.body().clone());
         rest = part.take_rest();
@@ -213,7 +211,7 @@ fn ask(api: &Api, line: &str, fields: &[(&str, &str)]) -> Whole {
     Whole { head, parts }
 }
 
-fn get(api: &Api, target: &str) -> Whole {
+pub fn get(api: &Api, target: &str) -> Whole {
     let whole = ask(api, &format!("GET {target}"), &[]);
     assert_eq!(whole.status(), 200, "{target}: {}", whole.text());
     whole
@@ -275,7 +273,7 @@ fn keys_are_listed_in_every_way() {
 }
 
 /// The same store by steps of both lengths.
-fn both(fill: impl Fn(&Memory)) -> [Api; 2] {
+pub fn both(fill: impl Fn(&Memory)) -> [Api; 2] {
     let [memory, other] = [Memory::new(), Memory::new()];
     fill(&memory);
     fill(&other);
@@ -287,15 +285,20 @@ fn halting(keys: &[&str]) -> Api {
 }
 
 #[test]
-fn a_list_is_text_that_is_asked_for_each_time() {
+fn a_list_has_a_type_and_is_asked_for_each_time() {
     let api = api_over(memory_of(SHELF.iter().copied()));
-    for target in ["/kv", "/kv?limit=2", "/kv?count", "/kv?prefix=nothing", "/kv?values"] {
+    let text = "text/plain; charset=utf-8";
+    let kinds = [
+        ("/kv", text),
+        ("/kv?limit=2", text),
+        ("/kv?count", text),
+        ("/kv?prefix=nothing", text),
+        ("/kv?values", "application/x-ndjson"),
+        ("/kv?tar", "application/x-tar"),
+        ("/kv?tar&limit=2", "application/x-tar"),
+    ];
+    for (target, kind) in kinds {
         let whole = get(&api, target);
-        let kind = if target == "/kv?values" {
-            "application/x-ndjson"
-        } else {
-            "text/plain; charset=utf-8"
-        };
         assert_eq!(whole.header("Content-Type"), Some(kind), "{target}");
         assert_eq!(whole.header("Cache-Control"), Some("no-cache"), "{target}");
         assert_eq!(whole.header("Vary"), Some("Accept"), "{target}");
@@ -368,6 +371,7 @@ fn a_page_links_to_the_next_if_there_is_one() {
                 Some("/kv?limit=3&delimiter=/&reverse&after=docs/"),
             ),
             ("/kv?limit=1&values", Some("/kv?limit=1&values&after=docs")),
+            ("/kv?tar&limit=1&reverse", Some("/kv?limit=1&reverse&tar&after=z/")),
             ("/kv?limit=1&prefix=nothing", None),
             ("/kv", None),
         ];
@@ -384,18 +388,27 @@ fn a_page_links_to_the_next_if_there_is_one() {
 #[test]
 fn head_of_a_page_is_that_of_get_and_any_other_reads_nothing() {
     let api = api_over(memory_of(SHELF.iter().copied()));
-    for target in ["/kv?limit=3", "/kv?limit=3&values", "/kv?limit=100", "/kv?limit=1&prefix=x"] {
+    for query in ["limit=3", "limit=3&values", "limit=3&tar", "limit=100", "limit=1&prefix=x"] {
+        let target = format!("/kv?{query}");
         let [get, head] =
             ["GET", "HEAD"].map(|method| ask(&api, &format!("{method} {target}"), &[]));
         assert_eq!(get.head, head.head, "{target}");
     }
     let api = api_over(Untouchable);
-    for target in ["/kv", "/kv?prefix=a&reverse", "/kv?count", "/kv?values", "/kv?delimiter=/"] {
+    let text = "text/plain; charset=utf-8";
+    let kinds = [
+        ("/kv", text),
+        ("/kv?prefix=a&reverse", text),
+        ("/kv?count", text),
+        ("/kv?delimiter=/", text),
+        ("/kv?values", "application/x-ndjson"),
+        ("/kv?tar", "application/x-tar"),
+    ];
+    for (target, kind) in kinds {
         let mut head = api.answer(&call(&format!("HEAD {target}"), None), Bytes::new());
         assert_eq!((head.status(), head.header("Vary")), (200, Some("Accept")), "{target}");
         assert!(head.body().is_empty() && head.take_rest().is_some(), "{target}");
-        let is_lines = head.header("Content-Type") == Some("application/x-ndjson");
-        assert_eq!(is_lines, target == "/kv?values");
+        assert_eq!(head.header("Content-Type"), Some(kind), "{target}");
     }
 }
 
@@ -502,9 +515,7 @@ fn a_failure_in_the_middle_is_told_to_the_server() {
     let api = api_over(failing);
     let mut head = api.answer(&call("GET /kv", None), Bytes::new());
     assert_eq!(head.status(), 200);
-    let (done, part) = crossbeam_channel::bounded(1);
-    api.go_on(head.take_rest().unwrap(), move |told| done.send(told).unwrap());
-    assert_eq!(part.recv().unwrap(), Refusal::Overloaded.into());
+    assert_eq!(api.next_part(head.take_rest().unwrap()), Refusal::Overloaded.into());
 }
 
 #[test]
@@ -623,7 +634,7 @@ fn a_list_that_is_asked_for_in_no_known_way_is_refused() {
             ("?perfix=a", unknown),
             ("?take=a", unknown),
             ("?ttl=1", unknown),
-            ("?tar", unknown),
+            ("?tars", unknown),
             ("?prefix=%", "key has a % without two hexadecimal digits\n"),
             ("?after=%ff", "key is not UTF-8\n"),
             ("?limit=0", "limit is not a number from 1 to 10000\n"),
@@ -631,6 +642,10 @@ fn a_list_that_is_asked_for_in_no_known_way_is_refused() {
             ("?reverse=yes", "a query parameter is malformed\n"),
             ("?count&limit=1", contradictory),
             ("?values&delimiter=/", contradictory),
+            ("?tar=pax", "a query parameter is malformed\n"),
+            ("?tar&delimiter=/", contradictory),
+            ("?tar&count", contradictory),
+            ("?tar&values", contradictory),
         ];
         for (query, text) in rows {
             let line = format!("{method} /kv{query}");

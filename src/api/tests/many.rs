@@ -43,9 +43,7 @@ fn once(api: &Api, line: &str, body: &str) -> Reply {
 fn whole(api: &Api, mut reply: Reply) -> Vec<u8> {
     let mut body = reply.body().to_vec();
     while let Some(rest) = reply.take_rest() {
-        let (done, next) = crossbeam_channel::bounded(1);
-        api.go_on(rest, move |told| done.send(told).unwrap());
-        reply = next.recv().unwrap();
+        reply = api.next_part(rest);
         assert_eq!(reply.status(), 200);
         body.extend_from_slice(reply.body());
     }

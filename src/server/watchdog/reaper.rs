@@ -21,7 +21,7 @@ const LINGER_DRAINING: Duration = Duration::from_millis(500);
 /// The time that a client may take to hang up, while others wait for room.
 const LINGER_CROWDED: Duration = Duration::from_millis(20);
 
-/// The bytes behind a last response that one inspection throws away.
+/// The bytes behind a last request that one inspection throws away.
 const DISCARD_BYTES_MAX: usize = 1 << 20;
 
 /// One part in so many of the connections make room together.
@@ -60,12 +60,17 @@ impl Reaper {
     pub fn inspect(&mut self, connections: &Connections, open: &[Arc<Connection>], now: Instant) {
         let living: HashSet<u64> = open.iter().map(|connection| connection.id).collect();
         self.watches.retain(|id, _| living.contains(id));
-        if now >= self.next_look {
+        let is_look = now >= self.next_look;
+        if is_look {
             self.next_look = now + LOOK_INTERVAL;
             end_waits(open);
         }
         for connection in open {
             let activity = connection.activity();
+            if activity.stage == Some(Stage::Watching) && !is_look {
+                // The verdict takes a system call.
+                continue;
+            }
             let watch = self.watches.entry(connection.id);
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
             match watch.inspect(activity, now, &self.limits, &**connection) {
@@ -101,19 +106,23 @@ impl Reaper {
         open: &[Arc<Connection>],
         now: Instant,
     ) -> Option<String> {
-        let cap = self.limits.connections_max;
+        let cap = connections.cap();
         if open.len() <= cap {
             return None;
         }
+        let others = open.iter().filter(|connection| !connection.is_stream());
+        let (closing, staying): (Vec<_>, Vec<_>) =
+            others.partition(|connection| connection.activity().is_closing);
+        if closing.len() + staying.len() <= cap {
+            return None;
+        }
         // Whoever has had the last response makes room for others.
-        let is_closing = |connection: &&Arc<Connection>| connection.activity().is_closing;
-        for connection in open.iter().filter(is_closing) {
+        for connection in closing {
             let watch = self.watches.get(&connection.id);
             if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_CROWDED) {
                 connections.give_up(connection);
             }
         }
-        let staying: Vec<_> = open.iter().filter(|connection| !is_closing(connection)).collect();
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
         let idle = staying.into_iter().filter(|connection| connection.pipeline.is_idle());
@@ -174,9 +183,12 @@ impl Meter for Connection {
 /// Ends the waits of clients that have left. Their readers see it where they are not
 /// busy with what came behind.
 fn end_waits(open: &[Arc<Connection>]) {
-    let waits = |connection: &&Arc<Connection>| connection.activity().stage == Some(Stage::Waiting);
-    for connection in open.iter().filter(waits) {
-        if connection.socket.has_peer_left() {
+    for connection in open {
+        let (stage, socket) = (connection.activity().stage, &connection.socket);
+        let has_left = (stage == Some(Stage::Waiting) && socket.has_peer_left())
+            // Nobody reads it on, and an end behind much that is unread would not come.
+            || (stage == Some(Stage::Watching) && !socket.discard(DISCARD_BYTES_MAX));
+        if has_left {
             connection.pipeline.end_waits();
         }
     }

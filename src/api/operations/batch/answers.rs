@@ -1,6 +1,7 @@
 //! The answers to the lines of a batch, as lines of JSON, written in parts.
 
-use crate::api::lines::{PART_BYTES, put_string, put_value, put_value_name};
+use crate::api::entries::PART_BYTES;
+use crate::api::lines::{put_string, put_value, put_value_name};
 use crate::api::{Reply, Rest, Step};
 use crate::storage::Entry;
 

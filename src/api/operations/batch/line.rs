@@ -70,7 +70,9 @@ impl Line {
                 Operation::Reply(_)
                 | Operation::Inspect(_)
                 | Operation::Body(_)
-                | Operation::Pending(_),
+                | Operation::Pending(_)
+                | Operation::Watch(_)
+                | Operation::Import(_),
                 _,
             ) => Err(Refusal::MethodNotAllowed),
         }

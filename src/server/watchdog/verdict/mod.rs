@@ -106,13 +106,16 @@ impl Watch {
             Some(Stage::Sending) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
                 self.inspect_transfer(bytes, MOVED_BYTES_MIN, limits.request_timeout, now)
             }),
-            Some(Stage::Parts) if !meter.has_unconfirmed() => {
+            Some(Stage::Parts | Stage::Watching) if !meter.has_unconfirmed() => {
                 // It waits for the storage, and not the storage for it.
                 (self.mark, self.since) = (None, now);
                 Verdict::Wait
             }
             Some(Stage::Parts) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
                 self.inspect_transfer(bytes, PARTS_BYTES_MIN, limits.request_timeout, now)
+            }),
+            Some(Stage::Watching) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
+                self.inspect_transfer(bytes, 1, limits.request_timeout, now)
             }),
         }
     }

@@ -1,10 +1,7 @@
 use super::*;
 
-const LIMITS: Limits = Limits {
-    idle_timeout: Duration::from_secs(60),
-    request_timeout: Duration::from_secs(30),
-    connections_max: 10,
-};
+const LIMITS: Limits =
+    Limits { idle_timeout: Duration::from_secs(60), request_timeout: Duration::from_secs(30) };
 
 /// A connection whose clock and counters a test moves by hand.
 struct Script {
@@ -118,7 +115,8 @@ fn a_transfer_has_to_move_a_kibibyte_in_each_timeout() {
             | Stage::Streaming
             | Stage::Working
             | Stage::Waiting
-            | Stage::Parts => {
+            | Stage::Parts
+            | Stage::Watching => {
                 script.activity.received += bytes;
             }
         };
@@ -157,6 +155,34 @@ fn between_two_parts_of_a_response_nobody_waits_for_its_client() {
     assert_eq!(script.after_ms(20), Verdict::Wait);
     assert_eq!(script.after_ms(29_000), Verdict::Wait);
     assert_eq!(script.after_ms(2000), Verdict::Late);
+}
+
+#[test]
+fn a_watcher_has_to_take_a_byte_in_each_timeout_if_any_are_under_way() {
+    /// Seconds, with the bytes confirmed by then and whether others are not.
+    type Look = (u64, u64, bool);
+    let cases: [(&[Look], Verdict); 6] = [
+        // Nothing is to be told.
+        (&[(1_000_000, 0, false)], Verdict::Wait),
+        (&[(1_000_000, 0, false), (29, 0, true)], Verdict::Wait),
+        (&[(1_000_000, 0, false), (1, 0, true), (31, 0, true)], Verdict::Late),
+        // It takes something now and then, and never all.
+        (&[(1, 0, true), (29, 1, true), (29, 2, true), (29, 3, true)], Verdict::Wait),
+        (&[(1, 0, true), (29, 1, true), (1, 1, true), (30, 1, true)], Verdict::Late),
+        // It has taken all in between, as each of these looks shows.
+        (&[(1, 0, true), (20, 9, false), (1, 9, true), (29, 9, true)], Verdict::Wait),
+    ];
+    for (looks, verdict) in cases {
+        let mut script = Script::in_stage(Stage::Watching);
+        let (last, earlier) = looks.split_last().expect("there is a look");
+        for (seconds, confirmed, is_more) in earlier {
+            script.acknowledged = Acknowledged(*confirmed, *is_more);
+            assert_eq!(script.after_ms(seconds * 1000), Verdict::Wait, "{looks:?}");
+        }
+        let (seconds, confirmed, is_more) = *last;
+        script.acknowledged = Acknowledged(confirmed, is_more);
+        assert_eq!(script.after_ms(seconds * 1000), verdict, "{looks:?}");
+    }
 }
 
 #[test]
