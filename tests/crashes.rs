@@ -23,6 +23,7 @@ use support::linearizability::{Call, Operation, Saw, check, check_each_key};
 use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
 use support::process::{Process, command};
 use support::random::Random;
+use support::replica::{self, Replica};
 use support::wrappers::{there_is, under_strace};
 
 const CLIENTS: usize = 6;
@@ -246,6 +247,96 @@ fn a_batch_survives_a_kill_as_a_whole_or_not_at_all() {
         let store = Durable::open(directory.path()).expect("it can be opened");
         let number = batches_in(&store);
         assert!(last <= number && number <= last + 1, "{number} batches, {last} acknowledged");
+    }
+}
+
+/// The directory for [`watched_until_killed`], and the position to go on from.
+const WATCHED_IN: &str = "LKV_TEST_WATCHED_IN";
+const SINCE: &str = "LKV_TEST_SINCE";
+
+/// The end of a line that was written whole.
+const WHOLE: &str = " ;";
+
+/// Does something to a few keys of the same length, so that other histories have changes
+/// in the same places.
+fn change_something(store: &Durable, random: &mut Random) {
+    let choice = random.below(100);
+    let mut key = || Key::new(format!("key{}", random.below(10))).expect("a key");
+    let keys = [key(), key(), key()];
+    let mut set = || {
+        let (number, width) = (random.next(), random.one_of(&[1, 400]));
+        let ttl = random.one_of(&[None, None, Some(20), Some(1_000_000)]);
+        let expiry = ttl.map(|ttl| Time::now().after(Duration::from_millis(ttl)));
+        let value = format!("{number:0width$}");
+        BatchOp::Set(Entry::new(value.into()).with_expiry(expiry))
+    };
+    let ops = [set(), set(), BatchOp::Delete];
+    let count = if choice < 80 { 1 } else { keys.len() };
+    let outcome = match choice {
+        0 => store.clear(),
+        1..30 => store.delete(&keys[0]),
+        _ => store.batch(keys.into_iter().zip(ops).take(count).collect()).map(drop),
+    };
+    outcome.expect("the engine writes");
+}
+
+#[test]
+#[ignore = "a part of the next one, in a process of its own"]
+fn watched_until_killed() {
+    let directory = std::env::var_os(WATCHED_IN).expect("a directory to write to");
+    let since = std::env::var(SINCE).expect("a position").parse().ok();
+    let store = Durable::open(directory.as_ref()).expect("it can be opened");
+    let random = Random::of_this_run();
+    thread::scope(|scope| {
+        for writer in 0..3 {
+            let (store, mut random) = (&store, random.fork(writer));
+            scope.spawn(move || {
+                loop {
+                    change_something(store, &mut random);
+                }
+            });
+        }
+        let watcher = replica::watch(&store, since);
+        loop {
+            replica::tell(&store, &watcher, |line| eprintln!("{line}{WHOLE}"));
+        }
+    });
+}
+
+#[test]
+fn a_replica_is_right_over_kills() {
+    let mut random = Random::of_this_run();
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut replica = Replica::default();
+    for _ in 0..8 {
+        let since = replica.at.map_or_else(|| "none".to_owned(), |at| at.to_string());
+        let mut writer = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--ignored", "--exact", "watched_until_killed", "--nocapture"])
+            .envs([(WATCHED_IN, directory.path()), (SINCE, since.as_ref())])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let says = BufReader::new(writer.stderr.take().expect("it is piped")).lines();
+        let mut told = says.map_while(Result::ok);
+        let few = random.below(200);
+        let mut apply = |line: String| match line.strip_suffix(WHOLE) {
+            Some(line) => replica.apply(line),
+            None => assert!(!line.contains("panicked"), "{line}"),
+        };
+        told.by_ref().take(few).for_each(&mut apply);
+        thread::sleep(Duration::from_micros(random.below(20_000) as u64));
+        writer.kill().expect("it runs");
+        writer.wait().expect("it has ended");
+        told.for_each(&mut apply);
+
+        let store = Durable::open(directory.path()).expect("it can be opened");
+        (0..random.below(30)).for_each(|_| change_something(&store, &mut random));
+        // Until the last one has expired, and that is told.
+        wait_until("it is as the store", || {
+            replica.follow(&store);
+            replica.values == replica::listed(&store)
+        });
     }
 }
 

@@ -9,15 +9,17 @@ use bytes::Bytes;
 use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Time};
 use std::collections::HashSet;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::blocking::Blocking as _;
-use support::http::{Connection, Response, at_once, wait_until, wait_within};
-use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
+use support::http::{Connection, Response, at_once, get_head, wait_until, wait_within};
+use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, revision, says};
 use support::process::{Process, output};
 use support::wrappers::{is_root, under};
 use tempfile::TempDir;
@@ -33,18 +35,21 @@ fn a_file_that_may_grow_no_more_is_a_full_disk() {
     let mut connection = process.connect();
     let value = vec![b'x'; 1 << 20];
     let mut stored = 0;
+    let mut told = revision(&mut connection);
     let refused = loop {
         let answer = connection.put(&format!("/kv/{stored}"), &value);
         if answer.status() != 200 || stored > 200 {
             break answer;
         }
         stored += 1;
+        told = revision(&mut connection);
     };
     says(&refused, 507, "storage is full\n");
     let refusal = "storage takes no writes: the disk is full\n";
     says(&connection.put("/kv/more", b"x"), 503, refusal);
     says(&connection.get("/healthz"), 503, refusal);
     holds(&mut connection, "kept", b"kept");
+    assert_eq!(revision(&mut connection), told);
     assert_eq!(process.stop().0, Some(1));
 
     let process = place.start();
@@ -53,6 +58,9 @@ fn a_file_that_may_grow_no_more_is_a_full_disk() {
         holds(&mut connection, &index.to_string(), &value);
     }
     holds_or_not(&mut connection, &stored.to_string(), &value);
+    // Nobody was told of it.
+    let is_there = connection.get(&format!("/kv/{stored}")).status() == 200;
+    assert_eq!(revision(&mut connection) != told, is_there);
     acknowledged(&mut connection, "more", b"x");
     ends_well(process);
 }
@@ -188,14 +196,18 @@ fn a_full_disk_refuses_sets_and_takes_them_again_once_there_is_room() {
     assert!(stored > 5, "{stored} values");
     says(&refused, 507, "storage is full\n");
     let refusal = "storage takes no writes: the disk is full\n";
+    let told = revision(&mut connection);
     says(&connection.put("/kv/more", &value), 503, refusal);
     says(&connection.get("/healthz"), 503, refusal);
+    assert_eq!(revision(&mut connection), told);
     for index in 0..stored {
         holds(&mut connection, &index.to_string(), &value);
     }
     // Deleting may make room, so it is let through.
     assert_eq!(connection.call("DELETE", "/kv/0").status(), 200);
     says(&connection.get("/kv/0"), 404, "key not found\n");
+    let deleted = revision(&mut connection);
+    assert_eq!((&deleted.0, deleted != told), (&told.0, true));
 
     fs::remove_file(filler).expect("the filler is there");
     wait_until("it is well again", || connection.get("/healthz").status() == 200);
@@ -524,6 +536,69 @@ fn what_was_cleared_gives_its_room_back() {
         }
         store.clear().expect("it is cleared");
     }
+}
+
+/// A client that takes a few bytes a second of a list with all values, until it has
+/// time no longer, and then the rest. Gives the last bytes that it was sent.
+fn take_slowly(addr: SocketAddr, has_time: &Arc<AtomicBool>) -> thread::JoinHandle<Vec<u8>> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    // So its server has a small one for it.
+    socket.set_recv_buffer_size(2048).expect("a socket takes a buffer size");
+    socket.connect(&addr.into()).expect("the server accepts");
+    let mut client = TcpStream::from(socket);
+    client.set_read_timeout(Some(CLIENT_PATIENCE)).expect("a socket takes a timeout");
+    client.write_all(get_head("/kv?values").as_bytes()).expect("the server takes a head");
+    let mut last = vec![0; 100];
+    client.read_exact(&mut last).expect("the list begins");
+    assert!(last.starts_with(b"HTTP/1.1 200 "));
+    let has_time = Arc::clone(has_time);
+    thread::spawn(move || {
+        loop {
+            let is_slow = has_time.load(Ordering::Relaxed);
+            let mut piece = vec![0; if is_slow { 16 } else { 64 << 10 }];
+            let Ok(bytes @ 1..) = client.read(&mut piece) else { return last };
+            last.extend(piece.iter().take(bytes));
+            last.drain(..last.len() - 100);
+            if is_slow {
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    })
+}
+
+/// Its list holds what was cleared or overwritten since it began.
+#[test]
+fn a_list_that_holds_space_is_cut_off_before_a_write_is_refused() {
+    const VALUES: usize = 120;
+    let Some(disk) = Disk::new(512) else { return };
+    let place = disk.place();
+    let [flag, path] = place.arguments();
+    // Its client may be as slow as it likes.
+    let process = Process::start(&[&flag, &path, "--request-timeout", "10m"]);
+    let mut connection = process.connect().with_patience(CLIENT_PATIENCE);
+    let value = |round: usize| vec![b'0' + u8::try_from(round).expect("a digit"); 1 << 20];
+    let store_all = |connection: &mut Connection, round: usize| {
+        for index in 0..VALUES {
+            has_room(|| connection.put(&format!("/kv/{index:03}"), &value(round)).status() == 200);
+        }
+    };
+    store_all(&mut connection, 0);
+    // For some of the same again, but not for all.
+    let _filler = disk.fill(disk.free_bytes() - (200 << 20));
+    for round in 1..3 {
+        let has_time = Arc::new(AtomicBool::new(true));
+        let slow = take_slowly(process.addr(), &has_time);
+        assert_eq!(connection.call("DELETE", "/clear").status(), 200);
+        store_all(&mut connection, round);
+        has_time.store(false, Ordering::Relaxed);
+        let last = slow.join().expect("a client ends well");
+        assert!(!last.ends_with(b"\r\n0\r\n\r\n"), "that looks like the end of the list");
+        let cuts = process.log().matches("a list is cut off: the space").count();
+        assert_eq!(cuts, round, "{}", process.log());
+    }
+    holds(&mut connection, "000", &value(2));
+    ends_well(process);
 }
 
 /// Expired entries are swept to make room, but for those that a change was

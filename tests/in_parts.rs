@@ -5,10 +5,10 @@ mod support;
 
 use little_key_value::server::Config;
 use little_key_value::storage::{
-    Done, Effect, Entry, Error, Key, Memory, Op, Outcome, Start, Storage,
+    Done, Effect, Entry, Error, Key, Listing, Memory, Moment, Op, Outcome, Start, Storage,
 };
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 use support::blocking::Blocking as _;
@@ -30,6 +30,8 @@ struct Listed {
     fault: Option<usize>,
     /// Pages wait here.
     gate: Option<crossbeam_channel::Receiver<()>>,
+    /// The moments that were held.
+    held: Mutex<Vec<Weak<()>>>,
 }
 
 impl Listed {
@@ -40,7 +42,25 @@ impl Listed {
             let key = Key::new(key(number)).expect("a key");
             memory.set(key, Entry::new(Vec::new().into())).expect("there is room");
         }
-        Self { memory, is_endless: false, pages: AtomicUsize::new(0), fault: None, gate: None }
+        let (pages, held) = (AtomicUsize::new(0), Mutex::default());
+        Self { memory, is_endless: false, pages, fault: None, gate: None, held }
+    }
+
+    /// The moment for the pages behind the one of a listing.
+    fn moment_after(&self, listing: &Listing) -> Moment {
+        if listing.moment == Moment::Hold {
+            let moment = Arc::new(());
+            self.held.lock().expect("no panic").push(Arc::downgrade(&moment));
+            Moment::Held(moment)
+        } else {
+            listing.moment.clone()
+        }
+    }
+
+    /// How many moments were held, and how many still are.
+    fn held(&self) -> [usize; 2] {
+        let held = self.held.lock().expect("no panic");
+        [held.len(), held.iter().filter(|moment| moment.strong_count() > 0).count()]
     }
 
     fn pages(&self) -> usize {
@@ -54,20 +74,24 @@ impl Storage for Listed {
     }
 
     fn submit(&self, op: Op, done: Done) {
-        if !matches!(op, Op::List(_)) {
-            return self.memory.submit(op, done);
-        }
+        let Op::List(listing) = &op else { return self.memory.submit(op, done) };
+        let moment = self.moment_after(listing);
         let page = self.pages.fetch_add(1, Ordering::Relaxed);
         if self.fault == Some(page) {
             return done(Err(Error::Overloaded));
         }
         let (memory, is_endless) = (self.memory.clone(), self.is_endless);
-        let read = move || match memory.perform(op) {
-            Ok(Effect::Listed(mut page)) if is_endless => {
-                page.next.get_or_insert(Start::First);
-                done(Ok(Effect::Listed(page)));
-            }
-            outcome => done(outcome),
+        let read = move || {
+            done(memory.perform(op).map(|effect| {
+                let Effect::Listed(mut page) = effect else { unreachable!("a list lists") };
+                if is_endless {
+                    page.next.get_or_insert(Start::First);
+                }
+                if page.next.is_some() {
+                    page.moment = moment;
+                }
+                Effect::Listed(page)
+            }));
         };
         match self.gate.clone().filter(|_| page > 0) {
             // A thread of its own, as no storage keeps its caller waiting.
@@ -208,13 +232,56 @@ fn a_client_who_leaves_ends_it() {
     assert!(listed.pages() > before);
 }
 
+#[test]
+fn all_values_are_read_at_one_moment_which_is_let_go_with_the_last() {
+    let (server, listed) = server_with(Listed::of(3 * PART_KEYS), |_| {});
+    let mut connection = server.connect();
+    for target in ["/kv", "/kv?values&limit=2000", "/kv?limit=10", "/kv?count", "/kv?delimiter=/"] {
+        assert_eq!(connection.get(target).status(), 200);
+        assert_eq!(listed.held(), [0, 0], "{target}");
+    }
+    for (lists, target) in (1..).zip(["/kv?values", "/kv?values&reverse", "/kv?values&prefix=00"]) {
+        let answer = connection.get(target);
+        assert_eq!(answer.text().lines().count(), 3 * PART_KEYS, "{target}");
+        wait_until("none is held", || listed.held() == [lists, 0]);
+    }
+}
+
+#[test]
+fn the_moment_of_a_list_that_breaks_off_is_let_go() {
+    let listed = Listed { fault: Some(2), ..Listed::of(5 * PART_KEYS) };
+    let (server, listed) = server_with(listed, |_| {});
+    let mut connection = server.connect();
+    connection.send(get_head("/kv?values"));
+    assert_eq!(connection.try_head().expect("a head").status(), 200);
+    connection.rest().ok();
+    wait_until("none is held", || listed.held() == [1, 0]);
+}
+
+#[test]
+fn the_moment_of_a_list_is_let_go_once_its_client_leaves() {
+    let endless = Listed { is_endless: true, ..Listed::of(PART_KEYS) };
+    let (server, listed) = server_with(endless, |_| {});
+    for (lists, request) in (1..).zip([get_head("/kv?values"), OLD.replace("/kv", "/kv?values")]) {
+        let mut connection = server.connect();
+        connection.send(request);
+        assert_eq!(connection.try_head().expect("a head").status(), 200);
+        assert_eq!(listed.held(), [lists, 1]);
+        drop(connection);
+        wait_until("none is held", || listed.held() == [lists, 0]);
+    }
+}
+
 /// Promises that take a hold on the sockets.
 #[cfg(all(target_os = "linux", not(portable)))]
 mod watched {
+    use super::support::engines;
     use super::support::http::{Connection, PATIENCE, put_head};
     use super::support::process::Process;
     use super::support::server::accepts;
     use super::*;
+    use little_key_value::storage::BatchOp;
+    use std::collections::HashSet;
     use std::io::{ErrorKind, Read as _, Write as _};
     use std::net::TcpStream;
     use std::time::Instant;
@@ -307,6 +374,56 @@ mod watched {
             };
             assert_eq!(err.kind(), ErrorKind::ConnectionReset);
         }
+    }
+
+    #[test]
+    fn the_moment_of_a_list_is_let_go_once_its_client_is_cut() {
+        let (server, listed) = endless_server();
+        let client = ask(&server, &get_head("/kv?values"));
+        wait_until("a page is read", || listed.held() == [1, 1]);
+        wait_until("none is held", || listed.held() == [1, 0]);
+        drop(client);
+    }
+
+    /// Whatever is written while a slow client takes it.
+    #[test]
+    fn an_export_of_a_durable_store_is_of_one_moment() {
+        const KEYS: usize = 700;
+        let store = engines::durable();
+        let write = |round: usize| {
+            // All of them always have the same value.
+            let value = format!("{round:04}").repeat(2000);
+            let set = |key: String| {
+                let key = Key::new(key).expect("a key");
+                (key, BatchOp::Set(Entry::new(value.clone().into())))
+            };
+            let mut ops: Vec<_> = (0..KEYS).map(|number| set(format!("{number:03}"))).collect();
+            // And there is one for each round.
+            ops.push(set(format!("round {round:04}")));
+            let before = Key::new(format!("round {:04}", round - 1)).expect("a key");
+            ops.push((before, BatchOp::Delete));
+            store.batch(ops).expect("the engine writes");
+        };
+        write(1);
+        let server = Fixture::over(Arc::clone(&store));
+        let mut client = ask(&server, &get_head("/kv?values"));
+        let mut answer = vec![0; 1000];
+        client.read_exact(&mut answer).expect("the list begins");
+        // The first page was read, and no more than fits between the two.
+        (2..30).for_each(write);
+        let mut piece = vec![0; 64 << 10];
+        while !answer.ends_with(b"\r\n0\r\n\r\n") {
+            let bytes = client.read(&mut piece).expect("the list goes on");
+            assert!(bytes > 0, "it breaks off");
+            answer.extend_from_slice(&piece[..bytes]);
+        }
+        let text = String::from_utf8(answer).expect("text");
+        let lines: Vec<&str> = text.split("{\"key\":").skip(1).collect();
+        assert_eq!(lines.len(), KEYS + 1);
+        let value_of = |line: &&str| Some(line.split_once(",\"value\":\"")?.1[..4].to_owned());
+        let values: HashSet<_> = lines.iter().map(value_of).collect();
+        assert_eq!(values, HashSet::from([Some("0001".to_owned())]));
+        assert!(lines.last().is_some_and(|line| line.starts_with("\"round 0001\"")));
     }
 
     #[test]

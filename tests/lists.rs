@@ -7,7 +7,7 @@ mod support;
 
 use bytes::Bytes;
 use little_key_value::storage::{Entry, KEY_BYTES_MAX, Listing, PAGE_KEYS_MAX, Page, Range, Start};
-use little_key_value::storage::{Op, Time};
+use little_key_value::storage::{Moment, Op, Time};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -24,6 +24,7 @@ on_every_engine! {
     each_key_is_listed_once_and_no_deleted_one
     a_range_is_a_prefix_and_a_start
     pages_one_behind_the_other_give_each_key_once
+    all_pages_can_be_of_one_moment
     keys_are_rolled_up_into_groups
     a_large_group_is_one_line
     entries_come_with_their_keys
@@ -62,6 +63,7 @@ fn pages(store: &Store, mut listing: Listing) -> Vec<Page> {
         let mut page = store.list(listing.clone()).expect("the engine lists");
         assert!(page.len() <= listing.keys_max, "{} of {}", page.len(), listing.keys_max);
         let next = page.next.take();
+        listing.moment = std::mem::take(&mut page.moment);
         pages.push(page);
         match next {
             Some(next) => listing.range.start = next,
@@ -209,6 +211,24 @@ fn pages_one_behind_the_other_give_each_key_once(store: Store) {
         keys.reverse();
     }
     assert_eq!(count(&store, ""), keys.len() as u64);
+}
+
+/// An engine that holds no moment reads each page when it is asked for.
+fn all_pages_can_be_of_one_moment(store: Store) {
+    let keys = many_keys(1001);
+    set_keys(&store, keys.iter().map(String::as_str));
+    for with_entries in [false, true] {
+        let listing = Listing { with_entries, keys_max: 99, moment: Moment::Hold, ..listing("") };
+        let mut page = store.list(listing.clone()).expect("the engine lists");
+        let mut listed: Vec<String> = page.keys().map(str::to_owned).collect();
+        // Those that are there all the time are listed in any case.
+        set_keys(&store, ["a", "zzz"]);
+        let (start, moment) = (page.next.take().expect("a rest"), page.moment);
+        let range = Range { start, ..listing.range };
+        listed.extend(list(&store, Listing { range, moment, ..listing }));
+        listed.retain(|key| !["a", "zzz"].contains(&&**key));
+        assert!(listed == keys, "{} of {}", listed.len(), keys.len());
+    }
 }
 
 fn keys_are_rolled_up_into_groups(store: Store) {

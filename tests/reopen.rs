@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::http::{Connection, wait_within};
-use support::place::{Place, acknowledged, ends_well, holds, says};
+use support::http::{Connection, get_head, wait_within};
+use support::place::{Place, acknowledged, ends_well, holds, revision, says};
 use support::process::Process;
 use support::wrappers::there_is;
 
@@ -282,6 +282,32 @@ fn readers_are_served_while_the_database_is_opened_anew() {
     process.end();
 }
 
+/// What it reads from is closed, so it breaks off.
+#[test]
+fn a_list_that_nobody_takes_does_not_keep_the_database_from_being_opened_anew() {
+    if !there_is("strace") {
+        return;
+    }
+    let place = Place::with_a_store();
+    let process = start_with_failing_threads(&place);
+    let mut connection = process.connect();
+    store_all(&mut connection, 0..VALUES / 2);
+    let mut list = process.connect();
+    list.send(get_head("/kv?values"));
+    assert_eq!(list.try_head().expect("a head").status(), 200);
+    let mut stored = VALUES / 2;
+    wait_until("it is opened anew", || {
+        store_all(&mut connection, stored..stored + 1);
+        stored += 1;
+        count(&process, RECOVERY) > 0
+    });
+    let body = list.rest().expect("an orderly end");
+    assert!(!body.ends_with(b"\r\n0\r\n\r\n"), "that looks like the end of the list");
+    holds_all(&mut connection, 0..stored);
+    process.signal("KILL");
+    process.end();
+}
+
 #[test]
 fn what_was_acknowledged_survives_a_kill_after_the_database_was_opened_anew() {
     if !there_is("strace") {
@@ -292,6 +318,7 @@ fn what_was_acknowledged_survives_a_kill_after_the_database_was_opened_anew() {
     for _ in 0..3 {
         let process = start_with_failing_threads(&place);
         let mut connection = process.connect();
+        let told = revision(&mut connection);
         while count(&process, RECOVERY) == 0 {
             store_all(&mut connection, stored..stored + 1);
             stored += 1;
@@ -299,10 +326,13 @@ fn what_was_acknowledged_survives_a_kill_after_the_database_was_opened_anew() {
         // In the new journal, and not flushed yet.
         store_all(&mut connection, stored..stored + 2);
         stored += 2;
+        let told_anew = revision(&mut connection);
+        assert_ne!(told_anew.0, told.0);
         process.signal("KILL");
         process.end();
         let process = place.start();
         holds_all(&mut process.connect(), 0..stored);
+        assert_eq!(revision(&mut process.connect()), told_anew);
         ends_well(process);
     }
 }
@@ -439,17 +469,26 @@ fn a_clear_that_finds_no_descriptor_ends_no_store() {
     let mut connection = process.connect();
     // The server knows the connection then.
     holds(&mut connection, "kept", b"kept");
+    let told = revision(&mut connection);
     let end = Fault::NoDescriptor.begin(&place, &process);
     says(&connection.call("DELETE", "/clear"), 503, REFUSAL);
     holds(&mut connection, "kept", b"kept");
+    assert_eq!(revision(&mut connection), told);
     end();
     wait_until("it is opened anew", || connection.get("/healthz").status() == 200);
     holds(&mut connection, "kept", b"kept");
+    // Nobody knows here that nothing was cleared.
+    let told_anew = revision(&mut connection);
+    assert_ne!(told_anew.0, told.0);
     assert_eq!(connection.call("DELETE", "/clear").status(), 200);
     says(&connection.get("/kv/kept"), 404, "key not found\n");
     acknowledged(&mut connection, "kept", b"kept");
+    let told = revision(&mut connection);
+    assert_ne!(told.0, told_anew.0);
     ends_well(process);
-    holds_all(&mut place.start().connect(), 0..0);
+    let process = place.start();
+    holds_all(&mut process.connect(), 0..0);
+    assert_eq!(revision(&mut process.connect()), told);
 }
 
 /// The values in files of these names may be in no journal any more.
