@@ -37,7 +37,7 @@ audit: ## Check the dependencies' licences and known faults (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo "make audit needs cargo-deny"; exit 1; }
 	$(CARGO) deny --locked check
 
-demo: build ## Load the countries of the world through curl and ask for some
+demo: build ## Watch the countries of the world load through curl and ask for some
 	@scripts/demo.sh
 
 clean: ## Remove what was built

@@ -13,6 +13,7 @@ connections that nobody serves, each is looked at here as well.
     bench/memory_rows.py   the rows of the engine in memory
     bench/durable_rows.py  the rows of the durable engine
     bench/collection_rows.py  the rows of many keys: lists, counts, batches, takes
+    bench/stream_rows.py   the rows of streams: watches, imports, exports
     bench/race.py          the settings, and how servers take turns
     bench/loads.py         a load: wrk on so many connections
     bench/requests.lua     what wrk sends
@@ -22,7 +23,7 @@ connections that nobody serves, each is looked at here as well.
     bench/table.py         metrics, lines, the table
     bench/run.py           the list of rows, options, a run
 
-A new row is a function in one of the first three files, with what it measures as
+A new row is a function in one of the first four files, with what it measures as
 its documentation, and a line in run.py.
 """
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
 # Tests what people do with curl: every way to send a value, keys of every kind,
-# large and binary values, exit codes, and what each mistake is answered with.
+# large and binary values, lists, waits, watches, exports, exit codes, and what each
+# mistake is answered with.
 #
 #     scripts/curl.sh                              starts a server of its own
 #     ENGINE=durable scripts/curl.sh               on the durable engine
@@ -269,6 +270,99 @@ answer 200 '0\n' curl -X DELETE "$URL/kv?prefix=list/"
 answer 400 'prefix cannot be empty\n' curl -X DELETE "$URL/kv"
 answer 400 'unknown query parameter\n' curl "$URL/kv?perfix=list/"
 
+# A queue, and several changes at once.
+
+answer_status 200 curl -X DELETE "$URL/kv?prefix=job:"
+answer_status 201 curl -d 'resize 1.png' "$URL/kv?prefix=job:"
+check_match 'a job has a key of its own' '^job:[0-9]+-[0-9]+$' "$(cat body)"
+answer_status 201 curl -d 'resize 2.png' "$URL/kv?prefix=job:"
+answer 200 'resize 1.png' curl -X DELETE "$URL/kv?take=job:&wait=60s"
+curl -q -sSf --max-time 60 -X DELETE "$URL/kv?take=job:&wait=50s" >taken
+check 'a worker has the next one' 'resize 2.png' "$(cat taken)"
+curl -q -sSf --max-time 60 -X DELETE "$URL/kv?take=job:&wait=50s" >taken &
+waiting=$!
+answer_status 201 curl -d 'resize 3.png' "$URL/kv?prefix=job:"
+wait "$waiting"
+check 'or waits for one' 'resize 3.png' "$(cat taken)"
+
+for name in ann bob; do answer 200 '' curl -X PUT -d 10 "$URL/kv/$name"; done
+printf '%s\n' '{"method":"POST","path":"/kv/ann?decr=5"}' '{"method":"POST","path":"/kv/bob?incr=5"}' |
+    curl -f --data-binary @- -o body "$URL/batch"
+check 'a batch answers each of its lines' '5 15' "$(sed 's/.*"value":"\(.*\)"}/\1/' body | xargs)"
+
+# Watches. watch FILE TARGET: curl follows a stream in the background, as WATCHER.
+watch() {
+    : >"$1"
+    command curl -q -sN --max-time 100 "$URL$2" >"$1" &
+    WATCHER=$!
+    STARTED_PIDS="$STARTED_PIDS$WATCHER "
+}
+# told FILE PATTERN: some line of it comes.
+told() {
+    check_that "a line comes: $2" within "$PATIENCE" grep -Eqx -- "$2" "$1"
+}
+# watch_ends CODE: curl ends with this exit code.
+watch_ends() {
+    exit_code "$WATCHER" "$PATIENCE"
+    check 'a watch ends: curl exits with' "$1" "$CODE"
+}
+ID='[0-9a-f]+-[0-9]+'
+
+answer_status 200 curl -X DELETE "$URL/kv?prefix=config/"
+(curl -q -sN --max-time 100 "$URL/watch?prefix=config/" || true) |
+    while read -r event id key; do echo "$event ${key:-up to date}"; done >loop &
+told loop 'ready up to date'
+answer 200 '' curl -X PUT -d 'red' "$URL/kv/config/color"
+told loop 'put config/color'
+answer 200 '' curl -X PUT -d 'none' "$URL/kv/other"
+answer 200 '' curl -X PUT -d 'x' "$URL/kv/config/S%C3%A3o%20Paulo?ttl=50ms"
+told loop 'expire config/S%C3%A3o%20Paulo'
+answer 200 '' curl -X DELETE "$URL/kv/config/color"
+told loop 'delete config/color'
+check 'nothing but that is told' \
+    'ready up to date,put config/color,put config/S%C3%A3o%20Paulo,expire config/S%C3%A3o%20Paulo,delete config/color' \
+    "$(tr '\n' ',' <loop | sed 's/,$//')"
+
+# All that is there, and what changes then.
+answer 200 '' curl -X PUT -d 'red' "$URL/kv/config/color"
+watch changes '/watch?prefix=config/&since=0'
+told changes "ready $ID"
+check_match 'it begins anew' "^reset $ID,put $ID config/color,ready $ID,\$" "$(tr '\n' ',' <changes)"
+answer 200 '' curl -X PUT -d 'blue' "$URL/kv/config/color"
+# shellcheck disable=SC2317 # within calls it.
+has_two_puts() { [ "$(grep -c '^put ' changes)" -eq 2 ]; }
+check_that 'and goes on' within "$PATIENCE" has_two_puts
+id=$(sed -n '3s/^ready //p' changes)
+stop "$WATCHER"
+answer_status 200 curl "$URL/watch?prefix=config/&since=$id&wait"
+check_match 'who asks from an id on hears what followed' "^put $ID config/color,ready $ID,\$" "$(tr '\n' ',' <body)"
+id=$(sed -n 's/^ready //p' body)
+answer 200 "ready $id\n" curl "$URL/watch?prefix=config/&since=$id&wait=20ms"
+answer 400 'since is not a revision\n' curl "$URL/watch?since=yesterday"
+watch values '/watch?key=config/color&values'
+told values "\{\"event\":\"ready\",\"id\":\"$ID\"\}"
+answer 200 '' curl -X PUT -d 'green' "$URL/kv/config/color"
+told values '\{"event":"put",.*"key":"config/color","value":"green".*'
+stop "$WATCHER"
+
+# Export and import.
+
+answer_status 200 curl "$URL/kv?values&prefix=config/"
+check_match 'an export says where a watch goes on' "^$ID\$" "$(header Revision)"
+cp body all.ndjson
+answer 200 '' curl -X DELETE "$URL/kv/config/color"
+answer 200 '1\n' curl -T all.ndjson "$URL/import"
+answer 200 'green' curl "$URL/kv/config/color"
+answer 200 '1\n' curl -X POST --data-binary @all.ndjson "$URL/import"
+answer 200 '1\n' curl -T - "$URL/import" < <(cat all.ndjson)
+echo '{"key":"","value":"a"}' >>all.ndjson
+answer 400 'line 2: key cannot be empty; 1 were stored\n' curl -T all.ndjson "$URL/import"
+answer 405 'method not allowed\n' curl "$URL/import"
+curl "$URL/kv?tar&prefix=config/" >all.tar
+check 'tar lists an export' config/color "$(tar tf all.tar)"
+check 'and takes a value out' green "$(tar xOf all.tar config/color)"
+answer 200 '1\n' curl -T all.tar "$URL/import"
+
 # What is not there, and what is not allowed.
 
 answer 200 '' curl -X DELETE "$URL/kv/absent"
@@ -332,7 +426,7 @@ cp body manual
 check_match 'it has the name that it was asked under' "'$URL/kv/" "$(cat manual)"
 # shellcheck disable=SC2317 # check_that calls it.
 manual_runs() {
-    sed 's/curl /curl -q -sS --max-time 60 -f /' manual >manual.sh
+    sed 's/curl /curl -q -sS --max-time 60 -f /g' manual >manual.sh
     bash -euo pipefail manual.sh >manual.stdout 2>manual.stderr
 }
 check_that 'it runs in a shell' manual_runs
@@ -384,6 +478,36 @@ if server_is_ours; then
     answer 200 'hello again' curl "$URL/kv/greeting"
 else
     echo "skipped DELETE /clear: the store at $URL is not ours to clear"
+fi
+
+# How a stream ends.
+
+if server_is_ours; then
+    watch stopped /watch
+    told stopped "ready $ID"
+    server_ends_well
+    watch_ends 0
+
+    start_server
+    watch killed /watch
+    told killed "ready $ID"
+    { kill -KILL "$SERVER_PID" && wait "$SERVER_PID"; } 2>/dev/null || true
+    watch_ends 18
+
+    # One who is behind by more than the history: curl is stopped meanwhile.
+    start_server --history 4KiB
+    watch late /watch
+    told late "ready $ID"
+    kill -STOP "$WATCHER"
+    awk -v name="$long_key" 'BEGIN { for (i = 10000; i < 40000; i++)
+        printf "{\"key\":\"%s\",\"value\":\"a\"}\n", substr(name, 6) i }' >changes
+    answer 200 '30000\n' curl -T changes "$URL/import"
+    kill -CONT "$WATCHER"
+    watch_ends 18
+    check 'what it got is without a gap' '' "$(sed 1d late | sed '$d' | awk '
+        { number = substr($3, length($3) - 4) } NR > 1 && number != last + 1 { print last, number } { last = number }' | head -n 3)"
+else
+    echo "skipped the ends of a stream: the store at $URL is not ours to stop"
 fi
 
 summary

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
-# Shows the store at work: loads facts about 252 countries and their flags, asks
-# for a few, lists and counts some, and reads every value back to compare its bytes.
+# Shows the store at work: watches itself load facts about 252 countries and their
+# flags, asks for a few, lists and counts some, and reads every value back to compare
+# its bytes.
 #
 #     scripts/demo.sh                              starts a server of its own
 #     ENGINE=durable scripts/demo.sh               on the durable engine
@@ -45,13 +46,30 @@ awk -F '\t' '$1 ~ /:code$/ { sub(/:code$/, "", $1); print $1, tolower($2) }' \
 keys=$(find "$WORK/sent" -type f | wc -l | tr -d ' ')
 bytes=$(find "$WORK/sent" -type f -exec cat {} + | wc -c | tr -d ' ')
 
-# Loading: curl with one connection and many uploads.
+# Loading: curl with one connection and many uploads, and another that watches.
+
+# shellcheck disable=SC2317 # within calls it.
+all_are_told() {
+    [ "$(grep -c '^put ' "$WORK/changes")" -ge "$keys" ]
+}
+
+printf '$ curl -N %s &\n' "$URL/watch"
+command curl -q -sN --max-time 600 "$URL/watch" >"$WORK/changes" &
+STARTED_PIDS="$STARTED_PIDS$! "
+check_that 'a watch begins' within "$PATIENCE" test -s "$WORK/changes"
 
 echo "Loading $keys keys with $bytes bytes into $URL ..."
 every_key upload-file "$WORK/sent" >"$WORK/uploads"
 timed -w '%{http_code}\n' -K "$WORK/uploads" >"$WORK/statuses"
 echo "Loaded in $SECONDS_TAKEN s."
 check 'every upload is answered with 200' "$keys" "$(grep -c '^200$' "$WORK/statuses")"
+check_that 'the watch tells each' within "$PATIENCE" all_are_told
+sed -n '1,4p' "$WORK/changes"
+echo '...'
+# These names need no percent-encoding: they stand so in a line.
+(cd "$WORK/sent" && printf '%s\n' *) | LC_ALL=C sort >"$WORK/keys"
+check 'by its key' '' "$(awk '$1 == "put" { print $3 }' "$WORK/changes" | LC_ALL=C sort |
+    LC_ALL=C comm -23 "$WORK/keys" -)"
 
 # Asking.
 
@@ -101,8 +119,7 @@ timed -K "$WORK/downloads"
 echo "Read in $SECONDS_TAKEN s."
 check 'every key is read' "$keys" "$(find "$WORK/received" -type f | wc -l | tr -d ' ')"
 ask "$URL/kv"
-check 'every key is listed, once and in order' '' \
-    "$(cd "$WORK/sent" && printf '%s\n' * | LC_ALL=C sort | LC_ALL=C comm -23 - "$WORK/body")"
+check 'every key is listed, once and in order' '' "$(LC_ALL=C comm -23 "$WORK/keys" "$WORK/body")"
 check 'every value is what was sent, byte for byte' '' \
     "$(diff -r "$WORK/sent" "$WORK/received" 2>&1 | head -n 5)"
 

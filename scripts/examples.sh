@@ -135,7 +135,7 @@ check_that 'when the time is over it may again' within "$PATIENCE" example limit
 
 # follow LOG FILE: follows a log in the background. Sets FOLLOWER.
 follow() {
-    EVERY=0.1 bash "$ROOT/scripts/examples/log.sh" tail "$1" >"$2" 2>stderr &
+    bash "$ROOT/scripts/examples/log.sh" tail "$1" >"$2" 2>stderr &
     FOLLOWER=$!
     STARTED_PIDS="$STARTED_PIDS$FOLLOWER "
 }
@@ -170,6 +170,10 @@ for ((writer = 1; writer <= 10; writer++)); do
 done | sort >sent
 sed 1,3d body | sort >there
 check_file 'every line is whole and there once' sent there
+answer 200 '' curl -X DELETE "$URL/kv/log/$NAME"
+gives 0 '' log append "$NAME" 'anew'
+check_that 'a log that is made anew is followed from its start' \
+    within "$PATIENCE" grep -qx anew followed
 stop "$FOLLOWER"
 
 # A queue.
@@ -283,6 +287,193 @@ check_file 'the copy is what the value has become' body copy
 rm copy
 gives 0 'changed\n' cache "$NAME.conf" copy
 check_file 'a copy that is gone comes back' body copy
+gives 0 'unchanged\n' cache "$NAME.conf" copy 20ms
+example cache "$NAME.conf" copy 1m >cached &
+waiting=$!
+run config "$NAME.conf" tr A-Z a-z
+wait "$waiting"
+check 'who waits for a change gets it' changed "$(cat cached)"
+ask "$URL/kv/$NAME.conf"
+check_file 'as it is then' body copy
 check 'nothing else is left there' 'copy copy.etag' "$(echo copy*)"
 
+# A second store, of our own in any case.
+
+SOURCE=$URL
+SOURCE_PID=$SERVER_PID
+start_server
+TARGET=$URL
+URL=$SOURCE
+SERVER_PID=$SOURCE_PID
+
+# lines_of URL: all that a store has under our name, with types and expiries.
+lines_of() {
+    curl "$1/kv?values&prefix=$NAME/"
+}
+
+# shellcheck disable=SC2317 # within calls it.
+stores_are_equal() {
+    lines_of "$SOURCE" >source.ndjson
+    lines_of "$TARGET" >target.ndjson
+    cmp -s source.ndjson target.ndjson
+}
+
+# Keys of every kind, as they stand in a URL.
+printf '%s\n' '%00' '%0A' '%20' '%22' '%25' '%2541' '%27%24%28id%29' '%2A' '+' ',' '.' '..' '../a' \
+    '/' '//' '%3Fa=1&b' '@file' '%5B1-3%5D' '%5C' '%7Ba%7D' 'a/../b' 'a/b/' 'S%C3%A3o%20Paulo' \
+    '%F0%9F%87%B0%F0%9F%87%AA' "$(head -c 900 /dev/zero | tr '\0' k)" >names
+store_names() {
+    local name
+    while read -r name; do
+        printf 'url = "%s/kv/%s/%s"\n' "$URL" "$NAME" "$name"
+    done <names >config
+    curl -g -f --path-as-is -X PUT -d "$1" -K config
+}
+
+# A backup.
+
+store_names first
+head -c 300000 /dev/urandom >film.bin
+answer 200 '' curl -T film.bin -H 'Content-Type: video/mp4' "$URL/kv/$NAME/film"
+answer 200 '' curl -X PUT -d 'ann' "$URL/kv/$NAME/session?ttl=1h"
+gives 0 '' backup save saved.ndjson
+lines_of "$SOURCE" >source.ndjson
+check 'a backup has every key of ours' '' "$(LC_ALL=C grep -vxFf saved.ndjson source.ndjson | head -n 1)"
+check 'as many as there are' "$(wc -l <names)" "$(($(wc -l <source.ndjson) - 2))"
+URL=$TARGET
+gives 0 "$(wc -l <saved.ndjson | tr -d ' ')\\n" backup load saved.ndjson
+gives 0 "$(wc -l <saved.ndjson | tr -d ' ')\\n" backup load saved.ndjson
+check_that 'loaded into another store, twice, it is the same' stores_are_equal
+echo '{"key":"a"}' >bad.ndjson
+gives 1 '' backup load bad.ndjson
+check_match 'what is no backup is told' '^line 1: .* 0 were stored$' "$(cat stderr)"
+URL=http://127.0.0.1:9
+cp saved.ndjson before.ndjson
+gives 7 '' backup save saved.ndjson
+check_file 'a backup that fails leaves the one before' before.ndjson saved.ndjson
+URL=$SOURCE
+check 'and nothing else' 'saved.ndjson' "$(echo saved*)"
+gives 2 '' backup restore saved.ndjson
+
+# One of a store that is written to. Each batch has the same value for two keys, at
+# the two ends of the export.
+# shellcheck disable=SC2317
+write_pairs() {
+    local i
+    for ((i = 1; ; i++)); do
+        printf '{"method":"PUT","path":"/kv/%s/%s","value":"%s"}\n' "$NAME" '!first' "$i" "$NAME" '~last' "$i" |
+            curl -f -o pair.answer --data-binary @- "$SOURCE/batch"
+    done
+}
+# pair_in FILE: both values in a backup.
+pair_in() {
+    sed -n 's/.*"key":"'"$NAME"'\/[!~][a-z]*","value":"\([0-9]*\)".*/\1/p' "$1"
+}
+if server_is_ours && [ "$ENGINE" = durable ]; then
+    # What lies between them takes a while.
+    awk -v name="$NAME" 'BEGIN { for (i = 0; i < 20000; i++)
+        printf "{\"key\":\"%s/filler/%05d\",\"value\":\"%0200d\"}\n", name, i, i }' >filler
+    answer 200 '20000\n' curl -T filler "$URL/import"
+    write_pairs &
+    writer=$!
+    STARTED_PIDS="$STARTED_PIDS$writer "
+    # shellcheck disable=SC2317
+    pair_is_there() { ask "$URL/kv/$NAME/~last" && [ "$STATUS" = 200 ]; }
+    check_that 'two keys are written by one' within "$PATIENCE" pair_is_there
+    seen=0 torn=
+    for ((i = 0; i < 10; i++)); do
+        example backup save pairs.ndjson
+        pair_in pairs.ndjson >pair
+        [ "$(wc -l <pair)" -eq 2 ] && [ "$(uniq pair | wc -l)" -eq 1 ] || torn="$torn $(tr '\n' ' ' <pair)"
+        [ "$(head -n 1 pair)" = "$seen" ] || changed=$((${changed:-0} + 1))
+        seen=$(head -n 1 pair)
+    done
+    stop "$writer"
+    check 'a backup under writers is one moment: two keys of one batch are equal in it' '' "$torn"
+    check_that 'though they have changed between one and the next' [ "${changed:-0}" -gt 1 ]
+    answer_status 200 curl -X DELETE "$URL/kv?prefix=$NAME/filler/"
+fi
+
+# A replica.
+
+gives 1 '' replica "$SOURCE" "$TARGET" position
+check_match 'a store with keys of its own is no replica' 'keys of its own$' "$(cat stderr)"
+answer 200 '' curl -X DELETE "$TARGET/clear"
+
+# start_replica: follows the source in the background. Sets REPLICA_PID.
+start_replica() {
+    bash "$ROOT/scripts/examples/replica.sh" "$SOURCE" "$TARGET" position 2>replica.stderr &
+    REPLICA_PID=$!
+    STARTED_PIDS="$STARTED_PIDS$REPLICA_PID "
+}
+
+# write_at_random TIMES: puts, deletes, batches, counters and expiries.
+write_at_random() {
+    local i name
+    for ((i = 0; i < $1; i++)); do
+        name=$NAME/random/$((RANDOM % 7))
+        case $((RANDOM % 7)) in
+            0 | 1) ask -X PUT -d "$RANDOM" "$URL/kv/$name" ;;
+            2) ask -X DELETE "$URL/kv/$name" ;;
+            3) ask -X PUT -d "$RANDOM" "$URL/kv/$name?ttl=$((RANDOM % 300 + 1))ms" ;;
+            4) ask -X POST "$URL/kv/$name?ttl=1h" ;;
+            5) ask -X PUT -d "$RANDOM" -H 'Content-Type: text/csv' "$URL/kv/$name" ;;
+            6) ask --data-binary @- "$URL/batch" <<END
+{"method":"PUT","path":"/kv/$name","value":"$RANDOM"}
+{"method":"DELETE","path":"/kv/$NAME/random/$((RANDOM % 7))"}
+{"method":"POST","path":"/kv/$NAME/random/count?incr"}
+END
+                ;;
+        esac
+    done
+}
+
+start_replica
+check_that 'a replica has what is there' within "$PATIENCE" stores_are_equal
+check_that 'keys of every kind' [ "$(wc -l <target.ndjson)" -ge "$(wc -l <names)" ]
+store_names second
+write_at_random 100
+check_that 'and what is written meanwhile' within "$PATIENCE" stores_are_equal
+check_match 'that is all of it' 'second' "$(cat target.ndjson)"
+
+{ kill -KILL "$REPLICA_PID" && wait "$REPLICA_PID"; } 2>/dev/null || true
+write_at_random 50
+answer 200 '' curl -X PUT -d 'missed' "$URL/kv/$NAME/missed"
+answer 200 '' curl --path-as-is -X DELETE "$URL/kv/$NAME/a/../b"
+# It would be gone if the replica began again from nothing.
+answer 200 '' curl -X PUT -d 'mark' "$TARGET/kv/mark"
+start_replica
+check_that 'killed and started again, it goes on' within "$PATIENCE" stores_are_equal
+check_match 'with what it has missed' 'missed' "$(cat target.ndjson)"
+answer 200 'mark' curl "$TARGET/kv/mark"
+if server_is_ours; then
+    answer 200 '' curl -X DELETE "$URL/clear"
+    store_names third
+    check_that 'a clear empties it' within "$PATIENCE" stores_are_equal
+    check_that 'and what follows is there' [ "$(wc -l <target.ndjson)" -eq "$(wc -l <names)" ]
+    answer 404 'key not found\n' curl "$TARGET/kv/mark"
+fi
+stop "$REPLICA_PID"
+write_at_random 20
+ONCE=yes run replica "$SOURCE" "$TARGET" position
+check 'a replica that is brought up to date once ends' 0 "$CODE"
+check_that 'and is equal' within "$PATIENCE" stores_are_equal
+
+# A move.
+
+answer 200 '' curl -X DELETE "$TARGET/clear"
+mkfifo enter
+example move "$SOURCE" "$TARGET" <enter >moved 2>stderr &
+move_pid=$!
+STARTED_PIDS="$STARTED_PIDS$move_pid "
+exec 9>enter
+check_that 'a move says when it is up to date' within "$PATIENCE" grep -q 'up to date' moved
+write_at_random 50
+answer 200 '' curl -X PUT -d 'last' "$URL/kv/$NAME/last"
+echo >&9
+exec 9>&-
+exit_code "$move_pid" "$PATIENCE"
+check 'at Enter it ends' 0 "$CODE"
+check_that 'with all that was written' within "$PATIENCE" stores_are_equal
+check_match 'the last too' '"last"' "$(cat target.ndjson)"
 summary

@@ -300,18 +300,20 @@ header() {
         END { print value }'
 }
 
-# Checks in Python, and the end of a server.
+# Checks in other languages, and the end of a server.
 
-# counted SCRIPT ARG...: runs a Python script that counts its own checks, and
-# adds them to those here. It is told the process where that is ours.
+# counted SCRIPT ARG...: runs a script of Python or node that counts its own checks,
+# and adds them to those here. It is told the process where that is ours.
 counted() {
-    local script=$1 passed_there failed_there
+    local script=$1 passed_there failed_there run='python3 -B'
     shift
     set -- "$@" --count "$WORK/count"
     if server_is_ours && [ -e "/proc/$SERVER_PID/status" ]; then
         set -- "$@" --pid "$SERVER_PID"
     fi
-    python3 -B "$ROOT/scripts/$script" "$@" || true
+    case $script in *.js) run=node ;; esac
+    # shellcheck disable=SC2086 # It may be several words.
+    $run "$ROOT/scripts/$script" "$@" || true
     if [ -s "$WORK/count" ]; then
         read -r passed_there failed_there <"$WORK/count"
         PASSED=$((PASSED + passed_there))

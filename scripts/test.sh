@@ -34,7 +34,7 @@ run() {
 
 export DURATION=${DURATION:-20}
 for engine in memory durable; do
-    for script in seed curl semantics examples demo; do
+    for script in seed curl readme semantics archives events examples demo; do
         run "$engine" "$script"
     done
     run "$engine" caches --short

@@ -153,13 +153,13 @@ def page_beside_get(bench, store, count):
 
 
 def beside_list(bench):
-    """GET of 64 others while one lists or counts all keys, in memory"""
+    """GET of 64 others while one lists, exports or counts all keys, in memory"""
     with bench.store() as store:
         return others_beside(bench, store, bench.pick(20_000, 4_000_000))
 
 
 def durable_beside_list(bench):
-    """GET of 64 others while one lists or counts all keys, durable"""
+    """GET of 64 others while one lists, exports or counts all keys, durable"""
     with bench.durable_store(bench.folder(True)) as store:
         return others_beside(bench, store, bench.pick(20_000, 1_000_000))
 
@@ -173,7 +173,8 @@ def others_beside(bench, store, count):
             return load.run(bench.seconds)
 
     lines = []
-    for does, target in (("lists", "/kv"), ("counts", "/kv?prefix=key:&count")):
+    for does, target in (("lists", "/kv"), ("exports", "/kv?values"),
+                         ("counts", "/kv?prefix=key:&count")):
         lines += bench.race(f"GET of 64 while one {does} {count:,} keys", [RATE, P99, P999], [
             (f"while one {does}", lambda target=target: beside(target)),
             ("while nobody does", lambda: load.run(bench.seconds))])

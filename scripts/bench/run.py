@@ -9,7 +9,7 @@ import tempfile
 
 from lib import Checks, Wrong, allow_many_sockets
 
-from . import collection_rows, durable_rows, memory_rows
+from . import collection_rows, durable_rows, memory_rows, stream_rows
 from .race import Bench
 from .servers import end_with_parent
 from .table import HEADINGS, show, write_markdown
@@ -47,12 +47,18 @@ ROWS = [
     Row(collection_rows.beside_list),
     Row(collection_rows.wake_up, tool=None),
     Row(collection_rows.beside_waiters),
+    Row(stream_rows.told, tool=None),
+    Row(stream_rows.beside_watchers),
+    Row(stream_rows.import_lines, tool="curl"),
+    Row(stream_rows.export_lines, tool="curl"),
     Row(collection_rows.batches),
     Row(collection_rows.durable_list_all, tool=None, durable=True),
     Row(collection_rows.durable_list_prefix, durable=True),
     Row(collection_rows.durable_beside_list, durable=True),
     Row(collection_rows.durable_batches, durable=True),
     Row(collection_rows.durable_take, tool=None, durable=True),
+    Row(stream_rows.durable_import_lines, tool="curl", durable=True),
+    Row(stream_rows.durable_export_lines, tool="curl", durable=True),
 ]
 
 

@@ -4,18 +4,22 @@
 # sent only if it has changed.
 #
 #     URL=http://127.0.0.1:8888 scripts/examples/cache.sh app.conf /etc/app.conf
+#     while seen=$(scripts/examples/cache.sh app.conf /etc/app.conf 50s); do
+#         [ "$seen" = unchanged ] || ./reload
+#     done
 #
 # It shows revalidation: curl sends the ETag of the copy (--etag-compare), and
-# 304 says that the copy is still right. It prints `changed` or `unchanged`.
-# If it fails, the copy stays as it is. The ETag is kept in FILE.etag.
+# 304 says that the copy is still right; with a time, once that is over without a
+# change (?wait). It prints `changed` or `unchanged`. If it fails, the copy stays
+# as it is. The ETag is kept in FILE.etag.
 
 set -euo pipefail
 
-if [ $# -ne 2 ]; then
-    echo "usage: $0 KEY FILE" >&2
+if [ $# -lt 2 ]; then
+    echo "usage: $0 KEY FILE [TIME]" >&2
     exit 2
 fi
-value=${URL:-http://127.0.0.1:8888}/kv/$1
+value=${URL:-http://127.0.0.1:8888}/kv/$1${3:+?wait=$3}
 file=$2
 
 # Beside the file, so that the new one takes its place at once.

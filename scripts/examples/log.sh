@@ -6,11 +6,11 @@
 #     make 2>&1 | scripts/examples/log.sh append build
 #     scripts/examples/log.sh tail build
 #
-# It shows ?append, which adds all of what it sends or nothing, and a range
-# that begins where the last one ended (curl -r): 206 is what is new, 416 says
-# that nothing is. `tail` follows the log until Ctrl-C and asks again every
-# second (EVERY=0.2 for more). A log is one value: past the server's
-# --max-value-size, 10 MiB, append fails with 413.
+# It shows ?append, which adds all of what it sends or nothing, and a range that
+# begins where the last one ended (curl -r), once the log is another than the one
+# that was seen (?wait with its ETag): 206 is what is new. `tail` follows the log
+# until Ctrl-C, from its start if it was made anew. A log is one value: past the
+# server's --max-value-size, 10 MiB, append fails with 413.
 
 set -euo pipefail
 
@@ -25,14 +25,21 @@ append() {
 }
 
 follow() {
-    local offset=0 status
-    piece=$(mktemp)
-    trap 'rm -f "$piece"' EXIT
+    local offset=0 etag='' status
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
     while true; do
-        status=$(curl -sS -r "$offset-" -o "$piece" -w '%{http_code}' "$log")
+        # Asked for again before a proxy on the way gives up.
+        status=$(curl -sS -r "$offset-" -H "If-None-Match: $etag" --etag-save "$work/etag" \
+            -o "$work/piece" -w '%{http_code}' "$log?wait=30s")
         case $status in
-            206) cat "$piece" && offset=$((offset + $(wc -c <"$piece"))) ;;
-            404 | 416) sleep "${EVERY:-1}" ;;
+            206)
+                cat "$work/piece"
+                offset=$((offset + $(wc -c <"$work/piece")))
+                etag=$(cat "$work/etag")
+                ;;
+            304) ;;
+            404 | 416) offset=0 etag='' ;;
             *) echo "the server answers $status" >&2 && exit 1 ;;
         esac
     done

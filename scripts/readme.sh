@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+#
+# Runs the commands in README.md's "Use it with curl", one after the other, and
+# compares the answers with those that stand there.
+#
+#     scripts/readme.sh                              starts a server of its own
+#     ENGINE=durable scripts/readme.sh               on the durable engine
+#
+# It needs an empty store, so it always starts one. A watch is ended after two seconds.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+URL=
+use_server
+
+# The commands may name files of the project, and leave some behind.
+mkdir "$WORK/project"
+cp -r "$ROOT/LICENSE" "$ROOT/src" "$WORK/project"
+cd "$WORK/project"
+
+# without_numbers: an answer without the number of a job, which is another each time.
+without_numbers() {
+    tr -d '\r' | sed 's/^job:[0-9]*-[0-9]*$/job:NUMBER/'
+}
+
+# run COMMAND: as in a terminal, on our server.
+run() {
+    local patience=60
+    case $1 in *'curl -sN '*) patience=2 ;; esac
+    printf 'no-progress-meter\nmax-time = %s\n' "$patience" >"$WORK/.curlrc"
+    CURL_HOME=$WORK bash -c "${1//http:\/\/127.0.0.1:8888/$URL}" 2>&1 || true
+}
+
+# compare: runs the command before us, if there is one.
+compare() {
+    if [ -n "$command" ]; then
+        check "$command" "$(printf '%s' "$answer" | without_numbers)" "$(run "$command" | without_numbers)"
+    fi
+    command=
+    answer=
+}
+
+command=
+answer=
+while IFS= read -r line; do
+    case $line in
+        '    $ '*)
+            compare
+            command=${line#    \$ }
+            ;;
+        '    '*) answer="$answer${answer:+
+}${line#    }" ;;
+        *) compare ;;
+    esac
+done < <(sed -n '/^## Use it with curl/,/^### /p' "$ROOT/README.md")
+
+server_ends_well
+summary
