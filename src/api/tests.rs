@@ -183,6 +183,21 @@ fn answer(api: &Api, line: &str, body: &[u8]) -> Reply {
     reply
 }
 
+/// The body of a reply in full.
+fn whole(api: &Api, mut reply: Reply) -> Vec<u8> {
+    let mut body = reply.body().to_vec();
+    while let Some(rest) = reply.take_rest() {
+        reply = api.next_part(rest);
+        assert_eq!(reply.status(), 200);
+        body.extend_from_slice(reply.body());
+    }
+    body
+}
+
+fn text_of(reply: &Reply) -> (u16, &str) {
+    (reply.status(), std::str::from_utf8(reply.body()).unwrap())
+}
+
 /// The rules for every reply there is.
 fn check_form(line: &str, reply: &Reply) {
     let times = |name| reply.headers().iter().filter(|(field, _)| field == &name).count();

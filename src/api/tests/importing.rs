@@ -1,6 +1,8 @@
 //! Imports: from the bytes of a body to entries, whichever way they come.
 
-use super::{Api, Call, Full, Hosts, Untouchable, answer, api_over, check_form, key};
+use super::{
+    Api, Call, Full, Hosts, Untouchable, answer, api_over, check_form, key, text_of, whole,
+};
 use crate::api::{Operation, Pending, Reply, Upload};
 use crate::storage::{Blocking as _, Entry, Memory, Op, Time};
 use base64::Engine as _;
@@ -108,19 +110,8 @@ fn import(api: &Api, body: &[u8]) -> Reply {
     reply
 }
 
-fn text_of(reply: &Reply) -> (u16, &str) {
-    (reply.status(), std::str::from_utf8(reply.body()).unwrap())
-}
-
 fn export(api: &Api) -> Vec<u8> {
-    let mut reply = answer(api, "GET /kv?values", b"");
-    let mut body = reply.body().to_vec();
-    while let Some(rest) = reply.take_rest() {
-        reply = api.next_part(rest);
-        assert_eq!(reply.status(), 200);
-        body.extend_from_slice(reply.body());
-    }
-    body
+    whole(api, answer(api, "GET /kv?values", b""))
 }
 
 fn count(api: &Api) -> Bytes {

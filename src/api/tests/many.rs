@@ -1,7 +1,9 @@
 //! Many keys at one moment, and the first and the next of many: batches, and values
 //! that are added and taken.
 
-use super::{Api, Call, Hosts, Reply, Untouchable, answer, api_over, call, check_form, key};
+use super::{
+    Api, Call, Hosts, Reply, Untouchable, answer, api_over, call, check_form, key, text_of, whole,
+};
 use crate::api::{Refusal, Step};
 use crate::storage::{Blocking as _, Entry, Memory};
 use bytes::Bytes;
@@ -37,21 +39,6 @@ fn once(api: &Api, line: &str, body: &str) -> Reply {
     let reply = api.answer(&call(line, None), Bytes::copy_from_slice(body.as_bytes()));
     check_form(line, &reply);
     reply
-}
-
-/// The body of a reply in full.
-fn whole(api: &Api, mut reply: Reply) -> Vec<u8> {
-    let mut body = reply.body().to_vec();
-    while let Some(rest) = reply.take_rest() {
-        reply = api.next_part(rest);
-        assert_eq!(reply.status(), 200);
-        body.extend_from_slice(reply.body());
-    }
-    body
-}
-
-fn text_of(reply: &Reply) -> (u16, &str) {
-    (reply.status(), std::str::from_utf8(reply.body()).unwrap())
 }
 
 /// The lines of a body.
