@@ -25,9 +25,12 @@ pub mod wait;
 pub mod watch;
 pub mod write;
 
+use super::cross_site::is_cross_site;
+use super::digests::Digests;
+use super::etag::Conditions;
 use super::fields::Fields;
 use super::target::Target;
-use super::{Refusal, Reply, Step};
+use super::{Refusal, Reply, Step, query};
 use crate::storage::{Effect, Key, Op, Outcome, Storage};
 use bytes::Bytes;
 use import::Import;
@@ -152,6 +155,20 @@ impl Routed<'_> {
     /// The key in the path. Only a path with a key has an operation on one.
     pub fn into_key(self) -> Key {
         self.key.expect("the path has a key")
+    }
+
+    /// Checks the head of a call whose body is about many keys: it has no query, and no
+    /// conditions, which each line may have. Gives the digests of the body.
+    pub fn check_many(&self) -> Result<Option<Box<Digests>>, Refusal> {
+        let Self { target, fields, .. } = *self;
+        if is_cross_site(fields, target.authority(fields)) {
+            return Err(Refusal::CrossSite);
+        }
+        query::check_none(target.query)?;
+        if !Conditions::parse(fields)?.is_empty() {
+            return Err(Refusal::ConditionUnexpected);
+        }
+        Digests::of_content(fields)
     }
 }
 

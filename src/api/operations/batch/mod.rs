@@ -9,10 +9,7 @@ mod answers;
 mod line;
 
 use super::{Answer, Operation, Pending, Routed};
-use crate::api::cross_site::is_cross_site;
-use crate::api::digests::Digests;
-use crate::api::etag::Conditions;
-use crate::api::{Refusal, Reply, Step, query};
+use crate::api::{Refusal, Reply, Step};
 use crate::storage::{Effect, Op};
 use answers::Answers;
 use line::{Line, Spent};
@@ -22,16 +19,7 @@ const LINES_MAX: usize = 1000;
 
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    let fields = routed.fields;
-    if is_cross_site(fields, routed.target.authority(fields)) {
-        return Err(Refusal::CrossSite);
-    }
-    query::check_none(routed.target.query)?;
-    // Each line has its own.
-    if !Conditions::parse(fields)?.is_empty() {
-        return Err(Refusal::ConditionUnexpected);
-    }
-    let digests = Digests::of_content(fields)?;
+    let digests = routed.check_many()?;
     Ok(Operation::Body(Box::new(move |body, value_bytes_max| {
         digests.map_or(Ok(()), |digests| digests.check(&body))?;
         plan(&body, value_bytes_max)

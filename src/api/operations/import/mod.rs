@@ -9,11 +9,9 @@ mod archive;
 mod lines;
 
 use super::{Answer, Operation, Pending, Routed};
-use crate::api::cross_site::is_cross_site;
 use crate::api::digests::{Digests, Hashing};
-use crate::api::etag::Conditions;
 use crate::api::fields::Fields;
-use crate::api::{Refusal, Reply, media_type, query, target};
+use crate::api::{Refusal, Reply, media_type, target};
 use crate::storage::{BatchOp, Entry, Key, Op, Time};
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -55,16 +53,7 @@ pub trait Upload: BufRead {
 
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    let fields = routed.fields;
-    if is_cross_site(fields, routed.target.authority(fields)) {
-        return Err(Refusal::CrossSite);
-    }
-    query::check_none(routed.target.query)?;
-    if !Conditions::parse(fields)?.is_empty() {
-        return Err(Refusal::ConditionUnexpected);
-    }
-    let digests = Digests::of_content(fields)?;
-    Ok(Operation::Import(Import { digests }))
+    Ok(Operation::Import(Import { digests: routed.check_many()? }))
 }
 
 impl Import {
