@@ -17,7 +17,8 @@ pub mod api;
 
 pub mod storage;
 
-mod metrics;
+pub mod metrics;
+
 mod platform;
 
 // A name for the test fixtures that unit tests share.

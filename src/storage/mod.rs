@@ -14,10 +14,12 @@ mod page;
 mod pool;
 mod prefixes;
 mod record;
+mod report;
 mod time;
 mod waiter;
 mod watch;
 
+use crate::metrics::Exposition;
 use changes::Bell;
 use std::sync::Arc;
 
@@ -264,6 +266,9 @@ pub trait Storage: Send + Sync {
     fn room(&self) -> Option<u64> {
         None
     }
+
+    /// Writes the metrics of the engine. Never waits for a disk.
+    fn report(&self, _to: &mut Exposition) {}
 
     /// Ends every long wait inside the engine, as the one for room on a full disk:
     /// its operation is refused. To be called before the callers that wait for

@@ -46,6 +46,11 @@ impl Pool {
             waiter.tell(Err(Error::Overloaded));
         }
     }
+
+    /// The number of operations that wait for a thread.
+    pub fn waiting(&self) -> usize {
+        self.queue.as_ref().map_or(0, Sender::len)
+    }
 }
 
 /// The outcome of an operation. A panic is its failure.

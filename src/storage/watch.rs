@@ -195,6 +195,13 @@ impl Watch {
         }
     }
 
+    /// The numbers of those who wait to read, to write and to take.
+    pub(super) fn tickets(&self) -> [usize; 3] {
+        let Waiters { readers, writers, takers, .. } = &*self.0.0;
+        [&readers.tickets, &writers.tickets, &takers.tickets]
+            .map(|tickets| tickets.load(Ordering::Relaxed))
+    }
+
     /// Notes that every key may have changed.
     pub fn all_changed(&self) {
         fence(Ordering::SeqCst);

@@ -3,7 +3,7 @@
 
 use super::lines::{Line, Lines, PLACES_MAX};
 use super::ring::{Entry, Ring};
-use super::{Change, Event, Read, Revision, WakeWatcher, Watched};
+use super::{Change, Event, Extent, Read, Revision, WakeWatcher, Watched};
 use crate::storage::Key;
 use crate::storage::agenda::{Agenda, call};
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ pub struct State {
     /// By their numbers.
     watchers: BTreeMap<u64, Registered>,
     next_number: u64,
+    /// The number of changes that were appended.
+    appended: u64,
     /// The last handle is gone, and the thread is about to end.
     is_closed: bool,
 }
@@ -77,6 +79,7 @@ impl Log {
             lines: Lines::default(),
             watchers: BTreeMap::new(),
             next_number: 0,
+            appended: 0,
             is_closed: false,
         };
         let (is_kept, state) = (AtomicBool::new(is_kept), Mutex::new(state));
@@ -238,8 +241,18 @@ impl State {
         Revision { birth: self.birth, place: self.ring.end() }
     }
 
+    pub fn extent(&self) -> Extent {
+        Extent {
+            appended: self.appended,
+            bytes: self.ring.end() - self.ring.start(),
+            bytes_max: self.ring.bytes_max(),
+            watchers: self.watchers.len(),
+        }
+    }
+
     /// Appends a change; adds to `crowds` those whom it wakes.
     pub fn append(&mut self, event: Event, key: &str, crowds: &mut Vec<Crowd>) {
+        self.appended += 1;
         let place = self.ring.append(event, key);
         self.lines.each_of(key, |line| {
             line.push(place);

@@ -90,6 +90,18 @@ pub enum Read {
     Behind,
 }
 
+/// The extent of a change log.
+pub struct Extent {
+    /// The changes that were ever appended.
+    pub appended: u64,
+    /// The bytes of those that are kept.
+    pub bytes: u64,
+    /// The most that these may be.
+    pub bytes_max: u64,
+    /// The number of watchers.
+    pub watchers: usize,
+}
+
 /// The continuation of a watcher, called once, with true if the watcher was ended or
 /// dropped. It does not block.
 pub type WakeWatcher = Box<dyn FnOnce(bool) + Send>;
@@ -159,6 +171,11 @@ impl Changes {
     pub fn be_reborn(&self, start: Revision) -> Bell {
         let crowds = self.log.state().be_reborn(start);
         self.bell(crowds)
+    }
+
+    /// How much of it there is. Never blocks.
+    pub(in crate::storage) fn extent(&self) -> Extent {
+        self.log.state().extent()
     }
 
     fn bell(&self, crowds: Vec<Crowd>) -> Bell {

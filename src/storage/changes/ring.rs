@@ -72,6 +72,11 @@ impl Ring {
         self.end
     }
 
+    /// The most bytes of changes that it keeps.
+    pub fn bytes_max(&self) -> u64 {
+        (self.segments_max * self.segment_bytes) as u64
+    }
+
     /// Forgets all, and begins anew at a place.
     pub fn begin_at(&mut self, start: u64) {
         self.segments.clear();

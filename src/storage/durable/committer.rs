@@ -39,6 +39,9 @@ const COMMIT_OPS_MAX: usize = 4096;
 /// The time between two checks of the disk while nobody writes.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The time between two looks at the figures of the trees and the disk.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// After space was made in vain, writes do not wait for more, unless more has
 /// expired: for as long as that took, but for no longer than this.
 const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
@@ -79,6 +82,8 @@ pub struct Committer {
     /// The last group had more than one write.
     has_company: bool,
     firsts: Firsts,
+    /// The last look at the figures of the trees and the disk.
+    looked_at: Instant,
     groups: u64,
     writes: u64,
 }
@@ -92,6 +97,7 @@ impl Committer {
         queue: Receiver<Message>,
     ) -> Self {
         let preallocation = Preallocation::begin(upkeep.live.data().path());
+        upkeep.look(false);
         Self {
             upkeep,
             queue,
@@ -106,6 +112,7 @@ impl Committer {
             make_space_at: Instant::now(),
             has_company: false,
             firsts: Firsts::default(),
+            looked_at: Instant::now(),
             groups: 0,
             writes: 0,
         }
@@ -117,6 +124,7 @@ impl Committer {
         scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
         let mut next = None;
         loop {
+            self.look_if_due();
             self.reopen_if_due();
             if self.upkeep.sweep.due_in().is_zero() && self.failed.is_none() {
                 // A failure was logged.
@@ -138,6 +146,15 @@ impl Committer {
                 Err(RecvTimeoutError::Timeout) => self.idle(),
             }
         }
+    }
+
+    /// Notes the figures of the trees and the disk, now and then.
+    fn look_if_due(&mut self) {
+        if self.looked_at.elapsed() < LOOK_INTERVAL {
+            return;
+        }
+        self.upkeep.look(self.failed.is_some());
+        self.looked_at = Instant::now();
     }
 
     /// How long to wait for the next write.
@@ -179,6 +196,7 @@ impl Committer {
         self.has_company = waiters.len() > 1;
         self.groups += 1;
         self.writes += waiters.len() as u64;
+        self.upkeep.live.figures.note_group(waiters.len());
         let outcome = self.commit(&draft, has_batch);
         if outcome.is_err() {
             self.firsts.forget();
@@ -330,6 +348,7 @@ impl Committer {
                 // A write that was not acknowledged may be there.
                 self.firsts.forget();
                 self.watch.all_changed();
+                self.upkeep.live.figures.note_reopen();
                 self.is_settling = true;
                 self.failed = None;
                 self.status.set(None);

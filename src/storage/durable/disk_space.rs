@@ -33,24 +33,33 @@ impl DiskSpace {
         self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
     }
 
+    /// Free bytes, and those that are to stay free beside the space for the memtables;
+    /// `None` where the system does not tell.
+    pub fn free_and_reserved_bytes(&self) -> Option<[u64; 2]> {
+        self.sizes().map(|sizes| [sizes.free, sizes.reserved()])
+    }
+
     /// The bytes that can be written while enough is kept free. Memtables will take
     /// as much as they hold, and the journal no more than it has grown already:
     /// neither of them takes later the space that others have given back. Where the
     /// system does not tell, only a write that fails does.
     pub fn spare_bytes(&self, keyspaces: &Keyspaces) -> u64 {
-        self.sizes().map_or(u64::MAX, |Sizes { total, free }| {
-            let least = MEMORY_BYTES.min(total / 2).max(STEP_BYTES.min(total / 4));
-            let reserve = (total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
-            let journal_max = JOURNAL_BYTES.min(total / JOURNAL_SHARE);
-            let kept = reserve + journal_max / 2 + keyspaces.unflushed_bytes();
+        self.sizes().map_or(u64::MAX, |sizes| {
+            let (free, journal_max) = (sizes.free, sizes.journal_max());
+            let kept = sizes.reserved() + keyspaces.unflushed_bytes();
             let spare = free.saturating_sub(kept);
             if spare >= journal_max {
                 return spare;
             }
             // Near the limit the journal's real size matters.
-            let journal = journal::disk_bytes(&self.0).unwrap_or(0).min(journal_max);
+            let journal = self.journal_bytes().unwrap_or(0).min(journal_max);
             (free + journal).saturating_sub(kept).min(journal_max)
         })
+    }
+
+    /// The bytes that the journals take; `None` where they cannot be looked at.
+    pub fn journal_bytes(&self) -> Option<u64> {
+        journal::disk_bytes(&self.0).ok()
     }
 
     #[cfg(target_os = "linux")]
@@ -72,4 +81,17 @@ impl DiskSpace {
 struct Sizes {
     total: u64,
     free: u64,
+}
+
+impl Sizes {
+    /// The bytes that compaction and the journal may need.
+    fn reserved(&self) -> u64 {
+        let least = MEMORY_BYTES.min(self.total / 2).max(STEP_BYTES.min(self.total / 4));
+        let reserve = (self.total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
+        reserve + self.journal_max() / 2
+    }
+
+    fn journal_max(&self) -> u64 {
+        JOURNAL_BYTES.min(self.total / JOURNAL_SHARE)
+    }
 }

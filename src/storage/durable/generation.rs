@@ -31,6 +31,9 @@ const MARK: [u8; 1] = [0xff];
 const FIRST_KEY: [u8; KEY_BYTES_MAX + 1] = [0; KEY_BYTES_MAX + 1];
 const LAST_KEY: [u8; 2] = [0xff, 0xff];
 
+/// All keys of entries are below this, and most of the engine's own are not.
+pub const KEYS_END: [u8; 1] = [0xff];
+
 /// The database's folder of keyspaces.
 const KEYSPACES: &str = "keyspaces";
 
@@ -84,7 +87,9 @@ impl Keyspaces {
         self.memtable_bytes() + self.sealed_memtables() as u64 * MEMTABLE_BYTES
     }
 
-    fn memtable_bytes(&self) -> u64 {
+    /// The bytes of the memtables that are written to.
+    /// The bytes of the memtables that are written to.
+    pub fn memtable_bytes(&self) -> u64 {
         self.each().map(Keyspace::memtable_bytes).iter().sum()
     }
 

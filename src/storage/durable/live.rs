@@ -3,6 +3,7 @@
 
 use super::directory::Data;
 use super::disk_space::DiskSpace;
+use super::figures::Figures;
 use super::generation::{Generation, Keyspaces};
 use super::inventory;
 use super::recovery::Recovered;
@@ -23,6 +24,7 @@ pub struct Live {
     pub disk_space: DiskSpace,
     /// It is appended to once readers see the changes.
     pub changes: Changes,
+    pub figures: Arc<Figures>,
 }
 
 impl Live {
@@ -32,7 +34,8 @@ impl Live {
         let current = Arc::new(RwLock::new(Arc::clone(&generation.keyspaces)));
         let disk_space = DiskSpace(inventory.data.path().to_owned());
         let changes = Changes::new(history_bytes, revision, true);
-        Self { database: Some(database), generation, inventory, current, disk_space, changes }
+        let (database, figures) = (Some(database), Arc::default());
+        Self { database, generation, inventory, current, disk_space, changes, figures }
     }
 
     /// The database that takes writes.

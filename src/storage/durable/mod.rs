@@ -9,6 +9,7 @@
 //! read  ──► read_path ──► walk ─────► keyspaces, or a held moment of them
 //! start ──► directory ──► recovery: verify, journal, inventory
 //! failure ─► reopen: the same, while reads go on
+//! metrics ─► figures ◄── look: the committer's, at the trees and the disk
 //! ```
 //!
 //! `tree` alone names fjall, and no module imports another in a circle.
@@ -20,13 +21,16 @@ mod decoder;
 mod directory;
 mod disk_space;
 mod expiry;
+mod figures;
 mod firsts;
 mod generation;
 mod held;
 mod held_moments;
 mod inventory;
 mod journal;
+mod key_count;
 mod live;
+mod look;
 mod lookup;
 mod open_error;
 mod patience;
@@ -43,12 +47,15 @@ mod verify;
 mod walk;
 
 use super::pool::Pool;
+use super::report;
 use super::watch::Watch;
 use super::{Changes, Done, Effect, Error, HISTORY_BYTES, Op, Outage, Outcome, Storage, Time};
+use crate::metrics::{Exposition, Kind};
 use commit_group::{KeyOp, WriteOp};
 use committer::{Committer, Message, Write};
 use crossbeam_channel::Sender;
 use directory::{Data, Directory};
+use figures::Figures;
 use held_moments::HeldMoments;
 use live::Live;
 pub use open_error::OpenError;
@@ -77,6 +84,7 @@ pub struct Durable {
     watch: Watch,
     changes: Changes,
     status: Arc<Status>,
+    figures: Arc<Figures>,
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
     /// Kept until the last thread is done with the files.
@@ -106,6 +114,7 @@ impl Durable {
 
         let live = Live::new(recovered, history_bytes);
         let (current, changes) = (Arc::clone(&live.current), live.changes.clone());
+        let figures = Arc::clone(&live.figures);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let watch = Watch::default();
@@ -127,6 +136,7 @@ impl Durable {
             watch,
             changes,
             status,
+            figures,
             writes,
             committer,
             _data: data,
@@ -211,6 +221,29 @@ impl Storage for Durable {
 
     fn check(&self) -> Result<(), Error> {
         self.status.outage().map_or(Ok(()), |outage| Err(Error::Unavailable(outage)))
+    }
+
+    fn report(&self, to: &mut Exposition) {
+        report::build(to, "durable");
+        let seen = self.figures.seen();
+        let note = "As of some seconds ago. Above some hundreds it is an estimate, until the \
+                    next flush and compaction: keys that were overwritten or deleted, or that \
+                    expire, may count more than once, and those behind a few that are written \
+                    again and again not at all.";
+        report::keys(to, seen.trees.keys, note);
+        let note = "The files of the trees, as of some seconds ago, and not the journals.";
+        report::stored(to, seen.trees.disk_bytes, note, self.figures.expired());
+        let help = "Writes that wait for the committer.";
+        to.gauge("lkv_commit_queue_length", help, self.writes.len());
+        let help = "Reads from the disk that wait for a thread.";
+        let mut family = to.family("lkv_reader_queue_length", Kind::Gauge, help);
+        for (name, pool) in [("readers", &self.readers), ("walkers", &self.walkers)] {
+            family.sample(&[("pool", name)], pool.waiting());
+        }
+        self.figures.report(&seen, to);
+        report::read_only(to, self.status.outage());
+        report::watch(to, &self.watch);
+        report::changes(to, &self.changes);
     }
 
     fn hurry(&self) {

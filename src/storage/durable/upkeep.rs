@@ -14,10 +14,11 @@ use super::expiry::{Sweep, Tally};
 use super::generation::{Both, Keyspaces};
 use super::held_moments::HeldMoments;
 use super::live::Live;
+use super::look::{Seen, Trees};
 use super::patience::{Ending, Patience, Round};
 use super::remover::Remover;
 use super::reopen::{Reopened, Reopener};
-use super::tree::{Result, WriteBatch};
+use super::tree::{Result, WriteBatch, unless_panic};
 use crate::storage::{KEY_BYTES_MAX, Revision, Time};
 use std::io;
 use std::sync::Arc;
@@ -75,7 +76,9 @@ impl Upkeep {
         if !self.live.data().goes_along() {
             self.live.check_place()?;
         }
+        let begun = Instant::now();
         batch.commit()?;
+        self.live.figures.note_sync(begun.elapsed());
         // A write to a directory that was removed is not acknowledged.
         self.live.check_folder()?;
         // Whatever fails from here on, it is on the disk, and readers see it.
@@ -130,6 +133,7 @@ impl Upkeep {
         if removed > 0 {
             self.live.note(floor, removed * KEY_BYTES_MAX);
         }
+        self.live.figures.note_expired(removed);
         self.compactors.keys.note(removed, removed);
         self.has_written()?;
         Ok(removed)
@@ -161,6 +165,25 @@ impl Upkeep {
         batch.commit()
     }
 
+    /// Notes the state of the disk, and that of the trees unless the database has failed.
+    pub fn look(&self, has_failed: bool) {
+        let Live { database, generation, disk_space, figures, .. } = &self.live;
+        let before = figures.seen();
+        let mut seen = Seen {
+            disk: disk_space.free_and_reserved_bytes().or(before.disk),
+            journal_bytes: disk_space.journal_bytes().unwrap_or(before.journal_bytes),
+            held_moments: self.moments.count(),
+            ..before
+        };
+        if let Some(database) = database.as_ref().filter(|_| !has_failed) {
+            // After a panic the figures stay as they are.
+            let looked =
+                unless_panic(|| Ok(Trees::look(database, &generation.keyspaces, &seen.trees)));
+            seen.trees = looked.unwrap_or(seen.trees);
+        }
+        figures.note_seen(seen);
+    }
+
     /// Fails if the database cannot be written to.
     pub fn check(&mut self) -> Result<()> {
         self.live.check_place()?;
@@ -171,6 +194,7 @@ impl Upkeep {
     /// Waits until the trees have kept up with the writes. Fails if they never will.
     fn wait_out_write_stall(&mut self) -> Result<()> {
         while self.keyspaces().sealed_memtables() >= SEALED_MEMTABLES_MAX || self.has_l0_stall() {
+            let begun = Instant::now();
             self.live.database().check()?;
             if self.has_l0_stall() {
                 self.compactors.each_mut().into_iter().for_each(Compactor::yield_to_l0);
@@ -185,6 +209,7 @@ impl Upkeep {
                 return Err(io::Error::from(kind).into());
             }
             thread::sleep(STALL_WAIT);
+            self.live.figures.note_stall(begun.elapsed());
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 //! of groups, so each step is short.
 
 use super::expiry;
-use super::generation::Keyspaces;
+use super::generation::{KEYS_END, Keyspaces};
 use super::lookup;
 use super::tree::{self, Items, Snapshot};
 use crate::storage::page::{Bounds, Builder};
@@ -29,9 +29,6 @@ const PASSED_MAX: usize = 4000;
 /// From so many keys on a group is passed by a seek behind it, which takes as long as to
 /// pass so many.
 const GROUP_KEYS_MAX: usize = 24;
-
-/// All keys are below this, and some of the engine's own above.
-const KEYS_END: [u8; 1] = [0xff];
 
 /// The keys at one moment.
 pub struct View {

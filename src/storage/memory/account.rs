@@ -23,9 +23,14 @@ impl Account {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// The maximum, if there is one.
+    pub fn max(&self) -> Option<u64> {
+        (self.max < u64::MAX).then_some(self.max)
+    }
+
     /// The bytes that are left, if there is a maximum.
     pub fn room(&self) -> Option<u64> {
-        (self.max < u64::MAX).then(|| self.max.saturating_sub(self.held()))
+        self.max().map(|max| max.saturating_sub(self.held()))
     }
 
     /// Sets the bytes held to zero; returns them.

@@ -9,7 +9,7 @@
 use super::account::Full;
 use super::index::NewKeys;
 use super::{Expected, Map, Maps, Memory, Pace, ROUNDS_MAX, Stored, Undone};
-use super::{growth_max, removal, write};
+use super::{growth_max, write};
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Event, Key, Op, Updated};
 use hashbrown::HashMap;
 use std::hash::RandomState;
@@ -258,7 +258,7 @@ impl Maps {
                 Fate::Keep => {}
                 Fate::Remove => {
                     let Some(removed) = self.take_out(map, key) else { continue };
-                    changed.push((removal(&removed.1), key));
+                    changed.push((self.removal(&removed.1), key));
                     old.push(removed);
                 }
                 Fate::Replace(stored) => {

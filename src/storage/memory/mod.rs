@@ -18,6 +18,7 @@ mod batch;
 mod first;
 mod index;
 mod list;
+mod report;
 mod stored;
 mod sweep;
 
@@ -27,6 +28,7 @@ use super::{
     BatchOp, Bell, Change, Changes, Decision, Done, Effect, Entry, Error, Event, HISTORY_BYTES,
 };
 use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated};
+use crate::metrics::Exposition;
 use account::{Account, Full};
 use crossbeam_channel::Sender;
 use hashbrown::HashMap;
@@ -80,6 +82,8 @@ struct Maps {
     /// Counts the beginnings and the ends of sweeps: it is odd while a map holds expired
     /// entries and yet is not due.
     sweeps: AtomicU64,
+    /// The number of entries that were removed once they had expired.
+    expired: AtomicU64,
     /// Started with the first operation that takes long.
     pool: OnceLock<Pool>,
 }
@@ -131,7 +135,7 @@ impl Memory {
         let (account, sweeper) = (Account::new(max), OnceLock::new());
         let (sweeping, pool) = (Mutex::default(), OnceLock::new());
         let (index, moment) = (Index::default(), RwLock::default());
-        let sweeps = AtomicU64::new(0);
+        let (sweeps, expired) = (AtomicU64::new(0), AtomicU64::new(0));
         let watch = Watch::default();
         let changes = Changes::new(history_bytes, Revision::newborn(), false);
         Self(Arc::new(Maps {
@@ -145,6 +149,7 @@ impl Memory {
             sweeper,
             sweeping,
             sweeps,
+            expired,
             pool,
         }))
     }
@@ -494,8 +499,17 @@ impl Maps {
     fn remove_from(&self, map: &mut Map, key: &str) -> Option<Untold> {
         let (own_key, old) = self.take_out(map, key)?;
         self.account.record(old.cost(key), 0);
-        let bell = self.changes.append(removal(&old), key);
+        let bell = self.changes.append(self.removal(&old), key);
         Some(Untold { is_stored: false, bell, old: Some((own_key, old)) })
+    }
+
+    /// Counts an entry that had expired when it was removed; returns the event of that.
+    fn removal(&self, old: &Stored) -> Event {
+        if old.lives() {
+            return Event::Delete;
+        }
+        self.expired.fetch_add(1, Ordering::Relaxed);
+        Event::Expire
     }
 
     /// Tells of a change, behind the lock of its map.
@@ -556,11 +570,6 @@ impl Default for Memory {
     }
 }
 
-/// The event of an entry's removal: it was deleted, or had expired before.
-fn removal(old: &Stored) -> Event {
-    if old.lives() { Event::Delete } else { Event::Expire }
-}
-
 // A poisoned map is still whole: in every critical section a panic can come only
 // before the first call that changes a map or the index, or from that call.
 
@@ -617,6 +626,10 @@ impl Storage for Memory {
 
     fn room(&self) -> Option<u64> {
         self.0.account.room()
+    }
+
+    fn report(&self, to: &mut Exposition) {
+        self.write_metrics(to);
     }
 
     fn close(&self) -> Result<(), Error> {

@@ -151,6 +151,7 @@ impl Compactor {
             kept_bytes,
             time_max: time_max.unwrap_or(Duration::MAX),
             is_stopped: Arc::clone(&is_stopped),
+            figures: Arc::clone(&live.figures),
         };
         let work = move || {
             scheduling::batch_priority();

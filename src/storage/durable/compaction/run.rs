@@ -1,5 +1,6 @@
 //! A run: steps of compaction, one after the other, on a thread of its own.
 
+use super::super::figures::Figures;
 use super::super::tree::{self, BLOB_VALUE_BYTES_MIN, Database, Keyspace, Step};
 use super::picker::{Goal, Pick, Picker, RunEnd, Shape, SoFar, Space, TABLE_BYTES};
 use std::sync::Arc;
@@ -30,12 +31,14 @@ pub struct Run {
     /// Once this is over, no other step is begun.
     pub time_max: Duration,
     pub is_stopped: Arc<AtomicBool>,
+    pub figures: Arc<Figures>,
 }
 
 impl Run {
     /// Takes steps until there is none, or no space or time for it. Takes one even
     /// where there is no time, for a slow disk to get anywhere.
     pub fn run(&self) -> tree::Result<RunEnd> {
+        let _compacting = self.figures.begin_compaction();
         let begun = Instant::now();
         if self.picker.goal == Goal::Reclaim && !self.flush()? {
             return Ok(RunEnd::Early { has_stepped: false, has_moved: false });
@@ -52,7 +55,7 @@ impl Run {
             let so_far = SoFar { has_stepped, has_moved, tries };
             match self.picker.pick(&shape, self.space(), so_far) {
                 Pick::Step(step) => {
-                    self.database.compact(&self.keyspace, &step)?;
+                    self.compact(&step)?;
                     let now = shape_of(&self.keyspace);
                     tries = if now == shape { tries + 1 } else { 0 };
                     shape = now;
@@ -77,12 +80,21 @@ impl Run {
         Space { free: (self.free_bytes)(), kept: self.kept_bytes }
     }
 
+    /// Takes a step, and notes the bytes that it has written.
+    fn compact(&self, step: &Step) -> tree::Result<()> {
+        let first = self.keyspace.next_table_id();
+        self.database.compact(&self.keyspace, step)?;
+        // A flush meanwhile has made tables of L0.
+        self.figures.note_compacted(self.keyspace.merged_bytes(first));
+        Ok(())
+    }
+
     /// Merges the whole tree.
     fn merge_whole(&self, begun: Instant) -> tree::Result<RunEnd> {
         let keyspace = &self.keyspace;
         let mut stale_bytes = u64::MAX;
         loop {
-            self.database.compact(keyspace, &Step::Major { table_bytes: TABLE_BYTES })?;
+            self.compact(&Step::Major { table_bytes: TABLE_BYTES })?;
             // The next merge removes the blobs that this one has found to be stale.
             let before = stale_bytes;
             stale_bytes = keyspace.stale_blob_bytes();
@@ -102,7 +114,7 @@ impl Run {
     fn resplit(&self, first: Step) -> tree::Result<RunEnd> {
         let mut next = Some(first);
         while let Some(step) = next {
-            self.database.compact(&self.keyspace, &step)?;
+            self.compact(&step)?;
             let is_last = matches!(step, Step::MoveToL0 { .. });
             let goes_on = !is_last && !self.is_stopped();
             next = if goes_on { shape_of(&self.keyspace).resplit(self.space()) } else { None };

@@ -63,6 +63,7 @@ impl Tree {
             kept_bytes: 0,
             time_max: Duration::MAX,
             is_stopped: Arc::default(),
+            figures: Arc::default(),
         }
     }
 

@@ -93,6 +93,11 @@ impl HeldMoments {
         true
     }
 
+    /// The number of those that are held.
+    pub fn count(&self) -> usize {
+        self.lock().views.len()
+    }
+
     /// Drops all but those that are kept.
     pub fn retain(&self, is_kept: impl Fn(&View) -> bool) {
         // Dropped behind the lock, as files may go with them.

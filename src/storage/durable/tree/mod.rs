@@ -42,6 +42,7 @@ use moments::Moments;
 use orphans::NewFiles;
 use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
@@ -237,6 +238,11 @@ impl Database {
     /// buffer is empty between batches.
     pub fn check(&self) -> Result<()> {
         self.0.persist(PersistMode::Buffer).map_err(Error::of_the_journal)
+    }
+
+    /// The bytes of the block cache that are in use.
+    pub fn cache_bytes(&self) -> u64 {
+        self.0.cache_size()
     }
 
     /// Syncs the journal.
@@ -513,6 +519,51 @@ impl Keyspace {
         self.0.approximate_len() as u64
     }
 
+    /// How many items its tables have, deletions among them.
+    pub fn table_items(&self) -> u64 {
+        let version = self.0.tree.current_version();
+        version.iter_tables().map(|table| table.metadata.item_count).sum()
+    }
+
+    /// How many of them are deletions.
+    pub fn table_deletions(&self) -> u64 {
+        self.0.tree.tombstone_count()
+    }
+
+    /// How many items the active memtable has.
+    pub fn memtable_items(&self) -> usize {
+        self.0.tree.active_memtable().len()
+    }
+
+    /// Visits items of the active memtable in order, of a key the newest first, each with
+    /// true if it is a deletion, until the visitor breaks off.
+    pub fn visit_memtable(&self, visit: &mut dyn FnMut(&[u8], bool) -> ControlFlow<()>) {
+        for item in self.0.tree.active_memtable().iter() {
+            if visit(&item.key.user_key, item.is_tombstone()).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// How many batches of its database are in no table of it, about.
+    pub fn unflushed_batches(&self) -> u64 {
+        let flushed = self.0.tree.get_highest_persisted_seqno().unwrap_or(0);
+        self.highest_number().unwrap_or(0).saturating_sub(flushed)
+    }
+
+    /// The bytes of the tables from this number on that are not in L0.
+    pub fn merged_bytes(&self, from: u64) -> u64 {
+        let version = self.0.tree.current_version();
+        let tables = version.iter_levels().skip(1).flat_map(|level| level.iter());
+        let tables = tables.flat_map(|run| run.iter()).filter(|table| table.id() >= from);
+        tables.map(|table| table.metadata.file_size).sum()
+    }
+
+    /// The number of the next table.
+    pub fn next_table_id(&self) -> u64 {
+        self.0.tree.next_table_id()
+    }
+
     pub fn name(&self) -> &str {
         self.0.name()
     }
@@ -658,10 +709,6 @@ impl Keyspace {
     /// How many versions it keeps.
     pub fn versions(&self) -> usize {
         1 + self.0.tree.version_free_list_len()
-    }
-
-    pub fn next_table_id(&self) -> u64 {
-        self.0.tree.next_table_id()
     }
 
     pub fn path(&self) -> &Path {

@@ -1,6 +1,11 @@
 //! Counters of responses, by method and status: ground floor, which knows
 //! nothing of the server that counts.
 
+mod exposition;
+mod histogram;
+
+pub use exposition::{Exposition, Family, Kind, MEDIA_TYPE};
+pub use histogram::{Distribution, Histogram, Scale};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
