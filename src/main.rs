@@ -3,17 +3,17 @@
 mod signals;
 mod system;
 
-use little_key_value::api::Api;
-use little_key_value::cli::{self, Instead, Options, Output, Printable, logging};
-use little_key_value::server::Server;
+use little_key_value::api::{Api, Tokens};
+use little_key_value::cli::{Instead, LogFormat, Options, Output, TokenFile, logging};
+use little_key_value::server::{AccessLog, Config, Served, Server};
 use little_key_value::storage::{Durable, Memory, OpenError, Storage};
 use signals::{Caught, Uncaught};
-use std::fmt::Display;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The exit code for a failure; also for a second signal.
 const FAILURE: u8 = 1;
@@ -36,23 +36,30 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(Instead::Complain(line)) => {
-            writeln!(io::stderr(), "{}", complaint(&line)).ok();
+            complain(LogFormat::Text, &line);
             return ExitCode::from(BAD_USAGE);
         }
     };
+    let format = options.log_format;
+    let plan = match Plan::new(options) {
+        Ok(plan) => plan,
+        Err((code, line)) => {
+            complain(format, &line);
+            return ExitCode::from(code);
+        }
+    };
     let uncaught = Uncaught::new();
-    let streams = match Streams::new() {
+    let streams = match Streams::new(format) {
         Ok(streams) => streams,
         Err(err) => {
-            let line = format!("cannot start a thread for the output: {err}");
-            writeln!(io::stderr(), "{}", complaint(&line)).ok();
+            complain(format, &format!("cannot start a thread for the output: {err}"));
             return ExitCode::from(FAILURE);
         }
     };
-    let code = match run(&options, uncaught, &streams) {
+    let code = match run(&plan, uncaught, &streams) {
         Ok(code) => code,
         Err(line) => {
-            streams.error.line(complaint(&line));
+            streams.complain(&line);
             ExitCode::from(FAILURE)
         }
     };
@@ -61,17 +68,60 @@ fn main() -> ExitCode {
     code
 }
 
+/// The options of a store that may start, and what they name.
+struct Plan {
+    options: Options,
+    /// The addresses to listen on.
+    addrs: Vec<SocketAddr>,
+    /// The tokens that let callers in, if not everyone is.
+    tokens: Option<Tokens>,
+    /// The file that they come from.
+    token_file: Option<TokenFile>,
+}
+
+impl Plan {
+    /// Reads the tokens and resolves the host; an error is an exit code, and a line for
+    /// the user. Opens nothing else, and starts nothing.
+    fn new(options: Options) -> Result<Self, (u8, String)> {
+        let bad_usage = |line| (BAD_USAGE, line);
+        let (tokens, token_file) = options.tokens().map_err(bad_usage)?.unzip();
+        let place = format!("{}, port {}", options.host, options.port);
+        let addrs = options.addrs();
+        let addrs = addrs.map_err(|err| (FAILURE, format!("cannot listen on {place}: {err}")))?;
+        options.check_addrs(&addrs).map_err(bad_usage)?;
+        Ok(Self { options, addrs, tokens, token_file: token_file.flatten() })
+    }
+}
+
 /// Standard output and standard error of a store that has begun to start.
 #[derive(Clone)]
 struct Streams {
     output: Output,
     error: Output,
+    /// The form of a line on standard error.
+    format: LogFormat,
 }
 
 impl Streams {
-    fn new() -> io::Result<Self> {
-        let output = Output::new("standard output", io::stdout())?;
-        Ok(Self { output, error: Output::new("standard error", io::stderr())? })
+    fn new(format: LogFormat) -> io::Result<Self> {
+        let gap = |lost| LogFormat::Text.gap(lost);
+        let output = Output::new("standard output", io::stdout(), gap)?;
+        let gap = move |lost| format.gap(lost);
+        let error = Output::new("standard error", io::stderr(), gap)?;
+        Ok(Self { output, error, format })
+    }
+
+    /// Writes a message for the user that is not of the log.
+    fn complain(&self, line: &str) {
+        self.error.line(self.format.complaint(&line));
+    }
+
+    /// An access log on standard error.
+    fn access_log(&self) -> AccessLog {
+        let Self { error, format, .. } = self.clone();
+        AccessLog::new(move |served: &Served<'_>| {
+            error.line(format.served(served, SystemTime::now()));
+        })
     }
 
     /// Waits until all is written, but not for long.
@@ -86,23 +136,26 @@ impl Streams {
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the store until a signal comes; an error is a line for the user.
-fn run(options: &Options, uncaught: Uncaught, streams: &Streams) -> Result<ExitCode, String> {
+fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<ExitCode, String> {
+    let options = &plan.options;
     streams.output.line("Starting Little Key-Value Store...");
-    logging::start(options.log_level, streams.error.clone());
+    logging::start(options.log_level, options.log_format, streams.error.clone());
     for line in Options::ignored_variables() {
         log::warn!("{line}");
     }
     let signals = catch(uncaught, streams.clone())?;
 
+    if let (Some(file), Some(tokens)) = (&plan.token_file, &plan.tokens) {
+        let followed = file.clone().follow(tokens.clone());
+        followed.map_err(|err| format!("cannot start a thread for the tokens: {err}"))?;
+    }
     let Some((engine, storage)) = open(options, &signals)? else { return Ok(signals.exit_code()) };
     let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
-    let server = listen(options, api)?;
+    api.metrics().add_source(streams.error.source());
+    let server = listen(plan, api, streams)?;
     let addrs = server.local_addrs();
-    for addr in addrs.iter().filter(|addr| !cli::is_loopback(addr)) {
-        log::warn!("{addr} can be reached from other machines, and there is no authentication");
-        if !options.allow_host.is_empty() {
-            log::warn!("--allow-host means nothing here: {addr} may be called by any name");
-        }
+    for line in options.warnings(addrs) {
+        log::warn!("{line}");
     }
     let (first, others) = addrs.split_first().expect("a server has at least one address");
     let workers = server.workers();
@@ -126,7 +179,7 @@ fn run(options: &Options, uncaught: Uncaught, streams: &Streams) -> Result<ExitC
 /// Catches the signals. The second one ends the process where it stands.
 fn catch(uncaught: Uncaught, streams: Streams) -> Result<Caught, String> {
     let end = move || {
-        streams.error.line(complaint(&"stopped by a second signal"));
+        streams.complain("stopped by a second signal");
         streams.finish();
         #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
         std::process::exit(FAILURE.into());
@@ -169,12 +222,14 @@ fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
 /// Closes the storage; a disk that hangs is not waited for.
 fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
     let (closed, outcome) = crossbeam_channel::bounded(1);
-    // Nothing is left that could use it, or report a thread that cannot start.
-    thread::spawn(move || closed.send(storage.close()).ok());
-    let failure = match outcome.recv_timeout(timeout) {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(err)) => err.to_string(),
-        Err(_) => "the disk does not answer".to_owned(),
+    let thread = thread::Builder::new().name("closer".to_owned());
+    let failure = match thread.spawn(move || closed.send(storage.close()).ok()) {
+        Ok(_) => match outcome.recv_timeout(timeout) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(err)) => err.to_string(),
+            Err(_) => "the disk does not answer".to_owned(),
+        },
+        Err(err) => format!("no thread can be started for it: {err}"),
     };
     Err(format!(
         "cannot close the storage: {failure}; what was answered with 200 is on the disk, as far \
@@ -183,14 +238,18 @@ fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
 }
 
 /// Listens on the addresses of the host.
-fn listen(options: &Options, api: Api) -> Result<Server, String> {
-    let place = format!("{}, port {}", options.host, options.port);
-    let addrs = options.addrs().map_err(|err| format!("cannot listen on {place}: {err}"))?;
-    let api = |addrs: &[std::net::SocketAddr]| api.with_hosts(options.hosts(addrs));
-    Server::start(&options.config(addrs), api).map_err(|err| err.to_string())
+fn listen(plan: &Plan, api: Api, streams: &Streams) -> Result<Server, String> {
+    let access = |addrs: &[SocketAddr]| plan.options.access(addrs, plan.tokens.clone());
+    let api = |addrs: &[SocketAddr]| api.with_access(access(addrs));
+    let access_log = plan.options.access_log.then(|| streams.access_log());
+    let config = Config { access_log, ..plan.options.config(plan.addrs.clone()) };
+    Server::start(&config, api).map_err(|err| err.to_string())
 }
 
-/// A message for the user outside of the log, as one line.
-fn complaint(what: &impl Display) -> String {
-    format!("little-key-value: {}", Printable::of(what))
+/// Writes a message for the user where there is no thread for it yet.
+fn complain(format: LogFormat, line: &str) {
+    let mut bytes = format.complaint(&line);
+    bytes.push(b'\n');
+    // Nobody has to read it.
+    io::stderr().write_all(&bytes).ok();
 }

@@ -299,6 +299,10 @@ fn third_write_fails(fault: &str, only_on_the_journal: bool, first: (u16, &str),
     says(&connection.call("DELETE", "/kv/one"), 503, &refusal);
     says(&connection.call("DELETE", "/clear"), 503, &refusal);
     says(&connection.get("/healthz"), 503, &refusal);
+    says(&connection.get("/readyz"), 503, &refusal);
+    let lines = format!("[-]storage failed: {outage}\n[+]shutdown ok\nreadyz check failed\n");
+    says(&connection.get("/readyz?verbose"), 503, &lines);
+    says(&connection.get("/livez"), 200, "ok\n");
     process.wait_for_log("ERROR");
     for _ in 0..2 {
         holds(&mut connection, "one", b"1");

@@ -173,6 +173,10 @@ fn refused_threads_it_lives_and_serves_again() {
     limit_threads(&setpriv, id.trim(), "2000:2000");
     let took = served_again(&mut process, "refused threads", SOON);
     eprintln!("refused threads: served again after {took:?}");
+    let metrics = process.connect().get("/metrics");
+    let mut lines = metrics.text().lines();
+    let replaced = lines.find_map(|line| line.strip_prefix("lkv_accept_loops_replaced_total "));
+    assert!(replaced.is_some_and(|count| count != "0"), "{replaced:?}");
     assert_ends_well(process, "refused threads");
 }
 

@@ -48,6 +48,8 @@ fn a_file_that_may_grow_no_more_is_a_full_disk() {
     let refusal = "storage takes no writes: the disk is full\n";
     says(&connection.put("/kv/more", b"x"), 503, refusal);
     says(&connection.get("/healthz"), 503, refusal);
+    says(&connection.get("/readyz"), 503, refusal);
+    says(&connection.get("/livez"), 200, "ok\n");
     holds(&mut connection, "kept", b"kept");
     assert_eq!(revision(&mut connection), told);
     assert_eq!(process.stop().0, Some(1));
@@ -199,6 +201,8 @@ fn a_full_disk_refuses_sets_and_takes_them_again_once_there_is_room() {
     let told = revision(&mut connection);
     says(&connection.put("/kv/more", &value), 503, refusal);
     says(&connection.get("/healthz"), 503, refusal);
+    says(&connection.get("/readyz"), 503, refusal);
+    says(&connection.get("/livez"), 200, "ok\n");
     assert_eq!(revision(&mut connection), told);
     for index in 0..stored {
         holds(&mut connection, &index.to_string(), &value);
@@ -210,7 +214,7 @@ fn a_full_disk_refuses_sets_and_takes_them_again_once_there_is_room() {
     assert_eq!((&deleted.0, deleted != told), (&told.0, true));
 
     fs::remove_file(filler).expect("the filler is there");
-    wait_until("it is well again", || connection.get("/healthz").status() == 200);
+    wait_until("it is well again", || connection.get("/readyz").status() == 200);
     acknowledged(&mut connection, "more", &value);
     ends_well(process);
     let process = place.start();

@@ -7,6 +7,7 @@
 mod support;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use serde_json::Value;
 use std::io::{PipeWriter, Write as _, pipe};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -81,6 +82,30 @@ fn what_did_not_fit_is_told_in_one_line_once_the_log_is_read() {
     let missing = told.split_whitespace().find_map(|word| word.parse::<usize>().ok());
     let logged = log.lines().filter(|line| line.contains("kkk")).count();
     assert_eq!(logged + missing.expect("a number"), REQUESTS, "{told}");
+}
+
+#[test]
+fn a_gap_between_lines_of_json_is_such_a_line() {
+    let flags = ["--log-format", "json", "--access-log", "--log-level", "off"];
+    let (mut process, unread) = start_unread(&flags);
+    let mut connection = process.connect();
+    let target = format!("/kv/{}", "k".repeat(500));
+    for _ in 0..REQUESTS {
+        assert_eq!(connection.get(&target).status(), 404);
+    }
+    process.read(unread);
+    process.wait_for_log("missing here");
+    let (code, log) = process.stop();
+    assert_eq!(code, Some(0));
+    let parse = |line| serde_json::from_str::<Value>(line).expect("each line is JSON");
+    let lines: Vec<Value> = log.lines().map(parse).collect();
+    let logged = lines.iter().filter(|line| line["status"] == 404).count();
+    let told = lines.iter().filter_map(|line| {
+        let missing = line["message"].as_str()?.strip_suffix(" lines are missing here")?;
+        assert_eq!(line["level"], "warn");
+        missing.parse::<usize>().ok()
+    });
+    assert_eq!(logged + told.sum::<usize>(), REQUESTS);
 }
 
 /// A pipe for output that takes nothing: it is full, and its reader is held.

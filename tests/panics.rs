@@ -1,6 +1,6 @@
 //! What is told of panics. A crate of one test, for the hook is the process's.
 
-use little_key_value::cli::{Output, logging};
+use little_key_value::cli::{LogFormat, Output, logging};
 use log::LevelFilter;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -35,8 +35,8 @@ fn a_panic_waits_for_no_reader_and_is_one_line() {
     let (tell, go) = mpsc::channel();
     let written = Arc::<Mutex<Vec<u8>>>::default();
     let stalled = Stalled { go: Some(go), written: Arc::clone(&written) };
-    let output = Output::new("log", stalled).expect("a thread");
-    logging::start(LevelFilter::Info, output.clone());
+    let output = Output::new("log", stalled, |lost| LogFormat::Text.gap(lost)).expect("a thread");
+    logging::start(LevelFilter::Info, LogFormat::Text, output.clone());
     let begun = Instant::now();
     for number in 0..PANICS {
         let worker = thread::Builder::new().name(format!("worker-{number}"));

@@ -234,14 +234,14 @@ fn a_port_in_use_is_one_line_and_1() {
 #[test]
 fn an_address_that_is_not_ours_is_one_line_and_1() {
     // Set aside for documentation (RFC 5737).
-    let (code, _, stderr) = run(&["--host", "192.0.2.1", "--port", "0"]);
+    let (code, _, stderr) = run(&["--host", "192.0.2.1", "--port", "0", "--no-auth"]);
     assert_eq!(code, Some(1));
     assert_one_line(&stderr, "192.0.2.1");
 }
 
 #[test]
 fn bad_usage_is_one_line_and_2() {
-    let table: [(&[&str], &str); 14] = [
+    let table: [(&[&str], &str); 17] = [
         (&["--prot", "9000"], "--prot"),
         (&["--port", "65536"], "65536"),
         (&["--port", "abc"], "abc"),
@@ -255,6 +255,9 @@ fn bad_usage_is_one_line_and_2() {
         (&["--request-timeout", "0s"], "--request-timeout"),
         (&["--shutdown-timeout=-5s"], "-5s"),
         (&["--log-level", "loud"], "loud"),
+        (&["--log-format", "xml"], "xml"),
+        (&["--cors-origin", "app.example.com"], "app.example.com"),
+        (&["--no-auth=perhaps"], "perhaps"),
         (&["9000"], "9000"),
     ];
     for (arguments, mentioned) in table {
@@ -273,6 +276,9 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--host", "LKV_HOST", "127.0.0.1"),
         ("--port", "LKV_PORT", "8888"),
         ("--allow-host", "LKV_ALLOW_HOST", ""),
+        ("--token-file", "LKV_TOKEN_FILE", ""),
+        ("--no-auth", "LKV_NO_AUTH", ""),
+        ("--cors-origin", "LKV_CORS_ORIGIN", ""),
         ("--workers", "LKV_WORKERS", ""),
         ("--working-dir", "LKV_WORKING_DIR", ""),
         ("--wait-for-lock", "LKV_WAIT_FOR_LOCK", ""),
@@ -283,6 +289,8 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--request-timeout", "LKV_REQUEST_TIMEOUT", "30s"),
         ("--shutdown-timeout", "LKV_SHUTDOWN_TIMEOUT", "10s"),
         ("--log-level", "LKV_LOG_LEVEL", "info"),
+        ("--log-format", "LKV_LOG_FORMAT", "text"),
+        ("--access-log", "LKV_ACCESS_LOG", ""),
     ];
     assert!(stdout.contains("129 after SIGHUP"), "{stdout}");
     for (flag, variable, default) in flags {
@@ -301,8 +309,10 @@ fn version_is_the_packages() {
 
 #[test]
 fn a_flag_takes_its_value_after_a_space_or_an_equals_sign() {
-    for arguments in [["--max-value-size=5", "--workers=1"].as_slice(), &["--max-value-size", "5"]]
-    {
+    for arguments in [
+        ["--max-value-size=5", "--log-format=JSON"].as_slice(),
+        &["--max-value-size", "5", "--log-format", "text"],
+    ] {
         let process = Process::start(arguments);
         let mut connection = process.connect();
         assert_eq!(connection.put("/kv/five", b"12345").status(), 200);
@@ -329,7 +339,7 @@ fn an_empty_variable_is_an_unset_one() {
     let flags = ["HOST", "PORT", "WORKING_DIR", "WORKERS", "MAX_VALUE_SIZE", "MAX_MEMORY"];
     let more =
         ["WAIT_FOR_LOCK", "MAX_CONNECTIONS", "IDLE_TIMEOUT", "REQUEST_TIMEOUT", "SHUTDOWN_TIMEOUT"];
-    for flag in flags.iter().chain(&more).chain(&["LOG_LEVEL"]) {
+    for flag in flags.iter().chain(&more).chain(&["LOG_LEVEL", "LOG_FORMAT", "ACCESS_LOG"]) {
         empty.env(format!("LKV_{flag}"), "");
     }
     let process = Process::run(empty);
@@ -344,7 +354,11 @@ fn what_a_link_to_a_service_sets_is_ignored() {
     let url = "tcp://10.96.0.12:8888";
     let mut linked = command(&[]);
     // Nobody can listen there (RFC 5737), so it is told where that was tried.
-    linked.env("LKV_HOST", "192.0.2.1").env("LKV_PORT", url).env("LKV_PORT_8888_TCP", url);
+    linked
+        .env("LKV_NO_AUTH", "1")
+        .env("LKV_HOST", "192.0.2.1")
+        .env("LKV_PORT", url)
+        .env("LKV_PORT_8888_TCP", url);
     linked.env("LKV_SERVICE_HOST", "10.96.0.12").env("LKV_PROT", "9000");
     let (code, _, stderr) = ended(linked);
     assert_eq!(code, Some(1), "{stderr}");
@@ -437,7 +451,7 @@ fn an_ipv6_address_works() {
 #[test]
 fn an_address_that_others_can_reach_is_warned_of() {
     for (host, warned) in [("0.0.0.0", true), ("127.0.0.1", false)] {
-        let process = Process::start(&["--host", host]);
+        let process = Process::start(&["--host", host, "--no-auth"]);
         let (code, log) = process.stop();
         assert_eq!(code, Some(0));
         assert_eq!(log.contains("WARN") && log.contains("authentication"), warned, "{log}");
@@ -478,7 +492,7 @@ fn a_name_with_a_dot_has_to_be_allowed_on_a_loopback_address() {
 
 #[test]
 fn where_others_reach_it_a_store_is_called_by_any_name() {
-    let process = Process::start(&["--host", "0.0.0.0", "--allow-host", "a.test"]);
+    let process = Process::start(&["--host", "0.0.0.0", "--no-auth", "--allow-host", "a.test"]);
     assert_eq!(statuses_of_hosts(&process, ["evil.test", "a.test", "store"]), [200; 3]);
     let (_, log) = process.stop();
     assert!(log.contains("--allow-host means nothing here"), "{log}");

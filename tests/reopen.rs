@@ -7,17 +7,16 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::iter;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 use support::http::{Connection, get_head, wait_within};
 use support::place::{Place, acknowledged, ends_well, holds, revision, says};
 use support::process::Process;
-use support::wrappers::there_is;
+use support::wrappers::{attach, there_is};
 
 const REFUSAL: &str = "storage takes no writes: the disk has failed\n";
 const FAILURE: &str = "the database has failed";
@@ -112,32 +111,17 @@ impl Fault {
             Self::Call(fault) => {
                 // Open files are known by their own names.
                 let names = [place.file("data"), held_name(place, process)];
-                attach(process, fault, &names.map(|data| files_of_the_tree(&data)).concat())
+                let files = names.map(|data| files_of_the_tree(&data)).concat();
+                let attached = attach(process, fault, &files);
+                Box::new(move || drop(attached))
             }
             Self::Journal(fault) => {
-                attach(process, fault, &["-P".to_owned(), place.file("data/0.jnl")])
+                let journal = ["-P".to_owned(), place.file("data/0.jnl")];
+                let attached = attach(process, fault, &journal);
+                Box::new(move || drop(attached))
             }
         }
     }
-}
-
-/// Has a call fail for some files until what is returned is called.
-fn attach(process: &Process, fault: &str, files: &[String]) -> Box<dyn FnOnce()> {
-    let call = fault.split_once(':').expect("a call and its fault").0;
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-p", &process.id().to_string(), "-o", "/dev/null"]);
-    strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={fault}")]);
-    let mut strace = strace.args(files).stderr(Stdio::piped()).spawn().expect("strace runs");
-    let told = strace.stderr.take().expect("it is piped");
-    let mut told = BufReader::new(told).lines().map_while(Result::ok);
-    assert!(told.any(|line| line.contains("attached")), "strace does not attach");
-    let told = thread::spawn(move || told.count());
-    Box::new(move || {
-        let kill = Command::new("kill").args(["-TERM", &strace.id().to_string()]).status();
-        assert!(kill.expect("kill runs").success());
-        strace.wait().expect("strace ends");
-        told.join().expect("it is read");
-    })
 }
 
 fn value(index: usize) -> Vec<u8> {
@@ -409,8 +393,12 @@ fn the_database_is_opened_anew_while_nobody_writes() {
     let end = fault.begin(&place, &process);
     acknowledged(&mut connection, "last", &value(0));
     wait_until("it fails", || connection.get("/healthz").status() == 503);
+    let metrics = connection.get("/metrics");
+    assert!(metrics.text().contains("\nlkv_storage_read_only{reason=\"disk_failed\"} 1\n"));
+    assert!(metrics.text().contains("\nlkv_reopens_total 0\n"));
     end();
     wait_until("it is opened anew", || connection.get("/healthz").status() == 200);
+    assert!(connection.get("/metrics").text().contains("\nlkv_reopens_total 1\n"));
     holds_all(&mut connection, 0..VALUES - 2);
     holds(&mut connection, "last", &value(0));
     acknowledged(&mut connection, "more", b"more");
@@ -501,13 +489,13 @@ fn a_failed_sync_of_the_names_of_files_is_final() {
     let process = place.start();
     let mut connection = process.connect();
     let names = ["-P".to_owned(), place.file("data/keyspaces/1/blobs")];
-    let end = attach(&process, "fsync:error=EIO", &names);
+    let fault = attach(&process, "fsync:error=EIO", &names);
     let mut stored = 0;
     while connection.put(&format!("/kv/{stored}"), &value(stored)).status() == 200 {
         stored += 1;
     }
     process.wait_for_log("nothing more is written before the next start");
-    end();
+    drop(fault);
     let log = refuses_until_the_next_start(&place, process, stored);
     assert!(!log.contains(FAILURE), "{log}");
 }

@@ -40,7 +40,7 @@ fn every_transcript_holds_on_every_engine() {
     let mut failures = Vec::new();
     for (engine, open) in engines::ENGINES {
         for (_, transcript) in &files {
-            let server = Fixture::over(open());
+            let server = Fixture::guarded(open(), transcript.access());
             if let Err(failure) = transcript.replay(server.addr()) {
                 failures.push(format!("{engine}: {failure}"));
             }
@@ -159,6 +159,10 @@ fn a_line_that_means_nothing_is_a_failure() {
         ("# a comment\n\n= open", ":3: what is"),
         ("= wait long", ":1: what is"),
         ("= wait 20", ":1: what is"),
+        ("= token short", ": of its tokens line 1: a token has at least"),
+        ("> GET /\n= token a-token-of-tests", ":2: what is"),
+        ("= origins null", ":1: what is"),
+        ("= connect\n= origins https://a", ":2: what is"),
         (">\n> body", ":1: no request line"),
         ("> GET", ":1: no target in"),
         ("> GET /\n>\n> \\q", ":1: what is \\q?"),

@@ -149,6 +149,28 @@ fn a_store_that_is_just_stopping_is_waited_for() {
     second.ends_well();
 }
 
+/// The number of sockets that a process has.
+#[cfg(target_os = "linux")]
+fn sockets(process: u32) -> usize {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs").flatten();
+    let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
+/// Whoever waits for its port to open has a store that is open.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_listens_before_the_store_is_open() {
+    let place = Place::with_a_store();
+    let first = place.start();
+    let mut second = Waiting::start(&place);
+    assert_eq!(sockets(second.child.id()), 0);
+    ends_well(first);
+    let listening = second.lines.nth(1).expect("it listens").expect("it writes text");
+    assert!(sockets(second.child.id()) > 0);
+    says(&Connection::open(addr_in(&listening)).get("/readyz"), 200, "ok\n");
+}
+
 #[test]
 fn a_store_that_does_not_stop_is_not_waited_for_longer() {
     let place = Place::with_a_store();
@@ -538,6 +560,8 @@ fn has_lost_it(process: Process) {
     let mut connection = process.connect();
     wait_until("it is noticed", || connection.get("/healthz").status() == 503);
     says(&connection.get("/healthz"), 503, LOST);
+    says(&connection.get("/readyz"), 503, LOST);
+    says(&connection.get("/livez"), 200, "ok\n");
     for key in ["kept", "new"] {
         says(&connection.put(&format!("/kv/{key}"), b"x"), 503, LOST);
     }

@@ -4,6 +4,7 @@
 //! one. Values that are keys, or parts of keys, are decoded once, as keys in paths are.
 
 use super::Refusal;
+use super::access::{Caller, Right};
 use super::target::decode;
 use crate::storage::KEY_BYTES_MAX;
 
@@ -108,6 +109,12 @@ impl<'a> Parameters<'a> {
         flag(value)?;
         let is_first = self.kind.replace(kind).is_none();
         if is_first { Ok(()) } else { Err(Refusal::QueryContradictory) }
+    }
+
+    /// Fails unless the caller may do this with all keys that are meant.
+    pub fn check_prefix(&self, caller: &Caller, right: Right) -> Result<(), Refusal> {
+        let prefix = self.take.as_ref().or(self.prefix.as_ref());
+        caller.rights.check_prefix(right, prefix.map_or("", |prefix| prefix))
     }
 
     /// The prefix where there has to be one.

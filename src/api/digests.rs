@@ -4,10 +4,8 @@
 
 use super::Refusal;
 use super::fields::Fields;
-use super::grammar::OWS;
+use super::grammar::{BASE64, OWS};
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use md5::Md5;
 use sha2::{Digest as _, Sha256, Sha512};
 
@@ -129,14 +127,6 @@ fn split_member(member: &str) -> Option<(&str, &str)> {
     let ends = parameters.is_empty() || parameters.starts_with(';');
     (is_key && ends).then_some((algorithm, digest))
 }
-
-/// Base64 as parsed by RFC 9651, 4.2.7: the padding is optional.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 /// Decodes base64 of exactly `N` bytes.
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -1,6 +1,17 @@
 //! The pieces of HTTP's grammar that several fields share (RFC 9110, 5.6 and
 //! 7.2), for this layer and for the server above.
 
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+/// Base64 as parsed by RFC 9651, 4.2.7: the padding is optional.
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
 /// Optional whitespace (RFC 9110, 5.6.3): space and tab, none of Unicode's.
 pub const OWS: [char; 2] = [' ', '\t'];
 

@@ -7,18 +7,18 @@
 //! in parts; the server asks for the next with [`Api::go_on`] once one was written.
 //! An import takes its body in parts instead: [`Api::import`] asks an [`Upload`] for them.
 //!
-//! The checks come in one order, and the first to fail is told: host 403,
-//! target 400, path 404, key 400, method 405, cross-site 403, query 400, header
-//! fields 400 or 415, length 413, empty value 400, content 400, preconditions
-//! 412, storage.
+//! The checks come in one order, and the first to fail is told: host 403, token 400 or
+//! 401, target 400, path 404, key 400, method 405, right 403, cross-site 403, query 400,
+//! header fields 400 or 415, length 413, empty value 400, content 400, preconditions 412,
+//! storage. The right to a prefix in the query comes behind the query.
 //!
 //! # To add an operation
 //!
 //! 1. Write `operations/NAME.rs`, a module of `operations`, with its `parse`: from
-//!    the head of a call, query first and then header fields, to an `Operation`:
-//!    a reply at once, one from the state of the storage, or a `Pending`, which
-//!    is an operation on the storage and an `Answer` that makes a reply of its
-//!    effect. Reads, and writes, which need their body first, have their own form.
+//!    the head of a call, the caller's rights first, then the query and the header
+//!    fields, to an `Operation`: a reply at once, one from the state of the storage, or a
+//!    `Pending`, which is an operation on the storage and an `Answer` that makes a reply
+//!    of its effect. Reads, and writes, which need their body first, have their own form.
 //!    Each operation of the storage is bounded. A call on many keys is a chain of
 //!    them: an `Answer::Then` that takes the next step, or a reply with a `Rest` where
 //!    the body need not be in memory as a whole (see `list` and `remove`).
@@ -28,7 +28,8 @@
 //!    `members` parse, `Reply` and `lines` have the forms of replies. A new parameter of
 //!    `/kv/{key}` belongs to `query`, so that reads refuse it, and one of `/kv` to
 //!    `collection`.
-//! 4. Give each new refusal a row in `refusal.rs`.
+//! 4. Give each new refusal a row in `refusal.rs`, and each new header field a place in
+//!    the lists of `access/origins.rs`, or pages of other origins cannot use it.
 //! 5. Only if the storage has no operation for it: add to `storage::Op` and
 //!    `Effect`, and to `Answer` here.
 //! 6. Show it in a transcript under `tests/transcripts`, and in the README.
@@ -57,8 +58,12 @@ mod tar;
 mod target;
 mod ttl;
 
+use crate::metrics::Metrics;
 use crate::storage::{Op, Storage};
-pub use access::{HostName, Hosts, InvalidHostName};
+pub use access::{
+    Access, Cors, HostName, Hosts, InvalidHostName, InvalidOrigin, InvalidToken, InvalidTokens,
+    Origin, Origins, TokenSet, Tokens,
+};
 use bytes::Bytes;
 use fields::Fields;
 pub use operations::import::{Import, Upload};
@@ -67,8 +72,10 @@ use operations::{Answer, Look};
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
 pub use reply::{Reply, Rest};
+pub use routes::RouteId;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use target::Target;
 
 /// The head of a request.
@@ -114,19 +121,51 @@ pub trait Waiting: Send + Sync {
 pub struct Api {
     storage: Arc<dyn Storage>,
     value_bytes_max: u64,
-    hosts: Hosts,
+    access: Access,
+    metrics: Arc<Metrics>,
+    /// Set once: the server stops.
+    is_draining: Arc<AtomicBool>,
+}
+
+/// The API's word on the head of a call.
+pub struct Admission {
+    /// The operation, or the reply in its place.
+    pub decision: Result<Operation, Reply>,
+    /// The path, by its place in the table of routes.
+    pub route: RouteId,
+    /// What the reply has to tell a browser, where some origins are allowed.
+    pub cors: Option<Box<Cors>>,
+    /// The number of the set of tokens that the caller was let in by, or before.
+    pub tokens: u64,
 }
 
 impl Api {
     /// An API that stores in `storage` values of up to `value_bytes_max` bytes.
     pub fn new(storage: Arc<dyn Storage>, value_bytes_max: u64) -> Self {
-        Self { storage, value_bytes_max, hosts: Hosts::any() }
+        let metrics = Arc::new(Metrics::new(RouteId::patterns()));
+        let (access, is_draining) = (Access::default(), Arc::default());
+        Self { storage, value_bytes_max, access, metrics, is_draining }
     }
 
-    /// The same for calls that name one of these hosts; any other is refused.
+    /// The same with this access control.
     #[must_use]
-    pub fn with_hosts(self, hosts: Hosts) -> Self {
-        Self { hosts, ..self }
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
+    /// The counters of its calls, and all sources of metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Tells it that the server stops: it is not ready for more calls from then on.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns true once the server stops.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
     }
 
     /// The longest body that a call may have, in bytes.
@@ -140,14 +179,32 @@ impl Api {
     }
 
     /// Checks the head of a call. Never blocks.
-    pub fn admit(&self, call: &Call<'_>) -> Result<Operation, Reply> {
+    pub fn admit(&self, call: &Call<'_>) -> Admission {
         let (target, fields) = (Target::parse(call.target), Fields(call.fields));
-        self.hosts.check(fields)?;
-        let operation = routes::parse(call.method, target, fields)?;
-        if let Some(bytes) = call.body_bytes {
-            operation.check_length(bytes, self.value_bytes_max)?;
-        }
-        Ok(operation)
+        let tokens = self.access.tokens_number();
+        let cors = self.access.origins.cors(call.method, fields);
+        let found = routes::find(target.path);
+        let decide = || {
+            let needs_token = || found.needs_token(call.method, target.query);
+            let caller = self.access.admit(fields, needs_token, cors.as_deref())?;
+            caller.check_length(call.body_bytes)?;
+            let operation = if cors.as_deref().is_some_and(Cors::is_preflight) {
+                found.options()
+            } else {
+                routes::parse(call.method, &found, target, fields, &caller)?
+            };
+            if let Some(bytes) = call.body_bytes {
+                operation.check_length(bytes, self.value_bytes_max)?;
+            }
+            Ok(operation)
+        };
+        Admission { decision: decide(), route: found.id(), cors, tokens }
+    }
+
+    /// Returns true if the tokens are those of an admission. One that was overtaken by
+    /// others before its operation began is to be asked for again.
+    pub fn has_tokens(&self, number: u64) -> bool {
+        self.access.tokens_number() == number
     }
 
     /// Performs `operation` with the whole body of its call, which only a write
@@ -208,7 +265,7 @@ impl Api {
     fn plan(&self, operation: Operation, body: Bytes) -> Result<Step, Reply> {
         Ok(match operation {
             Operation::Reply(reply) => Step::Reply(reply),
-            Operation::Inspect(inspect) => Step::Reply(inspect(&*self.storage)),
+            Operation::Inspect(reply) | Operation::Survey(reply) => Step::Reply(reply(self)),
             Operation::Read(key, read) => {
                 Step::Pending(Pending { op: Op::Get(key), answer: Answer::Read(read) })
             }

@@ -50,6 +50,11 @@ pub fn wait_of_read(query: &str) -> Result<Option<&str>, Refusal> {
     if waits.next().is_some() { Err(Refusal::QueryContradictory) } else { Ok(wait) }
 }
 
+/// Returns true for a query with `verbose`, with or without a value.
+pub fn is_verbose(query: &str) -> bool {
+    names(query).any(|name| name == "verbose")
+}
+
 /// Checks the query of a resource without parameters.
 pub fn check_none(query: &str) -> Result<(), Refusal> {
     if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Refusal::QueryUnknown) }

@@ -6,6 +6,9 @@
 use super::Reply;
 use crate::storage::{self, Outage};
 
+/// The challenge to a caller without a known token (RFC 6750, 3).
+const CHALLENGE: &str = "Bearer realm=\"little-key-value\"";
+
 macro_rules! refusals {
     ($($name:ident $status:literal $text:literal)+) => {
         /// A call that is not done, by reason.
@@ -56,6 +59,7 @@ refusals! {
     ConnectionsTooMany 503 "too many connections, try again"
     Overloaded 503 "too many requests at once, try again"
     UploadsTooMany 503 "too many uploads at once, try again"
+    Draining 503 "the server is stopping"
     RequestTimeout 408 "the request took too long"
     Panicked 500 "internal error"
 
@@ -64,8 +68,12 @@ refusals! {
     BodyChunks 400 "the chunks of the body make no sense"
     BodyUnreadable 400 "the body cannot be read"
 
-    // The host, the path and the method.
+    // The host and the token.
     HostUnknown 403 "this Host is not allowed: start the store with --allow-host and its name"
+    AuthorizationRepeated 400 "more than one Authorization"
+    Unauthorized 401 "this needs a token: send it as Authorization: Bearer TOKEN"
+
+    // The path, the method and the right to it.
     TargetMalformed 400 "the request target is not a path"
     PathUnknown 404 "not found: the paths are {paths}"
     KeyEmpty 400 "key cannot be empty"
@@ -73,6 +81,8 @@ refusals! {
     KeyEscape 400 "key has a % without two hexadecimal digits"
     KeyNotUtf8 400 "key is not UTF-8"
     MethodNotAllowed 405 "method not allowed"
+    TokensChanged 503 "the tokens have changed, try again"
+    Forbidden 403 "the token has no right to do this"
     CrossSite 403 "a page of another site may not do this"
 
     // The query.
@@ -161,11 +171,16 @@ impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
         let (status, text) = refusal.status_and_text();
         let reply = Self::error(status, text);
-        if refusal != Refusal::ContentEncoding {
-            return reply;
+        if refusal == Refusal::ContentEncoding {
+            // The codings that are supported (RFC 9110, 15.5.16).
+            reply.with_header("Accept-Encoding", "identity")
+        } else if refusal == Refusal::Unauthorized {
+            // Of the schemes the one that is not for people (RFC 9110, 11.6.1): a browser
+            // would ask its user for the password of another.
+            reply.with_header("WWW-Authenticate", CHALLENGE)
+        } else {
+            reply
         }
-        // The codings that are supported (RFC 9110, 15.5.16).
-        reply.with_header("Accept-Encoding", "identity")
     }
 }
 
@@ -187,6 +202,15 @@ impl From<&storage::Error> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::STATUSES;
+
+    #[test]
+    fn each_status_is_counted_by_number() {
+        for refusal in Refusal::ALL {
+            let (status, _) = refusal.status_and_text();
+            assert!(STATUSES.contains(&status), "{refusal:?}");
+        }
+    }
 
     #[test]
     fn each_text_is_one_line_and_stands_once() {

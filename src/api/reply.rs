@@ -133,6 +133,11 @@ impl Reply {
         Self { status, headers, body, rest: None }.with_ttl(entry)
     }
 
+    /// 200 with metrics of this media type.
+    pub fn metrics(kind: &'static str, text: String) -> Self {
+        Self::once(200, Some(kind), text.into())
+    }
+
     /// 201 without a body: the key was absent.
     pub fn created() -> Self {
         Self::once(201, None, Bytes::new())
@@ -244,6 +249,18 @@ impl Reply {
         self
     }
 
+    /// The same where it depends on one more field of the call (RFC 9110, 12.5.5).
+    #[must_use]
+    pub fn varying_with(mut self, name: &'static str) -> Self {
+        match self.headers.iter_mut().find(|(field, _)| *field == "Vary") {
+            None => self.with_header("Vary", name),
+            Some((_, names)) => {
+                *names = format!("{names}, {name}").into();
+                self
+            }
+        }
+    }
+
     /// The status code.
     pub fn status(&self) -> u16 {
         self.status
@@ -252,6 +269,12 @@ impl Reply {
     /// The header fields, in the order sent.
     pub fn headers(&self) -> &[(&'static str, Cow<'static, str>)] {
         &self.headers
+    }
+
+    /// The value of the first header field named `name`, in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_ref())
     }
 
     /// The body, or the part of it that is there. Cloning it shares the bytes.

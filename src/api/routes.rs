@@ -2,10 +2,11 @@
 //!
 //! `Allow`, `OPTIONS *` and the text of 404 come from the table.
 
+use super::access::{Admittance, Caller};
 use super::fields::Fields;
 use super::operations::{
-    Operation, Parse, Routed, add, batch, clear, health, import, list, manual, options, read,
-    remove, watch, write,
+    Operation, Parse, Routed, add, batch, clear, health, import, list, manual, metrics, options,
+    read, remove, watch, write,
 };
 use super::target::{Target, decode_key};
 use super::{Refusal, Reply};
@@ -18,6 +19,8 @@ const KEY: &str = "{key}";
 pub struct Route {
     /// Its text, in which `{key}` stands for the rest.
     pub path: &'static str,
+    /// The least that it asks of a caller.
+    pub admittance: Admittance,
     /// Its methods, in the order of `Allow`.
     pub methods: &'static [(&'static str, Parse)],
 }
@@ -25,6 +28,7 @@ pub struct Route {
 /// The path of every key.
 const OF_KEY: Route = Route {
     path: "/kv/{key}",
+    admittance: Admittance::Token,
     methods: &[
         ("GET", read::parse),
         ("HEAD", read::parse),
@@ -39,6 +43,7 @@ pub const ROUTES: &[Route] = &[
     OF_KEY,
     Route {
         path: "/kv",
+        admittance: Admittance::Token,
         methods: &[
             ("GET", list::parse),
             ("HEAD", list::parse),
@@ -47,39 +52,137 @@ pub const ROUTES: &[Route] = &[
             ("OPTIONS", options::of_collection),
         ],
     },
-    Route { path: "/batch", methods: &[("POST", batch::parse), ("OPTIONS", options::of_action)] },
+    Route {
+        path: "/batch",
+        admittance: Admittance::Token,
+        methods: &[("POST", batch::parse), ("OPTIONS", options::of_action)],
+    },
     Route {
         path: "/watch",
+        admittance: Admittance::Token,
         methods: &[("GET", watch::parse), ("HEAD", watch::parse), ("OPTIONS", options::parse)],
     },
     Route {
         path: "/import",
+        admittance: Admittance::Token,
         methods: &[
             ("POST", import::parse),
             ("PUT", import::parse),
             ("OPTIONS", options::of_action),
         ],
     },
-    Route { path: "/clear", methods: &[("DELETE", clear::parse), ("OPTIONS", options::of_action)] },
+    Route {
+        path: "/clear",
+        admittance: Admittance::Token,
+        methods: &[("DELETE", clear::parse), ("OPTIONS", options::of_action)],
+    },
+    Route {
+        path: "/metrics",
+        admittance: Admittance::Token,
+        methods: &[("GET", metrics::parse), ("HEAD", metrics::parse), ("OPTIONS", options::parse)],
+    },
+    Route {
+        path: "/livez",
+        admittance: Admittance::Open,
+        methods: &[("GET", health::live), ("HEAD", health::live), ("OPTIONS", options::parse)],
+    },
+    Route {
+        path: "/readyz",
+        admittance: Admittance::OpenInShort,
+        methods: &[("GET", health::ready), ("HEAD", health::ready), ("OPTIONS", options::parse)],
+    },
     Route {
         path: "/healthz",
+        admittance: Admittance::Open,
         methods: &[("GET", health::parse), ("HEAD", health::parse), ("OPTIONS", options::parse)],
     },
     Route {
         path: "/",
+        admittance: Admittance::Open,
         methods: &[("GET", manual::parse), ("HEAD", manual::parse), ("OPTIONS", options::parse)],
     },
 ];
 
-/// The operation of a call, with all checks of its head but that of `Host`.
-pub fn parse(method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Operation, Reply> {
+/// A path of the table, by its place there, or any other path: the label of a call in the
+/// metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteId(u8);
+
+impl RouteId {
+    /// All paths that are not in the table.
+    #[allow(clippy::cast_possible_truncation, reason = "the table is short")]
+    pub const OTHER: Self = Self(ROUTES.len() as u8);
+
+    /// All of them, in order, with their patterns.
+    pub fn patterns() -> impl Iterator<Item = &'static str> {
+        ROUTES.iter().map(|route| route.path).chain(["other"])
+    }
+
+    /// Its place among [`Self::patterns`].
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+}
+
+/// A path that was looked up: its place in the table, and the end of the path that stands
+/// for a key.
+pub struct Found<'a> {
+    id: RouteId,
+    route: Option<&'static Route>,
+    key: Option<&'a str>,
+}
+
+impl Found<'_> {
+    /// Its label in the metrics.
+    pub fn id(&self) -> RouteId {
+        self.id
+    }
+
+    /// Returns true if a call with this method and query needs a token. A path that is not
+    /// there needs one too, so that nobody without a token hears of those that are.
+    pub fn needs_token(&self, method: &str, query: &str) -> bool {
+        let admittance = self.route.map_or(Admittance::Token, |route| route.admittance);
+        method != "OPTIONS" && admittance.needs_token(query)
+    }
+
+    /// The reply that tells its methods; those of all paths where it is none of them.
+    pub fn options(&self) -> Operation {
+        Operation::Reply(Reply::options(match self.route {
+            Some(route) => options::allow(route.methods),
+            None => options::allow(ROUTES.iter().flat_map(|route| route.methods)),
+        }))
+    }
+}
+
+/// Looks a path up. Nothing is normalized or redirected.
+pub fn find(path: &str) -> Found<'_> {
+    for (id, route) in (0..).map(RouteId).zip(ROUTES) {
+        let prefix = route.path.strip_suffix(KEY);
+        if let Some(encoded) = prefix.and_then(|prefix| path.strip_prefix(prefix)) {
+            return Found { id, route: Some(route), key: Some(encoded) };
+        }
+        if prefix.is_none() && path == route.path {
+            return Found { id, route: Some(route), key: None };
+        }
+    }
+    Found { id: RouteId::OTHER, route: None, key: None }
+}
+
+/// The operation of a call of an admitted caller, with all checks of its head that are left.
+pub fn parse(
+    method: &str,
+    found: &Found<'_>,
+    target: Target<'_>,
+    fields: Fields<'_>,
+    caller: &Caller,
+) -> Result<Operation, Reply> {
     // The server as a whole (RFC 9112, 3.2.4).
     if (method, target.path) == ("OPTIONS", "*") {
-        let methods = ROUTES.iter().flat_map(|route| route.methods);
-        return Ok(Operation::Reply(Reply::options(options::allow(methods))));
+        return Ok(found.options());
     }
-    let (route, key) = find(target.path)?;
-    parse_method(route, method, key, target, fields).map_err(|refusal| {
+    let Some(route) = found.route else { return Err(not_found(target.path)) };
+    let key = found.key.map(decode_key).transpose()?;
+    parse_method(route, method, key, target, fields, caller).map_err(|refusal| {
         let reply = Reply::from(refusal);
         let names_methods = refusal == Refusal::MethodNotAllowed;
         if names_methods {
@@ -90,14 +193,23 @@ pub fn parse(method: &str, target: Target<'_>, fields: Fields<'_>) -> Result<Ope
     })
 }
 
+fn not_found(path: &str) -> Reply {
+    if !path.starts_with('/') {
+        return Refusal::TargetMalformed.into();
+    }
+    let (status, text) = Refusal::PathUnknown.status_and_text();
+    Reply::error(status, &text.replace("{paths}", &paths()))
+}
+
 /// The operation of a call on a key that is a part of another call.
 pub fn parse_on_key(
     method: &str,
     key: Key,
     target: Target<'_>,
     fields: Fields<'_>,
+    caller: &Caller,
 ) -> Result<Operation, Refusal> {
-    parse_method(&OF_KEY, method, Some(key), target, fields)
+    parse_method(&OF_KEY, method, Some(key), target, fields, caller)
 }
 
 /// The key in a path; none in one that is not that of a key.
@@ -111,29 +223,12 @@ fn parse_method(
     key: Option<Key>,
     target: Target<'_>,
     fields: Fields<'_>,
+    caller: &Caller,
 ) -> Result<Operation, Refusal> {
     match methods.iter().find(|(name, _)| *name == method) {
-        Some((_, parse)) => parse(Routed { method, methods, key, target, fields }),
+        Some((_, parse)) => parse(Routed { method, methods, key, target, fields, caller }),
         None => Err(Refusal::MethodNotAllowed),
     }
-}
-
-/// The route of a path, and the key in it. Nothing is normalized or redirected.
-fn find(path: &str) -> Result<(&'static Route, Option<Key>), Reply> {
-    for route in ROUTES {
-        let prefix = route.path.strip_suffix(KEY);
-        if let Some(encoded) = prefix.and_then(|prefix| path.strip_prefix(prefix)) {
-            return Ok((route, Some(decode_key(encoded)?)));
-        }
-        if prefix.is_none() && path == route.path {
-            return Ok((route, None));
-        }
-    }
-    if !path.starts_with('/') {
-        return Err(Refusal::TargetMalformed.into());
-    }
-    let (status, text) = Refusal::PathUnknown.status_and_text();
-    Err(Reply::error(status, &text.replace("{paths}", &paths())))
 }
 
 /// The paths of all routes but the manual's, as a clause.

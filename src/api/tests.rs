@@ -2,7 +2,7 @@
 
 use super::operations::manual;
 use super::routes::ROUTES;
-use super::{Api, Call, Hosts, Operation, Pending, Refusal, Reply, Rest, Step, Upload};
+use super::{Access, Api, Call, Hosts, Operation, Pending, Refusal, Reply, Rest, Step, Upload};
 use crate::storage::{
     Blocking as _, Done, Effect, Entry, Error, KEY_BYTES_MAX, Key, Memory, Op, Outcome, Storage,
 };
@@ -13,10 +13,13 @@ use proptest::prelude::*;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
+mod access;
 mod archives;
 mod collection;
 mod importing;
 mod many;
+mod origins;
+mod probes;
 mod revision;
 mod waiting;
 mod watch;
@@ -24,8 +27,7 @@ mod watch;
 const VALUE_BYTES_MAX: u64 = 100;
 const TOO_LONG: &[u8] = &[b'x'; 101];
 
-const PATHS: &str =
-    "not found: the paths are /kv/{key}, /kv, /batch, /watch, /import, /clear and /healthz\n";
+const PATHS: &str = "not found: the paths are /kv/{key}, /kv, /batch, /watch, /import, /clear, /metrics, /livez, /readyz and /healthz\n";
 const NOT_ALLOWED: &str = "method not allowed\n";
 
 /// A storage that is full, though reading works.
@@ -98,7 +100,7 @@ fn key(text: &str) -> Key {
 impl Api {
     /// All of it: admits a call and performs it with `body`.
     fn answer(&self, call: &Call<'_>, body: Bytes) -> Reply {
-        let operation = match self.admit(call) {
+        let operation = match self.admit(call).decision {
             Ok(Operation::Import(import)) => {
                 return self.import(import, &mut Whole(self, body.reader()));
             }
@@ -157,14 +159,6 @@ impl Upload for Whole<'_> {
 
     fn perform(&mut self, pending: Pending) -> Reply {
         self.0.take(self.0.try_step(pending))
-    }
-}
-
-impl Reply {
-    /// The value of the first header field named `name`, in any case.
-    fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers().iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.as_ref())
     }
 }
 
@@ -254,6 +248,8 @@ fn each_route_has_its_answer() {
             ("DELETE /kv/absent", b"", 200, ""),
             ("DELETE /clear", b"", 200, ""),
             ("GET /healthz", b"", 200, "ok\n"),
+            ("GET /livez", b"", 200, "ok\n"),
+            ("GET /readyz", b"", 200, "ok\n"),
         ],
     );
 }
@@ -272,6 +268,8 @@ fn any_other_path_names_the_paths_there_are() {
         "/clear/all",
         "/Clear",
         "/healthz/",
+        "/livez/",
+        "/readyz/storage",
         "/health",
         "/cluster/nodes",
         "/raft/append",
@@ -336,6 +334,8 @@ fn a_method_that_a_path_does_not_have_is_told_which_it_has() {
         ("/batch", "POST, OPTIONS", &["GET", "HEAD", "PUT", "DELETE"]),
         ("/clear", "DELETE, OPTIONS", &["GET", "HEAD", "PUT", "POST"]),
         ("/healthz", "GET, HEAD, OPTIONS", &["PUT", "POST", "DELETE"]),
+        ("/livez", "GET, HEAD, OPTIONS", &["PUT", "POST", "DELETE"]),
+        ("/readyz?verbose", "GET, HEAD, OPTIONS", &["PUT", "POST", "DELETE"]),
         ("/", "GET, HEAD, OPTIONS", &["PUT", "POST", "DELETE"]),
         ("http://store", "GET, HEAD, OPTIONS", &["PUT", "POST", "DELETE"]),
     ];
@@ -421,8 +421,19 @@ fn clearing_makes_every_key_absent() {
 
 #[test]
 fn head_is_answered_like_get() {
-    let targets =
-        ["/kv/there", "/kv/absent", "/kv/", "/kv/%", "/kv/a?x", "/healthz", "/clear", "/"];
+    let targets = [
+        "/kv/there",
+        "/kv/absent",
+        "/kv/",
+        "/kv/%",
+        "/kv/a?x",
+        "/healthz",
+        "/livez",
+        "/readyz",
+        "/readyz?verbose",
+        "/clear",
+        "/",
+    ];
     for target in targets {
         let [get, head] =
             ["GET", "HEAD"].map(|method| answer(&api(), &format!("{method} {target}"), b""));
@@ -483,11 +494,11 @@ fn a_value_up_to_the_limit_is_stored_and_a_longer_one_is_refused() {
 fn a_length_past_the_limit_is_refused_before_the_body() {
     let api = api_over(Untouchable);
     for bytes in [VALUE_BYTES_MAX + 1, u64::MAX] {
-        let reply = api.admit(&call("PUT /kv/a", Some(bytes))).err().unwrap();
+        let reply = api.admit(&call("PUT /kv/a", Some(bytes))).decision.err().unwrap();
         assert_eq!(reply.status(), 413, "{bytes}");
     }
     for bytes in [None, Some(1), Some(VALUE_BYTES_MAX)] {
-        let admitted = api.admit(&call("PUT /kv/a", bytes));
+        let admitted = api.admit(&call("PUT /kv/a", bytes)).decision;
         assert!(matches!(admitted, Ok(Operation::Write(_))), "{bytes:?}");
     }
 }
@@ -504,7 +515,7 @@ fn a_call_in_order_is_admitted_without_touching_the_storage() {
     let is_count = |operation: &Operation| matches!(operation, Operation::Pending(pending) if matches!(pending.op, Op::Count(_)));
     let is_health = |operation: &Operation| matches!(operation, Operation::Inspect(_));
     let is_reply = |operation: &Operation| matches!(operation, Operation::Reply(_));
-    let table: [(&str, IsRight<'_>); 18] = [
+    let table: [(&str, IsRight<'_>); 20] = [
         ("GET /kv/a", &is_read),
         ("HEAD /kv/a", &is_read),
         ("PUT /kv/a", &is_write),
@@ -523,9 +534,11 @@ fn a_call_in_order_is_admitted_without_touching_the_storage() {
         ("GET /healthz", &is_health),
         ("HEAD /healthz", &is_health),
         ("OPTIONS /healthz", &is_reply),
+        ("GET /livez", &is_reply),
+        ("GET /readyz", &is_health),
     ];
     for (line, is_right) in table {
-        let admitted = api.admit(&call(line, Some(1)));
+        let admitted = api.admit(&call(line, Some(1))).decision;
         assert!(admitted.is_ok_and(|operation| is_right(&operation)), "{line}");
     }
     assert_eq!(answer(&api, "GET /healthz", b"").status(), 200);
@@ -554,6 +567,7 @@ fn the_checks_come_in_order() {
             ("POST /kv/a?x=1", TOO_LONG, 405, NOT_ALLOWED),
             ("POST /clear?x=1", TOO_LONG, 405, NOT_ALLOWED),
             ("POST /healthz?x=1", TOO_LONG, 405, NOT_ALLOWED),
+            ("POST /readyz?x=1", TOO_LONG, 405, NOT_ALLOWED),
             ("PUT /kv/a?x=1", TOO_LONG, 400, "unknown query parameter\n"),
             ("PUT /kv/a?x=1", b"", 400, "unknown query parameter\n"),
             ("PUT /kv/a", TOO_LONG, 413, "value is too large\n"),
@@ -569,7 +583,8 @@ fn the_checks_come_in_order() {
 
 #[test]
 fn the_host_is_checked_before_all_else() {
-    let api = api_over(Untouchable).with_hosts(Hosts::local([]));
+    let api =
+        api_over(Untouchable).with_access(Access { hosts: Hosts::local([]), ..Access::default() });
     let fields = [("Host", "evil.test"), ("TTL", "x"), ("Content-Encoding", "gzip")];
     let lines = [
         "GET /healthz",
@@ -589,7 +604,8 @@ fn the_host_is_checked_before_all_else() {
         check_form(line, &reply);
     }
     let names = ["store.example.com".parse().unwrap()];
-    let api = api_over(Memory::new()).with_hosts(Hosts::local(names));
+    let api = api_over(Memory::new())
+        .with_access(Access { hosts: Hosts::local(names), ..Access::default() });
     let ask = |host| {
         let fields = [("Host", host)];
         api.answer(&Call { fields: &fields, ..call("GET /healthz", None) }, Bytes::new()).status()
@@ -607,6 +623,7 @@ fn whatever_the_storage_refuses_for_want_of_room_is_507() {
             ("DELETE /clear", b"", 507, "storage is full\n"),
             ("GET /kv/a", b"", 404, "key not found\n"),
             ("GET /healthz", b"", 200, "ok\n"),
+            ("GET /readyz", b"", 200, "ok\n"),
         ],
     );
 }
@@ -630,7 +647,7 @@ fn a_full_memory_keeps_what_is_there() {
 
 /// The key that a target names, or the text that refuses it.
 fn key_of(target: &str) -> Result<String, String> {
-    match api_over(Untouchable).admit(&call(&format!("GET {target}"), Some(0))) {
+    match api_over(Untouchable).admit(&call(&format!("GET {target}"), Some(0))).decision {
         Ok(operation) => Ok(key_read(&operation).expect("a read").as_str().to_owned()),
         Err(reply) => {
             let text = String::from_utf8(reply.body().to_vec()).unwrap();
@@ -733,7 +750,7 @@ fn a_key_may_have_1024_bytes_however_they_are_written() {
 
 #[test]
 fn what_only_reads_ignores_a_parameter_that_nothing_has() {
-    for path in ["/kv/there", "/healthz", "/"] {
+    for path in ["/kv/there", "/healthz", "/livez", "/readyz", "/"] {
         for query in ["?", "?&", "?&&&", "?a", "?a=1", "?=", "?&a", "??", "?%", "?/kv/", "?TTL=60"]
         {
             for (method, status) in [("GET", 200), ("HEAD", 200), ("OPTIONS", 204)] {

@@ -1,10 +1,12 @@
-//! The log: simplelog's lines, made fit for a terminal and limited in number.
+//! The log: simplelog's lines or JSON, made fit for a terminal and limited in number.
 //!
 //! The text of a line may come from a client or from a file. So a line is
 //! always one line of printable characters, and each place in the code is
 //! limited to a number of lines in an interval. At `debug` and below there is
 //! no such limit: those levels are for seeing each request.
 
+use super::LogFormat;
+use super::json::JsonLine;
 use super::output::Output;
 use crate::server::LIBRARY_LOG_TARGET;
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -15,7 +17,7 @@ use std::io;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The libraries with verbose logs, by the start of their targets.
 const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
@@ -30,14 +32,14 @@ const LINES_MAX: u32 = 20;
 /// That interval.
 const LINES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Sends every line of `level` and above, and every panic, to `output`. From then
-/// on [`Log::flush`] reports the number of suppressed lines.
+/// Sends every line of `level` and above, and every panic, to `output`, whose form is
+/// that of the lines. From then on [`Log::flush`] reports the number of suppressed lines.
 ///
 /// # Panics
 ///
 /// If it is called twice.
-pub fn start(level: LevelFilter, output: Output) {
-    let logger = Box::new(Logger::new(level, output));
+pub fn start(level: LevelFilter, format: LogFormat, output: Output) {
+    let logger = Box::new(Logger::new(level, format, output));
     log::set_max_level(level);
     log::set_boxed_logger(logger).expect("nothing else has set a logger");
     std::panic::set_hook(Box::new(|panic| {
@@ -52,21 +54,25 @@ pub fn start(level: LevelFilter, output: Output) {
 }
 
 struct Logger {
+    format: LogFormat,
+    output: Output,
+    /// Writes lines of text.
     lines: Box<WriteLogger<Pieces>>,
     /// By file and line.
     places: Mutex<HashMap<(&'static str, u32), Place>>,
 }
 
 impl Logger {
-    fn new(level: LevelFilter, output: Output) -> Self {
+    fn new(level: LevelFilter, format: LogFormat, output: Output) -> Self {
         let config = ConfigBuilder::new()
             .set_time_format_rfc3339()
             .set_thread_level(LevelFilter::Debug)
             .set_target_level(LevelFilter::Off)
             .set_location_level(LevelFilter::Off)
             .build();
-        let pieces = Pieces { line: Vec::new(), output };
-        Self { lines: WriteLogger::new(level, config, pieces), places: Mutex::default() }
+        let pieces = Pieces { line: Vec::new(), output: output.clone() };
+        let lines = WriteLogger::new(level, config, pieces);
+        Self { format, output, lines, places: Mutex::default() }
     }
 
     /// The number of lines suppressed since the last one of its place, or `None`
@@ -107,9 +113,18 @@ impl Log for Logger {
             write!(text, " ({left_out} more like this were left out)").ok();
         }
         let text = text.0;
-        let mut line = Record::builder();
-        line.metadata(record.metadata().clone());
-        self.lines.log(&line.args(format_args!("{text}")).build());
+        match self.format {
+            LogFormat::Text => {
+                let mut line = Record::builder();
+                line.metadata(record.metadata().clone());
+                self.lines.log(&line.args(format_args!("{text}")).build());
+            }
+            LogFormat::Json => {
+                let (time, level) = (SystemTime::now(), record.level());
+                let line = JsonLine { time, level, message: &text, served: None };
+                self.output.line(line.into_bytes());
+            }
+        }
     }
 
     fn flush(&self) {
@@ -226,9 +241,14 @@ mod tests {
     }
 
     fn logged(act: impl FnOnce(&Logger)) -> String {
+        logged_as(LogFormat::Text, act)
+    }
+
+    fn logged_as(format: LogFormat, act: impl FnOnce(&Logger)) -> String {
         let sink = Sink::default();
-        let output = Output::new("test", sink.clone()).unwrap();
-        act(&Logger::new(LevelFilter::Debug, output.clone()));
+        let gap = |lost| panic!("{lost} lines are lost");
+        let output = Output::new("test", sink.clone(), gap).unwrap();
+        act(&Logger::new(LevelFilter::Debug, format, output.clone()));
         output.finish(Instant::now() + Duration::from_secs(10));
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -248,6 +268,20 @@ mod tests {
         assert!(rest.starts_with("[WARN] ") && rest.ends_with(" it's \"so\"\n"), "{log}");
         let debug = logged(|logger| logger.log(&record(Level::Debug, format_args!("so"), 1)));
         assert!(debug.contains(" [DEBUG] (") && debug.ends_with(") so\n"), "{debug}");
+    }
+
+    #[test]
+    fn a_line_of_json_has_the_text_of_the_other_form() {
+        let text = "it's \"so\" \x1b\n\u{9b}";
+        for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
+            let act = |logger: &Logger| logger.log(&record(level, format_args!("{text}"), 1));
+            let json = logged_as(LogFormat::Json, act);
+            let object: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(object["message"], Printable::of(&text));
+            assert_eq!(object["level"], level.to_string().to_lowercase());
+            assert_eq!(object.as_object().unwrap().len(), 3, "{json}");
+            assert_eq!((json.lines().count(), json.ends_with("}\n")), (1, true), "{json}");
+        }
     }
 
     #[test]

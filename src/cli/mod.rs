@@ -3,24 +3,32 @@
 //!
 //! Reading the flags starts nothing; bad usage is reported in one line.
 
+mod access;
 mod environment;
+mod format;
+mod json;
 pub mod logging;
 mod output;
+mod token_file;
 mod units;
 
-use crate::api::{HostName, Hosts, InvalidHostName};
+use crate::api::{HostName, InvalidHostName, InvalidOrigin, Origin};
 use crate::server::Config;
 use crate::storage::{self, Durable};
-use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
+pub use access::Token;
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+pub use format::LogFormat;
 use log::LevelFilter;
-pub use logging::Printable;
 pub use output::Output;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::str::FromStr;
+pub use token_file::TokenFile;
 pub use units::{Size, Span};
 
 /// The longest value unless told otherwise.
@@ -37,17 +45,19 @@ const VALUE_SIZE_MAX: u64 = 1 << 30;
 const WORKERS_MAX: usize = 1024;
 
 /// The end of the text of `--help`.
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+The variable LKV_TOKEN, which has no flag, is one token with all rights.
+
 Exit codes: 0 after Ctrl-C or SIGTERM, 129 after SIGHUP, 1 for a failure, 2 for bad usage. A second \
 Ctrl-C or SIGTERM ends it at once, with 1. A signal that is ignored at the start, as nohup has it, \
 stays ignored.";
 
 /// A key-value store over HTTP. In memory, or durable; curl is the client.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100, args_override_self = true, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 100, args_override_self = true, after_help = AFTER_HELP)]
 pub struct Options {
-    /// The address to listen on, or a name for all of its addresses; there is
-    /// no authentication yet, so keep it from strangers
+    /// The address to listen on, or a name for all of its addresses; one that other
+    /// machines can reach needs a token, unless everyone may come in
     #[arg(long, env = "LKV_HOST", value_parser = NonEmptyStringValueParser::new(),
           default_value_t = Config::ADDR.ip().to_string())]
     pub host: String,
@@ -56,11 +66,32 @@ pub struct Options {
     #[arg(long, env = "LKV_PORT", default_value_t = Config::ADDR.port())]
     pub port: u16,
 
-    /// A name that the store may be called by on a loopback address, beside
-    /// addresses, names without a dot and that of --host; .example.com for a
-    /// domain with all below it, * for any; may be repeated
+    /// A name that the store may be called by on a loopback address without a
+    /// token, beside addresses, names without a dot and that of --host;
+    /// .example.com for a domain with all below it, * for any; may be repeated
     #[arg(long, env = "LKV_ALLOW_HOST", value_name = "NAME", value_parser = parse_hosts)]
-    pub allow_host: Vec<HostNames>,
+    pub allow_host: Vec<Several<HostName>>,
+
+    /// A file of tokens, of which a caller has to have one: a line each, TOKEN
+    /// [ro|rw] [PREFIX...], or sha256:HEX in place of TOKEN; a change is taken up
+    /// while the store runs [default: everyone may come in]
+    #[arg(long, env = "LKV_TOKEN_FILE", hide_env_values = true, value_name = "FILE",
+          value_parser = PathBufValueParser::new())]
+    pub token_file: Option<PathBuf>,
+
+    /// Let everyone do everything, on an address that other machines can reach
+    #[arg(long, env = "LKV_NO_AUTH", value_parser = BoolishValueParser::new())]
+    pub no_auth: bool,
+
+    /// The token of the variable `LKV_TOKEN`. It has no flag, since everyone on this
+    /// machine can see those.
+    #[arg(skip)]
+    pub token: Option<Token>,
+
+    /// An origin (scheme, host and port) whose web pages may call the store and read
+    /// its replies; * for any, with a token; may be repeated
+    #[arg(long, env = "LKV_CORS_ORIGIN", value_name = "URL", value_parser = parse_origins)]
+    pub cors_origin: Vec<Several<Origin>>,
 
     /// Keep the store in this directory, made if missing: a write is answered
     /// once it is synced to disk [default: in memory, gone with the process]
@@ -123,11 +154,22 @@ pub struct Options {
     /// trace; debug logs each request
     #[arg(long, env = "LKV_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LevelFilter,
+
+    /// The form of a line on standard error: text, or a JSON object with time, level
+    /// and message
+    #[arg(long, env = "LKV_LOG_FORMAT", value_name = "FORMAT", default_value_t = LogFormat::Text,
+          value_enum, ignore_case = true, hide_possible_values = true)]
+    pub log_format: LogFormat,
+
+    /// Log each response on standard error, whatever the level: in the combined log
+    /// format, or as JSON with its duration in seconds
+    #[arg(long, env = "LKV_ACCESS_LOG", value_parser = BoolishValueParser::new())]
+    pub access_log: bool,
 }
 
-/// Names that `Host` may have, as one argument or the environment gives them.
+/// Values that one argument or the environment gives together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostNames(Vec<HostName>);
+pub struct Several<T>(Vec<T>);
 
 /// An end before the start.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,21 +191,26 @@ impl Options {
             if unset { arg.env(None::<&str>) } else { arg }
         });
         let matches = command.try_get_matches_from_mut(arguments);
-        matches.and_then(|matches| Self::from_arg_matches(&matches)).map_err(|err| {
+        let options = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        let mut options = options.map_err(|err| {
             let text = err.render().to_string();
             if matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
                 Instead::Print(text)
             } else {
                 Instead::Complain(one_line(&text))
             }
-        })
+        })?;
+        options.token = Token::read().map_err(bad_usage)?;
+        options.check_access().map_err(bad_usage)?;
+        Ok(options)
     }
 
     /// Warnings of ignored environment variables that bear the program's name.
     pub fn ignored_variables() -> Vec<String> {
         let command = Self::command();
         let flags = command.get_arguments().filter_map(|arg| arg.get_env().map(ToOwned::to_owned));
-        environment::ignored(&flags.collect::<Vec<_>>(), std::env::vars_os())
+        let known = flags.chain([Token::VARIABLE.into()]);
+        environment::ignored(&known.collect::<Vec<_>>(), std::env::vars_os())
     }
 
     /// The addresses that host and port stand for, at least one, each once.
@@ -186,18 +233,6 @@ impl Options {
         Ok(addrs)
     }
 
-    /// The hosts that calls to a server on `addrs` may name. Other machines reach
-    /// it by names that are unknown here, so any is allowed then.
-    pub fn hosts(&self, addrs: &[SocketAddr]) -> Hosts {
-        if !addrs.iter().all(is_loopback) {
-            return Hosts::any();
-        }
-        // An address is allowed in any case.
-        let own = self.host.parse().ok();
-        let names = self.allow_host.iter().flat_map(|HostNames(names)| names).cloned();
-        Hosts::local(names.chain(own))
-    }
-
     /// The bytes of history.
     pub fn history_bytes(&self) -> usize {
         usize::try_from(self.history.0).unwrap_or(usize::MAX)
@@ -216,23 +251,36 @@ impl Options {
             request_timeout: self.request_timeout.0,
             shutdown_timeout: self.shutdown_timeout.0,
             storage_descriptors,
+            ..Config::default()
         }
     }
 }
 
-/// Returns true for an address that only this machine can reach.
-pub fn is_loopback(addr: &SocketAddr) -> bool {
-    addr.ip().to_canonical().is_loopback()
+/// Parses names of hosts with commas or spaces between them.
+fn parse_hosts(text: &str) -> Result<Several<HostName>, String> {
+    parse_several(text).map_err(|(name, InvalidHostName)| {
+        format!("{name} is not a name such as a.example.com, .example.com or *")
+    })
 }
 
-/// Parses names with commas or spaces between them.
-fn parse_hosts(text: &str) -> Result<HostNames, String> {
-    let names = text.split([',', ' ', '\t', '\n']).filter(|name| !name.is_empty());
-    let parse = |name: &str| {
-        let complaint = format!("{name} is not a name such as a.example.com, .example.com or *");
-        name.parse().map_err(|InvalidHostName| complaint)
-    };
-    names.map(parse).collect::<Result<_, _>>().map(HostNames)
+/// Parses origins with commas or spaces between them.
+fn parse_origins(text: &str) -> Result<Several<Origin>, String> {
+    parse_several(text).map_err(|(origin, InvalidOrigin)| {
+        format!("{origin} is not an origin such as https://app.example.com, or *")
+    })
+}
+
+/// Parses words with commas or spaces between them; fails with the first bad one.
+fn parse_several<T: FromStr>(text: &str) -> Result<Several<T>, (&str, T::Err)> {
+    let words = text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty());
+    words.map(|word| word.parse().map_err(|err| (word, err))).collect::<Result<_, _>>().map(Several)
+}
+
+impl<T> Several<T> {
+    /// All values of these.
+    fn all(severals: &[Self]) -> impl Iterator<Item = &T> {
+        severals.iter().flat_map(|Self(values)| values)
+    }
 }
 
 fn parse_value_size(text: &str) -> Result<Size, String> {
@@ -254,6 +302,10 @@ fn parse_count(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("not a whole number from 1 on".to_owned()),
         Ok(count) => Ok(count),
     }
+}
+
+fn bad_usage(complaint: impl Display) -> Instead {
+    Instead::Complain(format!("{complaint}; see --help"))
 }
 
 /// The first sentence of a complaint of clap's, with its tip if it has one.
@@ -319,7 +371,7 @@ mod tests {
     fn names_to_be_called_by_add_up() {
         let names = |arguments: &[&str]| {
             let options = read(arguments).expect("they are names");
-            options.allow_host.into_iter().flat_map(|HostNames(names)| names).collect::<Vec<_>>()
+            Several::all(&options.allow_host).cloned().collect::<Vec<_>>()
         };
         let [one, other] = ["a.test", ".b.test"].map(|name| name.parse().expect("a name"));
         assert_eq!(names(&["--allow-host", "a.test", "--allow-host", ".b.test"]), [one, other]);

@@ -9,10 +9,11 @@
 //! The reader of a log may stall, and a write to it then blocks without end. Here
 //! it blocks one thread that has nothing else to do.
 
+use crate::metrics::{Exposition, Source};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::mem;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ const QUEUED_BYTES_MAX: usize = 1 << 20;
 
 /// The pause before another try on a stream that somebody has set to non-blocking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A line in place of so many lost ones, without its end.
+type Gap = dyn Fn(u64) -> Vec<u8> + Send;
 
 /// A stream of lines. A clone is another handle on the same one.
 #[derive(Clone)]
@@ -42,6 +46,8 @@ struct Queue {
     bytes: usize,
     /// The number of lines lost since the last one that was taken.
     lost: u64,
+    /// The number of lines lost since the start.
+    lost_ever: u64,
     /// The thread has a line in hand.
     is_writing: bool,
     /// The last write has failed. The next line is the next try.
@@ -56,12 +62,17 @@ struct Line {
 }
 
 impl Output {
-    /// A stream into `sink`, written by a thread of this name.
-    pub fn new(name: &str, sink: impl Write + Send + 'static) -> io::Result<Self> {
+    /// A stream into `sink`, written by a thread of this name. `gap` makes the line in
+    /// place of so many lost ones, without its end.
+    pub fn new(
+        name: &str,
+        sink: impl Write + Send + 'static,
+        gap: impl Fn(u64) -> Vec<u8> + Send + 'static,
+    ) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let thread = thread::Builder::new().name(name.to_owned());
         let queue = Arc::clone(&shared);
-        thread.spawn(move || write_all(&queue, sink))?;
+        thread.spawn(move || write_all(&queue, sink, &gap))?;
         Ok(Self(shared))
     }
 
@@ -72,6 +83,12 @@ impl Output {
         bytes.push(b'\n');
         self.0.lock().push(bytes);
         self.0.filled.notify_one();
+    }
+
+    /// The metrics of a stream that is a log.
+    pub fn source(&self) -> Weak<dyn Source> {
+        let shared: Weak<Shared> = Arc::downgrade(&self.0);
+        shared
     }
 
     /// Waits until every line is written, but not beyond `deadline`.
@@ -89,12 +106,20 @@ impl Shared {
     }
 }
 
+impl Source for Shared {
+    fn report(&self, to: &mut Exposition) {
+        let help = "Lines of the log that nobody took in time, or that could not be written.";
+        to.counter("lkv_log_lines_lost_total", help, self.lock().lost_ever);
+    }
+}
+
 impl Queue {
     fn push(&mut self, bytes: Vec<u8>) {
         let bytes_max = if self.lost > 0 { QUEUED_BYTES_MAX / 2 } else { QUEUED_BYTES_MAX };
         let line = Line { bytes, lost_before: self.lost };
         if self.bytes + line.cost() > bytes_max {
             self.lost += 1;
+            self.lost_ever += 1;
             return;
         }
         self.lost = 0;
@@ -131,7 +156,8 @@ impl Line {
 }
 
 /// Writes the queue's lines as they come, for as long as the process lives.
-fn write_all(shared: &Shared, mut sink: impl Write) {
+fn write_all(shared: &Shared, sink: impl Write, gap: &Gap) {
+    let mut sink = Sink { sink, is_torn: false };
     let mut queue = shared.lock();
     loop {
         let filled = shared.filled.wait_while(queue, |queue| queue.is_drained());
@@ -139,40 +165,49 @@ fn write_all(shared: &Shared, mut sink: impl Write) {
         let line = queue.take();
         drop(queue);
 
-        let lost = write_with_gap(&mut sink, &line);
+        let lost_before = line.lost_before;
+        let is_told = lost_before == 0 || sink.write_line(&[&*gap(lost_before), b"\n"].concat());
+        let is_written = is_told && sink.write_line(&line.bytes);
+        let lost = u64::from(!is_written && !line.bytes.is_empty());
         queue = shared.lock();
         queue.is_writing = false;
-        queue.has_failed = lost > 0;
-        queue.lost += lost;
+        queue.has_failed = !is_written;
+        queue.lost += if is_told { lost } else { lost_before + lost };
+        queue.lost_ever += lost;
         shared.drained.notify_all();
     }
 }
 
-/// Writes a line, with a report of lost ones before it. Returns the number of lines
-/// neither written nor reported.
-fn write_with_gap(sink: &mut impl Write, line: &Line) -> u64 {
-    let lost = line.lost_before;
-    if lost > 0 {
-        let lines = if lost == 1 { "line is" } else { "lines are" };
-        let text = format!("little-key-value: {lost} {lines} missing here\n");
-        if !write_line(sink, text.as_bytes()) {
-            return lost + u64::from(!line.bytes.is_empty());
-        }
-    }
-    u64::from(!write_line(sink, &line.bytes))
+/// A sink of lines.
+struct Sink<W> {
+    sink: W,
+    /// Of the last line only a part was written, as where a disk is full.
+    is_torn: bool,
 }
 
-/// Writes a line, in one call if the system takes it so. Returns true once it is
-/// written.
-fn write_line(sink: &mut impl Write, line: &[u8]) -> bool {
-    let mut rest = line;
-    while !rest.is_empty() {
-        match retried(|| sink.write(rest)) {
-            Ok(0) | Err(_) => return false,
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+impl<W: Write> Sink<W> {
+    /// Writes a line, in one call if the system takes it so. Returns true once it is
+    /// written. No line is joined to what was written of another.
+    fn write_line(&mut self, line: &[u8]) -> bool {
+        if self.is_torn && !line.is_empty() && !self.write(b"\n") {
+            return false;
         }
+        self.write(line)
     }
-    retried(|| sink.flush()).is_ok()
+
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match retried(|| self.sink.write(rest)) {
+                Ok(0) | Err(_) => return false,
+                Ok(written) => {
+                    rest = rest.get(written..).unwrap_or_default();
+                    self.is_torn = !rest.is_empty();
+                }
+            }
+        }
+        retried(|| self.sink.flush()).is_ok()
+    }
 }
 
 /// The result of a call that neither a signal nor a full stream has interrupted.
@@ -221,13 +256,26 @@ mod tests {
             let (permits, permits_given) = crossbeam_channel::unbounded();
             let (writes, written) = crossbeam_channel::unbounded();
             let slow = Slow { permits: permits_given, written: writes };
-            Self { output: Output::new("test", slow).expect("a thread"), permits, written }
+            Self { output: Output::new("test", slow, gap).expect("a thread"), permits, written }
+        }
+
+        /// The lines lost, as the metrics tell.
+        fn lost(&self) -> u64 {
+            let mut exposition = Exposition::default();
+            self.output.source().upgrade().expect("it lives").report(&mut exposition);
+            let text = exposition.into_text();
+            let value = text.trim_end().rsplit(' ').next().expect("a sample");
+            value.parse().expect("a number")
         }
 
         fn read(&self) -> String {
             self.permits.send(Ok(())).expect("the thread lives");
             self.written.recv().expect("the thread lives")
         }
+    }
+
+    fn gap(lost: u64) -> Vec<u8> {
+        format!("{lost} are missing").into_bytes()
     }
 
     fn soon() -> Instant {
@@ -255,9 +303,9 @@ mod tests {
         let (mut next, mut missing) = (0, 0);
         while next < lines {
             let line = reader.read();
-            if let Some(told) = line.strip_prefix("little-key-value: ") {
+            if let Some((told, _)) = line.split_once(" are missing") {
                 assert_eq!(missing, 0, "one gap is told once: {line}");
-                missing = told.split(' ').next().expect("a number").parse().expect("a number");
+                missing = told.parse().expect("a number");
                 next += missing;
             } else {
                 assert_eq!(line.trim_end().parse(), Ok(next));
@@ -266,6 +314,7 @@ mod tests {
         }
         assert!(missing > lines / 2 && missing < lines, "{missing} of {lines}");
         assert_eq!(next, lines);
+        assert_eq!(reader.lost(), missing as u64);
 
         reader.output.line("after");
         assert_eq!(reader.read(), "after\n");
@@ -290,8 +339,46 @@ mod tests {
         fail(ErrorKind::StorageFull);
         reader.output.finish(soon());
         reader.output.line("three");
-        assert_eq!(reader.read(), "little-key-value: 2 lines are missing here\n");
-        assert_eq!(reader.read(), "three\n");
+        // Nor can the report, which loses nothing by itself.
+        fail(ErrorKind::StorageFull);
+        reader.output.finish(soon());
+        reader.output.line("four");
+        assert_eq!(reader.read(), "3 are missing\n");
+        assert_eq!(reader.read(), "four\n");
+        assert_eq!(reader.lost(), 3);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_joined_to_no_other() {
+        /// Takes so many bytes.
+        struct Full<'a>(&'a mut Vec<u8>, usize);
+
+        impl Write for Full<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let room = self.1.min(bytes.len());
+                self.1 -= room;
+                self.0.extend_from_slice(&bytes[..room]);
+                if room > 0 { Ok(room) } else { Err(ErrorKind::StorageFull.into()) }
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        for room in 0..=8 {
+            let mut written = Vec::new();
+            let mut sink = Sink { sink: Full(&mut written, room), is_torn: false };
+            let is_one_written = sink.write_line(b"one\n");
+            let is_other_written = sink.write_line(b"other\n");
+            sink.sink.1 = 100;
+            assert!(sink.write_line(b"last\n"));
+            let text = String::from_utf8(written).expect("text");
+            let lines: Vec<_> = text.lines().collect();
+            assert_eq!(lines.last(), Some(&"last"), "{room}: {text:?}");
+            assert_eq!(lines.contains(&"one"), is_one_written || room == 3, "{room}: {text:?}");
+            assert_eq!(lines.contains(&"other"), is_other_written, "{room}: {text:?}");
+        }
     }
 
     #[test]

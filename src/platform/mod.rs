@@ -8,4 +8,6 @@
 mod allocator;
 pub mod clock;
 pub mod descriptors;
+pub mod process;
 pub mod scheduling;
+pub mod threads;

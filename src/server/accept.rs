@@ -6,6 +6,7 @@
 //! Connections to the other sockets come to the same loop, through the `gate`.
 
 use super::connections::Connection;
+use super::cuts::Cut;
 use super::dispatch::{Dispatcher, Task};
 use super::gate::{self, AcceptThread};
 use super::inbox::Inbox;
@@ -17,6 +18,7 @@ use std::io;
 use std::mem;
 use std::net::{Shutdown, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,6 +96,7 @@ impl Acceptor {
         let number = current.thread.number + 1;
         let next = AcceptLoop::start(listeners, dispatcher, number)?;
         self.retiring.push(mem::replace(current, next));
+        self.dispatcher.accept_loops_replaced.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 
@@ -105,7 +108,7 @@ impl Acceptor {
         }
         for connection in open.iter().filter(|connection| !connection.is_read()) {
             if connection.accept_loop != self.current.thread.number {
-                self.dispatcher.connections.cut(connection);
+                self.dispatcher.connections.cut(connection, Cut::Unread);
             }
         }
         // A stream needs its accept loop no more.
@@ -126,6 +129,7 @@ impl Acceptor {
         let mut is_busy = false;
         for AcceptLoop { leadership, .. } in self.loops() {
             if let Some(turn) = leadership.displace_stuck(now) {
+                self.dispatcher.leaders_displaced.fetch_add(1, Ordering::Relaxed);
                 self.dispatcher.queue(Task::Lead(Arc::clone(leadership), turn));
             }
             is_busy |= leadership.is_handling();

@@ -49,6 +49,11 @@ impl Completions {
         None
     }
 
+    /// The number of those that wait.
+    pub fn len(&self) -> usize {
+        self.lock().replies.len()
+    }
+
     /// Takes some, in order. If others are left, the leader is woken up for them.
     pub fn take(&self) -> Vec<(Job, Reply)> {
         let mut state = self.lock();

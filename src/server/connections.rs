@@ -4,8 +4,10 @@
 //! and none of its descriptors any more, once both have gone: from then on it counts as a
 //! stream.
 
+use super::cuts::{Cut, Cuts};
 use super::limits::Room;
 use super::pipeline::{Activity, Life, Pipeline};
+use super::request::Head;
 use super::socket::Socket;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,6 +23,10 @@ pub struct Connections {
     /// The number of those, to be read without waiting.
     count: AtomicUsize,
     last_id: AtomicU64,
+    /// Those that the server has ended.
+    cuts: Cuts,
+    /// The traffic as it was told last: it never falls.
+    told: (AtomicU64, AtomicU64),
     /// Wakes the gate, which waits for room.
     roomier: Condvar,
     is_waited_for: AtomicBool,
@@ -33,6 +39,30 @@ struct Open {
     with_stream: usize,
     /// Those of them that cost no more than a stream does.
     streams: usize,
+    /// The traffic of connections that have ended.
+    ended: Traffic,
+}
+
+/// The bytes on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// All connections at a moment.
+pub struct Census {
+    /// Those that are open.
+    pub open: Vec<Arc<Connection>>,
+    /// The number of all so far.
+    pub total: u64,
+    /// The most that may be open, streams apart.
+    pub max: usize,
+    /// Those with a stream, and the most of them.
+    pub with_stream: usize,
+    pub with_stream_max: usize,
+    /// The traffic of all so far.
+    pub traffic: Traffic,
 }
 
 /// The fill of the room for connections.
@@ -62,8 +92,21 @@ pub struct Connection {
     has_stream: AtomicBool,
     /// tiny_http has neither a thread nor a descriptor for it any more.
     is_left: AtomicBool,
+    /// It is counted among those that were cut.
+    is_cut: AtomicBool,
+    /// The head of a request whose body is awaited.
+    awaited: Mutex<Option<Box<Head>>>,
     /// The bytes received so far.
     received: AtomicU64,
+}
+
+/// A body that a connection awaits, until this is dropped.
+pub struct Awaited<'a>(&'a Connection);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.take_awaited();
+    }
 }
 
 impl Open {
@@ -71,6 +114,13 @@ impl Open {
     fn fill(&self, room: &Room) -> Fill {
         let count = self.by_id.len() - self.streams;
         Fill { count, max: room.with_turned_away_max(self.streams) }
+    }
+}
+
+impl Traffic {
+    fn add(&mut self, more: Self) {
+        self.received += more.received;
+        self.sent += more.sent;
     }
 }
 
@@ -92,6 +142,8 @@ impl Connections {
             is_read: AtomicBool::new(false),
             has_stream: AtomicBool::new(false),
             is_left: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
+            awaited: Mutex::default(),
             received: AtomicU64::new(0),
         });
         let mut open = self.lock();
@@ -156,6 +208,7 @@ impl Connections {
         if was_open {
             open.with_stream -= usize::from(connection.has_stream.load(Ordering::Relaxed));
             open.streams -= usize::from(connection.is_stream());
+            open.ended.add(connection.traffic());
         }
         drop(open);
         if was_open {
@@ -177,23 +230,47 @@ impl Connections {
 
     /// Ends a connection on which nothing is in work: its client finds the end
     /// of the stream.
-    pub fn dismiss(&self, connection: &Connection) {
-        if connection.close_with(&[]) && !connection.is_read() {
+    pub fn dismiss(&self, connection: &Connection, reason: Cut) {
+        if self.close_with(connection, &[], reason) && !connection.is_read() {
             self.end(connection);
         }
     }
 
+    /// Says `last_words` and takes no request any more, unless one is in work
+    /// that may be answered at any moment; `false` in that case.
+    pub fn close_with(&self, connection: &Connection, last_words: &[u8], reason: Cut) -> bool {
+        let is_closed = connection.close_with(last_words);
+        if is_closed {
+            self.count_cut(connection, reason);
+        }
+        is_closed
+    }
+
     /// Gives up a connection that is closing, for the room that it takes. Its last
     /// response is delivered unless the client goes on to send.
-    pub fn give_up(&self, connection: &Connection) {
+    pub fn give_up(&self, connection: &Connection, reason: Cut) {
+        self.count_cut(connection, reason);
         connection.socket.stop_receiving();
         if !connection.has_reader() {
             self.end(connection);
         }
     }
 
+    /// Counts a connection as one that was cut, with its first reason.
+    pub fn count_cut(&self, connection: &Connection, reason: Cut) {
+        if !connection.is_cut.swap(true, Ordering::Relaxed) {
+            self.cuts.add(reason);
+        }
+    }
+
+    /// The connections that were cut so far, by reason.
+    pub fn cuts(&self) -> impl Iterator<Item = (Cut, u64)> {
+        self.cuts.counts()
+    }
+
     /// Ends a connection now, in any stage.
-    pub fn cut(&self, connection: &Connection) {
+    pub fn cut(&self, connection: &Connection, reason: Cut) {
+        self.count_cut(connection, reason);
         connection.socket.cut();
         // Where there is a reader, it finds the end.
         connection.pipeline.end(Life::Cut);
@@ -210,6 +287,26 @@ impl Connections {
     /// The number of open connections, streams among them.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Counts all of them.
+    pub fn census(&self) -> Census {
+        let locked = self.lock();
+        let open: Vec<_> = locked.by_id.values().map(Arc::clone).collect();
+        let max = self.room.connections_max(locked.streams);
+        let (with_stream, mut traffic) = (locked.with_stream, locked.ended);
+        drop(locked);
+        for connection in &open {
+            traffic.add(connection.traffic());
+        }
+        // Bytes that come to a connection after its end are lost, and may have been told.
+        let told = |last: &AtomicU64, now| last.fetch_max(now, Ordering::Relaxed).max(now);
+        let (received, sent) = &self.told;
+        traffic =
+            Traffic { received: told(received, traffic.received), sent: told(sent, traffic.sent) };
+        let total = self.last_id.load(Ordering::Relaxed);
+        let with_stream_max = self.room.streams_max;
+        Census { open, total, max, with_stream, with_stream_max, traffic }
     }
 
     /// The fill of the room for connections.
@@ -265,9 +362,31 @@ impl Connection {
         self.has_stream.load(Ordering::Relaxed) && self.is_left.load(Ordering::Relaxed)
     }
 
+    /// Notes the head of a request whose body has not come, for the last words where it
+    /// comes too late.
+    pub fn set_awaited(&self, head: &Head) -> Awaited<'_> {
+        *self.awaited() = Some(Box::new(head.to_record()));
+        Awaited(self)
+    }
+
+    /// Takes the head of the request whose body is awaited, if one is.
+    pub fn take_awaited(&self) -> Option<Box<Head>> {
+        self.awaited().take()
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Option<Box<Head>>> {
+        // Every change is one call.
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts received bytes.
     pub fn add_received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn traffic(&self) -> Traffic {
+        let received = self.received.load(Ordering::Relaxed);
+        Traffic { received, sent: self.socket.sent() }
     }
 
     /// The watchdog's view of it.
@@ -275,9 +394,7 @@ impl Connection {
         self.pipeline.activity(self.received.load(Ordering::Relaxed))
     }
 
-    /// Says `last_words` and takes no request any more, unless one is in work
-    /// that may be answered at any moment; `false` in that case.
-    pub fn close_with(&self, last_words: &[u8]) -> bool {
+    fn close_with(&self, last_words: &[u8]) -> bool {
         let is_closed = self.pipeline.close();
         if is_closed {
             // A client that takes no response goes without one.

@@ -34,8 +34,10 @@
 //! Parked it has no thread; a server that stops, and a client that ends its side, end the
 //! stream in good order with what is under way.
 
+use super::access_log::{AccessLog, Served};
 use super::completions::Completions;
 use super::connections::{Connection, Connections};
+use super::cuts::Cut;
 use super::framing::Persistence;
 use super::job::Job;
 use super::leader::{Leadership, Turn};
@@ -48,13 +50,13 @@ use super::sender::{Place, Senders, Transfer};
 use super::socket::Socket;
 use super::uploads::Uploads;
 use crate::api::{Api, Pending, Refusal, Reply, Step, Waiting};
-use crate::metrics::Metrics;
+use crate::metrics::Counted;
 use crossbeam_channel::{Receiver, Sender};
 use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The most tasks that wait for a worker; no more requests are taken then.
@@ -88,16 +90,18 @@ pub struct Dispatcher {
     pub uploads: Arc<Uploads>,
     /// The watchdog's mailbox.
     pub watchdog: Mailbox,
-    /// Counters of responses.
-    pub metrics: Metrics,
     /// Replies of the storage that wait for the leader.
     pub completions: Completions,
+    /// The accept loops that had ended and were replaced.
+    pub accept_loops_replaced: AtomicU64,
+    /// The leaders that were stuck, and whose turn another has taken.
+    pub leaders_displaced: AtomicU64,
+    /// The access log, if there is one.
+    pub access_log: Option<AccessLog>,
     tasks: Sender<Task>,
     task_queue: Receiver<Task>,
     /// The operations submitted to the storage and not done yet.
     submitted: AtomicUsize,
-    /// Set once: responses close their connections from then on.
-    is_draining: AtomicBool,
 }
 
 /// The next part of a response, while it is made.
@@ -139,7 +143,7 @@ pub enum Task {
 
 impl Dispatcher {
     /// A dispatcher between `api` and `senders`, with room for connections.
-    pub fn new(api: Api, senders: Senders, room: Room) -> Self {
+    pub fn new(api: Api, senders: Senders, room: Room, access_log: Option<AccessLog>) -> Self {
         let (tasks, task_queue) = crossbeam_channel::unbounded();
         Self {
             api,
@@ -147,18 +151,19 @@ impl Dispatcher {
             senders,
             uploads: Arc::default(),
             watchdog: Mailbox::default(),
-            metrics: Metrics::default(),
             completions: Completions::default(),
+            accept_loops_replaced: AtomicU64::new(0),
+            leaders_displaced: AtomicU64::new(0),
+            access_log,
             tasks,
             task_queue,
             submitted: AtomicUsize::new(0),
-            is_draining: AtomicBool::new(false),
         }
     }
 
     /// Closes each connection with its next response from now on, and ends all waits.
     pub fn drain(&self) {
-        self.is_draining.store(true, Ordering::SeqCst);
+        self.api.drain();
         for connection in self.connections.all() {
             connection.pipeline.end_wait();
         }
@@ -177,6 +182,16 @@ impl Dispatcher {
         }
     }
 
+    /// The tasks that wait for a worker.
+    pub fn tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// The operations submitted to the storage and not done yet.
+    pub fn submitted(&self) -> usize {
+        self.submitted.load(Ordering::Relaxed)
+    }
+
     /// Waits for a worker's next task.
     pub fn next_task(&self) -> Task {
         self.task_queue.recv().unwrap_or(Task::Stop)
@@ -188,7 +203,7 @@ impl Dispatcher {
         let connection = Arc::clone(&job.connection);
         let handle = || self.execute(job, meaning, is_leader);
         if panic::catch_unwind(AssertUnwindSafe(handle)).is_err() {
-            self.connections.cut(&connection);
+            self.connections.cut(&connection, Cut::Panicked);
         }
     }
 
@@ -198,9 +213,16 @@ impl Dispatcher {
             Ok(operation) => operation,
             Err(reply) => return self.respond(job, reply),
         };
+        // It may have waited behind others, or for its body.
+        if !self.api.has_tokens(job.head.tokens) {
+            return self.respond(job, Refusal::TokensChanged.into());
+        }
         let body_bytes_max =
             if operation.is_batch() { LEADER_BATCH_BYTES_MAX } else { LEADER_BODY_BYTES_MAX };
-        if is_leader && body.len() > body_bytes_max {
+        // A store that is overloaded is one to look into.
+        let is_survey = operation.is_survey() && self.tasks.len() < TASKS_MAX;
+        let is_long = body.len() > body_bytes_max || is_survey;
+        if is_leader && is_long {
             return self.queue(Task::Handle(job, Ok((operation, body))));
         }
         if operation.is_stream() && !self.connections.admit_stream(&job.connection) {
@@ -243,13 +265,9 @@ impl Dispatcher {
     /// with the server.
     fn note_wait(&self, connection: &Connection, waiting: &Arc<dyn Waiting>, stage: Stage) {
         connection.pipeline.wait(waiting, stage);
-        if self.is_draining() {
+        if self.api.is_draining() {
             waiting.end();
         }
-    }
-
-    fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::SeqCst)
     }
 
     /// Takes the storage's reply, usually on a thread of the storage's own, which has
@@ -273,10 +291,13 @@ impl Dispatcher {
     /// Writes the response as far as the socket takes it at once, and leaves the
     /// rest to a sender. Never blocks.
     fn respond(&self, job: Job, reply: Reply) {
+        let reply = match &job.head.cors {
+            None => reply,
+            Some(cors) => cors.apply(reply),
+        };
         // Those that wait were taken, so they are answered before the end.
-        let ends =
-            self.is_draining.load(Ordering::Relaxed) && !job.connection.pipeline.has_waiting();
-        let response = Response::new(reply, &job.head, ends);
+        let ends = self.api.is_draining() && !job.connection.pipeline.has_waiting();
+        let mut response = Response::new(reply, &job.head, ends);
         if response.is_small() && !response.has_rest() {
             let bytes = response.first_piece();
             match job.connection.socket.send_now(&bytes) {
@@ -284,7 +305,12 @@ impl Dispatcher {
                     let place = self.senders.place();
                     self.senders.send(Transfer::begun(job, response, Some(place), bytes, sent));
                 }
-                outcome => self.finish(job, &response, outcome.map(|_| ())),
+                outcome => {
+                    if outcome.is_err() {
+                        response.note_cut(0, &bytes);
+                    }
+                    self.finish(job, &response, outcome.map(|_| ()));
+                }
             }
         } else if response.is_stream()
             || self.senders.under_way() < SENDING_MAX
@@ -334,7 +360,7 @@ impl Dispatcher {
         // The part that was written is dropped before there is another.
         let (rest, progress) = response.into_rest().expect("it has a rest");
         let next = NextPart { dispatcher: Arc::clone(self), job, progress, place };
-        if is_stream && (self.is_draining() || connection.pipeline.is_ending()) {
+        if is_stream && (self.api.is_draining() || connection.pipeline.is_ending()) {
             drop(rest);
             return next.queue(Reply::empty());
         }
@@ -345,7 +371,7 @@ impl Dispatcher {
             Step::Wait(waiting) => self.api.wait(waiting, |reply| next.queue(reply)),
         };
         if panic::catch_unwind(AssertUnwindSafe(go_on)).is_err() {
-            self.connections.cut(&connection);
+            self.connections.cut(&connection, Cut::Panicked);
         }
     }
 
@@ -366,11 +392,12 @@ impl Dispatcher {
 
     /// Ends a response whose next part cannot be had, so that its client knows.
     fn break_off(&self, job: &Job, response: &Response) {
-        self.count(&job.head, response);
+        self.count(&job.connection, &job.head, response);
         let connection = &job.connection;
         log::debug!("{}: a response breaks off", connection.peer);
+        self.connections.count_cut(connection, Cut::BrokenOff);
         match response.body_end() {
-            BodyEnd::Close => self.connections.cut(connection),
+            BodyEnd::Close => self.connections.cut(connection, Cut::BrokenOff),
             // The last chunk is missing.
             BodyEnd::LastChunk | BodyEnd::Length => self.connections.close(connection),
         }
@@ -379,11 +406,11 @@ impl Dispatcher {
     /// Ends a request whose response was written, or cannot be, and begins with
     /// the next one of its connection.
     fn finish(&self, job: Job, response: &Response, outcome: io::Result<()>) {
-        self.count(&job.head, response);
+        self.count(&job.connection, &job.head, response);
         let Job { connection, .. } = job;
         if let Err(err) = outcome {
             log::debug!("{}: writing a response: {err}", connection.peer);
-            self.connections.cut(&connection);
+            self.connections.cut(&connection, Cut::WriteFailed);
         } else if response.persistence() == Persistence::Close || Socket::SERVES_ONE {
             if response.body_end() == BodyEnd::Close {
                 connection.socket.set_ends_by_reset(false);
@@ -395,13 +422,25 @@ impl Dispatcher {
         }
     }
 
-    fn count(&self, head: &Head, response: &Response) {
+    /// Whether a log wants requests as they came.
+    pub fn is_logging(&self) -> bool {
+        self.access_log.is_some() || log::log_enabled!(log::Level::Debug)
+    }
+
+    /// Counts a response that ends a request, and tells the logs of it.
+    pub fn count(&self, connection: &Connection, head: &Head, response: &Response) {
         let latency = head.came.elapsed();
-        let status = response.status();
-        self.metrics.count(head.method, status, latency);
+        let (method, route, status) = (head.method, head.route.index(), response.status());
+        let counted = (!response.is_stream()).then_some(latency);
+        self.api.metrics().count(Counted { method, route, status, latency: counted });
         if let Some(line) = &head.line {
-            let bytes = response.body_bytes();
-            log::debug!("{line} {status} {bytes} bytes {} us", latency.as_micros());
+            let (bytes, micros) = (response.body_bytes(), latency.as_micros());
+            let (method, target) = (line.method.escape_debug(), line.target.escape_debug());
+            log::debug!("{method} {target} {status} {bytes} bytes {micros} us");
+            if let Some(log) = &self.access_log {
+                let (peer, duration) = (connection.peer, latency);
+                log.tell(&Served { peer, line, status, body_bytes: bytes, duration });
+            }
         }
     }
 }
@@ -427,7 +466,7 @@ impl NextPart {
             outcome => dispatcher.follow(job, part, place, outcome.map(|_| ())),
         };
         if panic::catch_unwind(AssertUnwindSafe(write)).is_err() {
-            dispatcher.connections.cut(&connection);
+            dispatcher.connections.cut(&connection, Cut::Panicked);
         }
     }
 }

@@ -17,6 +17,7 @@ use super::door::{self, Gate, Opened, Stream};
 use super::inlet::Inlet;
 use super::mailbox::Command;
 use super::socket::Socket;
+use crate::platform::threads;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -115,6 +116,8 @@ impl AcceptThread {
     fn begin(self: &Arc<Self>) {
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             ACCEPT_THREAD.replace(Some(EndsWithThread(Arc::clone(self))));
+            // The threads that it starts name themselves.
+            threads::set_name(&format!("accept-{}", self.number));
         }
     }
 }

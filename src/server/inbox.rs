@@ -2,7 +2,7 @@
 //!
 //! Where there is a door each is only a call to look at a connection.
 
-use crate::platform::scheduling;
+use crate::platform::{scheduling, threads};
 use std::io;
 use std::iter;
 use std::mem;
@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// The most requests taken at a time before the first is begun with.
 const TAKEN_MAX: usize = 64;
 
+/// The name of tiny_http's threads, one for each connection.
+pub const CONNECTION_THREAD: &str = "connection";
+
 /// The queue of one tiny_http server.
 pub struct Inbox(Arc<tiny_http::Server>);
 
@@ -19,9 +22,10 @@ impl Inbox {
     /// Starts a tiny_http server that accepts on `listener`. Panics where it
     /// cannot have its threads.
     pub fn open(listener: TcpListener) -> io::Result<Self> {
-        // Its threads are scheduled as the one that starts them.
+        // Its threads are scheduled and called as the one that starts them.
         scheduling::batch_priority();
-        let server = tiny_http::Server::from_listener(listener, None);
+        let open = || tiny_http::Server::from_listener(listener, None);
+        let server = threads::starting(CONNECTION_THREAD, open);
         let server = Arc::new(server.map_err(io::Error::other)?);
         // Dropping a server makes it connect to its own address, which may
         // hang or reach a stranger. One more owner keeps it from that.

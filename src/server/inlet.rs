@@ -13,9 +13,11 @@
 
 use super::body::{self, Body};
 use super::connections::Connection;
+use super::cuts::Cut;
 use super::dispatch::Dispatcher;
 use super::door::{self, Stream};
 use super::framing::{Framing, HEAD_BYTES_MAX, Length};
+use super::inbox::CONNECTION_THREAD;
 use super::incoming::{self, Awaited};
 use super::job::Job;
 use super::pipeline::Stage;
@@ -23,6 +25,7 @@ use super::request::{self, Head, Meaning, Request};
 use super::uploads::{self, Reservation};
 use crate::api::grammar::is_tchar;
 use crate::api::{Import, Operation, Refusal, Reply};
+use crate::platform::threads;
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
 use std::panic::{self, AssertUnwindSafe};
@@ -132,16 +135,23 @@ impl Inlet {
         }
         let head_bytes = match self.head_end(input)? {
             Ok(bytes) => bytes,
-            Err(err) => return Some(Request::refused(Head::unknown(), err)),
+            Err(err) => {
+                let head = Head::of("", "", self.dispatcher.is_logging());
+                return Some(Request::refused(head, err));
+            }
         };
         let head = input.unused().get(..head_bytes).unwrap_or_default();
-        let understood = request::understand(head, &self.dispatcher.api);
+        let is_logged = self.dispatcher.is_logging();
+        let understood = request::understand(head, &self.dispatcher.api, is_logged);
         input.use_up(head_bytes);
         let (mut head, framing, admitted) = match understood {
             Ok(understood) => understood,
             Err((head, err)) => return Some(Request::refused(head, err)),
         };
         self.connection.pipeline.set_coming(true);
+        let bytes_here = input.unused().len() as u64;
+        let is_here = framing.length.known().is_some_and(|bytes| bytes <= bytes_here);
+        let _awaited = (!is_here).then(|| self.connection.set_awaited(&head));
         let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
         let comes_anyway = small.is_some_and(|bytes| bytes == 0 || !framing.expects_continue);
         let admitted = match admitted {
@@ -285,7 +295,11 @@ impl Stream for Inlet {
     }
 
     fn read(&self, buffer: &mut [u8]) -> usize {
-        self.connection.set_read();
+        if !self.connection.is_read() {
+            self.connection.set_read();
+            // It began with the name of the accept loop's.
+            threads::set_name_once(CONNECTION_THREAD);
+        }
         // A panic below leaves it as it is, and the connection is over then.
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         let next = panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input)));
@@ -295,8 +309,12 @@ impl Stream for Inlet {
                 STAND_IN.len()
             }
             (Ok(Next::Left), _) => 0,
-            (Ok(Next::Request | Next::End) | Err(_), _) => {
-                self.dispatcher.connections.end(&self.connection);
+            (next, _) => {
+                let connections = &self.dispatcher.connections;
+                if next.is_err() {
+                    connections.count_cut(&self.connection, Cut::Panicked);
+                }
+                connections.end(&self.connection);
                 0
             }
         }

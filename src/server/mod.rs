@@ -12,7 +12,8 @@
 //! - `dispatch`: the way from there to the `response`, by way of the storage and
 //!   the `sender` where it takes time.
 //!
-//! The `watchdog` keeps every deadline. The meaning of a request is the
+//! The `access_log` is told of each response. The `watchdog` keeps every deadline, and the
+//! `report` tells of all that is going on. The meaning of a request is the
 //! [`api`](crate::api)'s; nothing here knows it.
 
 #![cfg_attr(
@@ -21,10 +22,12 @@
 )]
 
 mod accept;
+mod access_log;
 mod body;
 mod chunked;
 mod completions;
 mod connections;
+mod cuts;
 mod dispatch;
 mod framing;
 mod inbox;
@@ -35,6 +38,7 @@ mod limits;
 mod listen;
 mod mailbox;
 mod pipeline;
+mod report;
 mod request;
 mod response;
 mod uploads;
@@ -60,6 +64,7 @@ use portable::{gate, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
 use accept::Acceptor;
+pub use access_log::{AccessLog, Line, Served};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dispatch::{Dispatcher, Task};
 use limits::{Limits, Room};
@@ -108,6 +113,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// The most descriptors that the storage has open.
     pub storage_descriptors: u64,
+    /// The access log, if there is to be one.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Config {
@@ -127,6 +134,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
             storage_descriptors: 0,
+            access_log: None,
         }
     }
 }
@@ -169,7 +177,10 @@ impl Server {
         let room = Room::new(own_threads, storage_descriptors, connections_max, streams_max);
         let streams_max = room.streams_max;
         log::debug!("up to {} connections, {streams_max} streams", room.connections_max(0));
-        let dispatcher = Arc::new(Dispatcher::new(api, senders, room));
+        let access_log = config.access_log.clone();
+        let dispatcher = Arc::new(Dispatcher::new(api, senders, room, access_log));
+        let source = Arc::downgrade(&dispatcher);
+        dispatcher.api.metrics().add_source(source);
         let mut threads = workers::start(workers, &dispatcher)?;
         for (number, sender) in loops.into_iter().enumerate() {
             let dispatcher = Arc::clone(&dispatcher);
@@ -229,7 +240,7 @@ impl Server {
             self.dispatcher.senders.stop();
             self.threads.into_iter().for_each(end);
         }
-        self.dispatcher.metrics.lines()
+        self.dispatcher.api.metrics().lines()
     }
 }
 

@@ -79,6 +79,25 @@ pub enum Stage {
     Watching,
 }
 
+/// A connection's occupation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupation {
+    /// No request is in work, and none has begun to come.
+    Idle,
+    /// A request is coming.
+    Reading,
+    /// A request waits for a thread or for the storage.
+    Working,
+    /// A request waits for its condition.
+    Waiting,
+    /// A response is being written.
+    Sending,
+    /// A response is a stream.
+    Streaming,
+    /// The last response was written.
+    Closing,
+}
+
 /// The watchdog's view of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activity {
@@ -297,6 +316,24 @@ impl Pipeline {
             is_coming: self.is_coming.load(Ordering::Relaxed),
             is_closing: state.life != Life::Open,
         }
+    }
+
+    /// Its occupation and the number of its requests that are not answered yet.
+    pub fn occupation(&self) -> (Occupation, usize) {
+        let state = self.lock();
+        let requests = state.waiting.len() + usize::from(state.stage.is_some());
+        let occupation = match state.stage {
+            _ if state.life != Life::Open => Occupation::Closing,
+            Some(Stage::Working) => Occupation::Working,
+            Some(Stage::Waiting) => Occupation::Waiting,
+            Some(Stage::Receiving | Stage::Streaming) => Occupation::Reading,
+            Some(Stage::Sending | Stage::Parts) => Occupation::Sending,
+            Some(Stage::Watching) => Occupation::Streaming,
+            None if requests > 0 => Occupation::Working,
+            None if self.is_coming.load(Ordering::Relaxed) => Occupation::Reading,
+            None => Occupation::Idle,
+        };
+        (occupation, requests)
     }
 
     /// Whether no request is in work, none waits and none has begun to come.

@@ -6,8 +6,9 @@
 //! rest of the body, and a chunked body that is cut off inside a chunk counts
 //! as whole. To HTTP/1.0 a response in parts that breaks off looks whole, and it
 //! has no end where the client asked for the connection to stay. Each request is a
-//! connection of its own to the rest of the server. A stream keeps its thread, and the
-//! leaving of its client is noticed once the next part is written.
+//! connection of its own to the rest of the server, and received bytes are not counted. A
+//! stream keeps its thread, and the leaving of its client is noticed once the next part is
+//! written.
 
 /// Reading requests.
 pub mod inlet {
@@ -108,17 +109,19 @@ pub mod inlet {
         dispatcher: &Dispatcher,
         request: &tiny_http::Request,
     ) -> Result<Understood, (Head, Refusal)> {
+        let (method, target) = (request.method().as_str(), request.url());
+        let is_logged = dispatcher.is_logging();
         let HTTPVersion(1, version @ (0 | 1)) = *request.http_version() else {
-            return Err((Head::unknown(), Refusal::VersionUnknown));
+            return Err((Head::of(method, target, is_logged), Refusal::VersionUnknown));
         };
         let fields = request.headers().iter();
         let fields = fields.map(|field| (field.field.as_str().as_str(), field.value.as_str()));
         let fields: Vec<(&str, &str)> = fields.take(framing::FIELDS_MAX + 1).collect();
-        let (method, target) = (request.method().as_str(), request.url());
         if fields.len() > framing::FIELDS_MAX {
-            return Err((Head::unknown(), Refusal::FieldsTooMany));
+            return Err((Head::of(method, target, is_logged), Refusal::FieldsTooMany));
         }
-        framing::ParsedHead { method, target, version, fields: &fields }.understand(&dispatcher.api)
+        framing::ParsedHead { method, target, version, fields: &fields }
+            .understand(&dispatcher.api, is_logged)
     }
 
     /// Reads the body, where there is to be one.
@@ -202,6 +205,7 @@ pub mod socket {
     use crate::server::dispatch::Dispatcher;
     use std::io::{self, Write};
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, Mutex, PoisonError};
 
     type Writer = Box<dyn Write + Send>;
@@ -211,6 +215,7 @@ pub mod socket {
         writer: Mutex<Option<Writer>>,
         dispatcher: Arc<Dispatcher>,
         peer: SocketAddr,
+        sent: AtomicU64,
     }
 
     impl Drop for Socket {
@@ -229,7 +234,7 @@ pub mod socket {
         pub const SEND_MAY_BLOCK: bool = true;
 
         pub fn new(writer: Writer, dispatcher: Arc<Dispatcher>, peer: SocketAddr) -> Self {
-            Self { writer: Mutex::new(Some(writer)), dispatcher, peer }
+            Self { writer: Mutex::new(Some(writer)), dispatcher, peer, sent: AtomicU64::new(0) }
         }
 
         pub fn cut(&self) {
@@ -263,7 +268,12 @@ pub mod socket {
             let writer = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             writer.write_all(bytes)?;
             writer.flush()?;
+            self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             Ok(bytes.len())
+        }
+
+        pub fn sent(&self) -> u64 {
+            self.sent.load(Ordering::Relaxed)
         }
     }
 }

@@ -1,9 +1,10 @@
 //! A parsed request: its head is checked for its framing, and admitted by the API,
 //! before its body is read.
 
+use super::access_log::Line;
 use super::framing::{self, Framing, Persistence};
 use super::uploads::Reservation;
-use crate::api::{Api, Call, Operation, Refusal, Reply};
+use crate::api::{Admission, Api, Call, Cors, Operation, Refusal, Reply, RouteId};
 use crate::metrics::METHODS;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -31,8 +32,14 @@ pub struct Head {
     pub reserved: Option<Box<Reservation>>,
     /// The time at which it was read.
     pub came: Instant,
-    /// The request line, if the log wants it.
-    pub line: Option<Box<str>>,
+    /// The route, for the metrics.
+    pub route: RouteId,
+    /// What the reply has to tell a browser.
+    pub cors: Option<Box<Cors>>,
+    /// The number of the set of tokens that it was admitted by.
+    pub tokens: u64,
+    /// The request as it came, if a log wants it.
+    pub line: Option<Box<Line>>,
 }
 
 /// Any other method.
@@ -47,16 +54,25 @@ impl Head {
             takes_chunks: false,
             reserved: None,
             came: Instant::now(),
+            route: RouteId::OTHER,
+            cors: None,
+            tokens: 0,
             line: None,
         }
     }
 
-    /// The head of a request with this line.
-    fn of(method: &str, target: &str) -> Self {
+    /// The head of a request with this line, as far as it can be parsed.
+    pub fn of(method: &str, target: &str, is_logged: bool) -> Self {
         let known = METHODS.into_iter().find(|known| *known == method);
-        let line = || format!("{} {}", method.escape_debug(), target.escape_debug()).into();
-        let line = log::log_enabled!(log::Level::Debug).then(line);
+        let line = is_logged.then(|| Box::new(Line::new(method, target)));
         Self { method: known.unwrap_or(OTHER_METHOD), line, ..Self::unknown() }
+    }
+
+    /// The same as far as its last words, counters and logs depend on it.
+    pub fn to_record(&self) -> Self {
+        let Self { method, came, route, .. } = *self;
+        let (cors, line) = (self.cors.clone(), self.line.clone());
+        Self { method, came, route, cors, line, ..Self::unknown() }
     }
 
     /// Whether no request comes after this one.
@@ -93,7 +109,7 @@ pub type Understood = (Head, Framing, Result<Operation, Reply>);
 
 /// Parses a head, from its request line to its empty line, checks its framing, and
 /// has `api` admit it. After an error the end of the request is not known.
-pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)> {
+pub fn understand(bytes: &[u8], api: &Api, is_logged: bool) -> Result<Understood, (Head, Refusal)> {
     let mut room = [MaybeUninit::uninit(); framing::FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let outcome = parsed.parse_with_uninit_headers(bytes, &mut room);
@@ -103,26 +119,33 @@ pub fn understand(bytes: &[u8], api: &Api) -> Result<Understood, (Head, Refusal)
         Ok(httparse::Status::Complete(_)) => {
             let fields = parsed.headers.iter();
             let values: Vec<Cow<'_, str>> =
-                fields.clone().map(|field| String::from_utf8_lossy(field.value)).collect();
+                fields.clone().map(|field| text_of(field.value)).collect();
             let fields = fields.zip(&values).map(|(field, value)| (field.name, &**value));
             let fields: Vec<(&str, &str)> = fields.collect();
             let version = parsed.version.unwrap_or_default();
             return framing::ParsedHead { method, target, version, fields: &fields }
-                .understand(api);
+                .understand(api, is_logged);
         }
         // The caller has seen the empty line.
         Ok(httparse::Status::Partial) => Refusal::RequestLineMalformed,
         Err(httparse::Error::Version) if !names_a_version(bytes) => Refusal::RequestLineMalformed,
         Err(err) => err.into(),
     };
-    Err((Head::of(method, target), err))
+    let mut head = Head::of(method, target, is_logged);
+    if let Some(line) = &mut head.line {
+        line.version = parsed.version;
+    }
+    Err((head, err))
 }
 
 impl framing::ParsedHead<'_> {
     /// Checks the framing, and has `api` admit the request.
-    pub fn understand(self, api: &Api) -> Result<Understood, (Head, Refusal)> {
+    pub fn understand(self, api: &Api, is_logged: bool) -> Result<Understood, (Head, Refusal)> {
         let Self { method, target, fields, version } = self;
-        let mut head = Head::of(method, target);
+        let mut head = Head::of(method, target, is_logged);
+        if let Some(line) = &mut head.line {
+            line.complete(version, fields);
+        }
         head.takes_chunks = version >= 1;
         let framing = match self.check() {
             Ok(framing) => framing,
@@ -130,13 +153,20 @@ impl framing::ParsedHead<'_> {
         };
         head.persistence = framing.persistence;
         let call = Call { method, target, fields, body_bytes: framing.length.known() };
-        let admitted = api.admit(&call);
+        let Admission { decision: admitted, route, cors, tokens } = api.admit(&call);
+        (head.route, head.cors, head.tokens) = (route, cors, tokens);
         if admitted.as_ref().is_ok_and(Operation::is_stream) {
             // Nothing can come behind a response without an end.
             head.persistence = Persistence::Close;
         }
         Ok((head, framing, admitted))
     }
+}
+
+/// The text of a field value. Nearly all of them are UTF-8, which the check for that alone
+/// finds out many bytes at a time.
+fn text_of(value: &[u8]) -> Cow<'_, str> {
+    str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
 }
 
 /// Whether the request line ends in a version of HTTP, supported or not.
@@ -169,7 +199,7 @@ mod tests {
 
     fn error(head: &[u8]) -> Option<Refusal> {
         let api = Api::new(Arc::new(Memory::new()), 1 << 20);
-        understand(head, &api).err().map(|(_, err)| err)
+        understand(head, &api, false).err().map(|(_, err)| err)
     }
 
     fn with_fields(fields: &str) -> Vec<u8> {
@@ -237,6 +267,6 @@ mod tests {
         // What else is in the field counts.
         let close = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, \xf6\r\n\r\n";
         let api = Api::new(Arc::new(Memory::new()), 1 << 20);
-        assert!(understand(close, &api).is_ok_and(|(head, ..)| head.is_last()));
+        assert!(understand(close, &api, false).is_ok_and(|(head, ..)| head.is_last()));
     }
 }

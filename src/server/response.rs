@@ -34,6 +34,8 @@ pub struct Response {
     /// The request was HEAD: the length is sent, the body is not.
     head_only: bool,
     progress: Progress,
+    /// The bytes of this part's body that were written, where that is not all.
+    cut_at: Option<usize>,
 }
 
 /// A response as far as its parts that were written.
@@ -63,7 +65,7 @@ impl Response {
         let persistence = if ends { Persistence::Close } else { head.persistence };
         let is_stream = reply.is_stream();
         let progress = Progress { persistence, body_end, is_stream, status: None, body_bytes: 0 };
-        let mut response = Self { reply, head_only: head.is_head(), progress };
+        let mut response = Self { reply, head_only: head.is_head(), progress, cut_at: None };
         if !response.has_body() {
             drop(response.reply.take_rest());
         }
@@ -116,9 +118,17 @@ impl Response {
         self.progress.body_end
     }
 
-    /// The bytes of body that are sent, up to the end of this part.
+    /// The bytes of body that are sent, up to the end of this part, or to where it was cut.
     pub fn body_bytes(&self) -> u64 {
-        self.progress.body_bytes + self.body().len() as u64
+        self.progress.body_bytes + self.cut_at.unwrap_or(self.body().len()) as u64
+    }
+
+    /// Notes that of this part no more than so many bytes were written, of which
+    /// `first_piece` has the first.
+    pub fn note_cut(&mut self, written: usize, first_piece: &[u8]) {
+        let body_bytes = self.body().len();
+        let ahead = first_piece.len().saturating_sub(body_bytes.min(SMALL_RESPONSE_BYTES_MAX));
+        self.cut_at = Some(written.saturating_sub(ahead).min(body_bytes));
     }
 
     /// The way to the next part, without this one; `None` after the last.
@@ -223,7 +233,7 @@ impl Response {
 impl Progress {
     /// The next part, which is the body of a reply.
     pub fn followed_by(self, reply: Reply) -> Response {
-        Response { reply, head_only: false, progress: self }
+        Response { reply, head_only: false, progress: self, cut_at: None }
     }
 }
 

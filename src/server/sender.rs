@@ -245,7 +245,11 @@ impl SenderLoop {
             },
             outcome => outcome.map(|_is_done| ()),
         };
-        let Some(transfer) = self.transfers.remove(&id) else { return };
+        let Some(mut transfer) = self.transfers.remove(&id) else { return };
+        if outcome.is_err() {
+            let Transfer { response, first, sent, .. } = &mut transfer;
+            response.note_cut(*sent, first);
+        }
         if transfer.is_watched {
             epoll::delete(&self.epoll, &transfer.job.connection.socket).ok();
         }

@@ -8,7 +8,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The bytes discarded at once.
@@ -20,6 +20,8 @@ pub struct Socket {
     descriptor: OwnedFd,
     /// The peer is to be reset, whichever way the connection ends.
     ends_by_reset: AtomicBool,
+    /// The bytes sent so far.
+    sent: AtomicU64,
 }
 
 impl Socket {
@@ -31,7 +33,7 @@ impl Socket {
 
     /// The socket behind a descriptor that was just accepted.
     pub fn new(descriptor: OwnedFd) -> Self {
-        Self { descriptor, ends_by_reset: AtomicBool::new(false) }
+        Self { descriptor, ends_by_reset: AtomicBool::new(false), sent: AtomicU64::new(0) }
     }
 
     /// Ends the connection in both directions: every wait for it returns, in any
@@ -84,8 +86,17 @@ impl Socket {
         match rustix::net::send(&self.descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
         {
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(0),
-            sent => Ok(sent?),
+            Err(err) => Err(err.into()),
+            Ok(sent) => {
+                self.sent.fetch_add(sent as u64, Ordering::Relaxed);
+                Ok(sent)
+            }
         }
+    }
+
+    /// The bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Receives into the spare room of `buffer`; 0 at the end. Blocks.

@@ -38,6 +38,13 @@ pub fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
     storage_room.map_or(unlimited, |room| room.saturating_add(BEYOND_LIMIT_BYTES))
 }
 
+impl Uploads {
+    /// The bytes reserved for all of them.
+    pub fn bytes(&self) -> u64 {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Reservation {
     /// An empty reservation.
     pub fn new(uploads: &Arc<Uploads>) -> Self {

@@ -68,6 +68,11 @@ impl Connection {
         self.stream.set_read_timeout(Some(patience)).expect("a socket takes a timeout");
     }
 
+    /// Its own end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().expect("a socket has an address")
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the server takes what is sent");

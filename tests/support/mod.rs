@@ -11,6 +11,7 @@
 //! | the contract of the `Storage` trait, on every engine | `tests/storage.rs` |
 //! | the same for what concerns many keys | `tests/lists.rs`, `tests/batches.rs` |
 //! | the same for the change log | `tests/changes.rs` |
+//! | tokens, on connections that are open | `tests/access.rs` |
 //! | bytes that are no whole request: cut, split, ambiguous, too large | `tests/wire.rs` |
 //! | many clients at once, all honest | `tests/concurrency.rs` |
 //! | the same with lists, batches and takes | `tests/collections.rs` |
@@ -23,8 +24,11 @@
 //! | an upload that is taken as it comes | `tests/imports.rs` |
 //! | flags, environment, exit codes, signals | `tests/process.rs` |
 //! | the addresses that it listens on | `tests/addresses.rs` |
+//! | the server's metrics | `tests/metrics.rs`, `scripts/metrics.sh` |
 //! | standard output and the log | `tests/output.rs`, `tests/panics.rs` |
 //! | no descriptors, threads or address space | `tests/faults.rs` |
+//! | the probes while it stops, or its disk hangs | `tests/probes.rs` |
+//! | the names of its threads | `tests/threads.rs` |
 //! | the system's clock is set | `tests/clock.rs` |
 //! | the directory of a durable store: its owner, its files, its versions | `tests/working_dir.rs` |
 //! | a durable store that is killed | `tests/crashes.rs` |
@@ -33,6 +37,7 @@
 //! | a disk that is full | `tests/full_disk.rs` |
 //! | a database that fails while its journal does not | `tests/reopen.rs` |
 //! | the account of the memory engine against the process's memory | `tests/memory.rs` |
+//! | what the metrics tell of a storage | `tests/metrics_of_storage.rs` |
 //! | what only curl or the shell does: `-T`, `$?`, `nohup` | `scripts/curl.sh`, `semantics.sh`, `process.sh` |
 //! | a proxy or a build tool in front | `scripts/proxy.sh`, `scripts/caches.sh` |
 //! | minutes under attack, kills or damage | `scripts/hostile/`, `soak.py`, `crash.py`, `damage.py` |

@@ -3,6 +3,7 @@
 use super::http::{Connection, PATIENCE, holds_within, wait_until};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -187,15 +188,26 @@ impl Process {
     /// Whether none of the storage's threads runs or could, or is being traced:
     /// each waits for something to come, or for a time.
     pub fn is_storage_at_rest(&self) -> bool {
-        const OTHERS: [&str; 4] = ["(watchdog", "(lead-", "(worker-", "(sender-"];
-        let tasks = format!("/proc/{}/task", self.child.id());
-        let tasks = std::fs::read_dir(tasks).expect("it runs").flatten();
-        tasks.into_iter().all(|task| {
-            // A thread that has ended meanwhile has no state.
-            let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { return true };
-            // The name is in parentheses, and the state is behind it.
-            OTHERS.iter().any(|name| stat.contains(name)) || stat.contains(") S ")
-        })
+        const OTHERS: [&str; 6] =
+            ["(watchdog)", "(accept-", "(connection)", "(lead-", "(worker-", "(sender-"];
+        self.stats().all(|stat| OTHERS.iter().any(|name| stat.contains(name)) || waits(&stat))
+    }
+
+    /// The same for all of its threads.
+    pub fn is_at_rest(&self) -> bool {
+        self.stats().all(|stat| waits(&stat))
+    }
+
+    /// The state of each of its threads.
+    fn stats(&self) -> impl Iterator<Item = String> {
+        // A thread that has ended meanwhile has no state.
+        self.tasks().filter_map(|task| std::fs::read_to_string(task.join("stat")).ok())
+    }
+
+    /// The folders in which the system tells of its threads.
+    pub fn tasks(&self) -> impl Iterator<Item = PathBuf> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        tasks.expect("it runs").flatten().map(|task| task.path())
     }
 
     /// Whether it has not ended.
@@ -222,6 +234,12 @@ impl Drop for Process {
             self.child.wait().expect("a child can be waited for");
         }
     }
+}
+
+/// Whether a thread of this state waits for something.
+fn waits(stat: &str) -> bool {
+    // The name is in parentheses, and the state is behind it.
+    stat.contains(") S ")
 }
 
 /// The address in `… http://127.0.0.1:8888 …`.

@@ -2,7 +2,7 @@
 
 use super::engines;
 use super::http::{Connection, PATIENCE, holds_within};
-use little_key_value::api::{Api, Hosts};
+use little_key_value::api::{Access, Api, Hosts};
 use little_key_value::server::{Config, Server};
 use little_key_value::storage::Storage;
 use std::net::{SocketAddr, TcpStream};
@@ -37,7 +37,17 @@ impl Fixture {
 
     /// A server with a configuration of its own.
     pub fn with(storage: Arc<dyn Storage>, value_bytes_max: u64, config: &Config) -> Self {
-        let api = Api::new(storage, value_bytes_max).with_hosts(Hosts::local([]));
+        let access = Access { hosts: Hosts::local([]), ..Access::default() };
+        Self::serving(Api::new(storage, value_bytes_max).with_access(access), config)
+    }
+
+    /// A server in front of a storage, with an access control of its own.
+    pub fn guarded(storage: Arc<dyn Storage>, access: Access) -> Self {
+        let api = Api::new(storage, VALUE_BYTES_MAX).with_access(access);
+        Self::serving(api, &Self::config())
+    }
+
+    fn serving(api: Api, config: &Config) -> Self {
         let server = Server::start(config, |_addrs| api);
         let server = server.expect("a server starts on a port of the system's choice");
         let addr = server.local_addrs()[0];

@@ -37,12 +37,16 @@
 //! - `= connect` opens another connection, `= closed` means that the server
 //!   closes this one, having sent nothing more. `= wait 20 ms` lets that time
 //!   pass, for what is over after it.
+//! - `= token LINE` and `= origins https://a https://b`, before all else, are about the
+//!   server: it knows a token, of which LINE is one of a token file, where it needs none
+//!   otherwise; and it allows pages of these origins.
 //!
 //! Of every answer but an interim one the replay also asks what is true of
 //! all: a date, a length unless its status can have no body, `nosniff`, and of
 //! an error and of an answer to a write that no cache may keep it.
 
 use super::http::{Connection, PATIENCE, Response};
+use little_key_value::api::{Access, Hosts, Origin, Origins, TokenSet, Tokens};
 use little_key_value::storage::Revision;
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -55,6 +59,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Transcript {
     name: String,
+    access: Access,
     steps: Vec<(usize, Step)>,
 }
 
@@ -90,10 +95,20 @@ impl Transcript {
     /// Reads a transcript. The error begins with `name` and the line.
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let mut lines = numbered(text.lines());
+        let (mut tokens, mut origins) = (String::new(), Origins::default());
         let mut steps = Vec::new();
         while let Some((number, line)) = lines.next_if(|_| true) {
+            let list = line.strip_prefix("= origins ").filter(|_| steps.is_empty());
+            if let Some(list) = list.and_then(origins_of) {
+                origins = list;
+                continue;
+            }
             let step = match line.split(' ').next().unwrap_or_default() {
                 "" => continue,
+                "=" if line.starts_with("= token ") && steps.is_empty() => {
+                    tokens.extend([line.trim_start_matches("= token "), "\n"]);
+                    continue;
+                }
                 "=" if line == "= connect" => Ok(Step::Connect),
                 "=" if line == "= closed" => Ok(Step::Closed),
                 "=" if line.starts_with("= wait ") => Step::wait(line),
@@ -108,7 +123,15 @@ impl Transcript {
             };
             steps.push((number, step.map_err(|err| format!("{name}:{number}: {err}"))?));
         }
-        Ok(Self { name: name.to_owned(), steps })
+        let tokens = (!tokens.is_empty()).then(|| TokenSet::parse(&tokens)).transpose();
+        let tokens = tokens.map_err(|err| format!("{name}: of its tokens {err}"))?.map(Tokens::new);
+        let access = Access { hosts: Hosts::local([]), tokens, origins };
+        Ok(Self { name: name.to_owned(), access, steps })
+    }
+
+    /// The access control of a server for it.
+    pub fn access(&self) -> Access {
+        self.access.clone()
     }
 
     /// Replays it against a server. The error names the line where it fails,
@@ -144,6 +167,12 @@ fn numbered<'a>(lines: Lines<'a>) -> Numbered<'a> {
     let lines = (1..).zip(lines.map(str::trim_end)).filter(|(_, line)| !line.starts_with('#'));
     let lines: Box<dyn Iterator<Item = (usize, &'a str)>> = Box::new(lines);
     lines.peekable()
+}
+
+/// The origins in a list; `None` where one is none.
+fn origins_of(list: &str) -> Option<Origins> {
+    let origins: Result<Vec<Origin>, _> = list.split(' ').map(str::parse).collect();
+    origins.ok().map(Origins::new)
 }
 
 /// Whether a line has this prefix, and nothing or a space after it.

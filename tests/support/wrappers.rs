@@ -1,10 +1,12 @@
 //! The program under another one, which makes the system fail it.
 
-use super::process::command;
 #[cfg(unix)]
 use super::process::heed_signals;
+use super::process::{Process, command};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 
 /// Whether a tool is there. Without it a test has nothing to say, which it may
 /// not where CI is set.
@@ -54,4 +56,33 @@ pub fn is_root() -> bool {
         eprintln!("skipped: only root may do this");
     }
     root
+}
+
+/// A fault of a program that runs, until this is dropped.
+pub struct Attached {
+    strace: Child,
+    told: Option<JoinHandle<usize>>,
+}
+
+/// Has calls fail, or take long: for some files, or for all.
+pub fn attach(process: &Process, fault: &str, files: &[String]) -> Attached {
+    let calls = fault.split_once(':').expect("calls and their fault").0;
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-p", &process.id().to_string(), "-o", "/dev/null"]);
+    strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")]);
+    let mut strace = strace.args(files).stderr(Stdio::piped()).spawn().expect("strace runs");
+    let told = strace.stderr.take().expect("it is piped");
+    let mut told = BufReader::new(told).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("attached")), "strace does not attach");
+    Attached { strace, told: Some(thread::spawn(move || told.count())) }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let kill = Command::new("kill").args(["-TERM", &self.strace.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+        self.strace.wait().expect("strace ends");
+        let told = self.told.take().map(JoinHandle::join);
+        told.expect("it is dropped once").expect("it is read");
+    }
 }

@@ -9,8 +9,8 @@ use super::list::list;
 use super::update::Verb;
 use super::write::Write;
 use super::{Answer, Operation, Pending, Routed};
+use crate::api::access::Right;
 use crate::api::collection::Parameters;
-use crate::api::cross_site::is_cross_site;
 use crate::api::etag::Conditions;
 use crate::api::target::{self, encode};
 use crate::api::ttl::Ttl;
@@ -34,10 +34,10 @@ const TRIES_MAX: usize = 20;
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     let fields = routed.fields;
-    if is_cross_site(fields, routed.target.authority(fields)) {
-        return Err(Refusal::CrossSite);
-    }
+    routed.caller.rights.check(Right::Write)?;
+    routed.caller.check_site(routed.target, fields)?;
     let parameters = Parameters::parse(routed.target.query, NAMES)?;
+    parameters.check_prefix(routed.caller, Right::Write)?;
     let ttl = Ttl::parse(parameters.ttl, fields)?;
     let prefix = parameters.into_prefix()?;
     if prefix.len() + Name::HIGHEST.len() > KEY_BYTES_MAX {

@@ -5,6 +5,7 @@
 //! put together first, as its head tells if there is another.
 
 use super::{Answer, Operation, Pending, Routed};
+use crate::api::access::Right;
 use crate::api::collection::{Kind, Parameters};
 use crate::api::entries::{Encoding, Entries, PART_BYTES};
 use crate::api::memory::Allowance;
@@ -34,6 +35,7 @@ enum Form {
 /// Parses the head. Conditions and `Range` are ignored.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     let parameters = Parameters::parse(routed.target.query, NAMES)?;
+    parameters.check_prefix(routed.caller, Right::Read)?;
     let prefers_lines = || accept::prefers(routed.fields, lines::MEDIA_TYPE, "text/plain");
     let form = match parameters.kind {
         Some(Kind::Tar) => Form::Entries(&tar::ENCODING),

@@ -16,6 +16,7 @@ pub mod health;
 pub mod import;
 pub mod list;
 pub mod manual;
+pub mod metrics;
 pub mod options;
 pub mod read;
 pub mod remove;
@@ -25,13 +26,13 @@ pub mod wait;
 pub mod watch;
 pub mod write;
 
-use super::cross_site::is_cross_site;
+use super::access::{Caller, Right};
 use super::digests::Digests;
 use super::etag::Conditions;
 use super::fields::Fields;
 use super::target::Target;
-use super::{Refusal, Reply, Step, query};
-use crate::storage::{Effect, Key, Op, Outcome, Storage};
+use super::{Api, Refusal, Reply, Step, query};
+use crate::storage::{Effect, Key, Op, Outcome};
 use bytes::Bytes;
 use import::Import;
 use read::Read;
@@ -53,14 +54,19 @@ pub struct Routed<'a> {
     pub key: Option<Key>,
     pub target: Target<'a>,
     pub fields: Fields<'a>,
+    /// Who calls.
+    pub caller: &'a Caller,
 }
 
 /// A call whose head is in order.
 pub enum Operation {
     /// A reply at once.
     Reply(Reply),
-    /// A reply from the state of the storage. Never blocks.
-    Inspect(fn(&dyn Storage) -> Reply),
+    /// A reply from the state of the store. Never blocks.
+    Inspect(fn(&Api) -> Reply),
+    /// A reply from the state of all parts of the program, which takes its time. Never
+    /// blocks.
+    Survey(fn(&Api) -> Reply),
     /// A read of a key.
     Read(Key, Read),
     /// A write of a key, which needs its body first.
@@ -122,7 +128,7 @@ impl Operation {
             Self::Wait(call) => matches!(call.0, Look::First(..)),
             Self::Pending(pending) => !matches!(pending.op, Op::Clear),
             Self::Body(_) | Self::Watch(_) | Self::Import(_) => true,
-            Self::Inspect(_) | Self::Read(..) | Self::Write(_) => false,
+            Self::Inspect(_) | Self::Survey(_) | Self::Read(..) | Self::Write(_) => false,
         }
     }
 
@@ -137,12 +143,18 @@ impl Operation {
             Self::Write(write) => write.check_length(bytes),
             Self::Reply(_)
             | Self::Inspect(_)
+            | Self::Survey(_)
             | Self::Read(..)
             | Self::Wait(_)
             | Self::Body(_)
             | Self::Pending(_)
             | Self::Watch(_) => Ok(()),
         }
+    }
+
+    /// Returns true if its reply takes its time.
+    pub fn is_survey(&self) -> bool {
+        matches!(self, Self::Survey(_))
     }
 
     /// Returns true if its body may be many operations.
@@ -152,6 +164,12 @@ impl Operation {
 }
 
 impl Routed<'_> {
+    /// Fails unless the caller may do this with the key in the path.
+    pub fn check_key(&self, right: Right) -> Result<(), Refusal> {
+        let key = self.key.as_ref().map_or("", Key::as_str);
+        self.caller.rights.check_key(right, key)
+    }
+
     /// The key in the path. Only a path with a key has an operation on one.
     pub fn into_key(self) -> Key {
         self.key.expect("the path has a key")
@@ -160,10 +178,8 @@ impl Routed<'_> {
     /// Checks the head of a call whose body is about many keys: it has no query, and no
     /// conditions, which each line may have. Gives the digests of the body.
     pub fn check_many(&self) -> Result<Option<Box<Digests>>, Refusal> {
-        let Self { target, fields, .. } = *self;
-        if is_cross_site(fields, target.authority(fields)) {
-            return Err(Refusal::CrossSite);
-        }
+        let Self { target, fields, caller, .. } = *self;
+        caller.check_site(target, fields)?;
         query::check_none(target.query)?;
         if !Conditions::parse(fields)?.is_empty() {
             return Err(Refusal::ConditionUnexpected);

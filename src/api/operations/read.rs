@@ -2,6 +2,7 @@
 
 use super::wait::Wait;
 use super::{Look, Operation, Routed};
+use crate::api::access::Right;
 use crate::api::etag::{self, Conditions, EntityTag, Precondition};
 use crate::api::fields::Fields;
 use crate::api::range::{self, Part};
@@ -19,6 +20,7 @@ pub struct Read {
 
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    routed.check_key(Right::Read)?;
     let wait = Wait::parse(query::wait_of_read(routed.target.query)?, routed.fields)?;
     let read = Read::parse(routed.fields, routed.method == "GET")?;
     let key = routed.into_key();

@@ -12,6 +12,7 @@
 use super::list::list;
 use super::take;
 use super::{Answer, Operation, Pending, Routed};
+use crate::api::access::Right;
 use crate::api::collection::Parameters;
 use crate::api::etag::Conditions;
 use crate::api::{Refusal, Reply, Step};
@@ -26,7 +27,9 @@ const BATCH_KEYS_MAX: usize = 500;
 /// Parses the head. A condition on one value is a mistake here: to ignore it would
 /// delete what it was to protect.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    routed.caller.rights.check(Right::Write)?;
     let parameters = Parameters::parse(routed.target.query, NAMES)?;
+    parameters.check_prefix(routed.caller, Right::Write)?;
     if let Some(prefix) = parameters.take {
         return take::parse(prefix, parameters.wait, routed.fields);
     }

@@ -6,7 +6,7 @@
 use super::update::{Update, Verb};
 use super::wait::{self, Wait};
 use super::{Answer, Look, Operation, Pending, Routed};
-use crate::api::cross_site::is_cross_site;
+use crate::api::access::Right;
 use crate::api::digests::Digests;
 use crate::api::etag::Conditions;
 use crate::api::fields::Fields;
@@ -35,6 +35,7 @@ pub struct Write {
 
 /// Parses the head of a `PUT`.
 pub fn put(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    routed.check_key(Right::Write)?;
     let query = Query::parse(routed.target.query)?;
     if query.action.is_some() {
         return Err(Refusal::QueryUnknown);
@@ -48,10 +49,9 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
     if !query::is_for_post(routed.target.query) {
         return Err(Refusal::MethodNotAllowed);
     }
+    routed.check_key(Right::Write)?;
     // The one method here that a browser sends for a page of another site.
-    if is_cross_site(routed.fields, routed.target.authority(routed.fields)) {
-        return Err(Refusal::CrossSite);
-    }
+    routed.caller.check_site(routed.target, routed.fields)?;
     let query = Query::parse(routed.target.query)?;
     let verb = match query.action {
         None => Verb::Touch,
@@ -65,6 +65,7 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
 
 /// Parses the head of a `DELETE`.
 pub fn delete(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    routed.check_key(Right::Write)?;
     let query = Query::parse(routed.target.query)?;
     let verb = match (query.action, query.ttl) {
         (None, None) => Verb::Delete,

@@ -3,7 +3,7 @@
 use super::{
     Api, Call, Full, Hosts, Untouchable, answer, api_over, check_form, key, text_of, whole,
 };
-use crate::api::{Operation, Pending, Reply, Upload};
+use crate::api::{Access, Operation, Pending, Reply, Upload};
 use crate::storage::{Blocking as _, Entry, Memory, Op, Time};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -48,7 +48,9 @@ impl<'a> Body<'a> {
 
     fn import(&mut self) -> Reply {
         let call = Call { method: "POST", target: "/import", fields: &[], body_bytes: None };
-        let Ok(Operation::Import(import)) = self.api.admit(&call) else { panic!("it is one") };
+        let Ok(Operation::Import(import)) = self.api.admit(&call).decision else {
+            panic!("it is one")
+        };
         let reply = self.api.import(import, self);
         check_form("POST /import", &reply);
         reply
@@ -240,8 +242,9 @@ fn a_body_that_is_neither_is_refused() {
 fn the_head_is_checked_before_a_byte_is_read() {
     let refusal = |target, fields: &[(&str, &str)], bytes| {
         let call = Call { method: "POST", target, fields, body_bytes: bytes };
-        let api = api_over(Untouchable).with_hosts(Hosts::any());
-        api.admit(&call).err().map(|reply| reply.status())
+        let api =
+            api_over(Untouchable).with_access(Access { hosts: Hosts::any(), ..Access::default() });
+        api.admit(&call).decision.err().map(|reply| reply.status())
     };
     let import = |fields: &[(&str, &str)]| refusal("/import", fields, None);
     assert_eq!(import(&[]), None);
@@ -269,7 +272,7 @@ fn content_that_does_not_match_its_digest_is_refused() {
         let field = format!("sha-256=:{digest}:");
         let fields = [("Content-Digest", field.as_str())];
         let call = Call { method: "POST", target: "/import", fields: &fields, body_bytes: None };
-        let Ok(Operation::Import(import)) = api.admit(&call) else { panic!("it is one") };
+        let Ok(Operation::Import(import)) = api.admit(&call).decision else { panic!("it is one") };
         let mut body = Body { at_once, ..Body::of(&api, body.as_bytes()) };
         let reply = api.import(import, &mut body);
         check_form("POST /import", &reply);

@@ -4,7 +4,7 @@
 use super::{
     Api, Call, Hosts, Reply, Untouchable, answer, api_over, call, check_form, key, text_of, whole,
 };
-use crate::api::{Refusal, Step};
+use crate::api::{Access, Refusal, Step};
 use crate::storage::{Blocking as _, Entry, Memory};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -466,7 +466,8 @@ fn the_head_of_a_batch_is_checked_before_its_lines() {
     let too_long = vec![b'\n'; 101];
     let reply = api_over(Untouchable).answer(&call("POST /batch", Some(101)), too_long.into());
     assert_eq!(reply, Refusal::ValueTooLarge.into());
-    let hosts = api_over(Untouchable).with_hosts(Hosts::local([]));
+    let hosts =
+        api_over(Untouchable).with_access(Access { hosts: Hosts::local([]), ..Access::default() });
     let evil = [("Host", "evil.test")];
     let reply = hosts.answer(&Call { fields: &evil, ..call("POST /batch", None) }, "x".into());
     assert_eq!(reply, Refusal::HostUnknown.into());
@@ -819,7 +820,7 @@ fn what_many_add_many_take_once_and_in_order() {
 fn an_addition_does_not_overwrite() {
     let api = api();
     let call = call("POST /kv?prefix=n/", None);
-    let operation = api.admit(&call).unwrap();
+    let operation = api.admit(&call).decision.unwrap();
     let Step::Pending(create) = api.try_now(operation, "mine".into()) else {
         panic!("the look for the last name is done, and the rest is to be submitted")
     };

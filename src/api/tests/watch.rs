@@ -227,7 +227,7 @@ fn a_head_is_answered_without_a_look() {
     for target in ["/watch", "/watch?since=0", "/watch?wait=10m", "/watch?values&since=1-1"] {
         let api = api_over(Unread::new());
         let call = Call { method: "HEAD", target, fields: &[], body_bytes: Some(0) };
-        assert!(!api.admit(&call).unwrap().is_stream(), "{target}");
+        assert!(!api.admit(&call).decision.unwrap().is_stream(), "{target}");
         let reply = ask(&api, &format!("HEAD {target}"), &[]);
         assert_eq!((reply.status(), text(&reply)), (200, ""), "{target}");
         assert!(reply.has_rest() && !reply.is_stream(), "it has a length: {target}");
@@ -245,7 +245,7 @@ fn what_has_no_end_is_a_stream() {
         ("/watch?since=0&wait=1ms", false),
     ] {
         let call = Call { method: "GET", target, fields: &[], body_bytes: Some(0) };
-        assert_eq!(api.admit(&call).unwrap().is_stream(), is_stream, "{target}");
+        assert_eq!(api.admit(&call).decision.unwrap().is_stream(), is_stream, "{target}");
         let reply = ask(&api, &format!("GET {target}"), &[]);
         assert_eq!((reply.is_stream(), reply.has_rest()), (is_stream, is_stream), "{target}");
     }
@@ -696,7 +696,7 @@ fn a_long_history_of_others_is_passed() {
     let end = last_revision(&ask(&api, "GET /watch?wait=1ms", &[]));
     let target = format!("/watch?prefix=c&since={start}&wait");
     let call = Call { method: "GET", target: &target, fields: &[], body_bytes: None };
-    let Step::Wait(waiting) = api.try_now(api.admit(&call).unwrap(), Bytes::new()) else {
+    let Step::Wait(waiting) = api.try_now(api.admit(&call).decision.unwrap(), Bytes::new()) else {
         panic!("it waits")
     };
     waiting.end();
@@ -789,7 +789,7 @@ fn a_stream_that_is_ended_has_a_last_part() {
 
     // So is one that waits for the first changes.
     let call = Call { method: "GET", target: "/watch?wait=10m", fields: &[], body_bytes: None };
-    let Step::Wait(waiting) = api.try_now(api.admit(&call).unwrap(), Bytes::new()) else {
+    let Step::Wait(waiting) = api.try_now(api.admit(&call).decision.unwrap(), Bytes::new()) else {
         panic!("it waits")
     };
     waiting.end();

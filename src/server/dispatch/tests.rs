@@ -88,7 +88,7 @@ mod in_parts {
             memory.submit(set, Box::new(|outcome| drop(outcome.expect("there is room"))));
             let api = Api::new(Arc::new(Later(memory)), 1 << 20);
             let (senders, mut loops) = Senders::new(1).expect("there are descriptors");
-            let dispatcher = Arc::new(Dispatcher::new(api, senders, Room::default()));
+            let dispatcher = Arc::new(Dispatcher::new(api, senders, Room::default(), None));
             let (sender, to) = (loops.pop().expect("one"), Arc::clone(&dispatcher));
             let run = move || sender.run(|transfer, outcome| to.take_back(transfer, outcome));
             let thread = thread::Builder::new().stack_size(workers::STACK_BYTES);
@@ -109,7 +109,7 @@ mod in_parts {
 
         /// Answers a request with this head on a connection, in turn.
         fn answer(&self, connection: &Arc<Connection>, head: &str, reply: Reply) {
-            let understood = request::understand(head.as_bytes(), &self.dispatcher.api);
+            let understood = request::understand(head.as_bytes(), &self.dispatcher.api, false);
             let Ok((head, ..)) = understood else { panic!("a head: {head}") };
             assert!(connection.pipeline.push(Request { head, meaning: Err(reply) }));
             if let Some(request) = connection.pipeline.ring() {
@@ -118,10 +118,20 @@ mod in_parts {
             }
         }
 
+        /// The request with this head, which is the only one of its connection.
+        fn admit(&self, connection: Arc<Connection>, head: &str) -> (Job, Meaning) {
+            let understood = request::understand(head.as_bytes(), &self.dispatcher.api, false);
+            let Ok((head, _, admitted)) = understood else { panic!("a head: {head}") };
+            let meaning = admitted.map(|operation| (operation, Bytes::new()));
+            assert!(connection.pipeline.push(Request { head, meaning }));
+            let request = connection.pipeline.ring().expect("it is the only one");
+            Job::new(connection, request)
+        }
+
         /// The step that reads a key.
         fn get(&self, target: &str) -> Step {
             let call = Call { method: "GET", target, fields: &[], body_bytes: Some(0) };
-            let admitted = self.dispatcher.api.admit(&call);
+            let admitted = self.dispatcher.api.admit(&call).decision;
             let Ok(operation) = admitted else { panic!("a read of {target}") };
             self.dispatcher.api.try_now(operation, Bytes::new())
         }
@@ -146,6 +156,38 @@ mod in_parts {
             assert!(Instant::now() < end, "waited {PATIENCE:?}, and not until {what}");
             thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    #[test]
+    fn the_metrics_are_no_work_for_the_leader_while_there_is_another() {
+        let fixture = Fixture::new();
+        let ask = || {
+            let (connection, client) = fixture.connect();
+            let head = "GET /metrics HTTP/1.0\r\n\r\n";
+            let understood = request::understand(head.as_bytes(), &fixture.dispatcher.api, false);
+            let Ok((head, _, Ok(operation))) = understood else { panic!("a head: {head}") };
+            let job = Job { connection, head };
+            fixture.dispatcher.handle(job, Ok((operation, Bytes::new())), true);
+            client
+        };
+        let is_answered = |mut client: TcpStream| {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("an answer");
+            answer.starts_with("HTTP/1.1 200 ")
+        };
+        let client = ask();
+        assert_eq!(fixture.dispatcher.tasks(), 1);
+        let Task::Handle(job, meaning) = fixture.dispatcher.next_task() else {
+            panic!("a request")
+        };
+        fixture.dispatcher.handle(job, meaning, false);
+        assert!(is_answered(client));
+        // Where all others have enough to do it is told nevertheless.
+        for _ in 0..TASKS_MAX {
+            fixture.dispatcher.queue(Task::Stop);
+        }
+        assert!(is_answered(ask()));
+        assert_eq!(fixture.dispatcher.tasks(), TASKS_MAX);
     }
 
     /// A part of a body, counted for as long as it is in memory.
@@ -226,6 +268,30 @@ mod in_parts {
     }
 
     #[test]
+    fn a_full_queue_holds_up_no_probe() {
+        let fixture = Fixture::new();
+        for _ in 0..TASKS_MAX {
+            fixture.dispatcher.queue(Task::Stop);
+        }
+        for target in ["/livez", "/readyz", "/readyz?verbose", "/healthz"] {
+            let (connection, mut client) = fixture.connect();
+            let (job, meaning) =
+                fixture.admit(connection, &CHUNKED.replace(" / ", &format!(" {target} ")));
+            fixture.dispatcher.handle(job, meaning, true);
+            let mut answer = [0; 15];
+            client.read_exact(&mut answer).expect("an answer");
+            assert_eq!(&answer, b"HTTP/1.1 200 OK", "{target}");
+        }
+        // A worker has no time for one.
+        let (connection, mut client) = fixture.connect();
+        let (job, meaning) = fixture.admit(connection, CHUNKED);
+        fixture.dispatcher.queue(Task::Handle(job, meaning));
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 503");
+    }
+
+    #[test]
     fn an_old_client_finds_the_end_of_the_connection() {
         let fixture = Fixture::new();
         let (connection, mut client) = fixture.connect();
@@ -295,7 +361,7 @@ mod in_parts {
         fixture.answer(&connection, OLD, counted(40, 1 << 20, Arc::default()));
         assert_eq!(body(&read_to_end(&mut client).0).len(), 40 << 20);
         drop(waits);
-        fixture.dispatcher.connections.cut(&endless);
+        fixture.dispatcher.connections.cut(&endless, Cut::Gone);
         fixture.wait_for_end();
     }
 
@@ -339,7 +405,7 @@ mod in_parts {
                 drop(go);
                 assert_eq!(read_to_end(&mut client), (String::new(), ends_by_reset), "{fault}");
                 fixture.wait_for_end();
-                let lines = fixture.dispatcher.metrics.lines();
+                let lines = fixture.dispatcher.api.metrics().lines();
                 assert!(matches!(&*lines, [line] if line.contains(status)), "{lines:?}");
             }
         }

@@ -93,6 +93,13 @@ impl ParsedHead<'_> {
     }
 }
 
+/// Returns true for a field value with control characters other than tabs.
+fn has_controls(value: &str) -> bool {
+    // Without an early end it is many bytes at a time.
+    let is_bad = |byte: u8| byte != b'\t' && byte.is_ascii_control();
+    value.bytes().fold(false, |has_bad, byte| has_bad | is_bad(byte))
+}
+
 fn check_line(method: &str, target: &str) -> Result<(), Refusal> {
     if !is_token(method.as_bytes()) {
         return Err(Refusal::MethodMalformed);
@@ -123,7 +130,7 @@ impl<'a> Seen<'a> {
             return Err(Refusal::FieldNameMalformed);
         }
         // Bytes beyond ASCII are allowed, whatever they mean (RFC 9110, 5.5).
-        if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
+        if has_controls(value) {
             return Err(Refusal::FieldValueMalformed);
         }
         let is = |known: &str| name.eq_ignore_ascii_case(known);

@@ -128,11 +128,11 @@ impl Watchdog {
 
     /// Inspects the connections and the accept loop.
     fn inspect(&mut self, now: Instant) {
-        let Self { reaper, complaints, acceptor, .. } = self;
-        let connections = &self.dispatcher.connections;
+        let Self { dispatcher, reaper, complaints, acceptor, .. } = self;
+        let connections = &dispatcher.connections;
         let open = connections.all();
-        reaper.inspect(connections, &open, now);
-        if let Some(complaint) = reaper.enforce_cap(connections, &open, now) {
+        reaper.inspect(dispatcher, &open, now);
+        if let Some(complaint) = reaper.enforce_cap(dispatcher, &open, now) {
             complaints.warn("cap", &complaint);
         }
         if mem::take(&mut self.is_crowded) && reaper.cut_slowest(connections, &open, now) {

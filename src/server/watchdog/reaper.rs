@@ -2,10 +2,13 @@
 //! others wait, and all of them once the server stops.
 
 use super::verdict::{Meter, Verdict, Watch};
-use crate::api::Refusal;
+use crate::api::{Refusal, Reply};
 use crate::server::connections::{Connection, Connections};
+use crate::server::cuts::Cut;
+use crate::server::dispatch::Dispatcher;
 use crate::server::limits::Limits;
 use crate::server::pipeline::Stage;
+use crate::server::request::Head;
 use crate::server::response::Response;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -57,7 +60,8 @@ impl Reaper {
     }
 
     /// Inspects all `open` connections, and does what the state of each asks for.
-    pub fn inspect(&mut self, connections: &Connections, open: &[Arc<Connection>], now: Instant) {
+    pub fn inspect(&mut self, dispatcher: &Dispatcher, open: &[Arc<Connection>], now: Instant) {
+        let connections = &dispatcher.connections;
         let living: HashSet<u64> = open.iter().map(|connection| connection.id).collect();
         self.watches.retain(|id, _| living.contains(id));
         let is_look = now >= self.next_look;
@@ -75,15 +79,20 @@ impl Reaper {
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
             match watch.inspect(activity, now, &self.limits, &**connection) {
                 Verdict::Wait => {}
-                Verdict::Idle => connections.dismiss(connection),
-                Verdict::Late if connection.close_with(&last_words(Refusal::RequestTimeout)) => {}
-                Verdict::Late | Verdict::Gone => connections.cut(connection),
+                Verdict::Idle => connections.dismiss(connection, Cut::Idle),
+                Verdict::Late => {
+                    let refusal = Refusal::RequestTimeout;
+                    if !refuse(dispatcher, connection, refusal, Cut::Late) {
+                        connections.cut(connection, Cut::Late);
+                    }
+                }
+                Verdict::Gone => connections.cut(connection, Cut::Gone),
             }
             if activity.is_closing {
                 let lasts = now.duration_since(watch.since);
                 let is_let_go = self.is_draining() && lasts > LINGER_DRAINING;
                 if is_let_go && !connection.socket.has_unconfirmed() {
-                    connections.cut(connection);
+                    connections.cut(connection, Cut::Draining);
                 } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX)
                 {
                     // Nobody else hears this client out.
@@ -93,7 +102,7 @@ impl Reaper {
                 && activity.stage.is_none()
                 && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
             {
-                connections.dismiss(connection);
+                connections.dismiss(connection, Cut::Draining);
             }
         }
     }
@@ -102,10 +111,11 @@ impl Reaper {
     /// newest, which hear why. `None` if there are not too many.
     pub fn enforce_cap(
         &self,
-        connections: &Connections,
+        dispatcher: &Dispatcher,
         open: &[Arc<Connection>],
         now: Instant,
     ) -> Option<String> {
+        let connections = &dispatcher.connections;
         let cap = connections.cap();
         if open.len() <= cap {
             return None;
@@ -120,7 +130,7 @@ impl Reaper {
         for connection in closing {
             let watch = self.watches.get(&connection.id);
             if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_CROWDED) {
-                connections.give_up(connection);
+                connections.give_up(connection, Cut::Cap);
             }
         }
         // A few more than have to go, for more are likely to come.
@@ -138,13 +148,13 @@ impl Reaper {
         others.sort_by_key(|(since, _)| *since);
         let turned_away = over.saturating_sub(silent.len());
         for (_, connection) in silent.into_iter().take(over) {
-            connections.dismiss(connection);
+            connections.dismiss(connection, Cut::Cap);
             if !connection.socket.has_unconfirmed() {
-                connections.give_up(connection);
+                connections.give_up(connection, Cut::Cap);
             }
         }
         for (_, connection) in others.into_iter().take(turned_away) {
-            connection.close_with(&last_words(Refusal::ConnectionsTooMany));
+            refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
         }
         Some(format!("{cap} connections are open, which is as many as may be"))
     }
@@ -166,7 +176,7 @@ impl Reaper {
             .filter_map(|connection| Some((self.watches.get(&connection.id)?, connection)))
             .min_by_key(|(watch, _)| watch.since);
         let slowest = slowest.filter(|(watch, _)| now.duration_since(watch.since) > SLOW_AFTER);
-        slowest.inspect(|(_, connection)| connections.cut(connection)).is_some()
+        slowest.inspect(|(_, connection)| connections.cut(connection, Cut::Slow)).is_some()
     }
 }
 
@@ -194,7 +204,20 @@ fn end_waits(open: &[Arc<Connection>]) {
     }
 }
 
-/// A response that closes its connection.
-fn last_words(refusal: Refusal) -> Vec<u8> {
-    Response::last_words(refusal).first_piece()
+/// Closes a connection with a refusal as its last words, unless a request is in work;
+/// `false` in that case.
+fn refuse(dispatcher: &Dispatcher, connection: &Connection, refusal: Refusal, cut: Cut) -> bool {
+    let unknown = || Head::of("", "", dispatcher.is_logging());
+    let head = connection.take_awaited().map_or_else(unknown, |head| *head);
+    let reply = Reply::from(refusal);
+    let response = Response::last_words(match &head.cors {
+        Some(cors) => cors.apply(reply),
+        None => reply,
+    });
+    let bytes = response.first_piece();
+    let is_closed = dispatcher.connections.close_with(connection, &bytes, cut);
+    if is_closed {
+        dispatcher.count(connection, &head, &response);
+    }
+    is_closed
 }

@@ -2,6 +2,7 @@
 //! that to its answer.
 
 use super::answers::{LineAnswer, Told};
+use crate::api::access::Caller;
 use crate::api::etag::{EntityTag, Precondition};
 use crate::api::fields::Fields;
 use crate::api::members::Members;
@@ -39,6 +40,7 @@ impl Line {
     pub fn plan(
         text: &[u8],
         value_bytes_max: u64,
+        caller: &Caller,
         spent: &mut Spent,
     ) -> Result<(Key, BatchOp, Self), Refusal> {
         let mut members = Members::parse(text)?;
@@ -53,7 +55,7 @@ impl Line {
         };
         let left = members.expires.as_deref().map(time_left).transpose()?;
         let is_over = left.is_some_and(|left| left.is_zero());
-        match (request(method, &members, left)?, value) {
+        match (request(method, &members, left, caller)?, value) {
             (Operation::Write(write), _) if write.wait.is_some() => Err(Refusal::QueryUnknown),
             (Operation::Read(key, read), None) => {
                 let told = if method == "GET" { Told::Value } else { Told::Length };
@@ -69,6 +71,7 @@ impl Line {
             (
                 Operation::Reply(_)
                 | Operation::Inspect(_)
+                | Operation::Survey(_)
                 | Operation::Body(_)
                 | Operation::Pending(_)
                 | Operation::Watch(_)
@@ -164,6 +167,7 @@ fn request(
     method: &str,
     members: &Members<'_>,
     left: Option<Duration>,
+    caller: &Caller,
 ) -> Result<Operation, Refusal> {
     let target = Target::parse(members.path.as_deref().unwrap_or_default());
     let key = match (&members.path, &members.key) {
@@ -182,7 +186,7 @@ fn request(
     ];
     let fields = fields.into_iter().filter_map(|(name, text)| Some((name, text?)));
     let fields: Vec<_> = fields.collect();
-    let operation = routes::parse_on_key(method, key, target, Fields(&fields))?;
+    let operation = routes::parse_on_key(method, key, target, Fields(&fields), caller)?;
     if matches!(operation, Operation::Read(..)) {
         // Nothing is between here and the store that one more could get past.
         query::check_none(target.query)?;

@@ -9,6 +9,7 @@ mod answers;
 mod line;
 
 use super::{Answer, Operation, Pending, Routed};
+use crate::api::access::Caller;
 use crate::api::{Refusal, Reply, Step};
 use crate::storage::{Effect, Op};
 use answers::Answers;
@@ -20,14 +21,15 @@ const LINES_MAX: usize = 1000;
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     let digests = routed.check_many()?;
+    let caller = routed.caller.clone();
     Ok(Operation::Body(Box::new(move |body, value_bytes_max| {
         digests.map_or(Ok(()), |digests| digests.check(&body))?;
-        plan(&body, value_bytes_max)
+        plan(&body, value_bytes_max, &caller)
     })))
 }
 
 /// The operation on the storage for all lines of a body.
-fn plan(body: &[u8], value_bytes_max: u64) -> Result<Pending, Reply> {
+fn plan(body: &[u8], value_bytes_max: u64, caller: &Caller) -> Result<Pending, Reply> {
     let body = body.strip_suffix(b"\n").unwrap_or(body);
     if body.is_empty() {
         return Err(Refusal::BatchEmpty.into());
@@ -40,7 +42,7 @@ fn plan(body: &[u8], value_bytes_max: u64) -> Result<Pending, Reply> {
     let mut lines = Vec::with_capacity(lines_behind_first + 1);
     let mut spent = Spent::default();
     for text in body.split(|byte| *byte == b'\n') {
-        let planned = Line::plan(text, value_bytes_max, &mut spent);
+        let planned = Line::plan(text, value_bytes_max, caller, &mut spent);
         let (key, op, line) = planned.map_err(|refusal| refuse(lines.len(), &refusal.into()))?;
         ops.push((key, op));
         lines.push(line);

@@ -49,7 +49,7 @@ pub fn run(importer: &mut Importer<'_>) -> Result<(), Reply> {
     loop {
         importer.begin();
         match next(importer, &mut globals)? {
-            Member::Entry(parts) => match parts.entry(importer.value_bytes_max()) {
+            Member::Entry(parts) => match parts.entry(importer.bounds()) {
                 Ok((key, Some(entry))) => importer.add(key, entry)?,
                 Ok((_, None)) => importer.pass_over(),
                 Err(refusal) => return Err(importer.refuse(refusal)),

@@ -1,6 +1,6 @@
 //! The entries of an export in lines of JSON.
 
-use super::{Importer, Parts};
+use super::{Bounds, Importer, Parts};
 use crate::api::members::Members;
 use crate::api::{Refusal, Reply};
 use crate::storage::{Entry, Key};
@@ -26,7 +26,7 @@ pub fn begin(head: &[u8]) -> bool {
 
 /// Imports them.
 pub fn run(importer: &mut Importer<'_>) -> Result<(), Reply> {
-    let value_bytes_max = importer.value_bytes_max();
+    let (bounds, value_bytes_max) = (importer.bounds().clone(), importer.value_bytes_max());
     let mut begun = Begun::default();
     loop {
         if begun.text.is_empty() {
@@ -53,10 +53,10 @@ pub fn run(importer: &mut Importer<'_>) -> Result<(), Reply> {
             continue;
         }
         let entry = if begun.text.is_empty() {
-            entry(text, value_bytes_max)
+            entry(text, &bounds)
         } else {
             begun.push(text);
-            entry(&begun.text, value_bytes_max)
+            entry(&begun.text, &bounds)
         };
         importer.consume(used);
         begun.clear();
@@ -69,7 +69,7 @@ pub fn run(importer: &mut Importer<'_>) -> Result<(), Reply> {
 }
 
 /// The entry of a line; none if it has expired.
-fn entry(line: &[u8], value_bytes_max: u64) -> Result<(Key, Option<Entry>), Refusal> {
+fn entry(line: &[u8], bounds: &Bounds) -> Result<(Key, Option<Entry>), Refusal> {
     let mut members = Members::parse(line)?;
     let value = members.take_value()?;
     let Members { method, path, key, content_type, if_match, if_none_match, expires, .. } = members;
@@ -78,7 +78,7 @@ fn entry(line: &[u8], value_bytes_max: u64) -> Result<(Key, Option<Entry>), Refu
     }
     let key = key.ok_or(Refusal::ImportKeyless)?;
     let value = value.ok_or(Refusal::ImportValueless)?;
-    Parts { key, value, content_type, expires }.entry(value_bytes_max)
+    Parts { key, value, content_type, expires }.entry(bounds)
 }
 
 /// A line whose end has not come.

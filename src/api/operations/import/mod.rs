@@ -9,6 +9,7 @@ mod archive;
 mod lines;
 
 use super::{Answer, Operation, Pending, Routed};
+use crate::api::access::{Right, Rights};
 use crate::api::digests::{Digests, Hashing};
 use crate::api::fields::Fields;
 use crate::api::{Refusal, Reply, media_type, target};
@@ -35,6 +36,8 @@ const HEAD_BYTES: usize = 512;
 /// An import that is asked for.
 pub struct Import {
     digests: Option<Box<Digests>>,
+    /// The rights of the caller, which each entry is held to.
+    rights: Rights,
 }
 
 /// A body that is read as it comes, and the storage beside it. An error of kind
@@ -53,16 +56,28 @@ pub trait Upload: BufRead {
 
 /// Parses the head.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    Ok(Operation::Import(Import { digests: routed.check_many()? }))
+    let rights = routed.caller.rights.clone();
+    rights.check(Right::Write)?;
+    Ok(Operation::Import(Import { digests: routed.check_many()?, rights }))
 }
 
 impl Import {
     /// Imports values of up to so many bytes each.
     pub fn run(self, value_bytes_max: u64, upload: &mut dyn Upload) -> Reply {
         let hashing = self.digests.map(|digests| digests.begin());
-        let mut importer = Importer::new(value_bytes_max, hashing, upload);
+        let bounds = Bounds { value_bytes_max, rights: self.rights };
+        let mut importer = Importer::new(bounds, hashing, upload);
         importer.run().unwrap_or_else(|reply| reply)
     }
+}
+
+/// The bounds of each entry.
+#[derive(Clone)]
+pub struct Bounds {
+    /// The longest value, in bytes.
+    value_bytes_max: u64,
+    /// The rights on keys.
+    rights: Rights,
 }
 
 /// The entries of an import on their way from the body to the storage.
@@ -75,8 +90,7 @@ pub struct Importer<'a> {
     used: usize,
     /// The failure behind them.
     failure: Option<io::Error>,
-    /// The longest value.
-    value_bytes_max: u64,
+    bounds: Bounds,
     /// The word for an entry in a refusal.
     noun: &'static str,
     /// The number of the present entry.
@@ -107,14 +121,14 @@ impl Piece {
 }
 
 impl<'a> Importer<'a> {
-    fn new(value_bytes_max: u64, hashing: Option<Hashing>, upload: &'a mut dyn Upload) -> Self {
+    fn new(bounds: Bounds, hashing: Option<Hashing>, upload: &'a mut dyn Upload) -> Self {
         Self {
             upload,
             hashing,
             head: Vec::new(),
             used: 0,
             failure: None,
-            value_bytes_max,
+            bounds,
             noun: "line",
             number: 0,
             read: 0,
@@ -152,9 +166,14 @@ impl<'a> Importer<'a> {
         self.failure = head.err();
     }
 
+    /// The bounds of each entry.
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// The longest value, in bytes.
     pub fn value_bytes_max(&self) -> u64 {
-        self.value_bytes_max
+        self.bounds.value_bytes_max
     }
 
     /// Begins with the next entry: it is the one that is refused from now on.
@@ -312,9 +331,10 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// The entry, with a value of up to so many bytes; none if it has expired.
-    pub fn entry(self, value_bytes_max: u64) -> Result<(Key, Option<Entry>), Refusal> {
+    /// The entry within these bounds; none if it has expired.
+    pub fn entry(self, bounds: &Bounds) -> Result<(Key, Option<Entry>), Refusal> {
         let key = target::key(self.key)?;
+        bounds.rights.check_key(Right::Write, key.as_str())?;
         let content_type = match &self.content_type {
             Some(content_type) => media_type::parse(Fields(&[("Content-Type", content_type)]))?,
             None => None,
@@ -322,7 +342,7 @@ impl Parts<'_> {
         let expiry = self.expires.as_deref().map(expiry).transpose()?;
         match self.value.len() as u64 {
             0 => return Err(Refusal::ValueEmpty),
-            bytes if bytes > value_bytes_max => return Err(Refusal::ValueTooLarge),
+            bytes if bytes > bounds.value_bytes_max => return Err(Refusal::ValueTooLarge),
             _ => {}
         }
         let is_over = expiry.is_some_and(|expiry| expiry <= Time::now());

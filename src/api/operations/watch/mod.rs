@@ -7,6 +7,7 @@ mod forms;
 mod stream;
 
 use super::{Operation, Routed, wait};
+use crate::api::access::Right;
 use crate::api::collection::{flag, key_text};
 use crate::api::fields::Fields;
 use crate::api::grammar::OWS;
@@ -47,6 +48,11 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
         (prefix, None) => Watched::Prefix(prefix.unwrap_or_default()),
         (None, Some(key)) => Watched::Key(key),
     };
+    let rights = &routed.caller.rights;
+    match &watched {
+        Watched::Prefix(prefix) => rights.check_prefix(Right::Read, prefix)?,
+        Watched::Key(key) => rights.check_key(Right::Read, key.as_str())?,
+    }
     let last_id = Since::of_last_id(routed.fields)?;
     Ok(Operation::Watch(Box::new(Watch {
         watched,

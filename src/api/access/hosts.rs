@@ -1,13 +1,13 @@
-//! Access control: the check of `Host` against DNS rebinding.
+//! The check of `Host` against DNS rebinding.
 //!
 //! A web page cannot read from a server of another site, unless its own name is
 //! made to resolve to that server's address (DNS rebinding): to a browser both
 //! are one site then. But the browser sends that name as `Host`, and a server
 //! that only this machine can reach has no such name.
 
-use super::Refusal;
-use super::fields::Fields;
-use super::grammar::{OWS, split_port};
+use crate::api::Refusal;
+use crate::api::fields::Fields;
+use crate::api::grammar::{OWS, split_port};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
