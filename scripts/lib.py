@@ -40,13 +40,14 @@ class Store:
         self.command = [program, "--port", "0", "--log-level", log_level,
                         "--working-dir", directory]
         self.patience_seconds = patience_seconds
+        self.environment = {}
         self.process = None
         self.port = None
 
     def spawn(self, stderr=None):
-        """Starts it, with none of the environment's flags, and waits for nothing."""
+        """Starts it, with no flags of the caller's environment, and waits for nothing."""
         environment = {name: value for name, value in os.environ.items()
-                       if not name.startswith("LKV_")}
+                       if not name.startswith("LKV_")} | self.environment
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=stderr,
                                         stdin=subprocess.DEVNULL, env=environment)
 
@@ -70,9 +71,9 @@ class Store:
         self.process.stdout.close()
 
 
-def ask(connection, method, target, body=None):
+def ask(connection, method, target, body=None, headers=None):
     """The status and the body of an answer."""
-    connection.request(method, target, body)
+    connection.request(method, target, body, headers or {})
     answer = connection.getresponse()
     return answer.status, answer.read()
 

@@ -80,8 +80,8 @@ help_of() {
 
 run --help
 check '--help exits with 0' 0 "$CODE"
-for flag in host port allow-host workers max-value-size max-memory max-connections idle-timeout \
-    request-timeout shutdown-timeout log-level; do
+for flag in host port allow-host token-file no-auth cors-origin workers max-value-size max-memory max-connections idle-timeout \
+    request-timeout shutdown-timeout log-level log-format access-log; do
     check_match "--help tells of --$flag" " --$flag " "$(tr '\n' ' ' <"$WORK/run.stdout")"
 done
 check_match 'the default of --host' 'default: 127\.0\.0\.1\]' "$(help_of host)"
@@ -91,6 +91,7 @@ check_match 'the default of --idle-timeout' 'default: 60s\]' "$(help_of idle-tim
 check_match 'the default of --request-timeout' 'default: 30s\]' "$(help_of request-timeout)"
 check_match 'the default of --shutdown-timeout' 'default: 10s\]' "$(help_of shutdown-timeout)"
 check_match 'the default of --log-level' 'default: (info|INFO)\]' "$(help_of log-level)"
+check_match 'the default of --log-format' 'default: text\]' "$(help_of log-format)"
 check_match 'the environment variable of --port' 'LKV_PORT' "$(help_of port)"
 
 refused 2 --nonsense
@@ -105,6 +106,7 @@ refused 2 --port 0 --max-value-size large
 refused 2 --port 0 --max-memory 1XB
 refused 2 --port 0 --shutdown-timeout soon
 refused 2 --port 0 --log-level loud
+refused 2 --port 0 --log-format xml
 refused '1|2' --port 0 --host 300.1.1.1
 refused '1|2' --port 0 --host ''
 
@@ -131,6 +133,49 @@ answer 200 '' curl -X PUT -d '123456' "$URL/kv/six"
 export LKV_PORT=abc
 refused 2 --max-value-size 6
 unset LKV_PORT LKV_MAX_VALUE_SIZE
+
+# Tokens.
+
+token=correct-horse-battery
+other=staple-of-a-sentence
+refused 2 --port 0 --host 0.0.0.0
+check_match 'an address for others needs a token, or the word' \
+    'LKV_TOKEN.*--token-file.*--no-auth' "$(cat "$WORK/run.stderr")"
+refused 2 --port 0 --cors-origin '*'
+refused 2 --port 0 --token-file "$WORK/absent"
+printf 'a comment\n' >"$WORK/tokens"
+refused 2 --port 0 --token-file "$WORK/tokens"
+check_match 'a bad file is told with its line' 'tokens: line 1: ' "$(cat "$WORK/run.stderr")"
+export LKV_TOKEN=$token
+refused 2 --port 0 --no-auth
+refused 2 --port 0 --token-file "$WORK/tokens"
+start_server
+unset LKV_TOKEN
+answer_status 401 curl "$URL/kv/a"
+answer_status 401 curl --oauth2-bearer "$other" "$URL/kv/a"
+answer 200 '' curl --oauth2-bearer "$token" -X PUT -d 'x' "$URL/kv/a"
+answer 200 'x' curl -u ":$token" "$URL/kv/a"
+answer 200 'x' curl -u ":$token" -H 'Host: store.example.com' "$URL/kv/a"
+stop_server "$PATIENCE"
+
+# shellcheck disable=SC2317 # `within` calls it.
+lets_in() {
+    curl -f -o /dev/null --oauth2-bearer "$1" "$URL/kv?count" 2>/dev/null
+}
+
+umask 077
+printf '%s\n' "$token" >"$WORK/tokens"
+start_server --token-file "$WORK/tokens"
+check_that 'a token of the file lets in' lets_in "$token"
+printf '%s\n' "$other" >"$WORK/next"
+mv "$WORK/next" "$WORK/tokens"
+check_that 'a changed file is taken up' within "$PATIENCE" lets_in "$other"
+answer_status 401 curl --oauth2-bearer "$token" "$URL/kv?count"
+printf 'short\n' >"$WORK/tokens"
+check_that 'a bad one is told of' within "$PATIENCE" grep -q 'tokens: line 1: ' "$WORK/stderr"
+check_that 'and the tokens from before stay' lets_in "$other"
+check 'no token is in the log' '' "$(grep -e "$token" -e "$other" "$WORK/stderr" || true)"
+stop_server "$PATIENCE"
 
 # Signals.
 

@@ -38,8 +38,11 @@ for engine in memory durable; do
         run "$engine" "$script"
     done
     run "$engine" caches --short
+    run "$engine" metrics
 done
 run memory process
+run memory logs
+run memory browser
 # Those below run for minutes otherwise; the benchmark only shows that it works.
 run memory hostile --short
 run memory soak
