@@ -2,7 +2,8 @@
 #
 # Tests the store behind nginx, HAProxy and Caddy, with the configurations in
 # scripts/proxy: the seed's transcript, a mixed load, large values both ways,
-# refusals, kept connections, watches, imports, and a restart of the store.
+# refusals, kept connections, watches, imports, and a restart of the store. Then
+# behind nginx and Caddy with those in README.md: TLS, a token, and a Unix socket.
 #
 #     scripts/proxy.sh                     ten seconds of load through each
 #     scripts/proxy.sh --short             one second
@@ -31,7 +32,7 @@ find_program
 cd "$WORK"
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-    -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+    -subj /CN=localhost -addext subjectAltName=DNS:localhost,DNS:store.example.com,IP:127.0.0.1 \
     -keyout key.pem -out ca.pem 2>/dev/null
 cat ca.pem key.pem >store.pem
 # curl takes this for all that it asks.
@@ -39,6 +40,12 @@ export CURL_CA_BUNDLE=$WORK/ca.pem
 
 head -c $((10 * MEBIBYTE)) /dev/urandom >largest.bin
 head -c $((10 * MEBIBYTE + 1)) /dev/urandom >too-large.bin
+
+# The name in the README is that of this machine.
+HERE=(--connect-to store.example.com::127.0.0.1:)
+curl() {
+    command curl -q --silent --show-error --max-time 60 "${HERE[@]}" "$@"
+}
 
 # free_port: one that nobody listens on.
 free_port() {
@@ -54,10 +61,26 @@ block() {
         -e "s|https://:8443 {|https://:$1 {\n\tbind 127.0.0.1|" "$ROOT/scripts/proxy/$2"
 }
 
+# readme_block FIRST PORT: the block of README.md with this first line, likewise.
+# shellcheck disable=SC2317,SC2329
+readme_block() {
+    sed -n "/^    $1\$/,/^    }\$/s/^    //p" "$ROOT/README.md" |
+        sed -e "s|127\.0\.0\.1:8888|${STORE#http://}|" -e "s|/etc/ssl/store.pem|$WORK/ca.pem|" \
+            -e "s|/etc/ssl/store.key|$WORK/key.pem|" -e "s|listen 443|listen 127.0.0.1:$2|" \
+            -e "s|^store.example.com {|https://store.example.com:$2 {\n\tbind 127.0.0.1\n\ttls $WORK/ca.pem $WORK/key.pem|"
+}
+
+# readme_code START: what begins so in a line of README.md, as code.
+# shellcheck disable=SC2016,SC2317,SC2329
+readme_code() {
+    sed -n 's|.*`\('"$1"'[^`]*\)`.*|\1|p' "$ROOT/README.md"
+}
+
 # The command that runs each, on a port.
 
-# shellcheck disable=SC2317,SC2329 # start_proxy calls these by name.
-configure_nginx() {
+# run_nginx: with what comes for the http block.
+# shellcheck disable=SC2317,SC2329
+run_nginx() {
     {
         # Root's own directory is closed to the user that nginx would run as.
         if [ "$(id -u)" = 0 ]; then echo 'user root;'; fi
@@ -66,10 +89,14 @@ configure_nginx() {
         for folder in client_body proxy fastcgi uwsgi scgi; do
             echo "${folder}_temp_path $WORK/nginx-$folder;"
         done
-        block "$1" nginx.conf
+        cat
         echo '}'
     } >proxy.conf
     COMMAND=(nginx -p "$WORK" -e "$WORK/nginx.log" -c "$WORK/proxy.conf")
+}
+# shellcheck disable=SC2317,SC2329 # start_proxy calls these by name.
+configure_nginx() {
+    run_nginx < <(block "$1" nginx.conf)
 }
 # shellcheck disable=SC2317,SC2329
 configure_haproxy() {
@@ -79,8 +106,31 @@ configure_haproxy() {
 # shellcheck disable=SC2317,SC2329
 configure_caddy() {
     block "$1" Caddyfile | sed '0,/^{/s//{\n\tadmin off\n\tauto_https disable_redirects/' >proxy.conf
+    run_caddy
+}
+# shellcheck disable=SC2317,SC2329
+run_caddy() {
     COMMAND=(env "HOME=$WORK" "XDG_DATA_HOME=$WORK" "XDG_CONFIG_HOME=$WORK"
         caddy run --adapter caddyfile --config "$WORK/proxy.conf")
+}
+
+# Those of the README, on a Unix socket as well.
+# shellcheck disable=SC2317,SC2329
+configure_readme_nginx() {
+    local listen
+    listen=$(readme_code 'listen unix:')
+    run_nginx < <(
+        readme_block 'server {' "$1"
+        readme_block 'server {' "$1" | sed -e '/ssl_/d' -e "s|listen .*|${listen//\/run/$WORK}|"
+    )
+}
+# shellcheck disable=SC2317,SC2329
+configure_readme_caddy() {
+    {
+        printf '{\n\tadmin off\n\tauto_https disable_redirects\n}\n'
+        readme_block 'store.example.com {' "$1"
+    } >proxy.conf
+    run_caddy
 }
 
 # shellcheck disable=SC2317,SC2329 # within calls it.
@@ -91,7 +141,8 @@ proxy_answers() {
 # start_proxy NAME [SED]: starts one, with its configuration edited by a script
 # of sed if there is one. Sets PROXY, its URL, and PROXY_PID.
 start_proxy() {
-    local port
+    local port host=localhost
+    case $1 in readme_*) host=store.example.com ;; esac
     for _ in 1 2 3; do
         port=$(free_port)
         "configure_$1" "$port"
@@ -101,7 +152,7 @@ start_proxy() {
         PATH=$PATH:/usr/sbin "${COMMAND[@]}" >"$WORK/proxy.stdout" 2>"$WORK/proxy.stderr" </dev/null &
         PROXY_PID=$!
         STARTED_PIDS="$STARTED_PIDS$PROXY_PID "
-        PROXY=https://localhost:$port
+        PROXY=https://$host:$port
         if within 20 proxy_answers && ! is_gone "$PROXY_PID"; then return; fi
         # Somebody else may have taken the port meanwhile.
         stop "$PROXY_PID"
@@ -149,7 +200,7 @@ refused_upload() {
 # What the store refuses, in its own words.
 refusals() {
     answer 404 'key not found\n' curl "$PROXY/kv/absent"
-    answer 404 'not found: the paths are /kv/{key}, /kv, /batch, /watch, /import, /clear and /healthz\n' curl "$PROXY/nowhere"
+    answer 404 'not found: the paths are /kv/{key}, /kv, /batch, /watch, /import, /clear, /metrics, /livez, /readyz and /healthz\n' curl "$PROXY/nowhere"
     answer 400 'key cannot be empty\n' curl "$PROXY/kv/"
     answer 405 'method not allowed\n' curl -d 'x' "$PROXY/kv/absent"
     check 'with the methods there are' 'GET, HEAD, PUT, POST, DELETE, OPTIONS' "$(header Allow)"
@@ -197,7 +248,7 @@ watches() {
     for version in --http1.1 --http2; do
         for form in text/plain text/event-stream application/x-ndjson; do
             : >changes
-            command curl -q -sN --max-time 100 "$version" -H "Accept: $form" \
+            command curl -q -sN --max-time 100 "${HERE[@]}" "$version" -H "Accept: $form" \
                 "$PROXY/watch?prefix=watched/&since=0" >changes &
             STARTED_PIDS="$STARTED_PIDS$! "
             check_that "a watch begins through $name, $form, $version" \
@@ -209,7 +260,7 @@ watches() {
     done
     # One for the restart that follows, to see how it ends.
     : >changes
-    command curl -q -sN --max-time 100 "$PROXY/watch" >changes &
+    command curl -q -sN --max-time 100 "${HERE[@]}" "$PROXY/watch" >changes &
     WATCHER=$!
     STARTED_PIDS="$STARTED_PIDS$WATCHER "
     check_that 'one that goes on while the store is restarted' within "$PATIENCE" test -s changes
@@ -281,6 +332,58 @@ unanswered() {
     answer_status 502 curl "$@"
 }
 
+# restart_store FLAG...: ends it, and starts it on its port with these flags.
+restart_store() {
+    server_ends_well
+    launch --port "${STORE##*:}" "$@"
+}
+
+# The blocks of the README: what each says of the store's flags, of TLS and of sockets.
+readme_blocks() {
+    local name=$1 version socket command
+    start_server --allow-host store.example.com
+    STORE=$URL
+    if ! start_proxy "readme_$name"; then
+        failed "$name starts with the block of the README" 'an answer' 'none'
+        return
+    fi
+    for version in 1.1 2; do
+        answer 200 '' curl "--http$version" -X PUT -d 'Nairobi' "$PROXY/kv/capital"
+        answer 200 'Nairobi' curl "--http$version" --compressed "$PROXY/kv/capital"
+        check 'with the ETag that it has' "\"$(printf Nairobi | sha256sum | cut -c1-32)\"" "$(header ETag)"
+        check "over HTTP/$version" "$version" "$(curl "--http$version" -o /dev/null -w '%{http_version}' "$PROXY/")"
+    done
+    answer 200 '' curl -T largest.bin "$PROXY/kv/largest"
+    answer_file 200 largest.bin curl "$PROXY/kv/largest"
+    refused_upload 413 'value is too large\n' curl -T too-large.bin "$PROXY/kv/absent"
+    imports
+    watches
+    stop "$WATCHER"
+    if [ "$name" = nginx ]; then
+        socket=$WORK/store.sock
+        command=$(readme_code 'curl --unix-socket')
+        check "$command" 'Nairobi' "$(eval "${command//\/run\/store.sock/$socket}")"
+    fi
+
+    restart_store
+    answer 403 'this Host is not allowed: start the store with --allow-host and its name\n' curl "$PROXY/healthz"
+
+    echo 'a-token-of-the-proxy-test' >tokens
+    chmod 600 tokens
+    restart_store --token-file tokens
+    answer_status 401 curl "$PROXY/kv/capital"
+    check 'with the scheme' 'Bearer realm="little-key-value"' "$(header WWW-Authenticate)"
+    refused_upload 401 "$(cat "$WORK/body")\n" curl -T largest.bin "$PROXY/kv/largest"
+    answer 200 '' curl --oauth2-bearer "$(cat tokens)" -X PUT -d 'Nairobi' "$PROXY/kv/capital"
+    answer 200 'Nairobi' curl --http2 -u ":$(cat tokens)" "$PROXY/kv/capital"
+    if [ "$name" = nginx ]; then
+        answer 200 'Nairobi' curl --unix-socket "$socket" -u ":$(cat tokens)" http://store/kv/capital
+        answer_status 401 curl --unix-socket "$socket" http://store/kv/capital
+    fi
+    stop "$PROXY_PID"
+    server_ends_well
+}
+
 for name; do
     need "$name" "the store behind $name" || continue
     printf '\n%s\n\n' "$name"
@@ -318,6 +421,7 @@ for name; do
     stop "$PROXY_PID"
     server_ends_well
     sent_once "$name"
+    case $name in nginx | caddy) readme_blocks "$name" ;; esac
 done
 
 # What proxy/README.md says of gzip.

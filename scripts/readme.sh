@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# Runs the commands in README.md's "Use it with curl", one after the other, and
-# compares the answers with those that stand there.
+# Runs the commands in README.md's "Use it with curl" and "See inside", one after the
+# other, and compares the answers with those that stand there.
 #
 #     scripts/readme.sh                              starts a server of its own
 #     ENGINE=durable scripts/readme.sh               on the durable engine
@@ -54,7 +54,7 @@ while IFS= read -r line; do
 }${line#    }" ;;
         *) compare ;;
     esac
-done < <(sed -n '/^## Use it with curl/,/^### /p' "$ROOT/README.md")
+done < <(sed -n '/^## Use it with curl/,/^### /p; /^### See inside/,/^### N/p' "$ROOT/README.md")
 
 server_ends_well
 summary
