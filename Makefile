@@ -3,10 +3,10 @@
 
 CARGO ?= cargo
 BIN := target/release/little-key-value
-SCRIPTS := $(wildcard scripts/*.sh scripts/examples/*.sh) .ci/run
+SCRIPTS := $(wildcard scripts/*.sh scripts/examples/*.sh scripts/package/*.sh scripts/package/debian/*) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check bench audit demo clean
+.PHONY: help run build test check bench audit demo image deb clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ audit: ## Check the dependencies' licences and known faults (needs cargo-deny)
 
 demo: build ## Watch the countries of the world load through curl and ask for some
 	@scripts/demo.sh
+
+image: ## Make a container image of the program alone (needs buildah, podman or docker)
+	@scripts/package/image.sh
+
+deb: ## Make a Debian package with a service of systemd (needs cargo-deb)
+	@command -v cargo-deb >/dev/null || { echo "make deb needs cargo-deb"; exit 1; }
+	$(CARGO) deb --locked --strip
 
 clean: ## Remove what was built
 	@$(CARGO) clean

@@ -71,7 +71,7 @@ refused() {
 
 run --version
 check '--version exits with 0' 0 "$CODE"
-check_match '--version prints name and version' '^little-key-value [0-9]+\.[0-9]+\.[0-9]+$' "$(cat "$WORK/run.stdout")"
+check_match '--version prints name and version' '^little-key-value [0-9]+\.[0-9]+\.[0-9]+( \(.*\))?$' "$(cat "$WORK/run.stdout")"
 
 # help_of FLAG: what --help says of it.
 help_of() {
@@ -80,7 +80,7 @@ help_of() {
 
 run --help
 check '--help exits with 0' 0 "$CODE"
-for flag in host port allow-host token-file no-auth cors-origin workers max-value-size max-memory max-connections idle-timeout \
+for flag in host port port-file allow-host token-file no-auth cors-origin workers max-value-size max-memory max-connections idle-timeout \
     request-timeout shutdown-timeout log-level log-format access-log; do
     check_match "--help tells of --$flag" " --$flag " "$(tr '\n' ' ' <"$WORK/run.stdout")"
 done

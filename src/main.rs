@@ -1,19 +1,28 @@
-//! Starts the store, waits for a signal, stops it.
+//! Starts the store, waits for a signal or for the end of a command, stops it.
 
+mod child;
+mod health;
+mod port_file;
+mod service_manager;
 mod signals;
 mod system;
 
+use child::Child;
 use little_key_value::api::{Api, Tokens};
-use little_key_value::cli::{Instead, LogFormat, Options, Output, TokenFile, logging};
+use little_key_value::cli::{
+    Instead, LogFormat, Options, Output, Task, Token, TokenFile, Url, logging,
+};
 use little_key_value::server::{AccessLog, Config, Served, Server};
 use little_key_value::storage::{Durable, Memory, OpenError, Storage};
 use signals::{Caught, Uncaught};
-use std::io::{self, Write as _};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+use system::Settings;
 
 /// The exit code for a failure; also for a second signal.
 const FAILURE: u8 = 1;
@@ -25,23 +34,26 @@ const BAD_USAGE: u8 = 2;
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    let settings = Settings::read();
     system::survive_file_limit();
     system::save_address_space();
     system::keep_files_private();
-    let options = match Options::read(std::env::args_os()) {
-        Ok(options) => options,
-        Err(Instead::Print(text)) => {
-            // Nobody has to read it.
-            writeln!(io::stdout(), "{}", text.trim_end()).ok();
-            return ExitCode::SUCCESS;
+    let (options, command) = match Task::read(std::env::args_os()) {
+        Ok(Task::Serve(options)) => (options, None),
+        Ok(Task::Run(options, command)) => (options, Some(command)),
+        Ok(Task::Health(url)) => {
+            let Err(line) = health::check(&url) else { return ExitCode::SUCCESS };
+            complain(LogFormat::Text, &line);
+            return ExitCode::from(FAILURE);
         }
+        Err(Instead::Print(text)) => return print(&text),
         Err(Instead::Complain(line)) => {
             complain(LogFormat::Text, &line);
             return ExitCode::from(BAD_USAGE);
         }
     };
     let format = options.log_format;
-    let plan = match Plan::new(options) {
+    let plan = match Plan::new(*options, command, settings) {
         Ok(plan) => plan,
         Err((code, line)) => {
             complain(format, &line);
@@ -49,7 +61,7 @@ fn main() -> ExitCode {
         }
     };
     let uncaught = Uncaught::new();
-    let streams = match Streams::new(format) {
+    let streams = match Streams::new(format, plan.command.is_none()) {
         Ok(streams) => streams,
         Err(err) => {
             complain(format, &format!("cannot start a thread for the output: {err}"));
@@ -60,12 +72,12 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(line) => {
             streams.complain(&line);
-            ExitCode::from(FAILURE)
+            FAILURE
         }
     };
     log::logger().flush();
     streams.finish();
-    code
+    ExitCode::from(code)
 }
 
 /// The options of a store that may start, and what they name.
@@ -77,19 +89,30 @@ struct Plan {
     tokens: Option<Tokens>,
     /// The file that they come from.
     token_file: Option<TokenFile>,
+    /// The command to run beside it, with its arguments.
+    command: Option<Vec<OsString>>,
+    settings: Settings,
 }
 
 impl Plan {
     /// Reads the tokens and resolves the host; an error is an exit code, and a line for
     /// the user. Opens nothing else, and starts nothing.
-    fn new(options: Options) -> Result<Self, (u8, String)> {
+    fn new(
+        mut options: Options,
+        command: Option<Vec<OsString>>,
+        settings: Settings,
+    ) -> Result<Self, (u8, String)> {
         let bad_usage = |line| (BAD_USAGE, line);
+        if command.is_some() {
+            options.make_up_token().map_err(|line| (FAILURE, line))?;
+        }
         let (tokens, token_file) = options.tokens().map_err(bad_usage)?.unzip();
         let place = format!("{}, port {}", options.host, options.port);
         let addrs = options.addrs();
         let addrs = addrs.map_err(|err| (FAILURE, format!("cannot listen on {place}: {err}")))?;
         options.check_addrs(&addrs).map_err(bad_usage)?;
-        Ok(Self { options, addrs, tokens, token_file: token_file.flatten() })
+        let token_file = token_file.flatten();
+        Ok(Self { options, addrs, tokens, token_file, command, settings })
     }
 }
 
@@ -103,9 +126,12 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(format: LogFormat) -> io::Result<Self> {
+    /// Standard output is another's unless it is `own`, and gets nothing then.
+    fn new(format: LogFormat, own: bool) -> io::Result<Self> {
         let gap = |lost| LogFormat::Text.gap(lost);
-        let output = Output::new("standard output", io::stdout(), gap)?;
+        let sink: Box<dyn io::Write + Send> =
+            if own { Box::new(io::stdout()) } else { Box::new(io::sink()) };
+        let output = Output::new("standard output", sink, gap)?;
         let gap = move |lost| format.gap(lost);
         let error = Output::new("standard error", io::stderr(), gap)?;
         Ok(Self { output, error, format })
@@ -135,15 +161,18 @@ impl Streams {
 /// The interval between tries of a lock that another process has.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Runs the store until a signal comes; an error is a line for the user.
-fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<ExitCode, String> {
+/// Runs the store until a signal comes, or as long as its command runs. Returns the exit
+/// code; an error is a line for the user.
+fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String> {
     let options = &plan.options;
     streams.output.line("Starting Little Key-Value Store...");
     logging::start(options.log_level, options.log_format, streams.error.clone());
     for line in Options::ignored_variables() {
         log::warn!("{line}");
     }
-    let signals = catch(uncaught, streams.clone())?;
+    let (child, signals) = catch(uncaught, streams.clone(), plan.command.is_some())?;
+    let port_file = options.port_file.as_ref();
+    let port_file = port_file.map(|path| port_file::reserve(path, plan.settings)).transpose()?;
 
     if let (Some(file), Some(tokens)) = (&plan.token_file, &plan.tokens) {
         let followed = file.clone().follow(tokens.clone());
@@ -159,15 +188,32 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<ExitCode, S
     }
     let (first, others) = addrs.split_first().expect("a server has at least one address");
     let workers = server.workers();
+    let port_file = port_file.map(|reserved| reserved.write(first.port())).transpose()?;
     let place = format!("http://{first} (engine: {engine}, workers: {workers})");
     streams.output.line(format!("Listening on {place}"));
+    if io::stdout().is_terminal() {
+        for line in hints(&Url::of_addr(*first), plan.tokens.is_some()) {
+            streams.output.line(line);
+        }
+    }
     for addr in others {
         log::info!("listening on http://{addr} as well");
     }
+    service_manager::ready();
 
-    signals.wait();
-    let cause = if signals.are_asked() { "" } else { ": the terminal is gone (SIGHUP)" };
-    log::info!("stopping{cause}");
+    if let (Some(child), Some(command)) = (child, &plan.command) {
+        let (url, token) = (Url::of_addr(*first), options.token.as_ref().map(Token::as_str));
+        let variables = [(Url::VARIABLE, Some(&*url)), (Token::VARIABLE, token)];
+        let outcome = child.run(command, variables, plan.settings);
+        outcome.unwrap_or_else(|line| streams.complain(&line));
+        log::info!("stopping: the command has ended");
+    } else {
+        signals.wait();
+        let cause = if signals.are_of_hangup() { ": the terminal is gone (SIGHUP)" } else { "" };
+        log::info!("stopping{cause}");
+    }
+    service_manager::stopping();
+    drop(port_file);
     storage.hurry();
     for line in server.stop() {
         log::info!("{line}");
@@ -176,15 +222,25 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<ExitCode, S
     Ok(signals.exit_code())
 }
 
-/// Catches the signals. The second one ends the process where it stands.
-fn catch(uncaught: Uncaught, streams: Streams) -> Result<Caught, String> {
-    let end = move || {
+/// Catches the signals, for a command if there is one. The second one ends the process
+/// where it stands, and one that comes after the command as well.
+fn catch(
+    uncaught: Uncaught,
+    streams: Streams,
+    has_command: bool,
+) -> Result<(Option<Child>, Caught), String> {
+    let end = move |code: u8| {
         streams.complain("stopped by a second signal");
         streams.finish();
         #[allow(clippy::exit, reason = "the user does not want to wait for anything")]
-        std::process::exit(FAILURE.into());
+        std::process::exit(code.into());
     };
-    uncaught.catch(end).map_err(|err| format!("cannot catch signals: {err}"))
+    let caught = if has_command {
+        Child::new(uncaught, end).map(|(child, caught)| (Some(child), caught))
+    } else {
+        uncaught.catch(move || end(FAILURE)).map(|caught| (None, caught))
+    };
+    caught.map_err(|err| format!("cannot catch signals: {err}"))
 }
 
 /// A storage and the name of its engine.
@@ -244,6 +300,29 @@ fn listen(plan: &Plan, api: Api, streams: &Streams) -> Result<Server, String> {
     let access_log = plan.options.access_log.then(|| streams.access_log());
     let config = Config { access_log, ..plan.options.config(plan.addrs.clone()) };
     Server::start(&config, api).map_err(|err| err.to_string())
+}
+
+/// Lines for a person at a terminal who has just started a store: a request to try, and
+/// the way to stop.
+fn hints(url: &str, needs_token: bool) -> [String; 2] {
+    let token = if needs_token { " -u \":$LKV_TOKEN\"" } else { "" };
+    [
+        format!("Try it:  curl{token} -X PUT -d Nairobi {url}/kv/kenya:capital"),
+        "Stop it: Ctrl-C".to_owned(),
+    ]
+}
+
+/// Prints a text that was asked for. Nobody has to read it to its end.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout();
+    let printed = writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush());
+    if let Err(err) = printed
+        && err.kind() != io::ErrorKind::BrokenPipe
+    {
+        complain(LogFormat::Text, &format!("cannot write to standard output: {err}"));
+        return ExitCode::from(FAILURE);
+    }
+    ExitCode::SUCCESS
 }
 
 /// Writes a message for the user where there is no thread for it yet.

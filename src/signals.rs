@@ -4,6 +4,8 @@
 //! where it stands. SIGHUP means that the terminal is gone: the store stops in
 //! the same way, with another exit code, for nobody has asked for it. A signal
 //! that was ignored when the program was started stays ignored, as `nohup` has it.
+//!
+//! Beside a command they are the command's: [`child`](crate::child) hears each.
 
 #[cfg(unix)]
 use crate::system;
@@ -11,15 +13,14 @@ use crossbeam_channel::{Receiver, Sender};
 #[cfg(unix)]
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::io;
-use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// A second signal this soon after the first comes from a program that sends
 /// both, as `timeout` does; an idle server has stopped by then.
-const SIGNALS_APART: Duration = Duration::from_millis(200);
+pub(crate) const SIGNALS_APART: Duration = Duration::from_millis(200);
 
 /// The exit code after a SIGHUP alone, in the form of a shell. A service manager
 /// takes it for a failure and restarts.
@@ -41,7 +42,14 @@ pub(crate) struct Uncaught {
 /// The signals that were caught.
 pub(crate) struct Caught {
     stop: Receiver<()>,
-    is_asked: Arc<AtomicBool>,
+    /// The exit code of a program that they have stopped.
+    code: Arc<AtomicU8>,
+}
+
+/// A way to stop the program as a signal does.
+pub(crate) struct Stop {
+    sender: Sender<()>,
+    code: Arc<AtomicU8>,
 }
 
 impl Uncaught {
@@ -59,12 +67,39 @@ impl Uncaught {
     /// Catches those that are not ignored. The second request to stop calls `end`,
     /// which has to end the process.
     pub(crate) fn catch(self, end: impl Fn() + Send + 'static) -> io::Result<Caught> {
-        let (sender, stop) = crossbeam_channel::bounded(1);
-        let is_asked = Arc::<AtomicBool>::default();
-        catch_requests(sender.clone(), Arc::clone(&is_asked), end)?;
+        let (stop, caught) = Caught::new();
         #[cfg(unix)]
-        self.catch_hangup(sender)?;
-        Ok(Caught { stop, is_asked })
+        let hangup = stop.sender.clone();
+        catch_requests(stop, end)?;
+        #[cfg(unix)]
+        self.catch_hangup(hangup)?;
+        Ok(caught)
+    }
+
+    /// Has `heard` called with the number of each that is not ignored, and with true if
+    /// the terminal has sent it, to every process in its foreground; on a thread that
+    /// lives as long as the process.
+    #[cfg(unix)]
+    pub(crate) fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
+        let mut signals = SigSet::from_iter(SIGNALS);
+        for signal in self.ignored {
+            signals.remove(signal);
+        }
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            loop {
+                if let Some((signal, is_of_terminal)) = system::wait_for(&signals) {
+                    heard(signal as i32, is_of_terminal);
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The same where Ctrl-C is the only one, and the terminal's.
+    #[cfg(not(unix))]
+    pub(crate) fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
+        const INTERRUPT: i32 = 2;
+        ctrlc::set_handler(move || heard(INTERRUPT, true)).map_err(io::Error::other)
     }
 
     /// Unblocks the others, and starts a thread that waits for SIGHUP: the handler
@@ -93,11 +128,7 @@ impl Uncaught {
 }
 
 /// Has a thread wait for Ctrl-C and SIGTERM.
-fn catch_requests(
-    stop: Sender<()>,
-    is_asked: Arc<AtomicBool>,
-    end: impl Fn() + Send + 'static,
-) -> io::Result<()> {
+fn catch_requests(stop: Stop, end: impl Fn() + Send + 'static) -> io::Result<()> {
     let first_at = OnceLock::new();
     let handler = move || {
         let now = Instant::now();
@@ -106,13 +137,28 @@ fn catch_requests(
             thread::sleep(SIGNALS_APART.saturating_sub(now.duration_since(first_at)));
             end();
         }
-        is_asked.store(true, Ordering::Relaxed);
-        stop.try_send(()).ok();
+        stop.stop(0);
     };
     ctrlc::set_handler(handler).map_err(io::Error::other)
 }
 
+impl Stop {
+    /// Stops the program, with this exit code.
+    pub(crate) fn stop(&self, code: u8) {
+        self.code.store(code, Ordering::Relaxed);
+        // The receiver is gone only once the program ends anyway.
+        self.sender.try_send(()).ok();
+    }
+}
+
 impl Caught {
+    /// None so far, and the way to stop in their stead.
+    pub(crate) fn new() -> (Stop, Self) {
+        let (sender, stop) = crossbeam_channel::bounded(1);
+        let code = Arc::new(AtomicU8::new(HUNG_UP));
+        (Stop { sender, code: Arc::clone(&code) }, Self { stop, code })
+    }
+
     /// Waits for the first one.
     pub(crate) fn wait(&self) {
         // The senders live as long as the process.
@@ -124,13 +170,13 @@ impl Caught {
         self.stop.recv_timeout(time).is_ok()
     }
 
-    /// The exit code of a program that was stopped by them.
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        if self.are_asked() { ExitCode::SUCCESS } else { ExitCode::from(HUNG_UP) }
+    /// The exit code of a program that they have stopped.
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.code.load(Ordering::Relaxed)
     }
 
-    /// Returns true if somebody has asked to stop, perhaps after a SIGHUP.
-    pub(crate) fn are_asked(&self) -> bool {
-        self.is_asked.load(Ordering::Relaxed)
+    /// Returns true if nobody has asked to stop but the terminal by its end.
+    pub(crate) fn are_of_hangup(&self) -> bool {
+        self.exit_code() == HUNG_UP
     }
 }

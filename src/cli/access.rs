@@ -8,13 +8,27 @@ use crate::api::{Access, HostName, Hosts, Origin, Origins, TokenSet, Tokens};
 use std::fmt;
 use std::net::SocketAddr;
 
-/// The token that the environment gives. It is never shown.
+/// The token that the environment gives, or that is made up in its place. It is never
+/// shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
     /// Its variable.
-    pub(super) const VARIABLE: &str = "LKV_TOKEN";
+    pub const VARIABLE: &str = "LKV_TOKEN";
+
+    /// A random one, of 32 hexadecimal digits, which the system gives.
+    pub fn random() -> Result<Self, String> {
+        let mut bytes = [0; 16];
+        let filled = getrandom::fill(&mut bytes);
+        filled.map_err(|err| format!("the system has no randomness for a token: {err}"))?;
+        Ok(Self(format!("{:032x}", u128::from_ne_bytes(bytes))))
+    }
+
+    /// The token itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 
     /// Reads it; an empty variable is an unset one.
     pub(super) fn read() -> Result<Option<Self>, String> {
@@ -51,6 +65,14 @@ impl Options {
         if has_any && !self.wants_token() {
             return Err("--cors-origin '*' needs LKV_TOKEN or --token-file: every web page that \
                         a browser here opens could read and write");
+        }
+        Ok(())
+    }
+
+    /// Makes a token up where none is given, unless everyone is let in.
+    pub fn make_up_token(&mut self) -> Result<(), String> {
+        if !self.no_auth && !self.wants_token() {
+            self.token = Some(Token::random()?);
         }
         Ok(())
     }

@@ -1,35 +1,38 @@
-//! The command line: flags, their environment variables and their defaults; and
-//! the program's standard output and standard error.
+//! The command line: subcommands, flags, their environment variables and their defaults;
+//! and the program's standard output and standard error.
 //!
-//! Reading the flags starts nothing; bad usage is reported in one line.
+//! Reading the arguments starts nothing; bad usage is reported in one line.
 
 mod access;
 mod environment;
 mod format;
 mod json;
 pub mod logging;
+mod man;
 mod output;
+mod subcommands;
 mod token_file;
 mod units;
+mod url;
 
 use crate::api::{HostName, InvalidHostName, InvalidOrigin, Origin};
 use crate::server::Config;
 use crate::storage::{self, Durable};
 pub use access::Token;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
-use clap::error::ErrorKind;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{Args, CommandFactory as _};
 pub use format::LogFormat;
 use log::LevelFilter;
 pub use output::Output;
-use std::ffi::OsString;
-use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
+use subcommands::Arguments;
+pub use subcommands::{Instead, Task};
 pub use token_file::TokenFile;
 pub use units::{Size, Span};
+pub use url::Url;
 
 /// The longest value unless told otherwise.
 const VALUE_BYTES_MAX: Size = Size(10 << 20);
@@ -44,17 +47,8 @@ const VALUE_SIZE_MAX: u64 = 1 << 30;
 /// The most worker threads; more would be a mistake that the system refuses.
 const WORKERS_MAX: usize = 1024;
 
-/// The end of the text of `--help`.
-const AFTER_HELP: &str = "\
-The variable LKV_TOKEN, which has no flag, is one token with all rights.
-
-Exit codes: 0 after Ctrl-C or SIGTERM, 129 after SIGHUP, 1 for a failure, 2 for bad usage. A second \
-Ctrl-C or SIGTERM ends it at once, with 1. A signal that is ignored at the start, as nohup has it, \
-stays ignored.";
-
-/// A key-value store over HTTP. In memory, or durable; curl is the client.
-#[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100, args_override_self = true, after_help = AFTER_HELP)]
+/// The flags of a store.
+#[derive(Clone, Debug, Args)]
 pub struct Options {
     /// The address to listen on, or a name for all of its addresses; one that other
     /// machines can reach needs a token, unless everyone may come in
@@ -65,6 +59,11 @@ pub struct Options {
     /// The port to listen on; 0 asks the system for a free one
     #[arg(long, env = "LKV_PORT", default_value_t = Config::ADDR.port())]
     pub port: u16,
+
+    /// A file for the port, which is written once the store listens, and removed at the end
+    #[arg(long, env = "LKV_PORT_FILE", value_name = "FILE",
+          value_parser = PathBufValueParser::new())]
+    pub port_file: Option<PathBuf>,
 
     /// A name that the store may be called by on a loopback address without a
     /// token, beside addresses, names without a dot and that of --host;
@@ -171,45 +170,12 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Several<T>(Vec<T>);
 
-/// An end before the start.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Instead {
-    /// Print this text and succeed: the help, or the version.
-    Print(String),
-    /// Complain with this line: the usage is bad.
-    Complain(String),
-}
-
 impl Options {
-    /// Reads the arguments, the program's name first, and the environment. An
-    /// empty variable is an unset one.
-    pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, Instead> {
-        let mut command = Self::command().mut_args(|arg| {
-            let unset = arg.get_env().is_some_and(|name| {
-                std::env::var_os(name).is_some_and(|value| environment::is_unset(name, &value))
-            });
-            if unset { arg.env(None::<&str>) } else { arg }
-        });
-        let matches = command.try_get_matches_from_mut(arguments);
-        let options = matches.and_then(|matches| Self::from_arg_matches(&matches));
-        let mut options = options.map_err(|err| {
-            let text = err.render().to_string();
-            if matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                Instead::Print(text)
-            } else {
-                Instead::Complain(one_line(&text))
-            }
-        })?;
-        options.token = Token::read().map_err(bad_usage)?;
-        options.check_access().map_err(bad_usage)?;
-        Ok(options)
-    }
-
     /// Warnings of ignored environment variables that bear the program's name.
     pub fn ignored_variables() -> Vec<String> {
-        let command = Self::command();
+        let command = Arguments::command();
         let flags = command.get_arguments().filter_map(|arg| arg.get_env().map(ToOwned::to_owned));
-        let known = flags.chain([Token::VARIABLE.into()]);
+        let known = flags.chain([Token::VARIABLE, Url::VARIABLE].map(Into::into));
         environment::ignored(&known.collect::<Vec<_>>(), std::env::vars_os())
     }
 
@@ -304,30 +270,16 @@ fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
-fn bad_usage(complaint: impl Display) -> Instead {
-    Instead::Complain(format!("{complaint}; see --help"))
-}
-
-/// The first sentence of a complaint of clap's, with its tip if it has one.
-fn one_line(text: &str) -> String {
-    let mut lines = text.lines().map(str::trim);
-    let first: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
-    let first = first.join(" ");
-    let complaint = first.strip_prefix("error: ").unwrap_or(&first);
-    match lines.find_map(|line| line.strip_prefix("tip: ")) {
-        Some(tip) => format!("{complaint} ({tip}); see --help"),
-        None => format!("{complaint}; see --help"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
 
     fn read(arguments: &[&str]) -> Result<Options, Instead> {
-        let program = std::iter::once("little-key-value");
-        Options::read(program.chain(arguments.iter().copied()).map(Into::into))
+        let Task::Serve(options) = subcommands::tests::read(arguments)? else {
+            panic!("{arguments:?} is a subcommand");
+        };
+        Ok(*options)
     }
 
     fn complaint(arguments: &[&str]) -> String {
@@ -335,11 +287,6 @@ mod tests {
             Err(Instead::Complain(line)) => line,
             other => panic!("{arguments:?} is no bad usage: {other:?}"),
         }
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Options::command().debug_assert();
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | the same for the change log | `tests/changes.rs` |
 //! | tokens, on connections that are open | `tests/access.rs` |
 //! | bytes that are no whole request: cut, split, ambiguous, too large | `tests/wire.rs` |
+//! | the description of the API, against its standard and the answers | `scripts/openapi.sh` |
 //! | many clients at once, all honest | `tests/concurrency.rs` |
 //! | the same with lists, batches and takes | `tests/collections.rs` |
 //! | a client or a storage that misbehaves costs nobody else anything | `tests/containment.rs` |
@@ -23,9 +24,15 @@
 //! | tar archives, as other writers and readers have them | `tests/archives.rs`, `scripts/archives.sh` |
 //! | an upload that is taken as it comes | `tests/imports.rs` |
 //! | flags, environment, exit codes, signals | `tests/process.rs` |
+//! | a command beside a store | `tests/run.rs` |
+//! | the exit code of a probe | `tests/health.rs` |
+//! | the file with the port | `tests/port_file.rs` |
 //! | the addresses that it listens on | `tests/addresses.rs` |
 //! | the server's metrics | `tests/metrics.rs`, `scripts/metrics.sh` |
+//! | what it tells on a terminal, and Ctrl-C there | `tests/terminal.rs` |
+//! | texts that it prints: version, completions, manual page | `tests/texts.rs` |
 //! | standard output and the log | `tests/output.rs`, `tests/panics.rs` |
+//! | messages to a service manager | `tests/service_manager.rs` |
 //! | no descriptors, threads or address space | `tests/faults.rs` |
 //! | the probes while it stops, or its disk hangs | `tests/probes.rs` |
 //! | the names of its threads | `tests/threads.rs` |
@@ -40,6 +47,7 @@
 //! | what the metrics tell of a storage | `tests/metrics_of_storage.rs` |
 //! | what only curl or the shell does: `-T`, `$?`, `nohup` | `scripts/curl.sh`, `semantics.sh`, `process.sh` |
 //! | a proxy or a build tool in front | `scripts/proxy.sh`, `scripts/caches.sh` |
+//! | the unit for systemd, the container image | `scripts/package.sh` |
 //! | minutes under attack, kills or damage | `scripts/hostile/`, `soak.py`, `crash.py`, `damage.py` |
 //!
 //! A test asks the lowest layer that can keep the promise, and each promise has
@@ -73,5 +81,7 @@ pub mod promises;
 pub mod random;
 pub mod replica;
 pub mod server;
+#[cfg(unix)]
+pub mod terminal;
 pub mod transcript;
 pub mod wrappers;
