@@ -47,6 +47,26 @@ fn every_writer_finds_its_own_keys() {
     }
 }
 
+#[test]
+fn of_a_hundred_who_create_one_does() {
+    const CREATORS: usize = 100;
+    for (engine, open) in engines::ENGINES {
+        let server = Fixture::over(open());
+        let answers = at_once(server.addr(), CREATORS, |creator, connection| {
+            let answer = connection.put("/kv/lock?create", &bytes_of(creator as u64));
+            (creator as u64, answer)
+        });
+        let mut created =
+            answers.iter().filter(|(_, answer)| answer.status() == 200).map(|(creator, _)| creator);
+        let (first, others) = (created.next(), created.count());
+        assert_eq!((first.is_some(), others), (true, 0), "{engine}");
+        for (_, answer) in answers.iter().filter(|(_, answer)| answer.status() != 200) {
+            assert_eq!((answer.status(), Some(&number_of(&answer.body))), (409, first), "{engine}");
+        }
+        assert_eq!(Some(&number_of(&server.connect().get("/kv/lock").body)), first, "{engine}");
+    }
+}
+
 /// The only entity tag of an answer.
 #[track_caller]
 fn tag_of(answer: &Response) -> String {

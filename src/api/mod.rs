@@ -22,14 +22,15 @@
 //!    Each operation of the storage is bounded. A call on many keys is a chain of
 //!    them: an `Answer::Then` that takes the next step, or a reply with a `Rest` where
 //!    the body need not be in memory as a whole (see `list` and `remove`).
-//! 2. Give it a row in `routes.rs`, or a method in a row. `Allow`, `OPTIONS *` and
-//!    the text of 404 follow.
+//! 2. Give it a row in `routes.rs`, or a method in a row, and describe it in
+//!    `openapi.json`. `Allow`, `OPTIONS *` and the text of 404 follow.
 //! 3. Use the vocabulary: `query`, `etag`, `range`, `ttl`, `digests`, `media_type` and
 //!    `members` parse, `Reply` and `lines` have the forms of replies. A new parameter of
 //!    `/kv/{key}` belongs to `query`, so that reads refuse it, and one of `/kv` to
 //!    `collection`.
-//! 4. Give each new refusal a row in `refusal.rs`, and each new header field a place in
-//!    the lists of `access/origins.rs`, or pages of other origins cannot use it.
+//! 4. Give each new refusal a row in `refusal.rs` and its text in `openapi.json`, and each
+//!    new header field a place in the lists of `access/origins.rs`, or pages of other
+//!    origins cannot use it.
 //! 5. Only if the storage has no operation for it: add to `storage::Op` and
 //!    `Effect`, and to `Answer` here.
 //! 6. Show it in a transcript under `tests/transcripts`, and in the README.
@@ -40,6 +41,7 @@ mod collection;
 mod cross_site;
 mod digests;
 mod entries;
+mod error_form;
 mod etag;
 mod fields;
 pub(crate) mod grammar;
@@ -65,10 +67,11 @@ pub use access::{
     Origin, Origins, TokenSet, Tokens,
 };
 use bytes::Bytes;
+pub use error_form::ErrorForm;
 use fields::Fields;
 pub use operations::import::{Import, Upload};
 use operations::wait::{Wait, WaitingCall};
-use operations::{Answer, Look};
+use operations::{Answer, Look, artifacts};
 pub use operations::{Operation, Pending};
 pub use refusal::Refusal;
 pub use reply::{Reply, Rest};
@@ -137,6 +140,8 @@ pub struct Admission {
     pub cors: Option<Box<Cors>>,
     /// The number of the set of tokens that the caller was let in by, or before.
     pub tokens: u64,
+    /// The form of the reply if it is an error.
+    pub error_form: ErrorForm,
 }
 
 impl Api {
@@ -198,7 +203,8 @@ impl Api {
             }
             Ok(operation)
         };
-        Admission { decision: decide(), route: found.id(), cors, tokens }
+        let error_form = ErrorForm::parse(fields);
+        Admission { decision: decide(), route: found.id(), cors, tokens, error_form }
     }
 
     /// Returns true if the tokens are those of an admission. One that was overtaken by
@@ -273,6 +279,9 @@ impl Api {
                 None => Step::Pending(write.plan(body, self.value_bytes_max)?.alone()),
                 Some(wait) => self.begin(write.look(body, self.value_bytes_max)?, wait),
             },
+            Operation::Artifact(write) => {
+                Step::Pending(artifacts::plan(*write, body, self.value_bytes_max)?)
+            }
             Operation::Wait(call) => self.begin(call.0, call.1),
             Operation::Body(plan) => Step::Pending(plan(body, self.value_bytes_max)?),
             Operation::Pending(pending) => Step::Pending(*pending),

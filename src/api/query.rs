@@ -25,6 +25,8 @@ pub enum Action {
     Append,
     /// `return`: answer with the deleted value.
     Return,
+    /// `create`: store only where nothing is there.
+    Create,
 }
 
 /// True for a query with any parameter of a `POST`.
@@ -36,7 +38,8 @@ pub fn is_for_post(query: &str) -> bool {
 /// one behind a URL to get past a cache. A parameter of another method is
 /// refused: the answer must not look as if it had taken effect.
 pub fn check_read(query: &str) -> Result<(), Refusal> {
-    let is_of_another = |query| is_for_post(query) || names(query).any(|name| name == "return");
+    let is_of_another =
+        |query| is_for_post(query) || names(query).any(|name| matches!(name, "return" | "create"));
     // Nearly every read is without one.
     if !query.is_empty() && is_of_another(query) { Err(Refusal::QueryUnknown) } else { Ok(()) }
 }
@@ -92,7 +95,8 @@ impl<'a> Query<'a> {
                 // Libraries that build queries of pairs write `append=`.
                 ("append", None | Some("")) => Action::Append,
                 ("return", None | Some("")) => Action::Return,
-                ("append" | "return", Some(_)) => return Err(Refusal::QueryMalformed),
+                ("create", None | Some("")) => Action::Create,
+                ("append" | "return" | "create", Some(_)) => return Err(Refusal::QueryMalformed),
                 _ => return Err(Refusal::QueryUnknown),
             };
             if action.replace(named).is_some() {
@@ -148,6 +152,8 @@ mod tests {
             ("append=", action(Action::Append)),
             ("return", action(Action::Return)),
             ("return=", action(Action::Return)),
+            ("create", action(Action::Create)),
+            ("create=", action(Action::Create)),
             ("incr&ttl=60", Query { action: Some(Action::Add(1)), ..ttl("60") }),
             ("ttl=60&append", Query { action: Some(Action::Append), ..ttl("60") }),
             ("wait", Query { wait: Some(""), ..Query::default() }),
@@ -174,12 +180,15 @@ mod tests {
             ("decr=", Refusal::QueryMalformed),
             ("append=x", Refusal::QueryMalformed),
             ("return=1", Refusal::QueryMalformed),
+            ("create=1", Refusal::QueryMalformed),
             ("ttl=60&ttl=60", Refusal::QueryContradictory),
             ("incr&incr=2", Refusal::QueryContradictory),
             ("append&&append", Refusal::QueryContradictory),
             ("incr&decr=1", Refusal::QueryContradictory),
             ("incr&ttl=60&append", Refusal::QueryContradictory),
             ("append&return", Refusal::QueryContradictory),
+            ("create&create", Refusal::QueryContradictory),
+            ("incr&create", Refusal::QueryContradictory),
             ("wait&wait=5", Refusal::QueryContradictory),
             ("incr=", Refusal::AmountMalformed),
             ("incr=x", Refusal::AmountMalformed),
@@ -209,6 +218,8 @@ mod tests {
             "append=x",
             "return",
             "&return=1",
+            "create",
+            "x&create=1",
             "x&incr",
             "incr&x",
         ] {
@@ -266,7 +277,7 @@ mod tests {
         /// A parameter of a write is never taken for one that nobody knows.
         #[test]
         fn a_read_refuses_what_a_write_understands(
-            query in "((ttl|incr|decr|append|return|wait|x)?=?[0-9-]{0,2}&?){0,4}",
+            query in "((ttl|incr|decr|append|return|create|wait|x)?=?[0-9-]{0,2}&?){0,4}",
         ) {
             let understood = Query::parse(&query);
             if understood != Err(Refusal::QueryUnknown) {
@@ -278,7 +289,7 @@ mod tests {
         /// Nothing that passes was left out, and the order does not matter.
         #[test]
         fn a_query_that_passes_has_one_reading(
-            query in "((ttl|incr|decr|append|return|wait|x)?=?[0-9-]{0,2}&?){0,4}|.{0,8}",
+            query in "((ttl|incr|decr|append|return|create|wait|x)?=?[0-9-]{0,2}&?){0,4}|.{0,8}",
         ) {
             let Ok(understood) = Query::parse(&query) else { return Ok(()) };
             let named = query.split('&').filter(|parameter| !parameter.is_empty()).count();

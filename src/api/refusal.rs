@@ -19,7 +19,8 @@ macro_rules! refusals {
 
         impl Refusal {
             #[cfg(test)]
-            const ALL: &[Self] = &[$(Self::$name),+];
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
 
             /// The status code and the text, without its newline.
             pub fn status_and_text(self) -> (u16, &'static str) {
@@ -106,6 +107,10 @@ refusals! {
     ContentEncoding 415 "content encoding is not supported"
     DigestMalformed 400 "the digest is malformed"
 
+    // The artifacts of a remote cache.
+    ArtifactSlash 400 "the hash and the team have no slash"
+    ArtifactField 400 "an x-artifact field is malformed or too long"
+
     // The body.
     ValueTooLarge 413 "value is too large"
     ValueEmpty 400 "value cannot be empty"
@@ -153,6 +158,7 @@ refusals! {
     // The entry under the key.
     KeyNotFound 404 "key not found"
     PreconditionFailed 412 "precondition failed"
+    KeyExists 409 "the key is there already"
     RangeUnsatisfiable 416 "range not satisfiable"
     NotANumber 409 "the value is not a whole number"
     NumberOutOfRange 409 "the number does not fit 64 bits"

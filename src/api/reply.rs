@@ -11,6 +11,7 @@ use std::ops::Range;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
+const JSON: &str = "application/json";
 
 /// The media type of events.
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -30,6 +31,8 @@ pub struct Reply {
     body: Bytes,
     /// The body goes on.
     rest: Option<Rest>,
+    /// The body is a line about an error.
+    is_error: bool,
 }
 
 impl PartialEq for Reply {
@@ -91,6 +94,11 @@ impl Reply {
         Self::once(200, Some(TEXT), text.into())
     }
 
+    /// A JSON text of ours.
+    pub fn json(status: u16, text: impl Into<Bytes>) -> Self {
+        Self::once(status, Some(JSON), text.into())
+    }
+
     /// 200 with a stored value. Shares the bytes.
     pub fn value(entry: &Entry, tag: EntityTag) -> Self {
         Self::of_value(200, entry, tag, NO_CACHE, entry.value().clone())
@@ -99,6 +107,11 @@ impl Reply {
     /// 200 with a deleted value. Shares the bytes.
     pub fn taken(entry: &Entry, tag: EntityTag) -> Self {
         Self::of_value(200, entry, tag, NO_STORE, entry.value().clone())
+    }
+
+    /// 409 with the value that is there. Shares the bytes.
+    pub fn existing(entry: &Entry) -> Self {
+        Self::of_value(409, entry, EntityTag::of(entry), NO_STORE, entry.value().clone())
     }
 
     /// 206 with a slice of a stored value. Shares the bytes.
@@ -130,7 +143,7 @@ impl Reply {
             // Its scripts must not act in the name of the store.
             headers.push(("Content-Security-Policy", Cow::Borrowed("sandbox")));
         }
-        Self { status, headers, body, rest: None }.with_ttl(entry)
+        Self { status, headers, body, rest: None, is_error: false }.with_ttl(entry)
     }
 
     /// 200 with metrics of this media type.
@@ -177,7 +190,7 @@ impl Reply {
 
     /// The next part of a body.
     pub fn part_of_body(part: impl Into<Bytes>) -> Self {
-        Self { status: 200, headers: Vec::new(), body: part.into(), rest: None }
+        Self { status: 200, headers: Vec::new(), body: part.into(), rest: None, is_error: false }
     }
 
     /// 200 with the number of keys in the collection, and a newline.
@@ -226,7 +239,7 @@ impl Reply {
     /// keep. 503 gets a `Retry-After` (RFC 9110, 10.2.3).
     pub fn error(status: u16, text: &str) -> Self {
         let line = format!("{text}\n");
-        let reply = Self::once(status, Some(TEXT), line.into());
+        let reply = Self { is_error: true, ..Self::once(status, Some(TEXT), line.into()) };
         if status == 503 { reply.with_header("Retry-After", "1") } else { reply }
     }
 
@@ -239,7 +252,14 @@ impl Reply {
         let mut headers = Vec::with_capacity(HEADERS_USUAL);
         headers.extend(kind.map(|kind| ("Content-Type", Cow::Borrowed(kind))));
         headers.push(NO_SNIFFING);
-        Self { status, headers, body, rest: None }
+        Self { status, headers, body, rest: None, is_error: false }
+    }
+
+    /// The same with another body, of this media type.
+    #[must_use]
+    pub fn with_body(mut self, kind: &'static str, body: impl Into<Bytes>) -> Self {
+        self.headers.retain(|(name, _)| *name != "Content-Type");
+        Self { body: body.into(), ..self.with_header("Content-Type", kind) }
     }
 
     /// The same with one more header field.
@@ -275,6 +295,11 @@ impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_ref())
+    }
+
+    /// Returns true if the body is a line about an error, and not a value.
+    pub fn is_error(&self) -> bool {
+        self.is_error
     }
 
     /// The body, or the part of it that is there. Cloning it shares the bytes.

@@ -5,19 +5,20 @@
 use super::access::{Admittance, Caller};
 use super::fields::Fields;
 use super::operations::{
-    Operation, Parse, Routed, add, batch, clear, health, import, list, manual, metrics, options,
-    read, remove, watch, write,
+    Operation, Parse, Routed, add, artifacts, batch, clear, health, import, list, manual, metrics,
+    openapi, options, read, remove, watch, write,
 };
 use super::target::{Target, decode_key};
 use super::{Refusal, Reply};
 use crate::storage::Key;
 
-/// The end of a path that stands for any key, percent-encoded.
+/// The ends of a path that stand for any key, or for the last part of one, percent-encoded.
 const KEY: &str = "{key}";
+const HASH: &str = "{hash}";
 
 /// One path.
 pub struct Route {
-    /// Its text, in which `{key}` stands for the rest.
+    /// Its text, in which `{key}` or `{hash}` stands for the rest.
     pub path: &'static str,
     /// The least that it asks of a caller.
     pub admittance: Admittance,
@@ -82,6 +83,11 @@ pub const ROUTES: &[Route] = &[
         methods: &[("GET", metrics::parse), ("HEAD", metrics::parse), ("OPTIONS", options::parse)],
     },
     Route {
+        path: "/openapi.json",
+        admittance: Admittance::Open,
+        methods: &[("GET", openapi::parse), ("HEAD", openapi::parse), ("OPTIONS", options::parse)],
+    },
+    Route {
         path: "/livez",
         admittance: Admittance::Open,
         methods: &[("GET", health::live), ("HEAD", health::live), ("OPTIONS", options::parse)],
@@ -97,11 +103,42 @@ pub const ROUTES: &[Route] = &[
         methods: &[("GET", health::parse), ("HEAD", health::parse), ("OPTIONS", options::parse)],
     },
     Route {
+        path: "/v8/artifacts/status",
+        admittance: Admittance::Token,
+        methods: &[
+            ("GET", artifacts::status),
+            ("HEAD", artifacts::status),
+            ("OPTIONS", options::parse),
+        ],
+    },
+    Route {
+        path: "/v8/artifacts/events",
+        admittance: Admittance::Token,
+        methods: &[("POST", artifacts::events), ("OPTIONS", options::parse)],
+    },
+    Route {
+        path: "/v8/artifacts/{hash}",
+        admittance: Admittance::Token,
+        methods: &[
+            ("GET", artifacts::get),
+            ("HEAD", artifacts::get),
+            ("PUT", artifacts::put),
+            ("OPTIONS", options::parse),
+        ],
+    },
+    Route {
         path: "/",
         admittance: Admittance::Open,
         methods: &[("GET", manual::parse), ("HEAD", manual::parse), ("OPTIONS", options::parse)],
     },
 ];
+
+impl Route {
+    /// The start of the path, where the end stands for a key.
+    pub fn prefix(&self) -> Option<&'static str> {
+        self.path.strip_suffix(KEY).or_else(|| self.path.strip_suffix(HASH))
+    }
+}
 
 /// A path of the table, by its place there, or any other path: the label of a call in the
 /// metrics.
@@ -157,7 +194,7 @@ impl Found<'_> {
 /// Looks a path up. Nothing is normalized or redirected.
 pub fn find(path: &str) -> Found<'_> {
     for (id, route) in (0..).map(RouteId).zip(ROUTES) {
-        let prefix = route.path.strip_suffix(KEY);
+        let prefix = route.prefix();
         if let Some(encoded) = prefix.and_then(|prefix| path.strip_prefix(prefix)) {
             return Found { id, route: Some(route), key: Some(encoded) };
         }
@@ -214,7 +251,7 @@ pub fn parse_on_key(
 
 /// The key in a path; none in one that is not that of a key.
 pub fn key_in(path: &str) -> Option<Result<Key, Refusal>> {
-    path.strip_prefix(OF_KEY.path.strip_suffix(KEY)?).map(decode_key)
+    path.strip_prefix(OF_KEY.prefix()?).map(decode_key)
 }
 
 fn parse_method(

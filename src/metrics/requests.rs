@@ -16,9 +16,9 @@ use std::time::Duration;
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"];
 
 /// The statuses that are counted by number, ascending.
-pub const STATUSES: [u16; 26] = [
-    200, 201, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 411, 412, 413, 414, 415, 416, 417,
-    431, 500, 501, 503, 504, 505, 507,
+pub const STATUSES: [u16; 27] = [
+    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 411, 412, 413, 414, 415, 416,
+    417, 431, 500, 501, 503, 504, 505, 507,
 ];
 
 /// The label of everything else.

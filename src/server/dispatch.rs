@@ -291,10 +291,7 @@ impl Dispatcher {
     /// Writes the response as far as the socket takes it at once, and leaves the
     /// rest to a sender. Never blocks.
     fn respond(&self, job: Job, reply: Reply) {
-        let reply = match &job.head.cors {
-            None => reply,
-            Some(cors) => cors.apply(reply),
-        };
+        let reply = job.head.apply(reply);
         // Those that wait were taken, so they are answered before the end.
         let ends = self.api.is_draining() && !job.connection.pipeline.has_waiting();
         let mut response = Response::new(reply, &job.head, ends);

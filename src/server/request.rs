@@ -4,12 +4,13 @@
 use super::access_log::Line;
 use super::framing::{self, Framing, Persistence};
 use super::uploads::Reservation;
-use crate::api::{Admission, Api, Call, Cors, Operation, Refusal, Reply, RouteId};
+use crate::api::{Admission, Api, Call, Cors, ErrorForm, Operation, Refusal, Reply, RouteId};
 use crate::metrics::METHODS;
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::time::Instant;
+use tiny_http::StatusCode;
 
 /// A whole request, without its connection.
 pub struct Request {
@@ -38,6 +39,8 @@ pub struct Head {
     pub cors: Option<Box<Cors>>,
     /// The number of the set of tokens that it was admitted by.
     pub tokens: u64,
+    /// The form of the reply if it is an error; text if the head makes no sense.
+    pub error_form: Option<ErrorForm>,
     /// The request as it came, if a log wants it.
     pub line: Option<Box<Line>>,
 }
@@ -57,6 +60,7 @@ impl Head {
             route: RouteId::OTHER,
             cors: None,
             tokens: 0,
+            error_form: None,
             line: None,
         }
     }
@@ -68,11 +72,27 @@ impl Head {
         Self { method: known.unwrap_or(OTHER_METHOD), line, ..Self::unknown() }
     }
 
+    /// The reply with all that depends on the head: the form of an error, and the fields
+    /// for a browser.
+    pub fn apply(&self, reply: Reply) -> Reply {
+        let reply = match self.error_form {
+            Some(form) if reply.is_error() => {
+                let phrase = StatusCode(reply.status()).default_reason_phrase();
+                form.apply(reply, phrase)
+            }
+            Some(_) | None => reply,
+        };
+        match &self.cors {
+            None => reply,
+            Some(cors) => cors.apply(reply),
+        }
+    }
+
     /// The same as far as its last words, counters and logs depend on it.
     pub fn to_record(&self) -> Self {
-        let Self { method, came, route, .. } = *self;
+        let Self { method, came, route, error_form, .. } = *self;
         let (cors, line) = (self.cors.clone(), self.line.clone());
-        Self { method, came, route, cors, line, ..Self::unknown() }
+        Self { method, came, route, cors, error_form, line, ..Self::unknown() }
     }
 
     /// Whether no request comes after this one.
@@ -153,8 +173,9 @@ impl framing::ParsedHead<'_> {
         };
         head.persistence = framing.persistence;
         let call = Call { method, target, fields, body_bytes: framing.length.known() };
-        let Admission { decision: admitted, route, cors, tokens } = api.admit(&call);
+        let Admission { decision: admitted, route, cors, tokens, error_form } = api.admit(&call);
         (head.route, head.cors, head.tokens) = (route, cors, tokens);
+        head.error_form = Some(error_form);
         if admitted.as_ref().is_ok_and(Operation::is_stream) {
             // Nothing can come behind a response without an end.
             head.persistence = Persistence::Close;

@@ -55,6 +55,9 @@ use std::str::Lines;
 use std::thread;
 use std::time::Duration;
 
+/// The types of errors: a line, and a problem document (RFC 9457).
+const ERROR_TYPES: [&str; 2] = ["text/plain; charset=utf-8", "application/problem+json"];
+
 /// A transcript, ready to be replayed.
 #[derive(Debug)]
 pub struct Transcript {
@@ -413,11 +416,16 @@ fn check_always(method: &str, got: &Response) -> Result<(), String> {
     let mut always = vec![("X-Content-Type-Options", "nosniff")];
     let writes = matches!(method, "PUT" | "POST" | "DELETE");
     always.extend((error || writes).then_some(("Cache-Control", "no-store")));
-    always.extend(error.then_some(("Content-Type", "text/plain; charset=utf-8")));
     for (name, value) in always {
         if got.header(name) != Some(value) {
             return Err(format!("expected {name} {value:?}, got {:?}", got.header(name)));
         }
+    }
+    // A conflict with a value has that for its body.
+    let has_value = got.status() == 409 && got.header("ETag").is_some();
+    let kind = got.header("Content-Type");
+    if error && !has_value && !kind.is_some_and(|kind| ERROR_TYPES.contains(&kind)) {
+        return Err(format!("expected one of {ERROR_TYPES:?}, got {kind:?}"));
     }
     Ok(())
 }

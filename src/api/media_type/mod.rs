@@ -7,7 +7,7 @@ use super::grammar::{OWS, split_token};
 use std::sync::Arc;
 
 /// The longest type to store, in bytes.
-const MEDIA_TYPE_BYTES_MAX: usize = 255;
+pub const MEDIA_TYPE_BYTES_MAX: usize = 255;
 
 /// Types that a browser never runs: it shows the value as text or saves it.
 const PASSIVE: [&str; 5] =

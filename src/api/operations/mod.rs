@@ -10,6 +10,7 @@
 )]
 
 pub mod add;
+pub mod artifacts;
 pub mod batch;
 pub mod clear;
 pub mod health;
@@ -17,6 +18,7 @@ pub mod import;
 pub mod list;
 pub mod manual;
 pub mod metrics;
+pub mod openapi;
 pub mod options;
 pub mod read;
 pub mod remove;
@@ -71,6 +73,8 @@ pub enum Operation {
     Read(Key, Read),
     /// A write of a key, which needs its body first.
     Write(Write),
+    /// A write of an artifact.
+    Artifact(Box<Write>),
     /// A call without a body that waits.
     Wait(Box<(Look, Wait)>),
     /// Any other operation that needs its body first, and the longest value.
@@ -126,9 +130,13 @@ impl Operation {
             // The head of a list.
             Self::Reply(reply) => reply.has_rest(),
             Self::Wait(call) => matches!(call.0, Look::First(..)),
-            Self::Pending(pending) => !matches!(pending.op, Op::Clear),
+            Self::Pending(pending) => !matches!(pending.op, Op::Clear | Op::Get(_)),
             Self::Body(_) | Self::Watch(_) | Self::Import(_) => true,
-            Self::Inspect(_) | Self::Survey(_) | Self::Read(..) | Self::Write(_) => false,
+            Self::Inspect(_)
+            | Self::Survey(_)
+            | Self::Read(..)
+            | Self::Write(_)
+            | Self::Artifact(_) => false,
         }
     }
 
@@ -141,6 +149,7 @@ impl Operation {
             Self::Import(_) => Ok(()),
             _ if bytes > value_bytes_max => Err(Refusal::ValueTooLarge),
             Self::Write(write) => write.check_length(bytes),
+            Self::Artifact(write) => write.check_length(bytes),
             Self::Reply(_)
             | Self::Inspect(_)
             | Self::Survey(_)

@@ -31,7 +31,8 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
 }
 
 impl Read {
-    fn parse(fields: Fields<'_>, is_get: bool) -> Result<Self, Refusal> {
+    /// Parses the header fields.
+    pub fn parse(fields: Fields<'_>, is_get: bool) -> Result<Self, Refusal> {
         let range = fields.only("Range").filter(|_| is_get);
         // Several are as void as one that is malformed.
         let if_range = fields.has("If-Range").then(|| fields.only("If-Range").unwrap_or(""));

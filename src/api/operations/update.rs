@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub enum Verb {
     /// Store the body.
     Set,
+    /// Store the body where nothing is there.
+    Create,
     /// Delete the entry.
     Delete,
     /// Delete the entry and reply with it.
@@ -48,7 +50,7 @@ impl Verb {
     /// describe a body are ignored.
     pub fn stores_body(self) -> bool {
         match self {
-            Self::Set | Self::Append => true,
+            Self::Set | Self::Create | Self::Append => true,
             Self::Delete | Self::Take | Self::Touch | Self::Add(_) => false,
         }
     }
@@ -56,11 +58,15 @@ impl Verb {
     /// Checks the length of the body.
     pub fn check_length(self, bytes: u64) -> Result<(), Refusal> {
         match self {
-            Self::Set | Self::Append if bytes == 0 => Err(Refusal::ValueEmpty),
+            Self::Set | Self::Create | Self::Append if bytes == 0 => Err(Refusal::ValueEmpty),
             Self::Touch | Self::Add(_) if bytes > 0 => Err(Refusal::BodyUnexpected),
-            Self::Set | Self::Append | Self::Touch | Self::Add(_) | Self::Delete | Self::Take => {
-                Ok(())
-            }
+            Self::Set
+            | Self::Create
+            | Self::Append
+            | Self::Touch
+            | Self::Add(_)
+            | Self::Delete
+            | Self::Take => Ok(()),
         }
     }
 }
@@ -95,7 +101,8 @@ impl Update {
         })
     }
 
-    fn check(&self, before: Option<&Entry>) -> Result<(), Refusal> {
+    /// Refuses the update because of the entry before.
+    pub fn check(&self, before: Option<&Entry>) -> Result<(), Refusal> {
         // Conditions do not count where the reply is an error without them
         // (RFC 9110, 13.2.1).
         if before.is_none() && matches!(self.verb, Verb::Take | Verb::Touch) {
@@ -113,7 +120,8 @@ impl Update {
                 let fits = bytes as u64 <= self.value_bytes_max;
                 if fits { Ok(()) } else { Err(Refusal::ValueTooLarge) }
             }
-            Verb::Set | Verb::Delete | Verb::Take | Verb::Touch => Ok(()),
+            Verb::Create if before.is_some() => Err(Refusal::KeyExists),
+            Verb::Set | Verb::Create | Verb::Delete | Verb::Take | Verb::Touch => Ok(()),
         }
     }
 
@@ -125,7 +133,7 @@ impl Update {
                 let touched = before.cloned().map(|entry| entry.with_expiry(expiry));
                 return touched.map_or(Decision::Keep, Decision::Replace);
             }
-            Verb::Set => self.body.clone(),
+            Verb::Set | Verb::Create => self.body.clone(),
             Verb::Append => {
                 [before.map_or(&[][..], |entry| entry.value()), &self.body[..]].concat().into()
             }
@@ -161,6 +169,7 @@ impl Update {
                 Some(before) if refusal == Refusal::PreconditionFailed => {
                     reply.with_tag(EntityTag::of(before))
                 }
+                Some(before) if refusal == Refusal::KeyExists => Reply::existing(before),
                 Some(_) | None => reply,
             };
         }

@@ -27,7 +27,8 @@ pub struct Write {
     /// The conditions on the entry before.
     pub conditions: Conditions,
     ttl: Option<Ttl>,
-    content_type: Option<Arc<str>>,
+    /// The content type of the value.
+    pub content_type: Option<Arc<str>>,
     digests: Option<Box<Digests>>,
     /// It waits until its condition holds.
     pub wait: Option<Wait>,
@@ -37,11 +38,15 @@ pub struct Write {
 pub fn put(routed: Routed<'_>) -> Result<Operation, Refusal> {
     routed.check_key(Right::Write)?;
     let query = Query::parse(routed.target.query)?;
-    if query.action.is_some() {
-        return Err(Refusal::QueryUnknown);
-    }
+    let verb = match query.action {
+        None => Verb::Set,
+        Some(Action::Create) => Verb::Create,
+        Some(Action::Add(_) | Action::Append | Action::Return) => {
+            return Err(Refusal::QueryUnknown);
+        }
+    };
     let ttl = Ttl::parse(query.ttl, routed.fields)?;
-    Write::routed(Verb::Set, ttl, query.wait, routed)
+    Write::routed(verb, ttl, query.wait, routed)
 }
 
 /// Parses the head of a `POST`, a method of the query and not of the key alone.
@@ -57,7 +62,7 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
         None => Verb::Touch,
         Some(Action::Add(amount)) => Verb::Add(amount),
         Some(Action::Append) => Verb::Append,
-        Some(Action::Return) => return Err(Refusal::QueryUnknown),
+        Some(Action::Return | Action::Create) => return Err(Refusal::QueryUnknown),
     };
     let ttl = Ttl::parse(query.ttl, routed.fields)?;
     Write::routed(verb, ttl, query.wait, routed)
@@ -86,6 +91,9 @@ impl Write {
         let fields = routed.fields;
         let wait = Wait::parse(wait, fields)?;
         let write = Self::parse(verb, ttl, routed.into_key(), fields)?;
+        if verb == Verb::Create && !write.conditions.is_empty() {
+            return Err(Refusal::ConditionUnexpected);
+        }
         // Without a condition there is nothing to wait for.
         let can_wait = verb == Verb::Take || !write.conditions.is_empty();
         if !can_wait && wait.is_some_and(Wait::is_demanded) {
@@ -151,7 +159,13 @@ impl Write {
             Verb::Delete if !is_conditional => {
                 Planned { key, op: BatchOp::Delete, answer: Answer::Reply(Reply::empty()) }
             }
-            Verb::Set | Verb::Delete | Verb::Take | Verb::Touch | Verb::Add(_) | Verb::Append => {
+            Verb::Set
+            | Verb::Create
+            | Verb::Delete
+            | Verb::Take
+            | Verb::Touch
+            | Verb::Add(_)
+            | Verb::Append => {
                 let update = Arc::new(update);
                 let op = BatchOp::Update(update.change());
                 Planned { key, op, answer: Answer::Update(update) }

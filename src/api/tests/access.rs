@@ -14,7 +14,9 @@ const FORBIDDEN: &str = "the token has no right to do this\n";
 
 /// The tokens of all callers.
 fn tokens() -> Tokens {
-    let text = format!("{OWNER}\n{READER} ro\n{USERS} users: groups:\n{USERS_READER} ro users:\n");
+    let text = format!(
+        "{OWNER}\n{READER} ro\n{USERS} users: groups: turbo/web/\n{USERS_READER} ro users: turbo/web/\n"
+    );
     Tokens::new(TokenSet::parse(&text).unwrap())
 }
 
@@ -61,6 +63,8 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
     ("PUT /kv/users:1", b"a", WRITE_USERS),
     ("PUT /kv/groups:1", b"a", WRITE_USERS),
     ("PUT /kv/other", b"a", WRITE_ALL),
+    ("PUT /kv/users:2?create", b"a", WRITE_USERS),
+    ("PUT /kv/new?create", b"a", WRITE_ALL),
     ("POST /kv/users:1?incr", b"", WRITE_USERS),
     ("POST /kv/other?append", b"a", WRITE_ALL),
     ("POST /kv/other?ttl=5", b"", WRITE_ALL),
@@ -119,6 +123,9 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
     ("GET /metrics", b"", ANY_TOKEN),
     ("HEAD /metrics", b"", ANY_TOKEN),
     ("OPTIONS /metrics", b"", OPEN),
+    ("GET /openapi.json", b"", OPEN),
+    ("HEAD /openapi.json", b"", OPEN),
+    ("OPTIONS /openapi.json", b"", OPEN),
     ("GET /livez", b"", OPEN),
     ("HEAD /livez", b"", OPEN),
     ("OPTIONS /livez", b"", OPEN),
@@ -133,6 +140,20 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
     ("GET /healthz?verbose", b"", OPEN),
     ("HEAD /healthz", b"", OPEN),
     ("OPTIONS /healthz", b"", OPEN),
+    ("GET /v8/artifacts/status", b"", ANY_TOKEN),
+    ("HEAD /v8/artifacts/status?slug=web", b"", ANY_TOKEN),
+    ("OPTIONS /v8/artifacts/status", b"", OPEN),
+    ("POST /v8/artifacts/events?slug=web", b"[]", ANY_TOKEN),
+    ("OPTIONS /v8/artifacts/events", b"", OPEN),
+    ("GET /v8/artifacts/c0ffee?slug=web", b"", READ_USERS),
+    ("HEAD /v8/artifacts/c0ffee?teamId=web&slug=x", b"", READ_USERS),
+    ("GET /v8/artifacts/c0ffee?slug=we", b"", READ_ALL),
+    ("GET /v8/artifacts/c0ffee", b"", READ_ALL),
+    ("PUT /v8/artifacts/c0ffee?slug=web", b"a", WRITE_USERS),
+    ("PUT /v8/artifacts/new?slug=w%65b", b"a", WRITE_USERS),
+    ("PUT /v8/artifacts/c0ffee?slug=we", b"a", WRITE_ALL),
+    ("PUT /v8/artifacts/c0ffee", b"a", WRITE_ALL),
+    ("OPTIONS /v8/artifacts/c0ffee", b"", OPEN),
     ("GET /", b"", OPEN),
     ("HEAD /", b"", OPEN),
     ("OPTIONS /", b"", OPEN),
@@ -145,7 +166,8 @@ fn each_caller_is_let_in_to_what_its_token_has_a_right_to() {
     for (line, body, statuses) in CALLS {
         let got = CALLERS.map(|caller| {
             let memory = Memory::new();
-            for there in ["users:1", "users", "groups:1", "other"] {
+            let artifacts = ["turbo/web/c0ffee", "turbo/we/c0ffee", "turbo/c0ffee"];
+            for there in ["users:1", "users", "groups:1", "other"].into_iter().chain(artifacts) {
                 memory.set(key(there), Entry::new("1".into())).unwrap();
             }
             let reply = answer_to(&api_with_tokens(memory), caller, line, body);
@@ -163,7 +185,7 @@ fn each_caller_is_let_in_to_what_its_token_has_a_right_to() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     for route in ROUTES {
-        let path = route.path.strip_suffix("{key}").unwrap_or(route.path);
+        let path = route.prefix().unwrap_or(route.path);
         for (method, _) in route.methods {
             let is_of_it = |target: &str| match target.strip_prefix(path) {
                 Some(rest) => route.path != path || rest.is_empty() || rest.starts_with('?'),

@@ -160,7 +160,7 @@ fn a_page_may_read_each_field_of_a_reply() {
     let page = Entry::new("<p>".into()).with_content_type(Some("text/html".into()));
     memory.set(key("there"), page).unwrap();
     let api = api_over(memory);
-    let calls: [(_, &[(&str, &str)], _); 16] = [
+    let calls: [(_, &[(&str, &str)], _); 18] = [
         ("PUT /kv/a?ttl=60", &[("If-None-Match", "*")], "value"),
         ("GET /kv/a", &[], ""),
         ("GET /kv/a", &[("Range", "bytes=1-2")], ""),
@@ -177,6 +177,17 @@ fn a_page_may_read_each_field_of_a_reply() {
         ("HEAD /watch", &[], ""),
         ("GET /", &[], ""),
         ("GET /healthz", &[], ""),
+        (
+            "PUT /v8/artifacts/hash",
+            &[
+                ("x-artifact-duration", "1"),
+                ("x-artifact-tag", "a"),
+                ("x-artifact-sha", "b"),
+                ("x-artifact-dirty-hash", "c"),
+            ],
+            "x",
+        ),
+        ("GET /v8/artifacts/hash", &[], ""),
     ];
     let mut read = Vec::new();
     for tokens in [None, Some(one_token())] {
@@ -195,6 +206,9 @@ fn a_page_may_read_each_field_of_a_reply() {
         }
     }
     for name in ["ETag", "TTL", "Link", "Location", "Revision", "Content-Range", "Allow"] {
+        assert!(read.contains(&name), "a reply with {name}");
+    }
+    for name in ["x-artifact-duration", "x-artifact-dirty-hash"] {
         assert!(read.contains(&name), "a reply with {name}");
     }
     for name in ["Content-Location", "Preference-Applied", "Accept-Encoding", "WWW-Authenticate"] {

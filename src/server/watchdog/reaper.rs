@@ -2,7 +2,7 @@
 //! others wait, and all of them once the server stops.
 
 use super::verdict::{Meter, Verdict, Watch};
-use crate::api::{Refusal, Reply};
+use crate::api::Refusal;
 use crate::server::connections::{Connection, Connections};
 use crate::server::cuts::Cut;
 use crate::server::dispatch::Dispatcher;
@@ -209,11 +209,7 @@ fn end_waits(open: &[Arc<Connection>]) {
 fn refuse(dispatcher: &Dispatcher, connection: &Connection, refusal: Refusal, cut: Cut) -> bool {
     let unknown = || Head::of("", "", dispatcher.is_logging());
     let head = connection.take_awaited().map_or_else(unknown, |head| *head);
-    let reply = Reply::from(refusal);
-    let response = Response::last_words(match &head.cors {
-        Some(cors) => cors.apply(reply),
-        None => reply,
-    });
+    let response = Response::last_words(head.apply(refusal.into()));
     let bytes = response.first_piece();
     let is_closed = dispatcher.connections.close_with(connection, &bytes, cut);
     if is_closed {

@@ -72,6 +72,7 @@ impl Line {
                 Operation::Reply(_)
                 | Operation::Inspect(_)
                 | Operation::Survey(_)
+                | Operation::Artifact(_)
                 | Operation::Body(_)
                 | Operation::Pending(_)
                 | Operation::Watch(_)
@@ -105,7 +106,7 @@ impl Line {
         let told = match verb {
             Verb::Take => Told::Value,
             Verb::Add(_) => Told::Number,
-            Verb::Set | Verb::Delete | Verb::Touch | Verb::Append => Told::Nothing,
+            Verb::Set | Verb::Create | Verb::Delete | Verb::Touch | Verb::Append => Told::Nothing,
         };
         Ok(match op {
             BatchOp::Update(mut change) => {
@@ -140,6 +141,10 @@ impl Line {
         let Self { answer, told, spent } = self;
         if let Some(refusal) = spent.and_then(|spent| spent.refusal()) {
             return Err(refusal.into());
+        }
+        if let (Answer::Update(update), Effect::Updated(updated)) = (&answer, &effect) {
+            // Before the reply, which may have the value of the entry for its text.
+            update.check(updated.before.as_ref()).map_err(Reply::from)?;
         }
         let entry = match (&effect, told) {
             (Effect::Updated(updated), Told::Value | Told::Length) => updated.before.clone(),
