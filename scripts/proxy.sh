@@ -200,7 +200,7 @@ refused_upload() {
 # What the store refuses, in its own words.
 refusals() {
     answer 404 'key not found\n' curl "$PROXY/kv/absent"
-    answer 404 'not found: the paths are /kv/{key}, /kv, /batch, /watch, /import, /clear, /metrics, /livez, /readyz and /healthz\n' curl "$PROXY/nowhere"
+    answer 404 'not found: the paths are /kv/{key}, /kv, /batch, /watch, /import, /clear, /metrics, /openapi.json, /livez, /readyz, /healthz, /v8/artifacts/status, /v8/artifacts/events and /v8/artifacts/{hash}\n' curl "$PROXY/nowhere"
     answer 400 'key cannot be empty\n' curl "$PROXY/kv/"
     answer 405 'method not allowed\n' curl -d 'x' "$PROXY/kv/absent"
     check 'with the methods there are' 'GET, HEAD, PUT, POST, DELETE, OPTIONS' "$(header Allow)"

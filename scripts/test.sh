@@ -34,7 +34,7 @@ run() {
 
 export DURATION=${DURATION:-20}
 for engine in memory durable; do
-    for script in seed curl readme semantics archives events examples demo; do
+    for script in seed curl readme semantics archives events examples demo turbo; do
         run "$engine" "$script"
     done
     run "$engine" caches --short
@@ -43,6 +43,8 @@ done
 run memory process
 run memory logs
 run memory browser
+run memory openapi
+run memory package
 # Those below run for minutes otherwise; the benchmark only shows that it works.
 run memory hostile --short
 run memory soak
