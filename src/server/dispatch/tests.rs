@@ -250,9 +250,16 @@ mod in_parts {
         let fixture = Fixture::new();
         let (connection, mut client) = fixture.connect();
         let stored = fixture.get("/kv/key");
-        let in_parts = then("a\n", move || Step::Reply(then("b\n", move || stored)));
+        // The last part is there once another request waits.
+        let (go, wait) = crossbeam_channel::bounded(1);
+        let last = move || {
+            wait.recv().expect("the test goes on");
+            stored
+        };
+        let in_parts = then("a\n", move || Step::Reply(then("b\n", last)));
         fixture.answer(&connection, CHUNKED, in_parts);
         fixture.answer(&connection, LAST, Reply::text("behind"));
+        go.send(()).expect("a part is asked for");
         // As a worker would.
         if let Task::Handle(job, meaning) = fixture.dispatcher.next_task() {
             fixture.dispatcher.handle(job, meaning, false);
