@@ -5,6 +5,7 @@
 
 use super::Refusal;
 use super::access::{Caller, Right};
+use super::query::parameters;
 use super::target::decode;
 use crate::storage::KEY_BYTES_MAX;
 
@@ -69,8 +70,8 @@ impl<'a> Parameters<'a> {
     pub fn parse(query: &'a str, names: &[&str]) -> Result<Self, Refusal> {
         let mut parsed = Self::default();
         let mut seen = Vec::new();
-        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        for (name, value) in parameters(query) {
+            let value = value.unwrap_or_default();
             if !names.contains(&name) {
                 return Err(Refusal::QueryUnknown);
             }

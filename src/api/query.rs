@@ -47,9 +47,8 @@ pub fn check_read(query: &str) -> Result<(), Refusal> {
 /// Checks the query of a read; gives its one parameter, `wait`, not yet parsed.
 pub fn wait_of_read(query: &str) -> Result<Option<&str>, Refusal> {
     check_read(query)?;
-    let is_wait = |parameter: &&str| names(parameter).any(|name| name == "wait");
-    let mut waits = query.split('&').filter(is_wait);
-    let wait = waits.next().map(|wait| wait.split_once('=').map_or("", |(_, value)| value));
+    let mut waits = parameters(query).filter(|(name, _)| *name == "wait");
+    let wait = waits.next().map(|(_, value)| value.unwrap_or_default());
     if waits.next().is_some() { Err(Refusal::QueryContradictory) } else { Ok(wait) }
 }
 
@@ -63,20 +62,25 @@ pub fn check_none(query: &str) -> Result<(), Refusal> {
     if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Refusal::QueryUnknown) }
 }
 
+/// The parameters by name, each with its value if there is a `=`. Empty ones are skipped.
+pub fn parameters(query: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
+    parameters.map(|parameter| match parameter.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (parameter, None),
+    })
+}
+
 /// The names of the parameters.
 fn names(query: &str) -> impl Iterator<Item = &str> {
-    query.split('&').map(|parameter| parameter.split_once('=').map_or(parameter, |(name, _)| name))
+    parameters(query).map(|(name, _)| name)
 }
 
 impl<'a> Query<'a> {
     /// Parses the query of a target, skipping empty parameters.
     pub fn parse(query: &'a str) -> Result<Self, Refusal> {
         let (mut ttl, mut action, mut wait) = (None, None, None);
-        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = match parameter.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (parameter, None),
-            };
+        for (name, value) in parameters(query) {
             let time = match name {
                 "ttl" => Some(&mut ttl),
                 "wait" => Some(&mut wait),

@@ -12,6 +12,7 @@ use super::{Answer, Operation, Pending, Routed};
 use crate::api::access::Right;
 use crate::api::fields::Fields;
 use crate::api::media_type::MEDIA_TYPE_BYTES_MAX;
+use crate::api::query::parameters;
 use crate::api::target::{self, decode};
 use crate::api::{Refusal, Reply, Step};
 use crate::storage::{Effect, Entry, Key, Op};
@@ -100,15 +101,14 @@ fn key(routed: Routed<'_>, right: Right) -> Result<Key, Refusal> {
 /// The team in a query: `teamId`, or else `slug`. A read ignores other parameters.
 fn team(query: &str, is_of_read: bool) -> Result<Option<Cow<'_, str>>, Refusal> {
     let (mut id, mut slug) = (None, None);
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    for (name, value) in parameters(query) {
         let team = match name {
             "teamId" => &mut id,
             "slug" => &mut slug,
             _ if is_of_read => continue,
             _ => return Err(Refusal::QueryUnknown),
         };
-        if team.replace(value).is_some() {
+        if team.replace(value.unwrap_or_default()).is_some() {
             return Err(Refusal::QueryContradictory);
         }
     }

@@ -11,6 +11,7 @@ use crate::api::access::Right;
 use crate::api::collection::{flag, key_text};
 use crate::api::fields::Fields;
 use crate::api::grammar::OWS;
+use crate::api::query::parameters;
 use crate::api::target::decode_key;
 use crate::api::{Refusal, Reply, Rest, Step};
 use crate::storage::{Key, Revision, Storage, Watched};
@@ -100,8 +101,8 @@ impl Parameters {
     fn parse(query: &str) -> Result<Self, Refusal> {
         let mut parsed = Self::default();
         let mut seen = Vec::new();
-        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        for (name, value) in parameters(query) {
+            let value = value.unwrap_or_default();
             if seen.contains(&name) {
                 return Err(Refusal::QueryContradictory);
             }
