@@ -31,6 +31,13 @@ pub fn split_token(text: &str) -> Option<(&str, &str)> {
     text.split_at_checked(end).filter(|(token, _)| !token.is_empty())
 }
 
+/// True for the name of a host: labels of letters, digits, hyphens and underscores, with
+/// dots between them.
+pub fn is_host_name(text: &str) -> bool {
+    let is_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.split('.').all(|label| !label.is_empty() && label.bytes().all(is_char))
+}
+
 /// Host and port of an authority. The host loses the dot that ends an absolute
 /// name; the port is empty where there is none.
 pub fn split_port(authority: &str) -> (&str, &str) {

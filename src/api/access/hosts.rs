@@ -7,7 +7,7 @@
 
 use crate::api::Refusal;
 use crate::api::fields::Fields;
-use crate::api::grammar::{OWS, split_port};
+use crate::api::grammar::{OWS, is_host_name, split_port};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -94,12 +94,8 @@ impl FromStr for HostName {
         }
         let (name, _) = split_port(text);
         let domain = name.strip_prefix('.');
-        let labels = domain.unwrap_or(name).split('.');
-        let is_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        for label in labels {
-            if label.is_empty() || !label.bytes().all(is_char) {
-                return Err(InvalidHostName);
-            }
+        if !is_host_name(domain.unwrap_or(name)) {
+            return Err(InvalidHostName);
         }
         Ok(domain.map_or_else(|| Self::One(name.into()), |domain| Self::Domain(domain.into())))
     }

@@ -12,7 +12,7 @@
 
 use crate::api::Reply;
 use crate::api::fields::Fields;
-use crate::api::grammar::{OWS, is_token, split_port};
+use crate::api::grammar::{OWS, is_host_name, is_token, split_port};
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -243,15 +243,11 @@ fn parse_host(text: &str) -> Result<Cow<'_, str>, InvalidOrigin> {
             (None, _) => format!("[{addr}]"),
         }));
     }
-    let is_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let mut last = "";
-    for label in text.split('.') {
-        if label.is_empty() || !label.bytes().all(is_char) {
-            return Err(InvalidOrigin);
-        }
-        last = label;
+    if !is_host_name(text) {
+        return Err(InvalidOrigin);
     }
     // Browsers take what ends in a number for an address.
+    let last = text.rsplit('.').next().unwrap_or_default();
     let is_address = last.bytes().all(|byte| byte.is_ascii_digit());
     if is_address && text.parse::<Ipv4Addr>().is_err() {
         return Err(InvalidOrigin);
