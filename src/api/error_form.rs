@@ -33,10 +33,10 @@ impl ErrorForm {
         if has_wishes && OF_PROBLEMS.iter().any(is_asked_for) { Self::Problem } else { Self::Text }
     }
 
-    /// The reply with an error in this form; `phrase` is that of its status. One that is no
-    /// error stays as it is.
+    /// The reply with an error in this form; `phrase` gives that of its status. One that is
+    /// no error stays as it is.
     #[must_use]
-    pub fn apply(self, reply: Reply, phrase: &str) -> Reply {
+    pub fn apply(self, reply: Reply, phrase: impl FnOnce(u16) -> &'static str) -> Reply {
         if !reply.is_error() {
             return reply;
         }
@@ -44,7 +44,7 @@ impl ErrorForm {
         match self {
             Self::Text => reply,
             Self::Problem => {
-                let document = problem(&reply, phrase);
+                let document = problem(&reply, phrase(reply.status()));
                 reply.with_body(PROBLEM, document)
             }
         }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_text_is_the_detail_of_the_document() {
-        let apply = |reply| ErrorForm::Problem.apply(reply, "Its \"Phrase\"");
+        let apply = |reply| ErrorForm::Problem.apply(reply, |_| "Its \"Phrase\"");
         let reply = apply(Reply::error(503, "a\n\\b"));
         let expected =
             r#"{"type":"about:blank","title":"Its \"Phrase\"","status":503,"detail":"a\n\\b"}"#;
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn an_error_of_either_form_says_that_it_varies() {
         for form in [ErrorForm::Text, ErrorForm::Problem] {
-            let reply = form.apply(Refusal::KeyNotFound.into(), "Not Found");
+            let reply = form.apply(Refusal::KeyNotFound.into(), |_| "Not Found");
             assert_eq!(reply.header("Vary"), Some("Accept"), "{form:?}");
         }
     }
@@ -133,10 +133,10 @@ mod tests {
     #[test]
     fn a_reply_that_is_no_error_stays_as_it_is() {
         let reply = || Reply::text("a\n");
-        assert_eq!(ErrorForm::Problem.apply(reply(), "OK"), reply());
-        assert_eq!(ErrorForm::Text.apply(reply(), "OK"), reply());
+        assert_eq!(ErrorForm::Problem.apply(reply(), |_| "OK"), reply());
+        assert_eq!(ErrorForm::Text.apply(reply(), |_| "OK"), reply());
         // A refusal that has the value that is there.
         let existing = || Reply::existing(&Entry::new("value".into()));
-        assert_eq!(ErrorForm::Problem.apply(existing(), "Conflict"), existing());
+        assert_eq!(ErrorForm::Problem.apply(existing(), |_| "Conflict"), existing());
     }
 }

@@ -76,11 +76,8 @@ impl Head {
     /// for a browser.
     pub fn apply(&self, reply: Reply) -> Reply {
         let reply = match self.error_form {
-            Some(form) if reply.is_error() => {
-                let phrase = StatusCode(reply.status()).default_reason_phrase();
-                form.apply(reply, phrase)
-            }
-            Some(_) | None => reply,
+            Some(form) => form.apply(reply, |status| StatusCode(status).default_reason_phrase()),
+            None => reply,
         };
         match &self.cors {
             None => reply,
