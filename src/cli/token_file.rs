@@ -48,8 +48,9 @@ impl TokenFile {
     pub fn read(path: &Path) -> Result<(Self, TokenSet), String> {
         let text = Text::read(path).map_err(|err| complaint(path, &err.to_string()))?;
         let set = text.parse().map_err(|what| complaint(path, &what))?;
-        let (settled, last) = (Ok(text.digest()), Ok(text.digest()));
+        let found = Ok(text.digest());
         let (path, is_regular) = (path.to_owned(), text.is_regular);
+        let (settled, last) = (Finding::clone(&found), found);
         Ok((Self { path, is_regular, has_warned: false, settled, last }, set))
     }
 

@@ -10,6 +10,10 @@
 #[cfg(not(target_os = "linux"))]
 const USUAL: u64 = 256;
 
+/// Where the process's descriptors are listed by their numbers.
+#[cfg(target_os = "linux")]
+pub const LIST: &str = "/proc/self/fd";
+
 /// The limit of open descriptors. The first call raises it to the hard limit.
 pub fn limit() -> u64 {
     #[cfg(target_os = "linux")]
@@ -29,15 +33,12 @@ pub fn limit() -> u64 {
 }
 
 #[cfg(all(target_os = "linux", not(portable)))]
-pub use linux::{LIST, duplicate};
+pub use linux::duplicate;
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod linux {
     use std::io;
     use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-
-    /// Where the process's descriptors are listed by their numbers.
-    pub const LIST: &str = "/proc/self/fd";
 
     /// A duplicate of descriptor `number`, which may stand for another file than
     /// when it was looked up: ask the duplicate.

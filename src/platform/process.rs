@@ -87,9 +87,9 @@ fn seconds(ticks: u64, ticks_each: u64) -> f64 {
 /// The number of open descriptors.
 #[cfg(target_os = "linux")]
 fn descriptors() -> Option<u64> {
+    use super::descriptors::LIST;
     use std::fs;
 
-    const LIST: &str = "/proc/self/fd";
     // Linux 6.2 and later tell, and there may be many to count.
     let told = fs::metadata(LIST).ok()?.len();
     if told > 0 {

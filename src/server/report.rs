@@ -44,6 +44,12 @@ impl Tally {
         tally
     }
 
+    /// The connections of one occupation.
+    fn count(&self, occupation: Occupation) -> u64 {
+        let mut counts = OCCUPATIONS.iter().zip(self.connections);
+        counts.find(|((counted, _), _)| *counted == occupation).map_or(0, |(_, count)| count)
+    }
+
     /// The counts with their labels.
     fn by_state(&self) -> impl Iterator<Item = (&'static str, u64)> {
         OCCUPATIONS.iter().map(|(_, label)| *label).zip(self.connections)
@@ -58,11 +64,10 @@ impl Source for Dispatcher {
         report_connections(to, &census, &tally);
         self.report_cuts(to);
         self.report_queues(to);
-        let waiting = tally.by_state().find(|(label, _)| *label == "waiting");
         to.gauge(
             "lkv_waiters",
             "Requests that wait for a key to be or to change.",
-            waiting.map_or(0, |(_, count)| count),
+            tally.count(Occupation::Waiting),
         );
         to.gauge("lkv_watchers", "Watches of changes, each a stream.", census.with_stream);
         to.gauge(
