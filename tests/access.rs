@@ -10,8 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use little_key_value::api::{Access, TokenSet, Tokens};
 use std::thread;
-use std::time::Duration;
-use support::http::{Connection, Response, at_once};
+use support::http::{Connection, Response, at_once, has_read_everything, wait_until};
 use support::promises::{Store, get, on_every_engine, set};
 use support::server::Fixture;
 
@@ -242,8 +241,7 @@ fn what_waits_for_its_turn_is_asked_for_again(store: Store) {
     let wait = format!("GET /kv/absent?wait=10m HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
     let put = format!("PUT /kv/a HTTP/1.1\r\nHost: a\r\n{field}\r\nContent-Length: 1\r\n\r\nx");
     connection.send(wait + &put);
-    // Time for both to be read.
-    thread::sleep(Duration::from_millis(300));
+    wait_until("both were read", || has_read_everything(server.addr()));
     tokens.replace(set_of(READER));
     set(&store, "absent", "value");
     let waited = connection.response();

@@ -162,7 +162,7 @@ fn a_connection_closes_when_its_client_says_so_and_stays_open_else() {
 #[cfg(all(target_os = "linux", not(portable)))]
 mod watched {
     use super::support::engines;
-    use super::support::http::{PATIENCE, put_head, wait_until};
+    use super::support::http::{PATIENCE, has_read_everything, put_head, wait_until};
     use super::support::process::Process;
     use super::support::server::{VALUE_BYTES_MAX, accepts};
     use super::*;
@@ -801,19 +801,6 @@ mod watched {
         for connection in &mut waiting {
             assert_eq!(connection.response().status(), 404);
         }
-    }
-
-    /// Whether the server has read all that its peers have sent it.
-    fn has_read_everything(server: SocketAddr) -> bool {
-        let own = format!(":{:04X}", server.port());
-        let table = fs::read_to_string("/proc/net/tcp").expect("Linux tells");
-        let unread = |line: &str| {
-            let mut words = line.split_whitespace().skip(1);
-            let (local, _, state) = (words.next()?, words.next()?, words.next()?);
-            let connected = local.ends_with(&own) && state == "01";
-            connected.then(|| words.next().is_some_and(|queues| !queues.ends_with(":00000000")))
-        };
-        !table.lines().filter_map(unread).any(|unread| unread)
     }
 
     #[test]

@@ -6,24 +6,10 @@
 mod support;
 
 use std::fs;
-use std::net::SocketAddr;
-use support::http::{PATIENCE, get_head, put_head, wait_until};
+use support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
 use support::place::{Place, says};
 use support::process::Process;
 use support::wrappers::{attach, there_is};
-
-/// Whether a server has read all that its clients have sent it.
-fn has_read_everything(server: SocketAddr) -> bool {
-    let own = format!(":{:04X}", server.port());
-    let table = fs::read_to_string("/proc/net/tcp").expect("Linux tells");
-    table.lines().all(|line| {
-        // The local address, the peer's, the state, and the bytes that wait in either
-        // direction.
-        let mut words = line.split_whitespace().skip(1);
-        let [local, _, state, waiting] = [(); 4].map(|()| words.next().unwrap_or_default());
-        !local.ends_with(&own) || state != "01" || waiting.ends_with(":00000000")
-    })
-}
 
 /// Whoever is told by a probe was taken before the end: nobody else is heard then.
 #[track_caller]
