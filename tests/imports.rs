@@ -247,7 +247,7 @@ struct Gated {
 
 impl Storage for Gated {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
-        if matches!(op, Op::Batch(_)) {
+        if matches!(op, Op::Each(_)) {
             self.batches.fetch_add(1, Ordering::SeqCst);
             assert!(self.gate.is_some(), "a batch");
             return Err(op);

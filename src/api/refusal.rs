@@ -4,7 +4,7 @@
 //! A new one is one row.
 
 use super::Reply;
-use crate::storage::{self, Outage};
+use crate::storage::{self, Hindrance, Outage};
 
 /// The challenge to a caller without a known token (RFC 6750, 3).
 const CHALLENGE: &str = "Bearer realm=\"little-key-value\"";
@@ -169,7 +169,17 @@ refusals! {
     DiskFailed 503 "storage takes no writes: the disk has failed"
     DirectoryLost 503 "storage takes no writes: its directory was moved or removed"
     StorageClosed 503 "storage takes no writes: it is closed"
-    ValueUnreadable 500 "the value cannot be read from the disk"
+    ValueUnreadable 500 "what is stored cannot be read"
+
+    // A cluster.
+    ClusterDown 503 "not done: the cluster does not answer"
+    ReplicasTooFew 503 "not done: too few replicas are connected"
+    NodeReadOnly 503 "not done: a node of the cluster takes no writes"
+    OutcomeUnknown 504 "the cluster has not confirmed it: it may have been done"
+    NotAValue 409 "what is stored is no value"
+    SlotsDiffer 409 "keys are in different slots"
+    ClearForbidden 403 "this deletes the keys of other applications too: start the store with --cluster-clear"
+    NodeRefused 500 "a node of the cluster refuses this: the log of this store says why"
 }
 
 impl From<Refusal> for Reply {
@@ -190,6 +200,17 @@ impl From<Refusal> for Reply {
     }
 }
 
+impl Reply {
+    /// The reply to a failure of a call of which a part was done before. It is never one
+    /// that says that nothing was done.
+    pub fn of_rest(err: &storage::Error) -> Self {
+        let (status, text) = Refusal::from(err).status_and_text();
+        let (unknown, _) = Refusal::OutcomeUnknown.status_and_text();
+        let is_undone = matches!(err, storage::Error::NotDone(_));
+        Self::error(if is_undone { unknown } else { status }, text)
+    }
+}
+
 impl From<&storage::Error> for Refusal {
     fn from(err: &storage::Error) -> Self {
         match err {
@@ -201,6 +222,14 @@ impl From<&storage::Error> for Refusal {
             // Of the second nobody hears: the reply is under way.
             storage::Error::Overloaded | storage::Error::MomentLost => Self::Overloaded,
             storage::Error::Internal(_) => Self::ValueUnreadable,
+            storage::Error::NotDone(Hindrance::ClusterDown) => Self::ClusterDown,
+            storage::Error::NotDone(Hindrance::ReplicasTooFew) => Self::ReplicasTooFew,
+            storage::Error::NotDone(Hindrance::NodeReadOnly) => Self::NodeReadOnly,
+            storage::Error::OutcomeUnknown => Self::OutcomeUnknown,
+            storage::Error::NotAValue => Self::NotAValue,
+            storage::Error::SlotsDiffer => Self::SlotsDiffer,
+            storage::Error::ClearForbidden => Self::ClearForbidden,
+            storage::Error::NodeRefused => Self::NodeRefused,
         }
     }
 }

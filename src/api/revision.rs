@@ -20,8 +20,8 @@ impl Step {
         match self {
             Self::Reply(reply) => Self::Reply(reply.since(revision)),
             Self::Pending(Pending { op, answer }) => {
-                let then = move |effect| answer.step(Ok(effect)).since(revision);
-                Self::Pending(Pending { op, answer: Answer::Then(Box::new(then)) })
+                let either = move |outcome| answer.step(outcome).since(revision);
+                Self::Pending(Pending { op, answer: Answer::Either(Box::new(either)) })
             }
             Self::Wait(waiting) => Self::Wait(Arc::new(Since { waiting, revision })),
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 mod access;
 mod archives;
+mod cluster;
 mod collection;
 mod importing;
 mod many;
@@ -44,6 +45,7 @@ impl Storage for Full {
             | Op::Delete(_)
             | Op::Update(..)
             | Op::Batch(_)
+            | Op::Each(_)
             | Op::UpdateFirst(..)
             | Op::Clear => Err(Error::Full),
         })

@@ -79,6 +79,24 @@ pub enum Error {
     /// may be there, whole.
     #[error("storage takes no writes: {0}")]
     Unavailable(Outage),
+    /// The nodes of a cluster could not do it in time. Nothing has changed.
+    #[error("not done: {0}")]
+    NotDone(Hindrance),
+    /// It was sent to a node, and no answer came: it may have been done, or be done yet.
+    #[error("the outcome is unknown")]
+    OutcomeUnknown,
+    /// Another application keeps something else than a value there.
+    #[error("what is stored is no value")]
+    NotAValue,
+    /// The keys are in different slots of a cluster, and so cannot change together.
+    #[error("the keys are in different slots")]
+    SlotsDiffer,
+    /// Clearing deletes what other applications keep there, and is not allowed.
+    #[error("clearing is not allowed")]
+    ClearForbidden,
+    /// A node refuses the front's commands, as to one without the rights.
+    #[error("a node has refused")]
+    NodeRefused,
     /// The engine's queue is full.
     #[error("too many operations at once")]
     Overloaded,
@@ -109,6 +127,20 @@ pub enum Outage {
     Closed,
 }
 
+/// The reason why the nodes of a cluster have not done something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Hindrance {
+    /// The node in charge does not answer, or the cluster is down.
+    #[error("the cluster does not answer")]
+    ClusterDown,
+    /// Fewer replicas are connected than a write needs.
+    #[error("too few replicas are connected")]
+    ReplicasTooFew,
+    /// The node cannot write to its disk, and takes no writes.
+    #[error("a node of the cluster takes no writes")]
+    NodeReadOnly,
+}
+
 impl Error {
     /// An [`Error::Internal`] with a text for its cause.
     fn internal(text: &str) -> Self {
@@ -123,14 +155,26 @@ impl PartialEq for Error {
         match (self, other) {
             (Self::Full, Self::Full)
             | (Self::Overloaded, Self::Overloaded)
-            | (Self::MomentLost, Self::MomentLost) => true,
+            | (Self::MomentLost, Self::MomentLost)
+            | (Self::OutcomeUnknown, Self::OutcomeUnknown)
+            | (Self::NotAValue, Self::NotAValue)
+            | (Self::SlotsDiffer, Self::SlotsDiffer)
+            | (Self::ClearForbidden, Self::ClearForbidden)
+            | (Self::NodeRefused, Self::NodeRefused) => true,
             (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
+            (Self::NotDone(one), Self::NotDone(other)) => one == other,
             (Self::Internal(one), Self::Internal(other)) => Arc::ptr_eq(one, other),
             (
                 Self::Full
                 | Self::Unavailable(_)
                 | Self::Overloaded
                 | Self::MomentLost
+                | Self::NotDone(_)
+                | Self::OutcomeUnknown
+                | Self::NotAValue
+                | Self::SlotsDiffer
+                | Self::ClearForbidden
+                | Self::NodeRefused
                 | Self::Internal(_),
                 _,
             ) => false,
@@ -179,6 +223,9 @@ pub enum Op {
     /// and others not. Each sees the outcome of those before it; a key may repeat. With
     /// the first [`Decision::Refuse`] it ends, and nothing has changed.
     Batch(Vec<(Key, BatchOp)>),
+    /// Do several operations, at one moment where the engine can: a cluster does each
+    /// alone, in order only where a key repeats. If it fails some of them may be done.
+    Each(Vec<(Key, BatchOp)>),
     /// Change the first key with a prefix, if there is one: of many who do, each is
     /// shown what the others have left.
     UpdateFirst(Box<str>, Change),
@@ -197,8 +244,18 @@ pub enum BatchOp {
     Set(Entry),
     /// As [`Op::Delete`].
     Delete,
+    /// As an update that deletes the key if it is there. An engine that does not look at
+    /// what was there tells of an entry without bytes.
+    Remove,
     /// As [`Op::Update`].
     Update(Change),
+}
+
+impl BatchOp {
+    /// The change of [`BatchOp::Remove`].
+    fn removal() -> Change {
+        Box::new(|before| if before.is_some() { Decision::Remove } else { Decision::Keep })
+    }
 }
 
 /// The effect of an operation.
@@ -210,8 +267,8 @@ pub enum Effect {
     Done,
     /// Of [`Op::Update`].
     Updated(Box<Updated>),
-    /// Of [`Op::Batch`]: one for each operation. If one was refused it is the last
-    /// here, and nothing has changed.
+    /// Of [`Op::Batch`] and [`Op::Each`]: one for each operation. If one of a batch was
+    /// refused it is the last here, and nothing has changed.
     Batch(Vec<Effect>),
     /// Of [`Op::UpdateFirst`]; without such a key `None`.
     UpdatedFirst(Option<Box<(Key, Updated)>>),
@@ -222,8 +279,8 @@ pub enum Effect {
     Counted(u64, Option<Start>),
 }
 
-/// The outcome of an operation. On an error nothing has changed, but see
-/// [`Error::Unavailable`].
+/// The outcome of an operation. On an error nothing has changed, but see [`Op::Each`],
+/// [`Error::Unavailable`] and [`Error::OutcomeUnknown`].
 pub type Outcome = Result<Effect, Error>;
 
 /// A completion: called once with the outcome of an operation, on any thread. It

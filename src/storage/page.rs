@@ -52,6 +52,9 @@ pub struct Listing {
     pub delimiter: Option<Box<str>>,
     /// Each key comes with its entry. Does not go with a delimiter.
     pub with_entries: bool,
+    /// The keys are to be deleted, and their entries only tell how much that is: an engine
+    /// that does not hold them reads none, and lists what is no value too.
+    pub is_to_delete: bool,
     /// The most keys and groups, from 1 to [`PAGE_KEYS_MAX`].
     pub keys_max: usize,
     /// The moment at which it is read.
@@ -459,7 +462,8 @@ mod tests {
         ) -> Listing {
             let delimiter: Option<Box<str>> = delimiter.map(Into::into);
             let with_entries = with_entries && delimiter.is_none();
-            Listing { range, delimiter, with_entries, keys_max, moment: Moment::Now }
+            let moment = Moment::Now;
+            Listing { range, delimiter, with_entries, is_to_delete: false, keys_max, moment }
         }
     }
 

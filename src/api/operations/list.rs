@@ -63,6 +63,7 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
         range,
         delimiter: parameters.delimiter.clone(),
         with_entries: form.has_entries(),
+        is_to_delete: false,
         keys_max: PAGE_KEYS_MAX,
         moment: if is_export { Moment::Hold } else { Moment::Now },
     };

@@ -34,7 +34,7 @@ use super::etag::Conditions;
 use super::fields::Fields;
 use super::target::Target;
 use super::{Api, Refusal, Reply, Step, query};
-use crate::storage::{Effect, Key, Op, Outcome};
+use crate::storage::{self, Effect, Key, Op, Outcome};
 use bytes::Bytes;
 use import::Import;
 use read::Read;
@@ -116,6 +116,21 @@ pub enum Answer {
     Update(Arc<Update>),
     /// For an operation whose call may need others, one after the other.
     Then(Box<dyn FnOnce(Effect) -> Step + Send>),
+    /// For one whose failure has a reply of its own.
+    Either(Box<dyn FnOnce(Outcome) -> Step + Send>),
+}
+
+impl Pending {
+    /// The same with this reply to a failure.
+    #[must_use]
+    pub fn failing(self, reply: impl FnOnce(&storage::Error) -> Reply + Send + 'static) -> Self {
+        let Self { op, answer } = self;
+        let either = move |outcome: Outcome| match outcome {
+            Ok(effect) => answer.step(Ok(effect)),
+            Err(err) => Step::Reply(reply(&err)),
+        };
+        Self { op, answer: Answer::Either(Box::new(either)) }
+    }
 }
 
 impl Operation {
@@ -201,6 +216,7 @@ impl Answer {
     /// The next step of the call, from the outcome of its operation.
     pub fn step(self, outcome: Outcome) -> Step {
         Step::Reply(match (self, outcome) {
+            (Self::Either(either), outcome) => return either(outcome),
             (_, Err(err)) => Refusal::from(&err).into(),
             (Self::Reply(reply), Ok(_)) => reply,
             (Self::Read(read), Ok(Effect::Found(entry))) => read.reply(entry.as_ref()),

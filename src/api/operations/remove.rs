@@ -16,7 +16,7 @@ use crate::api::access::Right;
 use crate::api::collection::Parameters;
 use crate::api::etag::Conditions;
 use crate::api::{Refusal, Reply, Step};
-use crate::storage::{BatchOp, Decision, Effect, Entry, Key, Listing, Op, Page, Range, Start};
+use crate::storage::{BatchOp, Effect, Error, Key, Listing, Op, Page, Range, Start};
 
 /// The parameters of a `DELETE`.
 const NAMES: &[&str] = &["prefix", "limit", "take", "wait"];
@@ -75,12 +75,14 @@ struct Deletion {
 
 impl Deletion {
     /// Reads a page of keys. They come with their entries, so that it ends where these
-    /// are large: a batch holds all entries that it deletes.
+    /// are large: an engine may hold all entries that it deletes at one moment.
     fn next_page(self) -> Pending {
         let keys_max = self.left.min(BATCH_KEYS_MAX);
         let range = self.range.clone();
-        let listing = Listing { range, with_entries: true, keys_max, ..Listing::default() };
-        list(listing, move |page| self.batch(page))
+        let (with_entries, is_to_delete) = (true, true);
+        let listing = Listing { range, with_entries, is_to_delete, keys_max, ..Listing::default() };
+        let deleted = self.deleted;
+        list(listing, move |page| self.batch(page)).failing(move |err| cut_short(deleted, err))
     }
 
     /// Deletes the keys of a page.
@@ -91,18 +93,20 @@ impl Deletion {
         let next = next.filter(|_| !is_at_end);
         let keys = page.keys().filter(|key| end.is_none_or(|end| *key >= end));
         let keys = keys.filter_map(|key| Key::new(key).ok());
-        let batch: Vec<_> = keys.map(|key| (key, BatchOp::Update(Box::new(removal)))).collect();
+        let batch: Vec<_> = keys.map(|key| (key, BatchOp::Remove)).collect();
         if batch.is_empty() {
             return self.go_on(next);
         }
+        let deleted = self.deleted;
         let then = move |effect| self.count(effect, next);
-        Step::Pending(Pending { op: Op::Batch(batch), answer: Answer::Then(Box::new(then)) })
+        let pending = Pending { op: Op::Each(batch), answer: Answer::Then(Box::new(then)) };
+        Step::Pending(pending.failing(move |err| cut_short(deleted, err)))
     }
 
     fn count(mut self, effect: Effect, next: Option<Start>) -> Step {
         let Effect::Batch(effects) = effect else { unreachable!("a batch has effects") };
         let was_there = |effect: &&Effect| {
-            let Effect::Updated(updated) = effect else { unreachable!("an update updates") };
+            let Effect::Updated(updated) = effect else { unreachable!("a removal updates") };
             updated.before.is_some()
         };
         let deleted = effects.iter().filter(was_there).count();
@@ -126,7 +130,12 @@ fn deleted(keys: u64) -> Reply {
     Reply::text(format!("{keys}\n"))
 }
 
-/// The change that deletes a key, if it is there.
-fn removal(before: Option<&Entry>) -> Decision {
-    if before.is_some() { Decision::Remove } else { Decision::Keep }
+/// The reply to a failure behind so many deletions.
+fn cut_short(keys: u64, err: &Error) -> Reply {
+    if keys == 0 {
+        return Refusal::from(err).into();
+    }
+    let of_rest = Reply::of_rest(err);
+    let text = String::from_utf8_lossy(of_rest.body());
+    Reply::error(of_rest.status(), &format!("{}; {keys} were deleted", text.trim_end()))
 }

@@ -188,6 +188,7 @@ impl Planned {
         let op = match op {
             BatchOp::Set(entry) => Op::Set(key, entry),
             BatchOp::Delete => Op::Delete(key),
+            BatchOp::Remove => unreachable!("a write of one key is no removal"),
             BatchOp::Update(change) => Op::Update(key, change),
         };
         Pending { op, answer }

@@ -86,6 +86,7 @@ impl Storage for Halting {
             | Op::Delete(_)
             | Op::Update(..)
             | Op::Batch(_)
+            | Op::Each(_)
             | Op::UpdateFirst(..)
             | Op::Clear
             | Op::Count(_)) => self.memory.perform(op),
@@ -118,7 +119,7 @@ impl Storage for Growing {
     }
 
     fn submit(&self, op: Op, done: Done) {
-        if matches!(op, Op::Batch(_)) {
+        if matches!(op, Op::Each(_)) {
             let batch = self.batches.fetch_add(1, Ordering::Relaxed);
             assert!(batch < 100, "a deletion without an end");
             for number in batch * 501..(batch + 1) * 501 {

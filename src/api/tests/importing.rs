@@ -17,7 +17,7 @@ use std::time::Duration;
 const VALUE_BYTES_MAX: u64 = 2 << 20;
 
 /// A body that comes in pieces, and the server's side of it.
-struct Body<'a> {
+pub struct Body<'a> {
     api: &'a Api,
     rest: &'a [u8],
     /// The most bytes that come at once.
@@ -33,7 +33,7 @@ struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn of(api: &'a Api, rest: &'a [u8]) -> Self {
+    pub fn of(api: &'a Api, rest: &'a [u8]) -> Self {
         Self {
             api,
             rest,
@@ -46,7 +46,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn import(&mut self) -> Reply {
+    pub fn import(&mut self) -> Reply {
         let call = Call { method: "POST", target: "/import", fields: &[], body_bytes: None };
         let Ok(Operation::Import(import)) = self.api.admit(&call).decision else {
             panic!("it is one")
@@ -93,7 +93,7 @@ impl Upload for Body<'_> {
     }
 
     fn perform(&mut self, pending: Pending) -> Reply {
-        let Op::Batch(ops) = &pending.op else { panic!("a piece is a batch") };
+        let Op::Each(ops) = &pending.op else { panic!("a piece is a batch") };
         self.pieces.push(ops.len());
         self.api.take(self.api.try_step(pending))
     }
@@ -125,7 +125,7 @@ fn line(key: &str, value: &str) -> String {
     format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n")
 }
 
-fn lines(keys: std::ops::Range<usize>, value: &str) -> String {
+pub fn lines(keys: std::ops::Range<usize>, value: &str) -> String {
     keys.map(|number| line(&format!("{number:06}"), value)).collect()
 }
 

@@ -1,7 +1,7 @@
 //! The probes of a store that takes no writes, or that stops.
 
 use super::{Api, answer, api, api_over, call, text_of};
-use crate::storage::{Done, Error, Op, Outage, Outcome, Storage};
+use crate::storage::{Done, Error, Hindrance, Op, Outage, Outcome, Storage};
 use bytes::Bytes;
 
 /// A storage that takes no writes, and that nobody may come to.
@@ -71,6 +71,20 @@ fn a_store_that_takes_no_writes_is_alive_and_not_ready() {
         let text = format!("storage takes no writes: {reason}");
         let failed = format!("[-]storage failed: {reason}");
         is_not_ready(&api, &text, &[&failed, "[+]shutdown ok"]);
+    }
+    let table = [
+        (Hindrance::ClusterDown, "the cluster does not answer"),
+        (Hindrance::ReplicasTooFew, "too few replicas are connected"),
+        (Hindrance::NodeReadOnly, "a node of the cluster takes no writes"),
+    ];
+    for (hindrance, reason) in table {
+        let api = api_over(Out(Error::NotDone(hindrance)));
+        let text = format!("not done: {reason}");
+        let failed = format!("[-]storage failed: {reason}");
+        is_not_ready(&api, &text, &[&failed, "[+]shutdown ok"]);
+        let health = answer(&api, "GET /healthz", b"");
+        assert_eq!(text_of(&health), (503, &*format!("{text}\n")));
+        assert_eq!(health.header("Retry-After"), Some("1"));
     }
     // Any other error fails it as well.
     let failed = "[-]storage failed: storage is full";

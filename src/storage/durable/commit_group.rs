@@ -118,6 +118,7 @@ impl From<BatchOp> for KeyOp {
         match op {
             BatchOp::Set(entry) => Self::set(entry),
             BatchOp::Delete => Self::Put(None),
+            BatchOp::Remove => Self::Decide(BatchOp::removal()),
             BatchOp::Update(change) => Self::Decide(change),
         }
     }

@@ -170,6 +170,7 @@ fn start_readers(read_path: &ReadPath) -> Result<[Pool; 2], OpenError> {
         | Op::Delete(_)
         | Op::Update(..)
         | Op::Batch(_)
+        | Op::Each(_)
         | Op::UpdateFirst(..)
         | Op::Clear => {
             unreachable!("writes are the committer's")
@@ -203,7 +204,7 @@ impl Storage for Durable {
             Op::Set(key, entry) => WriteOp::One(key, KeyOp::set(entry)),
             Op::Delete(key) => WriteOp::One(key, KeyOp::Put(None)),
             Op::Update(key, change) => WriteOp::One(key, KeyOp::Decide(change)),
-            Op::Batch(ops) => {
+            Op::Batch(ops) | Op::Each(ops) => {
                 WriteOp::Batch(ops.into_iter().map(|(key, op)| (key, op.into())).collect())
             }
             Op::UpdateFirst(prefix, change) => WriteOp::First(prefix, change),

@@ -102,6 +102,12 @@ impl Memory {
                     draft.fate = Fate::Remove;
                     Effect::Done
                 }
+                BatchOp::Remove => {
+                    let before = draft.entry(&mut read);
+                    let removal = &mut BatchOp::removal();
+                    let (after, _) = self.decide(draft, before.as_ref(), removal);
+                    Effect::Updated(Updated { before, after }.into())
+                }
                 BatchOp::Update(change) => {
                     let before = draft.entry(&mut read);
                     let (after, is_refused) = self.decide(draft, before.as_ref(), change);

@@ -179,7 +179,7 @@ impl Memory {
                 Ok(updated) => Ok(Effect::Updated(updated.into())),
                 Err(Full) => Err(Undone::Full(Op::Update(key, change))),
             },
-            Op::Batch(ops) => self.batch_in_rounds(ops, pace),
+            Op::Batch(ops) | Op::Each(ops) => self.batch_in_rounds(ops, pace),
             Op::UpdateFirst(prefix, change) => self.update_first_alone(prefix, change, pace),
             Op::Clear => match pace.alone(&self.0.moment) {
                 Some(_alone) => {
@@ -394,8 +394,8 @@ impl Maps {
         match op {
             Op::Get(_) | Op::Set(..) | Op::Delete(_) | Op::UpdateFirst(..) => false,
             Op::Update(key, _) => is_large(key),
-            Op::Batch(ops) => {
-                let is_update = |op: &BatchOp| matches!(op, BatchOp::Update(_));
+            Op::Batch(ops) | Op::Each(ops) => {
+                let is_update = |op: &BatchOp| matches!(op, BatchOp::Update(_) | BatchOp::Remove);
                 ops.len() > BATCH_OPS_SMALL
                     || ops.iter().any(|(key, op)| is_update(op) && is_large(key))
             }

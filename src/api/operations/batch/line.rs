@@ -123,7 +123,7 @@ impl Line {
                 });
                 (key, BatchOp::Update(change), Self { answer, told, spent: Some(spent) })
             }
-            op @ (BatchOp::Set(_) | BatchOp::Delete) => {
+            op @ (BatchOp::Set(_) | BatchOp::Delete | BatchOp::Remove) => {
                 (key, op, Self { answer, told, spent: None })
             }
         })

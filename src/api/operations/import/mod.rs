@@ -261,7 +261,8 @@ impl<'a> Importer<'a> {
         let Piece { ops, start, .. } = mem::take(&mut self.piece);
         if !ops.is_empty() {
             let count = ops.len();
-            let pending = Pending { op: Op::Batch(ops), answer: Answer::Reply(Reply::empty()) };
+            let pending = Pending { op: Op::Each(ops), answer: Answer::Reply(Reply::empty()) };
+            let pending = if self.stored > 0 { pending.failing(Reply::of_rest) } else { pending };
             let reply = self.upload.perform(pending);
             if reply.status() >= 400 {
                 return Err(self.refuse_at(start, &reply));
