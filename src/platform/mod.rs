@@ -10,4 +10,5 @@ pub mod clock;
 pub mod descriptors;
 pub mod process;
 pub mod scheduling;
+pub mod sockets;
 pub mod threads;

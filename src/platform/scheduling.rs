@@ -1,10 +1,11 @@
-//! A thread's slice (EEVDF) and its policy, on Linux.
+//! A thread's slice (EEVDF) and its policy, on Linux; and the time that it has.
 
 #![cfg_attr(
     all(target_os = "linux", not(portable)),
     allow(unsafe_code, reason = "the scheduler's attributes have no safe form")
 )]
 
+use std::cell::Cell;
 use std::time::Duration;
 
 /// The leader's slice: shorter than the usual one, so the leader goes first.
@@ -32,6 +33,21 @@ pub fn prefer_wakeup(slice: Duration) {
 pub fn batch_priority() {
     #[cfg(all(target_os = "linux", not(portable)))]
     linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
+}
+
+thread_local! {
+    static HAS_TIME: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says of the calling thread that nobody waits for it: it has the time for what comes of
+/// its work, as to write a small response.
+pub fn take_time() {
+    HAS_TIME.set(true);
+}
+
+/// Returns true on a thread that has said so.
+pub fn has_time() -> bool {
+    HAS_TIME.get()
 }
 
 #[cfg(all(target_os = "linux", not(portable)))]

@@ -51,6 +51,7 @@ use super::socket::Socket;
 use super::uploads::Uploads;
 use crate::api::{Api, Pending, Refusal, Reply, Step, Waiting};
 use crate::metrics::Counted;
+use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
 use std::cell::Cell;
 use std::io;
@@ -244,7 +245,7 @@ impl Dispatcher {
         self.submitted.fetch_add(1, Ordering::Relaxed);
         self.api.submit(pending, move |reply| {
             let is_last = dispatcher.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
-            dispatcher.complete(job, reply, is_last);
+            dispatcher.complete(job, reply, is_last || scheduling::has_time());
         });
     }
 
@@ -271,8 +272,8 @@ impl Dispatcher {
     }
 
     /// Takes the storage's reply, usually on a thread of the storage's own, which has
-    /// time if no other request waits for it: to wake the leader up would only take
-    /// longer then. Never blocks.
+    /// time if it says so or if no other request waits for it: to wake the leader up would
+    /// only take longer then. Never blocks.
     fn complete(self: &Arc<Self>, job: Job, reply: Reply, has_time: bool) {
         let left = if has_time { Some((job, reply)) } else { self.completions.add(job, reply) };
         if let Some((job, reply)) = left {

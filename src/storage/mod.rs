@@ -7,6 +7,7 @@
 
 mod agenda;
 mod changes;
+mod cluster;
 mod durable;
 mod entry;
 mod memory;
@@ -27,6 +28,7 @@ pub use changes::{
     Change as Changed, Changes, Event, HISTORY_BYTES, InvalidRevision, Read, Revision, WakeWatcher,
     Watched, Watcher,
 };
+pub use cluster::{Cluster, Config as ClusterConfig, ConnectError, Seed};
 pub use durable::{Durable, OpenError};
 pub use entry::{Digest, Entry};
 pub use memory::{KEYS_SHARDS, Memory};

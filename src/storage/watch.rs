@@ -25,7 +25,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The maps that lines are sharded over, so that writers on many processors do not
 /// wait for each other.
@@ -33,6 +33,14 @@ const SHARDS: usize = 64;
 
 /// The most takers of one line that look at once.
 const TAKERS_MAX: usize = 64;
+
+/// The time until a waiter looks without a change: at first, each time twice as long, and
+/// at most.
+const POLL_MIN: Duration = Duration::from_millis(100);
+const POLL_MAX: Duration = Duration::from_secs(1);
+
+/// The least time until it looks: another clock may be behind, by which its key expires.
+const POLL_PAUSE: Duration = Duration::from_millis(10);
 
 /// The subject of a wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +68,8 @@ struct Owner(Arc<Waiters>);
 /// All that handles and tickets share.
 #[derive(Default)]
 struct Waiters {
+    /// Waiters look without a change too.
+    is_polling: bool,
     next_ticket: AtomicU64,
     readers: Lines,
     writers: Lines,
@@ -147,8 +157,18 @@ struct Timer {
     line: Arc<Line>,
     /// The number of its ticket.
     number: u64,
-    /// The end of the wait, and no time in between.
-    is_end: bool,
+    occasion: Occasion,
+}
+
+/// The occasion of a timer.
+#[derive(Clone, Copy, PartialEq)]
+enum Occasion {
+    /// The end of the wait.
+    End,
+    /// A change of which no writer tells.
+    Change,
+    /// There may have been one.
+    Poll,
 }
 
 /// A place among the waiters, from before the first look until the end of the wait.
@@ -159,11 +179,26 @@ pub struct Ticket {
     number: u64,
     until: Instant,
     has_turn: bool,
-    /// The timers that it has in the agenda.
-    timers: Mutex<Vec<Instant>>,
+    timers: Mutex<Timers>,
+}
+
+#[derive(Default)]
+struct Timers {
+    /// The times of those that are in the agenda.
+    at: Vec<Instant>,
+    /// The time from the next park until the next poll, if the watch polls.
+    poll: Option<Duration>,
 }
 
 impl Watch {
+    /// A watch of a store that others change too, without telling anybody: those who wait
+    /// look 100 ms after they began, and then after twice as long each time, up to a
+    /// second; and once more at the end.
+    pub(super) fn polling() -> Self {
+        let waiters = Arc::new(Waiters { is_polling: true, ..Waiters::default() });
+        Self(Arc::new(Owner(waiters)))
+    }
+
     /// Takes a place for a wait that ends at `until`. To be called before the first
     /// look at the store.
     pub fn register(&self, subject: &Subject, until: Instant) -> Ticket {
@@ -177,7 +212,9 @@ impl Watch {
         // With its like in `changed`: either the look behind this sees the change, or
         // the writer behind that sees the waiter.
         fence(Ordering::SeqCst);
-        Ticket { waiters, line, number, until, has_turn, timers: Mutex::default() }
+        let poll = waiters.is_polling.then_some(POLL_MIN);
+        let timers = Mutex::new(Timers { at: Vec::new(), poll });
+        Ticket { waiters, line, number, until, has_turn, timers }
     }
 
     /// Notes that a key was stored, if `is_stored`, or else deleted. To be called once
@@ -236,17 +273,17 @@ impl Ticket {
         }
         let mut timers = lock(&self.timers);
         let mut state = lock(&self.line.state);
-        let is_first = timers.is_empty();
-        let between = wake_at.filter(|at| *at < self.until);
-        for at in timers.drain(..).filter(|at| *at != self.until) {
+        let is_first = timers.at.is_empty();
+        let between = timers.next(wake_at).filter(|(at, _)| *at < self.until);
+        for at in timers.at.drain(..).filter(|at| *at != self.until) {
             waiters.agenda.remove_timer(at, self.number);
         }
-        let end = is_first.then_some((self.until, true));
-        for (at, is_end) in between.map(|at| (at, false)).into_iter().chain(end) {
-            let timer = Timer { line: Arc::clone(&self.line), number: self.number, is_end };
+        let end = is_first.then_some((self.until, Occasion::End));
+        for (at, occasion) in between.into_iter().chain(end) {
+            let timer = Timer { line: Arc::clone(&self.line), number: self.number, occasion };
             waiters.agenda.add_timer(at, self.number, Work::Timer(timer));
         }
-        timers.extend(between.into_iter().chain([self.until]));
+        timers.at.extend(between.map(|(at, _)| at).into_iter().chain([self.until]));
         state.park(&self.line, self.number, wake, &waiters.agenda);
     }
 
@@ -261,6 +298,18 @@ impl Ticket {
     }
 }
 
+impl Timers {
+    /// The next look, at `wake_at` at the latest.
+    fn next(&mut self, wake_at: Option<Instant>) -> Option<(Instant, Occasion)> {
+        let Some(poll) = &mut self.poll else { return wake_at.map(|at| (at, Occasion::Change)) };
+        let now = Instant::now();
+        let next = now + *poll;
+        *poll = (2 * *poll).min(POLL_MAX);
+        let wake_at = wake_at.map_or(next, |at| at.max(now + POLL_PAUSE).min(next));
+        Some((wake_at, Occasion::Poll))
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         let Waiters { readers, writers, takers, agenda, .. } = &*self.waiters;
@@ -270,7 +319,7 @@ impl Drop for Ticket {
             Subject::Take(prefix) => takers.leave(prefix, &self.line, self.number, agenda),
         }
         let timers = self.timers.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for at in timers.drain(..) {
+        for at in timers.at.drain(..) {
             agenda.remove_timer(at, self.number);
         }
     }
@@ -439,15 +488,33 @@ impl Line {
         call(wake, false);
     }
 
-    /// Does as a timer says.
-    fn time_out(self: &Arc<Self>, number: u64, is_end: bool, agenda: &Agenda) {
-        if !is_end {
-            return self.change(agenda);
+    /// Has a waiter look that polls; in a line of others than readers only the first, as
+    /// that looks for all.
+    fn poll(self: &Arc<Self>, number: u64, agenda: &Agenda) {
+        let mut state = lock(&self.state);
+        if !self.is_of_readers() {
+            if state.is_first(number) {
+                state.next = Some(0);
+                state.go_on(self, agenda);
+            }
+            return;
         }
+        let changes = state.changes;
+        let Some(waiter) = state.waiters.get_mut(&number) else { return };
+        let Some(wake) = waiter.wake.take() else { return };
+        waiter.seen = changes;
+        waiter.has_looked = true;
+        drop(state);
+        call(wake, false);
+    }
+
+    /// Ends a wait. One that `looks_last` looks once more though it knows of no change.
+    fn time_out(&self, number: u64, looks_last: bool) {
         let mut state = lock(&self.state);
         let changes = state.changes;
         let Some(waiter) = state.waiters.get_mut(&number) else { return };
         waiter.is_over = true;
+        waiter.has_looked &= !looks_last;
         let Some(wake) = waiter.wake.take() else { return };
         let is_over = waiter.is_over_at(changes);
         drop(state);
@@ -550,9 +617,11 @@ impl Waiters {
             match work {
                 Work::Walk(line) => line.step(&self.agenda),
                 Work::Wake(wake, is_over) => call(wake, is_over),
-                Work::Timer(Timer { line, number, is_end }) => {
-                    line.time_out(number, is_end, &self.agenda);
-                }
+                Work::Timer(Timer { line, number, occasion }) => match occasion {
+                    Occasion::End => line.time_out(number, self.is_polling),
+                    Occasion::Change => line.change(&self.agenda),
+                    Occasion::Poll => line.poll(number, &self.agenda),
+                },
             }
         }
     }
@@ -606,8 +675,12 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
+            Self::of(Watch::default())
+        }
+
+        fn of(watch: Watch) -> Self {
             let (sender, woken) = mpsc::channel();
-            Self { watch: Watch::default(), sender, woken }
+            Self { watch, sender, woken }
         }
 
         /// Registers those who wait for long, and parks them all.
@@ -816,6 +889,59 @@ mod tests {
         // The first is the first then too.
         assert_eq!(bench.woken.recv(), Ok((0, false)));
         assert!(Instant::now() >= wake_at);
+    }
+
+    #[test]
+    fn who_polls_looks_without_a_change() {
+        for subject in [read("a"), write("a"), take("a")] {
+            let bench = Bench::of(Watch::polling());
+            let began = Instant::now();
+            let ticket = bench.watch.register(&subject, began + LONG);
+            for until in [POLL_MIN, 3 * POLL_MIN] {
+                bench.park(&ticket, 1);
+                assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((1, false)));
+                assert!(began.elapsed() >= until);
+            }
+            // A time in between is not put off until then.
+            let sender = bench.sender.clone();
+            let wake_at = Instant::now() + POLL_PAUSE;
+            ticket.park(Some(wake_at), Box::new(move |is_over| sender.send((2, is_over)).unwrap()));
+            assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((2, false)));
+            assert!(Instant::now() >= wake_at);
+        }
+    }
+
+    #[test]
+    fn of_a_line_that_polls_the_first_looks_for_all() {
+        for subject in [write("a"), take("a")] {
+            let bench = Bench::of(Watch::polling());
+            let first = bench.watch.register(&subject, Instant::now() + LONG);
+            bench.park(&first, 1);
+            let second = bench.watch.register(&subject, Instant::now() + LONG);
+            assert!(!second.has_turn());
+            bench.park(&second, 2);
+            for _ in 0..3 {
+                assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((1, false)));
+                bench.park(&first, 1);
+            }
+            // The next one is the first then.
+            drop(first);
+            assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((2, false)));
+            bench.park(&second, 2);
+            assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((2, false)));
+        }
+    }
+
+    #[test]
+    fn who_polls_looks_once_more_at_the_end() {
+        let bench = Bench::of(Watch::polling());
+        let until = Instant::now() + POLL_MIN / 4;
+        let ticket = bench.watch.register(&read("a"), until);
+        bench.park(&ticket, 1);
+        assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((1, false)));
+        assert!(Instant::now() >= until);
+        bench.park(&ticket, 1);
+        assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((1, true)));
     }
 
     #[test]

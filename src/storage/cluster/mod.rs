@@ -1,0 +1,153 @@
+//! The engine in front of a Redis or Valkey Cluster: nothing is kept here.
+//!
+//! ```text
+//! Cluster ─► plain, updates, batch, each ─► Router ─► Node ──► writer ═══► the node's
+//!            listing, take, clear             ▲  │     queue     pending  ◄══  process
+//!              (commands)                     │  └─► Later: what is tried again
+//!                                       Topology     reader ─► completions
+//! ```
+//!
+//! An operation becomes commands for the node of a slot. The [`Router`] finds the node,
+//! tries again what was certainly not done, and says of the rest that its outcome is
+//! unknown. A [`Node`](network::node::Node) has one connection, and pipelines the commands of all
+//! operations. No caller waits: every outcome comes to a completion, on a reader's thread.
+//!
+//! The nodes decide what has expired, by their own clocks.
+
+mod clear;
+mod config;
+mod envelope;
+mod lists;
+mod network;
+mod plain;
+mod report;
+mod scripts;
+mod steps;
+mod take;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+use super::waiter::Waiter;
+use super::watch::Watch;
+use super::{Done, Effect, Error, Hindrance, Op, Outcome, Storage};
+use crate::metrics::Exposition;
+pub use config::{Config, ConnectError, Seed};
+use envelope::Stored;
+use lists::listing::Listings;
+use network::protocol::Commands;
+use network::router::{Place, Replies, Request, Router};
+use std::sync::Arc;
+use std::time::Instant;
+use take::Takes;
+use writes::each::Gate;
+use writes::lines::{KeyOp, Lines, Write};
+
+/// The descriptors of a front beside those of the links: to ask for the topology, and
+/// links that are made anew.
+const DESCRIPTORS_SPARE: u64 = 16;
+
+/// A front to a cluster. It keeps nothing, so there may be any number of them.
+pub struct Cluster(Arc<Front>);
+
+/// All that operations share.
+struct Front {
+    router: Arc<Router>,
+    lines: Lines,
+    gate: Gate,
+    takes: Takes,
+    listings: Listings,
+    /// Those who wait for a key.
+    watch: Watch,
+    /// [`Op::Clear`] is allowed.
+    may_clear: bool,
+}
+
+impl Cluster {
+    /// Connects to a cluster. Blocks until a seed has answered or none has.
+    pub fn connect(config: &Config) -> Result<Self, ConnectError> {
+        let router = Router::start(config, scripts::ALL)?;
+        let listings = Listings::new(&router);
+        Ok(Self(Arc::new(Front {
+            router,
+            lines: Lines::default(),
+            gate: Gate::default(),
+            takes: Takes::default(),
+            listings,
+            watch: Watch::polling(),
+            may_clear: config.may_clear,
+        })))
+    }
+
+    /// The descriptors that a front takes at most, with room for masters that join later.
+    pub fn descriptors_max(&self) -> u64 {
+        2 * self.0.router.masters().len() as u64 + DESCRIPTORS_SPARE
+    }
+}
+
+impl Front {
+    /// Sends commands to the node of a slot, and calls `then` once with the replies: on any
+    /// thread, but never within another such call. Behind the deadline nothing is sent.
+    fn ask(
+        &self,
+        slot: u16,
+        commands: Commands,
+        is_write: bool,
+        deadline: Instant,
+        then: impl FnOnce(Result<Replies, Error>) + Send + 'static,
+    ) {
+        if deadline <= Instant::now() {
+            return steps::run(move || then(Err(Error::NotDone(Hindrance::ClusterDown))));
+        }
+        let done = Box::new(move |replies| steps::run(move || then(replies)));
+        self.router.send(Request { place: Place::Slot(slot), commands, is_write, deadline, done });
+    }
+}
+
+impl Storage for Cluster {
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        let Op::List(listing) = &op else { return Err(op) };
+        match self.0.listings.try_now(listing) {
+            Some(page) => Ok(Ok(Effect::Listed(page.into()))),
+            None => Err(op),
+        }
+    }
+
+    fn submit(&self, op: Op, done: Done) {
+        let (front, waiter) = (&self.0, Waiter::from(done));
+        match op {
+            Op::Get(key) => front.get(&key, waiter),
+            Op::Set(key, entry) => {
+                let op = KeyOp::Set(Stored::of(entry, None).into());
+                front.write(key, Write::begin(op, waiter));
+            }
+            Op::Delete(key) => front.write(key, Write::begin(KeyOp::Delete, waiter)),
+            Op::Update(key, change) => {
+                front.write_in_line(key, Write::begin(KeyOp::Update(change), waiter));
+            }
+            Op::Batch(ops) => front.batch(ops, waiter),
+            Op::Each(ops) => front.each(ops, waiter),
+            Op::UpdateFirst(prefix, change) => front.update_first(prefix, change, waiter),
+            Op::Clear => front.clear(waiter),
+            Op::List(listing) => front.listings.list(listing, waiter),
+            Op::Count(range) => front.listings.count(range, waiter),
+        }
+    }
+
+    fn watch(&self) -> Option<&Watch> {
+        Some(&self.0.watch)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.0.router.check()
+    }
+
+    fn report(&self, to: &mut Exposition) {
+        self.0.write_metrics(to);
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        self.0.router.close();
+        Ok(())
+    }
+}
