@@ -13,7 +13,7 @@ use little_key_value::cli::{
     Instead, LogFormat, Options, Output, Task, Token, TokenFile, Url, logging,
 };
 use little_key_value::server::{AccessLog, Config, Served, Server};
-use little_key_value::storage::{Durable, Memory, OpenError, Storage};
+use little_key_value::storage::{Cluster, ClusterConfig, Durable, Memory, OpenError, Storage};
 use signals::{Caught, Uncaught};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -89,13 +89,15 @@ struct Plan {
     tokens: Option<Tokens>,
     /// The file that they come from.
     token_file: Option<TokenFile>,
+    /// The cluster to be a front to, with a warning if there is one.
+    cluster: Option<(ClusterConfig, Option<String>)>,
     /// The command to run beside it, with its arguments.
     command: Option<Vec<OsString>>,
     settings: Settings,
 }
 
 impl Plan {
-    /// Reads the tokens and resolves the host; an error is an exit code, and a line for
+    /// Reads the secrets and resolves the host; an error is an exit code, and a line for
     /// the user. Opens nothing else, and starts nothing.
     fn new(
         mut options: Options,
@@ -107,12 +109,13 @@ impl Plan {
             options.make_up_token().map_err(|line| (FAILURE, line))?;
         }
         let (tokens, token_file) = options.tokens().map_err(bad_usage)?.unzip();
+        let cluster = options.cluster.config().map_err(bad_usage)?;
         let place = format!("{}, port {}", options.host, options.port);
         let addrs = options.addrs();
         let addrs = addrs.map_err(|err| (FAILURE, format!("cannot listen on {place}: {err}")))?;
         options.check_addrs(&addrs).map_err(bad_usage)?;
         let token_file = token_file.flatten();
-        Ok(Self { options, addrs, tokens, token_file, command, settings })
+        Ok(Self { options, addrs, tokens, token_file, cluster, command, settings })
     }
 }
 
@@ -178,10 +181,10 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String>
         let followed = file.clone().follow(tokens.clone());
         followed.map_err(|err| format!("cannot start a thread for the tokens: {err}"))?;
     }
-    let Some((engine, storage)) = open(options, &signals)? else { return Ok(signals.exit_code()) };
-    let api = Api::new(Arc::clone(&storage), options.max_value_size.0);
+    let Some(engine) = open(plan, &signals)? else { return Ok(signals.exit_code()) };
+    let api = Api::new(Arc::clone(&engine.storage), options.max_value_size.0);
     api.metrics().add_source(streams.error.source());
-    let server = listen(plan, api, streams)?;
+    let server = listen(plan, &engine, api, streams)?;
     let addrs = server.local_addrs();
     for line in options.warnings(addrs) {
         log::warn!("{line}");
@@ -189,7 +192,7 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String>
     let (first, others) = addrs.split_first().expect("a server has at least one address");
     let workers = server.workers();
     let port_file = port_file.map(|reserved| reserved.write(first.port())).transpose()?;
-    let place = format!("http://{first} (engine: {engine}, workers: {workers})");
+    let place = format!("http://{first} (engine: {}, workers: {workers})", engine.name);
     streams.output.line(format!("Listening on {place}"));
     if io::stdout().is_terminal() {
         for line in hints(&Url::of_addr(*first), plan.tokens.is_some()) {
@@ -214,11 +217,11 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String>
     }
     service_manager::stopping();
     drop(port_file);
-    storage.hurry();
+    engine.storage.hurry();
     for line in server.stop() {
         log::info!("{line}");
     }
-    close(storage, options.shutdown_timeout.0)?;
+    close(engine, options.shutdown_timeout.0)?;
     Ok(signals.exit_code())
 }
 
@@ -243,22 +246,71 @@ fn catch(
     caught.map_err(|err| format!("cannot catch signals: {err}"))
 }
 
-/// A storage and the name of its engine.
-type Engine = (&'static str, Arc<dyn Storage>);
+/// A storage, and what is told of it.
+struct Engine {
+    name: &'static str,
+    storage: Arc<dyn Storage>,
+    /// The descriptors that it takes at most.
+    descriptors: u64,
+    /// The failure of one that does not end.
+    silence: &'static str,
+    /// The state of what was written when it does not end well.
+    outlook: &'static str,
+}
+
+impl Engine {
+    fn memory(memory: Memory) -> Self {
+        Self {
+            name: "memory",
+            storage: Arc::new(memory),
+            descriptors: 0,
+            silence: "it does not end",
+            outlook: "what it had is gone",
+        }
+    }
+
+    fn durable(durable: Durable) -> Self {
+        Self {
+            name: "durable",
+            storage: Arc::new(durable),
+            descriptors: Durable::descriptors_max(),
+            silence: "the disk does not answer",
+            outlook: "what was answered with 200 is on the disk, as far as it keeps what it has \
+                      synced, and other writes may be lost",
+        }
+    }
+
+    fn cluster(cluster: Cluster) -> Self {
+        Self {
+            name: "cluster",
+            descriptors: cluster.descriptors_max(),
+            storage: Arc::new(cluster),
+            silence: "the cluster does not answer",
+            outlook: "what was answered with 200 was done, and other writes may have been",
+        }
+    }
+}
 
 /// Opens the storage. `None` if a signal to stop comes before it is open.
-fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
+fn open(plan: &Plan, signals: &Caught) -> Result<Option<Engine>, String> {
+    let options = &plan.options;
+    if let Some((config, warning)) = &plan.cluster {
+        if let Some(line) = warning {
+            log::warn!("{line}");
+        }
+        return connect(config.clone(), signals);
+    }
     let Some(path) = &options.working_dir else {
         let max = options.max_memory.map_or(u64::MAX, |max| max.0);
         let memory = Memory::with_limits(max, options.history_bytes());
-        return Ok(Some(("memory", Arc::new(memory))));
+        return Ok(Some(Engine::memory(memory)));
     };
     let patience = options.wait_for_lock.map_or(Duration::ZERO, |span| span.0);
     let deadline = Instant::now() + patience;
     let mut is_waiting = false;
     loop {
         let err = match Durable::open_with_history(path, options.history_bytes()) {
-            Ok(durable) => return Ok(Some(("durable", Arc::new(durable)))),
+            Ok(durable) => return Ok(Some(Engine::durable(durable))),
             Err(err) => err,
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -275,30 +327,42 @@ fn open(options: &Options, signals: &Caught) -> Result<Option<Engine>, String> {
     }
 }
 
-/// Closes the storage; a disk that hangs is not waited for.
-fn close(storage: Arc<dyn Storage>, timeout: Duration) -> Result<(), String> {
+/// Connects to a cluster. `None` if a signal to stop comes before it answers.
+fn connect(config: ClusterConfig, signals: &Caught) -> Result<Option<Engine>, String> {
+    let (connected, outcome) = crossbeam_channel::bounded(1);
+    let thread = thread::Builder::new().name("connector".to_owned());
+    // Nobody hears of it after a signal.
+    let spawned = thread.spawn(move || connected.send(Cluster::connect(&config)).ok());
+    spawned.map_err(|err| format!("cannot start a thread for the cluster: {err}"))?;
+    let Some(outcome) = signals.wait_or(&outcome) else { return Ok(None) };
+    let outcome = outcome.map_err(|_| "the thread that reaches for the cluster is gone")?;
+    let cluster = outcome.map_err(|err| format!("cannot reach the cluster: {err}"))?;
+    Ok(Some(Engine::cluster(cluster)))
+}
+
+/// Closes the storage; one that hangs is not waited for.
+fn close(engine: Engine, timeout: Duration) -> Result<(), String> {
+    let Engine { storage, silence, outlook, .. } = engine;
     let (closed, outcome) = crossbeam_channel::bounded(1);
     let thread = thread::Builder::new().name("closer".to_owned());
     let failure = match thread.spawn(move || closed.send(storage.close()).ok()) {
         Ok(_) => match outcome.recv_timeout(timeout) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(err)) => err.to_string(),
-            Err(_) => "the disk does not answer".to_owned(),
+            Err(_) => silence.to_owned(),
         },
         Err(err) => format!("no thread can be started for it: {err}"),
     };
-    Err(format!(
-        "cannot close the storage: {failure}; what was answered with 200 is on the disk, as far \
-         as it keeps what it has synced, and other writes may be lost"
-    ))
+    Err(format!("cannot close the storage: {failure}; {outlook}"))
 }
 
 /// Listens on the addresses of the host.
-fn listen(plan: &Plan, api: Api, streams: &Streams) -> Result<Server, String> {
+fn listen(plan: &Plan, engine: &Engine, api: Api, streams: &Streams) -> Result<Server, String> {
     let access = |addrs: &[SocketAddr]| plan.options.access(addrs, plan.tokens.clone());
     let api = |addrs: &[SocketAddr]| api.with_access(access(addrs));
     let access_log = plan.options.access_log.then(|| streams.access_log());
-    let config = Config { access_log, ..plan.options.config(plan.addrs.clone()) };
+    let config =
+        Config { access_log, ..plan.options.config(plan.addrs.clone(), engine.descriptors) };
     Server::start(&config, api).map_err(|err| err.to_string())
 }
 

@@ -9,7 +9,7 @@
 
 #[cfg(unix)]
 use crate::system;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvError, Sender, select};
 #[cfg(unix)]
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::io;
@@ -168,6 +168,14 @@ impl Caught {
     /// The same for up to `time`; returns true if one has come.
     pub(crate) fn wait_for(&self, time: Duration) -> bool {
         self.stop.recv_timeout(time).is_ok()
+    }
+
+    /// Waits for a message; `None` if a signal comes before it.
+    pub(crate) fn wait_or<T>(&self, message: &Receiver<T>) -> Option<Result<T, RecvError>> {
+        select! {
+            recv(self.stop) -> _ => None,
+            recv(message) -> message => Some(message),
+        }
     }
 
     /// The exit code of a program that they have stopped.

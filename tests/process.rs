@@ -241,8 +241,15 @@ fn an_address_that_is_not_ours_is_one_line_and_1() {
 
 #[test]
 fn bad_usage_is_one_line_and_2() {
-    let table: [(&[&str], &str); 17] = [
+    let table: [(&[&str], &str); 24] = [
         (&["--prot", "9000"], "--prot"),
+        (&["--cluster"], "--cluster"),
+        (&["--cluster", "a:b"], "a:b"),
+        (&["--cluster", "a", "--working-dir", "dir"], "--working-dir"),
+        (&["--max-memory", "1GiB", "--cluster", "a"], "--max-memory"),
+        (&["--cluster-wait", "1"], "--cluster"),
+        (&["--cluster", "a", "--cluster-wait", "all"], "all"),
+        (&["--cluster-clear"], "--cluster"),
         (&["--port", "65536"], "65536"),
         (&["--port", "abc"], "abc"),
         (&["--port=-1"], "-1"),
@@ -282,6 +289,10 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--workers", "LKV_WORKERS", ""),
         ("--working-dir", "LKV_WORKING_DIR", ""),
         ("--wait-for-lock", "LKV_WAIT_FOR_LOCK", ""),
+        ("--cluster", "LKV_CLUSTER", ""),
+        ("--cluster-wait", "LKV_CLUSTER_WAIT", "0"),
+        ("--cluster-clear", "LKV_CLUSTER_CLEAR", ""),
+        ("--cluster-password-file", "LKV_CLUSTER_PASSWORD_FILE", ""),
         ("--port-file", "LKV_PORT_FILE", ""),
         ("--max-value-size", "LKV_MAX_VALUE_SIZE", "10MiB"),
         ("--max-memory", "LKV_MAX_MEMORY", ""),

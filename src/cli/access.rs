@@ -3,15 +3,14 @@
 //! A store that other machines can reach lets in those alone who have a token, unless it
 //! is told otherwise. The rules of a call are the [`api`](crate::api)'s.
 
+use super::secret::Secret;
 use super::{Options, Several, TokenFile};
 use crate::api::{Access, HostName, Hosts, Origin, Origins, TokenSet, Tokens};
-use std::fmt;
 use std::net::SocketAddr;
 
-/// The token that the environment gives, or that is made up in its place. It is never
-/// shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+/// The token that the environment gives, or that is made up in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token(Secret);
 
 impl Token {
     /// Its variable.
@@ -22,33 +21,22 @@ impl Token {
         let mut bytes = [0; 16];
         let filled = getrandom::fill(&mut bytes);
         filled.map_err(|err| format!("the system has no randomness for a token: {err}"))?;
-        Ok(Self(format!("{:032x}", u128::from_ne_bytes(bytes))))
+        Ok(Self(Secret::new(format!("{:032x}", u128::from_ne_bytes(bytes)))))
     }
 
     /// The token itself.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 
-    /// Reads it; an empty variable is an unset one.
+    /// Reads it.
     pub(super) fn read() -> Result<Option<Self>, String> {
-        let Some(value) = std::env::var_os(Self::VARIABLE) else { return Ok(None) };
-        if value.is_empty() {
-            return Ok(None);
-        }
-        let text = value.into_string();
-        text.map(|text| Some(Self(text))).map_err(|_| format!("{} is no text", Self::VARIABLE))
+        Ok(Secret::read(Self::VARIABLE)?.map(Self))
     }
 
     /// The set of this token alone, with all rights.
     fn alone(&self) -> Result<TokenSet, String> {
-        TokenSet::of_one(&self.0).map_err(|err| format!("{}: {err}", Self::VARIABLE))
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Token")
+        TokenSet::of_one(self.as_str()).map_err(|err| format!("{}: {err}", Self::VARIABLE))
     }
 }
 

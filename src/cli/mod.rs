@@ -4,12 +4,14 @@
 //! Reading the arguments starts nothing; bad usage is reported in one line.
 
 mod access;
+mod cluster;
 mod environment;
 mod format;
 mod json;
 pub mod logging;
 mod man;
 mod output;
+mod secret;
 mod subcommands;
 mod token_file;
 mod units;
@@ -17,10 +19,11 @@ mod url;
 
 use crate::api::{HostName, InvalidHostName, InvalidOrigin, Origin};
 use crate::server::Config;
-use crate::storage::{self, Durable};
+use crate::storage;
 pub use access::Token;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
 use clap::{Args, CommandFactory as _};
+use cluster::ClusterOptions;
 pub use format::LogFormat;
 use log::LevelFilter;
 pub use output::Output;
@@ -103,6 +106,10 @@ pub struct Options {
     #[arg(long, env = "LKV_WAIT_FOR_LOCK", value_name = "TIME", requires = "working_dir")]
     pub wait_for_lock: Option<Span>,
 
+    /// The cluster that the store is a front to, if it is one.
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+
     /// The worker threads: one of them takes requests and answers small ones, the
     /// others answer large ones and stand in for it [default: two for each
     /// processor]
@@ -175,7 +182,9 @@ impl Options {
     pub fn ignored_variables() -> Vec<String> {
         let command = Arguments::command();
         let flags = command.get_arguments().filter_map(|arg| arg.get_env().map(ToOwned::to_owned));
-        let known = flags.chain([Token::VARIABLE, Url::VARIABLE].map(Into::into));
+        let others =
+            [Token::VARIABLE, Url::VARIABLE, ClusterOptions::USER, ClusterOptions::PASSWORD];
+        let known = flags.chain(others.map(Into::into));
         environment::ignored(&known.collect::<Vec<_>>(), std::env::vars_os())
     }
 
@@ -204,10 +213,9 @@ impl Options {
         usize::try_from(self.history.0).unwrap_or(usize::MAX)
     }
 
-    /// The configuration of a server on `addrs`.
-    pub fn config(&self, addrs: Vec<SocketAddr>) -> Config {
-        let is_durable = self.working_dir.is_some();
-        let storage_descriptors = if is_durable { Durable::descriptors_max() } else { 0 };
+    /// The configuration of a server on `addrs`, whose storage takes up to so many
+    /// descriptors.
+    pub fn config(&self, addrs: Vec<SocketAddr>, storage_descriptors: u64) -> Config {
         Config {
             addrs,
             workers: self.workers.unwrap_or_else(|| Config::default().workers),
@@ -272,6 +280,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::subcommands::tests::complaint;
     use super::*;
     use std::time::Duration;
 
@@ -282,13 +291,6 @@ mod tests {
         Ok(*options)
     }
 
-    fn complaint(arguments: &[&str]) -> String {
-        match read(arguments) {
-            Err(Instead::Complain(line)) => line,
-            other => panic!("{arguments:?} is no bad usage: {other:?}"),
-        }
-    }
-
     #[test]
     fn no_flags_give_the_defaults() {
         let options = read(&[]).expect("no flag is needed");
@@ -296,7 +298,7 @@ mod tests {
         assert_eq!(addrs, ["127.0.0.1:8888".parse().expect("an address")]);
         assert_eq!(options.max_value_size, Size(10 * 1024 * 1024));
         assert_eq!(options.history, Size(16 * 1024 * 1024));
-        assert_eq!(options.config(addrs).idle_timeout, Duration::from_secs(60));
+        assert_eq!(options.config(addrs, 0).idle_timeout, Duration::from_secs(60));
     }
 
     #[test]

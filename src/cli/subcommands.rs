@@ -18,7 +18,8 @@ const DATE: &str = env!("LKV_BUILD_DATE");
 
 /// The end of the text of `--help`.
 const AFTER_HELP: &str = "\
-The variable LKV_TOKEN, which has no flag, is one token with all rights.
+The variable LKV_TOKEN, which has no flag, is one token with all rights. LKV_CLUSTER_USER and \
+LKV_CLUSTER_PASSWORD, which have none either, let the store in at the nodes of its cluster.
 
 Exit codes: 0 after Ctrl-C or SIGTERM, 129 after SIGHUP, 1 for a failure, 2 for bad usage. A second \
 Ctrl-C or SIGTERM ends it at once, with 1. A signal that is ignored at the start, as nohup has it, \
@@ -33,7 +34,8 @@ Exit codes: that of the command, or 128 and the number of the signal that ended 
 cannot be run, 127 if it is not found, 1 if the store cannot start, 2 for bad usage. Signals to \
 stop are passed on to the command, and the store stops once that has ended.";
 
-/// A key-value store over HTTP. In memory, or durable; curl is the client.
+/// A key-value store over HTTP. In memory, durable, or in front of a Redis or Valkey
+/// Cluster; curl is the client.
 #[derive(Debug, Parser)]
 #[command(version = VERSION, max_term_width = 100, args_override_self = true, after_help = AFTER_HELP,
           args_conflicts_with_subcommands = true)]
@@ -107,9 +109,9 @@ impl Task {
         let arguments: Vec<OsString> = arguments.collect();
         let parsed = parse(&arguments)?;
         match parsed.subcommand {
-            None => Ok(Self::Serve(Box::new(with_token(parsed.options)?))),
+            None => Ok(Self::Serve(Box::new(with_variables(parsed.options)?))),
             Some(Subcommands::Run { options, command }) => {
-                Ok(Self::Run(Box::new(with_token(*options)?), command))
+                Ok(Self::Run(Box::new(with_variables(*options)?), command))
             }
             Some(Subcommands::Health { url: Some(url) }) => Ok(Self::Health(url)),
             Some(Subcommands::Health { url: None }) => {
@@ -123,10 +125,12 @@ impl Task {
     }
 }
 
-/// Takes a token from the environment.
-fn with_token(mut options: Options) -> Result<Options, Instead> {
+/// Takes what has no flag from the environment.
+fn with_variables(mut options: Options) -> Result<Options, Instead> {
     options.token = Token::read().map_err(bad_usage)?;
     options.check_access().map_err(bad_usage)?;
+    options.cluster.read_variables().map_err(bad_usage)?;
+    options.cluster.check().map_err(bad_usage)?;
     Ok(options)
 }
 
@@ -203,10 +207,17 @@ pub mod tests {
         Task::read(program.chain(arguments.iter().copied()).map(Into::into))
     }
 
-    fn complaint(arguments: &[&str]) -> String {
+    pub fn complaint(arguments: &[&str]) -> String {
         match read(arguments) {
             Err(Instead::Complain(line)) => line,
             other => panic!("{arguments:?} is no bad usage: {other:?}"),
+        }
+    }
+
+    pub fn options(arguments: &[&str]) -> Options {
+        match read(arguments) {
+            Ok(Task::Serve(options)) => *options,
+            other => panic!("{arguments:?} does not serve: {other:?}"),
         }
     }
 

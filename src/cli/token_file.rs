@@ -5,10 +5,11 @@
 //! times. It is taken up once two looks have found the same, as a file may be half written;
 //! a file that is no good changes nothing. The text is not kept, only its digest.
 
+use super::secret::{self, Content};
 use crate::api::{TokenSet, Tokens};
 use sha2::{Digest as _, Sha256};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use std::time::Duration;
 /// The interval of looks. After two of them, at most, a change is taken up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The longest file.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The flag that names the file.
+const FLAG: &str = "--token-file";
 
 /// A file of tokens.
 #[derive(Clone, Debug)]
@@ -33,23 +34,16 @@ pub struct TokenFile {
     last: Finding,
 }
 
-/// The digest of the text, or the reason why there is none.
+/// The digest of the content, or the reason why there is none.
 type Finding = Result<[u8; 32], String>;
-
-/// The file at one moment.
-struct Text {
-    bytes: Vec<u8>,
-    is_regular: bool,
-    is_open_to_all: bool,
-}
 
 impl TokenFile {
     /// Reads the file; an error is a line that names it, and the line that is wrong.
     pub fn read(path: &Path) -> Result<(Self, TokenSet), String> {
-        let text = Text::read(path).map_err(|err| complaint(path, &err.to_string()))?;
-        let set = text.parse().map_err(|what| complaint(path, &what))?;
-        let found = Ok(text.digest());
-        let (path, is_regular) = (path.to_owned(), text.is_regular);
+        let content = Content::read(path).map_err(|err| complaint(path, &err.to_string()))?;
+        let set = parse(&content).map_err(|what| complaint(path, &what))?;
+        let found = Ok(digest(&content));
+        let (path, is_regular) = (path.to_owned(), content.is_regular);
         let (settled, last) = (Finding::clone(&found), found);
         Ok((Self { path, is_regular, has_warned: false, settled, last }, set))
     }
@@ -72,24 +66,24 @@ impl TokenFile {
 
     /// Looks at the file, and takes it up if it has changed and stays so.
     fn look(&mut self, tokens: &Tokens) {
-        let text = match fs::metadata(&self.path) {
+        let content = match fs::metadata(&self.path) {
             // To open a pipe might never end.
             Ok(metadata) if !metadata.is_file() => Err("it is not a file".to_owned()),
-            Ok(_) => Text::read(&self.path).map_err(|err| err.to_string()),
+            Ok(_) => Content::read(&self.path).map_err(|err| err.to_string()),
             Err(err) => Err(err.to_string()),
         };
-        if text.as_ref().is_ok_and(|text| text.is_open_to_all) && !self.has_warned {
+        if content.as_ref().is_ok_and(|content| content.is_open_to_all) && !self.has_warned {
             self.has_warned = true;
-            log::warn!("{}", complaint(&self.path, "everyone on this machine may read it"));
+            log::warn!("{}", complaint(&self.path, secret::OPEN_TO_ALL));
         }
-        let found = text.as_ref().map(Text::digest).map_err(Clone::clone);
+        let found = content.as_ref().map(digest).map_err(Clone::clone);
         let is_steady = found == self.last;
         self.last.clone_from(&found);
         if !is_steady || found == self.settled {
             return;
         }
         self.settled = found;
-        match text.and_then(|text| text.parse()) {
+        match content.and_then(|content| parse(&content)) {
             Ok(set) => {
                 tokens.replace(set);
                 log::info!("{}", complaint(&self.path, "its tokens are those from now on"));
@@ -102,46 +96,17 @@ impl TokenFile {
     }
 }
 
-impl Text {
-    fn read(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB"));
-        }
-        let is_open_to_all = is_open_to_all(&metadata);
-        Ok(Self { bytes, is_regular: metadata.is_file(), is_open_to_all })
-    }
+/// The tokens of a content; an error says which line is wrong.
+fn parse(content: &Content) -> Result<TokenSet, String> {
+    TokenSet::parse(content.text()?).map_err(|err| err.to_string())
+}
 
-    fn parse(&self) -> Result<TokenSet, String> {
-        let text = std::str::from_utf8(&self.bytes).map_err(|err| {
-            let before = self.bytes.get(..err.valid_up_to()).unwrap_or_default();
-            let line = memchr::memchr_iter(b'\n', before).count() + 1;
-            format!("line {line}: it is not UTF-8")
-        })?;
-        TokenSet::parse(text).map_err(|err| err.to_string())
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        Sha256::digest(&self.bytes).into()
-    }
+fn digest(content: &Content) -> [u8; 32] {
+    Sha256::digest(&content.bytes).into()
 }
 
 fn complaint(path: &Path, what: &str) -> String {
-    format!("--token-file {}: {what}", path.display())
-}
-
-#[cfg(unix)]
-fn is_open_to_all(metadata: &fs::Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    metadata.is_file() && metadata.permissions().mode() & 0o004 != 0
-}
-
-#[cfg(not(unix))]
-fn is_open_to_all(_metadata: &fs::Metadata) -> bool {
-    false
+    secret::complaint(FLAG, path, what)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl FromStr for Url {
         }
         let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let (host, port) = parse_authority(authority).ok_or(NO_URL)?;
+        let (host, port) = parse_authority(authority, PORT).ok_or(NO_URL)?;
         let target = match target {
             "" | "/" => READINESS.to_owned(),
             query if query.starts_with('?') => format!("{READINESS}{query}"),
@@ -71,8 +71,8 @@ impl FromStr for Url {
     }
 }
 
-/// The host, without brackets, and the port.
-fn parse_authority(authority: &str) -> Option<(&str, u16)> {
+/// The host, without brackets, and the port, or the `default` one.
+pub(super) fn parse_authority(authority: &str, default: u16) -> Option<(&str, u16)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
@@ -82,7 +82,7 @@ fn parse_authority(authority: &str) -> Option<(&str, u16)> {
         None => authority.split_once(':').unwrap_or((authority, "")),
     };
     let is_name = !host.is_empty() && !host.contains(['@', '[', ']']);
-    let port = if port.is_empty() { PORT } else { port.parse().ok()? };
+    let port = if port.is_empty() { default } else { port.parse().ok()? };
     is_name.then_some((host, port))
 }
 
