@@ -218,13 +218,18 @@ fn tokens_are_replaced_under_an_open_connection(store: Store) {
     assert_eq!([statuses_of(OWNER), statuses_of(READER)], [[200], [403]]);
 }
 
-/// A stream is not cut off.
+/// A stream is not cut off, where there are streams.
 fn what_was_admitted_goes_on_without_its_token(store: Store) {
     let (server, tokens) = server_over(&store);
     let mut watcher = server.connect();
     let field = bearer(READER);
     watcher.send(format!("GET /watch?key=other HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n"));
-    assert_eq!(watcher.try_head().expect("a stream begins").status(), 200);
+    let begun = watcher.try_head().expect("an answer").status();
+    if store.changes().is_none() {
+        assert_eq!(begun, 501);
+        return;
+    }
+    assert_eq!(begun, 200);
     assert!(watcher.try_chunk().expect("a stream").starts_with(b"ready "));
     tokens.replace(set_of(OWNER));
     assert_unauthorized(&ask(&mut server.connect(), READER, "GET /kv/other", ""));

@@ -23,7 +23,8 @@ use support::random::Random;
 
 macro_rules! on_every_engine_with_a_log {
     ($($promise:ident)*) => {
-        // A new engine adds a line. The peer has no change log.
+        // A new engine adds a line. The peer has no change log, and a cluster neither: it
+        // answers as one without it, as tests/watch.rs has it.
         on_every_engine! { memory: $($promise)* }
         on_every_engine! { durable: $($promise)* }
     };

@@ -38,8 +38,9 @@ fn every_transcript_holds_on_every_engine() {
     let files = files();
     assert!(files.len() >= 8, "{} transcripts found", files.len());
     let mut failures = Vec::new();
-    for (engine, open) in engines::ENGINES {
+    for (engine, open) in engines::ENGINES.iter() {
         for (_, transcript) in &files {
+            let transcript = transcript.on(engine);
             let server = Fixture::guarded(open(), transcript.access());
             if let Err(failure) = transcript.replay(server.addr()) {
                 failures.push(format!("{engine}: {failure}"));
@@ -67,6 +68,28 @@ fn failure_within(patience: Duration, text: &str) -> String {
     let server = Fixture::start();
     let outcome = transcript.replay_within(server.addr(), patience);
     outcome.expect_err("a wrong transcript fails")
+}
+
+#[test]
+fn a_step_is_for_the_engines_that_are_named() {
+    let text = "> GET /healthz
+                = on memory peer
+                < 200 OK
+                <
+                < ok\\n
+                = on cluster
+                < 200 Fine
+                = on every engine
+                > GET /healthz
+                < 404 Not Found"
+        .replace("                ", "");
+    let transcript = Transcript::parse("test.http", &text).expect("a well-formed transcript");
+    let server = Fixture::start();
+    let failure = |engine| transcript.on(engine).replay(server.addr()).expect_err("a failure");
+    for (engine, line) in [("memory", 10), ("cluster", 7), ("peer", 10), ("durable", 10)] {
+        let got = failure(engine);
+        assert!(got.starts_with(&format!("test.http:{line}: ")), "{engine}: {got}");
+    }
 }
 
 const HEALTH: &str = "> GET /healthz\n";
@@ -162,6 +185,8 @@ fn a_line_that_means_nothing_is_a_failure() {
         ("= token short", ": of its tokens line 1: a token has at least"),
         ("> GET /\n= token a-token-of-tests", ":2: what is"),
         ("= origins null", ":1: what is"),
+        ("= on paper", ":1: what is"),
+        ("= on memory  durable", ":1: what is"),
         ("= connect\n= origins https://a", ":2: what is"),
         (">\n> body", ":1: no request line"),
         ("> GET", ":1: no target in"),

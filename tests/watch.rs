@@ -1,5 +1,5 @@
-//! Watches over HTTP, on every engine: a replica that breaks off anywhere and comes again
-//! has all that the store has, and is told of each change once.
+//! Watches over HTTP, on every engine with a change log: a replica that breaks off anywhere
+//! and comes again has all that the store has, and is told of each change once.
 
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 
@@ -489,7 +489,16 @@ fn one_who_asks_again_and_again_is_told_each_change_once(store: Store) {
     });
 }
 
-on_every_engine! {
+macro_rules! on_every_engine_with_a_log {
+    ($($promise:ident)*) => {
+        // A new engine adds a line. A cluster has no change log.
+        on_every_engine! { memory: $($promise)* }
+        on_every_engine! { durable: $($promise)* }
+        on_every_engine! { peer: $($promise)* }
+    };
+}
+
+on_every_engine_with_a_log! {
     a_replica_that_breaks_off_anywhere_ends_in_the_true_state
     a_state_beside_writers_has_each_stable_key_once
     a_batch_is_told_as_a_whole_up_to_where_all_is
@@ -565,6 +574,7 @@ impl Storage for Unlogged {
     }
 }
 
+/// As a cluster is.
 #[test]
 fn an_engine_without_a_change_log_cannot_be_watched() {
     let server = Fixture::over(Arc::new(Unlogged(Memory::new())));

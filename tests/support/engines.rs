@@ -1,17 +1,29 @@
 //! Every engine, for the suites that run on all of them.
 
+use super::cluster::{self, Turn};
 use super::peer::Peer;
+use little_key_value::metrics::Exposition;
 use little_key_value::storage::{
-    Changes, Done, Durable, Error, Memory, Op, Outcome, Storage, Watch,
+    Changes, Cluster, Done, Durable, Error, Memory, Op, Outcome, Storage, Watch,
 };
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tempfile::TempDir;
 
 /// An engine's name and how to open an empty store of it.
 pub type Engine = (&'static str, fn() -> Arc<dyn Storage>);
 
 /// Every engine. A new one adds a line.
-pub const ENGINES: &[Engine] = &[("memory", memory), ("durable", durable), ("peer", peer)];
+pub const ALL: &[Engine] =
+    &[("memory", memory), ("durable", durable), ("peer", peer), ("cluster", cluster)];
+
+/// Every engine that is there.
+pub static ENGINES: LazyLock<Vec<Engine>> =
+    LazyLock::new(|| ALL.iter().filter(|(name, _)| is_there(name)).copied().collect());
+
+/// Whether an engine is there: the cluster needs a program that a machine may lack.
+pub fn is_there(engine: &str) -> bool {
+    engine != "cluster" || cluster::is_there()
+}
 
 /// The engine that keeps everything in memory.
 pub fn memory() -> Arc<dyn Storage> {
@@ -28,6 +40,14 @@ pub fn durable() -> Arc<dyn Storage> {
 /// An engine whose outcomes all come later, as if from a peer.
 pub fn peer() -> Arc<dyn Storage> {
     Arc::new(Peer::new())
+}
+
+/// The front to the cluster of this test binary: no other test has it until the store
+/// is dropped.
+pub fn cluster() -> Arc<dyn Storage> {
+    let turn = Turn::take();
+    let engine = Cluster::connect(&turn.servers().config()).expect("the nodes answer");
+    Arc::new(Front { engine, _turn: turn })
 }
 
 /// A durable store whose directory goes with it.
@@ -56,6 +76,47 @@ impl Storage for Temporary {
 
     fn check(&self) -> Result<(), Error> {
         self.engine.check()
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        self.engine.close()
+    }
+}
+
+/// A front whose turn with the cluster ends with it.
+struct Front {
+    engine: Cluster,
+    // The fields are dropped in this order.
+    _turn: Turn,
+}
+
+impl Storage for Front {
+    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
+        self.engine.try_now(op)
+    }
+
+    fn submit(&self, op: Op, done: Done) {
+        self.engine.submit(op, done);
+    }
+
+    fn watch(&self) -> Option<&Watch> {
+        self.engine.watch()
+    }
+
+    fn changes(&self) -> Option<&Changes> {
+        self.engine.changes()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.engine.check()
+    }
+
+    fn report(&self, to: &mut Exposition) {
+        self.engine.report(to);
+    }
+
+    fn hurry(&self) {
+        self.engine.hurry();
     }
 
     fn close(&self) -> Result<(), Error> {

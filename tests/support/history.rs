@@ -21,12 +21,28 @@ pub struct Plan {
     pub batches_per_mille: usize,
 }
 
+/// The outcome of a call, as its client is told.
+pub enum Told {
+    /// It was done, and has seen this.
+    Done(Saw),
+    /// It was not done.
+    NotDone,
+    /// This may be done, now or later, and would see that.
+    Perhaps(Call, Saw),
+}
+
+impl<S: Into<Saw>> From<S> for Told {
+    fn from(saw: S) -> Self {
+        Self::Done(saw.into())
+    }
+}
+
 /// Lets every client make its calls through a connection of its own, which
 /// performs one call and returns what it has seen.
-pub fn record<C, S>(plan: Plan, random: &Random, connect: impl Fn() -> C + Sync) -> Vec<Operation>
+pub fn record<C, T>(plan: Plan, random: &Random, connect: impl Fn() -> C + Sync) -> Vec<Operation>
 where
-    C: FnMut(Call) -> S,
-    S: Into<Saw>,
+    C: FnMut(Call) -> T,
+    T: Into<Told>,
 {
     let clock = AtomicU64::new(0);
     let start = Barrier::new(plan.clients);
@@ -43,9 +59,13 @@ where
                     let value = (client * plan.calls + index) as u64;
                     let call = choose(plan, &mut random, value);
                     let invoked = clock.fetch_add(1, Ordering::SeqCst);
-                    let saw = perform(call).into();
+                    let told = perform(call).into();
                     let returned = clock.fetch_add(1, Ordering::SeqCst);
-                    let is_lost = false;
+                    let (call, saw, returned, is_lost) = match told {
+                        Told::Done(saw) => (call, saw, returned, false),
+                        Told::NotDone => continue,
+                        Told::Perhaps(call, saw) => (call, saw, u64::MAX, true),
+                    };
                     own.push(Operation { client, call, saw, invoked, returned, is_lost });
                 }
                 history.lock().expect("no client panics with it").extend(own);

@@ -11,6 +11,7 @@
 //! | the contract of the `Storage` trait, on every engine | `tests/storage.rs` |
 //! | the same for what concerns many keys | `tests/lists.rs`, `tests/batches.rs` |
 //! | the same for the change log | `tests/changes.rs` |
+//! | what a front to a cluster and its other clients see of each other | `tests/cluster.rs` |
 //! | tokens, on connections that are open | `tests/access.rs` |
 //! | bytes that are no whole request: cut, split, ambiguous, too large | `tests/wire.rs` |
 //! | the description of the API, against its standard and the answers | `scripts/openapi.sh` |
@@ -43,12 +44,17 @@
 //! | a disk that is slow or fails, and how often it is synced | `tests/disk.rs` |
 //! | a disk that is full | `tests/full_disk.rs` |
 //! | a database that fails while its journal does not | `tests/reopen.rs` |
+//! | several fronts to one cluster | `tests/fronts.rs` |
+//! | a cluster that fails in parts | `tests/failover.rs`, `scripts/cluster.py`, `partition.py` |
 //! | the account of the memory engine against the process's memory | `tests/memory.rs` |
 //! | what the metrics tell of a storage | `tests/metrics_of_storage.rs` |
 //! | what only curl or the shell does: `-T`, `$?`, `nohup` | `scripts/curl.sh`, `semantics.sh`, `process.sh` |
 //! | a proxy or a build tool in front | `scripts/proxy.sh`, `scripts/caches.sh` |
 //! | the unit for systemd, the container image | `scripts/package.sh` |
 //! | minutes under attack, kills or damage | `scripts/hostile/`, `soak.py`, `crash.py`, `damage.py` |
+//!
+//! The engine in front of a cluster is tested with six real servers, which each program here
+//! starts for itself ([`cluster`]).
 //!
 //! A test asks the lowest layer that can keep the promise, and each promise has
 //! one place. Every server listens on port 0. A test waits for a condition, with a
@@ -69,6 +75,7 @@
 )]
 
 pub mod blocking;
+pub mod cluster;
 pub mod engines;
 pub mod history;
 pub mod http;

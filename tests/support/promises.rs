@@ -16,12 +16,15 @@ macro_rules! on_every_engine {
         on_every_engine! { memory: $($promise)* }
         on_every_engine! { durable: $($promise)* }
         on_every_engine! { peer: $($promise)* }
+        on_every_engine! { cluster: $($promise)* }
     };
     ($engine:ident: $($promise:ident)*) => {
         mod $engine {
             $(#[test]
             fn $promise() {
-                super::$promise(super::support::engines::$engine());
+                if super::support::engines::is_there(stringify!($engine)) {
+                    super::$promise(super::support::engines::$engine());
+                }
             })*
         }
     };
@@ -88,6 +91,12 @@ pub fn always(decision: Decision) -> Change {
     Box::new(move |_| decision.clone())
 }
 
+/// Whether a clearing or a page has one moment for all keys. A cluster has one for each
+/// slot at the most.
+pub fn is_of_one_moment(store: &Store) -> bool {
+    store.changes().is_some()
+}
+
 /// Whether a write waits for a disk or a peer.
 pub fn is_slow(store: &Store) -> bool {
     store.try_now(Op::Update(key("any"), always(Decision::Keep))).is_err()
@@ -98,8 +107,10 @@ pub fn fewer_if_slow(store: &Store, many: usize) -> usize {
     if is_slow(store) { many / 5 } else { many }
 }
 
-/// Waits until a moment has come.
+/// Waits until a moment has come, for a node of a cluster too: by its clock, and it is
+/// the next millisecond in which it has an entry expire.
 pub fn wait_for(time: Time) {
+    let time = time.after(Duration::from_millis(10));
     while Time::now() < time {
         thread::sleep(Duration::from_millis(1));
     }

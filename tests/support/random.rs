@@ -18,6 +18,11 @@ impl Random {
         Self(seed)
     }
 
+    /// A generator for what no run is to repeat, as the choice of free ports.
+    pub fn of_the_system() -> Self {
+        Self(RandomState::new().hash_one(()))
+    }
+
     /// The generator of the `index`th part of a run, for a thread of its own.
     pub fn fork(&self, index: usize) -> Self {
         let mut fork = Self(self.0 ^ (index as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));

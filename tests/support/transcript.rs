@@ -37,6 +37,9 @@
 //! - `= connect` opens another connection, `= closed` means that the server
 //!   closes this one, having sent nothing more. `= wait 20 ms` lets that time
 //!   pass, for what is over after it.
+//! - What comes behind `= on cluster`, `= on memory durable peer` holds on these engines
+//!   alone, and is for them alone, up to the next such line; behind `= on every engine` it
+//!   is for all again.
 //! - `= token LINE` and `= origins https://a https://b`, before all else, are about the
 //!   server: it knows a token, of which LINE is one of a token file, where it needs none
 //!   otherwise; and it allows pages of these origins.
@@ -45,6 +48,7 @@
 //! all: a date, a length unless its status can have no body, `nosniff`, and of
 //! an error and of an answer to a write that no cache may keep it.
 
+use super::engines;
 use super::http::{Connection, PATIENCE, Response};
 use little_key_value::api::{Access, Hosts, Origin, Origins, TokenSet, Tokens};
 use little_key_value::storage::Revision;
@@ -63,10 +67,13 @@ const ERROR_TYPES: [&str; 2] = ["text/plain; charset=utf-8", "application/proble
 pub struct Transcript {
     name: String,
     access: Access,
-    steps: Vec<(usize, Step)>,
+    steps: Vec<(usize, Engines, Step)>,
 }
 
-#[derive(Debug, PartialEq)]
+/// The engines that a step is for; none for all.
+type Engines = Vec<String>;
+
+#[derive(Clone, Debug, PartialEq)]
 enum Step {
     /// Opens another connection.
     Connect,
@@ -81,10 +88,10 @@ enum Step {
 }
 
 /// The pieces of a body, between which there are positions.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Body(Vec<Vec<u8>>);
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Field {
     Absent(String),
     Present(String),
@@ -99,11 +106,15 @@ impl Transcript {
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let mut lines = numbered(text.lines());
         let (mut tokens, mut origins) = (String::new(), Origins::default());
-        let mut steps = Vec::new();
+        let (mut steps, mut engines) = (Vec::new(), Engines::new());
         while let Some((number, line)) = lines.next_if(|_| true) {
             let list = line.strip_prefix("= origins ").filter(|_| steps.is_empty());
             if let Some(list) = list.and_then(origins_of) {
                 origins = list;
+                continue;
+            }
+            if let Some(names) = line.strip_prefix("= on ").and_then(engines_of) {
+                engines = names;
                 continue;
             }
             let step = match line.split(' ').next().unwrap_or_default() {
@@ -124,12 +135,21 @@ impl Transcript {
                 }
                 _ => Err(format!("what is {line:?}?")),
             };
-            steps.push((number, step.map_err(|err| format!("{name}:{number}: {err}"))?));
+            let step = step.map_err(|err| format!("{name}:{number}: {err}"))?;
+            steps.push((number, engines.clone(), step));
         }
         let tokens = (!tokens.is_empty()).then(|| TokenSet::parse(&tokens)).transpose();
         let tokens = tokens.map_err(|err| format!("{name}: of its tokens {err}"))?.map(Tokens::new);
         let access = Access { hosts: Hosts::local([]), tokens, origins };
         Ok(Self { name: name.to_owned(), access, steps })
+    }
+
+    /// What it has for an engine.
+    pub fn on(&self, engine: &str) -> Self {
+        let Self { name, access, steps } = self;
+        let is_for = |engines: &Engines| engines.is_empty() || engines.iter().any(|e| e == engine);
+        let steps = steps.iter().filter(|(_, engines, _)| is_for(engines)).cloned().collect();
+        Self { name: name.clone(), access: access.clone(), steps }
     }
 
     /// The access control of a server for it.
@@ -148,7 +168,7 @@ impl Transcript {
         let connect = || Connection::open(addr).with_patience(patience);
         let mut replay =
             Replay { connection: connect(), unsent: Vec::new(), asked: VecDeque::new() };
-        for (number, step) in &self.steps {
+        for (number, _, step) in &self.steps {
             let outcome = match step {
                 Step::Connect => replay.end().map(|()| replay.connection = connect()),
                 Step::Closed => replay.closed(),
@@ -176,6 +196,15 @@ fn numbered<'a>(lines: Lines<'a>) -> Numbered<'a> {
 fn origins_of(list: &str) -> Option<Origins> {
     let origins: Result<Vec<Origin>, _> = list.split(' ').map(str::parse).collect();
     origins.ok().map(Origins::new)
+}
+
+/// The engines in a list; `None` where one is none.
+fn engines_of(list: &str) -> Option<Engines> {
+    if list == "every engine" {
+        return Some(Engines::new());
+    }
+    let is_one = |name: &&str| engines::ALL.iter().any(|(engine, _)| engine == name);
+    list.split(' ').all(|name| is_one(&name)).then(|| list.split(' ').map(str::to_owned).collect())
 }
 
 /// Whether a line has this prefix, and nothing or a space after it.
