@@ -6,6 +6,7 @@
 #
 #     scripts/archives.sh                              starts a server of its own
 #     ENGINE=durable scripts/archives.sh               on the durable engine
+#     ENGINE=cluster scripts/archives.sh               in front of a cluster
 #     URL=http://127.0.0.1:8888 scripts/archives.sh    asks one that runs
 #
 # It uses keys below archives/ and deletes them in the end.

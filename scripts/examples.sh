@@ -5,6 +5,7 @@
 #
 #     scripts/examples.sh                              starts a server of its own
 #     ENGINE=durable scripts/examples.sh               on the durable engine
+#     ENGINE=cluster scripts/examples.sh               in front of a cluster
 #     URL=http://127.0.0.1:8888 scripts/examples.sh    asks one that runs
 #
 # It leaves some keys named after test-… in the store.
@@ -223,18 +224,18 @@ gives 1 '' queue pop "$NAME"
 
 # A transfer.
 
-answer 200 '' curl -X PUT -d 100 "$URL/kv/account/$NAME-a"
-answer 200 '' curl -X DELETE "$URL/kv/account/$NAME-b"
+answer 200 '' curl -X PUT -d 100 "$URL/kv/%7Baccount%7D/$NAME-a"
+answer 200 '' curl -X DELETE "$URL/kv/%7Baccount%7D/$NAME-b"
 gives 0 '' transfer "$NAME-a" "$NAME-b" 30
-answer 200 '70' curl "$URL/kv/account/$NAME-a"
-answer 200 '30' curl "$URL/kv/account/$NAME-b"
+answer 200 '70' curl "$URL/kv/%7Baccount%7D/$NAME-a"
+answer 200 '30' curl "$URL/kv/%7Baccount%7D/$NAME-b"
 gives 1 '' transfer "$NAME-b" "$NAME-a" 31
 check 'an account has what it has' "$NAME-b has 30" "$(cat stderr)"
 gives 22 '' transfer "$NAME-c" "$NAME-a" 1
 gives 2 '' transfer "$NAME-a" "$NAME-b" 0
-answer 200 '' curl -X PUT -d 'word' "$URL/kv/account/$NAME-c"
+answer 200 '' curl -X PUT -d 'word' "$URL/kv/%7Baccount%7D/$NAME-c"
 gives 3 '' transfer "$NAME-a" "$NAME-c" 1
-answer 200 '70' curl "$URL/kv/account/$NAME-a"
+answer 200 '70' curl "$URL/kv/%7Baccount%7D/$NAME-a"
 
 # shellcheck disable=SC2317
 transfer_three_times() {
@@ -245,8 +246,8 @@ transfer_three_times() {
 }
 at_once 10 transfer_three_times
 check 'ten that move amounts to and fro' 10 "$SUCCEEDED"
-answer 200 '40' curl "$URL/kv/account/$NAME-a"
-answer 200 '60' curl "$URL/kv/account/$NAME-b"
+answer 200 '40' curl "$URL/kv/%7Baccount%7D/$NAME-a"
+answer 200 '60' curl "$URL/kv/%7Baccount%7D/$NAME-b"
 
 # A configuration.
 
@@ -394,7 +395,15 @@ if server_is_ours && [ "$ENGINE" = durable ]; then
     answer_status 200 curl -X DELETE "$URL/kv?prefix=$NAME/filler/"
 fi
 
-# A replica.
+# A replica, for which a store has to tell its changes.
+
+if has_slots; then
+    answer 200 '' curl -X DELETE "$TARGET/clear"
+    gives 22 '' replica "$SOURCE" "$TARGET" position
+    check_match 'who cannot be told of changes is told so' '501' "$(cat stderr)"
+    gives 22 '' move "$SOURCE" "$TARGET"
+    summary
+fi
 
 gives 1 '' replica "$SOURCE" "$TARGET" position
 check_match 'a store with keys of its own is no replica' 'keys of its own$' "$(cat stderr)"

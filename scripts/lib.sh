@@ -9,9 +9,9 @@
 #     answer 200 'ok\n' curl "$URL/healthz"
 #     summary
 #
-# It needs bash (3.2 will do), curl and what every Unix has. The program under
-# test is $LKV_BIN, else the release build, else the debug build, else one that
-# cargo makes now.
+# It needs bash (3.2 will do), curl and what every Unix has; for a cluster python3 and
+# redis-server too. The program under test is $LKV_BIN, else the release build, else the
+# debug build, else one that cargo makes now.
 
 set -euo pipefail
 
@@ -105,15 +105,76 @@ start_server() {
 }
 
 # The server at $URL if the caller gave one, else one of our own. ENGINE says
-# on which engine: memory, or durable in a directory that goes with $WORK.
+# on which engine: memory, durable in a directory that goes with $WORK, or cluster.
 use_server() {
-    if [ -z "$URL" ]; then
-        case $ENGINE in
-            memory) start_server ;;
-            durable) start_server --working-dir "$WORK/store" ;;
-            *) echo "no such engine: $ENGINE" >&2 && exit 1 ;;
-        esac
+    # shellcheck disable=SC2119 # Some scripts have flags for it, here are none.
+    if [ -z "$URL" ]; then start_on_engine; fi
+}
+
+# start_on_engine [FLAG...]: starts a server on the engine.
+# shellcheck disable=SC2120 # The same.
+start_on_engine() {
+    case $ENGINE in
+        memory) start_server "$@" ;;
+        durable) start_server --working-dir "$WORK/store" "$@" ;;
+        cluster)
+            use_cluster
+            start_server --cluster "$TEST_CLUSTER" --cluster-clear "$@"
+            ;;
+        *) echo "no such engine: $ENGINE" >&2 && exit 1 ;;
+    esac
+}
+
+# Whether some keys are in different slots, as those of a cluster are: they do not
+# change together, and there is no change log.
+has_slots() {
+    [ "$ENGINE" = cluster ]
+}
+
+# The cluster of tests at $TEST_CLUSTER if the caller gave one, without its keys, else
+# one of our own. Its nodes are those of redis-server, or of the program $CLUSTER_SERVER.
+use_cluster() {
+    if [ -z "${TEST_CLUSTER:-}" ]; then
+        start_cluster
+    else
+        (cluster_nodes --clear "$TEST_CLUSTER")
     fi
+}
+
+# Whether what a cluster needs is there; else skips WHAT.
+need_cluster() {
+    need python3 "$1" && need "${CLUSTER_SERVER:-redis-server}" "$1"
+}
+
+# Starts a cluster of six, which goes with this script. Sets TEST_CLUSTER.
+start_cluster() {
+    need_cluster 'all of it on a cluster' || summary
+    mkdir "$WORK/cluster"
+    # It ends with its input, and so with us, however we end.
+    mkfifo "$WORK/cluster.hold"
+    (cluster_nodes "$WORK/cluster") <"$WORK/cluster.hold" >"$WORK/cluster.addresses" &
+    STARTED_PIDS="$STARTED_PIDS$! "
+    exec 8>"$WORK/cluster.hold"
+    within 100 cluster_is_there "$!" || true
+    TEST_CLUSTER=$(cat "$WORK/cluster.addresses")
+    if [ -z "$TEST_CLUSTER" ]; then
+        echo 'the cluster does not start' >&2
+        exit 1
+    fi
+}
+
+# Ends the cluster that was started.
+stop_cluster() {
+    exec 8>&-
+}
+
+cluster_is_there() {
+    [ -s "$WORK/cluster.addresses" ] || is_gone "$1"
+}
+
+# cluster_nodes ARG...: takes the place of this shell.
+cluster_nodes() {
+    PYTHONPATH=$ROOT/scripts exec python3 -B -m cluster.hold "$@"
 }
 
 # Whether the server that answers is one that this script has started.

@@ -6,6 +6,7 @@
 #
 #     scripts/seed.sh                              starts a server of its own
 #     ENGINE=durable scripts/seed.sh               on the durable engine
+#     ENGINE=cluster scripts/seed.sh               in front of a cluster
 #     URL=http://127.0.0.1:8888 scripts/seed.sh    asks one that runs
 #
 # It leaves the capitals of Kenya and Uganda in the store.

@@ -5,6 +5,7 @@
 #
 #     scripts/semantics.sh                              starts a server of its own
 #     ENGINE=durable scripts/semantics.sh               on the durable engine
+#     ENGINE=cluster scripts/semantics.sh               in front of a cluster
 #     URL=http://127.0.0.1:8888 scripts/semantics.sh    asks one that runs
 #
 # It overwrites a few keys (greeting, film, session, ...) and leaves them in

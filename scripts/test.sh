@@ -40,6 +40,21 @@ for engine in memory durable; do
     run "$engine" caches --short
     run "$engine" metrics
 done
+
+# The scripts on a cluster take turns with one.
+if need_cluster 'all scripts on a cluster'; then
+    start_cluster
+    export TEST_CLUSTER
+    for script in seed curl readme semantics archives examples demo turbo; do
+        run cluster "$script"
+    done
+    unset TEST_CLUSTER
+    stop_cluster
+    run memory cluster --short
+else
+    [ "$FAILED" -eq 0 ] || all_passed=false
+fi
+
 run memory process
 run memory logs
 run memory browser

@@ -5,6 +5,7 @@
 #
 #     scripts/turbo.sh
 #     ENGINE=durable scripts/turbo.sh
+#     ENGINE=cluster scripts/turbo.sh
 #
 # The client comes from npm, once, into target/tools. It starts a server of its own, on
 # 127.0.0.1, and nothing but that is asked by a build.
@@ -40,10 +41,7 @@ fi
     echo 'token-of-those-who-look ro turbo/'
 } >"$WORK/tokens"
 chmod 600 "$WORK/tokens"
-case $ENGINE in
-    durable) start_server --token-file "$WORK/tokens" --working-dir "$WORK/store" ;;
-    *) start_server --token-file "$WORK/tokens" ;;
-esac
+start_on_engine --token-file "$WORK/tokens"
 
 # A repository of two packages without dependencies.
 SHOP=$WORK/shop

@@ -19,7 +19,8 @@ if [ $# -lt 2 ]; then
     exit 2
 fi
 url=${URL:-http://127.0.0.1:8888}/kv
-prefix=queue/$2/
+# The braces {...} have a cluster keep all of a queue in one place.
+prefix=queue/%7B$2%7D/
 
 pop() {
     local status

@@ -3,7 +3,7 @@
 # Moves an amount from one account to another: both change at one moment, or
 # neither does, and no account goes below zero.
 #
-#     curl -X PUT -d 100 http://127.0.0.1:8888/kv/account/ann
+#     curl -g -X PUT -d 100 'http://127.0.0.1:8888/kv/{account}/ann'
 #     URL=http://127.0.0.1:8888 scripts/examples/transfer.sh ann bob 30
 #
 # It shows a batch: requests, one a line, that take effect together. The first
@@ -18,8 +18,9 @@ if ! [[ "$*" =~ ^[A-Za-z0-9_-]+\ [A-Za-z0-9_-]+\ [1-9][0-9]{0,17}$ ]]; then
     exit 2
 fi
 url=${URL:-http://127.0.0.1:8888}
-from=/kv/account/$1
-to=/kv/account/$2
+# The braces {...} have a cluster keep all accounts in one place.
+from=/kv/%7Baccount%7D/$1
+to=/kv/%7Baccount%7D/$2
 amount=$3
 
 status=
