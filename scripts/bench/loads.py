@@ -50,8 +50,8 @@ class Load:
                         f"{seen['socket_errors']} socket errors")
         if not seen["requests"]:
             raise Wrong(f"{self.name}: no request was answered")
-        return {"rate": seen["requests"] / seen["us"] * 1e6, "p50": seen["p50"],
-                "p99": seen["p99"], "p999": seen["p999"], "cpu": cpu / seen["requests"] * 1e6}
+        return {"requests": seen["requests"], "rate": seen["requests"] / seen["us"] * 1e6,
+                "p50": seen["p50"], "p99": seen["p99"], "p999": seen["p999"], "cpu": cpu / seen["requests"] * 1e6}
 
     def wrk(self, seconds):
         threads = min(self.connections, max(1, CORES // 2))

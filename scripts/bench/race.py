@@ -6,6 +6,7 @@ import tempfile
 
 from lib import Wrong
 
+from .cluster import Cluster
 from .servers import Process, Servers, free_port, start_nginx
 from .table import Line
 
@@ -22,8 +23,11 @@ class Bench:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.scratch = tempfile.mkdtemp(prefix="lkv-bench.", dir=memory)
         self.disk = tempfile.mkdtemp(prefix="lkv-bench.", dir=options.disk)
+        self.running_cluster = None
 
     def close(self):
+        if self.running_cluster:
+            self.running_cluster.end()
         shutil.rmtree(self.scratch, ignore_errors=True)
         shutil.rmtree(self.disk, ignore_errors=True)
 
@@ -46,6 +50,9 @@ class Bench:
         for metric in metrics:
             values = [figures[metric.key] for figures in ours]
             for name, theirs in others or [(None, [])]:
+                # Not everybody has every figure.
+                if theirs and metric.key not in theirs[0]:
+                    continue
                 lines.append(Line(what, metric, values, name,
                                   [figures[metric.key] for figures in theirs]))
         return lines
@@ -62,6 +69,12 @@ class Bench:
     def durable_store(self, data, name="durable engine"):
         flags = [] if self.durable_engine == "memory" else ["--working-dir", data]
         return self.store(*flags, name=name)
+
+    def cluster(self):
+        """The one cluster of all rows, started for the first of them."""
+        if not self.running_cluster:
+            self.running_cluster = self.on_free_port(lambda _: Cluster(self.folder()))
+        return self.running_cluster
 
     def no_durable_engine(self):
         """Why the durable rows cannot be run, or None."""

@@ -9,7 +9,7 @@ import tempfile
 
 from lib import Checks, Wrong, allow_many_sockets
 
-from . import collection_rows, durable_rows, memory_rows, stream_rows
+from . import cluster_rows, collection_rows, durable_rows, memory_rows, stream_rows
 from .race import Bench
 from .servers import end_with_parent
 from .table import HEADINGS, show, write_markdown
@@ -18,12 +18,20 @@ from .table import HEADINGS, show, write_markdown
 class Row:
     """A row, and what it cannot do without."""
 
-    def __init__(self, run, tool="wrk", durable=False):
+    def __init__(self, run, tool="wrk", durable=False, cluster=False):
         self.run = run
         self.name = run.__name__.replace("_", "-")
         # Without it there is nothing to measure.
         self.tool = tool
         self.durable = durable
+        self.cluster = cluster
+
+    def missing(self):
+        """The tool that it cannot do without and that is not here, or None."""
+        for tool in (self.tool, "redis-server" if self.cluster else None):
+            if tool and not shutil.which(tool):
+                return tool
+        return None
 
 
 ROWS = [
@@ -59,6 +67,13 @@ ROWS = [
     Row(collection_rows.durable_take, tool=None, durable=True),
     Row(stream_rows.durable_import_lines, tool="curl", durable=True),
     Row(stream_rows.durable_export_lines, tool="curl", durable=True),
+    Row(cluster_rows.cluster_get, cluster=True),
+    Row(cluster_rows.cluster_put, cluster=True),
+    Row(cluster_rows.cluster_one, tool=None, cluster=True),
+    Row(cluster_rows.cluster_one_key, cluster=True),
+    Row(cluster_rows.cluster_fronts, cluster=True),
+    Row(cluster_rows.cluster_wait, cluster=True),
+    Row(cluster_rows.cluster_rest, cluster=True),
 ]
 
 
@@ -91,7 +106,8 @@ def measure(bench, rows, checks):
     missing_engine = bench.no_durable_engine() if any(row.durable for row in rows) else None
     show(HEADINGS)
     for row in rows:
-        if row.tool and not shutil.which(row.tool):
+        if missing := row.missing():
+            print(f"skipped {row.name}: there is no {missing} here", flush=True)
             continue
         if row.durable and missing_engine:
             continue

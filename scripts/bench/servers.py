@@ -1,5 +1,6 @@
 """Servers that are measured: how each is started, looked at and stopped."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -28,6 +29,16 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def cpu_seconds(pids):
+    """What these processes have used of the processors until now."""
+    ticks = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS_PER_SECOND
 
 
 class Process:
@@ -83,12 +94,17 @@ class Process:
         return total
 
     def cpu_seconds(self):
-        ticks = 0
-        for pid in self.pids():
-            with open(f"/proc/{pid}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / TICKS_PER_SECOND
+        return cpu_seconds(self.pids())
+
+    def sockets(self):
+        """The inodes of those that it has open."""
+        folder, found = f"/proc/{self.popen.pid}/fd", set()
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                target = os.readlink(os.path.join(folder, name))
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+        return found
 
     def stop(self, number=signal.SIGTERM):
         if self.popen.poll() is None:

@@ -133,7 +133,7 @@ def beside_watchers(bench):
     count = bench.pick(200, 1000)
     with bench.store("--max-connections", str(count + 200)) as store:
         load = puts(store)
-        at_rest = open_sockets(store)
+        at_rest = len(store.sockets())
 
         def beside(target, is_greeted):
             others = open_clients(store.port, count)
@@ -147,21 +147,12 @@ def beside_watchers(bench):
             finally:
                 close(others)
                 # Those who have left are not beside the next.
-                wait_for(lambda: open_sockets(store) <= at_rest, PATIENCE_SECONDS)
+                wait_for(lambda: len(store.sockets()) <= at_rest, PATIENCE_SECONDS)
 
         what = f"PUT of 64 beside {count:,} who watch other prefixes"
         return bench.race(what, [RATE], [
             ("who watch", lambda: beside(b"/watch?prefix=watched:%d:", b"ready ")),
             ("who are idle", lambda: beside(b"/kv/watched:%d", b"key not found"))])
-
-
-def open_sockets(server):
-    """How many the server has open."""
-    folder, count = f"/proc/{server.popen.pid}/fd", 0
-    for name in os.listdir(folder):
-        with contextlib.suppress(OSError):
-            count += os.readlink(os.path.join(folder, name)).startswith("socket:")
-    return count
 
 
 # Imports and exports.
