@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use support::blocking::Blocking as _;
 use support::history::{bytes_of, number_of};
-use support::http::{Connection, Response, get_head, put_head, wait_until};
+use support::http::{Connection, Response, get_head, has_read_everything, put_head, wait_until};
 use support::linearizability::{Call, Operation, Saw, check, check_each_key};
 use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
 use support::process::{Process, command};
@@ -701,6 +701,7 @@ fn what_is_committed_after_the_timeout_is_answered_all_the_same() {
         connection.send(put_head(&format!("/kv/{index}"), 1) + "x");
     }
     // What comes later is answered, so these have been taken long since.
+    wait_until("the server has read them", || has_read_everything(process.addr()));
     let mut reader = process.connect();
     for _ in 0..50 {
         assert_eq!(reader.get("/healthz").status(), 200);
