@@ -616,6 +616,9 @@ fn a_full_node_takes_no_writes_and_keeps_what_it_has() {
         full(connection.put("/kv/kept:{count:0}", b"other"));
         full(connection.call("POST", "/kv/number:{count:0}?incr"));
         assert_eq!(connection.get("/kv/kept:{count:0}").text(), "kept");
+        // Its expiry needs no room.
+        assert_eq!(connection.call("POST", "/kv/kept:{count:0}?ttl=1h").status(), 200);
+        assert!(connection.get("/kv/kept:{count:0}").header("TTL").is_some());
         assert_eq!(connection.get("/kv/new:{count:0}").status(), 404);
         assert_eq!(master.command(&["CONFIG", "SET", "maxmemory", "100mb"]), Reply::ok());
         stage.expect_back("count:0", Instant::now());

@@ -40,7 +40,7 @@ return found";
 
 /// Of each key, the form of what was seen (`*` for anything, `-` for nothing, `=` for a
 /// value, `#` for the SHA-1 of one), that, its expiry (-1 for none); the fate (`k`eep,
-/// `s`et, `d`elete), the value to set, its expiry (empty for none). Replies with 1, or with
+/// `s`et, `d`elete, `e`xpire: the value stays), the value to set, its expiry (empty for none). Replies with 1, or with
 /// the reply of *load*, where keys that may be anything are as if nothing was there. What
 /// cannot be written fails before anything is.
 const CHANGE: &str = "\
@@ -79,6 +79,12 @@ for i, key in ipairs(KEYS) do
       redis.call('SET', key, ARGV[at + 1])
     else
       redis.call('SET', key, ARGV[at + 1], 'PXAT', ARGV[at + 2])
+    end
+  elseif fate == 'e' then
+    if ARGV[at + 2] == '' then
+      redis.call('PERSIST', key)
+    else
+      redis.call('PEXPIREAT', key, ARGV[at + 2])
     end
   end
 end
@@ -179,10 +185,14 @@ impl OwnWords {
                 Some(sha1) => (b"#", sha1.as_bytes()),
             },
         };
-        let (fate, value): (&[u8], &[u8]) = match key.fate {
-            Fate::Keep => (b"k", b""),
-            Fate::Store(stored) => (b"s", &stored.bytes),
-            Fate::Delete => (b"d", b""),
+        let (fate, value): (&[u8], &[u8]) = match (key.fate, key.seen) {
+            (Fate::Keep, _) => (b"k", b""),
+            // A full node does this too.
+            (Fate::Store(stored), Seen::Exactly(Some(seen))) if stored.bytes == seen.bytes => {
+                (b"e", b"")
+            }
+            (Fate::Store(stored), _) => (b"s", &stored.bytes),
+            (Fate::Delete, _) => (b"d", b""),
         };
         [form, seen, self.seen_expiry.as_bytes(), fate, value, self.expiry.as_bytes()]
     }

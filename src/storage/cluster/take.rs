@@ -122,6 +122,12 @@ if is_done then
       else
         redis.call('SET', best[number], ARGV[at + 5], 'PXAT', ARGV[at + 6])
       end
+    elseif ARGV[at + 4] == 'e' then
+      if ARGV[at + 6] == '' then
+        redis.call('PERSIST', best[number])
+      else
+        redis.call('PEXPIREAT', best[number], ARGV[at + 6])
+      end
     end
   end
 end

@@ -159,6 +159,21 @@ fn an_update_that_keeps_nothing_looks_first() {
 }
 
 #[test]
+fn a_value_that_stays_is_not_sent_again() {
+    let fake = Fake::start();
+    fake.script("EVALSHA_RO", vec![there("5")]);
+    fake.script("EVALSHA", vec![line(":1")]);
+    let front = front(&fake);
+    let expiry = Time::from_wall_clock(UNIX_EPOCH + Duration::from_millis(2_000_000_000_123));
+    let touch: Change = Box::new(move |before| {
+        let entry = before.map(|entry| entry.clone().with_expiry(Some(expiry)));
+        entry.map_or(Decision::Keep, Decision::Replace)
+    });
+    front.update(key("a"), touch).unwrap();
+    assert_eq!(asked(&fake), [["=", "5", "-1", "e", "", "2000000000123"]]);
+}
+
+#[test]
 fn a_long_value_is_compared_by_its_sha1() {
     let fake = Fake::start();
     let long = "1".repeat(16 << 10);
