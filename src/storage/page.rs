@@ -343,7 +343,7 @@ fn next_to(key: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::storage::listings::listed;
     use proptest::collection::{btree_map, vec};
@@ -430,13 +430,14 @@ mod tests {
     }
 
     /// Text of characters of one to four bytes.
-    fn text(lengths: std::ops::Range<usize>) -> impl Strategy<Value = String> {
+    pub fn text(lengths: std::ops::Range<usize>) -> impl Strategy<Value = String> {
         const CHARACTERS: [char; 7] = ['\0', 'a', 'b', '/', '\u{e9}', '\u{ffff}', '\u{10ffff}'];
         vec(select(&CHARACTERS), lengths).prop_map(String::from_iter)
     }
 
     prop_compose! {
-        fn any_range()(
+        /// Any range of such texts.
+        pub fn any_range()(
             prefix in text(0..3),
             start in text(0..5),
             form in 0..4,

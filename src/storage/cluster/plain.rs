@@ -17,6 +17,11 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Reads a value with its expiry.
+pub fn read(key: &[u8]) -> Commands {
+    Commands::of(&[&[b"GET", key], &[b"PEXPIRETIME", key]])
+}
+
 /// Stores an entry, whatever is there.
 pub fn set(key: &str, stored: &Stored) -> Commands {
     let words: [&[u8]; 3] = [b"SET", key.as_bytes(), &stored.bytes];
@@ -52,7 +57,7 @@ impl Front {
         let key = key.as_str().as_bytes();
         self.router.send(Request {
             place: Place::Slot(slot_of(key)),
-            commands: Commands::of(&[&[b"GET", key], &[b"PEXPIRETIME", key]]),
+            commands: read(key),
             is_write: false,
             deadline: Instant::now() + PATIENCE,
             done: Box::new(move |replies| {
@@ -109,8 +114,8 @@ impl Front {
     }
 }
 
-/// The entry, by the replies to `GET` and `PEXPIRETIME`.
-fn found(replies: Replies) -> Result<Option<Entry>, Error> {
+/// The entry, by the replies to a read.
+pub fn found(replies: Replies) -> Result<Option<Entry>, Error> {
     let mut replies = replies.into_iter();
     match (replies.next(), replies.next()) {
         // The second: it has expired or was deleted between the two.

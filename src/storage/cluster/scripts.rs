@@ -38,12 +38,13 @@ for i, key in ipairs(KEYS) do
 end
 return found";
 
-/// Of each key, the form of what was seen (`*` for anything, `-` for nothing, `=` for a
-/// value, `#` for the SHA-1 of one), that, its expiry (-1 for none); the fate (`k`eep,
-/// `s`et, `d`elete, `e`xpire: the value stays), the value to set, its expiry (empty for none). Replies with 1, or with
-/// the reply of *load*, where keys that may be anything are as if nothing was there. What
-/// cannot be written fails before anything is.
-const CHANGE: &str = "\
+/// What scripts do with the six words of a key: the form of what was seen (`*` for
+/// anything, `-` for nothing, `=` for a value, `#` for the SHA-1 of one), that, its expiry
+/// (-1 for none); the fate (`k`eep, `s`et, `d`elete, `e`xpire: the value stays), the value
+/// to set, its expiry (empty for none). `at` is the place of the first.
+macro_rules! key_functions {
+    () => {
+        "\
 local function is_seen(key, at)
   local form = ARGV[at]
   if form == '*' then return true end
@@ -58,6 +59,31 @@ local function is_seen(key, at)
   end
   return redis.call('PEXPIRETIME', key) == tonumber(ARGV[at + 2])
 end
+local function apply(key, at)
+  local fate, value, expiry = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  if fate == 'd' then
+    redis.call('UNLINK', key)
+  elseif fate == 's' and expiry == '' then
+    redis.call('SET', key, value)
+  elseif fate == 's' then
+    redis.call('SET', key, value, 'PXAT', expiry)
+  elseif fate == 'e' and expiry == '' then
+    redis.call('PERSIST', key)
+  elseif fate == 'e' then
+    redis.call('PEXPIREAT', key, expiry)
+  end
+end
+"
+    };
+}
+pub(super) use key_functions;
+
+/// Has the words of each key. Replies with 1, or with the reply of *load*, where keys that
+/// may be anything are as if nothing was there. What cannot be written fails before
+/// anything is.
+const CHANGE: &str = concat!(
+    key_functions!(),
+    "\
 for i, key in ipairs(KEYS) do
   if not is_seen(key, 6 * i - 5) then
     local found = {}
@@ -70,25 +96,10 @@ for i, key in ipairs(KEYS) do
   end
 end
 for i, key in ipairs(KEYS) do
-  local at = 6 * i - 2
-  local fate = ARGV[at]
-  if fate == 'd' then
-    redis.call('UNLINK', key)
-  elseif fate == 's' then
-    if ARGV[at + 2] == '' then
-      redis.call('SET', key, ARGV[at + 1])
-    else
-      redis.call('SET', key, ARGV[at + 1], 'PXAT', ARGV[at + 2])
-    end
-  elseif fate == 'e' then
-    if ARGV[at + 2] == '' then
-      redis.call('PERSIST', key)
-    else
-      redis.call('PEXPIREAT', key, ARGV[at + 2])
-    end
-  end
+  apply(key, 6 * i - 5)
 end
-return 1";
+return 1"
+);
 
 static LOAD_SHA1: LazyLock<String> = LazyLock::new(|| sha1_of(LOAD.as_bytes()));
 static CHANGE_SHA1: LazyLock<String> = LazyLock::new(|| sha1_of(CHANGE.as_bytes()));

@@ -19,7 +19,7 @@
 
 use super::Front;
 use super::envelope::Stored;
-use super::scripts::{self, sha1_of, unexpected};
+use super::scripts::{self, key_functions, sha1_of, unexpected};
 use crate::storage::cluster::lists::slot;
 use crate::storage::cluster::network::protocol::{Commands, Reply};
 use crate::storage::cluster::network::router::PATIENCE;
@@ -48,7 +48,9 @@ const PASSED_MAX: usize = 256;
 /// name and the words of *change*. Replies with 1 if all was as it was seen, and so was
 /// done; with 1 if there are no keys behind those that it has read; and with these, each
 /// with its value and its expiry. Keys are compared by their bytes, in any locale.
-pub const TAKE: &str = "\
+pub const TAKE: &str = concat!(
+    key_functions!(),
+    "\
 local slot, prefix, wanted, seen = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local passed, first = tonumber(ARGV[6]), 7
 local length, byte, sub = #prefix, string.byte, string.sub
@@ -97,38 +99,14 @@ local function nearest(count)
   return best
 end
 local best = nearest(seen + wanted + 1)
-local function is_seen(key, at)
-  if key ~= ARGV[at] then return false end
-  local value = redis.call('GET', key)
-  if ARGV[at + 1] == '=' then
-    if value ~= ARGV[at + 2] then return false end
-  elseif redis.sha1hex(value) ~= ARGV[at + 2] then
-    return false
-  end
-  return redis.call('PEXPIRETIME', key) == tonumber(ARGV[at + 3])
-end
 local is_done = #best >= seen and (ARGV[5] ~= 'all' or #best == seen)
 for number = 1, seen do
-  is_done = is_done and is_seen(best[number], first + 7 * (number - 1))
+  local at = first + 7 * (number - 1)
+  is_done = is_done and best[number] == ARGV[at] and is_seen(best[number], at + 1)
 end
 if is_done then
   for number = 1, seen do
-    local at = first + 7 * (number - 1)
-    if ARGV[at + 4] == 'd' then
-      redis.call('UNLINK', best[number])
-    elseif ARGV[at + 4] == 's' then
-      if ARGV[at + 6] == '' then
-        redis.call('SET', best[number], ARGV[at + 5])
-      else
-        redis.call('SET', best[number], ARGV[at + 5], 'PXAT', ARGV[at + 6])
-      end
-    elseif ARGV[at + 4] == 'e' then
-      if ARGV[at + 6] == '' then
-        redis.call('PERSIST', best[number])
-      else
-        redis.call('PEXPIREAT', best[number], ARGV[at + 6])
-      end
-    end
+    apply(best[number], first + 7 * (number - 1) + 1)
   end
 end
 local start = is_done and seen + 1 or 1
@@ -143,7 +121,8 @@ while last < #best and last < start - 1 + wanted and size < 1048576 do
   reply[#reply + 1] = string.format('%.0f', redis.call('PEXPIRETIME', best[last]))
 end
 if last == #best then reply[2] = 1 end
-return reply";
+return reply"
+);
 
 static TAKE_SHA1: LazyLock<String> = LazyLock::new(|| sha1_of(TAKE.as_bytes()));
 

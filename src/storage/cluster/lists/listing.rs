@@ -19,10 +19,9 @@ use super::scanner::{self, Made, Since};
 use super::scans::Scans;
 use super::slot;
 use crate::platform::scheduling;
-use crate::storage::cluster::envelope::entry_of;
 use crate::storage::cluster::network::protocol::{Commands, Reply, slot_of};
 use crate::storage::cluster::network::router::{PATIENCE, Place, Replies, Request, Router};
-use crate::storage::cluster::scripts;
+use crate::storage::cluster::{plain, scripts};
 use crate::storage::page::Builder;
 use crate::storage::waiter::Waiter;
 use crate::storage::{Effect, Entry, Error, Key, Listing, Outcome, Page, Range};
@@ -67,11 +66,19 @@ struct Shared {
 
 /// Those that wait for the threads of a kind.
 struct Lane {
-    name: &'static str,
-    threads: usize,
+    kind: Kind,
     state: Mutex<State>,
     bell: Condvar,
     has_threads: OnceLock<bool>,
+}
+
+/// The kinds of threads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Those that scan all masters.
+    Scanners,
+    /// Those that read a slot, or the entries of a page.
+    Pagers,
 }
 
 struct State {
@@ -84,7 +91,8 @@ struct State {
 /// A list or a count on its way.
 struct Job {
     task: Task,
-    found: Option<Found>,
+    /// The scan that its page is made of, once there is one.
+    found: Option<Made>,
     since: Instant,
     waiter: Waiter,
 }
@@ -94,20 +102,11 @@ enum Task {
     Count(Box<Range>),
 }
 
-/// The scan that a page is made of.
-#[derive(Clone)]
-struct Found {
-    scan: Arc<Scan>,
-    topology: u64,
-    worth_keeping: bool,
-}
-
 impl Listings {
     /// The lists and counts through a router. Its threads start with the first of them.
     pub fn new(router: &Arc<Router>) -> Self {
         let router = Arc::clone(router);
-        let scanners = Lane::new("scanner", SCANNERS);
-        let pagers = Lane::new("pager", PAGERS);
+        let [scanners, pagers] = [Kind::Scanners, Kind::Pagers].map(Lane::new);
         Self(Arc::new(Shared { router, scans: Scans::default(), scanners, pagers }))
     }
 
@@ -187,28 +186,45 @@ impl Task {
     }
 }
 
-impl Lane {
-    fn new(name: &'static str, threads: usize) -> Self {
-        let state = State { jobs: VecDeque::new(), scanned: Instant::now(), has_ended: false };
-        Self {
-            name,
-            threads,
-            state: Mutex::new(state),
-            bell: Condvar::new(),
-            has_threads: OnceLock::new(),
+impl Kind {
+    /// The name of its threads, and how many there are.
+    fn threads(self) -> (&'static str, usize) {
+        match self {
+            Self::Scanners => ("scanner", SCANNERS),
+            Self::Pagers => ("pager", PAGERS),
         }
     }
 }
 
-impl Shared {
-    fn found(&self, listing: &Listing) -> Option<Found> {
-        let topology = self.router.topology();
-        let scan = self.scans.find(listing, topology)?;
-        Some(Found { scan, topology, worth_keeping: true })
+impl Lane {
+    fn new(kind: Kind) -> Self {
+        let state = State { jobs: VecDeque::new(), scanned: Instant::now(), has_ended: false };
+        let (state, bell) = (Mutex::new(state), Condvar::new());
+        Self { kind, state, bell, has_threads: OnceLock::new() }
     }
 
-    fn settle(&self, listing: &Listing, found: &Found, page: &mut Page) {
-        let Found { scan, topology, worth_keeping } = found;
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change of it is complete before anything could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn lane(&self, kind: Kind) -> &Lane {
+        match kind {
+            Kind::Scanners => &self.scanners,
+            Kind::Pagers => &self.pagers,
+        }
+    }
+
+    fn found(&self, listing: &Listing) -> Option<Made> {
+        let topology = self.router.topology();
+        let scan = self.scans.find(listing, topology)?;
+        Some(Made { scan, topology, worth_keeping: true })
+    }
+
+    fn settle(&self, listing: &Listing, found: &Made, page: &mut Page) {
+        let Made { scan, topology, worth_keeping } = found;
         self.scans.settle(listing, scan, *topology, *worth_keeping, page);
     }
 
@@ -234,18 +250,19 @@ impl Shared {
     /// Starts the threads of a lane, if that was not tried before.
     fn has_threads(self: &Arc<Self>, lane: &Lane) -> bool {
         *lane.has_threads.get_or_init(|| {
-            let is_of_scanners = std::ptr::eq(lane, &raw const self.scanners);
+            let kind = lane.kind;
+            let (name, count) = kind.threads();
             let start = |number: &usize| {
                 let shared = Arc::clone(self);
-                let thread = thread::Builder::new().name(format!("{}-{number}", lane.name));
+                let thread = thread::Builder::new().name(format!("{name}-{number}"));
                 let started = thread.spawn(move || {
                     scheduling::batch_priority();
-                    shared.run(if is_of_scanners { &shared.scanners } else { &shared.pagers });
+                    shared.run(shared.lane(kind));
                 });
                 started.inspect_err(|err| log::warn!("no thread for lists: {err}")).is_ok()
             };
             // One does.
-            (0..lane.threads).filter(start).count() > 0
+            (0..count).filter(start).count() > 0
         })
     }
 
@@ -299,11 +316,11 @@ impl Shared {
         } else {
             let Some(range) = jobs.first().map(|job| job.task.range()) else { return };
             match scanner::find(&self.router, range, since) {
-                Ok(Made { scan, topology, worth_keeping }) => {
-                    if std::ptr::eq(lane, &raw const self.scanners) {
+                Ok(made) => {
+                    if lane.kind == Kind::Scanners {
                         lane.lock().scanned = Instant::now();
                     }
-                    Found { scan, topology, worth_keeping }
+                    made
                 }
                 Err(err) => return fail(jobs, &err),
             }
@@ -315,7 +332,7 @@ impl Shared {
                     Ok(Effect::Counted(counted, rest))
                 }
                 Task::List(listing) if is_with_entries(listing) => {
-                    if std::ptr::eq(lane, &raw const self.scanners) {
+                    if lane.kind == Kind::Scanners {
                         job.found = Some(found.clone());
                         job.since = Instant::now();
                         self.push(&self.pagers, job);
@@ -330,7 +347,7 @@ impl Shared {
         }
     }
 
-    fn settled(&self, listing: &Listing, found: &Found, mut page: Page) -> Effect {
+    fn settled(&self, listing: &Listing, found: &Made, mut page: Page) -> Effect {
         self.settle(listing, found, &mut page);
         Effect::Listed(page.into())
     }
@@ -413,7 +430,7 @@ impl Shared {
         for number in rest {
             let Some(key) = keys.get(number) else { continue };
             let (told, reply) = crossbeam_channel::bounded(1);
-            self.ask(whole(key), key, Instant::now() + PATIENCE, move |outcome| {
+            self.ask(plain::read(key.as_bytes()), key, Instant::now() + PATIENCE, move |outcome| {
                 told.send(outcome).unwrap_or_default();
             });
             let outcome = reply.recv().map_err(|_| scripts::unexpected())?;
@@ -439,13 +456,6 @@ impl Shared {
     }
 }
 
-impl Lane {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change of it is complete before anything could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Job {
     /// Returns true if the scan for the one is that for the other.
     fn shares_a_scan_with(&self, other: &Self) -> bool {
@@ -464,15 +474,7 @@ fn fail(jobs: Vec<Job>, err: &Error) {
 fn short(key: &str) -> Commands {
     let last = (SHORT_BYTES_MAX - 1).to_string();
     let key = key.as_bytes();
-    Commands::default()
-        .with(&[b"GETRANGE", key, b"0", last.as_bytes()])
-        .with(&[b"PEXPIRETIME", key])
-}
-
-/// Reads a value of any length, with its expiry.
-fn whole(key: &str) -> Commands {
-    let key = key.as_bytes();
-    Commands::default().with(&[b"GET", key]).with(&[b"PEXPIRETIME", key])
+    Commands::of(&[&[b"GETRANGE", key, b"0", last.as_bytes()], &[b"PEXPIRETIME", key]])
 }
 
 /// The outcome of a read.
@@ -489,18 +491,14 @@ fn found(outcome: Result<Replies, Error>, is_short: bool) -> Result<Short, Error
         Err(Error::NotAValue) => return Ok(Short::Entry(None)),
         Err(err) => return Err(err),
     };
-    let mut replies = replies.into_iter();
-    let (bytes, expiry) = match (replies.next(), replies.next()) {
-        (Some(Reply::Nothing), Some(_)) | (Some(_), Some(Reply::Integer(-2))) => {
-            return Ok(Short::Entry(None));
-        }
-        (Some(Reply::Bytes(bytes)), Some(Reply::Integer(expiry))) => (bytes, expiry),
-        (_, _) => return Err(scripts::unexpected()),
+    let length = match replies.first() {
+        Some(Reply::Bytes(bytes)) => bytes.len(),
+        Some(Reply::Nothing | Reply::Integer(_) | Reply::Many(_) | Reply::Error(_)) | None => 0,
     };
-    if is_short && (bytes.is_empty() || bytes.len() >= SHORT_BYTES_MAX) {
-        return Ok(Short::Unknown);
-    }
-    let entry = entry_of(bytes, (expiry >= 0).then_some(expiry));
-    // Another application's, if it is empty: nobody could store it again.
-    Ok(Short::Entry(Some(entry).filter(|entry| !entry.value().is_empty())))
+    let is_whole = !is_short || (1..SHORT_BYTES_MAX).contains(&length);
+    Ok(match plain::found(replies)? {
+        Some(_) if !is_whole => Short::Unknown,
+        // Another application's, if it is empty: nobody could store it again.
+        entry => Short::Entry(entry.filter(|entry| !entry.value().is_empty())),
+    })
 }

@@ -308,11 +308,11 @@ enum Walked {
 mod tests {
     use super::*;
     use crate::storage::listings::listed;
+    use crate::storage::page::tests::{any_range, text};
     use crate::storage::{Moment, PAGE_KEYS_MAX};
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
-    use proptest::sample::select;
 
     fn gathered<'a>(keys: impl IntoIterator<Item = &'a str>, range: &Range, max: usize) -> Scan {
         let mut gatherer = Gatherer::new(range, max);
@@ -341,26 +341,6 @@ mod tests {
             }
         }
         panic!("it does not end: {all:?}");
-    }
-
-    fn text(lengths: ops::Range<usize>) -> impl Strategy<Value = String> {
-        const CHARACTERS: [char; 6] = ['\0', 'a', 'b', '/', '\u{e9}', '\u{10ffff}'];
-        vec(select(&CHARACTERS), lengths).prop_map(String::from_iter)
-    }
-
-    prop_compose! {
-        fn any_range()(prefix in text(0..3), start in text(0..5), form in 0..4, is_reverse: bool)
-            -> Range
-        {
-            let start = start.into_boxed_str();
-            let start = match form {
-                0 => Start::First,
-                1 => Start::At(start),
-                2 => Start::After(start),
-                _ => Start::AfterPrefix(start),
-            };
-            Range { prefix: prefix.into(), start, is_reverse }
-        }
     }
 
     proptest! {

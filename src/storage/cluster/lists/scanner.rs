@@ -40,6 +40,7 @@ const RESTARTS_MAX: usize = 10;
 const SLOT_KEYS_MAX: usize = 20_000;
 
 /// A scan that was made.
+#[derive(Clone)]
 pub struct Made {
     pub scan: Arc<Scan>,
     /// The topology of the cluster all the while.
