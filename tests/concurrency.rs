@@ -4,7 +4,7 @@ mod support;
 
 use support::engines;
 use support::history::{Plan, bytes_of, number_of, record};
-use support::http::{Connection, Response, at_once};
+use support::http::{Connection, Response, at_once, increment_at_once};
 use support::linearizability::{Call, check, check_each_key};
 use support::random::Random;
 use support::server::Fixture;
@@ -173,24 +173,10 @@ fn of_a_hundred_who_create_a_lock_one_does_and_the_others_are_told_whose_it_is()
 
 #[test]
 fn a_thousand_increments_give_each_number_once() {
-    const CLIENTS: usize = 50;
-    const EACH: usize = 20;
     for (engine, open) in engines::ENGINES.iter() {
         let server = Fixture::over(open());
-        let numbers = at_once(server.addr(), CLIENTS, |_, connection| {
-            let mut next = || {
-                let answer = connection.call("POST", "/kv/number?incr");
-                assert_eq!(answer.status(), 200, "{}", answer.text());
-                answer.text().trim_end().parse::<usize>().expect("a number")
-            };
-            let own: Vec<usize> = (0..EACH).map(|_| next()).collect();
-            assert!(own.is_sorted(), "a number that goes back: {own:?}");
-            own
-        });
-        let mut numbers: Vec<usize> = numbers.into_iter().flatten().collect();
-        numbers.sort_unstable();
-        assert!(numbers.into_iter().eq(1..=CLIENTS * EACH), "{engine}: one is twice or not there");
-        assert_eq!(server.connect().get("/kv/number").text(), (CLIENTS * EACH).to_string());
+        let last = increment_at_once(engine, || server.connect(), 50, 20);
+        assert_eq!(server.connect().get("/kv/number").text(), last.to_string());
     }
 }
 

@@ -3,12 +3,11 @@
 mod support;
 
 use little_key_value::storage::Cluster;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
-use std::thread;
 use support::cluster::{self, Turn};
 use support::history::{Plan, bytes_of, number_of, record};
-use support::http::{Connection, Response};
+use support::http::{Connection, Response, at_once_over, increment_at_once};
 use support::linearizability::{Call, check_each_key};
 use support::random::Random;
 use support::server::Fixture;
@@ -40,28 +39,6 @@ impl Fronts {
     fn connect(&self) -> Connection {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         self.all.iter().cycle().nth(next % self.all.len()).expect("there are fronts").connect()
-    }
-
-    /// Lets so many clients do the same at once, at each front in turn.
-    fn at_once<T: Send>(
-        &self,
-        clients: usize,
-        act: impl Fn(usize, &mut Connection) -> T + Sync,
-    ) -> Vec<T> {
-        let start = Barrier::new(clients);
-        thread::scope(|scope| {
-            let clients: Vec<_> = (0..clients)
-                .map(|client| {
-                    let (start, act) = (&start, &act);
-                    let mut connection = self.connect();
-                    scope.spawn(move || {
-                        start.wait();
-                        act(client, &mut connection)
-                    })
-                })
-                .collect();
-            clients.into_iter().map(|client| client.join().expect("it ends well")).collect()
-        })
     }
 }
 
@@ -140,9 +117,13 @@ fn of_a_hundred_who_create_a_lock_through_two_fronts_one_does() {
     let Some(fronts) = Fronts::start(2) else { return };
     for round in 0..3 {
         let target = format!("/kv/lock:{round}");
-        let answers = fronts.at_once(CLIENTS, |client, connection| {
-            connection.ask("PUT", &target, &["If-None-Match: *"], &bytes_of(client as u64))
-        });
+        let answers = at_once_over(
+            || fronts.connect(),
+            CLIENTS,
+            |client, connection| {
+                connection.ask("PUT", &target, &["If-None-Match: *"], &bytes_of(client as u64))
+            },
+        );
         let created: Vec<u64> = (0..)
             .zip(&answers)
             .filter(|(_, answer)| answer.status() == 201)
@@ -160,24 +141,10 @@ fn of_a_hundred_who_create_a_lock_through_two_fronts_one_does() {
 
 #[test]
 fn a_thousand_increments_through_two_fronts_give_each_number_once() {
-    const CLIENTS: usize = 50;
-    const EACH: usize = 20;
     let Some(fronts) = Fronts::start(2) else { return };
-    let numbers = fronts.at_once(CLIENTS, |_, connection| {
-        let mut next = || {
-            let answer = connection.call("POST", "/kv/number?incr");
-            assert_eq!(answer.status(), 200, "{}", answer.text());
-            answer.text().trim_end().parse::<usize>().expect("a number")
-        };
-        let own: Vec<usize> = (0..EACH).map(|_| next()).collect();
-        assert!(own.is_sorted(), "a number that goes back: {own:?}");
-        own
-    });
-    let mut numbers: Vec<usize> = numbers.into_iter().flatten().collect();
-    numbers.sort_unstable();
-    assert!(numbers.into_iter().eq(1..=CLIENTS * EACH), "one is twice or not there");
+    let last = increment_at_once("two fronts", || fronts.connect(), 50, 20);
     for front in &fronts.all {
-        assert_eq!(front.connect().get("/kv/number").text(), (CLIENTS * EACH).to_string());
+        assert_eq!(front.connect().get("/kv/number").text(), last.to_string());
     }
 }
 
@@ -185,14 +152,18 @@ fn a_thousand_increments_through_two_fronts_give_each_number_once() {
 fn what_one_front_has_acknowledged_the_other_reads() {
     let Some(fronts) = Fronts::start(2) else { return };
     let [one, other] = &fronts.all[..] else { unreachable!("there are two") };
-    fronts.at_once(4, |client, _| {
-        let (mut one, mut other) = (one.connect(), other.connect());
-        for number in 0..50 {
-            let target = format!("/kv/{client}:{number}");
-            assert_eq!(one.put(&target, &bytes_of(number)).status(), 200);
-            assert_eq!(number_or_none(&other.get(&target)), Some(number));
-            assert_eq!(other.call("DELETE", &target).status(), 200);
-            assert_eq!(number_or_none(&one.get(&target)), None);
-        }
-    });
+    at_once_over(
+        || fronts.connect(),
+        4,
+        |client, _| {
+            let (mut one, mut other) = (one.connect(), other.connect());
+            for number in 0..50 {
+                let target = format!("/kv/{client}:{number}");
+                assert_eq!(one.put(&target, &bytes_of(number)).status(), 200);
+                assert_eq!(number_or_none(&other.get(&target)), Some(number));
+                assert_eq!(other.call("DELETE", &target).status(), 200);
+                assert_eq!(number_or_none(&one.get(&target)), None);
+            }
+        },
+    );
 }

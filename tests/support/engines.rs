@@ -7,7 +7,6 @@ use little_key_value::storage::{
     Changes, Cluster, Done, Durable, Error, Memory, Op, Outcome, Storage, Watch,
 };
 use std::sync::{Arc, LazyLock};
-use tempfile::TempDir;
 
 /// An engine's name and how to open an empty store of it.
 pub type Engine = (&'static str, fn() -> Arc<dyn Storage>);
@@ -34,7 +33,7 @@ pub fn memory() -> Arc<dyn Storage> {
 pub fn durable() -> Arc<dyn Storage> {
     let directory = tempfile::tempdir().expect("there is room for a directory");
     let engine = Durable::open(directory.path()).expect("an empty directory can be opened");
-    Arc::new(Temporary { engine, _directory: directory })
+    Arc::new(Holding { engine, _held: directory })
 }
 
 /// An engine whose outcomes all come later, as if from a peer.
@@ -47,17 +46,17 @@ pub fn peer() -> Arc<dyn Storage> {
 pub fn cluster() -> Arc<dyn Storage> {
     let turn = Turn::take();
     let engine = Cluster::connect(&turn.servers().config()).expect("the nodes answer");
-    Arc::new(Front { engine, _turn: turn })
+    Arc::new(Holding { engine, _held: turn })
 }
 
-/// A durable store whose directory goes with it.
-struct Temporary {
-    engine: Durable,
+/// An engine, and what goes with it: its directory, or its turn with the cluster.
+struct Holding<E, H> {
+    engine: E,
     // The fields are dropped in this order.
-    _directory: TempDir,
+    _held: H,
 }
 
-impl Storage for Temporary {
+impl<E: Storage, H: Send + Sync> Storage for Holding<E, H> {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
         self.engine.try_now(op)
     }
@@ -78,37 +77,8 @@ impl Storage for Temporary {
         self.engine.check()
     }
 
-    fn close(&self) -> Result<(), Error> {
-        self.engine.close()
-    }
-}
-
-/// A front whose turn with the cluster ends with it.
-struct Front {
-    engine: Cluster,
-    // The fields are dropped in this order.
-    _turn: Turn,
-}
-
-impl Storage for Front {
-    fn try_now(&self, op: Op) -> Result<Outcome, Op> {
-        self.engine.try_now(op)
-    }
-
-    fn submit(&self, op: Op, done: Done) {
-        self.engine.submit(op, done);
-    }
-
-    fn watch(&self) -> Option<&Watch> {
-        self.engine.watch()
-    }
-
-    fn changes(&self) -> Option<&Changes> {
-        self.engine.changes()
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        self.engine.check()
+    fn room(&self) -> Option<u64> {
+        self.engine.room()
     }
 
     fn report(&self, to: &mut Exposition) {

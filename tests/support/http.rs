@@ -358,13 +358,22 @@ pub fn at_once<T: Send>(
     clients: usize,
     act: impl Fn(usize, &mut Connection) -> T + Sync,
 ) -> Vec<T> {
+    at_once_over(|| Connection::open(addr), clients, act)
+}
+
+/// The same over connections that `connect` opens.
+pub fn at_once_over<T: Send>(
+    connect: impl Fn() -> Connection + Sync,
+    clients: usize,
+    act: impl Fn(usize, &mut Connection) -> T + Sync,
+) -> Vec<T> {
     let start = Barrier::new(clients);
     thread::scope(|scope| {
         let clients: Vec<_> = (0..clients)
             .map(|client| {
-                let (start, act) = (&start, &act);
+                let (start, act, connect) = (&start, &act, &connect);
                 scope.spawn(move || {
-                    let mut connection = Connection::open(addr);
+                    let mut connection = connect();
                     start.wait();
                     act(client, &mut connection)
                 })
@@ -372,6 +381,32 @@ pub fn at_once<T: Send>(
             .collect();
         clients.into_iter().map(|client| client.join().expect("a client ends well")).collect()
     })
+}
+
+/// Lets so many clients increment the number under `/kv/number` at once, each so many
+/// times, over connections that `connect` opens, and expects each number to come once.
+/// Gives the last one.
+#[track_caller]
+pub fn increment_at_once(
+    name: &str,
+    connect: impl Fn() -> Connection + Sync,
+    clients: usize,
+    each: usize,
+) -> usize {
+    let numbers = at_once_over(connect, clients, |_, connection| {
+        let mut next = || {
+            let answer = connection.call("POST", "/kv/number?incr");
+            assert_eq!(answer.status(), 200, "{}", answer.text());
+            answer.text().trim_end().parse::<usize>().expect("a number")
+        };
+        let own: Vec<usize> = (0..each).map(|_| next()).collect();
+        assert!(own.is_sorted(), "a number that goes back: {own:?}");
+        own
+    });
+    let mut numbers: Vec<usize> = numbers.into_iter().flatten().collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(1..=clients * each), "{name}: one is twice or not there");
+    clients * each
 }
 
 /// Whether a server has read all that its clients have sent it.
