@@ -22,12 +22,10 @@ as many connections and threads as before.
 
 import argparse
 import random
-import signal
-import sys
 import threading
 import time
 
-from lib import Checks, Wrong, wait_for
+from lib import Checks, Wrong, run_to_end, wait_for
 from cluster.front import Front
 from cluster.load import ANSWER_SECONDS, Load, facts
 from cluster.nodes import MASTERS, NODE_TIMEOUT_MILLIS, Nodes
@@ -256,10 +254,6 @@ def say(line):
     print(line, flush=True)
 
 
-def interrupt(*_):
-    raise KeyboardInterrupt
-
-
 def parsed_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", required=True)
@@ -276,20 +270,8 @@ def parsed_arguments():
 
 def main():
     options = parsed_arguments()
-    # What ends it ends the nodes too.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
     say(f"seed {options.seed}")
-    play = Play(options)
-    try:
-        play.run()
-    except Wrong as err:
-        play.checks.check("it comes to its end", False, str(err))
-    except KeyboardInterrupt:
-        say("interrupted")
-    finally:
-        play.end()
-    sys.exit(play.checks.end(options.count))
+    run_to_end(lambda: Play(options), options.count)
 
 
 if __name__ == "__main__":

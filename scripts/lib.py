@@ -7,7 +7,9 @@ import http.client
 import os
 import re
 import resource
+import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -128,3 +130,23 @@ class Checks:
             with open(path, "w") as file:
                 file.write(f"{self.passed} {self.failed}\n")
         return 1 if self.failed else 0
+
+
+def run_to_end(start, count):
+    """Runs what `start` gives until it ends, or a signal ends it, and exits by its checks:
+    the count goes to that file, if there is one. What it has started ends in any case."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    work = start()
+    try:
+        work.run()
+    except Wrong as err:
+        work.checks.check("it comes to its end", False, str(err))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    finally:
+        work.end()
+    sys.exit(work.checks.end(count))

@@ -16,13 +16,11 @@ With --replicas 1 none may be missing.
 
 import argparse
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 
-from lib import Checks, Wrong, wait_for
+from lib import Checks, Wrong, run_to_end, wait_for
 from cluster.front import Front
 from cluster.load import Connection
 from cluster.nodes import Link, Nodes, Refused, slot_of
@@ -157,10 +155,6 @@ def role_of(node):
         return None
 
 
-def interrupt(*_):
-    raise KeyboardInterrupt
-
-
 def parsed_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", required=True)
@@ -173,19 +167,8 @@ def parsed_arguments():
 
 def main():
     options = parsed_arguments()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
     os.makedirs(options.directory)
-    partition = Partition(options)
-    try:
-        partition.run()
-    except Wrong as err:
-        partition.checks.check("it comes to its end", False, str(err))
-    except KeyboardInterrupt:
-        print("interrupted")
-    finally:
-        partition.end()
-    sys.exit(partition.checks.end(options.count))
+    run_to_end(lambda: Partition(options), options.count)
 
 
 if __name__ == "__main__":
