@@ -74,14 +74,15 @@ allow() {
 }
 
 # calls FLAG...: the calls that the program makes with these flags while it serves,
-# into $WORK/calls.
+# into $WORK/calls. Among the rows of the summary, whose first word is a share of the
+# time, strace may note a call that a thread ends in.
 calls() {
     rm -f "$WORK/summary"
     start_by strace -D -f -qq -c -o "$WORK/summary" "$PROGRAM" -- "$@"
     URL=$URL bash "$ROOT/scripts/curl.sh" >"$WORK/output" 2>&1 || tail -n 1 "$WORK/output"
     stop_server "$PATIENCE"
     within "$PATIENCE" test -s "$WORK/summary"
-    awk '$1 ~ /^[0-9.]+$/ && $NF != "total" { print $NF }' "$WORK/summary" | sort -u >"$WORK/calls"
+    awk '$1 ~ /^[0-9]+\.[0-9]+$/ && $NF != "total" { print $NF }' "$WORK/summary" | sort -u >"$WORK/calls"
 }
 
 if need systemd-analyze 'the unit'; then
