@@ -48,7 +48,7 @@ const DATA_UNFINISHED: &str = "data.new";
 pub struct Directory {
     path: PathBuf,
     folder: Held,
-    /// Holds the lock until it is closed.
+    /// Has the lock until this is dropped.
     lock: File,
     state: State,
     /// The names of others' files in it, where there was no store.
@@ -64,6 +64,14 @@ enum State {
     Whole {
         version: u64,
     },
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // A process that is being started has this descriptor too, until its program
+        // runs, and would have the lock as long.
+        self.lock.unlock().ok();
+    }
 }
 
 impl Directory {
@@ -328,4 +336,19 @@ fn write_format(folder: &Path) -> io::Result<()> {
     writeln!(file, "{FORMAT_NAME} {FORMAT_VERSION}")?;
     file.sync_all()?;
     sync(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_lock_ends_with_it_whoever_has_the_descriptor_too() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let directory = Directory::take(folder.path()).expect("nobody has it");
+        let _inherited = directory.lock.try_clone().expect("a descriptor");
+        assert!(matches!(Directory::take(folder.path()), Err(OpenError::InUse)));
+        drop(directory);
+        assert!(Directory::take(folder.path()).is_ok());
+    }
 }
