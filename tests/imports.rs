@@ -427,21 +427,35 @@ mod watched {
         drop(other);
     }
 
+    /// A server whose clients have to be quick, and its store.
+    fn server_in_a_hurry() -> (Fixture, Store) {
+        let (store, timeout) = (engines::memory(), Duration::from_millis(300));
+        let config = Config { request_timeout: timeout, idle_timeout: timeout, ..Fixture::config() };
+        (Fixture::with(Arc::clone(&store), VALUE_BYTES_MAX, &config), store)
+    }
+
     #[test]
-    fn one_that_stalls_is_cut_and_stores_no_more() {
-        let store = engines::memory();
-        let config = Config { request_timeout: Duration::from_millis(300), ..Fixture::config() };
-        let server = Fixture::with(Arc::clone(&store), VALUE_BYTES_MAX, &config);
-        let mut connection = server.connect();
-        let body = lines(0..PIECE_ENTRIES + 10);
-        connection.send(head_of(1 << 30) + &body);
-        says(&connection.response(), 408, "the request took too long\n");
-        // Whoever was refused is not listened to.
-        connection.try_send(lines(PIECE_ENTRIES + 10..3 * PIECE_ENTRIES)).ok();
-        connection.expect_closed();
-        wait_until("it is over", || count(&server) >= PIECE_ENTRIES);
-        server.stop();
-        assert_eq!(first_there(&mut server_over(&store).connect()), PIECE_ENTRIES);
+    fn one_that_stalls_is_told_of_the_whole_lines_that_came() {
+        let line = lines(0..1).len();
+        // In the first bytes, in a line, in a piece that is not full, and behind a full one.
+        for bytes in [0, line + 1, 100 * line + 7, (PIECE_ENTRIES + 10) * line] {
+            let body = &lines(0..PIECE_ENTRIES + 10).into_bytes()[..bytes];
+            let whole = bytes / line;
+            let chunk = [format!("{:x}\r\n", 2 * line * PIECE_ENTRIES).as_bytes(), body].concat();
+            let known = [head_of(1 << 30).as_bytes(), body].concat();
+            for request in [known, [CHUNKED.as_bytes(), &chunk].concat()] {
+                let (server, store) = server_in_a_hurry();
+                let mut connection = server.connect();
+                connection.send(request);
+                let text = format!("the request took too long; {whole} were stored\n");
+                says(&connection.response(), 408, &text);
+                // Whoever was refused is not listened to.
+                connection.try_send(lines(whole..3 * PIECE_ENTRIES)).ok();
+                connection.expect_closed();
+                server.stop();
+                assert_eq!(first_there(&mut server_over(&store).connect()), whole);
+            }
+        }
     }
 
     #[test]

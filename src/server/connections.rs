@@ -246,6 +246,17 @@ impl Connections {
         is_closed
     }
 
+    /// Ends a body that is taken as it comes, and is late: its reader takes what has come,
+    /// and answers. Returns `false` if there is none.
+    pub fn end_upload(&self, connection: &Connection) -> bool {
+        let is_ended = connection.pipeline.end_upload();
+        if is_ended {
+            self.count_cut(connection, Cut::Late);
+            connection.socket.stop_receiving();
+        }
+        is_ended
+    }
+
     /// Gives up a connection that is closing, for the room that it takes. Its last
     /// response is delivered unless the client goes on to send.
     pub fn give_up(&self, connection: &Connection, reason: Cut) {

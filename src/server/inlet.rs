@@ -218,6 +218,7 @@ impl Inlet {
     ) -> Option<Request> {
         let stage = self.await_body(input, framing)?;
         let Self { dispatcher, connection, .. } = self;
+        connection.pipeline.set_uploading(true);
         let mut body = Body::new(Wire { connection, input }, framing.length);
         let reply = incoming::import(dispatcher, import, &mut body, |awaited| {
             connection.pipeline.set_stage(match awaited {
@@ -225,6 +226,7 @@ impl Inlet {
                 Awaited::Storage => Stage::Working,
             })
         });
+        connection.pipeline.set_uploading(false);
         Some(if body.is_done() {
             Request { head, meaning: Err(reply) }
         } else {
@@ -367,8 +369,12 @@ impl Wire<'_> {
 
 impl BufRead for Wire<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.input.unused().is_empty() {
-            self.receive(BODY_STEP_BYTES);
+        if self.input.unused().is_empty()
+            && self.receive(BODY_STEP_BYTES) == 0
+            && self.connection.pipeline.is_upload_late()
+        {
+            // The end is the watchdog's, and not the client's.
+            return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(self.input.unused())
     }

@@ -44,6 +44,20 @@ struct State {
     wait: Option<Arc<dyn Waiting>>,
     /// The client has ended its side.
     has_ended: bool,
+    /// The body that is taken as it comes.
+    upload: Upload,
+}
+
+/// A body that is taken as it comes, by a reader that answers it in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Upload {
+    /// There is none.
+    #[default]
+    None,
+    /// It is read to its end.
+    Coming,
+    /// It is read as far as it has come.
+    Late,
 }
 
 /// The life of a connection.
@@ -210,6 +224,26 @@ impl Pipeline {
             state.stage = Some(now);
         }
         is_open
+    }
+
+    /// Notes that a body is taken as it comes from then on, or is not any more.
+    pub fn set_uploading(&self, is_uploading: bool) {
+        self.lock().upload = if is_uploading { Upload::Coming } else { Upload::None };
+    }
+
+    /// Notes that a body which is taken as it comes is late; `false` if there is none.
+    pub fn end_upload(&self) -> bool {
+        let mut state = self.lock();
+        let is_uploading = state.upload != Upload::None;
+        if is_uploading {
+            state.upload = Upload::Late;
+        }
+        is_uploading
+    }
+
+    /// Whether a body which is taken as it comes is late.
+    pub fn is_upload_late(&self) -> bool {
+        self.lock().upload == Upload::Late
     }
 
     /// Notes that the request in work waits, in this stage. Where nobody can be there for

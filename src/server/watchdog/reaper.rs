@@ -82,7 +82,9 @@ impl Reaper {
                 Verdict::Idle => connections.dismiss(connection, Cut::Idle),
                 Verdict::Late => {
                     let refusal = Refusal::RequestTimeout;
-                    if !refuse(dispatcher, connection, refusal, Cut::Late) {
+                    if !connections.end_upload(connection)
+                        && !refuse(dispatcher, connection, refusal, Cut::Late)
+                    {
                         connections.cut(connection, Cut::Late);
                     }
                 }

@@ -41,7 +41,8 @@ pub struct Import {
 }
 
 /// A body that is read as it comes, and the storage beside it. An error of kind
-/// `UnexpectedEof` is a body that was cut short, and `InvalidData` bad chunks.
+/// `UnexpectedEof` is a body that was cut short, `InvalidData` bad chunks, and `TimedOut` a
+/// client that was too slow.
 pub trait Upload: BufRead {
     /// Reserves so many more bytes of memory for what was read and not stored yet; false if
     /// there is no room. Blocks for a while if others have too many.
@@ -242,6 +243,8 @@ impl<'a> Importer<'a> {
             Refusal::BodyShort
         } else if err.kind() == io::ErrorKind::InvalidData {
             Refusal::BodyChunks
+        } else if err.kind() == io::ErrorKind::TimedOut {
+            Refusal::RequestTimeout
         } else {
             Refusal::BodyUnreadable
         };
