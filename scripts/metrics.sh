@@ -126,6 +126,30 @@ for sample in result if answer["data"]["resultType"] == "vector" else []:
     print(sample["value"][1])'
 }
 
+# start_prometheus: with $WORK/prometheus.yml. Sets PROMETHEUS, its URL.
+# shellcheck disable=SC2317,SC2329 # `check_that` calls it.
+start_prometheus() {
+    local port
+    for _ in 1 2 3; do
+        port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+        PROMETHEUS=http://127.0.0.1:$port
+        rm -rf "$WORK/tsdb"
+        prometheus --config.file="$WORK/prometheus.yml" --storage.tsdb.path="$WORK/tsdb" \
+            --web.listen-address="127.0.0.1:$port" --log.level=error >"$WORK/prometheus.log" 2>&1 </dev/null &
+        STARTED_PIDS="$STARTED_PIDS$! "
+        # Somebody else may have taken the port meanwhile.
+        if within "$PATIENCE" prometheus_answers "$!" && ! is_gone "$!"; then return; fi
+        stop "$!"
+    done
+    cat "$WORK/prometheus.log" >&2
+    return 1
+}
+
+# shellcheck disable=SC2317,SC2329 # `within` calls it.
+prometheus_answers() {
+    is_gone "$1" || curl -f -o "$WORK/probe" "$PROMETHEUS/-/ready" 2>/dev/null
+}
+
 # shellcheck disable=SC2317,SC2329 # `within` calls it.
 is_scraped() {
     [ "$(query 'up{job="store"}' 2>/dev/null)" = 1 ]
@@ -172,8 +196,6 @@ if need python3 'the dashboard'; then
 fi
 
 if need python3 'a scrape' && need prometheus 'a scrape'; then
-    free_port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    PROMETHEUS=http://127.0.0.1:$free_port
     cat >"$WORK/prometheus.yml" <<CONFIG
 global:
   scrape_interval: 500ms
@@ -184,9 +206,7 @@ scrape_configs:
     static_configs:
       - targets: ['${URL#http://}']
 CONFIG
-    prometheus --config.file="$WORK/prometheus.yml" --storage.tsdb.path="$WORK/tsdb" \
-        --web.listen-address="${PROMETHEUS#http://}" --log.level=error >"$WORK/prometheus.log" 2>&1 </dev/null &
-    STARTED_PIDS="$STARTED_PIDS$! "
+    check_that 'Prometheus starts' start_prometheus
     check_that 'Prometheus scrapes the store' within "$PATIENCE" is_scraped
     check_that 'and counts what it asks' within "$PATIENCE" is_counted
     while read -r expr; do

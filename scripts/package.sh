@@ -81,7 +81,8 @@ calls() {
     start_by strace -D -f -qq -c -o "$WORK/summary" "$PROGRAM" -- "$@"
     URL=$URL bash "$ROOT/scripts/curl.sh" >"$WORK/output" 2>&1 || tail -n 1 "$WORK/output"
     stop_server "$PATIENCE"
-    within "$PATIENCE" test -s "$WORK/summary"
+    # strace ends after the program, and writes the summary in pieces.
+    within "$PATIENCE" grep -qs ' total$' "$WORK/summary"
     awk '$1 ~ /^[0-9]+\.[0-9]+$/ && $NF != "total" { print $NF }' "$WORK/summary" | sort -u >"$WORK/calls"
 }
 

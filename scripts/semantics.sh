@@ -190,9 +190,10 @@ expires session
 answer 404 'key not found\n' curl "$URL/kv/session"
 answer 404 'key not found\n' curl -X DELETE "$URL/kv/session?return"
 answer 404 'key not found\n' curl -X POST "$URL/kv/session?ttl=60"
-answer 201 '' curl -X PUT -d 'bob' -H 'If-None-Match: *' "$URL/kv/session?ttl=5s"
+answer 201 '' curl -X PUT -d 'bob' -H 'If-None-Match: *' "$URL/kv/session?ttl=60"
 answer 200 '' curl -X POST -d '!' "$URL/kv/session?append"
-expires session
+answer 200 'bob!' curl "$URL/kv/session"
+lives 60
 answer 200 '' curl -T film.bin "$URL/kv/session?ttl=100ms"
 expires session
 

@@ -21,6 +21,8 @@ SLOTS = 16384
 NODE_TIMEOUT_MILLIS = 2000
 # For a machine that has much else to do.
 PATIENCE_SECONDS = 90
+# Starts on other ports, where somebody takes one of those that were free.
+TRIES = 5
 
 
 def slot_of(key):
@@ -133,21 +135,35 @@ class Nodes:
     """All six."""
 
     def __init__(self, folder, hosts=("127.0.0.1",) * 6, observer=None):
-        ports = free_ports(hosts)
-        self.all = [Node(host, port, os.path.join(folder, str(port)), observer)
-                    for host, port in zip(hosts, ports)]
+        self.folder, self.hosts, self.observer = folder, hosts, observer
+        self.all = self.on_free_ports()
+
+    def on_free_ports(self):
+        return [Node(host, port, os.path.join(self.folder, str(port)), self.observer)
+                for host, port in zip(self.hosts, free_ports(self.hosts))]
 
     def start(self):
         """Starts them, each with the map of all, and waits until they are well."""
         if not shutil.which(SERVER):
             raise Wrong(f"there is no {SERVER} here: apt install redis-server, or name another "
                         "program in CLUSTER_SERVER")
-        for node in self.all:
-            os.makedirs(node.folder)
-            with open(os.path.join(node.folder, "nodes.conf"), "w") as file:
-                file.write(self.map_of(node))
-            node.start()
+        for _ in range(TRIES):
+            for node in self.all:
+                os.makedirs(node.folder, exist_ok=True)
+                with open(os.path.join(node.folder, "nodes.conf"), "w") as file:
+                    file.write(self.map_of(node))
+                node.start()
+            wait_for(lambda: self.are_well() or self.has_lost_one(), PATIENCE_SECONDS)
+            if not self.has_lost_one():
+                break
+            # Somebody else has taken one of the ports meanwhile.
+            self.end()
+            self.all = self.on_free_ports()
         self.expect_well()
+
+    def has_lost_one(self):
+        """One of them has ended by itself."""
+        return any(node.process and node.process.poll() is not None for node in self.all)
 
     def map_of(self, own):
         """The file by which a node knows the others."""
@@ -164,10 +180,11 @@ class Nodes:
 
     def expect_well(self):
         """Waits until each node is well and every master takes writes."""
-        def are_well():
-            return all(node.is_well() for node in self.all) and len(self.masters()) == MASTERS
-        if not wait_for(are_well, PATIENCE_SECONDS):
+        if not wait_for(self.are_well, PATIENCE_SECONDS):
             raise Wrong("the nodes do not become a cluster: " + "; ".join(map(self.state, self.all)))
+
+    def are_well(self):
+        return all(node.is_well() for node in self.all) and len(self.masters()) == MASTERS
 
     @staticmethod
     def state(node):
