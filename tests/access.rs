@@ -4,15 +4,13 @@
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 #![allow(clippy::indexing_slicing, reason = "a promise that panics is not kept")]
 
-mod support;
-
+use crate::support::http::{Connection, Response, at_once, has_read_everything, wait_until};
+use crate::support::promises::{Store, get, on_every_engine, set};
+use crate::support::server::Fixture;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use little_key_value::api::{Access, TokenSet, Tokens};
 use std::thread;
-use support::http::{Connection, Response, at_once, has_read_everything, wait_until};
-use support::promises::{Store, get, on_every_engine, set};
-use support::server::Fixture;
 
 on_every_engine! {
     a_token_comes_in_the_forms_of_curl

@@ -3,16 +3,14 @@
 
 #![cfg(all(target_os = "linux", not(portable)))]
 
-mod support;
-
+use crate::support::engines;
+use crate::support::http::{Connection, put_head, wait_until};
+use crate::support::server::{Fixture, accepts};
 use little_key_value::api::Api;
 use little_key_value::server::{Config, Server};
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
-use support::engines;
-use support::http::{Connection, put_head, wait_until};
-use support::server::{Fixture, accepts};
 
 /// Addresses of this machine, with this port.
 fn own_addrs(port: u16) -> Vec<SocketAddr> {

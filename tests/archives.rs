@@ -4,17 +4,15 @@
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 #![allow(clippy::indexing_slicing, reason = "a promise that panics is not kept")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::Connection;
+use crate::support::place::says;
+use crate::support::promises::{Store, entry, fewer_if_slow, key, on_every_engine};
+use crate::support::random::Random;
+use crate::support::server::Fixture;
 use little_key_value::storage::{Memory, Time};
 use std::sync::Arc;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::http::Connection;
-use support::place::says;
-use support::promises::{Store, entry, fewer_if_slow, key, on_every_engine};
-use support::random::Random;
-use support::server::Fixture;
 
 on_every_engine! {
     an_archive_comes_back

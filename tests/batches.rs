@@ -5,8 +5,12 @@
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 #![allow(clippy::indexing_slicing, reason = "a promise that panics is not kept")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::history::{Plan, bytes_of, number_of, record};
+use crate::support::linearizability::{Call, Saw, check};
+use crate::support::promises::{self, Ended, Store, always, clear, entry, fewer_if_slow};
+use crate::support::promises::{is_of_one_moment, is_slow, on_every_engine, set_all, wait_for};
+use crate::support::random::Random;
 use bytes::Bytes;
 use little_key_value::storage::{BatchOp, Change, Decision, Durable, Effect, Entry, Key, Listing};
 use little_key_value::storage::{Op, PAGE_KEYS_MAX, Range, Time, Updated};
@@ -16,12 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::history::{Plan, bytes_of, number_of, record};
-use support::linearizability::{Call, Saw, check};
-use support::promises::{self, Ended, Store, always, clear, entry, fewer_if_slow};
-use support::promises::{is_of_one_moment, is_slow, on_every_engine, set_all, wait_for};
-use support::random::Random;
 
 on_every_engine! {
     a_batch_does_all_of_its_operations

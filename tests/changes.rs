@@ -7,8 +7,10 @@
     reason = "a promise that panics is not kept"
 )]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::promises::{Store, always, clear, delete, entry, fewer_if_slow, get, key};
+use crate::support::promises::{on_every_engine, set, wait_for};
+use crate::support::random::Random;
 use bytes::Bytes;
 use little_key_value::storage::{BatchOp, Changed, Changes, Decision, Entry, Event, Listing};
 use little_key_value::storage::{Read, Time, Watched, Watcher};
@@ -16,10 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::blocking::Blocking as _;
-use support::promises::{Store, always, clear, delete, entry, fewer_if_slow, get, key};
-use support::promises::{on_every_engine, set, wait_for};
-use support::random::Random;
 
 macro_rules! on_every_engine_with_a_log {
     ($($promise:ident)*) => {

@@ -1,8 +1,11 @@
 //! The change log of the durable engine: a watcher goes on behind a restart where it has
 //! missed nothing, and else starts over; it hears of a change once readers see it.
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::wait_until;
+use crate::support::place::copy_all;
+use crate::support::promises::{Ended, wait_for};
+use crate::support::replica::{Replica, listed, watch};
 use bytes::Bytes;
 use little_key_value::storage::{BatchOp, Changed, Durable, Entry, Event, Key, Listing, Range};
 use little_key_value::storage::{Read, Revision, Storage as _, Time, Watcher};
@@ -13,11 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::blocking::Blocking as _;
-use support::http::wait_until;
-use support::place::copy_all;
-use support::promises::{Ended, wait_for};
-use support::replica::{Replica, listed, watch};
 use tempfile::TempDir;
 
 fn key(text: &str) -> Key {

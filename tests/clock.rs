@@ -6,14 +6,12 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::http::{Connection, wait_until};
+use crate::support::process::{Process, command};
+use crate::support::wrappers::there_is;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use support::http::{Connection, wait_until};
-use support::process::{Process, command};
-use support::wrappers::there_is;
 use tempfile::TempDir;
 
 /// A wall clock that a test sets, and a directory for a store.

@@ -3,8 +3,12 @@
 
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::cluster::{self, Node, Reply, Servers, Turn};
+use crate::support::http::wait_until;
+use crate::support::promises::{Store, always, entry, get, key, set, set_all};
+use crate::support::random::Random;
+use crate::support::server::Fixture;
 use little_key_value::storage::PAGE_KEYS_MAX;
 use little_key_value::storage::{BatchOp, Cluster, Decision, Entry, Error, Listing};
 use little_key_value::storage::{Moment, Range, Time};
@@ -14,12 +18,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
-use support::blocking::Blocking as _;
-use support::cluster::{self, Node, Reply, Servers, Turn};
-use support::http::wait_until;
-use support::promises::{Store, always, entry, get, key, set, set_all};
-use support::random::Random;
-use support::server::Fixture;
 
 /// A front to the cluster of these tests, and the servers.
 struct Setting {
@@ -394,7 +392,7 @@ fn a_front_has_few_connections() {
             .sum::<usize>()
     };
     let server = Fixture::over(Arc::clone(&setting.store));
-    support::http::at_once(server.addr(), 64, |client, connection| {
+    crate::support::http::at_once(server.addr(), 64, |client, connection| {
         for round in 0..20 {
             assert_eq!(connection.put(&format!("/kv/{client}-{round}"), b"x").status(), 200);
         }

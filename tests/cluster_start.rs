@@ -3,8 +3,10 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
+use crate::support::process::{Process, command, output, signal};
+use crate::support::server::accepts;
+use crate::support::wrappers::there_is;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,10 +14,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
-use support::process::{Process, command, output, signal};
-use support::server::accepts;
-use support::wrappers::there_is;
 use tempfile::TempDir;
 
 const SECRET: &str = "correct-h0rse-battery";

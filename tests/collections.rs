@@ -3,21 +3,19 @@
 
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::engines;
+use crate::support::history::{Plan, bytes_of, number_of, record};
+use crate::support::http::{Connection, Response, at_once};
+use crate::support::linearizability::{Call, Saw, check};
+use crate::support::promises::Ended;
+use crate::support::random::Random;
+use crate::support::server::Fixture;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use support::engines;
-use support::history::{Plan, bytes_of, number_of, record};
-use support::http::{Connection, Response, at_once};
-use support::linearizability::{Call, Saw, check};
-use support::promises::Ended;
-use support::random::Random;
-use support::server::Fixture;
 
 /// Sends a batch; gives the lines of its answer.
 #[track_caller]

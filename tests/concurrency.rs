@@ -1,13 +1,11 @@
 //! Many clients at once, over HTTP, on every engine.
 
-mod support;
-
-use support::engines;
-use support::history::{Plan, bytes_of, number_of, record};
-use support::http::{Connection, Response, at_once, increment_at_once};
-use support::linearizability::{Call, check, check_each_key};
-use support::random::Random;
-use support::server::Fixture;
+use crate::support::engines;
+use crate::support::history::{Plan, bytes_of, number_of, record};
+use crate::support::http::{Connection, Response, at_once, increment_at_once};
+use crate::support::linearizability::{Call, check, check_each_key};
+use crate::support::random::Random;
+use crate::support::server::Fixture;
 
 #[test]
 fn of_a_hundred_writers_one_wins_whole() {

@@ -3,14 +3,12 @@
 //! storage that panics, a server that stops under all of that. Each test
 //! stands for a fault that the server had.
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::{Connection, get_head};
+use crate::support::peer::Peer;
+use crate::support::server::Fixture;
 use little_key_value::storage::{Done, Error, Key, Memory, Op, Outcome, Storage};
 use std::sync::Arc;
-use support::blocking::Blocking as _;
-use support::http::{Connection, get_head};
-use support::peer::Peer;
-use support::server::Fixture;
 
 /// More work than there are workers, so that each of them gets some.
 const MANY: usize = 20;
@@ -161,11 +159,11 @@ fn a_connection_closes_when_its_client_says_so_and_stays_open_else() {
 /// Promises that take a watchdog, which sees the sockets.
 #[cfg(all(target_os = "linux", not(portable)))]
 mod watched {
-    use super::support::engines;
-    use super::support::http::{PATIENCE, has_read_everything, put_head, wait_until};
-    use super::support::process::Process;
-    use super::support::server::{VALUE_BYTES_MAX, accepts};
     use super::*;
+    use crate::support::engines;
+    use crate::support::http::{PATIENCE, has_read_everything, put_head, wait_until};
+    use crate::support::process::Process;
+    use crate::support::server::{VALUE_BYTES_MAX, accepts};
     use little_key_value::server::Config;
     use socket2::{Domain, Protocol, Socket, Type};
     use std::fs;

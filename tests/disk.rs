@@ -3,18 +3,16 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::http::{Connection, put_head, wait_until};
+use crate::support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
+use crate::support::process::Process;
+use crate::support::wrappers::there_is;
 use std::fs;
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::http::{Connection, put_head, wait_until};
-use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
-use support::process::Process;
-use support::wrappers::there_is;
 
 const SYNCS: &str = "fsync,fdatasync";
 

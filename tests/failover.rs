@@ -8,8 +8,14 @@
 #![cfg(unix)]
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::cluster::{self, Node, Reply, Servers};
+use crate::support::history::{Plan, Told, bytes_of, number_of, record};
+use crate::support::http::{Connection, Response, has_read_everything, put_head, wait_until};
+use crate::support::linearizability::{Call, Saw, check_each_key};
+use crate::support::process::Process;
+use crate::support::promises::Ended;
+use crate::support::random::Random;
+use crate::support::server::Fixture;
 use little_key_value::storage::{Cluster, ClusterConfig, Seed};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -17,14 +23,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::cluster::{self, Node, Reply, Servers};
-use support::history::{Plan, Told, bytes_of, number_of, record};
-use support::http::{Connection, Response, has_read_everything, put_head, wait_until};
-use support::linearizability::{Call, Saw, check_each_key};
-use support::process::Process;
-use support::promises::Ended;
-use support::random::Random;
-use support::server::Fixture;
 
 /// The bound for each answer is 5.5 s. Of a machine that does much else more is taken,
 /// though far less than of one that hangs.

@@ -4,18 +4,16 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::http::{Connection, PATIENCE, get_head};
+use crate::support::place::Place;
+use crate::support::process::{Process, command};
+use crate::support::wrappers::{is_root, there_is, under, under_strace};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
-use support::http::{Connection, PATIENCE, get_head};
-use support::place::Place;
-use support::process::{Process, command};
-use support::wrappers::{is_root, there_is, under, under_strace};
 
 /// The value that every fault has to leave as it is.
 const VALUE: &[u8] = b"Nairobi";

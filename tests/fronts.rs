@@ -1,18 +1,16 @@
 //! Several fronts to one cluster, over HTTP: together they keep what one store promises.
 
-mod support;
-
+use crate::support::cluster::{self, Turn};
+use crate::support::history::{Plan, bytes_of, number_of, record};
+use crate::support::http::{Connection, Response, at_once_over, increment_at_once};
+use crate::support::linearizability::{Call, check_each_key};
+use crate::support::random::Random;
+use crate::support::server::Fixture;
 use little_key_value::storage::Cluster;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::cluster::{self, Turn};
-use support::history::{Plan, bytes_of, number_of, record};
-use support::http::{Connection, Response, at_once_over, increment_at_once};
-use support::linearizability::{Call, check_each_key};
-use support::random::Random;
-use support::server::Fixture;
 
-/// Fronts to the cluster of this test binary. No other test has it meanwhile.
+/// Fronts to a shared cluster. No other test has it meanwhile.
 struct Fronts {
     // The fields are dropped in this order.
     all: Vec<Fixture>,

@@ -3,8 +3,11 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::{Connection, Response, at_once, get_head, wait_until, wait_within};
+use crate::support::place::{Place, acknowledged, ends_well, holds, holds_or_not, revision, says};
+use crate::support::process::{Process, output};
+use crate::support::wrappers::{is_root, under};
 use bytes::Bytes;
 use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Time};
 use std::collections::HashSet;
@@ -17,11 +20,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::blocking::Blocking as _;
-use support::http::{Connection, Response, at_once, get_head, wait_until, wait_within};
-use support::place::{Place, acknowledged, ends_well, holds, holds_or_not, revision, says};
-use support::process::{Process, output};
-use support::wrappers::{is_root, under};
 use tempfile::TempDir;
 
 /// A limit on the size of a file is met by the journal alone.

@@ -2,13 +2,11 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::process::{Process, command, output};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread;
-use support::process::{Process, command, output};
 
 /// The exit code of a probe, and its line.
 fn health(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {

@@ -4,8 +4,11 @@
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 #![allow(clippy::indexing_slicing, reason = "a promise that panics is not kept")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::{Connection, Response, at_once, wait_until};
+use crate::support::place::says;
+use crate::support::promises::{Store, entry, fewer_if_slow, key, on_every_engine};
+use crate::support::server::Fixture;
 use little_key_value::server::Config;
 use little_key_value::storage::{Done, Error, Memory, Op, Outcome, Storage, Time};
 use std::fmt::Write as _;
@@ -14,11 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::http::{Connection, Response, at_once, wait_until};
-use support::place::says;
-use support::promises::{Store, entry, fewer_if_slow, key, on_every_engine};
-use support::server::Fixture;
 
 on_every_engine! {
     an_export_comes_back
@@ -314,11 +312,11 @@ fn a_storage_that_panics_costs_nothing_but_the_import() {
 /// Promises that take a door and a watchdog.
 #[cfg(all(target_os = "linux", not(portable)))]
 mod watched {
-    use super::support::engines;
-    use super::support::http::PATIENCE;
-    use super::support::process::Process;
-    use super::support::server::accepts;
     use super::*;
+    use crate::support::engines;
+    use crate::support::http::PATIENCE;
+    use crate::support::process::Process;
+    use crate::support::server::accepts;
     use std::fs;
 
     #[test]
@@ -430,7 +428,8 @@ mod watched {
     /// A server whose clients have to be quick, and its store.
     fn server_in_a_hurry() -> (Fixture, Store) {
         let (store, timeout) = (engines::memory(), Duration::from_millis(300));
-        let config = Config { request_timeout: timeout, idle_timeout: timeout, ..Fixture::config() };
+        let config =
+            Config { request_timeout: timeout, idle_timeout: timeout, ..Fixture::config() };
         (Fixture::with(Arc::clone(&store), VALUE_BYTES_MAX, &config), store)
     }
 
@@ -509,7 +508,7 @@ mod watched {
 
     #[test]
     fn one_that_is_killed_leaves_whole_pieces() {
-        use super::support::place::{Place, ends_well};
+        use crate::support::place::{Place, ends_well};
 
         const LINES: usize = 200_000;
         let body = lines(0..LINES);

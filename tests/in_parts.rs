@@ -1,8 +1,9 @@
 //! Answers that are made while they are sent: the list of all keys. Its framing and
 //! its end, and the clients who do not take it, take it slowly, or leave.
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::{get_head, wait_until};
+use crate::support::server::{Fixture, VALUE_BYTES_MAX};
 use little_key_value::server::Config;
 use little_key_value::storage::{
     Done, Effect, Entry, Error, Key, Listing, Memory, Moment, Op, Outcome, Start, Storage,
@@ -11,9 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::http::{get_head, wait_until};
-use support::server::{Fixture, VALUE_BYTES_MAX};
 
 /// The most keys of a part.
 const PART_KEYS: usize = 1000;
@@ -275,11 +273,11 @@ fn the_moment_of_a_list_is_let_go_once_its_client_leaves() {
 /// Promises that take a hold on the sockets.
 #[cfg(all(target_os = "linux", not(portable)))]
 mod watched {
-    use super::support::engines;
-    use super::support::http::{Connection, PATIENCE, put_head};
-    use super::support::process::Process;
-    use super::support::server::accepts;
     use super::*;
+    use crate::support::engines;
+    use crate::support::http::{Connection, PATIENCE, put_head};
+    use crate::support::process::Process;
+    use crate::support::server::accepts;
     use little_key_value::storage::BatchOp;
     use std::collections::HashSet;
     use std::io::{ErrorKind, Read as _, Write as _};

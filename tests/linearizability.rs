@@ -1,11 +1,9 @@
 //! The judge is judged: a checker that accepts everything would let every
 //! engine pass.
 
-mod support;
-
-use support::history::{Plan, record};
-use support::linearizability::{Call, Operation, Saw, Violation, check, check_each_key};
-use support::random::Random;
+use crate::support::history::{Plan, record};
+use crate::support::linearizability::{Call, Operation, Saw, Violation, check, check_each_key};
+use crate::support::random::Random;
 
 /// A call from `invoked` to `returned` by nobody in particular.
 fn call(call: Call, saw: impl Into<Saw>, invoked: u64, returned: u64) -> Operation {

@@ -3,8 +3,13 @@
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 #![allow(clippy::indexing_slicing, reason = "a promise that panics is not kept")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::listings::listed;
+use crate::support::promises::{
+    Ended, Store, clear, delete, entry, fewer_if_slow, get, is_slow, key,
+};
+use crate::support::promises::{on_every_engine, set, set_all, wait_for};
+use crate::support::random::Random;
 use bytes::Bytes;
 use little_key_value::storage::{Entry, KEY_BYTES_MAX, Listing, PAGE_KEYS_MAX, Page, Range, Start};
 use little_key_value::storage::{Moment, Op, Time};
@@ -12,11 +17,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::listings::listed;
-use support::promises::{Ended, Store, clear, delete, entry, fewer_if_slow, get, is_slow, key};
-use support::promises::{on_every_engine, set, set_all, wait_for};
-use support::random::Random;
 
 on_every_engine! {
     nothing_is_listed_in_an_empty_store

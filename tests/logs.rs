@@ -1,11 +1,9 @@
 //! The access log, and the log as JSON.
 
-mod support;
-
+use crate::support::http::{Connection, get_head, wait_until};
+use crate::support::process::{Process, command, output};
 use serde_json::Value;
 use std::net::TcpListener;
-use support::http::{Connection, get_head, wait_until};
-use support::process::{Process, command, output};
 
 /// A program with an access log and nothing else on standard error.
 fn start(format: &str) -> Process {

@@ -2,8 +2,9 @@
 
 #![cfg(all(target_os = "linux", not(portable)))]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::{Connection, PATIENCE, at_once, get_head, put_head, wait_until};
+use crate::support::server::{Fixture, VALUE_BYTES_MAX};
 use crossbeam_channel::Receiver;
 use little_key_value::api::Api;
 use little_key_value::metrics::Exposition;
@@ -19,9 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::http::{Connection, PATIENCE, at_once, get_head, put_head, wait_until};
-use support::server::{Fixture, VALUE_BYTES_MAX};
 
 /// The states of a connection.
 const STATES: [&str; 7] =

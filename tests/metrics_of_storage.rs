@@ -4,8 +4,12 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::float_cmp, reason = "whole numbers are exact")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::http::{Connection, PATIENCE, holds_within, put_head, wait_until};
+use crate::support::place::{Place, acknowledged, ends_well};
+use crate::support::promises::key;
+use crate::support::server::Fixture;
+use crate::support::wrappers::{attach, there_is};
 use little_key_value::storage::{BatchOp, Durable, Entry, Listing};
 use little_key_value::storage::{Memory, Moment, Storage, Time};
 use std::collections::BTreeMap;
@@ -14,12 +18,6 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::http::{Connection, PATIENCE, holds_within, put_head, wait_until};
-use support::place::{Place, acknowledged, ends_well};
-use support::promises::key;
-use support::server::Fixture;
-use support::wrappers::{attach, there_is};
 use tempfile::TempDir;
 
 /// The families that every engine has.

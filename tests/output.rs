@@ -4,17 +4,15 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::http::{Connection, get_head, wait_until};
+use crate::support::process::{Process, command};
+use crate::support::server::accepts;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use serde_json::Value;
 use std::io::{PipeWriter, Write as _, pipe};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::http::{Connection, get_head, wait_until};
-use support::process::{Process, command};
-use support::server::accepts;
 
 /// More lines than a pipe holds, at `debug`.
 const REQUESTS: usize = 3000;
@@ -177,7 +175,7 @@ fn what_a_client_sends_is_escaped_in_the_log() {
 #[test]
 fn arguments_are_escaped_in_a_complaint() {
     for argument in ["--port=\x1b[2J\u{9b}x", "--\u{9b}x", "--working-dir=/proc/\x1b[2J\n\u{9b}x"] {
-        let output = support::process::output(command(&[argument]));
+        let output = crate::support::process::output(command(&[argument]));
         let stderr = String::from_utf8(output.stderr).expect("text");
         let line = stderr.strip_suffix('\n').expect("a line");
         assert!(line.contains("\\u{9b}x"), "{line:?}");

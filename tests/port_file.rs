@@ -2,12 +2,10 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::process::{Process, command, output};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use support::process::{Process, command, output};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path of text")
@@ -43,7 +41,7 @@ fn others_may_read_it_as_far_as_the_umask_lets_them() {
         let script = format!("umask {umask} && exec \"$@\"");
         let wrapper = ["sh", "-c", &script, "sh"];
         let arguments = ["--port-file", text(&file)];
-        let process = Process::run(support::wrappers::under(&wrapper, None, &arguments));
+        let process = Process::run(crate::support::wrappers::under(&wrapper, None, &arguments));
         let found = fs::metadata(&file).expect("it is there").permissions().mode();
         assert_eq!(found & 0o777, mode, "{umask}");
         assert_eq!(process.stop().0, Some(0));

@@ -3,13 +3,11 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
+use crate::support::place::{Place, says};
+use crate::support::process::Process;
+use crate::support::wrappers::{attach, there_is};
 use std::fs;
-use support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
-use support::place::{Place, says};
-use support::process::Process;
-use support::wrappers::{attach, there_is};
 
 /// Whoever is told by a probe was taken before the end: nobody else is heard then.
 #[track_caller]

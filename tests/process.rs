@@ -2,15 +2,13 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::{Connection, get_head, put_head, wait_until};
+use crate::support::process::{Process, command, output};
+use crate::support::server::accepts;
+use crate::support::wrappers::under;
 use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
-use support::http::{Connection, get_head, put_head, wait_until};
-use support::process::{Process, command, output};
-use support::server::accepts;
-use support::wrappers::under;
 
 /// Runs the program to its end: its exit code, what it printed and what it
 /// complained about.

@@ -4,8 +4,10 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::http::{Connection, get_head, wait_within};
+use crate::support::place::{Place, acknowledged, ends_well, holds, revision, says};
+use crate::support::process::Process;
+use crate::support::wrappers::{attach, there_is};
 use std::fs;
 use std::iter;
 use std::net::SocketAddr;
@@ -13,10 +15,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::http::{Connection, get_head, wait_within};
-use support::place::{Place, acknowledged, ends_well, holds, revision, says};
-use support::process::Process;
-use support::wrappers::{attach, there_is};
 
 const REFUSAL: &str = "storage takes no writes: the disk has failed\n";
 const FAILURE: &str = "the database has failed";

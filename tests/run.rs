@@ -2,13 +2,11 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::{holds_within, wait_until};
+use crate::support::process::{Process, command, output, signal};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use support::http::{holds_within, wait_until};
-use support::process::{Process, command, output, signal};
 
 /// Runs a shell script beside a store to its end: the exit code, and both outputs.
 fn run(flags: &[&str], script: &str) -> (Option<i32>, String, String) {
@@ -184,7 +182,7 @@ fn with_settings(line: &str) -> String {
     let script = format!("umask 027; ulimit -Sn 200; {line}");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).env("PROGRAM", env!("CARGO_BIN_EXE_little-key-value"));
-    support::process::heed_signals(&mut command);
+    crate::support::process::heed_signals(&mut command);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.expect("a shell runs");
     let mut stdin = child.stdin.take().expect("it is piped");
@@ -275,12 +273,12 @@ fn a_signal_that_comes_twice_at_once_does_not_cut_the_stop() {
 fn the_store_ends_with_the_command() {
     let mut running = Running::start(&[], "echo ready; echo $LKV_URL; read -r line");
     let url = running.line();
-    let addr = support::process::addr_in(&url);
-    let mut connection = support::http::Connection::open(addr);
+    let addr = crate::support::process::addr_in(&url);
+    let mut connection = crate::support::http::Connection::open(addr);
     assert_eq!(connection.get("/readyz").status(), 200);
     drop(running.stdin.take());
     assert_eq!(running.end().0, Some(1));
-    assert!(!support::server::accepts(addr));
+    assert!(!crate::support::server::accepts(addr));
 }
 
 #[test]
@@ -298,7 +296,7 @@ fn a_signal_before_the_command_ends_the_start() {
         stderr.read_line(&mut line).expect("text");
         assert!(line.contains("waiting for the process"), "{line}");
         signal(&child, name);
-        let ended = holds_within(support::http::PATIENCE, || {
+        let ended = holds_within(crate::support::http::PATIENCE, || {
             child.try_wait().expect("a child can be waited for").is_some()
         });
         if !ended {

@@ -3,16 +3,14 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::PATIENCE;
+use crate::support::place::{Place, ends_well};
+use crate::support::process::{Process, command, output};
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
-use support::http::PATIENCE;
-use support::place::{Place, ends_well};
-use support::process::{Process, command, output};
 
 /// The socket of a service manager.
 fn listening(path: &Path) -> UnixDatagram {

@@ -3,8 +3,13 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::engines;
+use crate::support::history::{Plan, bytes_of, number_of, record};
+use crate::support::linearizability::{Call, check, check_each_key};
+use crate::support::promises::{Store, always, clear, delete, fewer_if_slow, get, is_slow, key};
+use crate::support::promises::{is_of_one_moment, on_every_engine, set, wait_for};
+use crate::support::random::Random;
 use bytes::Bytes;
 use little_key_value::storage::{Change, Decision, Effect, Entry};
 use little_key_value::storage::{KEY_BYTES_MAX, Op, Time};
@@ -12,13 +17,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::engines;
-use support::history::{Plan, bytes_of, number_of, record};
-use support::linearizability::{Call, check, check_each_key};
-use support::promises::{Store, always, clear, delete, fewer_if_slow, get, is_slow, key};
-use support::promises::{is_of_one_moment, on_every_engine, set, wait_for};
-use support::random::Random;
 
 on_every_engine! {
     an_absent_key_is_none

@@ -4,8 +4,10 @@
 #![cfg(all(target_os = "linux", not(portable)))]
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::http::{
+    Connection, PATIENCE, Response, at_once, get_head, put_head, wait_until,
+};
+use crate::support::process::Process;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fs;
@@ -14,8 +16,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::http::{Connection, PATIENCE, Response, at_once, get_head, put_head, wait_until};
-use support::process::Process;
 
 /// A watcher whose stream has begun.
 struct Watcher {
@@ -61,10 +61,14 @@ impl Watcher {
         Some(line)
     }
 
-    /// Reads a line, which tells of that.
+    /// Reads a line, which tells of that. While nothing happens it is told again that all
+    /// was told.
     #[track_caller]
     fn expect(&mut self, event: &str, key: &str) {
-        let line = self.line().expect("the stream goes on");
+        let mut line = self.line().expect("the stream goes on");
+        while event != "ready" && line.starts_with("ready ") {
+            line = self.line().expect("the stream goes on");
+        }
         let told: Vec<&str> = line.split(' ').collect();
         match *told {
             [told, _id] => assert_eq!((told, ""), (event, key)),

@@ -2,20 +2,18 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::Connection;
+#[cfg(target_os = "linux")]
+use crate::support::http::wait_until;
+#[cfg(target_os = "linux")]
+use crate::support::process::signal;
+use crate::support::process::{addr_in, command};
+use crate::support::terminal::Terminal;
+#[cfg(target_os = "linux")]
+use crate::support::wrappers::there_is;
 #[cfg(target_os = "linux")]
 use std::fs;
 use std::process::Command;
-use support::http::Connection;
-#[cfg(target_os = "linux")]
-use support::http::wait_until;
-#[cfg(target_os = "linux")]
-use support::process::signal;
-use support::process::{addr_in, command};
-use support::terminal::Terminal;
-#[cfg(target_os = "linux")]
-use support::wrappers::there_is;
 
 /// The key of an interrupt.
 const CTRL_C: u8 = 3;
@@ -79,7 +77,7 @@ fn a_command_hears_ctrl_c_from_the_terminal_alone() {
     let mut traced = Command::new("strace");
     traced.args(["-DDD", "-f", "-q", "-e", "trace=kill", "-e", "signal=none", "-o", path, "--"]);
     traced.args([env!("CARGO_BIN_EXE_little-key-value"), "run", "--", "sh", "-c", script]);
-    support::process::heed_signals(&mut traced);
+    crate::support::process::heed_signals(&mut traced);
     let mut terminal = Terminal::start(traced);
     terminal.wait_for("ready");
     terminal.press(CTRL_C);

@@ -3,14 +3,12 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::{Connection, wait_until};
+use crate::support::process::{command, output};
+use crate::support::wrappers::there_is;
 use std::fs;
 use std::io::{Write as _, pipe};
 use std::process::{Command, Stdio};
-use support::http::{Connection, wait_until};
-use support::process::{command, output};
-use support::wrappers::there_is;
 
 /// What it prints; it has to succeed and complain of nothing.
 fn printed(arguments: &[&str]) -> String {
@@ -163,7 +161,7 @@ fn a_store_serves_without_a_reader_of_its_output() {
     let port = fs::read_to_string(&file).expect("a file").trim_end().parse().expect("a port");
     let mut connection = Connection::open(([127, 0, 0, 1], port).into());
     assert_eq!(connection.get("/readyz").status(), 200);
-    support::process::signal(&child, "TERM");
+    crate::support::process::signal(&child, "TERM");
     wait_until("it ends", || child.try_wait().expect("a child can be waited for").is_some());
     assert_eq!(child.wait().expect("it has ended").code(), Some(0));
 }

@@ -2,14 +2,12 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
+use crate::support::http::{Connection, get_head, wait_until};
+use crate::support::place::Place;
+use crate::support::process::Process;
 use std::collections::BTreeMap;
 use std::fs;
 use std::iter;
-use support::http::{Connection, get_head, wait_until};
-use support::place::Place;
-use support::process::Process;
 
 /// The longest name that the system shows.
 const NAME_BYTES_MAX: usize = 15;

@@ -3,13 +3,11 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::{Response, wait_until};
+use crate::support::process::{Process, command, output};
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use support::http::{Response, wait_until};
-use support::process::{Process, command, output};
 use tempfile::TempDir;
 
 const TOKEN: &str = "correct-horse-battery";

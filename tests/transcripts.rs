@@ -1,18 +1,16 @@
 //! The transcripts in `tests/transcripts`, replayed on every engine, and tests
 //! that a wrong one is found.
 
-mod support;
-
+use crate::support::engines;
+use crate::support::http::PATIENCE;
+use crate::support::server::Fixture;
+use crate::support::transcript::Transcript;
 use std::fs;
 use std::io::Read;
 use std::net::{Shutdown, TcpListener};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
-use support::engines;
-use support::http::PATIENCE;
-use support::server::Fixture;
-use support::transcript::Transcript;
 
 /// Every file there is, by name.
 fn files() -> Vec<(String, Transcript)> {

@@ -1,18 +1,16 @@
 //! Those who wait: over HTTP, on every engine. A wait is looked at by its own key's
 //! changes alone, ends when it should, and is served in its turn.
 
-mod support;
-
+use crate::support::engines::{self, ENGINES};
+use crate::support::http::{Connection, at_once, get_head, wait_until};
+use crate::support::process::Process;
+use crate::support::server::Fixture;
 use little_key_value::storage::{Changes, Done, Error, Op, Outcome, Storage, Watch};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::engines::{self, ENGINES};
-use support::http::{Connection, at_once, get_head, wait_until};
-use support::process::Process;
-use support::server::Fixture;
 
 const ABSENT: &[&str] = &["If-None-Match: *"];
 

@@ -3,8 +3,10 @@
 
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::http::{Connection, PATIENCE};
+use crate::support::promises::{Ended, Store, on_every_engine};
+use crate::support::random::Random;
+use crate::support::server::Fixture;
 use little_key_value::storage::{Done, Error, Memory, Op, Outcome, Revision, Storage};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,10 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::http::{Connection, PATIENCE};
-use support::promises::{Ended, Store, on_every_engine};
-use support::random::Random;
-use support::server::Fixture;
 
 /// The form in which a replica is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

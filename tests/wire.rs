@@ -2,17 +2,15 @@
 //! clients who go away. Nothing that arrives in part is ever stored, and
 //! nothing hidden in a body is ever executed.
 
-mod support;
-
+use crate::support::blocking::Blocking as _;
+use crate::support::engines;
+use crate::support::http::{Connection, get_head, put_head, wait_until};
+use crate::support::server::{Fixture, VALUE_BYTES_MAX};
 use little_key_value::server::Config;
 use little_key_value::storage::Key;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
-use support::blocking::Blocking as _;
-use support::engines;
-use support::http::{Connection, get_head, put_head, wait_until};
-use support::server::{Fixture, VALUE_BYTES_MAX};
 
 /// A server whose `/kv/victim` has a value that no attack below may change.
 fn server_with_a_victim() -> Fixture {

@@ -3,17 +3,15 @@
 
 #![cfg(unix)]
 
-mod support;
-
+use crate::support::http::{Connection, wait_until};
+use crate::support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
+use crate::support::process::{Process, addr_in, command, output, signal};
+use crate::support::wrappers::{is_root, under};
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
-use support::http::{Connection, wait_until};
-use support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
-use support::process::{Process, addr_in, command, output, signal};
-use support::wrappers::{is_root, under};
 
 /// Runs the program on a directory that it refuses; gives its one line.
 #[track_caller]

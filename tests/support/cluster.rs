@@ -5,8 +5,8 @@
 //!              kill, start         nodes.conf, log
 //! ```
 //!
-//! A test binary has one cluster that its tests use one after the other ([`Turn`]); a test
-//! that breaks its cluster starts one of its own ([`Servers::start`]). Each server is the
+//! A test binary has a few clusters that its tests use one after the other ([`Turn`]); a
+//! test that breaks its cluster starts one of its own ([`Servers::start`]). Each server is the
 //! child of a shell that kills it and removes its folder as the pipe from the test binary
 //! ends, however that comes.
 //!
@@ -25,7 +25,8 @@ use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 /// Masters, each with as many slots as the others.
@@ -46,7 +47,10 @@ const PORTS: std::ops::Range<u16> = 10_100..22_000;
 /// much else to do.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The wait for all tests before this one to be done with the cluster.
+/// Clusters that the tests of a binary share.
+const SHARED_MAX: usize = 2;
+
+/// The wait for all tests before this one to be done with a cluster.
 const TURN: Duration = Duration::from_secs(600);
 
 /// The wait for a server's reply.
@@ -86,23 +90,30 @@ fn program() -> OsString {
     std::env::var_os("CLUSTER_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
-/// The cluster of this test binary, for one test.
+/// A shared cluster, for one test.
 pub struct Turn {
     servers: Option<Servers>,
     back: Sender<Servers>,
 }
 
 impl Turn {
-    /// Waits until no other test has the cluster. It has no keys and is well.
+    /// Waits until there is a cluster that no other test has. It has no keys and is well.
     pub fn take() -> Self {
-        static SHARED: OnceLock<(Sender<Servers>, Receiver<Servers>)> = OnceLock::new();
-        let (back, free) = SHARED.get_or_init(|| {
-            let (back, free) = crossbeam_channel::bounded(1);
-            back.send(Servers::start()).expect("both ends are here");
-            (back, free)
-        });
-        let servers = free.recv_timeout(TURN);
-        let servers = servers.expect("the test before this one gives the cluster back");
+        /// Clusters that no test has, and the number of all that were started.
+        static SHARED: LazyLock<(Sender<Servers>, Receiver<Servers>)> =
+            LazyLock::new(|| crossbeam_channel::bounded(SHARED_MAX));
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+        let (back, free) = &*SHARED;
+        let may_start = || {
+            let one_more = |started| (started < SHARED_MAX).then_some(started + 1);
+            STARTED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+        };
+        let servers = match free.try_recv() {
+            Ok(servers) => servers,
+            Err(_) if may_start() => Servers::start(),
+            Err(_) => free.recv_timeout(TURN).expect("the tests before this one give theirs back"),
+        };
         let turn = Self { servers: Some(servers), back: back.clone() };
         turn.servers().wait_until_well();
         turn.servers().clear();

@@ -41,8 +41,7 @@ pub fn peer() -> Arc<dyn Storage> {
     Arc::new(Peer::new())
 }
 
-/// The front to the cluster of this test binary: no other test has it until the store
-/// is dropped.
+/// The front to a shared cluster: no other test has that until the store is dropped.
 pub fn cluster() -> Arc<dyn Storage> {
     let turn = Turn::take();
     let engine = Cluster::connect(&turn.servers().config()).expect("the nodes answer");

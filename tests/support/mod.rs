@@ -1,5 +1,4 @@
-//! Fixtures of the test crates. Each crate is a program of its own and uses a
-//! part of them.
+//! Fixtures of the tests.
 //!
 //! Where a new promise is tested:
 //!

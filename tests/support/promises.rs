@@ -22,8 +22,8 @@ macro_rules! on_every_engine {
         mod $engine {
             $(#[test]
             fn $promise() {
-                if super::support::engines::is_there(stringify!($engine)) {
-                    super::$promise(super::support::engines::$engine());
+                if crate::support::engines::is_there(stringify!($engine)) {
+                    super::$promise(crate::support::engines::$engine());
                 }
             })*
         }
