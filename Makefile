@@ -5,8 +5,12 @@ CARGO ?= cargo
 BIN := target/release/little-key-value
 SCRIPTS := $(wildcard scripts/*.sh scripts/examples/*.sh scripts/package/*.sh scripts/package/debian/*) .ci/run
 
+# Most tests wait more than they compute, so more run at once than there are processors.
+PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
+export RUST_TEST_THREADS ?= $(shell echo $$((3 * $(PROCESSORS))))
+
 .DEFAULT_GOAL := help
-.PHONY: help run build test check bench audit demo image deb clean
+.PHONY: help run build test cargo-test check bench audit demo image deb clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,9 +22,12 @@ build: ## Build the program, optimized
 	@[ -e $(BIN) ] || echo "The first build takes three to four minutes on two processors." >&2
 	@$(CARGO) build --release --locked
 
-test: build ## Run every test
-	$(CARGO) test --locked
+test: ## Run every test
+	@$(MAKE) --no-print-directory --jobs=2 build cargo-test
 	scripts/test.sh
+
+cargo-test:
+	$(CARGO) test --locked
 
 check: ## Check format, lints, documentation and scripts
 	$(CARGO) fmt --check

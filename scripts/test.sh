@@ -3,10 +3,12 @@
 # Runs all shell test scripts, each on a server of its own, and sums up. Those
 # whose answers are the same on every engine run once on each.
 #
-#     scripts/test.sh
+#     scripts/test.sh                  a few side by side, for most of them wait
+#     AT_ONCE=1 scripts/test.sh        one after the other
 #
-# The last lines name each script with its count; the exit code is 1 if any has
-# failed. A check whose tool is missing here is skipped, or with CI set a failure.
+# What a script prints is shown once it has ended, in the order of the list below. The
+# last lines name each script with its count; the exit code is 1 if any has failed. A
+# check whose tool is missing here is skipped, or with CI set a failure.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -15,58 +17,145 @@ set -euo pipefail
 find_program
 unset URL
 export LKV_BIN=$BIN
+export DURATION=${DURATION:-20}
 
+AT_ONCE=${AT_ONCE:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
+NAMES=()
+RUNNING=
+SHOWN=0
 verdicts=
 all_passed=true
 
-# run ENGINE SCRIPT ARG...: runs a script on that engine and notes how it went.
-run() {
-    local engine=$1 script=$2 name=$2.sh code=0 count
-    shift 2
-    [ "$engine" = memory ] || name="$name, $engine"
-    printf '\n=== scripts/%s\n\n' "$name"
-    ENGINE=$engine bash "$ROOT/scripts/$script.sh" "$@" 2>&1 | tee "$WORK/output" || code=$?
-    count=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$WORK/output" | tail -n 1 || true)
-    verdicts="$verdicts$(printf '%-22s %s' "$name" "${count:-did not come to its end}")
-"
-    [ "$code" -eq 0 ] || all_passed=false
+# A line in it is a place for scripts to run in.
+mkfifo "$WORK/places"
+exec 7<>"$WORK/places"
+for ((place = 0; place < AT_ONCE; place++)); do echo >&7; done
+
+# side_by_side SCRIPT...: has these run one after the other beside others, once there is
+# a place. Each is one word list: `memory caches --short`.
+side_by_side() {
+    local first=${#NAMES[@]} words engine name
+    for words; do
+        read -r engine name _ <<<"$words"
+        if [ "$engine" = memory ]; then NAMES+=("$name.sh"); else NAMES+=("$name.sh, $engine"); fi
+    done
+    read -r -u 7
+    show_ended
+    # In a process group of its own, and with the signals that it has in a terminal.
+    set -m
+    (run_all "$first" "$@") </dev/null &
+    set +m
+    RUNNING="$RUNNING $!"
 }
 
-export DURATION=${DURATION:-20}
-for engine in memory durable; do
-    for script in seed curl readme semantics archives events examples demo turbo; do
-        run "$engine" "$script"
+# alone SCRIPT: has it run while no other does.
+alone() {
+    wait_for_all
+    side_by_side "$1"
+    wait_for_all
+}
+
+# run_all NUMBER SCRIPT...: runs them, and leaves what each prints, and its exit code.
+run_all() {
+    local words code
+    number=$1 end=$(($1 + $# - 1))
+    shift
+    trap give_up_the_rest EXIT
+    if [[ $1 = 'cluster '* ]]; then
+        start_cluster
+        export TEST_CLUSTER
+    fi
+    for words; do
+        # shellcheck disable=SC2086 # It is several.
+        run_one $words >"$WORK/$number.output" 2>&1 7>&- && code=0 || code=$?
+        leave "$code"
     done
-    run "$engine" caches --short
-    run "$engine" metrics
-done
+}
+
+# leave CODE: the script of that number has ended.
+leave() {
+    echo "$1" >"$WORK/code.$number"
+    mv "$WORK/code.$number" "$WORK/$number.code"
+    number=$((number + 1))
+}
+
+# What does not run any more has failed, and its place is free.
+give_up_the_rest() {
+    while [ "$number" -lt "$end" ]; do
+        echo 'it was not run to its end' >>"$WORK/$number.output"
+        leave 1
+    done
+    echo >&7
+}
+
+run_one() {
+    local engine=$1 script=$2
+    shift 2
+    ENGINE=$engine bash "$ROOT/scripts/$script.sh" "$@"
+}
+
+# Shows what those have printed that have ended, up to the first that has not.
+show_ended() {
+    local name count
+    while [ -e "$WORK/$SHOWN.code" ]; do
+        name=${NAMES[$SHOWN]}
+        printf '\n=== scripts/%s\n\n' "$name"
+        cat "$WORK/$SHOWN.output"
+        count=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$WORK/$SHOWN.output" | tail -n 1 || true)
+        verdicts="$verdicts$(printf '%-22s %s' "$name" "${count:-did not come to its end}")
+"
+        [ "$(cat "$WORK/$SHOWN.code")" -eq 0 ] || all_passed=false
+        SHOWN=$((SHOWN + 1))
+    done
+}
+
+# Waits until no script runs, and shows each as it ends.
+wait_for_all() {
+    local pid
+    for pid in $RUNNING; do
+        until is_gone "$pid"; do
+            show_ended
+            sleep 0.2
+        done
+        wait "$pid" 2>/dev/null || true
+    done
+    RUNNING=
+    show_ended
+}
+
+end_all() {
+    local pid
+    for pid in $RUNNING; do
+        if kill -TERM -- "-$pid" 2>/dev/null; then wait "$pid" 2>/dev/null || true; fi
+    done
+    clean_up
+}
+trap end_all EXIT
 
 # The scripts on a cluster take turns with one.
 if need_cluster 'all scripts on a cluster'; then
-    start_cluster
-    export TEST_CLUSTER
+    on_cluster=()
     for script in seed curl readme semantics archives examples demo turbo; do
-        run cluster "$script"
+        on_cluster+=("cluster $script")
     done
-    unset TEST_CLUSTER
-    stop_cluster
-    run memory cluster --short
-else
-    [ "$FAILED" -eq 0 ] || all_passed=false
+    side_by_side "${on_cluster[@]}"
+    side_by_side 'memory cluster --short'
 fi
-
-run memory process
-run memory logs
-run memory browser
-run memory openapi
-run memory package
-# Those below run for minutes otherwise; the benchmark only shows that it works.
-run memory hostile --short
-run memory soak
-run durable proxy --short
-run durable crash --short
-run durable damage --short
-run memory bench --short
+# Those below with flags run for minutes otherwise.
+side_by_side 'memory openapi'
+side_by_side 'durable proxy --short'
+for engine in memory durable; do
+    for script in examples curl semantics archives readme demo turbo metrics events seed 'caches --short'; do
+        side_by_side "$engine $script"
+    done
+done
+for script in process logs browser package 'hostile --short' soak; do
+    side_by_side "memory $script"
+done
+side_by_side 'durable crash --short'
+side_by_side 'durable damage --short'
+# It takes all processors, and only shows that it works.
+alone 'memory bench --short'
 
 printf '\n=== all\n\n%s' "$verdicts"
-$all_passed
+[ "$FAILED" -eq 0 ] && $all_passed
