@@ -340,7 +340,9 @@ fn deletions_from_all_over_a_large_tree_make_room() {
         (0..KEYS_EACH).for_each(|index| acknowledged(connection, &key(client, index), &value));
     });
     // No more than 10 MiB over what is kept free.
-    let _filler = disk.fill(disk.free_bytes() - (170 << 20));
+    const LEFT_BYTES: usize = 170 << 20;
+    wait_within(CLIENT_PATIENCE, "its files are compacted", || disk.free_bytes() > LEFT_BYTES);
+    let _filler = disk.fill(disk.free_bytes() - LEFT_BYTES);
     at_once(process.addr(), CLIENTS, |client, connection| {
         for index in (0..KEYS_EACH).step_by(3) {
             let answer = connection.call("DELETE", &format!("/kv/{}", key(client, index)));
