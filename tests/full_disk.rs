@@ -331,6 +331,8 @@ fn small_values_that_were_deleted_make_room_on_a_full_disk() {
 fn deletions_from_all_over_a_large_tree_make_room() {
     const CLIENTS: usize = 8;
     const KEYS_EACH: usize = 6000;
+    /// No more than 10 MiB over what is kept free.
+    const LEFT_BYTES: usize = 170 << 20;
     let Some(disk) = Disk::new(512) else { return };
     let place = disk.place();
     let process = place.start();
@@ -339,8 +341,6 @@ fn deletions_from_all_over_a_large_tree_make_room() {
     at_once(process.addr(), CLIENTS, |client, connection| {
         (0..KEYS_EACH).for_each(|index| acknowledged(connection, &key(client, index), &value));
     });
-    // No more than 10 MiB over what is kept free.
-    const LEFT_BYTES: usize = 170 << 20;
     wait_within(CLIENT_PATIENCE, "its files are compacted", || disk.free_bytes() > LEFT_BYTES);
     let _filler = disk.fill(disk.free_bytes() - LEFT_BYTES);
     at_once(process.addr(), CLIENTS, |client, connection| {
