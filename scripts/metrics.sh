@@ -83,6 +83,9 @@ requests other '/kv/{key}' 405 1
 requests GET other 404 1
 requests GET /watch 200 1
 requests DELETE '/kv/{key}' 200 1
+# GET, HEAD and a part of the value, and two that were absent.
+check 'reads that found a value' 3 "$(sample lkv_hits_total)"
+check 'and those that found none' 2 "$(sample lkv_misses_total)"
 check 'no key is in it' '' "$(grep secret "$WORK/body" || true)"
 check 'the bytes received are no less than those sent' 1 \
     "$(($(sample lkv_http_received_bytes_total) > 2000000))"

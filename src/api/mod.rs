@@ -147,7 +147,7 @@ pub struct Admission {
 impl Api {
     /// An API that stores in `storage` values of up to `value_bytes_max` bytes.
     pub fn new(storage: Arc<dyn Storage>, value_bytes_max: u64) -> Self {
-        let metrics = Arc::new(Metrics::new(RouteId::patterns()));
+        let metrics = Arc::new(Metrics::new(RouteId::labels()));
         let (access, is_draining) = (Access::default(), Arc::default());
         Self { storage, value_bytes_max, access, metrics, is_draining }
     }
@@ -283,7 +283,7 @@ impl Api {
                 Step::Pending(artifacts::plan(*write, body, self.value_bytes_max)?)
             }
             Operation::Wait(call) => self.begin(call.0, call.1),
-            Operation::Body(plan) => Step::Pending(plan(body, self.value_bytes_max)?),
+            Operation::Body(plan) => Step::Pending(plan(self, body)?),
             Operation::Pending(pending) => Step::Pending(*pending),
             Operation::Watch(watch) => watch.begin(&*self.storage)?,
             Operation::Import(_) => unreachable!("an upload is taken as it comes"),

@@ -10,6 +10,7 @@ use super::operations::{
 };
 use super::target::{Target, decode_key};
 use super::{Refusal, Reply};
+use crate::metrics::Label;
 use crate::storage::Key;
 
 /// The ends of a path that stand for any key, or for the last part of one, percent-encoded.
@@ -138,6 +139,11 @@ impl Route {
     pub fn prefix(&self) -> Option<&'static str> {
         self.path.strip_suffix(KEY).or_else(|| self.path.strip_suffix(HASH))
     }
+
+    /// Returns true if a `GET` of it reads one key.
+    fn is_of_key(&self) -> bool {
+        self.prefix().is_some()
+    }
 }
 
 /// A path of the table, by its place there, or any other path: the label of a call in the
@@ -150,12 +156,13 @@ impl RouteId {
     #[allow(clippy::cast_possible_truncation, reason = "the table is short")]
     pub const OTHER: Self = Self(ROUTES.len() as u8);
 
-    /// All of them, in order, with their patterns.
-    pub fn patterns() -> impl Iterator<Item = &'static str> {
-        ROUTES.iter().map(|route| route.path).chain(["other"])
+    /// The labels of all of them, in order.
+    pub fn labels() -> impl Iterator<Item = Label> {
+        let of_route = |route: &Route| Label { text: route.path, is_of_key: route.is_of_key() };
+        ROUTES.iter().map(of_route).chain([Label { text: "other", is_of_key: false }])
     }
 
-    /// Its place among [`Self::patterns`].
+    /// Its place among [`Self::labels`].
     pub fn index(self) -> usize {
         self.0.into()
     }

@@ -7,14 +7,16 @@
 mod exposition;
 mod histogram;
 mod process;
+mod reads;
 mod requests;
 
 pub use exposition::{Exposition, Kind, MEDIA_TYPE};
 pub use histogram::{Distribution, Histogram, Scale};
+pub use reads::Reads;
 use requests::Requests;
 #[cfg(test)]
 pub use requests::STATUSES;
-pub use requests::{Counted, METHODS};
+pub use requests::{Counted, Label, METHODS};
 use std::sync::{Mutex, PoisonError, Weak};
 
 /// The metrics of one store.
@@ -31,7 +33,7 @@ pub trait Source: Send + Sync {
 
 impl Metrics {
     /// Counters of requests to these routes.
-    pub fn new(routes: impl IntoIterator<Item = &'static str>) -> Self {
+    pub fn new(routes: impl IntoIterator<Item = Label>) -> Self {
         Self { requests: Requests::to(routes), sources: Mutex::default() }
     }
 
@@ -56,6 +58,11 @@ impl Metrics {
         self.requests.count(counted);
     }
 
+    /// Counts reads that are parts of one request. Never blocks.
+    pub fn count_reads(&self, reads: Reads) {
+        self.requests.count_reads(reads);
+    }
+
     /// One line for each method that had a request.
     pub fn lines(&self) -> Vec<String> {
         self.requests.lines()
@@ -77,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_source_is_asked_for_as_long_as_it_lives() {
-        let metrics = Metrics::new(["/"]);
+        let metrics = Metrics::new([Label { text: "/", is_of_key: false }]);
         let (one, other): (Arc<dyn Source>, Arc<dyn Source>) =
             (Arc::new(Named("one")), Arc::new(Named("other")));
         metrics.add_source(Arc::downgrade(&one));

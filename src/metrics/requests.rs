@@ -2,6 +2,7 @@
 //!
 //! Its labels are few whatever a client sends: each is one of a list, or `other`.
 
+use super::reads::{self, Reads};
 use super::{Distribution, Exposition, Histogram, Kind, Scale};
 use std::array;
 use std::cell::Cell;
@@ -66,10 +67,18 @@ pub struct Counted {
     pub latency: Option<Duration>,
 }
 
+/// A route, as it is labelled.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    /// Its pattern.
+    pub text: &'static str,
+    /// To read it is to read one key.
+    pub is_of_key: bool,
+}
+
 /// The requests to some routes.
 pub struct Requests {
-    /// The labels of the routes.
-    routes: Box<[&'static str]>,
+    routes: Box<[Label]>,
     stripes: Box<[Stripe]>,
 }
 
@@ -78,6 +87,9 @@ pub struct Requests {
 struct Stripe {
     /// By method and then by route, from their first use on.
     series: Box<[OnceLock<Box<Series>>]>,
+    /// Those of reads that are parts of a request.
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 /// The counters of one method on one route.
@@ -124,30 +136,48 @@ fn statuses() -> impl Iterator<Item = String> {
 
 impl Requests {
     /// No requests yet to these routes.
-    pub fn to(routes: impl IntoIterator<Item = &'static str>) -> Self {
+    pub fn to(routes: impl IntoIterator<Item = Label>) -> Self {
         let routes: Box<[_]> = routes.into_iter().collect();
         let stripes = thread::available_parallelism().map_or(1, usize::from).min(STRIPES_MAX);
         let series = (METHODS.len() + 1) * routes.len();
-        let stripe = || Stripe { series: iter::repeat_with(OnceLock::new).take(series).collect() };
+        let stripe = || Stripe::of(series);
         Self { routes, stripes: iter::repeat_with(stripe).take(stripes).collect() }
     }
 
     /// Counts one.
     pub fn count(&self, Counted { method, route, status, latency }: Counted) {
-        let stripe = self.stripes.get(thread_number() % self.stripes.len());
         let named = METHODS.iter().position(|name| *name == method);
         let place = named.unwrap_or(METHODS.len()) * self.routes.len() + route;
-        let Some(series) = stripe.and_then(|stripe| stripe.series.get(place)) else { return };
+        let Some(series) = self.stripe().and_then(|stripe| stripe.series.get(place)) else {
+            return;
+        };
         series.get_or_init(Box::default).count(status, latency);
+    }
+
+    /// Counts reads that are parts of one.
+    pub fn count_reads(&self, Reads { hits, misses }: Reads) {
+        let Some(stripe) = self.stripe() else { return };
+        stripe.hits.fetch_add(hits, Relaxed);
+        stripe.misses.fetch_add(misses, Relaxed);
+    }
+
+    /// The counters of this thread.
+    fn stripe(&self) -> Option<&Stripe> {
+        self.stripes.get(thread_number() % self.stripes.len())
     }
 
     /// Writes all of them.
     pub fn report(&self, to: &mut Exposition) {
         let mut sums = Vec::new();
+        let mut reads = self.reads_of_parts();
         for (number, method) in methods().enumerate() {
             for (place, route) in self.routes.iter().enumerate() {
                 let series = self.series(number * self.routes.len() + place);
-                sums.extend(Sum::of(series).map(|sum| (method, *route, sum)));
+                let Some(sum) = Sum::of(series) else { continue };
+                if route.is_of_key && reads::METHODS.contains(&method) {
+                    sum.add_to(&mut reads);
+                }
+                sums.push((method, route.text, sum));
             }
         }
         let mut family = to.family(
@@ -171,6 +201,15 @@ impl Requests {
                 family.distribution(&[("method", *method), ("route", *route)], times);
             }
         }
+        reads.report(to);
+    }
+
+    /// The reads that were parts of requests.
+    fn reads_of_parts(&self) -> Reads {
+        let sum = |of: fn(&Stripe) -> &AtomicU64| {
+            self.stripes.iter().map(|stripe| of(stripe).load(Relaxed)).sum()
+        };
+        Reads { hits: sum(|stripe| &stripe.hits), misses: sum(|stripe| &stripe.misses) }
     }
 
     /// One line for each method that had a request.
@@ -187,6 +226,14 @@ impl Requests {
     /// The series of one method on one route, one a stripe.
     fn series(&self, place: usize) -> impl Iterator<Item = &Series> {
         self.stripes.iter().filter_map(move |stripe| Some(&**stripe.series.get(place)?.get()?))
+    }
+}
+
+impl Stripe {
+    /// One for so many series.
+    fn of(series: usize) -> Self {
+        let series = iter::repeat_with(OnceLock::new).take(series).collect();
+        Self { series, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 }
 
@@ -230,6 +277,13 @@ impl Sum {
         Some(sum)
     }
 
+    /// Adds its requests, each of which has read a key, to others.
+    fn add_to(&self, reads: &mut Reads) {
+        for (status, count) in STATUSES.iter().zip(self.statuses) {
+            reads.add(*status, count);
+        }
+    }
+
     /// A line for a log.
     fn line(&self, name: &str) -> Option<String> {
         let mut total = 0;
@@ -253,6 +307,10 @@ impl Sum {
 mod tests {
     use super::*;
 
+    fn labels<const N: usize>(texts: [&'static str; N]) -> [Label; N] {
+        texts.map(|text| Label { text, is_of_key: text.ends_with('}') })
+    }
+
     fn count(requests: &Requests, method: &'static str, route: usize, status: u16, micros: u64) {
         let latency = Some(Duration::from_micros(micros));
         requests.count(Counted { method, route, status, latency });
@@ -266,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_log_has_a_line_for_each_method() {
-        let requests = Requests::to(["/a", "/b"]);
+        let requests = Requests::to(labels(["/a", "/b"]));
         assert_eq!(requests.lines(), [""; 0]);
         count(&requests, "GET", 0, 200, 10);
         count(&requests, "GET", 1, 404, 30);
@@ -287,7 +345,7 @@ mod tests {
 
     #[test]
     fn requests_are_shown_by_method_route_and_status() {
-        let requests = Requests::to(["/kv/{key}", OTHER]);
+        let requests = Requests::to(labels(["/kv/{key}", OTHER]));
         count(&requests, "PUT", 0, 201, 50);
         count(&requests, "PUT", 0, 503, 5_000_001);
         count(&requests, "TRACE", 1, 999, 1);
@@ -319,9 +377,50 @@ mod tests {
         assert!(!text.contains("seconds_count{method=\"GET\""), "{text}");
     }
 
+    /// The statuses of a read alone tell them apart.
+    #[test]
+    fn hits_and_misses_are_reads_of_keys_by_their_statuses() {
+        let requests = Requests::to(labels(["/kv/{key}", "/kv"]));
+        let told = || {
+            let text = text(&requests);
+            ["lkv_hits_total ", "lkv_misses_total "].map(|name| {
+                let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+                let value = values.next().expect("it is there from the start");
+                value.parse::<u64>().expect("a number")
+            })
+        };
+        assert_eq!(told(), [0, 0]);
+        for status in [200, 206, 304, 412, 416] {
+            for method in ["GET", "HEAD"] {
+                count(&requests, method, 0, status, 1);
+            }
+        }
+        assert_eq!(told(), [10, 0]);
+        for method in ["GET", "HEAD", "GET"] {
+            count(&requests, method, 0, 404, 1);
+        }
+        assert_eq!(told(), [10, 3]);
+        // These say nothing of a key, or of many.
+        for status in [400, 401, 403, 409, 500, 503, 504, 999] {
+            count(&requests, "GET", 0, status, 1);
+        }
+        for status in [200, 404, 412] {
+            for method in ["PUT", "POST", "DELETE", "OPTIONS", "BREW"] {
+                count(&requests, method, 0, status, 1);
+            }
+            count(&requests, "GET", 1, status, 1);
+        }
+        assert_eq!(told(), [10, 3]);
+        requests.count_reads(Reads { hits: 5, misses: 7 });
+        thread::scope(|scope| {
+            scope.spawn(|| requests.count_reads(Reads { hits: 1, misses: 0 }));
+        });
+        assert_eq!(told(), [16, 10]);
+    }
+
     #[test]
     fn a_reader_sees_the_counts_of_all_threads() {
-        let requests = Requests::to(["/"]);
+        let requests = Requests::to(labels(["/"]));
         thread::scope(|scope| {
             for _ in 0..2 * STRIPES_MAX {
                 scope.spawn(|| (0..100).for_each(|micros| count(&requests, "GET", 0, 200, micros)));

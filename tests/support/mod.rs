@@ -47,6 +47,7 @@
 //! | a cluster that fails in parts | `tests/failover.rs`, `scripts/cluster.py`, `partition.py` |
 //! | the account of the memory engine against the process's memory | `tests/memory.rs` |
 //! | what the metrics tell of a storage | `tests/metrics_of_storage.rs` |
+//! | a store as a cache: hits and misses, a full one that evicts | `tests/caches.rs` |
 //! | what only curl or the shell does: `-T`, `$?`, `nohup` | `scripts/curl.sh`, `semantics.sh`, `process.sh` |
 //! | a proxy or a build tool in front | `scripts/proxy.sh`, `scripts/caches.sh` |
 //! | the unit for systemd, the container image | `scripts/package.sh` |

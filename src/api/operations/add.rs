@@ -50,8 +50,9 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
         return Err(Refusal::ConditionUnexpected);
     }
     write.conditions = Conditions::absent();
-    Ok(Operation::Body(Box::new(move |body, value_bytes_max| {
+    Ok(Operation::Body(Box::new(move |api, body| {
         write.check(&body)?;
+        let value_bytes_max = api.value_bytes_max;
         Ok(Addition { prefix, write, body, value_bytes_max, tries: 0, looks: 0 }.look())
     })))
 }

@@ -60,6 +60,9 @@ pub struct Routed<'a> {
     pub caller: &'a Caller,
 }
 
+/// The way from the body of a call to its operation on the storage.
+pub type BodyPlan = Box<dyn FnOnce(&Api, Bytes) -> Result<Pending, Reply> + Send>;
+
 /// A call whose head is in order.
 pub enum Operation {
     /// A reply at once.
@@ -77,8 +80,8 @@ pub enum Operation {
     Artifact(Box<Write>),
     /// A call without a body that waits.
     Wait(Box<(Look, Wait)>),
-    /// Any other operation that needs its body first, and the longest value.
-    Body(Box<dyn FnOnce(Bytes, u64) -> Result<Pending, Reply> + Send>),
+    /// Any other operation that needs its body first.
+    Body(BodyPlan),
     /// Any other operation on the storage. Boxed, so that reads and writes, which
     /// are moved several times, stay small.
     Pending(Box<Pending>),

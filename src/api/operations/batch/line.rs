@@ -136,8 +136,14 @@ impl Line {
         (key, op, Self { answer, told: Told::Nothing, spent: None })
     }
 
+    /// Returns true if it reads a key.
+    pub fn is_read(&self) -> bool {
+        matches!(self.answer, Answer::Read(_))
+    }
+
     /// The line's answer, or the reply that refuses it.
     pub fn answer(self, effect: Effect) -> Result<LineAnswer, Reply> {
+        let is_read = self.is_read();
         let Self { answer, told, spent } = self;
         if let Some(refusal) = spent.and_then(|spent| spent.refusal()) {
             return Err(refusal.into());
@@ -151,7 +157,6 @@ impl Line {
             (Effect::Updated(updated), Told::Number) => updated.after.clone(),
             (_, _) => None,
         };
-        let is_read = matches!(answer, Answer::Read(_));
         // In a batch it is an update that keeps all.
         let effect = if is_read { Effect::Found(entry.clone()) } else { effect };
         let Step::Reply(reply) = answer.step(Ok(effect)) else {

@@ -10,10 +10,12 @@ mod line;
 
 use super::{Answer, Operation, Pending, Routed};
 use crate::api::access::Caller;
-use crate::api::{Refusal, Reply, Step};
+use crate::api::{Api, Refusal, Reply, Step};
+use crate::metrics::{Metrics, Reads};
 use crate::storage::{Effect, Op};
 use answers::Answers;
 use line::{Line, Spent};
+use std::sync::Arc;
 
 /// The most lines.
 const LINES_MAX: usize = 1000;
@@ -22,14 +24,14 @@ const LINES_MAX: usize = 1000;
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     let digests = routed.check_many()?;
     let caller = routed.caller.clone();
-    Ok(Operation::Body(Box::new(move |body, value_bytes_max| {
+    Ok(Operation::Body(Box::new(move |api, body| {
         digests.map_or(Ok(()), |digests| digests.check(&body))?;
-        plan(&body, value_bytes_max, &caller)
+        plan(api, &body, &caller)
     })))
 }
 
 /// The operation on the storage for all lines of a body.
-fn plan(body: &[u8], value_bytes_max: u64, caller: &Caller) -> Result<Pending, Reply> {
+fn plan(api: &Api, body: &[u8], caller: &Caller) -> Result<Pending, Reply> {
     let body = body.strip_suffix(b"\n").unwrap_or(body);
     if body.is_empty() {
         return Err(Refusal::BatchEmpty.into());
@@ -42,25 +44,32 @@ fn plan(body: &[u8], value_bytes_max: u64, caller: &Caller) -> Result<Pending, R
     let mut lines = Vec::with_capacity(lines_behind_first + 1);
     let mut spent = Spent::default();
     for text in body.split(|byte| *byte == b'\n') {
-        let planned = Line::plan(text, value_bytes_max, caller, &mut spent);
+        let planned = Line::plan(text, api.value_bytes_max, caller, &mut spent);
         let (key, op, line) = planned.map_err(|refusal| refuse(lines.len(), &refusal.into()))?;
         ops.push((key, op));
         lines.push(line);
     }
-    let answer = Answer::Then(Box::new(|effect| Step::Reply(reply(lines, effect))));
-    Ok(Pending { op: Op::Batch(ops), answer })
+    let metrics = Arc::clone(&api.metrics);
+    let then = move |effect| Step::Reply(reply(lines, effect, &metrics));
+    Ok(Pending { op: Op::Batch(ops), answer: Answer::Then(Box::new(then)) })
 }
 
-/// The reply, from the effects of all lines or of those up to one that was refused.
-fn reply(lines: Vec<Line>, effect: Effect) -> Reply {
+/// The reply, from the effects of all lines or of those up to one that was refused. Counts
+/// what was read.
+fn reply(lines: Vec<Line>, effect: Effect, metrics: &Metrics) -> Reply {
     let Effect::Batch(effects) = effect else { unreachable!("a batch has effects") };
-    let mut answers = Vec::with_capacity(lines.len());
+    let (mut answers, mut reads) = (Vec::with_capacity(lines.len()), Reads::default());
     for (index, (line, effect)) in lines.into_iter().zip(effects).enumerate() {
+        let is_read = line.is_read();
         match line.answer(effect) {
-            Ok(answer) => answers.push(answer),
+            Ok(answer) => {
+                reads.add(answer.reply.status(), u64::from(is_read));
+                answers.push(answer);
+            }
             Err(of_line) => return refuse(index, &of_line),
         }
     }
+    metrics.count_reads(reads);
     Answers::new(answers).into_reply()
 }
 
