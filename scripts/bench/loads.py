@@ -40,9 +40,13 @@ class Load:
 
     def run(self, seconds):
         """Figures of one run in which each connection was served."""
+        return self.run_while(lambda: time.sleep(seconds))
+
+    def run_while(self, act):
+        """The same while something else is done."""
         self.check()
         cpu = self.server.cpu_seconds()
-        seen = self.wrk(seconds)
+        seen = self.wrk(act)
         cpu = self.server.cpu_seconds() - cpu
         self.check()
         if seen["refused"] or seen["socket_errors"]:
@@ -53,7 +57,7 @@ class Load:
         return {"requests": seen["requests"], "rate": seen["requests"] / seen["us"] * 1e6,
                 "p50": seen["p50"], "p99": seen["p99"], "p999": seen["p999"], "cpu": cpu / seen["requests"] * 1e6}
 
-    def wrk(self, seconds):
+    def wrk(self, act):
         threads = min(self.connections, max(1, CORES // 2))
         command = ["wrk", f"-t{threads}", f"-c{self.connections}", "-d600s", "--timeout", "10s",
                    "-s", os.path.join(HERE, "requests.lua"), f"http://127.0.0.1:{self.server.port}/"]
@@ -62,7 +66,7 @@ class Load:
             env=dict(os.environ, BENCH_REQUESTS=self.file.name))
         try:
             # It takes whole seconds only; interrupted, it reports all the same.
-            time.sleep(seconds)
+            act()
             served = 0
 
             def all_served():

@@ -6,16 +6,17 @@ import random
 import re
 import shutil
 import subprocess
+import time
 
 from lib import Wrong, parsed
 
 from .loads import CONNECTIONS, PUT_KEYS, Load, gets, puts
 from .race import store_and_nginx
 from .requests import (
-    KIB, MIB, VALUE, check_served, check_stored, close, drive, get_request, load_keys,
-    open_clients, path_of, put_request, store_value)
+    KIB, MIB, VALUE, change_keys, check_served, check_stored, close, drive, get_request, key_of,
+    load_keys, open_clients, path_of, put_request, store_value)
 from .servers import Redis, start_go, start_redis
-from .table import BYTES_EACH, CPU, P50, P99, RATE, THROUGHPUT
+from .table import BYTES_EACH, CPU, MEBIBYTES, P50, P99, RATE, THROUGHPUT, Line
 
 # As in YCSB.
 ZIPF_EXPONENT = 0.99
@@ -173,17 +174,70 @@ def idle_bytes(start, count):
 
 
 def entries(bench):
-    """memory for an entry of 16 + 100 bytes"""
-    count = bench.pick(20_000, 1_000_000)
-    contenders = [("memory engine", lambda: entry_bytes(bench.store(), load_keys, count))]
+    """memory for an entry: 16 + 100, 16 + 10 and 40 + 1,000 bytes"""
+    count, lines = bench.pick(20_000, 1_000_000), []
+    for key_bytes, value_bytes in ((16, 100), (16, 10), (40, 1000)):
+        value = b"v" * value_bytes
+        contenders = beside_redis(bench, lambda server, change: entry_bytes(
+            server, change, ((key_of(number, key_bytes), value) for number in range(count)), count))
+        what = f"resident memory for each of {count:,} entries of {key_bytes} + {value_bytes:,} bytes"
+        lines += bench.race(what, [BYTES_EACH], contenders, rounds=1)
+    return lines
+
+
+def beside_redis(bench, measure):
+    """The store and Redis as contenders, each started for what is measured, and then
+    given together with what changes its keys."""
+    contenders = [("memory engine", lambda: measure(bench.store(), change_keys))]
     if shutil.which("redis-server"):
-        contenders.append(("Redis", lambda: entry_bytes(*bench.peer("redis-server", start_redis), Redis.fill, count)))
-    what = f"resident memory for each of {count:,} entries of 16 + 100 bytes"
-    return bench.race(what, [BYTES_EACH], contenders, rounds=1)
+        contenders.append(
+            ("Redis", lambda: measure(*bench.peer("redis-server", start_redis), Redis.change)))
+    return contenders
 
 
-def entry_bytes(server, load, count):
+def entry_bytes(server, change, entries, count):
     with server:
         before = server.resident()
-        load(server, count)
+        change(server, entries)
         return {"each": (server.resident() - before) / count}
+
+
+def changed_entries(bench):
+    """memory once entries were overwritten, and once half of them were deleted"""
+    count = bench.pick(20_000, 1_000_000)
+    seen = {name: measure() for name, measure in beside_redis(
+        bench, lambda server, change: changed_bytes(bench, server, change, count))}
+    ours, *others = seen.items()
+    lines = []
+    for stage, what in (
+            ("overwritten", "overwritten twice at random, 50 to 150 bytes"),
+            ("deleted", "and half of them deleted at random")):
+        name, stages = ours
+        lines.append(Line(f"{count:,} entries of 16 + 100 bytes, {what}", MEBIBYTES,
+                          [stages[stage]], "before", [stages["before"]]))
+        for name, theirs in others:
+            lines.append(Line(lines[-1].what, MEBIBYTES, [stages[stage]], name, [theirs[stage]]))
+    return lines
+
+
+def changed_bytes(bench, server, change, count):
+    """Resident MiB that the entries take at each stage."""
+    chance, numbers = random.Random(1), list(range(count))
+
+    def in_any_order(numbers):
+        chance.shuffle(numbers)
+        return map(key_of, numbers)
+
+    with server:
+        empty, stages = server.resident(), {}
+        for stage, changes in (
+                ("before", ((key_of(number), VALUE) for number in range(count))),
+                ("overwritten", ((key, b"v" * chance.randint(50, 150))
+                                 for _ in range(2) for key in in_any_order(numbers))),
+                ("deleted", ((key, None) for key in itertools.islice(
+                    in_any_order(numbers), count // 2)))):
+            change(server, changes)
+            # Until then what is free has to be back with the system.
+            time.sleep(bench.pick(0.2, 10))
+            stages[stage] = (server.resident() - empty) / MIB
+        return stages

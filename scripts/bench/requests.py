@@ -20,9 +20,17 @@ def put_request(path, body, method=b"PUT"):
     return head % (method, path, len(body)) + body
 
 
-def path_of(number):
-    """The path of a key of 16 bytes."""
-    return b"/kv/key:%012d" % number
+def delete_request(path):
+    return b"DELETE %s HTTP/1.1\r\nHost: bench\r\n\r\n" % path
+
+
+def path_of(number, key_bytes=16):
+    """The path of a key of so many bytes."""
+    return b"/kv/" + key_of(number, key_bytes)
+
+
+def key_of(number, key_bytes=16):
+    return b"key:%0*d" % (key_bytes - 4, number)
 
 
 def ask(port, request):
@@ -155,8 +163,14 @@ def store_value(server, path, value):
 
 
 def load_keys(server, count, connections=16, depth=100):
-    send_all(server.port, (put_request(path_of(number), VALUE) for number in range(count)),
-             connections, depth)
+    change_keys(server, ((key_of(number), VALUE) for number in range(count)), connections, depth)
+
+
+def change_keys(server, changes, connections=16, depth=100):
+    """Stores each of these keys with its value, or deletes it if that is None."""
+    send_all(server.port, (
+        delete_request(b"/kv/" + key) if value is None else put_request(b"/kv/" + key, value)
+        for key, value in changes), connections, depth)
 
 
 def check_stored(server, keys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import time
 
 from lib import Wrong, wait_for
 
-from .requests import KIB, VALUE, ask, get_request, received
+from .requests import KIB, VALUE, ask, get_request, key_of, received
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CORES = len(os.sched_getaffinity(0))
@@ -195,12 +196,19 @@ class Redis(Process):
 
     def fill(self, count):
         """Stores as many entries as load_keys does, under the same keys."""
-        form = b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$%d\r\n%s\r\n"
+        self.change((key_of(number), VALUE) for number in range(count))
+
+    def change(self, changes):
+        """Does as change_keys does."""
+        put, delete = (b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n",
+                       b"*2\r\n$3\r\nDEL\r\n$%d\r\n%s\r\n")
         with socket.create_connection(("127.0.0.1", self.port), 15) as client:
-            for begin in range(0, count, 1000):
-                numbers = range(begin, min(begin + 1000, count))
-                client.sendall(b"".join(form % (number, len(VALUE), VALUE) for number in numbers))
-                data, expected = b"", b"+OK\r\n" * len(numbers)
+            while some := list(itertools.islice(changes, 1000)):
+                client.sendall(b"".join(
+                    delete % (len(key), key) if value is None
+                    else put % (len(key), key, len(value), value) for key, value in some))
+                expected = b"".join(b":1\r\n" if value is None else b"+OK\r\n" for _, value in some)
+                data = b""
                 while len(data) < len(expected):
                     data += received(client)
                 if data != expected:

@@ -14,11 +14,12 @@ import time
 from lib import Wrong, wait_for
 
 from .collection_rows import taken
-from .loads import puts
+from .loads import gets, puts
 from .requests import (
-    MIB, VALUE, ask, close, drive, get_request, open_clients, put_request, received)
+    MIB, VALUE, ask, close, drive, get_request, open_clients, path_of, put_request, received,
+    store_value)
 from .servers import Servers, start_redis
-from .table import LINES, P50, RATE, THROUGHPUT
+from .table import LINES, P50, P99, P999, RATE, THROUGHPUT
 
 # How long to wait for a line at all.
 PATIENCE_SECONDS = 30
@@ -171,7 +172,7 @@ def durable_import_lines(bench):
 
 
 def imported(bench, store, count):
-    lines = write_lines(store, count)
+    lines = write_lines(store.folder, count)
 
     def run():
         if ask(store.port, b"DELETE /clear HTTP/1.1\r\nHost: bench\r\n\r\n")[0] != 200:
@@ -182,6 +183,26 @@ def imported(bench, store, count):
         return {"lines": count / seconds}
 
     return bench.race(f"{count:,} lines imported by one client", [LINES], [(store.name, run)])
+
+
+def beside_import(bench):
+    """GET of 64 others while one imports 4 million keys, in memory"""
+    count = bench.pick(20_000, 4_000_000)
+    lines = write_lines(bench.folder(), count)
+
+    def beside(act):
+        # A store that is to grow from nothing each time.
+        with bench.store() as store:
+            store_value(store, path_of(0), VALUE)
+            return gets(store, path_of(0), VALUE).run_while(lambda: act(store))
+
+    try:
+        return bench.race(f"GET of 64 while one imports {count:,} keys", [RATE, P99, P999], [
+            ("while one imports", lambda: beside(
+                lambda store: timed_curl(store, "/import", "-T", lines))),
+            ("while nobody does", lambda: beside(lambda _: time.sleep(bench.seconds)))])
+    finally:
+        os.remove(lines)
 
 
 def export_lines(bench):
@@ -197,7 +218,7 @@ def durable_export_lines(bench):
 
 
 def exported(bench, store, count):
-    timed_curl(store, "/import", "-T", write_lines(store, count))
+    timed_curl(store, "/import", "-T", write_lines(store.folder, count))
 
     def run(target, bytes_min):
         options = ["-o", "/dev/null", "-w", "%{size_download}"]
@@ -211,9 +232,9 @@ def exported(bench, store, count):
         ("as a tar archive", lambda: run("/kv?tar", 1024))])
 
 
-def write_lines(store, count):
+def write_lines(folder, count):
     """A file of lines to import."""
-    path = os.path.join(store.folder, "lines")
+    path = os.path.join(folder, "lines")
     with open(path, "wb") as file:
         file.writelines(b'{"key":"key:%012d","value":"%s"}\n' % (number, VALUE)
                         for number in range(count))
