@@ -176,13 +176,20 @@ def idle_bytes(start, count):
 def entries(bench):
     """memory for an entry: 16 + 100, 16 + 10 and 40 + 1,000 bytes"""
     count, lines = bench.pick(20_000, 1_000_000), []
-    for key_bytes, value_bytes in ((16, 100), (16, 10), (40, 1000)):
+    for form, key, value_bytes in (
+            ("16 + 100 bytes", key_of, 100), ("16 + 100 bytes, keys at random", random_key, 100),
+            ("16 + 10 bytes", key_of, 10), ("40 + 1,000 bytes", lambda number: key_of(number, 40), 1000)):
         value = b"v" * value_bytes
         contenders = beside_redis(bench, lambda server, change: entry_bytes(
-            server, change, ((key_of(number, key_bytes), value) for number in range(count)), count))
-        what = f"resident memory for each of {count:,} entries of {key_bytes} + {value_bytes:,} bytes"
+            server, change, ((key(number), value) for number in range(count)), count))
+        what = f"resident memory for each of {count:,} entries of {form}"
         lines += bench.race(what, [BYTES_EACH], contenders, rounds=1)
     return lines
+
+
+def random_key(number):
+    """A key of 16 bytes that has little in common with that of the next number."""
+    return b"%016x" % (number * 0x9E37_79B9_7F4A_7C15 % 2 ** 64)
 
 
 def beside_redis(bench, measure):
