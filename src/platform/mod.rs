@@ -10,5 +10,6 @@ pub mod clock;
 pub mod descriptors;
 pub mod process;
 pub mod scheduling;
+pub mod size_classes;
 pub mod sockets;
 pub mod threads;

@@ -8,12 +8,11 @@
 
 use super::account::Full;
 use super::index::NewKeys;
-use super::{Expected, Map, Maps, Memory, Pace, ROUNDS_MAX, Stored, Undone};
-use super::{growth_max, write};
+use super::map::{Hashed, Keyed, Map};
+use super::packed::Packed;
+use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, ROUNDS_MAX, Undone, write};
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Event, Key, Op, Updated};
 use hashbrown::HashMap;
-use std::hash::RandomState;
-use std::mem;
 use std::sync::RwLockWriteGuard;
 
 /// The reason that a batch was not done.
@@ -59,8 +58,8 @@ impl Memory {
         ops: &mut [(Key, BatchOp)],
         pace: Pace,
     ) -> Result<Vec<Effect>, Obstacle> {
-        let drafts = self.draft(ops, |key, _| self.0.stored(key));
-        let numbers = drafts.list.iter().map(|draft| draft.number);
+        let drafts = self.draft(ops, |key| self.0.stored(key));
+        let numbers = drafts.list.iter().map(Draft::number);
         let locked = Locked::take(&self.0, numbers, pace).ok_or(Obstacle::Busy)?;
         self.0.apply(drafts, locked)
     }
@@ -72,18 +71,18 @@ impl Memory {
         ops: &mut [(Key, BatchOp)],
         pace: Pace,
     ) -> Result<Vec<Effect>, Obstacle> {
-        let numbers = ops.iter().map(|(key, _)| self.0.number(key.as_str()));
+        let numbers = ops.iter().map(|(key, _)| self.0.hashed(key.as_str()).shard(KEYS_SHARDS));
         let mut locked = Locked::take(&self.0, numbers, pace).ok_or(Obstacle::Busy)?;
-        let drafts = self.draft(ops, |key, number| locked.map(number).get(key).cloned());
+        let drafts = self.draft(ops, |key| locked.map(key.shard(KEYS_SHARDS)).get(key).cloned());
         self.0.apply(drafts, locked)
     }
 
     /// Decides on the operations of a batch, up to the first that is refused. `read`
-    /// reads the entry under a key, whose map has this number.
+    /// reads the entry under a key.
     fn draft<'a>(
         &self,
         ops: &'a mut [(Key, BatchOp)],
-        mut read: impl FnMut(&str, usize) -> Option<Stored>,
+        mut read: impl FnMut(Hashed<'_>) -> Option<Packed>,
     ) -> Drafts<'a> {
         let mut drafts = Drafts {
             list: Vec::with_capacity(ops.len()),
@@ -92,10 +91,10 @@ impl Memory {
             is_refused: false,
         };
         for (key, op) in ops {
-            let draft = drafts.of(key, |key| self.0.number(key));
+            let draft = drafts.of(self.0.hashed(key.as_str()));
             let effect = match op {
                 BatchOp::Set(entry) => {
-                    draft.fate = Fate::Replace(self.stored_of(entry.clone()));
+                    draft.fate = Fate::Replace(self.packed(key, entry.clone()));
                     Effect::Done
                 }
                 BatchOp::Delete => {
@@ -105,12 +104,12 @@ impl Memory {
                 BatchOp::Remove => {
                     let before = draft.entry(&mut read);
                     let removal = &mut BatchOp::removal();
-                    let (after, _) = self.decide(draft, before.as_ref(), removal);
+                    let (after, _) = self.decide(key, draft, before.as_ref(), removal);
                     Effect::Updated(Updated { before, after }.into())
                 }
                 BatchOp::Update(change) => {
                     let before = draft.entry(&mut read);
-                    let (after, is_refused) = self.decide(draft, before.as_ref(), change);
+                    let (after, is_refused) = self.decide(key, draft, before.as_ref(), change);
                     drafts.is_refused = is_refused;
                     Effect::Updated(Updated { before, after }.into())
                 }
@@ -126,6 +125,7 @@ impl Memory {
     /// Decides on a change. Returns the entry since then, and true if it is refused.
     fn decide(
         &self,
+        key: &Key,
         draft: &mut Draft<'_>,
         before: Option<&Entry>,
         change: &mut Change,
@@ -138,7 +138,7 @@ impl Memory {
                 (None, false)
             }
             Decision::Replace(entry) => {
-                draft.fate = Fate::Replace(self.stored_of(entry.clone()));
+                draft.fate = Fate::Replace(self.packed(key, entry.clone()));
                 (Some(entry), false)
             }
         }
@@ -150,7 +150,7 @@ struct Drafts<'a> {
     /// One for each key.
     list: Vec<Draft<'a>>,
     /// The place of each key in the list.
-    places: HashMap<&'a str, usize, RandomState>,
+    places: HashMap<Hashed<'a>, usize, Keyed>,
     /// The effects of the operations.
     effects: Vec<Effect>,
     /// The last of them is refused.
@@ -159,49 +159,48 @@ struct Drafts<'a> {
 
 /// The draft of the fate of a key.
 struct Draft<'a> {
-    key: &'a str,
-    /// The same, for a map that it is new in.
-    own_key: Box<str>,
-    /// The number of its map.
-    number: usize,
+    key: Hashed<'a>,
     /// The entry that was decided on, and the same if it lived; none if any will do.
-    read: Option<(Option<Stored>, Option<Entry>)>,
+    read: Option<(Option<Packed>, Option<Entry>)>,
     fate: Fate,
 }
 
 /// The fate of a key.
 enum Fate {
     Keep,
-    Replace(Stored),
+    Replace(Packed),
     Remove,
 }
 
 impl<'a> Drafts<'a> {
     /// The draft of a key, made if it is not there.
-    fn of(&mut self, key: &'a Key, number: impl FnOnce(&str) -> usize) -> &mut Draft<'a> {
-        let key = key.as_str();
+    fn of(&mut self, key: Hashed<'a>) -> &mut Draft<'a> {
         let place = *self.places.entry(key).or_insert(self.list.len());
         if place == self.list.len() {
-            let (own_key, number) = (key.into(), number(key));
-            self.list.push(Draft { key, own_key, number, read: None, fate: Fate::Keep });
+            self.list.push(Draft { key, read: None, fate: Fate::Keep });
         }
         self.list.get_mut(place).expect("each place is one of the list")
     }
 }
 
 impl Draft<'_> {
+    /// The number of its map.
+    fn number(&self) -> usize {
+        self.key.shard(KEYS_SHARDS)
+    }
+
     /// The living entry that the operations so far leave.
-    fn entry(&mut self, read: impl FnOnce(&str, usize) -> Option<Stored>) -> Option<Entry> {
+    fn entry(&mut self, read: impl FnOnce(Hashed<'_>) -> Option<Packed>) -> Option<Entry> {
         match &self.fate {
             Fate::Keep => {
                 let (_, entry) = self.read.get_or_insert_with(|| {
-                    let stored = read(self.key, self.number);
-                    let entry = stored.clone().and_then(Stored::into_living);
-                    (stored, entry)
+                    let packed = read(self.key);
+                    let entry = packed.clone().and_then(Packed::into_living);
+                    (packed, entry)
                 });
                 entry.clone()
             }
-            Fate::Replace(stored) => stored.clone().into_living(),
+            Fate::Replace(packed) => packed.clone().into_living(),
             Fate::Remove => None,
         }
     }
@@ -211,8 +210,8 @@ impl Draft<'_> {
         match &self.read {
             None => Expected::Anything,
             // Else an entry that was seen to expire would come back.
-            Some((Some(stored), Some(_))) => Expected::Living(stored),
-            Some((stored, _)) => Expected::Same(stored.as_ref()),
+            Some((Some(packed), Some(_))) => Expected::Living(packed),
+            Some((packed, _)) => Expected::Same(packed.as_ref()),
         }
     }
 }
@@ -246,10 +245,9 @@ impl Maps {
     /// Does what was decided, if all entries are as they were.
     fn apply(&self, drafts: Drafts<'_>, mut locked: Locked<'_>) -> Result<Vec<Effect>, Obstacle> {
         let Drafts { list, effects, is_refused, .. } = drafts;
-        if !list
-            .iter()
-            .all(|draft| draft.expected().is_met(locked.map(draft.number).get(draft.key)))
-        {
+        let is_stale =
+            |draft: &Draft<'_>| !draft.expected().is_met(locked.map(draft.number()), draft.key);
+        if list.iter().any(is_stale) {
             return Err(Obstacle::Stale);
         }
         if is_refused {
@@ -258,28 +256,32 @@ impl Maps {
         let growth = self.pay(&list, &mut locked)?;
         let (mut grown, mut old) = (0_i64, Vec::with_capacity(list.len()));
         let mut changed = Vec::with_capacity(list.len());
-        for Draft { key, own_key, number, fate, .. } in list {
+        for draft in list {
+            let (number, key) = (draft.number(), draft.key);
             let map = locked.map(number);
-            match fate {
+            match draft.fate {
                 Fate::Keep => {}
                 Fate::Remove => {
                     let Some(removed) = self.take_out(map, key) else { continue };
-                    changed.push((self.removal(&removed.1), key));
+                    changed.push((self.removal(&removed), key.key()));
                     old.push(removed);
                 }
-                Fate::Replace(stored) => {
-                    changed.push((Event::Put, key));
+                Fate::Replace(packed) => {
+                    changed.push((Event::Put, key.key()));
                     if let Some(shard) = self.shards.get(number) {
-                        shard.expect_expiry(&stored);
+                        shard.expect_expiry(&packed);
                     }
-                    match map.get_mut(key) {
-                        Some(replaced) => old.push((own_key, mem::replace(replaced, stored))),
-                        None => grown += self.insert_in(map, own_key, stored),
+                    if map.get(key).is_some() {
+                        old.extend(map.replace(key, packed));
+                    } else {
+                        map.insert(key, packed);
+                        grown += self.index.insert(key.key());
                     }
                 }
             }
         }
         self.account.record(growth, grown.cast_unsigned());
+        locked.maps.iter_mut().for_each(|map| self.shrink(map));
         let bell = self.changes.append_all(changed.iter().copied());
         drop(locked);
 
@@ -291,36 +293,42 @@ impl Maps {
         Ok(effects)
     }
 
-    /// Has the account pay for all that was decided. Returns the bytes in it for the
-    /// growth of maps and index.
+    /// Has the account pay for all that was decided, and the maps grow. Returns the bytes
+    /// in it for the growth of the index.
     fn pay(&self, drafts: &[Draft<'_>], locked: &mut Locked<'_>) -> Result<u64, Full> {
         let (mut freed, mut taken, mut new_keys) = (0, 0, NewKeys::default());
-        // The numbers of the maps that keys come to.
-        let mut growing = Vec::new();
+        // The keys that come, with the numbers of their maps.
+        let mut coming = Vec::new();
         for draft in drafts {
-            let old = locked.map(draft.number).get(draft.key).map(|old| old.cost(draft.key));
+            let old = locked.map(draft.number()).get(draft.key).map(Packed::cost);
             match &draft.fate {
                 Fate::Keep => continue,
                 Fate::Remove => {}
-                Fate::Replace(stored) => {
-                    taken += stored.cost(draft.key);
+                Fate::Replace(packed) => {
+                    taken += packed.cost();
                     if old.is_none() {
-                        new_keys = new_keys.and(draft.key);
-                        growing.push(draft.number);
+                        new_keys = new_keys.and(draft.key.key());
+                        coming.push((draft.number(), draft.key.hash()));
                     }
                 }
             }
             freed += old.unwrap_or(0);
         }
-        let mut growth = self.index.growth_max(new_keys);
-        growing.sort_unstable();
-        for same in growing.chunk_by(|one, other| one == other) {
-            let Some(number) = same.first() else { continue };
-            let map = locked.map(*number);
-            self.rebuild_if_worn(map);
-            growth += growth_max(map, same.len());
+        coming.sort_unstable();
+        let mut growths = Vec::new();
+        for same in coming.chunk_by(|(one, _), (other, _)| one == other) {
+            let hashes: Vec<u64> = same.iter().map(|(_, hash)| *hash).collect();
+            for (number, _) in same.iter().take(1) {
+                let growth = locked.map(*number).growth_for(&hashes);
+                growths.extend(growth.map(|growth| (*number, growth)));
+            }
         }
-        self.account.exchange(freed, taken + growth)?;
-        Ok(growth)
+        let map_growth: u64 = growths.iter().map(|(_, growth)| growth.bytes()).sum();
+        let index_growth = self.index.growth_max(new_keys);
+        self.account.exchange(freed, taken + map_growth + index_growth)?;
+        for (number, growth) in growths {
+            locked.map(number).grow(growth);
+        }
+        Ok(index_growth)
     }
 }

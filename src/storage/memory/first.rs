@@ -1,6 +1,7 @@
 //! The change of the first key with a prefix.
 
-use super::{Memory, Pace, Stored, Undone, write};
+use super::packed::Packed;
+use super::{Memory, Pace, Undone, write};
 use crate::storage::{Change, Effect, Key, Op, Updated};
 
 impl Memory {
@@ -23,14 +24,15 @@ impl Memory {
                 return Ok(Effect::UpdatedFirst(None));
             };
             let key = Key::new(first).expect("it was a key");
-            let shard = self.0.shard(key.as_str());
+            let hashed = self.0.hashed(key.as_str());
+            let shard = self.0.shard(hashed);
             let mut map = write(&shard.map);
             // It may have gone, or another come before it.
             if self.0.index.first(&prefix).as_deref() != Some(key.as_str()) {
                 continue;
             }
-            let Some(before) = map.get(key.as_str()).cloned().and_then(Stored::into_living) else {
-                let changed = self.0.remove_from(&mut map, key.as_str());
+            let Some(before) = map.get(hashed).cloned().and_then(Packed::into_living) else {
+                let changed = self.0.remove_from(&mut map, hashed);
                 drop(map);
                 if let Some(changed) = changed {
                     self.0.tell(key.as_str(), changed);

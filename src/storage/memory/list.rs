@@ -4,7 +4,8 @@
 //! they are asked only where something is due. The caller shares the moment, so no
 //! batch comes between two keys of a page.
 
-use super::{Maps, Stored, read};
+use super::packed::Packed;
+use super::{Maps, read};
 use crate::storage::page::{Builder, KeyTexts, Listing, Page, Range, Start};
 use crate::storage::{Key, PAGE_KEYS_MAX, Time};
 use std::ops::{Bound, ControlFlow};
@@ -110,9 +111,10 @@ impl Maps {
     /// Returns true unless a key of the index has expired.
     fn is_there(&self, key: &str, due: Option<Due>) -> bool {
         due.is_none_or(|due| {
+            let key = self.hashed(key);
             let shard = self.shard(key);
             let may_be_gone = shard.is_due(due.now) || self.is_swept(due);
-            !may_be_gone || read(&shard.map).get(key).is_some_and(Stored::lives)
+            !may_be_gone || read(&shard.map).get(key).is_some_and(Packed::lives)
         })
     }
 }

@@ -18,8 +18,9 @@ mod batch;
 mod first;
 mod index;
 mod list;
+mod map;
+mod packed;
 mod report;
-mod stored;
 mod sweep;
 
 use super::pool::Pool;
@@ -31,16 +32,15 @@ use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated};
 use crate::metrics::Exposition;
 use account::{Account, Full};
 use crossbeam_channel::Sender;
-use hashbrown::HashMap;
 use index::{Index, NewKeys};
-use std::hash::{BuildHasher, RandomState};
+use map::{Growth, Hashed, Keyed, Map};
+use packed::Packed;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
     TryLockResult, Weak,
 };
-use stored::Stored;
 
 /// The number of maps that the keys are sharded over. At a hundred million keys
 /// one map holds a hundred thousand and moves them in some milliseconds.
@@ -60,12 +60,10 @@ const POOL_THREADS: usize = 4;
 #[derive(Clone)]
 pub struct Memory(Arc<Maps>);
 
-type Map = HashMap<Box<str>, Stored, RandomState>;
-
 /// The store that all handles share.
 struct Maps {
     shards: Box<[Shard]>,
-    hasher: RandomState,
+    hasher: Keyed,
     account: Account,
     /// The keys of all maps. It changes under the lock of a key's map.
     index: Index,
@@ -126,9 +124,9 @@ impl Memory {
 
     /// The same with a change log that keeps about so many bytes, beside the others.
     pub fn with_limits(max: u64, history_bytes: usize) -> Self {
-        let hasher = RandomState::new();
+        let hasher = Keyed::default();
         let empty = || Shard {
-            map: RwLock::new(Map::with_hasher(hasher.clone())),
+            map: RwLock::new(Map::new(hasher.clone())),
             due: AtomicU64::new(u64::MAX),
         };
         let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
@@ -165,10 +163,9 @@ impl Memory {
         match op {
             Op::Get(key) => Ok(Effect::Found(self.0.living(key.as_str()))),
             Op::Set(key, entry) => {
-                let stored = self.stored_of(entry);
-                match self.0.put(&key, &stored, Expected::Anything) {
+                match self.0.put(&key, self.packed(&key, entry), Expected::Anything) {
                     Ok(_) => Ok(Effect::Done),
-                    Err(Full) => Err(Undone::Full(Op::Set(key, stored.into_entry()))),
+                    Err(packed) => Err(Undone::Full(Op::Set(key, packed.into_entry()))),
                 }
             }
             Op::Delete(key) => {
@@ -234,29 +231,31 @@ impl Memory {
     }
 
     /// The form of an entry that is about to come. The sweeper waits for its expiry.
-    fn stored_of(&self, entry: Entry) -> Stored {
-        let stored = Stored::new(entry);
-        self.start_sweeper_for(&stored);
-        stored
+    fn packed(&self, key: &Key, entry: Entry) -> Packed {
+        if entry.expiry().is_some() {
+            self.start_sweeper();
+        }
+        Packed::new(key.as_str(), entry)
     }
 
     /// Reads, decides outside the lock, and begins anew if another write came
     /// between.
     fn update_in_rounds(&self, key: &Key, change: &mut Change) -> Result<Updated, Full> {
         for _ in 0..ROUNDS_MAX {
-            let current = self.0.stored(key.as_str());
-            let before = current.clone().and_then(Stored::into_living);
+            let current = self.0.stored(self.0.hashed(key.as_str()));
+            let before = current.clone().and_then(Packed::into_living);
             let expected = match &current {
                 // Else an entry that was seen to expire would come back.
-                Some(stored) if before.is_some() => Expected::Living(stored),
-                stored => Expected::Same(stored.as_ref()),
+                Some(packed) if before.is_some() => Expected::Living(packed),
+                packed => Expected::Same(packed.as_ref()),
             };
             let (is_done, after) = match change(before.as_ref()) {
                 Decision::Keep | Decision::Refuse => (true, before.clone()),
                 Decision::Remove => (self.0.remove(key.as_str(), expected), None),
                 Decision::Replace(entry) => {
-                    let stored = self.stored_of(entry.clone());
-                    (self.0.put(key, &stored, expected)?, Some(entry))
+                    let packed = self.packed(key, entry.clone());
+                    let is_put = self.0.put(key, packed, expected).map_err(|_packed| Full)?;
+                    (is_put, Some(entry))
                 }
             };
             if is_done {
@@ -269,9 +268,10 @@ impl Memory {
     /// Decides on a change under the lock, for a slow one that always loses to
     /// quicker writers.
     fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Full> {
-        let shard = self.0.shard(key.as_str());
+        let hashed = self.0.hashed(key.as_str());
+        let shard = self.0.shard(hashed);
         let mut map = write(&shard.map);
-        let before = map.get(key.as_str()).cloned().and_then(Stored::into_living);
+        let before = map.get(hashed).cloned().and_then(Packed::into_living);
         let (after, changed) = self.change_in(shard, &mut map, key, before.as_ref(), change)?;
         drop(map);
 
@@ -293,11 +293,12 @@ impl Memory {
     ) -> Result<(Option<Entry>, Option<Untold>), Full> {
         Ok(match change(before) {
             Decision::Keep | Decision::Refuse => (before.cloned(), None),
-            Decision::Remove => (None, self.0.remove_from(map, key.as_str())),
+            Decision::Remove => (None, self.0.remove_from(map, self.0.hashed(key.as_str()))),
             Decision::Replace(entry) => {
-                let stored = self.stored_of(entry.clone());
-                let own_key = key.as_str().into();
-                (Some(entry), Some(self.0.put_in(shard, map, key, own_key, stored)?))
+                let packed = self.packed(key, entry.clone());
+                let hashed = self.0.hashed(key.as_str());
+                let changed = self.0.put_in(shard, map, hashed, packed);
+                (Some(entry), Some(changed.map_err(|_packed| Full)?))
             }
         })
     }
@@ -308,7 +309,7 @@ struct Untold {
     is_stored: bool,
     bell: Bell,
     /// The entry before, to be freed there too.
-    old: Option<(Box<str>, Stored)>,
+    old: Option<Packed>,
 }
 
 impl Pace {
@@ -345,25 +346,27 @@ enum Expected<'a> {
     /// None.
     Anything,
     /// The same entry as before, or none as before.
-    Same(Option<&'a Stored>),
+    Same(Option<&'a Packed>),
     /// The same, and it has not expired since.
-    Living(&'a Stored),
+    Living(&'a Packed),
 }
 
 impl Expected<'_> {
-    fn is_met(self, current: Option<&Stored>) -> bool {
+    fn is_met(self, map: &Map, key: Hashed<'_>) -> bool {
         match self {
             Self::Anything => true,
-            Self::Same(expected) => Stored::are_same(expected, current),
-            Self::Living(expected) => Stored::are_same(Some(expected), current) && expected.lives(),
+            Self::Same(expected) => Packed::are_same(expected, map.get(key)),
+            Self::Living(expected) => {
+                Packed::are_same(Some(expected), map.get(key)) && expected.lives()
+            }
         }
     }
 }
 
 impl Shard {
     /// Notes the expiry of an entry that is about to come.
-    fn expect_expiry(&self, stored: &Stored) {
-        if let Some(expiry) = stored.expiry() {
+    fn expect_expiry(&self, packed: &Packed) {
+        if let Some(expiry) = packed.expiry() {
             self.due.fetch_min(expiry.to_bits(), Ordering::Relaxed);
         }
     }
@@ -376,21 +379,20 @@ impl Shard {
 }
 
 impl Maps {
-    /// The number of a key's map.
-    fn number(&self, key: &str) -> usize {
-        // The maps probe with the same hash, from its top and bottom bits; the
-        // shard is chosen by the middle so that each map still sees all of those.
-        (self.hasher.hash_one(key) >> 24) as usize % KEYS_SHARDS
+    fn hashed<'a>(&self, key: &'a str) -> Hashed<'a> {
+        self.hasher.hashed(key)
     }
 
-    fn shard(&self, key: &str) -> &Shard {
-        self.shards.get(self.number(key)).expect("the number is below that of the shards")
+    fn shard(&self, key: Hashed<'_>) -> &Shard {
+        let shard = self.shards.get(key.shard(KEYS_SHARDS));
+        shard.expect("the number is below that of the shards")
     }
 
     /// Returns true for an operation on many keys or on a value that is large.
     fn takes_long(&self, op: &Op) -> bool {
-        let is_large =
-            |key: &Key| self.stored(key.as_str()).is_some_and(|stored| stored.is_large());
+        let is_large = |key: &Key| {
+            self.stored(self.hashed(key.as_str())).is_some_and(|packed| packed.is_large())
+        };
         match op {
             Op::Get(_) | Op::Set(..) | Op::Delete(_) | Op::UpdateFirst(..) => false,
             Op::Update(key, _) => is_large(key),
@@ -407,104 +409,101 @@ impl Maps {
     }
 
     /// The entry under a key, expired or not.
-    fn stored(&self, key: &str) -> Option<Stored> {
+    fn stored(&self, key: Hashed<'_>) -> Option<Packed> {
         read(&self.shard(key).map).get(key).cloned()
     }
 
     /// The entry under a key.
     fn living(&self, key: &str) -> Option<Entry> {
-        let mut stored = self.stored(key);
-        loop {
-            let entry = stored.clone().and_then(Stored::into_living);
-            if entry.is_some() || stored.is_none() {
-                return entry;
-            }
+        let key = self.hashed(key);
+        let mut packed = self.stored(key)?;
+        while !packed.lives() {
             // It has expired since, or was replaced before.
-            let now = self.stored(key);
-            if Stored::are_same(stored.as_ref(), now.as_ref()) {
+            let now = self.stored(key)?;
+            if Packed::are_same(Some(&packed), Some(&now)) {
                 return None;
             }
-            stored = now;
+            packed = now;
         }
+        Some(packed.into_entry())
     }
 
-    /// Puts `stored` under `key` if the entry there is as `expected`. Returns
-    /// true if it did.
-    fn put(&self, key: &Key, stored: &Stored, expected: Expected<'_>) -> Result<bool, Full> {
-        // Allocated before the lock; the replaced entry is freed after it.
-        let own_key = Box::<str>::from(key.as_str());
-        let shard = self.shard(key.as_str());
+    /// Puts an entry under `key` if the one there is as `expected`. Returns true if it
+    /// did, and the entry if there is no room for it.
+    fn put(&self, key: &Key, packed: Packed, expected: Expected<'_>) -> Result<bool, Packed> {
+        let key = self.hashed(key.as_str());
+        let shard = self.shard(key);
         let mut map = write(&shard.map);
-        if !expected.is_met(map.get(key.as_str())) {
+        if !expected.is_met(&map, key) {
             return Ok(false);
         }
-        let changed = self.put_in(shard, &mut map, key, own_key, stored.clone())?;
+        let changed = self.put_in(shard, &mut map, key, packed)?;
         drop(map);
 
-        self.tell(key.as_str(), changed);
+        self.tell(key.key(), changed);
         Ok(true)
     }
 
-    /// Puts `stored` into a map, where the key may be new.
+    /// Puts an entry into a map, where the key may be new. Returns it if there is no room.
     fn put_in(
         &self,
         shard: &Shard,
         map: &mut Map,
-        key: &Key,
-        own_key: Box<str>,
-        stored: Stored,
-    ) -> Result<Untold, Full> {
-        shard.expect_expiry(&stored);
-        let key = key.as_str();
-        let taken = stored.cost(key);
-        if let Some(old) = map.get_mut(key) {
-            self.account.exchange(old.cost(key), taken)?;
-            let old = Some((own_key, mem::replace(old, stored)));
-            return Ok(Untold { is_stored: true, bell: self.changes.append(Event::Put, key), old });
+        key: Hashed<'_>,
+        packed: Packed,
+    ) -> Result<Untold, Packed> {
+        shard.expect_expiry(&packed);
+        let taken = packed.cost();
+        if let Some(old) = map.get(key) {
+            if self.account.exchange(old.cost(), taken).is_err() {
+                return Err(packed);
+            }
+            let old = map.replace(key, packed);
+            let bell = self.changes.append(Event::Put, key.key());
+            return Ok(Untold { is_stored: true, bell, old });
         }
-        self.rebuild_if_worn(map);
-        let growth = growth_max(map, 1) + self.index.growth_max(NewKeys::one(key));
-        self.account.exchange(0, taken + growth)?;
-        let grown = self.insert_in(map, own_key, stored);
-        self.account.record(growth, grown.cast_unsigned());
-        let bell = self.changes.append(Event::Put, key);
+        let growth = map.growth_for(&[key.hash()]);
+        let index_growth = self.index.growth_max(NewKeys::one(key.key()));
+        let map_growth = growth.as_ref().map_or(0, Growth::bytes);
+        if self.account.exchange(0, taken + map_growth + index_growth).is_err() {
+            return Err(packed);
+        }
+        if let Some(growth) = growth {
+            map.grow(growth);
+        }
+        map.insert(key, packed);
+        self.account.record(index_growth, self.index.insert(key.key()).cast_unsigned());
+        let bell = self.changes.append(Event::Put, key.key());
         Ok(Untold { is_stored: true, bell, old: None })
-    }
-
-    /// Puts an entry into a map under a new key. Returns the bytes that the map and the
-    /// index grow by.
-    fn insert_in(&self, map: &mut Map, key: Box<str>, stored: Stored) -> i64 {
-        let before = map.allocation_size();
-        let index_growth = self.index.insert(&key);
-        map.insert(key, stored);
-        index_growth + index::growth(before, map.allocation_size())
     }
 
     /// Removes `key` if the entry there is as `expected`. Returns true if it did.
     fn remove(&self, key: &str, expected: Expected<'_>) -> bool {
+        let key = self.hashed(key);
         let mut map = write(&self.shard(key).map);
-        if !expected.is_met(map.get(key)) {
+        if !expected.is_met(&map, key) {
             return false;
         }
         let changed = self.remove_from(&mut map, key);
         drop(map);
 
         if let Some(changed) = changed {
-            self.tell(key, changed);
+            self.tell(key.key(), changed);
         }
         true
     }
 
     /// Removes `key` from a map, if it is there.
-    fn remove_from(&self, map: &mut Map, key: &str) -> Option<Untold> {
-        let (own_key, old) = self.take_out(map, key)?;
-        self.account.record(old.cost(key), 0);
-        let bell = self.changes.append(self.removal(&old), key);
-        Some(Untold { is_stored: false, bell, old: Some((own_key, old)) })
+    fn remove_from(&self, map: &mut Map, key: Hashed<'_>) -> Option<Untold> {
+        let old = self.take_out(map, key)?;
+        self.account.record(old.cost(), 0);
+        self.shrink(map);
+        let bell = self.changes.append(self.removal(&old), key.key());
+        Some(Untold { is_stored: false, bell, old: Some(old) })
     }
 
     /// Counts an entry that had expired when it was removed; returns the event of that.
-    fn removal(&self, old: &Stored) -> Event {
+    fn removal(&self, old: &Packed) -> Event {
         if old.lives() {
             return Event::Delete;
         }
@@ -521,18 +520,24 @@ impl Maps {
 
     /// Removes `key` from a map; returns its entry, of which the account still has the
     /// cost.
-    fn take_out(&self, map: &mut Map, key: &str) -> Option<(Box<str>, Stored)> {
-        let removed = map.remove_entry(key)?;
-        self.account.record(0, self.index.remove(key).cast_unsigned());
-        shrink(map, &self.account);
+    fn take_out(&self, map: &mut Map, key: Hashed<'_>) -> Option<Packed> {
+        let removed = map.remove(key)?;
+        self.account.record(0, self.index.remove(key.key()).cast_unsigned());
         Some(removed)
+    }
+
+    /// Shrinks a map of which removals have left much free.
+    fn shrink(&self, map: &mut Map) {
+        let before = map.bytes();
+        map.shrink();
+        self.account.record(before, map.bytes());
     }
 
     /// Deletes every key. The moment is the caller's alone.
     fn clear(&self) {
         // All locks at once make it one moment for every key.
         let mut maps: Vec<_> = self.shards.iter().map(|shard| write(&shard.map)).collect();
-        let empty = || Map::with_hasher(self.hasher.clone());
+        let empty = || Map::new(self.hasher.clone());
         let emptied: Vec<Map> =
             maps.iter_mut().map(|map| mem::replace(&mut **map, empty())).collect();
         let leaves = self.index.clear();
@@ -544,23 +549,6 @@ impl Maps {
         self.watch.all_changed();
         log::debug!("clearing {freed} bytes");
         drop((emptied, leaves));
-    }
-
-    /// Rebuilds a map that is full of tombstones, which would double otherwise
-    /// though it has no more keys than before.
-    fn rebuild_if_worn(&self, map: &mut Map) {
-        if map.len() < map.capacity() || map.is_empty() {
-            return;
-        }
-        // With an eighth to spare this does not happen again soon.
-        let wanted = map.len() + map.len() / 8 + 1;
-        let mut fresh = Map::with_capacity_and_hasher(wanted, self.hasher.clone());
-        let (before, after) = (map.allocation_size(), fresh.allocation_size());
-        if after <= before {
-            fresh.extend(map.drain());
-            *map = fresh;
-            self.account.record(before as u64, after as u64);
-        }
     }
 }
 
@@ -657,30 +645,6 @@ impl Memory {
                 None
             }
         }
-    }
-}
-
-/// The first allocation of a map, about: four slots and their control bytes.
-const MAP_BYTES_MIN: usize = 4 * size_of::<(Box<str>, Stored)>() + 32;
-
-/// The most bytes that a map grows by with so many new keys.
-fn growth_max(map: &Map, new_keys: usize) -> u64 {
-    let tables = map.allocation_size();
-    let (mut capacity, mut grown) = (map.capacity(), tables);
-    // A full map doubles.
-    while capacity < map.len() + new_keys {
-        (capacity, grown) = ((capacity * 2).max(3), (grown * 2).max(MAP_BYTES_MIN));
-    }
-    (grown - tables) as u64
-}
-
-/// Shrinks a map of which deletions have left less than an eighth in use.
-fn shrink(map: &mut Map, account: &Account) {
-    const KEYS_WORTH_SHRINKING: usize = 64;
-    if map.capacity() > KEYS_WORTH_SHRINKING && map.len() < map.capacity() / 8 {
-        let before = map.allocation_size();
-        map.shrink_to(map.len() * 2);
-        account.record(before as u64, map.allocation_size() as u64);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Nobody sees an expired entry, so there is no hurry: a thread, started with
 //! the first entry that can expire, looks at the maps where something has.
 
-use super::stored::Stored;
+use super::packed::Packed;
 use super::{Expected, Maps, Memory, Shard, read};
 use crate::storage::Time;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -23,11 +23,9 @@ const PACE_COSTS: u32 = 20;
 const EXPIRED_MAX: usize = 4096;
 
 impl Memory {
-    /// Has the sweeper remove `stored` once it has expired.
-    pub(super) fn start_sweeper_for(&self, stored: &Stored) {
-        if stored.expiry().is_some() {
-            self.0.sweeper.get_or_init(|| start(Arc::downgrade(&self.0)));
-        }
+    /// Starts the sweeper, if it is not there.
+    pub(super) fn start_sweeper(&self) {
+        self.0.sweeper.get_or_init(|| start(Arc::downgrade(&self.0)));
     }
 }
 
@@ -62,8 +60,8 @@ impl Maps {
             // Seen by all who see the map's next expiry.
             self.sweeps.fetch_add(1, Ordering::Relaxed);
             let expired = expired_in(shard, now);
-            for (key, old) in &expired {
-                let _removed: bool = self.remove(key, Expected::Same(Some(old)));
+            for old in &expired {
+                let _removed: bool = self.remove(old.key(), Expected::Same(Some(old)));
             }
             // Seen by nobody who does not see all of them removed.
             self.sweeps.fetch_add(1, Ordering::Release);
@@ -76,13 +74,13 @@ impl Maps {
 
 /// Expired entries of a map, up to [`EXPIRED_MAX`]. If these are all, the map's
 /// next expiry is noted.
-fn expired_in(shard: &Shard, now: Time) -> Vec<(Box<str>, Stored)> {
+fn expired_in(shard: &Shard, now: Time) -> Vec<Packed> {
     let map = read(&shard.map);
     let mut expired = Vec::new();
     let mut due = u64::MAX;
-    for (key, stored) in map.iter() {
-        match stored.expiry() {
-            Some(expiry) if expiry <= now => expired.push((key.clone(), stored.clone())),
+    for packed in map.iter() {
+        match packed.expiry() {
+            Some(expiry) if expiry <= now => expired.push(packed.clone()),
             Some(expiry) => due = due.min(expiry.to_bits()),
             None => {}
         }

@@ -1,0 +1,661 @@
+//! The form of an entry in the maps: a thin pointer to one allocation, the head.
+//!
+//! ```text
+//! plain    references access key+flags value    key [expiry] [type] [digest] value
+//! apart    references access key+flags value    address key [expiry] [type] [digest]
+//!                                               └─► [digest] value
+//! whole    references access key+flags 0        Bytes key [expiry] [type] [digest]
+//!                                               └─► value
+//!          u32        u32    u16       u16      an expiry has 8 bytes, a digest 16
+//! ```
+//!
+//! A value is apart where the class of one allocation would cost more than two do, and
+//! whole if it is large: it stays in the buffer that it arrived in. A short one has no
+//! digest here: that takes less time to compute than its bytes cost. The digest of one
+//! that is apart stands beside it where there is place for nothing.
+//!
+//! This is the engine's one file with `unsafe` in it. It relies on these invariants,
+//! which hold from [`Packed::new`] on:
+//!
+//! - The pointer is that of an allocation of [`Packed::layout`], and all of it is written.
+//! - Nothing in it changes but the two counters, and what `Bytes` shares by itself.
+//! - `references` is the number of `Packed` with this pointer. The last one to be
+//!   dropped frees it, and a borrow of it outlives none of them.
+//! - The flags tell which header it has. The address in that of a value apart is of a
+//!   `Box<[u8]>` of [`Packed::run_bytes`], which belongs to the head.
+
+#![allow(unsafe_code, reason = "an allocation of fields of different lengths")]
+
+use crate::platform::size_classes::{SHARED_BYTES_MAX, allocated};
+use crate::storage::{Digest, Entry, Time};
+use bytes::Bytes;
+use std::alloc::{self, Layout};
+use std::hash::{Hash, Hasher};
+use std::mem::{self, MaybeUninit};
+use std::process;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{self, AtomicU32, Ordering};
+
+/// The largest value that is copied; a larger one keeps the buffer that it arrived in.
+pub const COPIED_BYTES_MAX: usize = 4096;
+
+/// The largest value without a digest: padded, it is three blocks of SHA-256.
+pub const UNDIGESTED_BYTES_MAX: usize = 3 * 64 - 9;
+
+/// The largest value that is changed at once; a larger one keeps others waiting.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+
+/// Two allocations in place of one save this part of it, or are not worth their time.
+const SAVING_MIN: usize = 16;
+
+/// Half of the references that can be counted: so many threads cannot add one each
+/// between the check and the end.
+const REFERENCES_MAX: u32 = u32::MAX / 2;
+
+/// The allocation of `Bytes` beside a buffer once it is shared.
+const SHARED_BUFFER_BYTES: usize = 24;
+
+/// An entry with its key. A clone is another reference to the same one.
+pub struct Packed(NonNull<Header>);
+
+/// The value of an entry, to be shared as bytes.
+struct Value(Packed);
+
+/// The fields of an entry behind its key.
+struct Fields<'a> {
+    expiry: Option<Time>,
+    content_type: Option<&'a str>,
+    /// None where it is not kept.
+    digest: Option<Digest>,
+    value: &'a [u8],
+}
+
+#[repr(C)]
+struct Header {
+    references: AtomicU32,
+    access: AtomicU32,
+    /// The length of the key less one, and the flags.
+    key_and_flags: u16,
+    /// The length of the value, unless that is whole.
+    value_bytes: u16,
+}
+
+#[repr(C)]
+struct ApartHeader {
+    header: Header,
+    value: NonNull<u8>,
+}
+
+#[repr(C)]
+struct WholeHeader {
+    header: Header,
+    value: Bytes,
+}
+
+const KEY_MASK: u16 = (1 << 10) - 1;
+const TEXT: u16 = 1 << 10;
+const EXPIRY: u16 = 1 << 11;
+const CONTENT_TYPE: u16 = 1 << 12;
+const DIGEST: u16 = 1 << 13;
+const APART: u16 = 1 << 14;
+const WHOLE: u16 = 1 << 15;
+
+const EXPIRY_BYTES: usize = size_of::<u64>();
+const DIGEST_BYTES: usize = size_of::<Digest>();
+const ALIGN: usize = align_of::<WholeHeader>();
+
+// SAFETY: what threads share is atomic, or `Bytes`, or does not change.
+unsafe impl Send for Packed {}
+// SAFETY: as above.
+unsafe impl Sync for Packed {}
+
+impl Packed {
+    /// An entry under a key of 1 to 1024 bytes.
+    pub fn new(key: &str, entry: Entry) -> Self {
+        let Entry { value, text, digest, content_type, expiry } = entry;
+        // A longer one has no place; nobody stores such a thing.
+        let content_type = content_type.as_deref().filter(|text| text.len() <= u8::MAX.into());
+        let digest = digest.filter(|_| value.len() > UNDIGESTED_BYTES_MAX);
+        let expiry = expiry.map(|expiry| expiry.to_bits().to_le_bytes());
+        let type_length = content_type.map(|text| [u8::try_from(text.len()).unwrap_or(u8::MAX)]);
+        let flag = |flag, is_set: bool| if is_set { flag } else { 0 };
+        let flags = flag(TEXT, text)
+            | flag(EXPIRY, expiry.is_some())
+            | flag(CONTENT_TYPE, content_type.is_some())
+            | flag(DIGEST, digest.is_some());
+
+        let digest: &[u8] = digest.as_ref().map_or(&[], |digest| digest);
+        let mut fields: [&[u8]; 6] = [
+            key.as_bytes(),
+            expiry.as_ref().map_or(&[], |expiry| expiry),
+            type_length.as_ref().map_or(&[], |length| length),
+            content_type.unwrap_or_default().as_bytes(),
+            digest,
+            &[],
+        ];
+        let field_bytes = fields.iter().map(|field| field.len()).sum();
+        let header = |form| Header::new(key, flags | form, value.len());
+        if value.len() > COPIED_BYTES_MAX {
+            return Self::write(WholeHeader { header: header(WHOLE), value }, fields);
+        }
+        if is_apart(field_bytes, digest.len(), value.len()) {
+            let mut run: [&[u8]; 2] = [&[], &value];
+            if !digest.is_empty() && fits_beside(digest.len(), value.len()) {
+                let [_, _, _, _, in_head, _] = &mut fields;
+                let [beside, _] = &mut run;
+                mem::swap(in_head, beside);
+            }
+            let value = NonNull::from(Box::leak(run.concat().into_boxed_slice())).cast();
+            return Self::write(ApartHeader { header: header(APART), value }, fields);
+        }
+        let [_, _, _, _, _, last] = &mut fields;
+        *last = &value;
+        Self::write(header(0), fields)
+    }
+
+    /// Allocates an entry of a header, which is the one that its flags tell of, and all
+    /// fields behind it.
+    fn write<T>(header: T, fields: [&[u8]; 6]) -> Self {
+        let start = size_of::<T>();
+        let layout = layout_of(start + fields.iter().map(|field| field.len()).sum::<usize>());
+        // SAFETY: the layout has a size, for the header has one.
+        let Some(place) = NonNull::new(unsafe { alloc::alloc(layout) }) else {
+            alloc::handle_alloc_error(layout)
+        };
+        // SAFETY: the allocation is nobody else's, large enough and aligned for any of
+        // the headers.
+        unsafe { place.cast::<T>().write(header) };
+        // SAFETY: these bytes are within the allocation, nobody else has them, and what is
+        // not written yet is no `u8`.
+        let mut rest = unsafe {
+            let rest = place.add(start).cast::<MaybeUninit<u8>>();
+            slice::from_raw_parts_mut(rest.as_ptr(), layout.size() - start)
+        };
+        for field in fields {
+            let (to, behind) = rest.split_at_mut(field.len());
+            for (to, byte) in to.iter_mut().zip(field) {
+                to.write(*byte);
+            }
+            rest = behind;
+        }
+        Self(place.cast())
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the pointer is that of a header, and all of it is written.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn has(&self, flag: u16) -> bool {
+        self.header().key_and_flags & flag != 0
+    }
+
+    /// The header of a whole value.
+    fn whole(&self) -> Option<&WholeHeader> {
+        // SAFETY: the flags tell which header it is.
+        self.has(WHOLE).then(|| unsafe { self.0.cast().as_ref() })
+    }
+
+    /// The header of a value that is apart.
+    fn apart(&self) -> Option<&ApartHeader> {
+        // SAFETY: as above.
+        self.has(APART).then(|| unsafe { self.0.cast().as_ref() })
+    }
+
+    /// The offset of the key.
+    fn start(&self) -> usize {
+        if !self.has(APART | WHOLE) {
+            size_of::<Header>()
+        } else if self.has(APART) {
+            size_of::<ApartHeader>()
+        } else {
+            size_of::<WholeHeader>()
+        }
+    }
+
+    fn key_bytes(&self) -> usize {
+        usize::from(self.header().key_and_flags & KEY_MASK) + 1
+    }
+
+    fn value_bytes(&self) -> usize {
+        self.header().value_bytes.into()
+    }
+
+    /// Returns true if the digest stands beside a value that is apart.
+    fn has_digest_beside(&self) -> bool {
+        self.has(DIGEST) && self.has(APART) && fits_beside(DIGEST_BYTES, self.value_bytes())
+    }
+
+    /// The length of what a value that is apart is kept in.
+    fn run_bytes(&self) -> usize {
+        self.value_bytes() + if self.has_digest_beside() { DIGEST_BYTES } else { 0 }
+    }
+
+    /// The key.
+    pub fn key(&self) -> &str {
+        // SAFETY: the key begins there, and was written as text.
+        unsafe {
+            let start = self.0.cast::<u8>().add(self.start());
+            let bytes = slice::from_raw_parts(start.as_ptr(), self.key_bytes());
+            str::from_utf8_unchecked(bytes)
+        }
+    }
+
+    /// The bytes behind the key in the head.
+    fn tail(&self) -> &[u8] {
+        let mut bytes = if self.has(EXPIRY) { EXPIRY_BYTES } else { 0 };
+        // SAFETY: where there is a content type, its length stands behind the expiry.
+        // Behind the key are as many bytes as that and the other lengths say.
+        unsafe {
+            let start = self.0.cast::<u8>().add(self.start() + self.key_bytes());
+            if self.has(CONTENT_TYPE) {
+                bytes += 1 + usize::from(start.add(bytes).read());
+            }
+            if self.has(DIGEST) && !self.has_digest_beside() {
+                bytes += DIGEST_BYTES;
+            }
+            if !self.has(APART) {
+                bytes += self.value_bytes();
+            }
+            slice::from_raw_parts(start.as_ptr(), bytes)
+        }
+    }
+
+    /// The fields behind the key.
+    fn fields(&self) -> Fields<'_> {
+        let (mut tail, mut expiry, mut content_type) = (self.tail(), None, None);
+        if self.has(EXPIRY) {
+            expiry = take_array(&mut tail).map(|bytes| Time::from_bits(u64::from_le_bytes(bytes)));
+        }
+        if self.has(CONTENT_TYPE) {
+            let length = tail.split_off_first().copied().unwrap_or(0);
+            let text = tail.split_off(..length.into()).unwrap_or_default();
+            content_type = Some(str::from_utf8(text).expect("it was written as text"));
+        }
+        let mut digest = None;
+        if self.has(DIGEST) && !self.has_digest_beside() {
+            digest = take_array(&mut tail);
+        }
+        let mut value = tail;
+        if let Some(whole) = self.whole() {
+            value = &whole.value;
+        } else if let Some(apart) = self.apart() {
+            // SAFETY: the box has as many bytes, and is freed with the head.
+            value = unsafe { slice::from_raw_parts(apart.value.as_ptr(), self.run_bytes()) };
+            digest = digest.or_else(|| self.has(DIGEST).then(|| take_array(&mut value))?);
+        }
+        Fields { expiry, content_type, digest, value }
+    }
+
+    /// The entry, expired or not. A small one copies nothing: its value is another
+    /// reference to this.
+    pub fn into_entry(self) -> Entry {
+        let Fields { expiry, content_type, digest, value: _ } = self.fields();
+        let (text, content_type) = (self.has(TEXT), content_type.map(Into::into));
+        let value = match self.whole() {
+            Some(whole) => whole.value.clone(),
+            None => Bytes::from_owner(Value(self)),
+        };
+        Entry { value, text, digest, content_type, expiry }
+    }
+
+    /// The entry, unless it has expired.
+    pub fn into_living(self) -> Option<Entry> {
+        self.lives().then(|| self.into_entry())
+    }
+
+    /// The same in allocations of its own. A value that is too large for a slab with
+    /// others is shared.
+    pub fn copy(&self) -> Self {
+        let mut entry = self.clone().into_entry();
+        if self.has(WHOLE) && entry.value.len() <= SHARED_BYTES_MAX {
+            entry.value = Bytes::copy_from_slice(&entry.value);
+        }
+        let copy = Self::new(self.key(), entry);
+        copy.access().store(self.access().load(Ordering::Relaxed), Ordering::Relaxed);
+        copy
+    }
+
+    /// The record of its use.
+    pub fn access(&self) -> &AtomicU32 {
+        &self.header().access
+    }
+
+    /// Returns true if its value is too large to be changed at once.
+    pub fn is_large(&self) -> bool {
+        self.whole().is_some_and(|whole| whole.value.len() > SMALL_BYTES_MAX)
+    }
+
+    /// Returns true if there are other references to it.
+    pub fn is_shared(&self) -> bool {
+        self.header().references.load(Ordering::Acquire) > 1
+    }
+
+    /// The expiry.
+    pub fn expiry(&self) -> Option<Time> {
+        if self.has(EXPIRY) { self.fields().expiry } else { None }
+    }
+
+    /// Returns true unless it has expired.
+    pub fn lives(&self) -> bool {
+        self.expiry().is_none_or(|expiry| expiry > Time::now())
+    }
+
+    /// Returns true for the same allocation, or none twice. While one is held no other
+    /// can be in its place.
+    pub fn are_same(one: Option<&Self>, other: Option<&Self>) -> bool {
+        one.map(|packed| packed.0) == other.map(|packed| packed.0)
+    }
+
+    /// The bytes that it takes.
+    pub fn cost(&self) -> u64 {
+        self.blocks().iter().map(|(_, bytes)| *bytes as u64).sum()
+    }
+
+    /// The addresses of its allocations, and the bytes that each takes.
+    pub fn blocks(&self) -> [(usize, usize); 2] {
+        let head = (self.0.addr().get(), allocated(self.layout().size()));
+        let value = if let Some(apart) = self.apart() {
+            (apart.value.addr().get(), allocated(self.run_bytes()))
+        } else if let Some(whole) = self.whole() {
+            let bytes = allocated(whole.value.len()) + allocated(SHARED_BUFFER_BYTES);
+            (whole.value.as_ptr().addr(), bytes)
+        } else {
+            (0, 0)
+        };
+        [head, value]
+    }
+
+    /// The layout of the head.
+    fn layout(&self) -> Layout {
+        layout_of(self.start() + self.key_bytes() + self.tail().len())
+    }
+}
+
+impl Header {
+    fn new(key: &str, flags: u16, value_bytes: usize) -> Self {
+        let key_bytes = u16::try_from(key.len().wrapping_sub(1)).ok();
+        let key_bytes = key_bytes.filter(|bytes| *bytes <= KEY_MASK);
+        let key_bytes = key_bytes.expect("a key has 1 to 1024 bytes");
+        let copied = if flags & WHOLE == 0 { value_bytes } else { 0 };
+        Self {
+            references: AtomicU32::new(1),
+            access: AtomicU32::new(0),
+            key_and_flags: key_bytes | flags,
+            value_bytes: u16::try_from(copied).expect("a copied value is small"),
+        }
+    }
+}
+
+impl Clone for Packed {
+    fn clone(&self) -> Self {
+        // As in `Arc`: a reference comes of another one, which orders it.
+        if self.header().references.fetch_add(1, Ordering::Relaxed) >= REFERENCES_MAX {
+            process::abort();
+        }
+        Self(self.0)
+    }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        if self.header().references.fetch_sub(1, Ordering::Release) > 1 {
+            return;
+        }
+        // All uses by others come before this.
+        atomic::fence(Ordering::Acquire);
+        let layout = self.layout();
+        // SAFETY: this was the last reference. What the head owns is dropped once, by the
+        // header that the flags tell of, and then the head, of the layout that it was
+        // allocated with.
+        unsafe {
+            if self.has(APART) {
+                let value = self.0.cast::<ApartHeader>().as_ref().value;
+                let run = ptr::slice_from_raw_parts_mut(value.as_ptr(), self.run_bytes());
+                drop(Box::from_raw(run));
+            } else if self.has(WHOLE) {
+                ptr::drop_in_place(&raw mut (*self.0.cast::<WholeHeader>().as_ptr()).value);
+            }
+            alloc::dealloc(self.0.cast().as_ptr(), layout);
+        }
+    }
+}
+
+impl PartialEq for Packed {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Packed {}
+
+impl Hash for Packed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl AsRef<[u8]> for Value {
+    fn as_ref(&self) -> &[u8] {
+        self.0.fields().value
+    }
+}
+
+/// Returns true if a value costs less in an allocation apart, with its digest or without
+/// it. The fields are all others and the digest.
+fn is_apart(field_bytes: usize, digest_bytes: usize, value_bytes: usize) -> bool {
+    let (header, apart_header) = (size_of::<Header>(), size_of::<ApartHeader>());
+    let one = allocated(header + field_bytes + value_bytes);
+    let beside = if fits_beside(digest_bytes, value_bytes) { digest_bytes } else { 0 };
+    let two = allocated(apart_header + field_bytes - beside) + allocated(beside + value_bytes);
+    two + one / SAVING_MIN <= one
+}
+
+/// Returns true if a digest beside a value that is apart costs nothing.
+fn fits_beside(digest_bytes: usize, value_bytes: usize) -> bool {
+    allocated(digest_bytes + value_bytes) == allocated(value_bytes)
+}
+
+fn layout_of(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, ALIGN).expect("it is small")
+}
+
+/// Takes an array off the front of some bytes.
+fn take_array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (array, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*array)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    /// Lengths at the edges of forms and classes.
+    const VALUE_BYTES: [usize; 18] = [
+        0, 1, 83, 84, 100, 101, 119, 120, 183, 184, 1000, 1008, 1009, 1024, 4080, 4096, 4097, 65536,
+    ];
+
+    /// An entry of so many bytes, of which each is another one.
+    fn entry(bytes: usize, is_text: bool, type_bytes: Option<usize>, expires: bool) -> Entry {
+        let first = if is_text { b'a' } else { 0xf0 };
+        let value: Vec<u8> = (0..bytes).map(|at| first + u8::try_from(at % 16).unwrap()).collect();
+        let content_type = type_bytes.map(|bytes| "t".repeat(bytes).into());
+        let expiry = expires.then(|| Time::from_bits(u64::MAX - bytes as u64));
+        Entry::new(value.into()).with_content_type(content_type).with_expiry(expiry)
+    }
+
+    /// Asserts that an entry is what was packed.
+    fn check(packed: &Packed, key: &str, entry: &Entry) {
+        assert_eq!((packed.key(), packed.expiry()), (key, entry.expiry()));
+        let read = packed.clone().into_entry();
+        assert_eq!(&read, entry);
+        assert_eq!((read.is_text(), read.digest()), (entry.is_text(), entry.digest()));
+    }
+
+    #[test]
+    fn every_form_is_read_back_and_copied() {
+        for key_bytes in [1, 16, 40, 1024] {
+            let key = "k".repeat(key_bytes);
+            for bytes in VALUE_BYTES {
+                for (is_text, expires) in [(true, false), (false, true)] {
+                    for type_bytes in [None, Some(0), Some(10), Some(255)] {
+                        let entry = entry(bytes, is_text, type_bytes, expires);
+                        let packed = Packed::new(&key, entry.clone());
+                        packed.access().store(7, Ordering::Relaxed);
+                        check(&packed, &key, &entry);
+                        let copy = packed.copy();
+                        assert!(!Packed::are_same(Some(&packed), Some(&copy)));
+                        assert_eq!(copy.cost(), packed.cost());
+                        drop(packed);
+                        check(&copy, &key, &entry);
+                        assert_eq!(copy.access().load(Ordering::Relaxed), 7);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn short_entries_are_one_allocation_without_a_gap() {
+        for (key, bytes, head) in [(16, 100, 128), (16, 10, 38), (1, 0, 13), (1024, 183, 1219)] {
+            let packed = Packed::new(&"k".repeat(key), entry(bytes, true, None, false));
+            assert_eq!(packed.layout().size(), head, "{key} + {bytes}");
+            assert_eq!(packed.cost(), allocated(head) as u64);
+        }
+    }
+
+    #[test]
+    fn two_allocations_are_made_where_they_cost_less() {
+        let cost = |key: usize, bytes| {
+            Packed::new(&"k".repeat(key), entry(bytes, true, None, false)).cost()
+        };
+        let classes = |classes: &[usize]| -> u64 {
+            classes.iter().map(|class| allocated(*class) as u64).sum()
+        };
+        if cfg!(all(target_os = "linux", not(portable))) {
+            // The digest is beside the value where that is no larger for it.
+            assert_eq!(cost(40, 1000), classes(&[64, 1024]));
+            assert_eq!(cost(40, 1024), classes(&[80, 1024]));
+            assert_eq!(cost(16, 4096), classes(&[64, 4096]));
+            assert_eq!(cost(16, 900), classes(&[1024]));
+        }
+    }
+
+    #[test]
+    fn a_large_value_stays_in_its_buffer() {
+        let value = Bytes::from(vec![b'x'; COPIED_BYTES_MAX + 1]);
+        let packed = Packed::new("key", Entry::new(value.clone()));
+        assert_eq!(packed.clone().into_entry().value().as_ptr(), value.as_ptr());
+        assert_ne!(packed.copy().into_entry().value().as_ptr(), value.as_ptr());
+        assert!(!packed.is_large());
+        let packed = Packed::new("key", Entry::new(vec![b'x'; SMALL_BYTES_MAX + 1].into()));
+        let address = |packed: &Packed| packed.clone().into_entry().value().as_ptr().addr();
+        assert!(packed.is_large());
+        assert_eq!(address(&packed.copy()), address(&packed), "it would free nothing");
+    }
+
+    #[test]
+    fn a_reader_keeps_an_entry_and_nothing_else_does() {
+        struct Buffer(Vec<u8>, Arc<AtomicBool>);
+        impl AsRef<[u8]> for Buffer {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        impl Drop for Buffer {
+            fn drop(&mut self) {
+                self.1.store(true, Ordering::Relaxed);
+            }
+        }
+        let freed = Arc::new(AtomicBool::new(false));
+        let buffer = Bytes::from_owner(Buffer(vec![b'x'; 5000], Arc::clone(&freed)));
+        let packed = Packed::new("key", Entry::new(buffer));
+        let reader = packed.clone();
+        assert!(packed.is_shared());
+        drop(packed);
+        assert!(!reader.is_shared() && !freed.load(Ordering::Relaxed));
+        let value = reader.into_entry().value().clone();
+        assert!(!freed.load(Ordering::Relaxed));
+        drop(value);
+        assert!(freed.load(Ordering::Relaxed));
+
+        let packed = Packed::new("key", entry(100, true, None, false));
+        let value = packed.clone().into_entry().value().clone();
+        assert!(packed.is_shared());
+        drop(packed);
+        assert_eq!(value, entry(100, true, None, false).value());
+    }
+
+    #[test]
+    #[should_panic(expected = "a key has 1 to 1024 bytes")]
+    fn a_key_that_is_too_long_has_no_form() {
+        Packed::new(&"k".repeat(1025), entry(1, true, None, false));
+    }
+
+    /// A step in the life of an entry: what is done, and with which of those there are.
+    type Step = (u8, usize);
+
+    /// Lives through some steps with entries that others have, too.
+    fn live(mut own: Vec<(Packed, Entry)>, steps: &[Step]) {
+        for (what, place) in steps {
+            if own.is_empty() {
+                return;
+            }
+            let place = place % own.len();
+            let (packed, entry) = &own[place];
+            match what % 4 {
+                0 => own.push((packed.clone(), entry.clone())),
+                1 => own.push((packed.copy(), entry.clone())),
+                2 => check(packed, packed.key(), entry),
+                _ => drop(own.swap_remove(place)),
+            }
+        }
+        for (packed, entry) in own {
+            assert_eq!(packed.into_entry(), entry);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_entries_live_through_any_history_on_several_threads(
+            entries in prop::collection::vec(
+                (
+                    prop_oneof![1..60_usize, 1000..1025_usize],
+                    prop_oneof![0..300_usize, 900..1100_usize, 4000..5000_usize],
+                    any::<bool>(),
+                    prop::option::of(0..256_usize),
+                    any::<bool>(),
+                ),
+                1..8,
+            ),
+            histories in prop::collection::vec(
+                prop::collection::vec((any::<u8>(), any::<usize>()), 0..60), 3),
+        ) {
+            let entries: Vec<(Packed, Entry)> = entries
+                .into_iter()
+                .map(|(key_bytes, bytes, is_text, type_bytes, expires)| {
+                    let entry = entry(bytes, is_text, type_bytes, expires);
+                    (Packed::new(&"k".repeat(key_bytes), entry.clone()), entry)
+                })
+                .collect();
+            thread::scope(|scope| {
+                for steps in &histories {
+                    let own = entries.clone();
+                    scope.spawn(move || live(own, steps));
+                }
+            });
+            for (packed, entry) in &entries {
+                prop_assert!(!packed.is_shared());
+                check(packed, packed.key(), entry);
+            }
+        }
+    }
+}
