@@ -6,9 +6,11 @@
 //! a slab of its own, with a page more, so that not all of them begin at the same place
 //! of a cache.
 
+/// Whether allocations lie in slabs, which go back to the system once they are empty.
+pub const HAS_SLABS: bool = cfg!(all(target_os = "linux", not(portable)));
+
 /// jemalloc's pages.
-#[cfg(all(target_os = "linux", not(portable)))]
-const PAGE_BYTES: usize = 4096;
+pub const PAGE_BYTES: usize = 4096;
 
 /// jemalloc's record of a slab.
 #[cfg(all(target_os = "linux", not(portable)))]
@@ -19,7 +21,6 @@ const SLAB_RECORD_BYTES: usize = 128;
 const PAGE_RECORD_BYTES: usize = 8;
 
 /// The largest allocation that shares a slab with others, in bytes.
-#[cfg(all(target_os = "linux", not(portable)))]
 pub const SHARED_BYTES_MAX: usize = 14 << 10;
 
 /// The bytes that an allocation of `size` takes, with its part of the allocator's
@@ -47,10 +48,6 @@ fn class_of(size: usize) -> usize {
         _ => size.next_multiple_of(1 << ((size - 1).ilog2() - 2)),
     }
 }
-
-/// The same of any.
-#[cfg(not(all(target_os = "linux", not(portable))))]
-pub const SHARED_BYTES_MAX: usize = 14 << 10;
 
 /// The same of a general-purpose allocator: a header of 8 bytes, steps of 16, never
 /// under 32.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The bytes held, and their maximum.
 pub struct Account {
     held: AtomicU64,
+    /// The bytes freed, but for those whose place others took that are as large.
+    freed: AtomicU64,
     max: u64,
 }
 
@@ -15,7 +17,7 @@ pub struct Full;
 impl Account {
     /// An account of nothing that may not pass `max`.
     pub fn new(max: u64) -> Self {
-        Self { held: AtomicU64::new(0), max }
+        Self { held: AtomicU64::new(0), freed: AtomicU64::new(0), max }
     }
 
     /// The bytes held.
@@ -45,10 +47,21 @@ impl Account {
             let after = held.saturating_sub(freed).saturating_add(taken);
             (after <= self.max || taken <= freed).then_some(after)
         };
-        self.held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .map(drop)
-            .map_err(|_held| Full)
+        let exchanged = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        if freed != taken && exchanged.is_ok() {
+            self.freed.fetch_add(freed, Ordering::Relaxed);
+        }
+        exchanged.map(drop).map_err(|_held| Full)
+    }
+
+    /// The bytes freed by what has become smaller, larger or nothing.
+    pub fn freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+
+    /// Begins to count the bytes freed anew.
+    pub fn take_freed(&self) {
+        self.freed.store(0, Ordering::Relaxed);
     }
 
     /// Replaces `before` bytes by `after`, past the maximum if need be.
@@ -56,5 +69,8 @@ impl Account {
         // In one step, so that nobody sees the sum pass the maximum. Wrapping
         // around makes an addition of a difference below zero.
         self.held.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        if before > after {
+            self.freed.fetch_add(before - after, Ordering::Relaxed);
+        }
     }
 }

@@ -290,6 +290,7 @@ impl Maps {
             self.watch.changed(key, event == Event::Put);
         }
         drop(old);
+        self.heed_freed();
         Ok(effects)
     }
 

@@ -256,6 +256,29 @@ impl Map {
         all().skip(skipped).chain(all()).take(most.min(keys))
     }
 
+    /// Up to so many entries, from the one at a number on.
+    pub fn part(&self, at: usize, most: usize) -> impl Iterator<Item = &Packed> {
+        self.iter().skip(at).take(most)
+    }
+
+    /// Copies entries of a part that nobody else has, and puts the copies in their
+    /// places. Returns the old ones.
+    pub fn copy_part(
+        &mut self,
+        at: usize,
+        most: usize,
+        is_chosen: impl Fn(&Packed) -> bool,
+    ) -> Vec<Packed> {
+        let chosen = self.part(at, most).filter(|packed| !packed.is_shared() && is_chosen(packed));
+        let copies: Vec<Packed> = chosen.map(Packed::copy).collect();
+        let hasher = self.hasher.clone();
+        let mut put = |copy: Packed| {
+            let own = copy.clone();
+            self.replace(hasher.hashed(own.key()), copy)
+        };
+        copies.into_iter().filter_map(&mut put).collect()
+    }
+
     /// Puts an entry in place of the one under the same key, which is returned.
     pub fn replace(&mut self, key: Hashed<'_>, packed: Packed) -> Option<Packed> {
         let table = self.tables.get_mut(self.layout.table(key.hash))?;

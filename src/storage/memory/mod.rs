@@ -15,6 +15,7 @@
 
 mod account;
 mod batch;
+mod defragment;
 mod first;
 mod index;
 mod list;
@@ -32,6 +33,7 @@ use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated};
 use crate::metrics::Exposition;
 use account::{Account, Full};
 use crossbeam_channel::Sender;
+use defragment::Defragmenter;
 use index::{Index, NewKeys};
 use map::{Growth, Hashed, Keyed, Map};
 use packed::Packed;
@@ -82,6 +84,9 @@ struct Maps {
     sweeps: AtomicU64,
     /// The number of entries that were removed once they had expired.
     expired: AtomicU64,
+    defragmenter: Defragmenter,
+    /// For its thread.
+    own: Weak<Maps>,
     /// Started with the first operation that takes long.
     pool: OnceLock<Pool>,
 }
@@ -136,7 +141,7 @@ impl Memory {
         let (sweeps, expired) = (AtomicU64::new(0), AtomicU64::new(0));
         let watch = Watch::default();
         let changes = Changes::new(history_bytes, Revision::newborn(), false);
-        Self(Arc::new(Maps {
+        Self(Arc::new_cyclic(|own| Maps {
             shards,
             hasher,
             account,
@@ -148,6 +153,8 @@ impl Memory {
             sweeping,
             sweeps,
             expired,
+            defragmenter: Defragmenter::default(),
+            own: own.clone(),
             pool,
         }))
     }
@@ -515,7 +522,10 @@ impl Maps {
     fn tell(&self, key: &str, Untold { is_stored, bell, old }: Untold) {
         drop(bell);
         self.watch.changed(key, is_stored);
-        drop(old);
+        if old.is_some() {
+            drop(old);
+            self.heed_freed();
+        }
     }
 
     /// Removes `key` from a map; returns its entry, of which the account still has the
