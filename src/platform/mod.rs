@@ -4,8 +4,8 @@
 //! Each file has the system's own form of one thing and, where the store runs
 //! without it, a form for the others.
 
-#[cfg(all(target_os = "linux", not(portable)))]
-mod allocator;
+#[cfg_attr(any(portable, not(target_os = "linux")), path = "allocator_portable.rs")]
+pub mod allocator;
 pub mod clock;
 pub mod descriptors;
 pub mod process;

@@ -6,10 +6,10 @@
 //!
 //! jemalloc keeps allocations of a class side by side in slabs, and returns a slab to the
 //! system once nothing is left in it. So entries that are thinly spread are laid anew:
-//! copied to where there is place, which frees what they leave. A pass looks at all
-//! entries, counts the bytes by their addresses, and moves those from where the fewest
-//! are; then it looks again, until little would be gained. It knows nothing of slabs but
-//! that they are whole pages, so it looks at runs of pages.
+//! copied side by side, which leaves their slabs empty. A pass looks at all entries, and
+//! counts the bytes by their addresses. Then it empties the runs of pages that are used
+//! least, some at a time, so that few copies are there beside what they leave. It knows
+//! nothing of slabs but that they are whole pages.
 //!
 //! A thread, started once much has been freed, makes a pass after much more has been.
 //! It takes the lock of one map at a time, for some dozens of entries, and rests longer
@@ -17,8 +17,8 @@
 //! slab. The account is right all the while: a copy costs as much as the entry.
 
 use super::packed::Packed;
-use super::{Maps, read, write};
-use crate::platform::scheduling;
+use super::{Maps, Shard, read, write};
+use crate::platform::{allocator, scheduling};
 use crate::platform::size_classes::{HAS_SLABS, PAGE_BYTES, SHARED_BYTES_MAX};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{HashMap, HashSet};
@@ -33,19 +33,20 @@ const FREED_BYTES_MIN: u64 = 1 << 20;
 /// The time that those who free have to finish before a pass begins.
 const DELAY: Duration = Duration::from_millis(250);
 
-/// A pass ends once it would gain less than this part of the bytes of the entries.
+/// A pass is made if it gains more than this part of the bytes of the entries.
 const GAIN_PART: usize = 64;
 
 /// Entries are moved from a run of pages of which less than this is used, in parts.
 const DENSE_PARTS: usize = 240;
 const PARTS: usize = 256;
 
-/// The part of all bytes that is moved between two looks, and the least of them.
+/// The part of all bytes that is moved at a time, and the least of them.
 const MOVED_PART: usize = 16;
 const MOVED_BYTES_MIN: usize = 4 << 20;
 
-/// The most looks of a pass.
-const LOOKS_MAX: usize = 48;
+/// The most passes one after the other. What others write meanwhile may take all that
+/// is gained.
+const PASSES_MAX: usize = 3;
 
 /// The entries of a map that are looked at under one lock.
 const ENTRIES_AT_ONCE: usize = 128;
@@ -69,7 +70,7 @@ struct Census {
 }
 
 /// The use of a run.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Run {
     /// A bit for each page where an entry begins.
     pages: u16,
@@ -78,11 +79,6 @@ struct Run {
 
 /// The runs that are to be emptied.
 type Sparse = HashSet<usize>;
-
-/// Work with rests.
-struct Pace {
-    begun: Instant,
-}
 
 impl Maps {
     /// Has a pass made once enough has been freed.
@@ -96,43 +92,74 @@ impl Maps {
         let _is_woken: bool = wake.try_send(()).is_ok();
     }
 
-    /// Makes a pass. Returns the bytes that were moved.
+    /// Makes passes while they gain something. Returns the bytes that were moved.
     pub fn defragment(&self) -> u64 {
-        self.account.take_freed();
-        let (mut sparse, mut moved, mut gain) = (Sparse::default(), 0, usize::MAX);
-        for _ in 0..LOOKS_MAX {
-            let census = self.look(&sparse, &mut moved);
-            let (bytes, next) = (census.bytes(), census.gain());
-            // What others write meanwhile may take the place of all that is gained.
-            if next < bytes / GAIN_PART + RUN_BYTES || next >= gain {
+        let mut moved = 0;
+        for _ in 0..PASSES_MAX {
+            self.account.take_freed();
+            let census = self.take_census();
+            let bytes = census.bytes();
+            if census.gain() < bytes / GAIN_PART + RUN_BYTES {
                 break;
             }
-            gain = next;
-            sparse = census.sparsest((bytes / MOVED_PART).max(MOVED_BYTES_MIN));
+            for sparse in census.plan((bytes / MOVED_PART).max(MOVED_BYTES_MIN)) {
+                moved += self.empty(&sparse);
+            }
         }
         moved
     }
 
-    /// Moves the entries of some runs, and counts where all are since.
-    fn look(&self, sparse: &Sparse, moved: &mut u64) -> Census {
-        let (mut census, mut pace) = (Census::default(), Pace::begin());
+    /// Counts where all entries are.
+    fn take_census(&self) -> Census {
+        let mut census = Census::default();
+        self.visit(|shard, at| {
+            let mut any = false;
+            for packed in read(&shard.map).part(at, ENTRIES_AT_ONCE) {
+                any = true;
+                slab_blocks(packed).for_each(|(address, bytes)| census.count(address, bytes));
+            }
+            any
+        });
+        census
+    }
+
+    /// Moves the entries of some runs. Returns their bytes.
+    fn empty(&self, sparse: &Sparse) -> u64 {
+        let is_in = |packed: &Packed| {
+            slab_blocks(packed).any(|(address, _)| sparse.contains(&(address / RUN_BYTES)))
+        };
+        let mut moved = 0;
+        self.visit(|shard, at| {
+            let (mut any, mut found) = (false, false);
+            for packed in read(&shard.map).part(at, ENTRIES_AT_ONCE) {
+                any = true;
+                found |= is_in(packed);
+            }
+            if found {
+                let old = write(&shard.map).copy_part(at, ENTRIES_AT_ONCE, is_in);
+                moved += old.iter().map(Packed::cost).sum::<u64>();
+            }
+            any
+        });
+        moved
+    }
+
+    /// Visits all maps in parts, with rests, until each says that there is no more.
+    fn visit(&self, mut visit: impl FnMut(&Shard, usize) -> bool) {
+        let mut begun = Instant::now();
         for shard in &self.shards {
             for at in (0..).step_by(ENTRIES_AT_ONCE) {
-                let map = || read(&shard.map);
-                let is_in = |packed: &Packed| {
-                    slab_blocks(packed).any(|(address, _)| sparse.contains(&(address / RUN_BYTES)))
-                };
-                if !sparse.is_empty() && map().part(at, ENTRIES_AT_ONCE).any(is_in) {
-                    let old = write(&shard.map).copy_part(at, ENTRIES_AT_ONCE, is_in);
-                    *moved += old.iter().map(Packed::cost).sum::<u64>();
+                let is_over = !visit(shard, at);
+                let worked = begun.elapsed();
+                if worked >= WORK {
+                    thread::sleep(worked * REST_COSTS);
+                    begun = Instant::now();
                 }
-                if !census.count_all(map().part(at, ENTRIES_AT_ONCE)) {
+                if is_over {
                     break;
                 }
-                pace.rest();
             }
         }
-        census
     }
 }
 
@@ -153,6 +180,10 @@ fn start(maps: Weak<Maps>) -> Sender<()> {
 
 fn run(maps: &Weak<Maps>, woken: &Receiver<()>) {
     scheduling::batch_priority();
+    if !allocator::use_own_arena() {
+        log::warn!("no arena to lay entries anew: the memory between them stays");
+        return;
+    }
     while woken.recv().is_ok() {
         thread::sleep(DELAY);
         let Some(maps) = maps.upgrade() else { return };
@@ -162,18 +193,6 @@ fn run(maps: &Weak<Maps>, woken: &Receiver<()>) {
 }
 
 impl Census {
-    /// Counts some entries. Returns false if there are none.
-    fn count_all<'a>(&mut self, entries: impl Iterator<Item = &'a Packed>) -> bool {
-        let mut any = false;
-        for packed in entries {
-            any = true;
-            for (address, bytes) in slab_blocks(packed) {
-                self.count(address, bytes);
-            }
-        }
-        any
-    }
-
     fn count(&mut self, address: usize, bytes: usize) {
         let run = self.runs.entry(address / RUN_BYTES).or_default();
         let first = address % RUN_BYTES / PAGE_BYTES;
@@ -195,51 +214,38 @@ impl Census {
         self.runs.values().filter(|run| run.is_sparse()).map(|run| run.unused()).sum()
     }
 
-    /// The sparsest runs, with so many bytes of entries in all.
-    fn sparsest(&self, bytes_max: usize) -> Sparse {
-        let sparse = self.runs.iter().filter(|(_, run)| run.is_sparse());
-        let mut sparse: Vec<(usize, usize, usize)> =
-            sparse.map(|(number, run)| (run.use_in_parts(), *number, run.bytes as usize)).collect();
-        sparse.sort_unstable();
-        let mut sum = 0;
-        let fits = |(_, _, bytes): &(usize, usize, usize)| {
-            sum += bytes;
-            sum <= bytes_max
-        };
-        sparse.into_iter().take_while(fits).map(|(_, number, _)| number).collect()
+    /// All sparse runs, the sparsest first, in sets of so many bytes of entries.
+    fn plan(&self, bytes_max: usize) -> Vec<Sparse> {
+        let mut sparse: Vec<_> = self.runs.iter().filter(|(_, run)| run.is_sparse()).collect();
+        sparse.sort_unstable_by_key(|(_, run)| run.use_in_parts());
+        let (mut plan, mut bytes) = (Vec::new(), bytes_max);
+        for (number, run) in sparse {
+            bytes += run.bytes as usize;
+            if bytes > bytes_max {
+                plan.push(Sparse::default());
+                bytes = run.bytes as usize;
+            }
+            plan.last_mut().expect("one was pushed").insert(*number);
+        }
+        plan
     }
 }
 
 impl Run {
-    fn page_bytes(self) -> usize {
+    fn page_bytes(&self) -> usize {
         self.pages.count_ones() as usize * PAGE_BYTES
     }
 
     /// The part of its pages that is used.
-    fn use_in_parts(self) -> usize {
+    fn use_in_parts(&self) -> usize {
         self.bytes as usize * PARTS / self.page_bytes().max(1)
     }
 
-    fn is_sparse(self) -> bool {
+    fn is_sparse(&self) -> bool {
         self.use_in_parts() < DENSE_PARTS
     }
 
-    fn unused(self) -> usize {
+    fn unused(&self) -> usize {
         self.page_bytes().saturating_sub(self.bytes as usize)
-    }
-}
-
-impl Pace {
-    fn begin() -> Self {
-        Self { begun: Instant::now() }
-    }
-
-    /// Rests once it has worked for a while.
-    fn rest(&mut self) {
-        let worked = self.begun.elapsed();
-        if worked >= WORK {
-            thread::sleep(worked * REST_COSTS);
-            self.begun = Instant::now();
-        }
     }
 }
