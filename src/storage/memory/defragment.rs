@@ -16,13 +16,15 @@
 //! than it works. It leaves alone what a reader has, and what is too large to share a
 //! slab. The account is right all the while: a copy costs as much as the entry.
 
+use super::map::Map;
 use super::packed::Packed;
 use super::{Maps, Shard, read, write};
 use crate::platform::{allocator, scheduling};
 use crate::platform::size_classes::{HAS_SLABS, PAGE_BYTES, SHARED_BYTES_MAX};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{HashMap, HashSet};
-use std::sync::{OnceLock, Weak};
+use std::ops::Range;
+use std::sync::{OnceLock, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,12 +50,13 @@ const MOVED_BYTES_MIN: usize = 4 << 20;
 /// is gained.
 const PASSES_MAX: usize = 3;
 
-/// The entries of a map that are looked at under one lock.
+/// The entries of a map that are looked at under one lock, and the most of such parts.
 const ENTRIES_AT_ONCE: usize = 128;
+const PARTS_MAX: usize = 32;
 
-/// The thread works this long, and then rests for twice that.
+/// The thread works this long, and then rests.
 const WORK: Duration = Duration::from_millis(1);
-const REST_COSTS: u32 = 2;
+const REST: Duration = Duration::from_millis(2);
 
 /// The pages of a run.
 const RUN_PAGES: usize = 16;
@@ -78,7 +81,15 @@ struct Run {
 }
 
 /// The runs that are to be emptied.
-type Sparse = HashSet<usize>;
+#[derive(Default)]
+struct Sparse {
+    numbers: HashSet<usize>,
+    /// A bit for each of them, and for no others where they are near one another.
+    filter: Filter,
+}
+
+/// Bits for the numbers of runs, modulo theirs.
+struct Filter(Box<[u64]>);
 
 impl Maps {
     /// Has a pass made once enough has been freed.
@@ -112,13 +123,12 @@ impl Maps {
     /// Counts where all entries are.
     fn take_census(&self) -> Census {
         let mut census = Census::default();
-        self.visit(|shard, at| {
-            let mut any = false;
-            for packed in read(&shard.map).part(at, ENTRIES_AT_ONCE) {
-                any = true;
-                slab_blocks(packed).for_each(|(address, bytes)| census.count(address, bytes));
+        self.visit(|map, part| {
+            for packed in read(map).part(part) {
+                for (address, bytes) in packed.addresses().into_iter().zip(packed.costs()) {
+                    census.count(address, bytes);
+                }
             }
-            any
         });
         census
     }
@@ -126,47 +136,33 @@ impl Maps {
     /// Moves the entries of some runs. Returns their bytes.
     fn empty(&self, sparse: &Sparse) -> u64 {
         let is_in = |packed: &Packed| {
-            slab_blocks(packed).any(|(address, _)| sparse.contains(&(address / RUN_BYTES)))
+            packed.addresses().iter().any(|address| sparse.has(address / RUN_BYTES))
         };
         let mut moved = 0;
-        self.visit(|shard, at| {
-            let (mut any, mut found) = (false, false);
-            for packed in read(&shard.map).part(at, ENTRIES_AT_ONCE) {
-                any = true;
-                found |= is_in(packed);
-            }
-            if found {
-                let old = write(&shard.map).copy_part(at, ENTRIES_AT_ONCE, is_in);
+        self.visit(|map, part| {
+            if read(map).part(part.clone()).any(is_in) {
+                let old = write(map).copy_part(part, is_in);
                 moved += old.iter().map(Packed::cost).sum::<u64>();
             }
-            any
         });
         moved
     }
 
-    /// Visits all maps in parts, with rests, until each says that there is no more.
-    fn visit(&self, mut visit: impl FnMut(&Shard, usize) -> bool) {
+    /// Visits all maps in parts, with rests.
+    fn visit(&self, mut visit: impl FnMut(&RwLock<Map>, Range<usize>)) {
         let mut begun = Instant::now();
-        for shard in &self.shards {
-            for at in (0..).step_by(ENTRIES_AT_ONCE) {
-                let is_over = !visit(shard, at);
-                let worked = begun.elapsed();
-                if worked >= WORK {
-                    thread::sleep(worked * REST_COSTS);
+        for Shard { map, .. } in &self.shards {
+            let keys = read(map).len();
+            let part = ENTRIES_AT_ONCE.max(keys / PARTS_MAX);
+            for at in (0..keys).step_by(part) {
+                visit(map, at..at + part);
+                if begun.elapsed() >= WORK {
+                    thread::sleep(REST);
                     begun = Instant::now();
-                }
-                if is_over {
-                    break;
                 }
             }
         }
     }
-}
-
-/// The allocations of an entry that share slabs with others: address and bytes.
-fn slab_blocks(packed: &Packed) -> impl Iterator<Item = (usize, usize)> {
-    let blocks = packed.blocks().into_iter();
-    blocks.filter(|(_, bytes)| (1..=SHARED_BYTES_MAX).contains(bytes))
 }
 
 fn start(maps: Weak<Maps>) -> Sender<()> {
@@ -194,6 +190,9 @@ fn run(maps: &Weak<Maps>, woken: &Receiver<()>) {
 
 impl Census {
     fn count(&mut self, address: usize, bytes: usize) {
+        if bytes == 0 || bytes > SHARED_BYTES_MAX {
+            return;
+        }
         let run = self.runs.entry(address / RUN_BYTES).or_default();
         let first = address % RUN_BYTES / PAGE_BYTES;
         // What lies beyond the end of the run belongs to this one, too.
@@ -225,9 +224,45 @@ impl Census {
                 plan.push(Sparse::default());
                 bytes = run.bytes as usize;
             }
-            plan.last_mut().expect("one was pushed").insert(*number);
+            plan.last_mut().expect("one was pushed").add(*number);
         }
         plan
+    }
+}
+
+impl Sparse {
+    fn add(&mut self, number: usize) {
+        self.numbers.insert(number);
+        self.filter.add(number);
+    }
+
+    fn has(&self, number: usize) -> bool {
+        self.filter.may_have(number) && self.numbers.contains(&number)
+    }
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(vec![0; 1 << 10].into())
+    }
+}
+
+impl Filter {
+    /// The place of a number.
+    fn place(&self, number: usize) -> (usize, u64) {
+        (number / 64 % self.0.len(), 1 << (number % 64))
+    }
+
+    fn add(&mut self, number: usize) {
+        let (word, bit) = self.place(number);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    fn may_have(&self, number: usize) -> bool {
+        let (word, bit) = self.place(number);
+        self.0.get(word).is_some_and(|word| word & bit != 0)
     }
 }
 

@@ -19,6 +19,7 @@ use hashbrown::hash_map::EntryRef;
 use hashbrown::{Equivalent, HashMap};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::mem;
+use std::ops::Range;
 
 /// The most tables of a map.
 const TABLES_MAX: usize = 5;
@@ -256,20 +257,19 @@ impl Map {
         all().skip(skipped).chain(all()).take(most.min(keys))
     }
 
-    /// Up to so many entries, from the one at a number on.
-    pub fn part(&self, at: usize, most: usize) -> impl Iterator<Item = &Packed> {
-        self.iter().skip(at).take(most)
+    /// The entries of some places in the order of the tables.
+    pub fn part(&self, part: Range<usize>) -> impl Iterator<Item = &Packed> {
+        self.iter().skip(part.start).take(part.len())
     }
 
     /// Copies entries of a part that nobody else has, and puts the copies in their
     /// places. Returns the old ones.
     pub fn copy_part(
         &mut self,
-        at: usize,
-        most: usize,
+        part: Range<usize>,
         is_chosen: impl Fn(&Packed) -> bool,
     ) -> Vec<Packed> {
-        let chosen = self.part(at, most).filter(|packed| !packed.is_shared() && is_chosen(packed));
+        let chosen = self.part(part).filter(|packed| !packed.is_shared() && is_chosen(packed));
         let copies: Vec<Packed> = chosen.map(Packed::copy).collect();
         let hasher = self.hasher.clone();
         let mut put = |copy: Packed| {

@@ -350,21 +350,28 @@ impl Packed {
 
     /// The bytes that it takes.
     pub fn cost(&self) -> u64 {
-        self.blocks().iter().map(|(_, bytes)| *bytes as u64).sum()
+        self.costs().iter().sum::<usize>() as u64
     }
 
-    /// The addresses of its allocations, and the bytes that each takes.
-    pub fn blocks(&self) -> [(usize, usize); 2] {
-        let head = (self.0.addr().get(), allocated(self.layout().size()));
-        let value = if let Some(apart) = self.apart() {
-            (apart.value.addr().get(), allocated(self.run_bytes()))
-        } else if let Some(whole) = self.whole() {
-            let bytes = allocated(whole.value.len()) + allocated(SHARED_BUFFER_BYTES);
-            (whole.value.as_ptr().addr(), bytes)
+    /// The bytes that each of its allocations takes.
+    pub fn costs(&self) -> [usize; 2] {
+        let value = if self.has(APART) {
+            allocated(self.run_bytes())
         } else {
-            (0, 0)
+            let cost = |value: &Bytes| allocated(value.len()) + allocated(SHARED_BUFFER_BYTES);
+            self.whole().map_or(0, |whole| cost(&whole.value))
         };
-        [head, value]
+        [allocated(self.layout().size()), value]
+    }
+
+    /// The addresses of its allocations; 0 where there is no second one.
+    pub fn addresses(&self) -> [usize; 2] {
+        let value = if let Some(apart) = self.apart() {
+            apart.value.addr().get()
+        } else {
+            self.whole().map_or(0, |whole| whole.value.as_ptr().addr())
+        };
+        [self.0.addr().get(), value]
     }
 
     /// The layout of the head.
