@@ -7,6 +7,8 @@ mod support;
 
 use little_key_value::storage::{Entry, Key, Memory};
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 use support::blocking::Blocking as _;
 
 /// The process's resident memory in bytes.
@@ -41,7 +43,24 @@ fn the_account_agrees_with_the_process() {
         kept.push(memory);
         let per_entry = (held / entries as u64, resident / entries as u64);
         println!("{entries} x {value_bytes} bytes: held, resident per entry {per_entry:?}");
-        let fair = resident * 7 / 10..resident * 13 / 10;
+        let fair = resident * 92 / 100..resident * 108 / 100;
         assert!(fair.contains(&held), "{held} held, {resident} resident");
+    }
+    half_of_it_comes_back();
+}
+
+/// Deletes half of a store at random.
+fn half_of_it_comes_back() {
+    const KEYS: u64 = 200_000;
+    let (memory, _, whole) = load(200_000, 100);
+    let before = resident();
+    for index in (0..KEYS).filter(|index| index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 0) {
+        memory.delete(&Key::new(format!("{index:016}")).expect("a key")).expect("it deletes");
+    }
+    let deadline = Instant::now() + Duration::from_secs(100);
+    while before.saturating_sub(resident()) < whole * 35 / 100 {
+        let back = before.saturating_sub(resident());
+        assert!(Instant::now() < deadline, "{back} of {whole} bytes came back");
+        thread::sleep(Duration::from_millis(50));
     }
 }

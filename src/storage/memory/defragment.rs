@@ -19,8 +19,8 @@
 use super::map::Map;
 use super::packed::Packed;
 use super::{Maps, Shard, read, write};
-use crate::platform::{allocator, scheduling};
 use crate::platform::size_classes::{HAS_SLABS, PAGE_BYTES, SHARED_BYTES_MAX};
+use crate::platform::{allocator, scheduling};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

@@ -158,7 +158,9 @@ impl Layout {
         let Self { tables, buckets } = self;
         match tables {
             1 => Self { tables, buckets: if buckets > 4 { buckets / 2 } else { 0 } },
-            TABLES_MIN if buckets <= SINGLE_BUCKETS_MAX / 2 => Self { tables: 1, buckets: buckets * 2 },
+            TABLES_MIN if buckets <= SINGLE_BUCKETS_MAX / 2 => {
+                Self { tables: 1, buckets: buckets * 2 }
+            }
             TABLES_MIN => Self { tables: TABLES_MAX, buckets: buckets / 2 },
             _ => Self { tables: tables - 1, buckets },
         }
@@ -372,5 +374,185 @@ impl Map {
     pub fn counted_bytes(&self) -> u64 {
         let bytes = self.tables.iter().map(Table::allocation_size).filter(|bytes| *bytes > 0);
         bytes.map(|bytes| allocated(bytes) as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Entry;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn packed(key: &str, value: &str) -> Packed {
+        Packed::new(key, Entry::new(value.to_owned().into()))
+    }
+
+    fn value(packed: &Packed) -> String {
+        String::from_utf8(packed.clone().into_entry().value().to_vec()).unwrap()
+    }
+
+    /// Puts an entry where a key may be new, as the engine does.
+    fn put(map: &mut Map, keyed: &Keyed, key: &str, text: &str) {
+        let hashed = keyed.hashed(key);
+        if map.get(hashed).is_some() {
+            assert!(map.replace(hashed, packed(key, text)).is_some());
+            return;
+        }
+        if let Some(growth) = map.growth_for(&[hashed.hash()]) {
+            let (before, bytes) = (map.bytes(), growth.bytes());
+            map.grow(growth);
+            assert_eq!(map.bytes(), before + bytes);
+        }
+        map.insert(hashed, packed(key, text));
+        assert_eq!(map.bytes(), map.counted_bytes());
+    }
+
+    fn remove(map: &mut Map, keyed: &Keyed, key: &str) -> Option<Packed> {
+        let removed = map.remove(keyed.hashed(key));
+        map.shrink();
+        assert_eq!(map.bytes(), map.counted_bytes());
+        removed
+    }
+
+    /// The part of its buckets that is used, in hundredths.
+    fn load(map: &Map) -> usize {
+        map.len() * 100 / map.layout.buckets()
+    }
+
+    #[test]
+    fn it_is_never_much_less_full_than_six_tenths_for_long() {
+        const FEW: usize = 1000;
+        const KEYS: usize = 40_000;
+        let keyed = Keyed::default();
+        let mut map = Map::new(keyed.clone());
+        let (mut layouts, mut least) = (BTreeSet::new(), 100);
+        for number in 0..KEYS {
+            put(&mut map, &keyed, &number.to_string(), "");
+            layouts.insert((map.layout.buckets, map.layout.tables));
+            if number > FEW {
+                least = least.min(load(&map));
+            }
+        }
+        assert!(least >= 58, "{least}");
+        assert!(layouts.len() > 20, "{layouts:?}");
+        for number in FEW..KEYS {
+            assert!(remove(&mut map, &keyed, &number.to_string()).is_some());
+            least = least.min(load(&map));
+        }
+        assert!(least >= 50, "{least}");
+        for number in 0..FEW {
+            assert!(map.get(keyed.hashed(&number.to_string())).is_some());
+            remove(&mut map, &keyed, &number.to_string());
+        }
+        assert!(map.layout.buckets() <= BUCKETS_WORTH_KEEPING, "{:?}", map.layout);
+    }
+
+    #[test]
+    fn each_layout_is_between_its_neighbours() {
+        let mut layout = Layout::EMPTY;
+        for _ in 0..40 {
+            let next = layout.next();
+            assert!(next.buckets() > layout.buckets(), "{layout:?}");
+            assert_eq!(next.previous(), layout);
+            if layout.tables > 1 {
+                assert!(layout.buckets() * 4 >= next.buckets() * 3, "{layout:?}");
+            }
+            layout = next;
+        }
+    }
+
+    /// Removed keys leave traces in a table, which must not make it grow.
+    #[test]
+    fn replacing_keys_by_others_does_not_make_it_grow() {
+        const KEYS: usize = 2000;
+        let keyed = Keyed::default();
+        let mut map = Map::new(keyed.clone());
+        for number in 0..KEYS {
+            put(&mut map, &keyed, &number.to_string(), "");
+        }
+        for number in 0..20 * KEYS {
+            remove(&mut map, &keyed, &number.to_string());
+            put(&mut map, &keyed, &(number + KEYS).to_string(), "");
+        }
+        assert_eq!(map.len(), KEYS);
+        assert!(load(&map) >= 58, "{:?}", map.layout);
+    }
+
+    #[test]
+    fn samples_come_from_everywhere_and_are_neighbours() {
+        const KEYS: usize = 500;
+        let keyed = Keyed::default();
+        let mut map = Map::new(keyed.clone());
+        assert_eq!(map.sample(7, 5).count(), 0);
+        for number in 0..KEYS {
+            put(&mut map, &keyed, &number.to_string(), "");
+        }
+        let mut seen = BTreeSet::new();
+        for number in 0..100_000_u32 {
+            // Any numbers will do that are mixed well.
+            let random = keyed.hashed(&format!("random {number}")).hash();
+            let sample: Vec<&str> = map.sample(random, 4).map(Packed::key).collect();
+            assert_eq!(sample.iter().collect::<BTreeSet<_>>().len(), 4);
+            seen.extend(sample.into_iter().map(str::to_owned));
+            if seen.len() == KEYS {
+                return;
+            }
+        }
+        panic!("{} of {KEYS}", seen.len());
+    }
+
+    #[test]
+    fn copies_take_the_places_of_entries_that_nobody_reads() {
+        const KEYS: usize = 300;
+        let keyed = Keyed::default();
+        let mut map = Map::new(keyed.clone());
+        for number in 0..KEYS {
+            put(&mut map, &keyed, &number.to_string(), &format!("value {number}"));
+        }
+        let read = map.get(keyed.hashed("7")).cloned();
+        let is_chosen = |packed: &Packed| packed.key().ends_with('7');
+        let mut old = map.copy_part(0..100, is_chosen);
+        old.extend(map.copy_part(100..KEYS, is_chosen));
+        assert_eq!(old.len(), KEYS / 10 - 1, "one is read");
+        for old in &old {
+            let copy = map.get(keyed.hashed(old.key()));
+            assert!(!Packed::are_same(copy, Some(old)));
+            assert_eq!(copy.map(value), Some(value(old)));
+        }
+        assert!(Packed::are_same(map.get(keyed.hashed("7")), read.as_ref()));
+        assert_eq!(map.len(), KEYS);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_agrees_with_a_sorted_map(
+            calls in prop::collection::vec((0..400_u16, any::<bool>(), 1..40_usize), 0..150),
+        ) {
+            let keyed = Keyed::default();
+            let (mut map, mut model) = (Map::new(keyed.clone()), BTreeMap::new());
+            // Each call is for a run of keys, so that maps grow and shrink.
+            for (number, (first, is_put, run)) in calls.into_iter().enumerate() {
+                for name in usize::from(first)..usize::from(first) + run {
+                    let (name, text) = (name.to_string(), number.to_string());
+                    if is_put {
+                        put(&mut map, &keyed, &name, &text);
+                        model.insert(name, text);
+                    } else {
+                        let removed = remove(&mut map, &keyed, &name);
+                        prop_assert_eq!(removed.as_ref().map(value), model.remove(&name));
+                    }
+                }
+                prop_assert_eq!(map.len(), model.len());
+            }
+            let all: BTreeMap<String, String> =
+                map.iter().map(|packed| (packed.key().to_owned(), value(packed))).collect();
+            prop_assert_eq!(&all, &model);
+            for (name, text) in &model {
+                prop_assert_eq!(map.get(keyed.hashed(name)).map(value), Some(text.clone()));
+            }
+        }
     }
 }

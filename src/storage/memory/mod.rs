@@ -130,10 +130,8 @@ impl Memory {
     /// The same with a change log that keeps about so many bytes, beside the others.
     pub fn with_limits(max: u64, history_bytes: usize) -> Self {
         let hasher = Keyed::default();
-        let empty = || Shard {
-            map: RwLock::new(Map::new(hasher.clone())),
-            due: AtomicU64::new(u64::MAX),
-        };
+        let empty =
+            || Shard { map: RwLock::new(Map::new(hasher.clone())), due: AtomicU64::new(u64::MAX) };
         let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
         let (account, sweeper) = (Account::new(max), OnceLock::new());
         let (sweeping, pool) = (Mutex::default(), OnceLock::new());

@@ -47,7 +47,10 @@ pub const UNDIGESTED_BYTES_MAX: usize = 3 * 64 - 9;
 const SMALL_BYTES_MAX: usize = 64 << 10;
 
 /// Two allocations in place of one save this part of it, or are not worth their time.
-const SAVING_MIN: usize = 16;
+const SAVING_PART: usize = 16;
+
+/// No smaller allocation costs more than two.
+const DIVISIBLE_BYTES_MIN: usize = 256;
 
 /// Half of the references that can be counted: so many threads cannot add one each
 /// between the check and the end.
@@ -172,7 +175,7 @@ impl Packed {
             let rest = place.add(start).cast::<MaybeUninit<u8>>();
             slice::from_raw_parts_mut(rest.as_ptr(), layout.size() - start)
         };
-        for field in fields {
+        for field in fields.into_iter().filter(|field| !field.is_empty()) {
             let (to, behind) = rest.split_at_mut(field.len());
             for (to, byte) in to.iter_mut().zip(field) {
                 to.write(*byte);
@@ -452,11 +455,14 @@ impl AsRef<[u8]> for Value {
 /// Returns true if a value costs less in an allocation apart, with its digest or without
 /// it. The fields are all others and the digest.
 fn is_apart(field_bytes: usize, digest_bytes: usize, value_bytes: usize) -> bool {
-    let (header, apart_header) = (size_of::<Header>(), size_of::<ApartHeader>());
-    let one = allocated(header + field_bytes + value_bytes);
+    let one = size_of::<Header>() + field_bytes + value_bytes;
+    if one < DIVISIBLE_BYTES_MIN {
+        return false;
+    }
+    let one = allocated(one);
     let beside = if fits_beside(digest_bytes, value_bytes) { digest_bytes } else { 0 };
-    let two = allocated(apart_header + field_bytes - beside) + allocated(beside + value_bytes);
-    two + one / SAVING_MIN <= one
+    let head = size_of::<ApartHeader>() + field_bytes - beside;
+    allocated(head) + allocated(beside + value_bytes) + one / SAVING_PART <= one
 }
 
 /// Returns true if a digest beside a value that is apart costs nothing.
