@@ -11,17 +11,18 @@
 //! least, some at a time, so that few copies are there beside what they leave. It knows
 //! nothing of slabs but that they are whole pages.
 //!
-//! A thread, started once much has been freed, makes a pass after much more has been.
-//! It takes the lock of one map at a time, for some dozens of entries, and rests longer
-//! than it works. It leaves alone what a reader has, and what is too large to share a
-//! slab. The account is right all the while: a copy costs as much as the entry.
+//! A thread, started once much has been freed, makes a pass after much more has been, and
+//! one at the end for the rest. It takes the lock of one map at a time, for some dozens of
+//! entries, and rests longer than it works. It leaves alone what a reader has, and what is
+//! too large to share a slab. The account is right all the while: a copy costs as much as
+//! the entry.
 
 use super::map::Map;
 use super::packed::Packed;
 use super::{Maps, Shard, read, write};
 use crate::platform::size_classes::{HAS_SLABS, PAGE_BYTES, SHARED_BYTES_MAX};
 use crate::platform::{allocator, scheduling};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{OnceLock, RwLock, Weak};
@@ -32,14 +33,16 @@ use std::time::{Duration, Instant};
 const FREED_PART: u64 = 8;
 const FREED_BYTES_MIN: u64 = 1 << 20;
 
-/// The time that those who free have to finish before a pass begins.
-const DELAY: Duration = Duration::from_millis(250);
+/// A pass for less than that, which was freed during the one before: this part of the
+/// bytes held, once nothing was freed for so long.
+const LEFT_PART: u64 = 64;
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A pass is made if it gains more than this part of the bytes of the entries.
-const GAIN_PART: usize = 64;
+const GAIN_PART: usize = 128;
 
 /// Entries are moved from a run of pages of which less than this is used, in parts.
-const DENSE_PARTS: usize = 240;
+const DENSE_PARTS: usize = 250;
 const PARTS: usize = 256;
 
 /// The part of all bytes that is moved at a time, and the least of them.
@@ -180,11 +183,27 @@ fn run(maps: &Weak<Maps>, woken: &Receiver<()>) {
         log::warn!("no arena to lay entries anew: the memory between them stays");
         return;
     }
-    while woken.recv().is_ok() {
-        thread::sleep(DELAY);
+    // The bytes freed at the last look, if a pass for them is still to come.
+    let mut last = None;
+    loop {
+        let signal = match last {
+            None => woken.recv().map_err(RecvTimeoutError::from),
+            Some(_) => woken.recv_timeout(QUIET),
+        };
+        if signal == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
         let Some(maps) = maps.upgrade() else { return };
+        let freed = maps.account.freed();
+        if signal.is_err() && last != Some(freed) {
+            last = Some(freed);
+            continue;
+        }
         let (begun, moved) = (Instant::now(), maps.defragment());
         log::debug!("moved {moved} bytes of entries in {:?}", begun.elapsed());
+        let freed = maps.account.freed();
+        let is_due = freed >= FREED_BYTES_MIN + maps.account.held() / LEFT_PART;
+        last = is_due.then_some(freed);
     }
 }
 
