@@ -301,8 +301,8 @@ fn open(plan: &Plan, signals: &Caught) -> Result<Option<Engine>, String> {
         return connect(config.clone(), signals);
     }
     let Some(path) = &options.working_dir else {
-        let max = options.max_memory.map_or(u64::MAX, |max| max.0);
-        let memory = Memory::with_limits(max, options.history_bytes());
+        let memory = Memory::with_limits(options.limits());
+        memory.mind_process();
         return Ok(Some(Engine::memory(memory)));
     };
     let patience = options.wait_for_lock.map_or(Duration::ZERO, |span| span.0);

@@ -266,7 +266,7 @@ fn apply(keys: &mut BTreeSet<String>, changes: &[Changed]) {
         let text = change.key.as_str();
         match change.event {
             Event::Put => drop(keys.insert(text.to_owned())),
-            Event::Delete | Event::Expire => drop(keys.remove(text)),
+            Event::Delete | Event::Expire | Event::Evict => drop(keys.remove(text)),
         }
     }
 }

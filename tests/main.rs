@@ -1,13 +1,14 @@
 //! Promises of the program and its library, in one program: it is linked once, and the
 //! tests that wait leave the processors to those that compute. [`support`] has the map.
 //!
-//! What measures the process it runs in, or changes it, is a program of its own:
-//! `tests/memory.rs` and `tests/panics.rs`.
+//! What measures its own process, or changes it, is a program of its own: `tests/memory.rs`
+//! and `tests/panics.rs`; and so is `tests/packed.rs`, with an allocator of its own.
 
 mod access;
 mod addresses;
 mod archives;
 mod batches;
+mod caches;
 mod changes;
 mod changes_on_disk;
 mod clock;

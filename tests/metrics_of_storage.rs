@@ -26,6 +26,7 @@ const SHARED: &[&str] = &[
     "lkv_keys",
     "lkv_stored_bytes",
     "lkv_expired_total",
+    "lkv_evicted_total",
     "lkv_storage_read_only",
     "lkv_parked_waiters",
     "lkv_changes_total",

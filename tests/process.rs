@@ -239,7 +239,7 @@ fn an_address_that_is_not_ours_is_one_line_and_1() {
 
 #[test]
 fn bad_usage_is_one_line_and_2() {
-    let table: [(&[&str], &str); 24] = [
+    let table: [(&[&str], &str); 28] = [
         (&["--prot", "9000"], "--prot"),
         (&["--cluster"], "--cluster"),
         (&["--cluster", "a:b"], "a:b"),
@@ -255,6 +255,10 @@ fn bad_usage_is_one_line_and_2() {
         (&["--workers", "0"], "--workers"),
         (&["--max-value-size", "10 apples"], "10 apples"),
         (&["--max-memory", "0"], "--max-memory"),
+        (&["--when-full", "perhaps"], "refuse, evict"),
+        (&["--when-full", "evict"], "--max-memory"),
+        (&["--when-full", "evict", "--working-dir", "dir"], "--working-dir"),
+        (&["--when-full", "evict", "--cluster", "a"], "--cluster"),
         (&["--max-connections", "0"], "--max-connections"),
         (&["--idle-timeout", "soon"], "soon"),
         (&["--request-timeout", "0s"], "--request-timeout"),
@@ -294,6 +298,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--port-file", "LKV_PORT_FILE", ""),
         ("--max-value-size", "LKV_MAX_VALUE_SIZE", "10MiB"),
         ("--max-memory", "LKV_MAX_MEMORY", ""),
+        ("--when-full", "LKV_WHEN_FULL", "refuse"),
         ("--max-connections", "LKV_MAX_CONNECTIONS", ""),
         ("--idle-timeout", "LKV_IDLE_TIMEOUT", "60s"),
         ("--request-timeout", "LKV_REQUEST_TIMEOUT", "30s"),
@@ -340,8 +345,14 @@ fn the_environment_stands_in_for_flags() {
 fn an_empty_variable_is_an_unset_one() {
     let mut empty = command(&["--port", "0"]);
     let flags = ["HOST", "PORT", "WORKING_DIR", "WORKERS", "MAX_VALUE_SIZE", "MAX_MEMORY"];
-    let more =
-        ["WAIT_FOR_LOCK", "MAX_CONNECTIONS", "IDLE_TIMEOUT", "REQUEST_TIMEOUT", "SHUTDOWN_TIMEOUT"];
+    let more = [
+        "WHEN_FULL",
+        "WAIT_FOR_LOCK",
+        "MAX_CONNECTIONS",
+        "IDLE_TIMEOUT",
+        "REQUEST_TIMEOUT",
+        "SHUTDOWN_TIMEOUT",
+    ];
     for flag in
         flags.iter().chain(&more).chain(&["LOG_LEVEL", "LOG_FORMAT", "ACCESS_LOG", "PORT_FILE"])
     {
@@ -393,8 +404,12 @@ fn a_flag_goes_before_the_environment() {
 
 #[test]
 fn a_bad_value_in_the_environment_is_bad_usage() {
-    for (variable, value) in [("LKV_PORT", "abc"), ("LKV_MAX_MEMORY", "lots"), ("LKV_WORKERS", "0")]
-    {
+    for (variable, value) in [
+        ("LKV_PORT", "abc"),
+        ("LKV_MAX_MEMORY", "lots"),
+        ("LKV_WHEN_FULL", "perhaps"),
+        ("LKV_WORKERS", "0"),
+    ] {
         let mut bad = command(&[]);
         bad.env(variable, value);
         let (code, stdout, stderr) = ended(bad);

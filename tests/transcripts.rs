@@ -39,7 +39,12 @@ fn every_transcript_holds_on_every_engine() {
     for (engine, open) in engines::ENGINES.iter() {
         for (_, transcript) in &files {
             let transcript = transcript.on(engine);
-            let server = Fixture::guarded(open(), transcript.access());
+            let storage = match transcript.limits() {
+                None => Some(open()),
+                Some(limits) => engines::limited(engine, limits),
+            };
+            let Some(storage) = storage else { continue };
+            let server = Fixture::guarded(storage, transcript.access());
             if let Err(failure) = transcript.replay(server.addr()) {
                 failures.push(format!("{engine}: {failure}"));
             }
@@ -186,6 +191,9 @@ fn a_line_that_means_nothing_is_a_failure() {
         ("= on paper", ":1: what is"),
         ("= on memory  durable", ":1: what is"),
         ("= connect\n= origins https://a", ":2: what is"),
+        ("= limit 1MiB", ":1: what is"),
+        ("= limit 1MiB perhaps", ":1: what is"),
+        ("= connect\n= limit 1MiB evict", ":2: what is"),
         (">\n> body", ":1: no request line"),
         ("> GET", ":1: no target in"),
         ("> GET /\n>\n> \\q", ":1: what is \\q?"),

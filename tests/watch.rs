@@ -7,7 +7,7 @@ use crate::support::http::{Connection, PATIENCE};
 use crate::support::promises::{Ended, Store, on_every_engine};
 use crate::support::random::Random;
 use crate::support::server::Fixture;
-use little_key_value::storage::{Done, Error, Memory, Op, Outcome, Revision, Storage};
+use little_key_value::storage::{Done, Error, Limits, Memory, Op, Outcome, Revision, Storage};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -209,7 +209,7 @@ impl Replica {
                 self.position = Some(id);
                 self.readies += 1;
             }
-            ("put" | "delete" | "expire", Some(key)) => {
+            ("put" | "delete" | "expire" | "evict", Some(key)) => {
                 if event == "put" {
                     self.values.insert(key.to_owned(), value.unwrap_or_default().to_owned());
                 } else {
@@ -507,7 +507,7 @@ on_every_engine_with_a_log! {
 /// One that is behind by more than the history is cut, and starts over as it comes again.
 #[test]
 fn who_falls_behind_the_history_is_cut_and_starts_over() {
-    let memory = Arc::new(Memory::with_limits(u64::MAX, 4096));
+    let memory = Arc::new(Memory::with_limits(Limits { history_bytes: 4096, ..Limits::default() }));
     let server = Fixture::over(memory);
     let mut connection = server.connect();
     put(&mut connection, "before", "x");

@@ -178,9 +178,10 @@ impl Api {
         self.value_bytes_max
     }
 
-    /// The bytes left for values, if that is limited. Never blocks.
-    pub fn room(&self) -> Option<u64> {
-        self.storage.room()
+    /// The bytes that values on their way may take, of which so many are wanted, if that is
+    /// limited. Never blocks.
+    pub fn room(&self, wanted: u64) -> Option<u64> {
+        self.storage.room(wanted)
     }
 
     /// Checks the head of a call. Never blocks.

@@ -25,8 +25,8 @@ pub struct ClusterOptions {
     // it here.
     #[arg(long = "cluster", env = "LKV_CLUSTER", hide_env_values = true,
           value_name = "HOST:PORT,...",
-          conflicts_with_all = ["working_dir", "wait_for_lock", "max_memory", "history",
-                                "max_watchers"])]
+          conflicts_with_all = ["working_dir", "wait_for_lock", "max_memory",
+                                "when_full", "history", "max_watchers"])]
     pub nodes: Vec<String>,
 
     /// The replicas that have to have a write before it is answered
@@ -248,6 +248,8 @@ mod tests {
         for (flag, value) in [
             ("--working-dir", "dir"),
             ("--max-memory", "1GiB"),
+            ("--when-full", "evict"),
+            ("--when-full", "refuse"),
             ("--wait-for-lock", "30s"),
             ("--history", "1MiB"),
             ("--max-watchers", "10"),

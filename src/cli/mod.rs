@@ -8,6 +8,7 @@ mod cluster;
 mod environment;
 mod format;
 mod json;
+mod limits;
 pub mod logging;
 mod man;
 mod output;
@@ -19,12 +20,13 @@ mod url;
 
 use crate::api::{HostName, InvalidHostName, InvalidOrigin, Origin};
 use crate::server::Config;
-use crate::storage;
+use crate::storage::{self, Limits};
 pub use access::Token;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
 use clap::{Args, CommandFactory as _};
 use cluster::ClusterOptions;
 pub use format::LogFormat;
+use limits::LimitOptions;
 use log::LevelFilter;
 pub use output::Output;
 use std::io;
@@ -121,10 +123,9 @@ pub struct Options {
           default_value_t = VALUE_BYTES_MAX)]
     pub max_value_size: Size,
 
-    /// The memory for keys and values; a write past it is refused with 507; not
-    /// with --working-dir [default: no limit]
-    #[arg(long, env = "LKV_MAX_MEMORY", value_name = "SIZE")]
-    pub max_memory: Option<Size>,
+    /// The limits of a store in memory.
+    #[command(flatten)]
+    pub limits: LimitOptions,
 
     /// The most connections; past it the longest silent is closed [default: as
     /// many as the system has room for]
@@ -211,6 +212,11 @@ impl Options {
     /// The bytes of history.
     pub fn history_bytes(&self) -> usize {
         usize::try_from(self.history.0).unwrap_or(usize::MAX)
+    }
+
+    /// The limits of a store in memory.
+    pub fn limits(&self) -> Limits {
+        self.limits.with_history(self.history_bytes())
     }
 
     /// The configuration of a server on `addrs`, whose storage takes up to so many
@@ -334,7 +340,7 @@ mod tests {
 
     #[test]
     fn bad_usage_is_one_line() {
-        let cases: [(&[&str], &str); 18] = [
+        let cases: [(&[&str], &str); 21] = [
             (&["--prot", "1"], "--port"),
             (&["--port", "99999"], "99999"),
             (&["--port", "abc"], "abc"),
@@ -348,6 +354,9 @@ mod tests {
             (&["--allow-host", "*.example.com"], "*.example.com"),
             (&["--max-value-size", "lots"], "lots"),
             (&["--max-value-size", "2GiB"], "1GiB"),
+            (&["--max-memory", "0"], "--max-memory"),
+            (&["--max-memory", "1XB"], "1XB"),
+            (&["--when-full", "panic"], "refuse, evict"),
             (&["--idle-timeout", "soon"], "soon"),
             (&["--log-level", "loud"], "loud"),
             (&["--working-dir", ""], "--working-dir"),

@@ -129,6 +129,7 @@ impl Task {
 fn with_variables(mut options: Options) -> Result<Options, Instead> {
     options.token = Token::read().map_err(bad_usage)?;
     options.check_access().map_err(bad_usage)?;
+    options.limits.check(options.working_dir.as_deref()).map_err(bad_usage)?;
     options.cluster.read_variables().map_err(bad_usage)?;
     options.cluster.check().map_err(bad_usage)?;
     Ok(options)

@@ -4,3 +4,8 @@
 pub fn use_own_arena() -> bool {
     false
 }
+
+/// The same where nothing is known of it.
+pub fn give_back_pages() -> bool {
+    false
+}

@@ -46,6 +46,20 @@ pub fn usage() -> Option<Usage> {
     None
 }
 
+/// The resident bytes alone, which takes little time; `None` as above.
+#[cfg(target_os = "linux")]
+pub fn resident_bytes() -> Option<u64> {
+    let numbers = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = numbers.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// The same where nothing is known.
+#[cfg(not(target_os = "linux"))]
+pub fn resident_bytes() -> Option<u64> {
+    None
+}
+
 /// The fields of `proc_pid_stat(5)` that count here.
 #[cfg(target_os = "linux")]
 #[derive(Debug, PartialEq, Eq)]
@@ -131,6 +145,8 @@ mod tests {
         assert!(usage.cpu_seconds >= 0.0 && usage.threads > 1, "{usage:?}");
         assert!(usage.resident_bytes > 1 << 20, "{usage:?}");
         assert!(usage.virtual_bytes > usage.resident_bytes, "{usage:?}");
+        let alone = resident_bytes().expect("Linux has /proc");
+        assert!((usage.resident_bytes / 4..usage.resident_bytes * 4).contains(&alone), "{alone}");
         assert!(usage.descriptors_max >= usage.descriptors, "{usage:?}");
     }
 

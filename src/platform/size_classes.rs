@@ -40,14 +40,20 @@ pub fn allocated(size: usize) -> usize {
     class + ((records + (1 << sharing) - 1) >> sharing)
 }
 
-/// jemalloc's class of a size.
+/// The class of a size: the bytes of it in a slab.
 #[cfg(all(target_os = "linux", not(portable)))]
-fn class_of(size: usize) -> usize {
+pub fn class_of(size: usize) -> usize {
     match size {
         0..=8 => 8,
         9..=128 => size.next_multiple_of(16),
         _ => size.next_multiple_of(1 << ((size - 1).ilog2() - 2)),
     }
+}
+
+/// The class of a size, as far as one is known.
+#[cfg(not(all(target_os = "linux", not(portable))))]
+pub fn class_of(size: usize) -> usize {
+    size
 }
 
 /// The same of a general-purpose allocator: a header of 8 bytes, steps of 16, never

@@ -47,7 +47,8 @@ pub fn import<R: BufRead>(
 impl<R: BufRead, F: FnMut(Awaited) -> bool> Upload for Incoming<'_, R, F> {
     fn reserve(&mut self, bytes: u64) -> bool {
         let api = &self.dispatcher.api;
-        self.reserved.extend(bytes, || uploads::bytes_max(api.room(), api.value_bytes_max()))
+        let longest = api.value_bytes_max();
+        self.reserved.extend(bytes, longest, |wanted| uploads::bytes_max(api.room(wanted), longest))
     }
 
     fn release(&mut self) {

@@ -270,7 +270,8 @@ impl Inlet {
         let api = &self.dispatcher.api;
         let reserved = reserved.insert(Box::new(Reservation::new(&self.dispatcher.uploads)));
         let longest = api.value_bytes_max();
-        let reserve = |bytes| reserved.extend(bytes, || uploads::bytes_max(api.room(), longest));
+        let bytes_max = |wanted| uploads::bytes_max(api.room(wanted), longest);
+        let reserve = |bytes| reserved.extend(bytes, longest, bytes_max);
         body::read(wire, length, longest, reserve).map_err(|err| match err {
             body::Error::NoRoom => Refusal::UploadsTooMany.into(),
             body::Error::TooLong => Refusal::ValueTooLarge.into(),

@@ -3,14 +3,16 @@
 //! A body counts from its first bytes until its request has been answered:
 //! by then it is stored, and the storage counts it, or it is gone.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The time that an upload waits for others until it is refused.
+/// The time that an upload waits until it is refused, if none of the others ends, and the
+/// most time if some do.
 const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Memory for bodies beyond the storage's own limit, where it has one.
-const BEYOND_LIMIT_BYTES: u64 = 32 << 20;
+/// The time after which it looks again for room that the storage may have made.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The least memory for bodies where the storage has no limit.
 const UNLIMITED_BYTES_MIN: u64 = 1 << 30;
@@ -21,54 +23,84 @@ const LONGEST_MIN: u64 = 4;
 /// The bodies on their way.
 #[derive(Default)]
 pub struct Uploads {
-    bytes: Mutex<u64>,
+    state: Mutex<State>,
     freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The bytes of all bodies.
+    bytes: u64,
+    /// One of them goes on past the maximum, by a longest value at most, so that those who
+    /// wait for each other do not wait in vain.
+    is_led: bool,
+    /// The number of bodies that have ended.
+    ended: u64,
 }
 
 /// Memory reserved for one body, until this is dropped.
 pub struct Reservation {
     uploads: Arc<Uploads>,
     bytes: u64,
+    /// It is the one that goes on.
+    leads: bool,
 }
 
-/// The limit on bytes of bodies, from the storage's room, if that is limited, and
-/// the longest value.
+/// The limit on bytes of bodies: the storage's room, if that is limited, or else as many
+/// as some longest values.
 pub fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
-    let unlimited = UNLIMITED_BYTES_MIN.max(LONGEST_MIN.saturating_mul(longest));
-    storage_room.map_or(unlimited, |room| room.saturating_add(BEYOND_LIMIT_BYTES))
+    storage_room.unwrap_or(UNLIMITED_BYTES_MIN.max(LONGEST_MIN.saturating_mul(longest)))
 }
 
 impl Uploads {
     /// The bytes reserved for all of them.
     pub fn bytes(&self) -> u64 {
-        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state().bytes
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reservation {
     /// An empty reservation.
     pub fn new(uploads: &Arc<Uploads>) -> Self {
-        Self { uploads: Arc::clone(uploads), bytes: 0 }
+        Self { uploads: Arc::clone(uploads), bytes: 0, leads: false }
     }
 
-    /// Reserves `more` bytes, of at most `max()` over all bodies. Blocks for a
-    /// while if others have too many; `false` if there is no room then. A body
-    /// that is alone always has room.
-    pub fn extend(&mut self, more: u64, max: impl Fn() -> u64) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        let mut bytes = self.uploads.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Reserves `more` bytes, of at most `max` over all bodies, which is asked with the
+    /// bytes that are wanted over all. Blocks for a while if others have too many; `false`
+    /// if there is no room then. Unless `max` is nothing, a body that is alone has room, and
+    /// one at a time has a `longest` value more.
+    pub fn extend(&mut self, more: u64, longest: u64, max: impl Fn(u64) -> u64) -> bool {
+        let start = Instant::now();
+        let mut state = self.uploads.state();
+        let (mut ended, mut deadline) = (state.ended, start + PATIENCE);
         loop {
-            if *bytes == self.bytes || bytes.saturating_add(more) <= max() {
-                *bytes += more;
+            let wanted = state.bytes.saturating_add(more);
+            let bytes_max = max(wanted);
+            let fits = wanted <= bytes_max;
+            let is_alone = state.bytes == self.bytes;
+            let may_lead = (self.leads || !state.is_led)
+                && (is_alone || wanted <= bytes_max.saturating_add(longest));
+            if fits || (may_lead && bytes_max > 0) {
+                self.leads |= !fits;
+                state.is_led |= !fits;
+                state.bytes = wanted;
                 self.bytes += more;
                 return true;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            if state.ended != ended {
+                (ended, deadline) = (state.ended, (now + PATIENCE).min(start + PATIENCE_MAX));
+            }
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 return false;
             }
-            let waited = self.uploads.freed.wait_timeout(bytes, left);
-            (bytes, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let freed = self.uploads.freed.wait_timeout(state, left.min(LOOK_INTERVAL));
+            (state, _) = freed.unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -76,7 +108,11 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            *self.uploads.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+            let mut state = self.uploads.state();
+            state.bytes -= self.bytes;
+            state.is_led &= !self.leads;
+            state.ended += 1;
+            drop(state);
             self.uploads.freed.notify_all();
         }
     }
@@ -85,39 +121,67 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
 
     #[test]
-    fn bodies_share_what_there_is() {
+    fn bodies_share_what_there_is_and_one_at_a_time_may_go_past_it() {
+        let uploads = Arc::default();
+        let new = || Reservation::new(&uploads);
+        let (mut one, mut other, mut third) = (new(), new(), new());
+        assert!(one.extend(60, 1000, |_| 100));
+        assert!(other.extend(40, 1000, |_| 100));
+        assert!(other.extend(1, 1000, |_| 100));
+        assert!(!one.extend(1, 1000, |_| 100));
+        assert!(!third.extend(1, 1000, |_| 100));
+        assert!(other.extend(100, 1000, |_| 100));
+        drop(other);
+        assert!(third.extend(40, 1000, |_| 100));
+        assert!(third.extend(1, 1000, |_| 100));
+        drop((one, third));
+        assert_eq!(uploads.bytes(), 0);
+    }
+
+    #[test]
+    fn one_at_a_time_goes_past_it_by_a_longest_value() {
         let uploads = Arc::default();
         let (mut one, mut other) = (Reservation::new(&uploads), Reservation::new(&uploads));
-        assert!(one.extend(60, || 100));
-        assert!(other.extend(40, || 100));
-        assert!(!other.extend(1, || 100));
+        assert!(one.extend(60, 10, |_| 100));
+        assert!(other.extend(50, 10, |_| 100));
+        assert!(!other.extend(1, 10, |_| 100));
+        // The storage has as much less room as it has taken.
+        assert!(!other.extend(1, 10, |_| 99));
         drop(one);
-        assert!(other.extend(60, || 100));
-        // Alone it may have more.
-        assert!(other.extend(60, || 100));
-        drop(other);
-        assert_eq!(*uploads.bytes.lock().expect("nobody panics with it"), 0);
+        // Alone it may have any.
+        assert!(other.extend(1000, 10, |_| 100));
     }
 
     #[test]
     fn one_that_waits_gets_what_another_leaves() {
         let uploads = Arc::default();
         let (mut one, mut other) = (Reservation::new(&uploads), Reservation::new(&uploads));
-        assert!(one.extend(100, || 100));
+        assert!(one.extend(101, 1000, |_| 100));
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| other.extend(100, || 100));
+            let waiting = scope.spawn(|| other.extend(100, 1000, |_| 100));
             drop(one);
             assert!(waiting.join().expect("it does not panic"));
         });
     }
 
     #[test]
+    fn one_that_waits_gets_what_the_storage_makes_room_for() {
+        let uploads = Arc::default();
+        let (mut one, mut other) = (Reservation::new(&uploads), Reservation::new(&uploads));
+        assert!(one.extend(101, 1000, |_| 100));
+        let asked = AtomicU64::new(0);
+        let room = |wanted| asked.fetch_max(wanted, Ordering::Relaxed);
+        assert!(other.extend(50, 1000, room));
+        assert_eq!(asked.into_inner(), 151);
+    }
+
+    #[test]
     fn a_limit_of_the_storage_counts() {
-        assert_eq!(bytes_max(Some(0), 1), BEYOND_LIMIT_BYTES);
-        assert_eq!(bytes_max(Some(5), 1), 5 + BEYOND_LIMIT_BYTES);
+        assert_eq!(bytes_max(Some(0), 1), 0);
         assert_eq!(bytes_max(Some(u64::MAX), 1), u64::MAX);
         assert_eq!(bytes_max(None, 1), UNLIMITED_BYTES_MIN);
         assert_eq!(bytes_max(None, 1 << 30), 4 << 30);

@@ -10,6 +10,7 @@ mod changes;
 mod cluster;
 mod durable;
 mod entry;
+mod frequency;
 mod memory;
 mod page;
 mod pool;
@@ -35,6 +36,33 @@ pub use memory::{KEYS_SHARDS, Memory};
 pub use page::{Listing, Moment, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start};
 pub use time::Time;
 pub use watch::{Subject, Ticket, Wake, Watch};
+
+/// What an engine does with a write past its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It refuses the write, and all that was stored stays.
+    #[default]
+    Refuse,
+    /// It evicts the keys that are of the least use.
+    Evict,
+}
+
+/// The limits of the engine in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes of keys, values and overhead together.
+    pub bytes: u64,
+    /// Whether a write past it is refused.
+    pub when_full: WhenFull,
+    /// The bytes that the change log keeps, about, beside the others.
+    pub history_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: u64::MAX, when_full: WhenFull::Refuse, history_bytes: HISTORY_BYTES }
+    }
+}
 
 /// The longest key, in bytes of its UTF-8.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -321,8 +349,9 @@ pub trait Storage: Send + Sync {
     /// Fails while no writes are taken. Never blocks.
     fn check(&self) -> Result<(), Error>;
 
-    /// The bytes that may still be stored, if that is limited. Never blocks.
-    fn room(&self) -> Option<u64> {
+    /// The bytes that values on their way may take, if that is limited. An engine that
+    /// evicts begins to make room for those that are wanted. Never blocks.
+    fn room(&self, _wanted: u64) -> Option<u64> {
         None
     }
 

@@ -27,6 +27,11 @@ pub fn stored(to: &mut Exposition, bytes: u64, note: &str, expired: u64) {
     to.counter("lkv_expired_total", help, expired);
 }
 
+/// The entries that were removed to make room; none where writes are refused.
+pub fn evicted(to: &mut Exposition, evicted: u64) {
+    to.counter("lkv_evicted_total", "Entries that were removed to make room for others.", evicted);
+}
+
 /// The outage, if there is one.
 pub fn read_only(to: &mut Exposition, outage: Option<Outage>) {
     let help = "1 while no writes are taken for this reason, else 0.";

@@ -4,7 +4,7 @@ use super::cluster::{self, Turn};
 use super::peer::Peer;
 use little_key_value::metrics::Exposition;
 use little_key_value::storage::{
-    Changes, Cluster, Done, Durable, Error, Memory, Op, Outcome, Storage, Watch,
+    Changes, Cluster, Done, Durable, Error, Limits, Memory, Op, Outcome, Storage, Watch,
 };
 use std::sync::{Arc, LazyLock};
 
@@ -34,6 +34,14 @@ pub fn durable() -> Arc<dyn Storage> {
     let directory = tempfile::tempdir().expect("there is room for a directory");
     let engine = Durable::open(directory.path()).expect("an empty directory can be opened");
     Arc::new(Holding { engine, _held: directory })
+}
+
+/// An empty store of an engine with limits, if it can have any.
+pub fn limited(engine: &str, limits: Limits) -> Option<Arc<dyn Storage>> {
+    match engine {
+        "memory" => Some(Arc::new(Memory::with_limits(limits))),
+        _ => None,
+    }
 }
 
 /// An engine whose outcomes all come later, as if from a peer.
@@ -76,8 +84,8 @@ impl<E: Storage, H: Send + Sync> Storage for Holding<E, H> {
         self.engine.check()
     }
 
-    fn room(&self) -> Option<u64> {
-        self.engine.room()
+    fn room(&self, wanted: u64) -> Option<u64> {
+        self.engine.room(wanted)
     }
 
     fn report(&self, to: &mut Exposition) {

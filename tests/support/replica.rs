@@ -28,6 +28,7 @@ pub fn tell(store: &dyn Storage, watcher: &Watcher, mut say: impl FnMut(&str)) {
                         Event::Put => say(&put().unwrap_or_else(|| format!("delete {id} {text}"))),
                         Event::Delete => say(&format!("delete {id} {text}")),
                         Event::Expire => say(&format!("expire {id} {text}")),
+                        Event::Evict => say(&format!("evict {id} {text}")),
                     }
                 }
             }
@@ -90,7 +91,7 @@ impl Replica {
                 self.values.insert(key.to_owned(), value.to_owned());
                 self.go_on_to(id, line);
             }
-            ["delete" | "expire", id, key] => {
+            ["delete" | "expire" | "evict", id, key] => {
                 self.values.remove(key);
                 self.go_on_to(id, line);
             }

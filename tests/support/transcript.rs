@@ -43,6 +43,8 @@
 //! - `= token LINE` and `= origins https://a https://b`, before all else, are about the
 //!   server: it knows a token, of which LINE is one of a token file, where it needs none
 //!   otherwise; and it allows pages of these origins.
+//! - `= limit 1MiB refuse` or `= limit 1MiB evict`, before all else, is the limit of the store
+//!   and what it does past it, on engines that have one; the others are left out.
 //!
 //! Of every answer but an interim one the replay also asks what is true of
 //! all: a date, a length unless its status can have no body, `nosniff`, and of
@@ -51,7 +53,8 @@
 use super::engines;
 use super::http::{Connection, PATIENCE, Response};
 use little_key_value::api::{Access, Hosts, Origin, Origins, TokenSet, Tokens};
-use little_key_value::storage::Revision;
+use little_key_value::cli::Size;
+use little_key_value::storage::{Limits, Revision, WhenFull};
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::net::SocketAddr;
@@ -67,6 +70,7 @@ const ERROR_TYPES: [&str; 2] = ["text/plain; charset=utf-8", "application/proble
 pub struct Transcript {
     name: String,
     access: Access,
+    limits: Option<Limits>,
     steps: Vec<(usize, Engines, Step)>,
 }
 
@@ -106,11 +110,16 @@ impl Transcript {
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let mut lines = numbered(text.lines());
         let (mut tokens, mut origins) = (String::new(), Origins::default());
-        let (mut steps, mut engines) = (Vec::new(), Engines::new());
+        let (mut steps, mut engines, mut limits) = (Vec::new(), Engines::new(), None);
         while let Some((number, line)) = lines.next_if(|_| true) {
             let list = line.strip_prefix("= origins ").filter(|_| steps.is_empty());
             if let Some(list) = list.and_then(origins_of) {
                 origins = list;
+                continue;
+            }
+            let limit = line.strip_prefix("= limit ").filter(|_| steps.is_empty());
+            if let Some(limit) = limit.and_then(limits_of) {
+                limits = Some(limit);
                 continue;
             }
             if let Some(names) = line.strip_prefix("= on ").and_then(engines_of) {
@@ -141,15 +150,20 @@ impl Transcript {
         let tokens = (!tokens.is_empty()).then(|| TokenSet::parse(&tokens)).transpose();
         let tokens = tokens.map_err(|err| format!("{name}: of its tokens {err}"))?.map(Tokens::new);
         let access = Access { hosts: Hosts::local([]), tokens, origins };
-        Ok(Self { name: name.to_owned(), access, steps })
+        Ok(Self { name: name.to_owned(), access, limits, steps })
     }
 
     /// What it has for an engine.
     pub fn on(&self, engine: &str) -> Self {
-        let Self { name, access, steps } = self;
+        let Self { name, access, limits, steps } = self;
         let is_for = |engines: &Engines| engines.is_empty() || engines.iter().any(|e| e == engine);
         let steps = steps.iter().filter(|(_, engines, _)| is_for(engines)).cloned().collect();
-        Self { name: name.clone(), access: access.clone(), steps }
+        Self { name: name.clone(), access: access.clone(), limits: *limits, steps }
+    }
+
+    /// The limits of a store for it, if it is about such.
+    pub fn limits(&self) -> Option<Limits> {
+        self.limits
     }
 
     /// The access control of a server for it.
@@ -196,6 +210,18 @@ fn numbered<'a>(lines: Lines<'a>) -> Numbered<'a> {
 fn origins_of(list: &str) -> Option<Origins> {
     let origins: Result<Vec<Origin>, _> = list.split(' ').map(str::parse).collect();
     origins.ok().map(Origins::new)
+}
+
+/// The limits in a line; `None` if it has none.
+fn limits_of(line: &str) -> Option<Limits> {
+    let (size, when_full) = line.split_once(' ')?;
+    let Size(bytes) = size.parse().ok()?;
+    let when_full = match when_full {
+        "refuse" => WhenFull::Refuse,
+        "evict" => WhenFull::Evict,
+        _ => return None,
+    };
+    Some(Limits { bytes, when_full, ..Limits::default() })
 }
 
 /// The engines in a list; `None` where one is none.

@@ -4,8 +4,8 @@ use super::collection::KEYS_OF_ALL_KINDS;
 use super::{Api, Call, Refusal, Reply, Untouchable, api_over, check_form, key};
 use crate::api::{Rest, Step, Waiting};
 use crate::storage::{
-    BatchOp, Blocking as _, Changes, Done, Entry, Error, Memory, Op, Outcome, Revision, Storage,
-    Time,
+    BatchOp, Blocking as _, Changes, Done, Entry, Error, Limits, Memory, Op, Outcome, Revision,
+    Storage, Time,
 };
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -720,7 +720,7 @@ fn changes_beside_a_state_are_told_behind_it() {
 
 #[test]
 fn where_the_history_does_not_reach_back_the_state_is_told() {
-    let memory = Memory::with_limits(u64::MAX, 4096);
+    let memory = Memory::with_limits(Limits { history_bytes: 4096, ..Limits::default() });
     let api = api_over(memory.clone());
     let (mut behind, first) = Parts::begin(&api, "/watch", &[]);
     let start = revisions(&first)[0];

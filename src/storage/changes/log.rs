@@ -408,7 +408,8 @@ impl Event {
         match number {
             0 => Self::Put,
             1 => Self::Delete,
-            _ => Self::Expire,
+            2 => Self::Expire,
+            _ => Self::Evict,
         }
     }
 }

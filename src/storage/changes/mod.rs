@@ -50,6 +50,8 @@ pub enum Event {
     Delete,
     /// It had expired, and was removed.
     Expire,
+    /// It was removed to make room for others.
+    Evict,
 }
 
 /// A change of a key.

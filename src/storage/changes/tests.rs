@@ -573,7 +573,7 @@ impl Model {
             self.history.push((place, *event, text));
             match event {
                 Event::Put => drop(self.store.insert(text, place)),
-                Event::Delete | Event::Expire => drop(self.store.remove(text)),
+                Event::Delete | Event::Expire | Event::Evict => drop(self.store.remove(text)),
             }
         }
         assert_eq!(self.told.last(), Some(&end));
@@ -671,7 +671,7 @@ impl Replica {
     fn apply(&mut self, event: Event, text: &str, place: u64) {
         match event {
             Event::Put => drop(self.copy.insert(text.into(), place)),
-            Event::Delete | Event::Expire => drop(self.copy.remove(text)),
+            Event::Delete | Event::Expire | Event::Evict => drop(self.copy.remove(text)),
         }
     }
 }

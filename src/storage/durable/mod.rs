@@ -234,6 +234,7 @@ impl Storage for Durable {
         report::keys(to, seen.trees.keys, note);
         let note = "The files of the trees, as of some seconds ago, and not the journals.";
         report::stored(to, seen.trees.disk_bytes, note, self.figures.expired());
+        report::evicted(to, 0);
         let help = "Writes that wait for the committer.";
         to.gauge("lkv_commit_queue_length", help, self.writes.len());
         let help = "Reads from the disk that wait for a thread.";

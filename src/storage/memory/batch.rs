@@ -17,15 +17,16 @@ use std::sync::RwLockWriteGuard;
 
 /// The reason that a batch was not done.
 enum Obstacle {
-    Full,
+    /// There is no room for so many bytes.
+    Full(u64),
     Busy,
     /// Another write came between.
     Stale,
 }
 
 impl From<Full> for Obstacle {
-    fn from(_: Full) -> Self {
-        Self::Full
+    fn from(Full { wanted }: Full) -> Self {
+        Self::Full(wanted)
     }
 }
 
@@ -45,7 +46,7 @@ impl Memory {
             };
             match attempt {
                 Ok(effects) => return Ok(Effect::Batch(effects)),
-                Err(Obstacle::Full) => return Err(Undone::Full(Op::Batch(ops))),
+                Err(Obstacle::Full(wanted)) => return Err(Undone::Full(Op::Batch(ops), wanted)),
                 Err(Obstacle::Busy) => return Err(Undone::Busy(Op::Batch(ops))),
                 Err(Obstacle::Stale) => round += 1,
             }
@@ -260,10 +261,12 @@ impl Maps {
             let (number, key) = (draft.number(), draft.key);
             let map = locked.map(number);
             match draft.fate {
-                Fate::Keep => {}
+                Fate::Keep => {
+                    self.note_use(draft.read.as_ref().and_then(|(read, _)| read.as_ref()));
+                }
                 Fate::Remove => {
                     let Some(removed) = self.take_out(map, key) else { continue };
-                    changed.push((self.removal(&removed), key.key()));
+                    changed.push((self.removal(Event::Delete, &removed), key.key()));
                     old.push(removed);
                 }
                 Fate::Replace(packed) => {
@@ -271,16 +274,22 @@ impl Maps {
                     if let Some(shard) = self.shards.get(number) {
                         shard.expect_expiry(&packed);
                     }
-                    if map.get(key).is_some() {
+                    if let Some(replaced) = map.get(key) {
+                        if let Some(cache) = &self.cache {
+                            cache.replaced(replaced, &packed);
+                        }
                         old.extend(map.replace(key, packed));
                     } else {
+                        if let Some(cache) = &self.cache {
+                            cache.came(key, &packed, self.account.held());
+                        }
                         map.insert(key, packed);
                         grown += self.index.insert(key.key());
                     }
                 }
             }
         }
-        self.account.record(growth, grown.cast_unsigned());
+        self.account.settle(growth, grown);
         locked.maps.iter_mut().for_each(|map| self.shrink(map));
         let bell = self.changes.append_all(changed.iter().copied());
         drop(locked);
@@ -289,8 +298,12 @@ impl Maps {
         for (event, key) in changed {
             self.watch.changed(key, event == Event::Put);
         }
-        drop(old);
-        self.heed_freed();
+        if !old.is_empty() {
+            for old in old {
+                drop(self.lend(old));
+            }
+            self.heed_freed();
+        }
         Ok(effects)
     }
 
@@ -328,7 +341,7 @@ impl Maps {
         let index_growth = self.index.growth_max(new_keys);
         self.account.exchange(freed, taken + map_growth + index_growth)?;
         for (number, growth) in growths {
-            locked.map(number).grow(growth);
+            locked.map(number).grow(&growth);
         }
         Ok(index_growth)
     }

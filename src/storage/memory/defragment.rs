@@ -20,7 +20,7 @@
 use super::map::Map;
 use super::packed::Packed;
 use super::{Maps, Shard, read, write};
-use crate::platform::size_classes::{HAS_SLABS, PAGE_BYTES, SHARED_BYTES_MAX};
+use crate::platform::size_classes::{HAS_SLABS, PAGE_BYTES, SHARED_BYTES_MAX, class_of};
 use crate::platform::{allocator, scheduling};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{HashMap, HashSet};
@@ -42,7 +42,7 @@ const QUIET: Duration = Duration::from_millis(500);
 const GAIN_PART: usize = 128;
 
 /// Entries are moved from a run of pages of which less than this is used, in parts.
-const DENSE_PARTS: usize = 250;
+const DENSE_PARTS: usize = 252;
 const PARTS: usize = 256;
 
 /// The part of all bytes that is moved at a time, and the least of them.
@@ -98,10 +98,24 @@ impl Maps {
     /// Has a pass made once enough has been freed.
     pub fn heed_freed(&self) {
         let freed = self.account.freed();
-        if freed < FREED_BYTES_MIN + self.account.held() / FREED_PART || !HAS_SLABS {
+        let held = self.account.held();
+        if freed < FREED_BYTES_MIN + held / FREED_PART || !HAS_SLABS {
             return;
         }
-        let wake = self.defragmenter.0.get_or_init(|| start(self.own.clone()));
+        // One that evicts frees as much as it takes, in the same classes mostly. It makes
+        // a pass once the process takes too much.
+        if self.cache.is_some() && self.account.is_over(held / FREED_PART) {
+            return;
+        }
+        self.wake_defragmenter();
+    }
+
+    /// Has a pass made.
+    pub fn wake_defragmenter(&self) {
+        if !HAS_SLABS {
+            return;
+        }
+        let wake = self.defragmenter.0.get_or_init(|| start(Weak::clone(&self.own)));
         // If it is full the thread is about to wake.
         let _is_woken: bool = wake.try_send(()).is_ok();
     }
@@ -128,8 +142,8 @@ impl Maps {
         let mut census = Census::default();
         self.visit(|map, part| {
             for packed in read(map).part(part) {
-                for (address, bytes) in packed.addresses().into_iter().zip(packed.costs()) {
-                    census.count(address, bytes);
+                for (address, size) in packed.addresses().into_iter().zip(packed.sizes()) {
+                    census.count(address, size);
                 }
             }
         });
@@ -208,10 +222,11 @@ fn run(maps: &Weak<Maps>, woken: &Receiver<()>) {
 }
 
 impl Census {
-    fn count(&mut self, address: usize, bytes: usize) {
-        if bytes == 0 || bytes > SHARED_BYTES_MAX {
+    fn count(&mut self, address: usize, size: usize) {
+        if size == 0 || size > SHARED_BYTES_MAX {
             return;
         }
+        let bytes = class_of(size);
         let run = self.runs.entry(address / RUN_BYTES).or_default();
         let first = address % RUN_BYTES / PAGE_BYTES;
         // What lies beyond the end of the run belongs to this one, too.
@@ -229,7 +244,7 @@ impl Census {
 
     /// The bytes between the entries of all sparse runs.
     fn gain(&self) -> usize {
-        self.runs.values().filter(|run| run.is_sparse()).map(|run| run.unused()).sum()
+        self.runs.values().filter(|run| run.is_sparse()).map(Run::unused).sum()
     }
 
     /// All sparse runs, the sparsest first, in sets of so many bytes of entries.

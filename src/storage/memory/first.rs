@@ -1,8 +1,9 @@
 //! The change of the first key with a prefix.
 
+use super::account::Full;
 use super::packed::Packed;
 use super::{Memory, Pace, Undone, write};
-use crate::storage::{Change, Effect, Key, Op, Updated};
+use crate::storage::{Change, Effect, Event, Key, Op, Updated};
 
 impl Memory {
     /// Changes the first living key with a prefix.
@@ -32,7 +33,7 @@ impl Memory {
                 continue;
             }
             let Some(before) = map.get(hashed).cloned().and_then(Packed::into_living) else {
-                let changed = self.0.remove_from(&mut map, hashed);
+                let changed = self.0.remove_from(&mut map, Event::Delete, hashed);
                 drop(map);
                 if let Some(changed) = changed {
                     self.0.tell(key.as_str(), changed);
@@ -44,8 +45,11 @@ impl Memory {
             };
             let changed = self.change_in(shard, &mut map, &key, Some(&before), &mut change);
             drop(map);
-            let Ok((after, changed)) = changed else {
-                return Err(Undone::Full(Op::UpdateFirst(prefix, change)));
+            let (after, changed) = match changed {
+                Ok(changed) => changed,
+                Err(Full { wanted }) => {
+                    return Err(Undone::Full(Op::UpdateFirst(prefix, change), wanted));
+                }
             };
             if let Some(changed) = changed {
                 self.0.tell(key.as_str(), changed);

@@ -34,6 +34,9 @@ const SINGLE_BUCKETS_MAX: usize = 128;
 /// The size up to which a map does not shrink, in buckets.
 const BUCKETS_WORTH_KEEPING: usize = 16;
 
+/// The control bytes that a table compares at once.
+const GROUP_BYTES: usize = 16;
+
 /// Entries of packed keys and values; a map has no value beside them.
 type Table = HashMap<Packed, (), Keyed>;
 
@@ -179,7 +182,7 @@ impl Layout {
     fn table(self, hash: u64) -> usize {
         // Of bits that neither the shard nor the bucket depends on.
         let bits = (hash >> 34) as usize & 0xffff;
-        bits * self.tables >> 16
+        (bits * self.tables) >> 16
     }
 
     /// The keys below which a smaller layout is tried: those of a load of six tenths,
@@ -209,7 +212,6 @@ impl Layout {
             return 0;
         }
         // The entries, aligned to a group of control bytes, those, and one group more.
-        const GROUP_BYTES: usize = 16;
         let entries = (self.buckets * size_of::<Packed>()).next_multiple_of(GROUP_BYTES);
         (self.tables * allocated(entries + self.buckets + GROUP_BYTES)) as u64
     }
@@ -254,7 +256,7 @@ impl Map {
     pub fn sample(&self, random: u64, most: usize) -> impl Iterator<Item = &Packed> {
         let table = self.tables.get(self.layout.table(random));
         let keys = table.map_or(0, Table::len);
-        let skipped = (random & 0xff_ffff) as usize * keys >> 24;
+        let skipped = ((random & 0xff_ffff) as usize * keys) >> 24;
         let all = move || table.into_iter().flat_map(Table::keys);
         all().skip(skipped).chain(all()).take(most.min(keys))
     }
@@ -329,7 +331,7 @@ impl Map {
     }
 
     /// Does a growth of this map. Nothing has changed in it since.
-    pub fn grow(&mut self, growth: Growth) {
+    pub fn grow(&mut self, growth: &Growth) {
         self.lay_out(growth.layout, &growth.hashes);
     }
 
@@ -340,7 +342,8 @@ impl Map {
             return;
         }
         let (hashes, layout) = (self.hashes(), self.layout.previous());
-        if !layout.holds(hashes.iter().copied(), 0) {
+        // With some to spare the next keys do not make it grow again.
+        if !layout.holds(hashes.iter().copied(), layout.capacity() / 16) {
             self.sparse_below = keys - keys / 16;
             return;
         }
@@ -401,7 +404,7 @@ mod tests {
         }
         if let Some(growth) = map.growth_for(&[hashed.hash()]) {
             let (before, bytes) = (map.bytes(), growth.bytes());
-            map.grow(growth);
+            map.grow(&growth);
             assert_eq!(map.bytes(), before + bytes);
         }
         map.insert(hashed, packed(key, text));
@@ -440,7 +443,7 @@ mod tests {
             assert!(remove(&mut map, &keyed, &number.to_string()).is_some());
             least = least.min(load(&map));
         }
-        assert!(least >= 50, "{least}");
+        assert!(least >= 45, "{least}");
         for number in 0..FEW {
             assert!(map.get(keyed.hashed(&number.to_string())).is_some());
             remove(&mut map, &keyed, &number.to_string());
@@ -477,6 +480,28 @@ mod tests {
         }
         assert_eq!(map.len(), KEYS);
         assert!(load(&map) >= 58, "{:?}", map.layout);
+    }
+
+    #[test]
+    fn keys_that_come_and_go_do_not_move_the_others_each_time() {
+        const ROUNDS: usize = 5000;
+        let keyed = Keyed::default();
+        for keys in [40, 140, 150, 200, 260, 350, 500, 800] {
+            let mut map = Map::new(keyed.clone());
+            for number in 0..keys {
+                put(&mut map, &keyed, &number.to_string(), "");
+            }
+            let mut moves = 0;
+            for number in keys..keys + ROUNDS {
+                let key = number.to_string();
+                moves += usize::from(map.growth_for(&[keyed.hashed(&key).hash()]).is_some());
+                put(&mut map, &keyed, &key, "");
+                let layout = map.layout;
+                assert!(remove(&mut map, &keyed, &(number - keys).to_string()).is_some());
+                moves += usize::from(map.layout != layout);
+            }
+            assert!(moves <= ROUNDS / 8, "{moves} for {keys} keys");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod account;
 mod batch;
 mod defragment;
+mod evict;
 mod first;
 mod index;
 mod list;
@@ -26,14 +27,13 @@ mod sweep;
 
 use super::pool::Pool;
 use super::watch::Watch;
-use super::{
-    BatchOp, Bell, Change, Changes, Decision, Done, Effect, Entry, Error, Event, HISTORY_BYTES,
-};
-use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated};
+use super::{BatchOp, Bell, Change, Changes, Decision, Done, Effect, Entry, Error, Event, Limits};
+use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated, WhenFull};
 use crate::metrics::Exposition;
 use account::{Account, Full};
 use crossbeam_channel::Sender;
 use defragment::Defragmenter;
+use evict::Cache;
 use index::{Index, NewKeys};
 use map::{Growth, Hashed, Keyed, Map};
 use packed::Packed;
@@ -50,6 +50,9 @@ pub const KEYS_SHARDS: usize = 1024;
 
 /// The most operations of a batch that is done at once: as long as a page takes.
 const BATCH_OPS_SMALL: usize = 1000;
+
+/// The bytes of values on their way beside those that are left.
+const UPLOADS_BYTES: u64 = 32 << 20;
 
 /// The rounds of an update without a lock. Each is lost to a quicker writer; after
 /// the last one the update locks them out.
@@ -84,6 +87,8 @@ struct Maps {
     sweeps: AtomicU64,
     /// The number of entries that were removed once they had expired.
     expired: AtomicU64,
+    /// There if it evicts.
+    cache: Option<Cache>,
     defragmenter: Defragmenter,
     /// For its thread.
     own: Weak<Maps>,
@@ -109,8 +114,8 @@ enum Pace {
 
 /// An operation that was not done. Nothing has changed.
 enum Undone {
-    /// There is no room for it.
-    Full(Op),
+    /// There is no room for it, which is so many bytes, about.
+    Full(Op, u64),
     /// Others are in the way.
     Busy(Op),
 }
@@ -118,28 +123,35 @@ enum Undone {
 impl Memory {
     /// An empty store without a limit of its own.
     pub fn new() -> Self {
-        Self::with_max(u64::MAX)
+        Self::with_limits(Limits::default())
     }
 
     /// An empty store that refuses a write once keys, values and overhead
     /// come to more than `max` bytes.
     pub fn with_max(max: u64) -> Self {
-        Self::with_limits(max, HISTORY_BYTES)
+        Self::with_limits(Limits { bytes: max, ..Limits::default() })
     }
 
-    /// The same with a change log that keeps about so many bytes, beside the others.
-    pub fn with_limits(max: u64, history_bytes: usize) -> Self {
+    /// An empty store with these limits.
+    pub fn with_limits(limits: Limits) -> Self {
+        let Limits { bytes: max, when_full, history_bytes } = limits;
+        let is_evicting = when_full == WhenFull::Evict && max < u64::MAX;
+        let cache = is_evicting.then(|| Cache::new(max));
         let hasher = Keyed::default();
         let empty =
             || Shard { map: RwLock::new(Map::new(hasher.clone())), due: AtomicU64::new(u64::MAX) };
         let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
-        let (account, sweeper) = (Account::new(max), OnceLock::new());
+        let account = match &cache {
+            Some(cache) => Account::evicting(max, cache.bytes()),
+            None => Account::new(max),
+        };
+        let sweeper = OnceLock::new();
         let (sweeping, pool) = (Mutex::default(), OnceLock::new());
         let (index, moment) = (Index::default(), RwLock::default());
         let (sweeps, expired) = (AtomicU64::new(0), AtomicU64::new(0));
         let watch = Watch::default();
         let changes = Changes::new(history_bytes, Revision::newborn(), false);
-        Self(Arc::new_cyclic(|own| Maps {
+        let maps = Arc::new_cyclic(|own| Maps {
             shards,
             hasher,
             account,
@@ -151,10 +163,13 @@ impl Memory {
             sweeping,
             sweeps,
             expired,
+            cache,
             defragmenter: Defragmenter::default(),
-            own: own.clone(),
+            own: Weak::clone(own),
             pool,
-        }))
+        });
+        evict::start_evictor(&maps);
+        Self(maps)
     }
 
     /// The bytes held: keys, their index, values and overhead, as the allocator gives
@@ -170,7 +185,10 @@ impl Memory {
             Op::Set(key, entry) => {
                 match self.0.put(&key, self.packed(&key, entry), Expected::Anything) {
                     Ok(_) => Ok(Effect::Done),
-                    Err(packed) => Err(Undone::Full(Op::Set(key, packed.into_entry()))),
+                    Err(packed) => {
+                        let bytes = packed.cost();
+                        Err(Undone::Full(Op::Set(key, packed.into_entry()), bytes))
+                    }
                 }
             }
             Op::Delete(key) => {
@@ -179,7 +197,7 @@ impl Memory {
             }
             Op::Update(key, mut change) => match self.update_in_rounds(&key, &mut change) {
                 Ok(updated) => Ok(Effect::Updated(updated.into())),
-                Err(Full) => Err(Undone::Full(Op::Update(key, change))),
+                Err(Full { wanted }) => Err(Undone::Full(Op::Update(key, change), wanted)),
             },
             Op::Batch(ops) | Op::Each(ops) => self.batch_in_rounds(ops, pace),
             Op::UpdateFirst(prefix, change) => self.update_first_alone(prefix, change, pace),
@@ -207,9 +225,12 @@ impl Memory {
     /// Does `op`, however long it takes. Without room expired entries are swept
     /// away, map by map, until there is.
     fn perform_at_length(&self, op: Op) -> Outcome {
+        if self.0.cache.is_some() {
+            return self.perform_evicting(op);
+        }
         let attempt = |op| match self.attempt(op, Pace::AtLength) {
             Ok(effect) => Ok(effect),
-            Err(Undone::Full(op) | Undone::Busy(op)) => Err(op),
+            Err(Undone::Full(op, _) | Undone::Busy(op)) => Err(op),
         };
         let op = match attempt(op) {
             Ok(effect) => return Ok(effect),
@@ -255,11 +276,14 @@ impl Memory {
                 packed => Expected::Same(packed.as_ref()),
             };
             let (is_done, after) = match change(before.as_ref()) {
-                Decision::Keep | Decision::Refuse => (true, before.clone()),
+                Decision::Keep | Decision::Refuse => {
+                    self.0.note_use(current.as_ref());
+                    (true, before.clone())
+                }
                 Decision::Remove => (self.0.remove(key.as_str(), expected), None),
                 Decision::Replace(entry) => {
                     let packed = self.packed(key, entry.clone());
-                    let is_put = self.0.put(key, packed, expected).map_err(|_packed| Full)?;
+                    let is_put = self.0.put(key, packed, expected).map_err(Full::of)?;
                     (is_put, Some(entry))
                 }
             };
@@ -298,12 +322,14 @@ impl Memory {
     ) -> Result<(Option<Entry>, Option<Untold>), Full> {
         Ok(match change(before) {
             Decision::Keep | Decision::Refuse => (before.cloned(), None),
-            Decision::Remove => (None, self.0.remove_from(map, self.0.hashed(key.as_str()))),
+            Decision::Remove => {
+                (None, self.0.remove_from(map, Event::Delete, self.0.hashed(key.as_str())))
+            }
             Decision::Replace(entry) => {
                 let packed = self.packed(key, entry.clone());
                 let hashed = self.0.hashed(key.as_str());
                 let changed = self.0.put_in(shard, map, hashed, packed);
-                (Some(entry), Some(changed.map_err(|_packed| Full)?))
+                (Some(entry), Some(changed.map_err(Full::of)?))
             }
         })
     }
@@ -369,6 +395,11 @@ impl Expected<'_> {
 }
 
 impl Shard {
+    /// The number of its keys.
+    fn keys(&self) -> usize {
+        read(&self.map).len()
+    }
+
     /// Notes the expiry of an entry that is about to come.
     fn expect_expiry(&self, packed: &Packed) {
         if let Some(expiry) = packed.expiry() {
@@ -430,6 +461,7 @@ impl Maps {
             }
             packed = now;
         }
+        self.note_use(Some(&packed));
         Some(packed.into_entry())
     }
 
@@ -463,6 +495,9 @@ impl Maps {
             if self.account.exchange(old.cost(), taken).is_err() {
                 return Err(packed);
             }
+            if let Some(cache) = &self.cache {
+                cache.replaced(old, &packed);
+            }
             let old = map.replace(key, packed);
             let bell = self.changes.append(Event::Put, key.key());
             return Ok(Untold { is_stored: true, bell, old });
@@ -474,22 +509,29 @@ impl Maps {
             return Err(packed);
         }
         if let Some(growth) = growth {
-            map.grow(growth);
+            map.grow(&growth);
+        }
+        if let Some(cache) = &self.cache {
+            cache.came(key, &packed, self.account.held());
         }
         map.insert(key, packed);
-        self.account.record(index_growth, self.index.insert(key.key()).cast_unsigned());
+        self.account.settle(index_growth, self.index.insert(key.key()));
         let bell = self.changes.append(Event::Put, key.key());
         Ok(Untold { is_stored: true, bell, old: None })
     }
 
     /// Removes `key` if the entry there is as `expected`. Returns true if it did.
     fn remove(&self, key: &str, expected: Expected<'_>) -> bool {
-        let key = self.hashed(key);
+        self.remove_as(Event::Delete, self.hashed(key), expected)
+    }
+
+    /// The same, and if it has not expired yet it is this that is told.
+    fn remove_as(&self, event: Event, key: Hashed<'_>, expected: Expected<'_>) -> bool {
         let mut map = write(&self.shard(key).map);
         if !expected.is_met(&map, key) {
             return false;
         }
-        let changed = self.remove_from(&mut map, key);
+        let changed = self.remove_from(&mut map, event, key);
         drop(map);
 
         if let Some(changed) = changed {
@@ -499,18 +541,22 @@ impl Maps {
     }
 
     /// Removes `key` from a map, if it is there.
-    fn remove_from(&self, map: &mut Map, key: Hashed<'_>) -> Option<Untold> {
+    fn remove_from(&self, map: &mut Map, event: Event, key: Hashed<'_>) -> Option<Untold> {
         let old = self.take_out(map, key)?;
         self.account.record(old.cost(), 0);
         self.shrink(map);
-        let bell = self.changes.append(self.removal(&old), key.key());
+        let bell = self.changes.append(self.removal(event, &old), key.key());
         Some(Untold { is_stored: false, bell, old: Some(old) })
     }
 
-    /// Counts an entry that had expired when it was removed; returns the event of that.
-    fn removal(&self, old: &Packed) -> Event {
+    /// Counts an entry that was removed for its expiry, if that is over, or to make room;
+    /// returns the event of that.
+    fn removal(&self, event: Event, old: &Packed) -> Event {
         if old.lives() {
-            return Event::Delete;
+            if let (Event::Evict, Some(cache)) = (event, &self.cache) {
+                cache.count();
+            }
+            return event;
         }
         self.expired.fetch_add(1, Ordering::Relaxed);
         Event::Expire
@@ -520,8 +566,8 @@ impl Maps {
     fn tell(&self, key: &str, Untold { is_stored, bell, old }: Untold) {
         drop(bell);
         self.watch.changed(key, is_stored);
-        if old.is_some() {
-            drop(old);
+        if let Some(old) = old {
+            drop(self.lend(old));
             self.heed_freed();
         }
     }
@@ -530,6 +576,9 @@ impl Maps {
     /// cost.
     fn take_out(&self, map: &mut Map, key: Hashed<'_>) -> Option<Packed> {
         let removed = map.remove(key)?;
+        if let Some(cache) = &self.cache {
+            cache.went(key);
+        }
         self.account.record(0, self.index.remove(key.key()).cast_unsigned());
         Some(removed)
     }
@@ -550,6 +599,9 @@ impl Maps {
             maps.iter_mut().map(|map| mem::replace(&mut **map, empty())).collect();
         let leaves = self.index.clear();
         let freed = self.account.clear();
+        if let Some(cache) = &self.cache {
+            cache.clear();
+        }
         let bell = self.changes.be_reborn(Revision::newborn());
         drop(maps);
 
@@ -582,10 +634,13 @@ impl Storage for Memory {
         if self.0.takes_long(&op) {
             return Err(op);
         }
+        if self.0.cache.is_some() {
+            return self.try_evicting(op);
+        }
         let op = match self.attempt(op, Pace::AtOnce) {
             Ok(effect) => return Ok(Ok(effect)),
             Err(Undone::Busy(op)) => return Err(op),
-            Err(Undone::Full(op)) => op,
+            Err(Undone::Full(op, _)) => op,
         };
         // Refused at once if no sweep is under way and none would make room.
         let Ok(_turn) = self.0.sweeping.try_lock() else { return Err(op) };
@@ -596,7 +651,7 @@ impl Storage for Memory {
         match self.attempt(op, Pace::AtOnce) {
             Ok(effect) => Ok(Ok(effect)),
             Err(Undone::Busy(op)) => Err(op),
-            Err(Undone::Full(_op)) => Ok(Err(Error::Full)),
+            Err(Undone::Full(..)) => Ok(Err(Error::Full)),
         }
     }
 
@@ -620,8 +675,11 @@ impl Storage for Memory {
         Some(&self.0.changes)
     }
 
-    fn room(&self) -> Option<u64> {
-        self.0.account.room()
+    fn room(&self, wanted: u64) -> Option<u64> {
+        match &self.0.cache {
+            Some(_) => Some(self.0.room_for_uploads(wanted)),
+            None => self.0.account.room(UPLOADS_BYTES),
+        }
     }
 
     fn report(&self, to: &mut Exposition) {

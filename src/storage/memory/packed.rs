@@ -330,6 +330,12 @@ impl Packed {
         self.whole().is_some_and(|whole| whole.value.len() > SMALL_BYTES_MAX)
     }
 
+    /// Returns true if a reader has its value, and that is large: it is freed no sooner
+    /// than by that reader.
+    pub fn is_lent(&self) -> bool {
+        self.whole().is_some_and(|whole| !whole.value.is_unique())
+    }
+
     /// Returns true if there are other references to it.
     pub fn is_shared(&self) -> bool {
         self.header().references.load(Ordering::Acquire) > 1
@@ -353,18 +359,20 @@ impl Packed {
 
     /// The bytes that it takes.
     pub fn cost(&self) -> u64 {
-        self.costs().iter().sum::<usize>() as u64
+        let [head, value] = self.sizes();
+        let value = if value > 0 { allocated(value) } else { 0 };
+        let shared = if self.has(WHOLE) { allocated(SHARED_BUFFER_BYTES) } else { 0 };
+        (allocated(head) + value + shared) as u64
     }
 
-    /// The bytes that each of its allocations takes.
-    pub fn costs(&self) -> [usize; 2] {
+    /// The sizes of its allocations; 0 where there is no second one.
+    pub fn sizes(&self) -> [usize; 2] {
         let value = if self.has(APART) {
-            allocated(self.run_bytes())
+            self.run_bytes()
         } else {
-            let cost = |value: &Bytes| allocated(value.len()) + allocated(SHARED_BUFFER_BYTES);
-            self.whole().map_or(0, |whole| cost(&whole.value))
+            self.whole().map_or(0, |whole| whole.value.len())
         };
-        [allocated(self.layout().size()), value]
+        [self.layout().size(), value]
     }
 
     /// The addresses of its allocations; 0 where there is no second one.

@@ -2,6 +2,7 @@
 //!
 //! Nothing is counted on the way of a read or a write: the maps know their lengths.
 
+use super::evict::Cache;
 use super::{Memory, read};
 use crate::metrics::Exposition;
 use crate::storage::pool::Pool;
@@ -18,8 +19,9 @@ impl Memory {
         report::keys(to, keys, note);
         let note = "Keys, values and overhead in memory.";
         report::stored(to, self.held(), note, maps.expired.load(Ordering::Relaxed));
+        report::evicted(to, maps.cache.as_ref().map_or(0, Cache::evicted));
         if let Some(max) = maps.account.max() {
-            let help = "The bytes past which a write is refused.";
+            let help = "The bytes past which a write is refused, or entries are evicted.";
             to.gauge("lkv_stored_bytes_max", help, max);
         }
         let waiting = maps.pool.get().map_or(0, Pool::waiting);

@@ -57,24 +57,29 @@ impl Maps {
     /// caller's.
     pub fn sweep(&self, shard: &Shard, now: Time) {
         while shard.is_due(now) {
-            // Seen by all who see the map's next expiry.
-            self.sweeps.fetch_add(1, Ordering::Relaxed);
-            let expired = expired_in(shard, now);
-            for old in &expired {
-                let _removed: bool = self.remove(old.key(), Expected::Same(Some(old)));
-            }
-            // Seen by nobody who does not see all of them removed.
-            self.sweeps.fetch_add(1, Ordering::Release);
-            if expired.len() < EXPIRED_MAX {
+            if self.sweep_step(shard, now, EXPIRED_MAX) < EXPIRED_MAX {
                 return;
             }
         }
     }
+
+    /// The same of so many at most; returns their number.
+    pub fn sweep_step(&self, shard: &Shard, now: Time, most: usize) -> usize {
+        // Seen by all who see the map's next expiry.
+        self.sweeps.fetch_add(1, Ordering::Relaxed);
+        let expired = expired_in(shard, now, most);
+        for old in &expired {
+            let _removed: bool = self.remove(old.key(), Expected::Same(Some(old)));
+        }
+        // Seen by nobody who does not see all of them removed.
+        self.sweeps.fetch_add(1, Ordering::Release);
+        expired.len()
+    }
 }
 
-/// Expired entries of a map, up to [`EXPIRED_MAX`]. If these are all, the map's
-/// next expiry is noted.
-fn expired_in(shard: &Shard, now: Time) -> Vec<Packed> {
+/// Expired entries of a map, so many at most. If these are all, the map's next expiry is
+/// noted.
+fn expired_in(shard: &Shard, now: Time, most: usize) -> Vec<Packed> {
     let map = read(&shard.map);
     let mut expired = Vec::new();
     let mut due = u64::MAX;
@@ -84,7 +89,7 @@ fn expired_in(shard: &Shard, now: Time) -> Vec<Packed> {
             Some(expiry) => due = due.min(expiry.to_bits()),
             None => {}
         }
-        if expired.len() == EXPIRED_MAX {
+        if expired.len() >= most {
             return expired;
         }
     }

@@ -85,6 +85,7 @@ impl Form {
             Event::Put => "put",
             Event::Delete => "delete",
             Event::Expire => "expire",
+            Event::Evict => "evict",
         };
         match self.media {
             Media::Text => put(out, format_args!("{name} {id} {}\n", encode(key))),

@@ -1,0 +1,686 @@
+//! Eviction: a full store lets the entries go that will be of the least use.
+//!
+//! ```text
+//! write:    do it, within a small debt ──► evict a few ──► still over: ring
+//! evictor:  rung: evict down to the bound, and what uploads want
+//!           a few times a second: resident memory too high ──► lower the bound
+//! a step:   what has expired, else the least worth of some neighbours at a random place
+//! ```
+//!
+//! An entry records its own uses, and a record of [`Frequencies`] those of keys that were
+//! evicted: one that comes back is known. The worth of an entry is that of a byte of it,
+//! so of two that are used as often the larger goes first. What has just been used is
+//! spared, for its writer may read it next.
+//!
+//! Some requests are for what was used often, and some for what was used lately. So a few
+//! shards lead: of these, some evict by the one and some by the other, and all others
+//! follow the leaders that miss less.
+//!
+//! Expired entries go as a sweep removes them, and an eviction is a removal like any other,
+//! under the lock of its map alone. Whoever evicts holds no lock of the store.
+
+use super::map::Hashed;
+use super::packed::Packed;
+use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, Shard, Undone, read, unless_taken};
+use crate::platform::{allocator, process};
+use crate::storage::frequency::{Access, Aim, Frequencies, chance};
+use crate::storage::{Effect, Error, Event, Op, Outcome, Time};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use smallvec::SmallVec;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The most entries that a write evicts beside those of its own number.
+pub const EVICTIONS_MAX: usize = 16;
+
+/// The entries that a step looks at.
+const SAMPLED: usize = 48;
+
+/// The rounds of an operation that others take the room of.
+const ROUNDS_MAX: usize = 64;
+
+/// Of so many that were looked at one is evicted.
+const SAMPLED_EACH: usize = 12;
+
+/// Of so many shards one leads with each of the aims.
+const LEADERS_EVERY: usize = 32;
+
+/// With fewer keys a step looks at all shards alike: those of a group are too few.
+const KEYS_GROUPED: usize = SAMPLED * LEADERS_EVERY;
+
+/// The part of the keys by which one aim has to miss more than the other until all follow
+/// that.
+const LEAD_PART: usize = 64;
+const LEAD_MIN: usize = 32;
+
+/// An entry is spared for this part of a turnover after its last use, and for as long as
+/// twice its own bytes take to be replaced.
+const SPARED_TURNOVERS: f32 = 1.0 / 16.0;
+
+/// What is spared goes only before others that are, and the oldest first.
+const SPARED_WORTH: f32 = 1e4;
+
+/// An entry that is a greater part of a store than one of so many passes the time by its
+/// bytes.
+const LARGE_PARTS: u64 = 64;
+
+/// The bytes of a store for each key that its record has room for.
+const BYTES_EACH_KEY: u64 = 512;
+
+/// The most keys that it has room for.
+const RECORDED_KEYS_MAX: u64 = 1 << 24;
+
+/// The bytes of uploads that have room beside a full store, and the part of it that makes
+/// room for more.
+const UPLOADS_BYTES: u64 = 4 << 20;
+const UPLOADS_PART: u64 = 8;
+
+/// With a greater debt no upload begins.
+const UPLOADS_DEBT_BYTES: u64 = 1 << 20;
+
+/// The interval between two looks at resident memory, and the bytes that are evicted
+/// until there is one.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_BYTES: u64 = 4 << 20;
+
+/// The same interval while there is too much of it, or while removed entries are lent.
+const LOOK_INTERVAL_SHORT: Duration = Duration::from_millis(30);
+
+/// The bytes beyond these past which no upload begins for a moment, and those by which
+/// memory has grown until there is such a moment again.
+const UPLOADS_SPARE_BYTES: u64 = 4 << 20;
+const UPLOADS_PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_GROWTH_BYTES: u64 = 4 << 20;
+
+/// The interval between two falls of the bound: until then what was evicted may come
+/// together and be given back.
+const FALL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The resident bytes beyond the limit past which pages are given back at once.
+const RESIDENT_BEYOND_BYTES: u64 = 12 << 20;
+
+/// The bytes beyond these past which the bound falls.
+const RESIDENT_SPARE_BYTES: u64 = 4 << 20;
+
+/// The entries that the evictor removes between two looks at the time.
+const EVICTED_AT_ONCE: usize = 512;
+
+/// What a store that evicts keeps beside its entries.
+pub struct Cache {
+    frequencies: Frequencies,
+    /// The keys of each group of shards.
+    keys: [AtomicUsize; 3],
+    /// How many misses more the leaders have that evict by [`Aim::Often`].
+    lead: AtomicI32,
+    evicted: AtomicU64,
+    /// The bytes evicted since the last look at resident memory.
+    evicted_bytes: AtomicU64,
+    /// The next expiry of all maps, in milliseconds, or an earlier moment.
+    due: AtomicU64,
+    /// The next of the expiries that were noted since the last look at all maps began.
+    due_since: AtomicU64,
+    /// Entries that are removed and yet are being sent: the account has them.
+    lent: Mutex<Vec<Packed>>,
+    /// The bytes that uploads want beside what is stored.
+    wanted: AtomicU64,
+    /// Set while no upload begins, so that memory comes together.
+    is_tight: AtomicBool,
+    /// Set if the process has no memory for much else.
+    minds_process: AtomicBool,
+    /// Rings for the evictor, whose thread ends when this is dropped.
+    evictor: OnceLock<Sender<()>>,
+}
+
+/// The looks of the evictor at the process.
+struct Looks {
+    looked: Instant,
+    /// The last fall of the bound.
+    fell: Instant,
+    /// The last pause of uploads, and the bytes too much then.
+    paused: Instant,
+    paused_at: u64,
+    interval: Duration,
+}
+
+/// A group of shards that evict by the same aim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    /// The leaders of [`Aim::Often`].
+    Often,
+    /// The leaders of [`Aim::Lately`].
+    Lately,
+    /// All others.
+    Followers,
+}
+
+/// The entries of the least worth so far, ascending.
+type Victims = SmallVec<[(f32, Packed); SAMPLED / SAMPLED_EACH]>;
+
+/// Neighbours of a map, with the bits of their uses.
+type Sample<'a> = SmallVec<[(&'a Packed, u32); 64]>;
+
+impl Group {
+    const ALL: [Self; 3] = [Self::Often, Self::Lately, Self::Followers];
+
+    /// The group of a shard.
+    fn of(shard: usize) -> Self {
+        match shard % LEADERS_EVERY {
+            0 => Self::Often,
+            1 => Self::Lately,
+            _ => Self::Followers,
+        }
+    }
+
+    /// The number of its shards.
+    fn shards(self) -> usize {
+        let leaders = KEYS_SHARDS / LEADERS_EVERY;
+        match self {
+            Self::Often | Self::Lately => leaders,
+            Self::Followers => KEYS_SHARDS - 2 * leaders,
+        }
+    }
+
+    /// The number of one of its shards.
+    fn shard(self, place: usize) -> usize {
+        const FOLLOWERS: usize = LEADERS_EVERY - 2;
+        match self {
+            Self::Often => place * LEADERS_EVERY,
+            Self::Lately => place * LEADERS_EVERY + 1,
+            Self::Followers => place / FOLLOWERS * LEADERS_EVERY + 2 + place % FOLLOWERS,
+        }
+    }
+}
+
+impl Cache {
+    /// That of an empty store of so many bytes.
+    pub fn new(bytes_max: u64) -> Self {
+        let keys = (bytes_max / BYTES_EACH_KEY).min(RECORDED_KEYS_MAX);
+        Self {
+            frequencies: Frequencies::with_keys(usize::try_from(keys).unwrap_or(usize::MAX)),
+            keys: Default::default(),
+            lead: AtomicI32::new(0),
+            evicted: AtomicU64::new(0),
+            evicted_bytes: AtomicU64::new(0),
+            due: AtomicU64::new(u64::MAX),
+            due_since: AtomicU64::new(u64::MAX),
+            lent: Mutex::default(),
+            wanted: AtomicU64::new(0),
+            is_tight: AtomicBool::new(false),
+            minds_process: AtomicBool::new(false),
+            evictor: OnceLock::new(),
+        }
+    }
+
+    /// The bytes of its record.
+    pub fn bytes(&self) -> u64 {
+        self.frequencies.bytes()
+    }
+
+    /// The entries that were evicted.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Counts one.
+    pub fn count(&self) {
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a use of an entry.
+    pub fn used(&self, packed: &Packed) {
+        let seen = Access::from_bits(packed.access().load(Ordering::Relaxed));
+        let used = seen.again(self.frequencies.turn());
+        // Threads that use it at the same moment may write over each other.
+        if used != seen {
+            packed.access().store(used.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes an entry that takes the place of another.
+    pub fn replaced(&self, old: &Packed, new: &Packed) {
+        let seen = Access::from_bits(old.access().load(Ordering::Relaxed));
+        let used = seen.again(self.frequencies.turn());
+        new.access().store(used.to_bits(), Ordering::Relaxed);
+        self.expect_expiry(new);
+    }
+
+    /// Notes an entry under a key that was absent, in a store that holds so many bytes.
+    pub fn came(&self, key: Hashed<'_>, packed: &Packed, held: u64) {
+        let remembered = self.frequencies.recall(key.hash());
+        let access = Access::first(self.frequencies.turn(), remembered);
+        packed.access().store(access.to_bits(), Ordering::Relaxed);
+        self.expect_expiry(packed);
+        let group = Group::of(key.shard(KEYS_SHARDS));
+        self.keys_of(group).fetch_add(1, Ordering::Relaxed);
+        // What comes to a full store takes the place of another.
+        let turnover = match held / packed.cost().max(1) {
+            // It takes that of many, and those that come one after the other are told apart.
+            few @ ..LARGE_PARTS => usize::try_from(few).unwrap_or(usize::MAX).max(1),
+            _ => self.keys(),
+        };
+        self.frequencies.pass(turnover);
+        let missed = match group {
+            Group::Often => 1,
+            Group::Lately => -1,
+            Group::Followers => return,
+        };
+        let most = i32::try_from((self.keys() / LEAD_PART).max(LEAD_MIN)).unwrap_or(i32::MAX);
+        let lead = self.lead.load(Ordering::Relaxed).saturating_add(missed);
+        self.lead.store(lead.clamp(-most, most), Ordering::Relaxed);
+    }
+
+    /// Notes that a key has gone.
+    pub fn went(&self, key: Hashed<'_>) {
+        self.keys_of(Group::of(key.shard(KEYS_SHARDS))).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes that all keys have gone. All maps are locked.
+    pub fn clear(&self) {
+        self.keys.iter().for_each(|keys| keys.store(0, Ordering::Relaxed));
+    }
+
+    /// Notes the expiry of an entry, behind that of its shard.
+    fn expect_expiry(&self, packed: &Packed) {
+        if let Some(expiry) = packed.expiry() {
+            self.due_since.fetch_min(expiry.to_bits(), Ordering::SeqCst);
+            self.due.fetch_min(expiry.to_bits(), Ordering::SeqCst);
+        }
+    }
+
+    fn lent(&self) -> MutexGuard<'_, Vec<Packed>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for room for uploads.
+    pub fn want(&self, bytes: u64) {
+        self.wanted.store(bytes, Ordering::Relaxed);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        if let Some(evictor) = self.evictor.get() {
+            // Once it is rung it looks at everything.
+            evictor.try_send(()).ok();
+        }
+    }
+
+    /// Returns true if so much was evicted that the process may take too much memory: what
+    /// is freed is not given back at once.
+    fn is_look_due(&self) -> bool {
+        self.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES
+    }
+
+    /// The number of keys.
+    fn keys(&self) -> usize {
+        self.keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum()
+    }
+
+    fn keys_of(&self, group: Group) -> &AtomicUsize {
+        let [often, lately, followers] = &self.keys;
+        match group {
+            Group::Often => often,
+            Group::Lately => lately,
+            Group::Followers => followers,
+        }
+    }
+
+    /// The group that a key by chance is in; none to choose among all of them.
+    fn group(&self) -> Option<Group> {
+        let keys = self.keys();
+        if keys < KEYS_GROUPED {
+            return None;
+        }
+        let mut place = chance() as usize % keys;
+        Group::ALL.into_iter().find(|group| {
+            let keys = self.keys_of(*group).load(Ordering::Relaxed);
+            let is_in = place < keys;
+            place = place.wrapping_sub(keys);
+            is_in
+        })
+    }
+
+    /// The aim of a group, or where there is none.
+    fn aim(&self, group: Option<Group>) -> Aim {
+        let is_lately = match group {
+            Some(Group::Often) => false,
+            Some(Group::Lately) => true,
+            Some(Group::Followers) | None => self.lead.load(Ordering::Relaxed) > 0,
+        };
+        if is_lately { Aim::Lately } else { Aim::Often }
+    }
+}
+
+impl Memory {
+    /// Has a store that evicts keep the whole process within its limit and some MiB: for
+    /// one that the process is there for. Else it keeps within the limit what it holds.
+    pub fn mind_process(&self) {
+        if let Some(cache) = &self.0.cache {
+            cache.minds_process.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Does `op` if it takes no longer than a few evictions, else gives it back.
+    pub(super) fn try_evicting(&self, op: Op) -> Result<Outcome, Op> {
+        let (op, wanted) = match self.attempt_and_settle(op, Pace::AtOnce) {
+            Ok(effect) => return Ok(Ok(effect)),
+            Err(Undone::Busy(op)) => return Err(op),
+            Err(Undone::Full(op, wanted)) => (op, wanted),
+        };
+        if !self.0.account.can_hold(wanted) {
+            return Ok(Err(Error::Full));
+        }
+        self.0.make_room(wanted, EVICTIONS_MAX, Pace::AtOnce);
+        match self.attempt_and_settle(op, Pace::AtOnce) {
+            Ok(effect) => Ok(Ok(effect)),
+            Err(Undone::Busy(op) | Undone::Full(op, _)) => Err(op),
+        }
+    }
+
+    /// Does `op`, however many entries have to go for it. What can never fit is refused,
+    /// and nothing goes for that.
+    pub(super) fn perform_evicting(&self, mut op: Op) -> Outcome {
+        for _ in 0..ROUNDS_MAX {
+            match self.attempt_and_settle(op, Pace::AtLength) {
+                Ok(effect) => return Ok(effect),
+                Err(Undone::Busy(back)) => op = back,
+                Err(Undone::Full(_, wanted)) if !self.0.account.can_hold(wanted) => break,
+                Err(Undone::Full(back, wanted)) => {
+                    self.0.make_room(wanted, usize::MAX, Pace::AtLength);
+                    op = back;
+                }
+            }
+        }
+        Err(Error::Full)
+    }
+
+    fn attempt_and_settle(&self, op: Op, pace: Pace) -> Result<Effect, Undone> {
+        let keys = match &op {
+            Op::Get(_) | Op::Delete(_) | Op::Clear | Op::List(_) | Op::Count(_) => None,
+            Op::Set(..) | Op::Update(..) | Op::UpdateFirst(..) => Some(1),
+            Op::Batch(ops) | Op::Each(ops) => Some(ops.len()),
+        };
+        let effect = self.attempt(op, pace)?;
+        if let Some(keys) = keys {
+            self.0.settle(keys);
+        }
+        Ok(effect)
+    }
+}
+
+impl Maps {
+    /// Notes a use of an entry that was read, where that is of use.
+    pub fn note_use(&self, packed: Option<&Packed>) {
+        if let (Some(cache), Some(packed)) = (&self.cache, packed) {
+            cache.used(packed);
+        }
+    }
+
+    /// The bytes that uploads may take, of which so many are wanted. They get the room of a
+    /// part of what is stored, and some more.
+    pub fn room_for_uploads(&self, wanted: u64) -> u64 {
+        let (most, left) = (self.account.bound() / UPLOADS_PART, self.account.left());
+        let Some(cache) = &self.cache else { return u64::MAX };
+        if self.account.is_over_by(UPLOADS_DEBT_BYTES) || cache.is_tight.load(Ordering::Relaxed) {
+            return 0;
+        }
+        if left + UPLOADS_BYTES < wanted.min(most + UPLOADS_BYTES) {
+            cache.want(wanted.saturating_sub(UPLOADS_BYTES).min(most));
+        }
+        left.min(most) + UPLOADS_BYTES
+    }
+
+    /// Keeps an entry that was removed in the account while it is being sent. Returns it
+    /// if it is not.
+    pub fn lend(&self, old: Packed) -> Option<Packed> {
+        let Some(cache) = &self.cache else { return Some(old) };
+        if !old.is_lent() {
+            return Some(old);
+        }
+        self.account.lend(old.cost());
+        cache.lent().push(old);
+        cache.ring();
+        None
+    }
+
+    /// Lets go of the lent entries that were sent. Returns true if there are others.
+    fn take_back(&self, cache: &Cache) -> bool {
+        let mut sent = Vec::new();
+        let mut lent = cache.lent();
+        lent.retain(|packed| {
+            let is_lent = packed.is_lent();
+            if !is_lent {
+                sent.push(packed.clone());
+            }
+            is_lent
+        });
+        let has_others = !lent.is_empty();
+        drop(lent);
+        for packed in sent {
+            self.account.take_back(packed.cost());
+        }
+        has_others
+    }
+
+    /// Evicts some entries where the store is over its bound, as many at most as a write of
+    /// so many keys may wait for.
+    pub fn settle(&self, keys: usize) {
+        if self.cache.is_none() || !self.account.is_over(0) {
+            return;
+        }
+        self.make_room(0, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
+        if let Some(cache) = &self.cache
+            && (self.account.is_over(0) || cache.is_look_due())
+        {
+            cache.ring();
+        }
+    }
+
+    /// Evicts until there is room for so many bytes, or so many entries are gone. Returns
+    /// the number of those.
+    pub fn make_room(&self, bytes: u64, evictions_max: usize, pace: Pace) -> usize {
+        let Some(cache) = &self.cache else { return 0 };
+        let mut gone = 0;
+        while gone < evictions_max && self.account.is_over(bytes) {
+            match self.evict_some(cache, evictions_max - gone, pace) {
+                0 => break,
+                some => gone += some,
+            }
+        }
+        gone
+    }
+
+    /// Removes a few entries, so many at most. Returns their number, which is zero if there
+    /// are none, or if others make room and there is no time to wait for them.
+    fn evict_some(&self, cache: &Cache, most: usize, pace: Pace) -> usize {
+        match self.sweep_some(cache, most, pace) {
+            Some(0) => {}
+            Some(expired) => return expired,
+            None => return 0,
+        }
+        let mut victims = self.victims(cache, cache.group());
+        if victims.is_empty() {
+            // Its keys have gone since.
+            victims = self.victims(cache, None);
+        }
+        victims.truncate(most);
+        victims.iter().for_each(|(_, victim)| self.evict(cache, victim));
+        victims.len()
+    }
+
+    /// Removes some expired entries, so many at most. Returns their number, or none while
+    /// another sweep removes them.
+    fn sweep_some(&self, cache: &Cache, most: usize, pace: Pace) -> Option<usize> {
+        let now = Time::now();
+        if cache.due.load(Ordering::SeqCst) > now.to_bits() {
+            return Some(0);
+        }
+        let _turn = match pace {
+            Pace::AtOnce => unless_taken(self.sweeping.try_lock())?,
+            Pace::AtLength => self.sweeping.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        // An expiry that is noted from here on is noted here, or its shard is looked at.
+        cache.due_since.store(u64::MAX, Ordering::SeqCst);
+        let (mut swept, mut due) = (0, u64::MAX);
+        for shard in &self.shards {
+            if swept == 0 && shard.is_due(now) {
+                swept = self.sweep_step(shard, now, most);
+            }
+            due = due.min(shard.due.load(Ordering::SeqCst));
+        }
+        cache.due.store(due, Ordering::SeqCst);
+        cache.due.fetch_min(cache.due_since.load(Ordering::SeqCst), Ordering::SeqCst);
+        Some(swept)
+    }
+
+    /// The entries of the least worth among some neighbours, of a group if there is one.
+    #[allow(clippy::cast_precision_loss, reason = "a byte more or less is none")]
+    fn victims(&self, cache: &Cache, group: Option<Group>) -> Victims {
+        let (turn, aim) = (cache.frequencies.turn(), cache.aim(group));
+        let held = self.account.held().max(1) as f32;
+        let (mut victims, mut looked) = (Victims::new(), 0);
+        let shards = group.map_or(KEYS_SHARDS, Group::shards);
+        let shard_at = |place| self.shards.get(group.map_or(place, |group| group.shard(place)));
+        // The fuller one of two places: so all have as many keys, about.
+        let (one, other) = (chance() as usize % shards, chance() as usize % shards);
+        let keys = |place| shard_at(place).map_or(0, Shard::keys);
+        let start = if keys(one) < keys(other) { other } else { one };
+        for place in (start..shards).chain(0..start) {
+            let Some(shard) = shard_at(place) else { continue };
+            let map = read(&shard.map);
+            // All are fetched at once, and not one after the other.
+            let sample: Sample<'_> = map
+                .sample(random(), SAMPLED - looked)
+                .map(|packed| (packed, packed.access().load(Ordering::Relaxed)))
+                .collect();
+            for (packed, access) in sample {
+                looked += 1;
+                let (access, cost) = (Access::from_bits(access), packed.cost() as f32);
+                let age = access.age(turn);
+                let is_spared = age < SPARED_TURNOVERS + 2.0 * cost / held || packed.is_lent();
+                let worth = if is_spared {
+                    SPARED_WORTH - age
+                } else {
+                    access.worth(turn, aim) - cost.log2()
+                };
+                let rank = victims.partition_point(|(less, _)| *less < worth);
+                if rank < (looked / SAMPLED_EACH).max(1) {
+                    victims.insert(rank, (worth, packed.clone()));
+                }
+            }
+            if looked >= SAMPLED {
+                break;
+            }
+        }
+        victims.truncate((looked / SAMPLED_EACH).max(1));
+        victims
+    }
+
+    /// Removes an entry, if it is the one under its key yet.
+    fn evict(&self, cache: &Cache, victim: &Packed) {
+        let key = self.hashed(victim.key());
+        if self.remove_as(Event::Evict, key, Expected::Same(Some(victim))) {
+            let access = Access::from_bits(victim.access().load(Ordering::Relaxed));
+            cache.frequencies.remember(key.hash(), access.priority());
+            cache.evicted_bytes.fetch_add(victim.cost(), Ordering::Relaxed);
+        }
+    }
+
+    /// Gives pages back if the process takes more than the limit and some MiB. Returns the
+    /// bytes past that which it takes yet.
+    fn look_at_memory(&self) -> u64 {
+        let Some(max) = self.account.max() else { return 0 };
+        let allowed = max.saturating_add(RESIDENT_BEYOND_BYTES);
+        let Some(mut resident) = process::resident_bytes() else { return 0 };
+        if resident > allowed && allocator::give_back_pages() {
+            resident = process::resident_bytes().unwrap_or(resident);
+        }
+        if resident < allowed {
+            self.account.move_bound(0, (allowed - resident) / 16);
+        }
+        resident.saturating_sub(allowed)
+    }
+}
+
+impl Looks {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { looked: now, fell: now, paused: now, paused_at: 0, interval: LOOK_INTERVAL }
+    }
+
+    /// Looks at the process, if that is due. What it takes too much is elsewhere, or among
+    /// entries that stay: so the bound falls step by step, and few uploads begin meanwhile.
+    fn look(&mut self, maps: &Maps, cache: &Cache) {
+        if !cache.is_look_due() && self.looked.elapsed() < self.interval {
+            return;
+        }
+        cache.evicted_bytes.store(0, Ordering::Relaxed);
+        self.looked = Instant::now();
+        if !cache.minds_process.load(Ordering::Relaxed) {
+            return;
+        }
+        let over = maps.look_at_memory().saturating_sub(RESIDENT_SPARE_BYTES);
+        self.interval = if over > 0 { LOOK_INTERVAL_SHORT } else { LOOK_INTERVAL };
+        if over > 0 && self.fell.elapsed() >= FALL_INTERVAL {
+            maps.account.move_bound(over / 4, 0);
+            maps.wake_defragmenter();
+            self.fell = self.looked;
+        }
+        if over <= UPLOADS_SPARE_BYTES {
+            self.paused_at = 0;
+            cache.is_tight.store(false, Ordering::Relaxed);
+        } else if over >= self.paused_at + PAUSE_GROWTH_BYTES {
+            maps.wake_defragmenter();
+            (self.paused, self.paused_at) = (self.looked, over);
+            cache.is_tight.store(true, Ordering::Relaxed);
+        } else if self.paused.elapsed() >= UPLOADS_PAUSE {
+            cache.is_tight.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A number by chance.
+fn random() -> u64 {
+    u64::from(chance()) << 32 | u64::from(chance())
+}
+
+/// Starts the thread that evicts what writes leave.
+pub fn start_evictor(maps: &Arc<Maps>) {
+    let Some(cache) = &maps.cache else { return };
+    let (bell, rung) = crossbeam_channel::bounded(1);
+    let weak = Arc::downgrade(maps);
+    let evictor = thread::Builder::new().name("evictor".to_owned());
+    match evictor.spawn(move || run(&weak, &rung)) {
+        Ok(_) => {
+            cache.evictor.get_or_init(|| bell);
+        }
+        // Writes evict too.
+        Err(err) => log::warn!("no thread to make room ahead of writes: {err}"),
+    }
+}
+
+fn run(maps: &Weak<Maps>, rung: &Receiver<()>) {
+    let (mut looks, mut has_lent) = (Looks::new(), false);
+    loop {
+        let interval = if has_lent { LOOK_INTERVAL_SHORT } else { looks.interval };
+        match rung.recv_timeout(interval) {
+            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let Some(maps) = maps.upgrade() else { return };
+        let Some(cache) = &maps.cache else { return };
+        has_lent = maps.take_back(cache);
+        let wanted = cache.wanted.swap(0, Ordering::Relaxed);
+        loop {
+            let evicted = maps.make_room(wanted, EVICTED_AT_ONCE, Pace::AtLength);
+            looks.look(&maps, cache);
+            if evicted < EVICTED_AT_ONCE {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

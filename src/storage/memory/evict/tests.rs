@@ -1,0 +1,546 @@
+//! A full store that evicts: what goes, what stays, and what is told of it.
+
+use super::super::tests::{counted, entry, key, set, update, value_bytes};
+use super::*;
+use crate::storage::{
+    BatchOp, Blocking as _, Change, Decision, Entry, Limits, Listing, PAGE_KEYS_MAX, Range, Read,
+    Storage as _, Subject, Watched, Watcher, WhenFull,
+};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+
+const MIB: u64 = 1 << 20;
+
+/// The most bytes that a store may hold with what writes leave to the evictor.
+fn held_max(bytes: u64) -> u64 {
+    bytes + (bytes / 4).min(12 * MIB)
+}
+
+/// A time after which a test has failed, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn evicting(bytes: u64) -> Memory {
+    let history_bytes = 64 << 20;
+    Memory::with_limits(Limits { bytes, when_full: WhenFull::Evict, history_bytes })
+}
+
+fn evicted(memory: &Memory) -> u64 {
+    memory.0.cache.as_ref().map_or(0, Cache::evicted)
+}
+
+fn is_there(memory: &Memory, text: &str) -> bool {
+    value_bytes(memory, text).is_some()
+}
+
+/// Waits for a condition.
+fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_met() {
+        assert!(Instant::now() < end, "{what} in vain");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until the evictor has worked off what writes have left.
+fn wait_until_settled(memory: &Memory) {
+    wait_until("waiting for room", || !memory.0.account.is_over(0));
+}
+
+fn watch_all(memory: &Memory) -> Watcher {
+    memory.changes().unwrap().watch(Watched::Prefix("".into()), None)
+}
+
+/// The keys that a watcher is told are there, and the number of evictions so far.
+#[derive(Default)]
+struct Told {
+    keys: BTreeSet<String>,
+    evictions: u64,
+}
+
+impl Told {
+    fn read(&mut self, watcher: &Watcher) {
+        loop {
+            match watcher.read() {
+                Read::Changes(changes) => {
+                    for change in changes {
+                        let key = change.key.as_str().to_owned();
+                        match change.event {
+                            Event::Put => {
+                                self.keys.insert(key);
+                            }
+                            Event::Evict => {
+                                assert!(self.keys.remove(&key), "{key} went twice");
+                                self.evictions += 1;
+                            }
+                            Event::Delete | Event::Expire => {
+                                assert!(self.keys.remove(&key), "{key} went twice");
+                            }
+                        }
+                    }
+                }
+                Read::Passing => {}
+                Read::UpToDate(_) => return,
+                Read::Reborn | Read::Behind => panic!("the history is long enough"),
+            }
+        }
+    }
+}
+
+/// All keys that are there.
+fn keys(memory: &Memory) -> Vec<String> {
+    let (mut keys, mut range) = (Vec::new(), Range::default());
+    loop {
+        let listing =
+            Listing { range: range.clone(), keys_max: PAGE_KEYS_MAX, ..Listing::default() };
+        let page = memory.list(listing).unwrap();
+        keys.extend(page.keys().map(str::to_owned));
+        let Some(next) = page.next else { return keys };
+        range.start = next;
+    }
+}
+
+/// A write of a history.
+#[derive(Clone, Debug)]
+enum Write {
+    Set(u16, usize),
+    Delete(u16),
+    Append(u16),
+    Batch(Vec<(u16, usize)>),
+}
+
+fn writes() -> impl Strategy<Value = Write> {
+    let bytes = || prop_oneof![0..200_usize, 3000..6000_usize, 20_000..100_000_usize];
+    prop_oneof![
+        8 => (0..2000_u16, bytes()).prop_map(|(key, bytes)| Write::Set(key, bytes)),
+        2 => (0..2000_u16).prop_map(Write::Delete),
+        2 => (0..2000_u16).prop_map(Write::Append),
+        1 => prop::collection::vec((0..2000_u16, bytes()), 1..20).prop_map(Write::Batch),
+    ]
+}
+
+/// The value that a key was given at some moment.
+fn value(key: u16, moment: usize, bytes: usize) -> Vec<u8> {
+    let mut value = format!("{key} {moment}").into_bytes();
+    value.resize(value.len().max(bytes), b'.');
+    value
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_is_there_is_what_was_put_last_and_what_is_gone_was_told_of(
+        history in prop::collection::vec(writes(), 1..600),
+    ) {
+        let memory = evicting(2 * MIB);
+        let watcher = watch_all(&memory);
+        let (mut last, mut told) = (BTreeMap::<u16, Vec<u8>>::new(), Told::default());
+        for (moment, write) in history.into_iter().enumerate() {
+            match write {
+                Write::Set(number, bytes) => {
+                    let value = value(number, moment, bytes);
+                    last.insert(number, value.clone());
+                    memory.set(key(&number.to_string()), Entry::new(value.into())).unwrap();
+                }
+                Write::Delete(number) => {
+                    memory.delete(&key(&number.to_string())).unwrap();
+                    last.remove(&number);
+                }
+                Write::Append(number) => {
+                    let change: Change = Box::new(|before| {
+                        let mut value = before.map_or_else(Vec::new, |e| e.value().to_vec());
+                        value.push(b'!');
+                        Decision::Replace(Entry::new(value.into()))
+                    });
+                    let updated = memory.update(key(&number.to_string()), change);
+                    let updated = updated.unwrap();
+                    // It may have been evicted before.
+                    if let Some(before) = &updated.before {
+                        prop_assert_eq!(Some(&before.value()[..]), last.get(&number).map(Vec::as_slice));
+                    }
+                    last.insert(number, updated.after.unwrap().value().to_vec());
+                }
+                Write::Batch(puts) => {
+                    let ops = puts.iter().map(|(number, bytes)| {
+                        let value = value(*number, moment, *bytes);
+                        last.insert(*number, value.clone());
+                        (key(&number.to_string()), BatchOp::Set(Entry::new(value.into())))
+                    });
+                    memory.batch(ops.collect()).unwrap();
+                }
+            }
+            prop_assert!(memory.held() <= held_max(2 * MIB));
+        }
+        wait_until_settled(&memory);
+        let keys = keys(&memory);
+        for text in &keys {
+            let found = memory.get(&key(text)).unwrap().unwrap();
+            prop_assert_eq!(Some(&found.value()[..]), last.get(&text.parse().unwrap()).map(Vec::as_slice));
+        }
+        told.read(&watcher);
+        prop_assert_eq!(told.keys.into_iter().collect::<Vec<_>>(), keys);
+        prop_assert_eq!(told.evictions, evicted(&memory));
+        prop_assert_eq!(memory.held(), counted(&memory));
+        prop_assert_eq!(memory.0.cache.as_ref().unwrap().keys(), told_keys(&memory));
+    }
+}
+
+/// The number of keys of all maps.
+fn told_keys(memory: &Memory) -> usize {
+    memory.0.shards.iter().map(Shard::keys).sum()
+}
+
+#[test]
+fn a_full_store_takes_every_write_and_stays_within_its_maximum() {
+    let memory = evicting(2 * MIB);
+    for number in 0..20_000 {
+        set(&memory, &format!("key {number}"), 100).unwrap();
+        assert!(memory.held() <= held_max(2 * MIB));
+        assert!(is_there(&memory, &format!("key {number}")), "its writer finds {number}");
+    }
+    wait_until_settled(&memory);
+    assert!(memory.held() > 3 * MIB / 2, "{} are held", memory.held());
+    assert_eq!(evicted(&memory), 20_000 - told_keys(&memory) as u64);
+    assert_eq!(memory.held(), counted(&memory));
+}
+
+#[test]
+fn a_store_that_refuses_evicts_nothing_and_records_nothing() {
+    let memory = Memory::with_max(MIB);
+    let stored =
+        (0..100_000).take_while(|number| set(&memory, &format!("{number}"), 100).is_ok()).count();
+    assert_eq!(told_keys(&memory), stored);
+    assert!(is_there(&memory, "1"));
+    let packed = memory.0.stored(memory.0.hashed("1")).unwrap();
+    assert_eq!(packed.access().load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn what_is_used_stays_while_all_keys_are_scanned() {
+    let memory = evicting(2 * MIB);
+    let hot: Vec<_> = (0..1000).map(|number| format!("hot {number}")).collect();
+    let ask = |text: &String| {
+        if !is_there(&memory, text) {
+            set(&memory, text, 100).unwrap();
+        }
+    };
+    for _ in 0..10 {
+        hot.iter().for_each(ask);
+    }
+    for number in 0..30_000 {
+        set(&memory, &format!("scanned {number}"), 100).unwrap();
+        if number % 5 == 0 {
+            ask(&hot[number / 5 % hot.len()]);
+        }
+    }
+    // A store that keeps what was written last would find some hundreds.
+    let found = hot.iter().filter(|text| is_there(&memory, text)).count();
+    assert!(found > 900, "{found} of 1000 are there");
+}
+
+#[test]
+fn what_is_asked_for_no_more_makes_room() {
+    let memory = evicting(MIB);
+    let ask = |text: &str| {
+        let is_there = is_there(&memory, text);
+        if !is_there {
+            set(&memory, text, 100).unwrap();
+        }
+        is_there
+    };
+    // Both would not fit.
+    for set in ["old", "new"] {
+        for _ in 0..40 {
+            for number in 0..2000 {
+                ask(&format!("{set} {number}"));
+            }
+        }
+    }
+    let hits = (0..2000).filter(|number| ask(&format!("new {number}"))).count();
+    assert!(hits > 1800, "{hits} of 2000 are there");
+}
+
+#[test]
+fn of_two_as_often_used_the_larger_goes() {
+    let memory = evicting(16 * MIB);
+    for number in 0..2000 {
+        set(&memory, &format!("small {number}"), 1000).unwrap();
+        set(&memory, &format!("large {number}"), 20_000).unwrap();
+    }
+    let count = |of: &str| (0..2000).filter(|n| is_there(&memory, &format!("{of} {n}"))).count();
+    let (small, large) = (count("small"), count("large"));
+    assert!(small > 1500 && large < 1000, "{small} small ones, {large} large ones");
+}
+
+#[test]
+fn what_has_expired_goes_first() {
+    let memory = evicting(4 * MIB);
+    // The sweeper is held off.
+    let turn = memory.0.sweeping.lock().unwrap();
+    let soon = Time::now().after(Duration::from_millis(50));
+    for number in 0..3000 {
+        let short_lived = entry(100).with_expiry(Some(soon));
+        memory.set(key(&format!("short {number}")), short_lived).unwrap();
+        set(&memory, &format!("long {number}"), 100).unwrap();
+    }
+    assert_eq!(evicted(&memory), 0);
+    wait_until("waiting for the expiry", || Time::now() > soon);
+    drop(turn);
+    let (mut number, expired) = (0, &memory.0.expired);
+    while expired.load(Ordering::Relaxed) < 2000 {
+        set(&memory, &format!("more {number}"), 1000).unwrap();
+        number += 1;
+    }
+    assert_eq!(evicted(&memory), 0);
+    assert!((0..3000).all(|number| is_there(&memory, &format!("long {number}"))));
+}
+
+#[test]
+fn a_large_value_gets_the_room_of_many_small_ones() {
+    let memory = evicting(16 * MIB);
+    for number in 0..50_000 {
+        set(&memory, &format!("key {number}"), 100).unwrap();
+    }
+    for number in 0..20 {
+        let text = format!("large {number}");
+        set(&memory, &text, 6 << 20).unwrap();
+        assert!(is_there(&memory, &text), "its writer finds it");
+        assert!(memory.held() <= held_max(16 * MIB));
+    }
+    wait_until_settled(&memory);
+    assert_eq!(memory.held(), counted(&memory));
+}
+
+#[test]
+fn what_can_never_fit_is_refused_and_nothing_goes_for_it() {
+    let memory = evicting(4 * MIB);
+    for number in 0..1000 {
+        set(&memory, &format!("key {number}"), 100).unwrap();
+    }
+    let batch: Vec<_> = (0..5)
+        .map(|number| (key(&format!("part {number}")), BatchOp::Set(entry(1 << 20))))
+        .collect();
+    assert_eq!(memory.set(key("large"), entry(4 << 20)), Err(Error::Full));
+    assert_eq!(memory.batch(batch), Err(Error::Full));
+    let growing: Change = Box::new(|_| Decision::Replace(entry(4 << 20)));
+    assert_eq!(memory.update(key("key 1"), growing), Err(Error::Full));
+    assert_eq!((told_keys(&memory), evicted(&memory)), (1000, 0));
+    assert_eq!(value_bytes(&memory, "key 1"), Some(100));
+}
+
+#[test]
+fn a_batch_has_room_for_all_of_it() {
+    let memory = evicting(2 * MIB);
+    for number in 0..20_000 {
+        set(&memory, &format!("key {number}"), 100).unwrap();
+    }
+    for round in 0..20 {
+        let keys: Vec<_> = (0..1000).map(|number| format!("batch {round} {number}")).collect();
+        let puts = keys.iter().map(|text| (key(text), BatchOp::Set(entry(1000))));
+        memory.batch(puts.collect()).unwrap();
+        let there = keys.iter().filter(|text| is_there(&memory, text)).count();
+        assert!(there > 900, "{there} of 1000 are there");
+        assert!(memory.held() <= held_max(2 * MIB));
+    }
+}
+
+#[test]
+fn a_batch_counts_on_what_was_there_at_its_moment() {
+    // The counters are evicted now and then; both are what the batch says, always.
+    let memory = evicting(MIB);
+    let watcher = watch_all(&memory);
+    for round in 0..300 {
+        let add = || {
+            update(|before| {
+                let count = before.map_or(0, |before| before.value().len());
+                Decision::Replace(entry(count + 1))
+            })
+        };
+        let batch = vec![(key("one"), add()), (key("other"), BatchOp::Set(entry(round + 1)))];
+        memory.batch(batch).unwrap();
+        for number in 0..20 {
+            set(&memory, &format!("{round} {number}"), 3000).unwrap();
+        }
+    }
+    let mut told = Told::default();
+    told.read(&watcher);
+    assert!(told.evictions > 1000);
+    assert!(value_bytes(&memory, "other").is_none_or(|bytes| bytes == 300));
+}
+
+#[test]
+fn whoever_waits_for_a_key_is_woken_when_it_is_evicted() {
+    let memory = evicting(MIB);
+    set(&memory, "waited for", 100).unwrap();
+    let until = Instant::now() + PATIENCE;
+    let ticket = memory.watch().unwrap().register(&Subject::Read(key("waited for")), until);
+    assert!(ticket.has_turn());
+    let (woken, waiting) = crossbeam_channel::bounded(1);
+    ticket.park(None, Box::new(move |is_over| woken.send(is_over).unwrap_or_default()));
+    for number in 0..20_000 {
+        set(&memory, &format!("{number}"), 100).unwrap();
+    }
+    assert!(!is_there(&memory, "waited for"));
+    assert_eq!(waiting.recv_timeout(PATIENCE), Ok(false));
+}
+
+#[test]
+fn a_write_waits_for_few_evictions() {
+    let memory = evicting(2 * MIB);
+    for number in 0..10_000 {
+        set(&memory, &format!("key {number}"), 100).unwrap();
+    }
+    assert!(memory.0.make_room(MIB, EVICTIONS_MAX, Pace::AtOnce) <= EVICTIONS_MAX);
+    assert_eq!(memory.0.make_room(MIB, 5, Pace::AtOnce), 5);
+    assert!(memory.0.make_room(MIB, usize::MAX, Pace::AtLength) > 2000);
+    assert!(!memory.0.account.is_over(MIB));
+}
+
+#[test]
+fn what_is_being_sent_has_its_room_though_it_is_removed() {
+    let memory = evicting(16 * MIB);
+    let sent: Vec<_> = (0..8)
+        .map(|_| {
+            set(&memory, "large", 1 << 20).unwrap();
+            memory.get(&key("large")).unwrap()
+        })
+        .collect();
+    // Seven are removed, and the store has room for half as many.
+    let text = |number| format!("other {number}");
+    (0..20).for_each(|number| set(&memory, &text(number), 1 << 20).unwrap());
+    wait_until_settled(&memory);
+    assert!(memory.held() < 10 * MIB, "{} are held", memory.held());
+    drop(sent);
+    memory.0.cache.as_ref().unwrap().ring();
+    wait_until("waiting for room", || memory.0.cache.as_ref().unwrap().lent().is_empty());
+    (0..20).for_each(|number| set(&memory, &text(number), 1 << 20).unwrap());
+    wait_until_settled(&memory);
+    assert!(memory.held() > 13 * MIB, "{} are held", memory.held());
+}
+
+#[test]
+fn uploads_get_the_room_that_they_want() {
+    let memory = evicting(32 * MIB);
+    for number in 0..30_000 {
+        set(&memory, &format!("key {number}"), 1000).unwrap();
+    }
+    wait_until_settled(&memory);
+    assert!(memory.room(7 * MIB).is_some_and(|room| room < 5 * MIB));
+    wait_until("waiting for room", || memory.room(0).is_some_and(|room| room >= 7 * MIB));
+    // However much is wanted, most of what is stored stays.
+    let held = memory.held();
+    assert!(memory.room(u64::MAX).is_some());
+    wait_until("making room", || memory.held() < held);
+    assert!(memory.held() > 24 * MIB);
+}
+
+#[test]
+fn all_shards_follow_the_leaders_that_miss_less() {
+    let cache = Cache::new(MIB);
+    assert_eq!(cache.aim(Some(Group::Followers)), Aim::Often);
+    let keyed = super::super::map::Keyed::default();
+    let come = |group| {
+        (0..)
+            .map(|number| number.to_string())
+            .filter(|text| Group::of(keyed.hashed(text).shard(KEYS_SHARDS)) == group)
+            .take(100)
+            .for_each(|text| {
+                cache.came(keyed.hashed(&text), &Packed::new(&text, entry(1)), u64::MAX);
+                cache.went(keyed.hashed(&text));
+            });
+    };
+    come(Group::Often);
+    assert_eq!(cache.aim(Some(Group::Followers)), Aim::Lately);
+    come(Group::Lately);
+    assert_eq!(cache.aim(Some(Group::Followers)), Aim::Often);
+    assert_eq!(cache.keys(), 0);
+}
+
+#[test]
+fn each_shard_is_of_one_group() {
+    let mut shards: Vec<_> = Group::ALL
+        .iter()
+        .flat_map(|group| (0..group.shards()).map(|place| (group.shard(place), *group)))
+        .collect();
+    assert!(shards.iter().all(|(shard, group)| Group::of(*shard) == *group));
+    shards.sort_unstable_by_key(|(shard, _)| *shard);
+    assert!(shards.iter().map(|(shard, _)| *shard).eq(0..KEYS_SHARDS));
+}
+
+#[test]
+fn after_concurrent_calls_at_the_limit_the_account_is_right() {
+    let memory = evicting(2 * MIB);
+    let watcher = watch_all(&memory);
+    let has_ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..2_usize)
+            .map(|reader| {
+                let (memory, has_ended) = (&memory, &has_ended);
+                scope.spawn(move || {
+                    for number in (reader..).step_by(7) {
+                        if has_ended.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let text = format!("{}", number % 5000);
+                        if let Some(found) = memory.get(&key(&text)).unwrap() {
+                            assert!(found.value().iter().all(|byte| *byte == b'x'));
+                        }
+                    }
+                })
+            })
+            .collect();
+        let writers: Vec<_> = (0..4_usize)
+            .map(|writer| {
+                let memory = &memory;
+                scope.spawn(move || {
+                    for number in 0..5000_usize {
+                        let text = format!("{}", (number * 31 + writer * 17) % 5000);
+                        match number % 10 {
+                            0 => memory.delete(&key(&text)).unwrap(),
+                            1 => {
+                                let puts = (0..5).map(|add| {
+                                    let text = format!("{}", (number * 7 + add) % 5000);
+                                    (key(&text), BatchOp::Set(entry(300)))
+                                });
+                                memory.batch(puts.collect()).unwrap();
+                            }
+                            2 => set(memory, &text, 30_000).unwrap(),
+                            _ => set(memory, &text, number % 500).unwrap(),
+                        }
+                        assert!(memory.held() <= held_max(2 * MIB));
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().expect("it does not panic");
+        }
+        has_ended.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().expect("it does not panic");
+        }
+    });
+    wait_until_settled(&memory);
+    let mut told = Told::default();
+    told.read(&watcher);
+    assert_eq!(told.keys.into_iter().collect::<Vec<_>>(), keys(&memory));
+    assert_eq!(told.evictions, evicted(&memory));
+    assert_eq!(memory.held(), counted(&memory));
+    assert_eq!(memory.0.cache.as_ref().unwrap().keys(), told_keys(&memory));
+}
+
+#[test]
+fn clearing_a_store_that_evicts_leaves_all_of_its_room() {
+    let memory = evicting(2 * MIB);
+    for round in 0..3 {
+        for number in 0..20_000 {
+            set(&memory, &format!("{number}"), 100).unwrap();
+        }
+        assert!(is_there(&memory, "19999"), "in round {round}");
+        memory.clear().unwrap();
+        assert_eq!((memory.held(), told_keys(&memory)), (0, 0));
+    }
+    set(&memory, "large", 1 << 20).unwrap();
+    assert!(is_there(&memory, "large"));
+}
