@@ -149,7 +149,7 @@ for engine in memory durable; do
         side_by_side "$engine $script"
     done
 done
-for script in valgrind process logs browser package 'hostile --short' soak; do
+for script in process logs browser package valgrind 'hostile --short' soak; do
     side_by_side "memory $script"
 done
 side_by_side 'durable crash --short'

@@ -12,6 +12,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # The tests' own program, which is built by then where all tests have run.
+# shellcheck disable=SC2317,SC2329 # `check_that` calls it.
 build_tests() {
     (cd "$ROOT" && cargo test --locked --test packed --no-run 2>&1) | tee "$WORK/build" | tail -n 2
     TESTS=$(sed -n 's/.*Executable .*(\(.*\)).*/\1/p' "$WORK/build")
@@ -23,9 +24,10 @@ build_tests() {
 }
 
 # Tests are fewer than elsewhere: each takes thirty times as long.
+# shellcheck disable=SC2317,SC2329
 under_valgrind() {
     PROPTEST_CASES=16 command valgrind --quiet --error-exitcode=7 --leak-check=full \
-        --show-leak-kinds=definite,indirect "$TESTS" --test-threads=1 storage::packed
+        --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect "$TESTS" --test-threads=1 storage::packed
 }
 
 if need valgrind 'packed entries'; then
