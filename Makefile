@@ -37,7 +37,7 @@ check: ## Check format, lints, documentation and scripts
 	@command -v shellcheck >/dev/null || { echo "make check needs shellcheck"; exit 1; }
 	shellcheck --external-sources --source-path=scripts $(SCRIPTS)
 
-bench: build ## Measure the store beside other servers, for half an hour
+bench: build ## Measure the store beside other servers, for an hour
 	@scripts/bench.sh
 
 audit: ## Check the dependencies' licences and known faults (needs cargo-deny)

@@ -13,6 +13,7 @@ connections that nobody serves, each is looked at here as well.
     bench/memory_rows.py   the rows of the engine in memory
     bench/durable_rows.py  the rows of the durable engine
     bench/collection_rows.py  the rows of many keys: lists, counts, batches, takes
+    bench/cache_rows.py    the rows of a store that is too small and evicts
     bench/stream_rows.py   the rows of streams: watches, imports, exports
     bench/cluster_rows.py  the rows of the engine in front of a cluster
     bench/race.py          the settings, and how servers take turns
@@ -21,11 +22,12 @@ connections that nobody serves, each is looked at here as well.
     bench/requests.py      requests in bytes, clients that look at each answer
     bench/servers.py       nginx, Redis, Webdis, etcd and ours: start, look, stop
     bench/cluster.py       the nodes of a cluster, and fronts to them
+    bench/cache/           plays the workload of a cache
     bench/store.go         the store as one would write it in Go in an hour
     bench/table.py         metrics, lines, the table
     bench/run.py           the list of rows, options, a run
 
-A new row is a function in one of the first five files, with what it measures as
+A new row is a function in one of the first six files, with what it measures as
 its documentation, and a line in run.py.
 """
 

@@ -40,7 +40,7 @@ find_program
 peer() {
     command -v "$1" >/dev/null 2>&1 || echo "missing $1 (Debian: $2): rows stand without it"
 }
-for tool in wrk ab ss; do
+for tool in wrk ab ss rustc; do
     need "$tool" "what the benchmark measures with $tool" || true
 done
 peer nginx nginx-light

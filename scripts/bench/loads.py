@@ -17,18 +17,24 @@ from .servers import CORES, HERE, end_with_parent
 CONNECTIONS = 64
 # How many different keys the requests of a PUT row go to.
 PUT_KEYS = 1000
+# How many numbers a run may give to requests that are forms.
+NUMBERS_OF_RUN = 1_000_000_000
 
 
 class Load:
     """So many connections that ask a server the same things without a pause.
 
-    `is_right` judges an answer to the first of the requests."""
+    `is_right` judges an answer to the first of the requests. Where each request has to be
+    another, as `is_form` says, they are forms that take a number."""
 
-    def __init__(self, server, requests, connections=CONNECTIONS, is_right=None, name=None):
+    def __init__(self, server, requests, connections=CONNECTIONS, is_right=None, name=None,
+                 is_form=False):
         self.server = server
         self.name = name or server.name
         self.connections = connections
-        self.first = requests[0]
+        self.first = requests[0] % 0 if is_form else requests[0]
+        # The number that the next run begins with.
+        self.number = 1 if is_form else None
         self.is_right = is_right or (lambda status, _: status in (200, 201, 204))
         self.file = tempfile.NamedTemporaryFile(dir=server.folder, suffix=".requests")
         for request in requests:
@@ -57,13 +63,20 @@ class Load:
         return {"requests": seen["requests"], "rate": seen["requests"] / seen["us"] * 1e6,
                 "p50": seen["p50"], "p99": seen["p99"], "p999": seen["p999"], "cpu": cpu / seen["requests"] * 1e6}
 
+    def settings(self):
+        """What requests.lua is told."""
+        if self.number is None:
+            return {"BENCH_REQUESTS": self.file.name}
+        self.number += NUMBERS_OF_RUN
+        return {"BENCH_REQUESTS": self.file.name, "BENCH_NUMBER": str(self.number)}
+
     def wrk(self, act):
         threads = min(self.connections, max(1, CORES // 2))
         command = ["wrk", f"-t{threads}", f"-c{self.connections}", "-d600s", "--timeout", "10s",
                    "-s", os.path.join(HERE, "requests.lua"), f"http://127.0.0.1:{self.server.port}/"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent,
-            env=dict(os.environ, BENCH_REQUESTS=self.file.name))
+            env={**os.environ, **self.settings()})
         try:
             # It takes whole seconds only; interrupted, it reports all the same.
             act()
@@ -107,3 +120,8 @@ def puts(server, value=VALUE, connections=CONNECTIONS, name=None):
     requests = [put_request(path_of(number), value)
                 for number in range(PUT_KEYS if len(value) < 10_000 else 8)]
     return Load(server, requests, connections, name=name)
+
+
+def fresh_puts(server, value, connections=CONNECTIONS, name=None):
+    """PUTs, each of a key that none has had before."""
+    return Load(server, [put_request(b"/kv/new:%012d", value)], connections, name=name, is_form=True)

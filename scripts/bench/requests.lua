@@ -1,7 +1,8 @@
 -- What loads.py has wrk send, and the figures that it wants back.
 --
 -- BENCH_REQUESTS is a file of whole requests, each behind a line with its
--- length. Each thread sends them in turn, from a place of its own.
+-- length. Each thread sends them in turn, from a place of its own. With BENCH_NUMBER
+-- they are forms, and each that is sent is given another number from that one on.
 
 local requests = {}
 local file = assert(io.open(os.getenv("BENCH_REQUESTS"), "rb"))
@@ -9,15 +10,21 @@ for length in file:lines() do
     requests[#requests + 1] = file:read(tonumber(length))
 end
 file:close()
+local number = tonumber(os.getenv("BENCH_NUMBER"))
 
 local threads = 0
 
 function setup(thread)
-    thread:set("turn", threads * 7919)
+    thread:set("turn", threads * (number and 10000000 or 7919))
     threads = threads + 1
 end
 
-if #requests == 1 then
+if number then
+    function request()
+        turn = turn + 1
+        return string.format(requests[turn % #requests + 1], number + turn)
+    end
+elseif #requests == 1 then
     -- wrk asks once for a request that does not change, and asks this.
     function wrk.format()
         return requests[1]

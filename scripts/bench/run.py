@@ -9,7 +9,7 @@ import tempfile
 
 from lib import Checks, Wrong, allow_many_sockets
 
-from . import cluster_rows, collection_rows, durable_rows, memory_rows, stream_rows
+from . import cache_rows, cluster_rows, collection_rows, durable_rows, memory_rows, stream_rows
 from .race import Bench
 from .servers import end_with_parent
 from .table import HEADINGS, show, write_markdown
@@ -46,6 +46,9 @@ ROWS = [
     Row(memory_rows.idle, tool=None),
     Row(memory_rows.entries, tool=None),
     Row(memory_rows.changed_entries, tool=None),
+    Row(cache_rows.caches, tool="rustc"),
+    Row(cache_rows.evicting),
+    Row(cache_rows.evicting_sizes),
     Row(durable_rows.durable_put, durable=True),
     Row(durable_rows.durable_get, durable=True),
     Row(durable_rows.durable_peers, durable=True),

@@ -198,6 +198,16 @@ class Redis(Process):
         """Stores as many entries as load_keys does, under the same keys."""
         self.change((key_of(number), VALUE) for number in range(count))
 
+    def info(self):
+        """What it tells of itself, as texts by their names."""
+        with socket.create_connection(("127.0.0.1", self.port), 15) as client:
+            client.sendall(b"INFO\r\n")
+            data = b""
+            while not (head := re.match(rb"\$(\d+)\r\n", data)) or (
+                    len(data) < head.end() + int(head.group(1)) + 2):
+                data += received(client)
+        return dict(re.findall(r"(?m)^(\w+):(.*)\r$", data.decode()))
+
     def change(self, changes):
         """Does as change_keys does."""
         put, delete = (b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n",
@@ -215,12 +225,12 @@ class Redis(Process):
                     raise Wrong(f"Redis does not store: {data[:60]!r}")
 
 
-def start_redis(bench, port, durable=False):
+def start_redis(bench, port, durable=False, name="Redis", flags=()):
     folder = bench.folder(durable)
     persistence = ["yes", "--appendfsync", "always"] if durable else ["no"]
-    return Redis("Redis", [
+    return Redis(name, [
         "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder,
-        "--save", "", "--appendonly", *persistence], folder, port)
+        "--save", "", "--appendonly", *persistence, *flags], folder, port)
 
 
 def start_webdis(bench, port, redis):
