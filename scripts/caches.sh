@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 #
 # Tests the store as the remote cache of ccache: misses, hits, a store that is
-# killed in the middle, and hits again once it is back.
+# killed in the middle, and hits again once it is back; and then a store that is
+# too small, which makes room (in memory).
 #
 #     scripts/caches.sh                        a hundred sources
-#     scripts/caches.sh --short                ten
+#     scripts/caches.sh --short                ten, and a smaller store
 #     ENGINE=durable scripts/caches.sh         on the durable engine
 #
 # It starts servers of its own. Any build tool that keeps things with GET and PUT
@@ -31,8 +32,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 sources=100
+limit_mib=64
+rounds=5
 if [ "${1:-}" = --short ]; then
     sources=10
+    limit_mib=16
+    rounds=1
 fi
 
 need ccache 'a cache for compilers' || summary
@@ -56,23 +61,36 @@ int answer_$number(void) { return printf("%d\n", $number); }
 SOURCE
 done
 
-# build NAME: compiles all sources through ccache from an empty cache of its
-# own, so that what is found was found in the store. The objects go to NAME.
+# build NAME [FOLDER]: compiles all sources of a folder through ccache from an
+# empty cache of its own, so that what is found was found in the store. The
+# objects go to NAME.
 # shellcheck disable=SC2317,SC2329 # check_that calls it.
 build() {
-    local number
     export CCACHE_DIR=$WORK/cache-$1
     # The machine may be slow, and that is not what is looked at.
     export CCACHE_REMOTE_STORAGE="$STORE/kv/ccache|connect-timeout=20000|operation-timeout=60000"
-    mkdir "$1"
-    for ((number = 1; number <= sources; number++)); do
-        ccache cc -c "sources/$number.c" -o "$1/$number.o" || return
+    compile "$1" "${2:-sources}" ccache cc
+}
+
+# compile NAME FOLDER COMPILER...
+# shellcheck disable=SC2317,SC2329 # The same.
+compile() {
+    local name=$1 folder=$2 source
+    shift 2
+    mkdir "$name"
+    for source in "$folder"/*.c; do
+        "$@" -c "$source" -o "$name/$(basename "$source" .c).o" || return
     done
 }
 
 # counted_by_ccache COUNTER: of the last build.
 counted_by_ccache() {
     ccache --print-stats | awk -v name="$1" '$1 == name { print $2 }'
+}
+
+# The number of entries that the store has removed to make room.
+evicted() {
+    curl "$STORE/metrics" | awk '$1 == "lkv_evicted_total" { print $2 }'
 }
 
 # built HITS MISSES NAME: a build succeeds with so many of each in the store.
@@ -126,6 +144,40 @@ export CCACHE_REMOTE_STORAGE="$STORE/kv/ccache|connect-timeout=20000|operation-t
 check_that 'an object that the store does not take is made' ccache cc -c sources/large.c -o large.o
 check_that 'and is whole' cc -c sources/large.c -o expected.o
 check_file 'as without a cache' expected.o large.o
+
+server_ends_well
+# The engine in memory alone has a limit.
+[ "$ENGINE" = memory ] || summary
+
+# A store that is too small for all objects makes room for those that come, and
+# the builds stay right.
+objects=$((3 * limit_mib))
+mkdir many
+for ((number = 1; number <= objects; number++)); do
+    # 512 KiB of it, which ccache is not to make small.
+    echo "int words_${number}[131072] = {[0 ... 131071] = $number};" >"many/$number.c"
+done
+export CCACHE_NOCOMPRESS=1
+
+start_server --max-memory "${limit_mib}MiB" --when-full evict
+STORE=$URL
+
+check_that 'a build without a cache' compile plain many cc
+for ((round = 0; round <= rounds; round++)); do
+    check_that "a build with a store that is too small ($round)" build "small-$round" many
+    check "$round: the objects are the same bytes as without a cache" '' \
+        "$(diff -rq plain "small-$round" || true)"
+    check "$round: the store never fails" 0 "$(counted_by_ccache remote_storage_error)"
+    found=$(counted_by_ccache remote_storage_hit)
+    echo "        $found of $objects objects are found"
+done
+check_that 'the store has made room' test "$(evicted)" -gt 0
+
+if [ -e "/proc/$SERVER_PID/status" ]; then
+    highest_kib=$(awk '$1 == "VmHWM:" { print $2 }' "/proc/$SERVER_PID/status")
+    check_that "its resident memory, of at most $highest_kib KiB, is within the limit and 24 MiB" \
+        test "$highest_kib" -le $(((limit_mib + 24) * 1024))
+fi
 
 server_ends_well
 summary

@@ -73,7 +73,7 @@ function follow(query) {
   const source = new EventSource(`http://127.0.0.1:${relay.address().port}/watch?${query}`);
   const heard = { events: [], ids: [], opened: 0, source };
   source.onopen = () => { heard.opened += 1; };
-  for (const name of ['put', 'delete', 'expire', 'reset', 'ready', 'message']) {
+  for (const name of ['put', 'delete', 'expire', 'evict', 'reset', 'ready', 'message']) {
     source.addEventListener(name, event => {
       heard.events.push([name, event.data]);
       heard.ids.push(event.lastEventId);

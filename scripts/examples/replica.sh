@@ -76,7 +76,7 @@ next_group() {
         copy
         return
     fi
-    awk '/^(put|delete|expire) / { last[$3] = $1 }
+    awk '/^(put|delete|expire|evict) / { last[$3] = $1 }
         END { for (key in last) print last[key], key }' "$work/changes" >"$work/last"
     take_over
     remember "$(awk '$1 == "ready" { print $2 }' "$work/changes")"
