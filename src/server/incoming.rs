@@ -4,7 +4,7 @@
 //! worker's, and others are served meanwhile.
 
 use super::dispatch::Dispatcher;
-use super::uploads::{self, Reservation};
+use super::uploads::Reservation;
 use crate::api::{Import, Pending, Refusal, Reply, Step, Upload};
 use std::io::{self, BufRead, Read};
 use std::panic::{self, AssertUnwindSafe};
@@ -46,9 +46,7 @@ pub fn import<R: BufRead>(
 
 impl<R: BufRead, F: FnMut(Awaited) -> bool> Upload for Incoming<'_, R, F> {
     fn reserve(&mut self, bytes: u64) -> bool {
-        let api = &self.dispatcher.api;
-        let longest = api.value_bytes_max();
-        self.reserved.extend(bytes, longest, |wanted| uploads::bytes_max(api.room(wanted), longest))
+        self.reserved.reserve(bytes, &self.dispatcher.api)
     }
 
     fn release(&mut self) {

@@ -22,7 +22,7 @@ use super::incoming::{self, Awaited};
 use super::job::Job;
 use super::pipeline::Stage;
 use super::request::{self, Head, Meaning, Request};
-use super::uploads::{self, Reservation};
+use super::uploads::Reservation;
 use crate::api::grammar::is_tchar;
 use crate::api::{Import, Operation, Refusal, Reply};
 use crate::platform::threads;
@@ -269,10 +269,8 @@ impl Inlet {
         let wire = Wire { connection: &self.connection, input };
         let api = &self.dispatcher.api;
         let reserved = reserved.insert(Box::new(Reservation::new(&self.dispatcher.uploads)));
-        let longest = api.value_bytes_max();
-        let bytes_max = |wanted| uploads::bytes_max(api.room(wanted), longest);
-        let reserve = |bytes| reserved.extend(bytes, longest, bytes_max);
-        body::read(wire, length, longest, reserve).map_err(|err| match err {
+        let reserve = |bytes| reserved.reserve(bytes, api);
+        body::read(wire, length, api.value_bytes_max(), reserve).map_err(|err| match err {
             body::Error::NoRoom => Refusal::UploadsTooMany.into(),
             body::Error::TooLong => Refusal::ValueTooLarge.into(),
             body::Error::Short => Refusal::BodyShort.into(),

@@ -3,6 +3,7 @@
 //! A body counts from its first bytes until its request has been answered:
 //! by then it is stored, and the storage counts it, or it is gone.
 
+use crate::api::Api;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ pub struct Reservation {
 
 /// The limit on bytes of bodies: the storage's room, if that is limited, or else as many
 /// as some longest values.
-pub fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
+fn bytes_max(storage_room: Option<u64>, longest: u64) -> u64 {
     storage_room.unwrap_or(UNLIMITED_BYTES_MIN.max(LONGEST_MIN.saturating_mul(longest)))
 }
 
@@ -69,11 +70,18 @@ impl Reservation {
         Self { uploads: Arc::clone(uploads), bytes: 0, leads: false }
     }
 
+    /// Reserves `more` bytes of what bodies for an API may take. Blocks for a while if
+    /// others have too many; `false` if there is no room then.
+    pub fn reserve(&mut self, more: u64, api: &Api) -> bool {
+        let longest = api.value_bytes_max();
+        self.extend(more, longest, |wanted| bytes_max(api.room(wanted), longest))
+    }
+
     /// Reserves `more` bytes, of at most `max` over all bodies, which is asked with the
     /// bytes that are wanted over all. Blocks for a while if others have too many; `false`
     /// if there is no room then. Unless `max` is nothing, a body that is alone has room, and
     /// one at a time has a `longest` value more.
-    pub fn extend(&mut self, more: u64, longest: u64, max: impl Fn(u64) -> u64) -> bool {
+    fn extend(&mut self, more: u64, longest: u64, max: impl Fn(u64) -> u64) -> bool {
         let start = Instant::now();
         let mut state = self.uploads.state();
         let (mut ended, mut deadline) = (state.ended, start + PATIENCE);
