@@ -95,7 +95,7 @@ impl Memory {
             let draft = drafts.of(self.0.hashed(key.as_str()));
             let effect = match op {
                 BatchOp::Set(entry) => {
-                    draft.fate = Fate::Replace(self.packed(key, entry.clone()));
+                    draft.fate = Fate::Replace(self.packed(draft.key, entry.clone()));
                     Effect::Done
                 }
                 BatchOp::Delete => {
@@ -105,12 +105,12 @@ impl Memory {
                 BatchOp::Remove => {
                     let before = draft.entry(&mut read);
                     let removal = &mut BatchOp::removal();
-                    let (after, _) = self.decide(key, draft, before.as_ref(), removal);
+                    let (after, _) = self.decide(draft, before.as_ref(), removal);
                     Effect::Updated(Updated { before, after }.into())
                 }
                 BatchOp::Update(change) => {
                     let before = draft.entry(&mut read);
-                    let (after, is_refused) = self.decide(key, draft, before.as_ref(), change);
+                    let (after, is_refused) = self.decide(draft, before.as_ref(), change);
                     drafts.is_refused = is_refused;
                     Effect::Updated(Updated { before, after }.into())
                 }
@@ -126,7 +126,6 @@ impl Memory {
     /// Decides on a change. Returns the entry since then, and true if it is refused.
     fn decide(
         &self,
-        key: &Key,
         draft: &mut Draft<'_>,
         before: Option<&Entry>,
         change: &mut Change,
@@ -139,7 +138,7 @@ impl Memory {
                 (None, false)
             }
             Decision::Replace(entry) => {
-                draft.fate = Fate::Replace(self.packed(key, entry.clone()));
+                draft.fate = Fate::Replace(self.packed(draft.key, entry.clone()));
                 (Some(entry), false)
             }
         }
@@ -274,17 +273,10 @@ impl Maps {
                     if let Some(shard) = self.shards.get(number) {
                         shard.expect_expiry(&packed);
                     }
-                    if let Some(replaced) = map.get(key) {
-                        if let Some(cache) = &self.cache {
-                            cache.replaced(replaced, &packed);
-                        }
-                        old.extend(map.replace(key, packed));
+                    if map.get(key).is_some() {
+                        old.extend(self.replace_in(map, key, packed));
                     } else {
-                        if let Some(cache) = &self.cache {
-                            cache.came(key, &packed, self.account.held());
-                        }
-                        map.insert(key, packed);
-                        grown += self.index.insert(key.key());
+                        grown += self.insert_in(map, key, packed);
                     }
                 }
             }

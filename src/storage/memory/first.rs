@@ -43,7 +43,7 @@ impl Memory {
                     Pace::AtLength => continue,
                 }
             };
-            let changed = self.change_in(shard, &mut map, &key, Some(&before), &mut change);
+            let changed = self.change_in(shard, &mut map, hashed, Some(&before), &mut change);
             drop(map);
             let (after, changed) = match changed {
                 Ok(changed) => changed,

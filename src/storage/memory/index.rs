@@ -8,10 +8,11 @@
 //! A leaf is a run of neighbours, front-coded: each key is the number of bytes that
 //! it shares with the one before it, and the rest. So a key takes ten to sixteen
 //! bytes. Nearly all leaves are of one size, full or not: those that grew in steps would
-//! leave holes of each step in the allocator's slabs, which cost more. A write locks one leaf, and the directory only where leaves split or merge;
-//! a reader holds one leaf at a time, and the directory for as long. Nobody holds a
-//! leaf while taking another lock, so the index may be used under those of the maps.
-//! It knows nothing of values and expiries.
+//! leave holes of each step in the allocator's slabs, which cost more. A write locks one
+//! leaf, and the directory only where leaves split or merge; a reader holds one leaf at a
+//! time, and the directory for as long. Nobody holds a leaf while taking another lock, so
+//! the index may be used under those of the maps. It knows nothing of values and
+//! expiries.
 
 use crate::platform::size_classes::allocated;
 use smallvec::SmallVec;

@@ -51,8 +51,8 @@ pub const KEYS_SHARDS: usize = 1024;
 /// The most operations of a batch that is done at once: as long as a page takes.
 const BATCH_OPS_SMALL: usize = 1000;
 
-/// The bytes of values on their way beside those that are left.
-const UPLOADS_BYTES: u64 = 32 << 20;
+/// The bytes of uploads that have room beside those that are left, where nothing is evicted.
+const UPLOADS_BEYOND_BYTES: u64 = 32 << 20;
 
 /// The rounds of an update without a lock. Each is lost to a quicker writer; after
 /// the last one the update locks them out.
@@ -183,7 +183,8 @@ impl Memory {
         match op {
             Op::Get(key) => Ok(Effect::Found(self.0.living(key.as_str()))),
             Op::Set(key, entry) => {
-                match self.0.put(&key, self.packed(&key, entry), Expected::Anything) {
+                let hashed = self.0.hashed(key.as_str());
+                match self.0.put(hashed, self.packed(hashed, entry), Expected::Anything) {
                     Ok(_) => Ok(Effect::Done),
                     Err(packed) => {
                         let bytes = packed.cost();
@@ -192,13 +193,16 @@ impl Memory {
                 }
             }
             Op::Delete(key) => {
-                let _removed: bool = self.0.remove(key.as_str(), Expected::Anything);
+                let key = self.0.hashed(key.as_str());
+                let _removed: bool = self.0.remove(Event::Delete, key, Expected::Anything);
                 Ok(Effect::Done)
             }
-            Op::Update(key, mut change) => match self.update_in_rounds(&key, &mut change) {
-                Ok(updated) => Ok(Effect::Updated(updated.into())),
-                Err(Full { wanted }) => Err(Undone::Full(Op::Update(key, change), wanted)),
-            },
+            Op::Update(key, mut change) => {
+                match self.update_in_rounds(self.0.hashed(key.as_str()), &mut change) {
+                    Ok(updated) => Ok(Effect::Updated(updated.into())),
+                    Err(Full { wanted }) => Err(Undone::Full(Op::Update(key, change), wanted)),
+                }
+            }
             Op::Batch(ops) | Op::Each(ops) => self.batch_in_rounds(ops, pace),
             Op::UpdateFirst(prefix, change) => self.update_first_alone(prefix, change, pace),
             Op::Clear => match pace.alone(&self.0.moment) {
@@ -257,18 +261,18 @@ impl Memory {
     }
 
     /// The form of an entry that is about to come. The sweeper waits for its expiry.
-    fn packed(&self, key: &Key, entry: Entry) -> Packed {
+    fn packed(&self, key: Hashed<'_>, entry: Entry) -> Packed {
         if entry.expiry().is_some() {
             self.start_sweeper();
         }
-        Packed::new(key.as_str(), entry)
+        Packed::new(key.key(), entry)
     }
 
     /// Reads, decides outside the lock, and begins anew if another write came
     /// between.
-    fn update_in_rounds(&self, key: &Key, change: &mut Change) -> Result<Updated, Full> {
+    fn update_in_rounds(&self, key: Hashed<'_>, change: &mut Change) -> Result<Updated, Full> {
         for _ in 0..ROUNDS_MAX {
-            let current = self.0.stored(self.0.hashed(key.as_str()));
+            let current = self.0.stored(key);
             let before = current.clone().and_then(Packed::into_living);
             let expected = match &current {
                 // Else an entry that was seen to expire would come back.
@@ -280,7 +284,7 @@ impl Memory {
                     self.0.note_use(current.as_ref());
                     (true, before.clone())
                 }
-                Decision::Remove => (self.0.remove(key.as_str(), expected), None),
+                Decision::Remove => (self.0.remove(Event::Delete, key, expected), None),
                 Decision::Replace(entry) => {
                     let packed = self.packed(key, entry.clone());
                     let is_put = self.0.put(key, packed, expected).map_err(Full::of)?;
@@ -296,16 +300,15 @@ impl Memory {
 
     /// Decides on a change under the lock, for a slow one that always loses to
     /// quicker writers.
-    fn update_locked(&self, key: &Key, change: &mut Change) -> Result<Updated, Full> {
-        let hashed = self.0.hashed(key.as_str());
-        let shard = self.0.shard(hashed);
+    fn update_locked(&self, key: Hashed<'_>, change: &mut Change) -> Result<Updated, Full> {
+        let shard = self.0.shard(key);
         let mut map = write(&shard.map);
-        let before = map.get(hashed).cloned().and_then(Packed::into_living);
+        let before = map.get(key).cloned().and_then(Packed::into_living);
         let (after, changed) = self.change_in(shard, &mut map, key, before.as_ref(), change)?;
         drop(map);
 
         if let Some(changed) = changed {
-            self.0.tell(key.as_str(), changed);
+            self.0.tell(key.key(), changed);
         }
         Ok(Updated { before, after })
     }
@@ -316,19 +319,16 @@ impl Memory {
         &self,
         shard: &Shard,
         map: &mut Map,
-        key: &Key,
+        key: Hashed<'_>,
         before: Option<&Entry>,
         change: &mut Change,
     ) -> Result<(Option<Entry>, Option<Untold>), Full> {
         Ok(match change(before) {
             Decision::Keep | Decision::Refuse => (before.cloned(), None),
-            Decision::Remove => {
-                (None, self.0.remove_from(map, Event::Delete, self.0.hashed(key.as_str())))
-            }
+            Decision::Remove => (None, self.0.remove_from(map, Event::Delete, key)),
             Decision::Replace(entry) => {
                 let packed = self.packed(key, entry.clone());
-                let hashed = self.0.hashed(key.as_str());
-                let changed = self.0.put_in(shard, map, hashed, packed);
+                let changed = self.0.put_in(shard, map, key, packed);
                 (Some(entry), Some(changed.map_err(Full::of)?))
             }
         })
@@ -467,8 +467,7 @@ impl Maps {
 
     /// Puts an entry under `key` if the one there is as `expected`. Returns true if it
     /// did, and the entry if there is no room for it.
-    fn put(&self, key: &Key, packed: Packed, expected: Expected<'_>) -> Result<bool, Packed> {
-        let key = self.hashed(key.as_str());
+    fn put(&self, key: Hashed<'_>, packed: Packed, expected: Expected<'_>) -> Result<bool, Packed> {
         let shard = self.shard(key);
         let mut map = write(&shard.map);
         if !expected.is_met(&map, key) {
@@ -495,10 +494,7 @@ impl Maps {
             if self.account.exchange(old.cost(), taken).is_err() {
                 return Err(packed);
             }
-            if let Some(cache) = &self.cache {
-                cache.replaced(old, &packed);
-            }
-            let old = map.replace(key, packed);
+            let old = self.replace_in(map, key, packed);
             let bell = self.changes.append(Event::Put, key.key());
             return Ok(Untold { is_stored: true, bell, old });
         }
@@ -511,22 +507,34 @@ impl Maps {
         if let Some(growth) = growth {
             map.grow(&growth);
         }
-        if let Some(cache) = &self.cache {
-            cache.came(key, &packed, self.account.held());
-        }
-        map.insert(key, packed);
-        self.account.settle(index_growth, self.index.insert(key.key()));
+        self.account.settle(index_growth, self.insert_in(map, key, packed));
         let bell = self.changes.append(Event::Put, key.key());
         Ok(Untold { is_stored: true, bell, old: None })
     }
 
-    /// Removes `key` if the entry there is as `expected`. Returns true if it did.
-    fn remove(&self, key: &str, expected: Expected<'_>) -> bool {
-        self.remove_as(Event::Delete, self.hashed(key), expected)
+    /// Puts an entry in place of the one under the same key, which is returned.
+    fn replace_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> Option<Packed> {
+        if let Some(cache) = &self.cache
+            && let Some(old) = map.get(key)
+        {
+            cache.replaced(old, &packed);
+        }
+        map.replace(key, packed)
     }
 
-    /// The same, and if it has not expired yet it is this that is told.
-    fn remove_as(&self, event: Event, key: Hashed<'_>, expected: Expected<'_>) -> bool {
+    /// Puts an entry into a map that has grown for it, under a new key. Returns the bytes
+    /// that the index grows by.
+    fn insert_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> i64 {
+        if let Some(cache) = &self.cache {
+            cache.came(key, &packed, self.account.held());
+        }
+        map.insert(key, packed);
+        self.index.insert(key.key())
+    }
+
+    /// Removes `key` if the entry there is as `expected`. Returns true if it did. It is told
+    /// as `event` if it has not expired.
+    fn remove(&self, event: Event, key: Hashed<'_>, expected: Expected<'_>) -> bool {
         let mut map = write(&self.shard(key).map);
         if !expected.is_met(&map, key) {
             return false;
@@ -677,8 +685,8 @@ impl Storage for Memory {
 
     fn room(&self, wanted: u64) -> Option<u64> {
         match &self.0.cache {
-            Some(_) => Some(self.0.room_for_uploads(wanted)),
-            None => self.0.account.room(UPLOADS_BYTES),
+            Some(cache) => Some(self.0.room_for_uploads(cache, wanted)),
+            None => self.0.account.room(UPLOADS_BEYOND_BYTES),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::packed::Packed;
 use super::{Expected, Maps, Memory, Shard, read};
-use crate::storage::Time;
+use crate::storage::{Event, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
@@ -69,7 +69,8 @@ impl Maps {
         self.sweeps.fetch_add(1, Ordering::Relaxed);
         let expired = expired_in(shard, now, most);
         for old in &expired {
-            let _removed: bool = self.remove(old.key(), Expected::Same(Some(old)));
+            let key = self.hashed(old.key());
+            let _removed: bool = self.remove(Event::Delete, key, Expected::Same(Some(old)));
         }
         // Seen by nobody who does not see all of them removed.
         self.sweeps.fetch_add(1, Ordering::Release);

@@ -33,7 +33,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The most entries that a write evicts beside those of its own number.
-pub const EVICTIONS_MAX: usize = 16;
+const EVICTIONS_MAX: usize = 16;
 
 /// The entries that a step looks at.
 const SAMPLED: usize = 48;
@@ -74,7 +74,7 @@ const RECORDED_KEYS_MAX: u64 = 1 << 24;
 
 /// The bytes of uploads that have room beside a full store, and the part of it that makes
 /// room for more.
-const UPLOADS_BYTES: u64 = 4 << 20;
+const UPLOADS_BYTES_MIN: u64 = 4 << 20;
 const UPLOADS_PART: u64 = 8;
 
 /// With a greater debt no upload begins.
@@ -419,16 +419,15 @@ impl Maps {
 
     /// The bytes that uploads may take, of which so many are wanted. They get the room of a
     /// part of what is stored, and some more.
-    pub fn room_for_uploads(&self, wanted: u64) -> u64 {
+    pub fn room_for_uploads(&self, cache: &Cache, wanted: u64) -> u64 {
         let (most, left) = (self.account.bound() / UPLOADS_PART, self.account.left());
-        let Some(cache) = &self.cache else { return u64::MAX };
         if self.account.is_over_by(UPLOADS_DEBT_BYTES) || cache.is_tight.load(Ordering::Relaxed) {
             return 0;
         }
-        if left + UPLOADS_BYTES < wanted.min(most + UPLOADS_BYTES) {
-            cache.want(wanted.saturating_sub(UPLOADS_BYTES).min(most));
+        if left + UPLOADS_BYTES_MIN < wanted.min(most + UPLOADS_BYTES_MIN) {
+            cache.want(wanted.saturating_sub(UPLOADS_BYTES_MIN).min(most));
         }
-        left.min(most) + UPLOADS_BYTES
+        left.min(most) + UPLOADS_BYTES_MIN
     }
 
     /// Keeps an entry that was removed in the account while it is being sent. Returns it
@@ -466,13 +465,12 @@ impl Maps {
     /// Evicts some entries where the store is over its bound, as many at most as a write of
     /// so many keys may wait for.
     pub fn settle(&self, keys: usize) {
-        if self.cache.is_none() || !self.account.is_over(0) {
+        let Some(cache) = &self.cache else { return };
+        if !self.account.is_over(0) {
             return;
         }
         self.make_room(0, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
-        if let Some(cache) = &self.cache
-            && (self.account.is_over(0) || cache.is_look_due())
-        {
+        if self.account.is_over(0) || cache.is_look_due() {
             cache.ring();
         }
     }
@@ -580,7 +578,7 @@ impl Maps {
     /// Removes an entry, if it is the one under its key yet.
     fn evict(&self, cache: &Cache, victim: &Packed) {
         let key = self.hashed(victim.key());
-        if self.remove_as(Event::Evict, key, Expected::Same(Some(victim))) {
+        if self.remove(Event::Evict, key, Expected::Same(Some(victim))) {
             let access = Access::from_bits(victim.access().load(Ordering::Relaxed));
             cache.frequencies.remember(key.hash(), access.priority());
             cache.evicted_bytes.fetch_add(victim.cost(), Ordering::Relaxed);
