@@ -42,9 +42,12 @@ fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until the evictor has worked off what writes have left.
+/// Waits until the evictor has worked off what writes have left. While it does it has the
+/// maps too, and a step that it has begun goes on when there is room.
 fn wait_until_settled(memory: &Memory) {
-    wait_until("waiting for room", || !memory.0.account.is_over(0));
+    wait_until("waiting for room", || {
+        !memory.0.account.is_over(0) && Arc::strong_count(&memory.0) == 1
+    });
 }
 
 fn watch_all(memory: &Memory) -> Watcher {
