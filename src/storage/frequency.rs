@@ -33,9 +33,6 @@ const TURNOVER_BITS: u32 = 32;
 /// A tick is this part of a turnover, as a number of bits: the 256th.
 const TICK_BITS: u32 = 8;
 
-/// The most ticks that an entry was used later than the moment that is asked for.
-const TICKS_LATER_MAX: u16 = 1 << TICK_BITS;
-
 /// The bits of a priority's mantissa: so many parts has a half-life.
 const MANTISSA_BITS: u32 = 6;
 
@@ -235,12 +232,11 @@ impl Access {
         priority_of(self.0)
     }
 
-    /// The turnovers since the last use.
+    /// The turnovers since the last use, below zero if that came after the moment: so what
+    /// was used later is the younger, whenever the moment was.
     pub fn age(self, turn: Turn) -> f32 {
         let ticks = turn.tick().wrapping_sub((self.0 & 0xffff) as u16);
-        // It may have been used since the moment.
-        let ticks = if ticks > u16::MAX - TICKS_LATER_MAX { 0 } else { ticks };
-        f32::from(ticks) / f32::from(1_u16 << TICK_BITS)
+        f32::from(ticks.cast_signed()) / f32::from(1_u16 << TICK_BITS)
     }
 
     /// The use that an entry will be of, as a logarithm to base two: the entry of the least
@@ -355,6 +351,22 @@ mod tests {
             often.worth(start, Aim::Often) > Access::first(start, None).worth(start, Aim::Often)
         );
         assert!(often.worth(end, Aim::Often) < Access::first(start, None).worth(end, Aim::Often));
+    }
+
+    /// Large values pass the time of many turnovers while somebody looks for what may go.
+    #[test]
+    fn one_that_was_used_later_is_younger_whenever_the_moment_was() {
+        let record = Frequencies::with_keys(1000);
+        let mut used = vec![Access::first(record.turn(), None)];
+        let mut moments = vec![record.turn()];
+        for _ in 0..50 {
+            record.pass(2);
+            used.push(Access::first(record.turn(), None));
+            moments.push(record.turn());
+        }
+        for moment in moments {
+            assert!(used.is_sorted_by(|one, next| one.age(moment) > next.age(moment)));
+        }
     }
 
     #[test]

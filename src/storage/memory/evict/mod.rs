@@ -248,19 +248,20 @@ impl Cache {
 
     /// Notes an entry under a key that was absent, in a store that holds so many bytes.
     pub fn came(&self, key: Hashed<'_>, packed: &Packed, held: u64) {
-        let remembered = self.frequencies.recall(key.hash());
-        let access = Access::first(self.frequencies.turn(), remembered);
-        packed.access().store(access.to_bits(), Ordering::Relaxed);
-        self.expect_expiry(packed);
         let group = Group::of(key.shard(KEYS_SHARDS));
         self.keys_of(group).fetch_add(1, Ordering::Relaxed);
-        // What comes to a full store takes the place of another.
+        // What comes to a full store takes the place of another, and is younger than all
+        // that was used before.
         let turnover = match held / packed.cost().max(1) {
             // It takes that of many, and those that come one after the other are told apart.
             few @ ..LARGE_PARTS => usize::try_from(few).unwrap_or(usize::MAX).max(1),
             _ => self.keys(),
         };
         self.frequencies.pass(turnover);
+        let remembered = self.frequencies.recall(key.hash());
+        let access = Access::first(self.frequencies.turn(), remembered);
+        packed.access().store(access.to_bits(), Ordering::Relaxed);
+        self.expect_expiry(packed);
         let missed = match group {
             Group::Often => 1,
             Group::Lately => -1,
