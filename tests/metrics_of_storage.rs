@@ -56,6 +56,7 @@ const DURABLE: &[&str] = &[
     "lkv_memtable_bytes",
     "lkv_sealed_memtables",
     "lkv_block_cache_bytes",
+    "lkv_entry_cache_bytes",
     "lkv_journal_bytes",
     "lkv_disk_free_bytes",
     "lkv_disk_reserved_bytes",

@@ -9,8 +9,9 @@ import statistics
 import tempfile
 import time
 
-from .loads import PUT_KEYS, Load, gets, puts
-from .requests import MIB, VALUE, check_stored, load_keys, path_of, put_request, store_value
+from .loads import PUT_KEYS, Load, gets, puts, zipfian
+from .requests import (MIB, VALUE, check_stored, get_request, load_keys, path_of, put_request,
+                       store_value)
 from .servers import Servers, start_etcd, start_redis, start_webdis
 from .table import CPU, MEBIBYTES, P50, P99, RATE, SECONDS, Line
 
@@ -31,6 +32,19 @@ def durable_get(bench):
             store_value(server, path_of(0), VALUE)
         loads = [gets(server, path_of(0), VALUE) for server in (durable, memory)]
         return bench.load_race(durable_get.__doc__, [RATE, P99, CPU], loads)
+
+
+def durable_get_files(bench):
+    """GET of a million keys, most of them in files, zipfian, durable"""
+    count = bench.pick(20_000, 1_000_000)
+    requests = [get_request(path_of(number))
+                for number in zipfian(count, bench.pick(10_000, 1_000_000))]
+    with bench.store() as memory, bench.durable_store(bench.folder(True)) as durable:
+        for server in (durable, memory):
+            load_keys(server, count)
+        loads = [Load(server, requests) for server in (durable, memory)]
+        what = f"GET of 100 bytes, {count:,} keys, zipfian, 64 connections, durable"
+        return bench.load_race(what, [RATE, P99, CPU], loads)
 
 
 def durable_peers(bench):

@@ -1,7 +1,10 @@
 """Loads: wrk on so many connections, each of which has to be served."""
 
+import bisect
+import itertools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,6 +22,8 @@ CONNECTIONS = 64
 PUT_KEYS = 1000
 # How many numbers a run may give to requests that are forms.
 NUMBERS_OF_RUN = 1_000_000_000
+# As in YCSB.
+ZIPF_EXPONENT = 0.99
 
 
 class Load:
@@ -125,3 +130,10 @@ def puts(server, value=VALUE, connections=CONNECTIONS, name=None):
 def fresh_puts(server, value, connections=CONNECTIONS, name=None):
     """PUTs, each of a key that none has had before."""
     return Load(server, [put_request(b"/kv/new:%012d", value)], connections, name=name, is_form=True)
+
+
+def zipfian(count, samples):
+    """Keys of which a few are asked for often, the same in each run."""
+    weights = list(itertools.accumulate((rank + 1) ** -ZIPF_EXPONENT for rank in range(count)))
+    chance = random.Random(1)
+    return [bisect.bisect(weights, chance.random() * weights[-1]) for _ in range(samples)]

@@ -1,6 +1,5 @@
 """The rows of the engine in memory. Each is a function that returns lines."""
 
-import bisect
 import itertools
 import random
 import re
@@ -10,16 +9,13 @@ import time
 
 from lib import Wrong, parsed
 
-from .loads import CONNECTIONS, PUT_KEYS, Load, gets, puts
+from .loads import CONNECTIONS, PUT_KEYS, Load, gets, puts, zipfian
 from .race import store_and_nginx
 from .requests import (
     KIB, MIB, VALUE, change_keys, check_served, check_stored, close, drive, get_request, key_of,
     load_keys, open_clients, path_of, put_request, store_value)
 from .servers import Redis, start_go, start_redis
 from .table import BYTES_EACH, CPU, MEBIBYTES, P50, P99, RATE, THROUGHPUT, Line
-
-# As in YCSB.
-ZIPF_EXPONENT = 0.99
 
 
 def get(bench):
@@ -137,13 +133,6 @@ def mixed(bench):
         loads = [Load(store, requests), gets(store, path_of(0), VALUE, name="its GET of one key")]
         what = f"90 GET to 10 PUT, {count:,} keys, zipfian, 64 connections"
         return bench.load_race(what, [RATE, P99], loads)
-
-
-def zipfian(count, samples):
-    """Keys of which a few are asked for often, the same in each run."""
-    weights = list(itertools.accumulate((rank + 1) ** -ZIPF_EXPONENT for rank in range(count)))
-    chance = random.Random(1)
-    return [bisect.bisect(weights, chance.random() * weights[-1]) for _ in range(samples)]
 
 
 def idle(bench):

@@ -51,6 +51,7 @@ ROWS = [
     Row(cache_rows.evicting_sizes),
     Row(durable_rows.durable_put, durable=True),
     Row(durable_rows.durable_get, durable=True),
+    Row(durable_rows.durable_get_files, durable=True),
     Row(durable_rows.durable_peers, durable=True),
     Row(durable_rows.durable_one, durable=True),
     Row(durable_rows.durable_restart, tool=None, durable=True),

@@ -23,6 +23,7 @@ mod watch;
 
 use crate::metrics::Exposition;
 use changes::Bell;
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 pub use changes::{
@@ -78,6 +79,13 @@ pub enum InvalidKey {
     Empty,
     /// More than [`KEY_BYTES_MAX`] bytes.
     TooLong,
+}
+
+/// It is hashed and compared as its text.
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Key {

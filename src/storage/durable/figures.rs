@@ -173,6 +173,8 @@ fn report_trees(trees: &Trees, to: &mut Exposition) {
     let help = "Memtables that wait to be flushed. At 3 writes wait.";
     to.gauge("lkv_sealed_memtables", help, trees.sealed_memtables);
     to.gauge("lkv_block_cache_bytes", "Bytes of the blocks in the cache.", trees.cache_bytes);
+    let help = "Bytes of the entries in the cache, those that were read lately.";
+    to.gauge("lkv_entry_cache_bytes", help, trees.entry_cache_bytes);
 }
 
 fn report_disk(seen: &Seen, to: &mut Exposition) {

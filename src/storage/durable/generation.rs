@@ -11,6 +11,7 @@
 //! after it took effect.
 
 use super::directory;
+use super::entry_cache::EntryCache;
 use super::journal::{FLOOR_KEY, Stamp};
 use super::revision::{self, REVISION_KEY};
 use super::tree::{Database, Keyspace, MEMTABLE_BYTES, Result, WriteBatch};
@@ -60,12 +61,15 @@ pub struct Keyspaces {
     pub keys: Keyspace,
     /// Large records that expire.
     pub expiring: Keyspace,
+    /// Entries of both that were read lately.
+    pub cache: EntryCache,
     has_index: AtomicBool,
 }
 
 impl Keyspaces {
     fn new(keys: Keyspace, expiring: Keyspace) -> Self {
-        Self { keys, expiring, has_index: AtomicBool::new(true) }
+        let (cache, has_index) = (EntryCache::default(), AtomicBool::new(true));
+        Self { keys, expiring, cache, has_index }
     }
 
     pub fn each(&self) -> [&Keyspace; 2] {
@@ -87,7 +91,6 @@ impl Keyspaces {
         self.memtable_bytes() + self.sealed_memtables() as u64 * MEMTABLE_BYTES
     }
 
-    /// The bytes of the memtables that are written to.
     /// The bytes of the memtables that are written to.
     pub fn memtable_bytes(&self) -> u64 {
         self.each().map(Keyspace::memtable_bytes).iter().sum()

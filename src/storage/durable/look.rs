@@ -39,6 +39,7 @@ pub struct Trees {
     pub memtable_bytes: u64,
     pub sealed_memtables: usize,
     pub cache_bytes: u64,
+    pub entry_cache_bytes: u64,
 }
 
 impl Trees {
@@ -63,6 +64,7 @@ impl Trees {
             memtable_bytes: keyspaces.memtable_bytes(),
             sealed_memtables: keyspaces.sealed_memtables(),
             cache_bytes: database.cache_bytes(),
+            entry_cache_bytes: keyspaces.cache.bytes(),
         }
     }
 }

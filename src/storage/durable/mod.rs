@@ -20,6 +20,7 @@ mod compaction;
 mod decoder;
 mod directory;
 mod disk_space;
+mod entry_cache;
 mod expiry;
 mod figures;
 mod firsts;

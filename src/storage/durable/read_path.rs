@@ -54,7 +54,11 @@ impl ReadPath {
 
     /// The entry under `key` in these keyspaces.
     fn entry(&self, keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
+        let placeholder = keyspaces.cache.reserve(key);
         let mut found = whole_entry_in(keyspaces, key)?;
+        if let (Some(placeholder), Some(entry)) = (placeholder, &found) {
+            placeholder.insert(entry);
+        }
         while let Some(entry) = &found
             && !self.pins.lives(key, entry)
         {
@@ -72,15 +76,18 @@ impl ReadPath {
         self.read(|keyspaces| self.entry(keyspaces, key))
     }
 
-    /// The entry under `key` if a look in the active memtable shows it: written
-    /// last, small, without an expiry, for that needs another look. Never blocks.
+    /// The entry under `key` if a look in the active memtable, or in the cache, shows it:
+    /// written last or read lately, and small. Never blocks.
     pub fn get_in_memory(&self, key: &Key) -> Option<Entry> {
-        let keys = &self.keyspaces().keys;
-        let record = keys.untorn(|| keys.get_in_memtable(key.as_str().as_bytes()))??;
-        if record.len() > READ_AT_ONCE_BYTES_MAX {
-            return None;
-        }
-        record::decode(record).ok().filter(|entry| entry.expiry().is_none())
+        let Keyspaces { keys, cache, .. } = &*self.keyspaces();
+        let record = keys.untorn(|| keys.get_in_memtable(key.as_str().as_bytes()))?;
+        let entry = match record.filter(|record| record::referred(record).is_none()) {
+            Some(record) if record.len() > READ_AT_ONCE_BYTES_MAX => None,
+            Some(record) => record::decode(record).ok(),
+            None => cache.get(key),
+        };
+        // One that has expired may live by a change that is under way.
+        entry.filter(|entry| self.pins.lives(key, entry))
     }
 
     /// Reads a page. Blocks as long as the disk does.

@@ -8,6 +8,7 @@ use crate::storage::{BatchOp, Blocking as _, Decision, Entry, Key, Listing, Time
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -492,17 +493,101 @@ fn a_look_in_memory_shows_what_was_written_last_and_nothing_else() {
     assert_eq!(peek(), None);
     let soon = Time::now().after(Duration::from_secs(1000));
     for value in ["expires".to_owned(), "expires ".repeat(1000)] {
-        let entry = Entry::new(value.into()).with_expiry(Some(soon));
+        let entry = Entry::new(value.clone().into()).with_expiry(Some(soon));
         store.set(key("a"), entry).expect("the engine writes");
-        assert_eq!(peek(), None);
+        // A large one is in a keyspace of its own.
+        let is_large = value.len() > 1000;
+        assert_eq!(peek(), Some(value.clone().into_bytes()).filter(|_| !is_large));
+        assert_eq!(store.get(&key("a")).map(|entry| entry.is_some()).ok(), Some(true));
+        assert_eq!(peek(), Some(value.into_bytes()));
     }
     set(&store, "a", b"cleared");
     store.clear().expect("the engine clears");
     assert_eq!(peek(), None);
-    set(&store, "a", b"in a file");
+}
+
+#[test]
+fn an_entry_in_a_file_is_in_memory_once_it_was_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    let peek = || store.read_path.get_in_memory(&key("a"));
+    // After a flush nothing is left of it in the memtable.
+    let read = || {
+        flush(&store);
+        assert_eq!(peek(), None);
+        let found = store.get(&key("a")).expect("the engine reads");
+        assert_eq!(peek(), found);
+        found.map(|entry| entry.value().to_vec())
+    };
+    let lend = |time: Duration, value: &'static [u8]| {
+        let entry = Entry::new(Bytes::from_static(value));
+        let expiry = Some(Time::now().after(time));
+        store.set(key("a"), entry.with_expiry(expiry)).expect("the engine writes");
+    };
+    set(&store, "a", b"plain");
+    assert_eq!(read().as_deref(), Some(&b"plain"[..]));
+    set(&store, "a", b"changed");
+    assert_eq!(read().as_deref(), Some(&b"changed"[..]));
+    store.delete(&key("a")).expect("the engine deletes");
+    assert_eq!(read(), None);
+    lend(Duration::from_secs(1000), &[b'x'; 1000]);
+    assert_eq!(read().map(|value| value.len()), Some(1000));
+    let changes = vec![(key("a"), BatchOp::Delete), (key("b"), BatchOp::Delete)];
+    store.batch(changes).expect("the engine deletes");
+    assert_eq!(read(), None);
+    set(&store, "a", b"to be cleared");
+    assert!(read().is_some());
+    store.clear().expect("the engine clears");
+    assert_eq!(read(), None);
+    // One that has expired is not, swept or not.
+    lend(Duration::from_millis(100), b"short");
     flush(&store);
+    store.get(&key("a")).expect("the engine reads");
+    thread::sleep(Duration::from_millis(110));
     assert_eq!(peek(), None);
-    assert!(store.get(&key("a")).is_ok_and(|entry| entry.is_some()));
+}
+
+/// It goes from the memtable to a file, and from there to the cache, again and again.
+#[test]
+fn a_read_meets_nothing_older_than_one_before_it() {
+    const WRITES: u32 = 1500;
+    let directory = in_memory();
+    let store = open(directory.path());
+    let (begun, is_written) = (Instant::now(), AtomicBool::new(false));
+    // A failure of one ends all others some time.
+    let is_over =
+        || is_written.load(Ordering::Relaxed) || begun.elapsed() > Duration::from_secs(60);
+    let number = |entry: Entry| -> u32 {
+        str::from_utf8(entry.value()).expect("text").parse().expect("a number")
+    };
+    set(&store, "a", b"0");
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut last = 0;
+                while !is_over() {
+                    let at_once = store.read_path.get_in_memory(&key("a"));
+                    let entry = at_once.or_else(|| store.get(&key("a")).expect("the engine reads"));
+                    let found = number(entry.expect("it is never deleted"));
+                    assert!(found >= last, "{found} after {last}");
+                    last = found;
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !is_over() {
+                let keys = &store.read_path.keyspaces().keys;
+                if keys.l0_runs() < 15 {
+                    keys.flush_and_wait().expect("the engine flushes");
+                }
+            }
+        });
+        for count in 1..=WRITES {
+            set(&store, "a", count.to_string().as_bytes());
+            assert_eq!(store.get(&key("a")).map(|entry| entry.map(number)).ok(), Some(Some(count)));
+        }
+        is_written.store(true, Ordering::Relaxed);
+    });
 }
 
 /// Otherwise a key that is there all the time would not be listed for a while.

@@ -19,7 +19,7 @@ use super::patience::{Ending, Patience, Round};
 use super::remover::Remover;
 use super::reopen::{Reopened, Reopener};
 use super::tree::{Result, WriteBatch, unless_panic};
-use crate::storage::{KEY_BYTES_MAX, Revision, Time};
+use crate::storage::{KEY_BYTES_MAX, Key, Revision, Time};
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -77,7 +77,9 @@ impl Upkeep {
             self.live.check_place()?;
         }
         let begun = Instant::now();
+        let invalidation = self.keyspaces().cache.invalidate(draft.records.keys().map(Key::as_str));
         batch.commit()?;
+        drop(invalidation);
         self.live.figures.note_sync(begun.elapsed());
         // A write to a directory that was removed is not acknowledged.
         self.live.check_folder()?;

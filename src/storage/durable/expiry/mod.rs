@@ -300,7 +300,9 @@ impl Sweep {
                 }
                 batch.remove(keys, entry.clone());
             }
+            let invalidation = generation.keyspaces.cache.invalidate(expired.iter().copied());
             batch.commit()?;
+            drop(invalidation);
             drop(changes.append_all(expired.iter().map(|key| (Event::Expire, *key))));
         }
         self.has_more = entries.len() == STEP_KEYS_MAX;
