@@ -13,14 +13,14 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// A thread's cache has few blocks, for there are thousands of threads, and none
-/// larger than a small request takes. The four arenas keep the pages that large
-/// values leave behind for about a second; then those go back to the system, on
-/// an idle store too.
+/// A thread's cache has few blocks, for there are thousands of threads: up to eight of a
+/// small size, a sixteenth of a slab, two of most, and none larger than a small request
+/// takes. The four arenas keep the pages that large values leave behind for about a
+/// second; then those go back to the system, on an idle store too.
 const SETTINGS: &[u8] = concat!(
     "background_thread:true,max_background_threads:1,narenas:4,dirty_decay_ms:1000,",
-    "lg_tcache_max:12,tcache_nslots_large:2,",
-    "tcache_nslots_small_min:2,tcache_nslots_small_max:2\0",
+    "lg_tcache_max:12,tcache_nslots_large:2,lg_tcache_nslots_mul:-4,",
+    "tcache_nslots_small_min:2,tcache_nslots_small_max:8\0",
 )
 .as_bytes();
 
