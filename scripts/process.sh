@@ -80,7 +80,7 @@ help_of() {
 
 run --help
 check '--help exits with 0' 0 "$CODE"
-for flag in host port port-file allow-host token-file no-auth cors-origin workers max-value-size max-memory when-full max-connections \
+for flag in host port port-file allow-host token-file no-auth cors-origin workers leaders max-value-size max-memory when-full max-connections \
     idle-timeout request-timeout shutdown-timeout log-level log-format access-log; do
     check_match "--help tells of --$flag" " --$flag " "$(tr '\n' ' ' <"$WORK/run.stdout")"
 done
@@ -103,6 +103,8 @@ refused 2 --port abc
 refused 2 --port -1
 refused 2 --port 0 --workers 0
 refused 2 --port 0 --workers many
+refused 2 --port 0 --leaders 0
+refused 2 --port 0 --leaders 1000
 refused 2 --port 0 --max-value-size large
 refused 2 --port 0 --max-memory 1XB
 refused 2 --port 0 --max-memory 1GiB --working-dir "$WORK/none"

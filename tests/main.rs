@@ -26,6 +26,7 @@ mod full_disk;
 mod health;
 mod imports;
 mod in_parts;
+mod leaders;
 mod licenses;
 mod linearizability;
 mod lists;

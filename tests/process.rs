@@ -239,7 +239,7 @@ fn an_address_that_is_not_ours_is_one_line_and_1() {
 
 #[test]
 fn bad_usage_is_one_line_and_2() {
-    let table: [(&[&str], &str); 28] = [
+    let table: [(&[&str], &str); 29] = [
         (&["--prot", "9000"], "--prot"),
         (&["--cluster"], "--cluster"),
         (&["--cluster", "a:b"], "a:b"),
@@ -253,6 +253,7 @@ fn bad_usage_is_one_line_and_2() {
         (&["--port=-1"], "-1"),
         (&["--port"], "--port"),
         (&["--workers", "0"], "--workers"),
+        (&["--leaders", "0"], "--leaders"),
         (&["--max-value-size", "10 apples"], "10 apples"),
         (&["--max-memory", "0"], "--max-memory"),
         (&["--when-full", "perhaps"], "refuse, evict"),
@@ -289,6 +290,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--no-auth", "LKV_NO_AUTH", ""),
         ("--cors-origin", "LKV_CORS_ORIGIN", ""),
         ("--workers", "LKV_WORKERS", ""),
+        ("--leaders", "LKV_LEADERS", ""),
         ("--working-dir", "LKV_WORKING_DIR", ""),
         ("--wait-for-lock", "LKV_WAIT_FOR_LOCK", ""),
         ("--cluster", "LKV_CLUSTER", ""),
@@ -409,6 +411,7 @@ fn a_bad_value_in_the_environment_is_bad_usage() {
         ("LKV_MAX_MEMORY", "lots"),
         ("LKV_WHEN_FULL", "perhaps"),
         ("LKV_WORKERS", "0"),
+        ("LKV_LEADERS", "some"),
     ] {
         let mut bad = command(&[]);
         bad.env(variable, value);

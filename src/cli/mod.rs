@@ -112,11 +112,15 @@ pub struct Options {
     #[command(flatten)]
     pub cluster: ClusterOptions,
 
-    /// The worker threads: one of them takes requests and answers small ones, the
-    /// others answer large ones and stand in for it [default: two for each
-    /// processor]
+    /// The worker threads: they answer large requests, and stand in for a leader that
+    /// is stuck [default: two for each processor]
     #[arg(long, env = "LKV_WORKERS", value_name = "N", value_parser = parse_workers)]
     pub workers: Option<usize>,
+
+    /// The leaders, threads beside the workers that take requests and answer small
+    /// ones [default: half of the processors, at least one]
+    #[arg(long, env = "LKV_LEADERS", value_name = "N", value_parser = parse_leaders)]
+    pub leaders: Option<usize>,
 
     /// The longest value; a longer one is refused with 413
     #[arg(long, env = "LKV_MAX_VALUE_SIZE", value_name = "SIZE", value_parser = parse_value_size,
@@ -222,16 +226,18 @@ impl Options {
     /// The configuration of a server on `addrs`, whose storage takes up to so many
     /// descriptors.
     pub fn config(&self, addrs: Vec<SocketAddr>, storage_descriptors: u64) -> Config {
+        let default = Config::default();
         Config {
             addrs,
-            workers: self.workers.unwrap_or_else(|| Config::default().workers),
+            workers: self.workers.unwrap_or(default.workers),
+            leaders: self.leaders.unwrap_or(default.leaders),
             connections_max: self.max_connections,
             streams_max: self.max_watchers,
             idle_timeout: self.idle_timeout.0,
             request_timeout: self.request_timeout.0,
             shutdown_timeout: self.shutdown_timeout.0,
             storage_descriptors,
-            ..Config::default()
+            ..default
         }
     }
 }
@@ -271,10 +277,16 @@ fn parse_value_size(text: &str) -> Result<Size, String> {
 }
 
 fn parse_workers(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=WORKERS_MAX) => Ok(count),
-        Ok(_) | Err(_) => Err(format!("not a whole number from 1 to {WORKERS_MAX}")),
-    }
+    parse_up_to(WORKERS_MAX, text)
+}
+
+fn parse_leaders(text: &str) -> Result<usize, String> {
+    parse_up_to(Config::LEADERS_MAX, text)
+}
+
+fn parse_up_to(max: usize, text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=max).contains(count));
+    count.ok_or_else(|| format!("not a whole number from 1 to {max}"))
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
@@ -340,13 +352,16 @@ mod tests {
 
     #[test]
     fn bad_usage_is_one_line() {
-        let cases: [(&[&str], &str); 21] = [
+        let cases: [(&[&str], &str); 24] = [
             (&["--prot", "1"], "--port"),
             (&["--port", "99999"], "99999"),
             (&["--port", "abc"], "abc"),
             (&["--port"], "--port"),
             (&["--workers", "0"], "1 to 1024"),
             (&["--workers", "1025"], "1 to 1024"),
+            (&["--leaders", "0"], "1 to 256"),
+            (&["--leaders", "257"], "1 to 256"),
+            (&["--leaders", "all"], "1 to 256"),
             (&["--max-connections", "0"], "1 on"),
             (&["--max-watchers", "0"], "1 on"),
             (&["--history", "much"], "much"),

@@ -32,6 +32,7 @@ const REPLACEMENT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The accept loops over the listening sockets.
 pub struct Acceptor {
     listeners: Arc<[TcpListener]>,
+    leaders: usize,
     dispatcher: Arc<Dispatcher>,
     current: AcceptLoop,
     /// Earlier ones, whose connections live on.
@@ -40,19 +41,25 @@ pub struct Acceptor {
     replacement_pause: Duration,
 }
 
-/// One tiny_http server, and the leadership over its requests.
+/// One tiny_http server, and the leaderships over its requests, at least one.
 struct AcceptLoop {
     thread: Arc<AcceptThread>,
-    leadership: Arc<Leadership>,
+    inbox: Arc<Inbox>,
+    leaderships: Vec<Arc<Leadership>>,
 }
 
 impl Acceptor {
-    /// Starts accepting on `listeners`.
-    pub fn new(listeners: Vec<TcpListener>, dispatcher: Arc<Dispatcher>) -> io::Result<Self> {
+    /// Starts accepting on `listeners`, with so many leaders.
+    pub fn new(
+        listeners: Vec<TcpListener>,
+        leaders: usize,
+        dispatcher: Arc<Dispatcher>,
+    ) -> io::Result<Self> {
         let listeners = listeners.into();
-        let current = AcceptLoop::start(&listeners, &dispatcher, 0)?;
+        let current = AcceptLoop::start(&listeners, leaders, &dispatcher, 0)?;
         Ok(Self {
             listeners,
+            leaders,
             dispatcher,
             current,
             retiring: Vec::new(),
@@ -92,9 +99,9 @@ impl Acceptor {
         if self.retiring.len() >= RETIRING_MAX {
             return Err(io::Error::other("too many earlier ones have connections yet"));
         }
-        let Self { listeners, dispatcher, current, .. } = self;
+        let Self { listeners, leaders, dispatcher, current, .. } = self;
         let number = current.thread.number + 1;
-        let next = AcceptLoop::start(listeners, dispatcher, number)?;
+        let next = AcceptLoop::start(listeners, *leaders, dispatcher, number)?;
         self.retiring.push(mem::replace(current, next));
         self.dispatcher.accept_loops_replaced.fetch_add(1, Ordering::Relaxed);
         Ok(true)
@@ -117,7 +124,7 @@ impl Acceptor {
         self.retiring.retain(|accept_loop| {
             let lives = living.contains(&accept_loop.thread.number);
             if !lives {
-                accept_loop.leadership.retire();
+                accept_loop.inbox.close();
             }
             lives
         });
@@ -127,7 +134,7 @@ impl Acceptor {
     /// a request.
     pub fn displace_stuck(&self, now: Instant) -> bool {
         let mut is_busy = false;
-        for AcceptLoop { leadership, .. } in self.loops() {
+        for leadership in self.loops().flat_map(|accept_loop| &accept_loop.leaderships) {
             if let Some(turn) = leadership.displace_stuck(now) {
                 self.dispatcher.leaders_displaced.fetch_add(1, Ordering::Relaxed);
                 self.dispatcher.queue(Task::Lead(Arc::clone(leadership), turn));
@@ -152,42 +159,68 @@ impl Acceptor {
 
     /// Ends the leaders. Later replies of the storage are written by its threads.
     pub fn retire_all(&self) {
-        self.loops().for_each(|accept_loop| accept_loop.leadership.retire());
+        self.loops().for_each(|accept_loop| accept_loop.inbox.close());
         self.dispatcher.end_completions();
     }
 }
 
 impl AcceptLoop {
-    /// Starts to accept, on one more worker, which leads.
+    /// Starts to accept, with so many more workers, which lead.
     fn start(
         listeners: &Arc<[TcpListener]>,
+        leaders: usize,
         dispatcher: &Arc<Dispatcher>,
         number: usize,
     ) -> io::Result<Self> {
         let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let thread = Arc::new(AcceptThread::new(number));
         let opened = gate::open(&listener, listeners, dispatcher, &thread)?;
-        let dispatcher = Arc::clone(dispatcher);
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
-        let leader = move || {
-            let inbox = Inbox::open(listener).map(Arc::new);
+        let first = number * leaders;
+        let to = Arc::clone(dispatcher);
+        start_leader(first, dispatcher, move || {
+            let inbox = Inbox::open(listener, leaders).map(Arc::new);
             let leadership = inbox.map(|inbox| {
-                dispatcher.completions.wake_at(Arc::clone(&inbox));
+                to.completions.wake_at(Arc::clone(&inbox));
                 Arc::new(Leadership::new(inbox))
             });
             let first_turn = leadership.as_ref().ok().map(Arc::clone);
             // The thread that has started this waits for it.
             hand_over.send(leadership).ok();
-            if let Some(leadership) = first_turn
-                && workers::lead(&dispatcher, &leadership, 0) == Exit::Displaced
-            {
-                workers::work(&dispatcher);
-            }
-        };
-        let builder = thread::Builder::new().name(format!("lead-{number}"));
-        builder.stack_size(workers::STACK_BYTES).spawn(leader)?;
+            first_turn
+        })?;
         let lost = |_| io::Error::other("tiny_http cannot start its threads");
         let leadership = handed_over.recv().map_err(lost).flatten();
-        Ok(Self { thread, leadership: leadership.inspect_err(|_| gate::close(opened))? })
+        let leadership = leadership.inspect_err(|_| gate::close(opened))?;
+        let inbox = Arc::clone(&leadership.inbox);
+        let mut leaderships = vec![leadership];
+        for leader in 1..leaders {
+            let leadership = Arc::new(Leadership::new(Arc::clone(&inbox)));
+            let turn = Arc::clone(&leadership);
+            if let Err(err) = start_leader(first + leader, dispatcher, move || Some(turn)) {
+                log::warn!("{leader} threads lead, and no other can be started: {err}");
+                break;
+            }
+            leaderships.push(leadership);
+        }
+        Ok(Self { thread, inbox, leaderships })
     }
+}
+
+/// Starts a worker, which leads first of all.
+fn start_leader(
+    number: usize,
+    dispatcher: &Arc<Dispatcher>,
+    first_turn: impl FnOnce() -> Option<Arc<Leadership>> + Send + 'static,
+) -> io::Result<()> {
+    let dispatcher = Arc::clone(dispatcher);
+    let run = move || {
+        if let Some(leadership) = first_turn()
+            && workers::lead(&dispatcher, &leadership, 0) == Exit::Displaced
+        {
+            workers::work(&dispatcher);
+        }
+    };
+    let thread = thread::Builder::new().name(format!("lead-{number}"));
+    thread.stack_size(workers::STACK_BYTES).spawn(run).map(|_detached| ())
 }

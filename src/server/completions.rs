@@ -1,8 +1,11 @@
-//! Operations that the storage has done, on their way back to the leader.
+//! Operations that the storage has done, on their way back to a leader.
 //!
-//! The storage commits many writes at once and tells of them one by one. The
-//! leader is woken up once for all of them, if it is not at work anyway: to wake
+//! The storage commits many writes at once and tells of them one by one. A
+//! leader is woken up once for all of them, if none is at work anyway: to wake
 //! up a thread for each takes longer than to answer them.
+//!
+//! While some wait, a wake-up lies in the inbox, or the leader that has taken it is about
+//! to look here.
 
 use super::inbox::Inbox;
 use super::job::Job;
@@ -14,20 +17,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The most that are taken at a time; requests that have come meanwhile are next.
 const TAKEN_MAX: usize = 32;
 
-/// Replies that wait for the leader, at most one per connection.
+/// Replies that wait for a leader, at most one per connection.
 #[derive(Default)]
 pub struct Completions(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     replies: VecDeque<(Job, Reply)>,
-    /// Where the leader waits, which looks here between requests; none before the
+    /// Where the leaders wait, which look here between requests; none before the
     /// start and after the end.
     inbox: Option<Arc<Inbox>>,
 }
 
 impl Completions {
-    /// Wakes the leader up at this inbox from now on.
+    /// Wakes a leader up at this inbox from now on.
     pub fn wake_at(&self, inbox: Arc<Inbox>) {
         let mut state = self.lock();
         if !state.replies.is_empty() {
@@ -40,8 +43,8 @@ impl Completions {
     pub fn add(&self, job: Job, reply: Reply) -> Option<(Job, Reply)> {
         let mut state = self.lock();
         let Some(inbox) = &state.inbox else { return Some((job, reply)) };
-        // With others there, the leader was woken up already. It looks here once
-        // it wakes up, or before.
+        // With others there, a leader was woken up already. It looks here once it wakes
+        // up, or another has done so before.
         if state.replies.is_empty() {
             inbox.wake();
         }
@@ -54,7 +57,7 @@ impl Completions {
         self.lock().replies.len()
     }
 
-    /// Takes some, in order. If others are left, the leader is woken up for them.
+    /// Takes some, in order. If others are left, a leader is woken up for them.
     pub fn take(&self) -> Vec<(Job, Reply)> {
         let mut state = self.lock();
         let taken = TAKEN_MAX.min(state.replies.len());

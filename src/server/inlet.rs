@@ -32,6 +32,10 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The most leaders: they take calls in any order, for the pipeline of a connection gives
+/// its requests in order.
+pub const LEADERS_MAX: usize = usize::MAX;
+
 /// The request that tiny_http is given in place of each.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 

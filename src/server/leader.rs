@@ -1,31 +1,45 @@
-//! Leader/followers: one thread at a time takes requests from tiny_http.
+//! Leader/followers: a few threads, the leaders, take requests from tiny_http.
 //!
 //! To wake another thread up costs more than a small response does. So no thread
-//! stands between tiny_http and the workers: one of them leads, takes each
-//! request and answers it, unless it would have to wait. Operations that the
-//! storage completes later come back to it. The followers do the rest, and the
-//! watchdog gives the turn to one of them where the leader is stuck in a request.
+//! stands between tiny_http and the workers: some of them lead, take requests and
+//! answer them, unless they would have to wait. Operations that the storage completes
+//! later come back to a leader. The followers do the rest, and the watchdog gives a
+//! turn to one of them where a leader is stuck in a request.
 //!
-//! This file keeps the turn, and the requests that the leader has taken. It knows
+//! ```text
+//! connections ─► inbox ─┬─► leadership: turn, taken ─► handle    each leader its own,
+//! completions ──────────┼─► leadership: turn, taken ─► handle    displaced by itself
+//!                       └─► ...
+//! ```
+//!
+//! Any leader takes any request, and any reply of the storage: both name a connection,
+//! whose pipeline has at most one request in work and gives them in order. What one
+//! leader has taken is its successor's, and no other leader's.
+//!
+//! Every hand-over is under a mutex, so all that the one thread has done before it is
+//! seen by the other: that of tiny_http's queue from a connection's thread to a leader,
+//! and to one that finds the inbox closed; that of the completions from the storage;
+//! that of a leadership from a leader to its successor. A displaced leader learns of it
+//! there, before its next request, and touches none that it has not been given.
+//!
+//! This file keeps the turn, and the requests that a leader has taken. It knows
 //! nothing of their handling.
 
 use super::inbox::Inbox;
 use super::job::Job;
 use super::request::Meaning;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A leader that is at the same request for so long loses its turn.
 const STUCK_AFTER: Duration = Duration::from_millis(5);
 
-/// The leadership over the requests of one tiny_http server.
+/// The leadership of one leader at a time over requests of a tiny_http server.
 pub struct Leadership {
-    /// The queue that the leader takes requests from.
+    /// The queue that all leaders of that server take requests from.
     pub inbox: Arc<Inbox>,
     state: Mutex<State>,
-    is_retired: AtomicBool,
 }
 
 /// A thread's turn to lead, which lasts until there is a later one.
@@ -65,7 +79,7 @@ pub enum Exit {
 impl Leadership {
     /// A leadership whose first leader has turn 0.
     pub fn new(inbox: Arc<Inbox>) -> Self {
-        Self { inbox, state: Mutex::default(), is_retired: AtomicBool::new(false) }
+        Self { inbox, state: Mutex::default() }
     }
 
     /// Adds requests for the leader, behind those that wait.
@@ -107,17 +121,6 @@ impl Leadership {
     /// Whether the leader is at a request.
     pub fn is_handling(&self) -> bool {
         !matches!(self.lock().phase, Phase::Taking)
-    }
-
-    /// Ends the thread that leads.
-    pub fn retire(&self) {
-        self.is_retired.store(true, Ordering::Relaxed);
-        self.inbox.wake();
-    }
-
-    /// Whether leading has ended for good.
-    pub fn is_retired(&self) -> bool {
-        self.is_retired.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -8,7 +8,7 @@
 //! - `inlet`, `framing`, `body`, `request`: its thread reads a request and leaves
 //!   it in the `pipeline` of its connection; `incoming`: a body of any length is taken
 //!   there as it comes;
-//! - `inbox`, `leader`, `workers`: tiny_http's queue tells the leader of it;
+//! - `inbox`, `leader`, `workers`: tiny_http's queue tells a leader of it;
 //! - `dispatch`: the way from there to the `response`, by way of the storage and
 //!   the `sender` where it takes time.
 //!
@@ -97,6 +97,9 @@ pub struct Config {
     pub addrs: Vec<SocketAddr>,
     /// The number of workers, 1 or more.
     pub workers: usize,
+    /// The number of threads beside them that take requests and answer small ones, 1 or
+    /// more. Where tiny_http orders the responses of a connection it is 1.
+    pub leaders: usize,
     /// The most connections; never more than the system has room for, which is
     /// also the default.
     pub connections_max: Option<usize>,
@@ -118,16 +121,22 @@ pub struct Config {
 }
 
 impl Config {
+    /// The most leaders.
+    pub const LEADERS_MAX: usize = 256;
+
     /// The default address.
     pub const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8888);
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
         Self {
             addrs: vec![Self::ADDR],
             // Two threads for each processor keep it busy while some wait for locks.
-            workers: 2 * thread::available_parallelism().map_or(2, usize::from),
+            workers: 2 * processors,
+            // The threads of connections take as much time as those that lead.
+            leaders: (processors / 2).clamp(1, Self::LEADERS_MAX),
             connections_max: None,
             streams_max: None,
             idle_timeout: Duration::from_secs(60),
@@ -172,8 +181,9 @@ impl Server {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (senders, loops) = Senders::new(processors.min(SENDERS_MAX))?;
         let workers = config.workers.max(1);
+        let leaders = config.leaders.clamp(1, inlet::LEADERS_MAX);
         let Config { storage_descriptors, connections_max, streams_max, .. } = *config;
-        let own_threads = workers + loops.len();
+        let own_threads = workers + leaders + loops.len();
         let room = Room::new(own_threads, storage_descriptors, connections_max, streams_max);
         let streams_max = room.streams_max;
         log::debug!("up to {} connections, {streams_max} streams", room.connections_max(0));
@@ -192,7 +202,7 @@ impl Server {
         }
         let limits =
             Limits { idle_timeout: config.idle_timeout, request_timeout: config.request_timeout };
-        let acceptor = Acceptor::new(listeners, Arc::clone(&dispatcher))?;
+        let acceptor = Acceptor::new(listeners, leaders, Arc::clone(&dispatcher))?;
         acceptor.wait_until_begun(START_PATIENCE)?;
         let watchdog = Watchdog::new(limits, Arc::clone(&dispatcher), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);

@@ -28,6 +28,10 @@ pub mod inlet {
     use std::thread;
     use tiny_http::HTTPVersion;
 
+    /// The most leaders: of two, one could overtake the other with the next request of a
+    /// connection, whose response waits for the first one's for ever.
+    pub const LEADERS_MAX: usize = 1;
+
     /// A body up to this size has been read by tiny_http already, unless the
     /// head asks for something first.
     const READ_BYTES_MAX: u64 = 1024;

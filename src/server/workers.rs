@@ -1,4 +1,4 @@
-//! The workers: a fixed pool of threads, one of which leads.
+//! The workers: a fixed pool of threads, some of which lead.
 
 use super::dispatch::{Dispatcher, Task};
 use super::inlet;
@@ -54,7 +54,7 @@ pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -
                 }
             }
         }
-        if leadership.is_retired() {
+        if leadership.inbox.is_closed() {
             return Exit::Retired;
         }
         let requests = leadership.inbox.receive();

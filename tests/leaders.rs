@@ -1,0 +1,59 @@
+//! Several threads that lead: whichever of them takes a request, each connection gets its
+//! responses in order, and all of them end with the server.
+
+#![cfg(all(target_os = "linux", not(portable)))]
+
+use crate::support::engines;
+use crate::support::http::{at_once, get_head, put_head, wait_until};
+use crate::support::process::Process;
+use crate::support::server::{Fixture, VALUE_BYTES_MAX};
+use little_key_value::server::Config;
+use std::collections::BTreeSet;
+use std::fs;
+
+const LEADERS: usize = 4;
+
+/// The numbers of the threads that have led first.
+fn leaders(process: &Process) -> BTreeSet<usize> {
+    let names = process.tasks().filter_map(|task| fs::read_to_string(task.join("comm")).ok());
+    names.filter_map(|name| name.trim_end().strip_prefix("lead-")?.parse().ok()).collect()
+}
+
+#[test]
+fn pipelined_requests_stay_in_order_under_several_leaders() {
+    const CLIENTS: usize = 12;
+    const ROUNDS: usize = 20;
+    const PAIRS: usize = 12;
+    for storage in [engines::memory(), engines::durable()] {
+        let config = Config { leaders: LEADERS, ..Fixture::config() };
+        let server = Fixture::with(storage, VALUE_BYTES_MAX, &config);
+        at_once(server.addr(), CLIENTS, |client, connection| {
+            let key = format!("/kv/{client}");
+            for round in 0..ROUNDS {
+                let values = (0..PAIRS).map(|pair| format!("{client}:{round}:{pair}"));
+                let pairs = values.clone().map(|value| {
+                    let put = put_head(&key, value.len());
+                    format!("{put}{value}{}", get_head(&key))
+                });
+                connection.send(pairs.collect::<String>());
+                for value in values {
+                    assert!(matches!(connection.response().status(), 200 | 201), "{value}");
+                    assert_eq!(connection.response().text(), value);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn as_many_threads_lead_as_there_are_leaders() {
+    for leading in [1, 3] {
+        let process = Process::start(&["--leaders", &leading.to_string()]);
+        let expected: BTreeSet<usize> = (0..leading).collect();
+        // Each begins with the name of the thread that starts it.
+        wait_until("each leader has a name", || leaders(&process) == expected);
+        assert_eq!(process.connect().get("/healthz").status(), 200);
+        process.signal("TERM");
+        assert_eq!(process.end().0, Some(0));
+    }
+}
