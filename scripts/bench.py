@@ -12,6 +12,7 @@ connections that nobody serves, each is looked at here as well.
 
     bench/memory_rows.py   the rows of the engine in memory
     bench/durable_rows.py  the rows of the durable engine
+    bench/leader_rows.py   the rows of several leaders
     bench/collection_rows.py  the rows of many keys: lists, counts, batches, takes
     bench/cache_rows.py    the rows of a store that is too small and evicts
     bench/stream_rows.py   the rows of streams: watches, imports, exports
@@ -27,7 +28,7 @@ connections that nobody serves, each is looked at here as well.
     bench/table.py         metrics, lines, the table
     bench/run.py           the list of rows, options, a run
 
-A new row is a function in one of the first six files, with what it measures as
+A new row is a function in one of the first seven files, with what it measures as
 its documentation, and a line in run.py.
 """
 

@@ -66,9 +66,9 @@ class Bench:
     def store(self, *flags, name="memory engine"):
         return Process(name, [self.program, "--port", "0", *flags], self.folder(), None, b"/healthz")
 
-    def durable_store(self, data, name="durable engine"):
-        flags = [] if self.durable_engine == "memory" else ["--working-dir", data]
-        return self.store(*flags, name=name)
+    def durable_store(self, data, *flags, name="durable engine"):
+        place = [] if self.durable_engine == "memory" else ["--working-dir", data]
+        return self.store(*place, *flags, name=name)
 
     def cluster(self):
         """The one cluster of all rows, started for the first of them."""

@@ -9,10 +9,11 @@ import tempfile
 
 from lib import Checks, Wrong, allow_many_sockets
 
-from . import cache_rows, cluster_rows, collection_rows, durable_rows, memory_rows, stream_rows
+from . import (
+    cache_rows, cluster_rows, collection_rows, durable_rows, leader_rows, memory_rows, stream_rows)
 from .race import Bench
 from .servers import end_with_parent
-from .table import HEADINGS, show, write_markdown
+from .table import HEADINGS, machine, show, write_markdown
 
 
 class Row:
@@ -55,6 +56,7 @@ ROWS = [
     Row(durable_rows.durable_peers, durable=True),
     Row(durable_rows.durable_one, durable=True),
     Row(durable_rows.durable_restart, tool=None, durable=True),
+    Row(leader_rows.leaders, durable=True),
     Row(collection_rows.list_all, tool=None),
     Row(collection_rows.list_prefix),
     Row(collection_rows.beside_list),
@@ -110,6 +112,7 @@ def measure(bench, rows, checks):
     """Runs the rows, shows their lines, and returns these and what went wrong."""
     lines, wrong = [], []
     missing_engine = bench.no_durable_engine() if any(row.durable for row in rows) else None
+    print(machine())
     show(HEADINGS)
     for row in rows:
         if missing := row.missing():

@@ -1,7 +1,9 @@
 """What is measured, and the table of it."""
 
+import contextlib
 import os
 import platform
+import re
 import statistics
 
 from .servers import CORES
@@ -22,6 +24,7 @@ KEYS = Metric("keys", "keys/s", "more")
 LINES = Metric("lines", "lines/s", "more")
 OPERATIONS = Metric("operations", "operations/s", "more")
 CPU = Metric("cpu", "CPU us/request", "less")
+BUSIEST = Metric("busiest", "busiest thread", "less")
 # What the servers behind the one that is asked do.
 NODES_CPU = Metric("nodes", "CPU us behind", "less")
 OPEN = Metric("connections", "connections", "less")
@@ -67,11 +70,18 @@ def show(cells):
     print(WIDTHS.format(*cells).rstrip(), flush=True)
 
 
+def machine():
+    """The machine that the figures are of, in a line."""
+    model = "a processor without a name"
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        model = (re.findall(r"(?m)^model name\s*: (.+)$", file.read()) or [model])[0]
+    return f"{CORES} cores of {model}, {platform.system()} {platform.release()}"
+
+
 def write_markdown(path, bench, lines, wrong):
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with open(path, "w") as file:
-        file.write(f"{CORES} cores, {platform.system()} {platform.release()}, {bench.rounds} rounds"
-                   f" of {bench.seconds:g} s. The ratio is that of the medians.\n\n")
+        file.write(f"{machine()}, {bench.rounds} rounds of {bench.seconds:g} s. The ratio is that of the medians.\n\n")
         for cells in (HEADINGS, ["---"] * 3 + ["--:"] * 2 + ["---"] + ["--:"] * 3,
                       *(line.cells() for line in lines)):
             file.write("| " + " | ".join(cells) + " |\n")
