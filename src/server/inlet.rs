@@ -36,8 +36,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// its requests in order.
 pub const LEADERS_MAX: usize = usize::MAX;
 
-/// The request that tiny_http is given in place of each.
-const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+/// The request that tiny_http is given in place of each. It copies the target, so that is
+/// empty: the copy would be freed by another thread, past the caches of the allocator.
+const STAND_IN: &[u8] = b"GET  HTTP/1.1\r\n\r\n";
 
 /// A body up to this size is read together with its head, refused or not, so that
 /// its connection outlives a refusal.

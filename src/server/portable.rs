@@ -285,7 +285,7 @@ pub mod socket {
 /// Writing large responses.
 pub mod sender {
     use crate::server::job::Job;
-    use crate::server::response::{BodyEnd, Response};
+    use crate::server::response::{BodyEnd, Piece, Response};
     use crossbeam_channel::{Receiver, Sender};
     use std::io;
 
@@ -293,7 +293,7 @@ pub mod sender {
         job: Job,
         response: Response,
         place: Option<Place>,
-        first: Vec<u8>,
+        first: Piece,
         sent: usize,
     }
 
@@ -318,7 +318,7 @@ pub mod sender {
             job: Job,
             response: Response,
             place: Option<Place>,
-            first: Vec<u8>,
+            first: Piece,
             sent: usize,
         ) -> Self {
             Self { job, response, place, first, sent }

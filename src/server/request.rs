@@ -7,6 +7,7 @@ use super::uploads::Reservation;
 use crate::api::{Admission, Api, Call, Cors, ErrorForm, Operation, Refusal, Reply, RouteId};
 use crate::metrics::METHODS;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::time::Instant;
@@ -44,6 +45,9 @@ pub struct Head {
     /// The request as it came, if a log wants it.
     pub line: Option<Box<Line>>,
 }
+
+/// Room for the fields of most heads.
+const FIELDS_USUAL: usize = 16;
 
 /// Any other method.
 const OTHER_METHOD: &str = "other";
@@ -135,10 +139,10 @@ pub fn understand(bytes: &[u8], api: &Api, is_logged: bool) -> Result<Understood
     let err = match outcome {
         Ok(httparse::Status::Complete(_)) => {
             let fields = parsed.headers.iter();
-            let values: Vec<Cow<'_, str>> =
+            let values: SmallVec<[Cow<'_, str>; FIELDS_USUAL]> =
                 fields.clone().map(|field| text_of(field.value)).collect();
             let fields = fields.zip(&values).map(|(field, value)| (field.name, &**value));
-            let fields: Vec<(&str, &str)> = fields.collect();
+            let fields: SmallVec<[(&str, &str); FIELDS_USUAL]> = fields.collect();
             let version = parsed.version.unwrap_or_default();
             return framing::ParsedHead { method, target, version, fields: &fields }
                 .understand(api, is_logged);

@@ -7,7 +7,9 @@
 use super::framing::Persistence;
 use super::request::Head;
 use crate::api::{Reply, Rest};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::mem;
+use std::ops::Deref;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::StatusCode;
 
@@ -16,6 +18,9 @@ pub const SMALL_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// The usual size of a head.
 const HEAD_BYTES_USUAL: usize = 512;
+
+/// The largest buffer that a thread keeps: a client that takes nothing holds one too.
+const SPARE_BYTES_MAX: usize = 8 * 1024;
 
 /// The sign of a body's end (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,9 @@ pub struct Response {
     /// The bytes of this part's body that were written, where that is not all.
     cut_at: Option<usize>,
 }
+
+/// Bytes to write, in a buffer that the thread which drops this uses again.
+pub struct Piece(Vec<u8>);
 
 /// A response as far as its parts that were written.
 #[derive(Clone, Copy, Debug)]
@@ -138,10 +146,11 @@ impl Response {
     }
 
     /// The head, and as much of the body as belongs into the same write.
-    pub fn first_piece(&self) -> Vec<u8> {
+    pub fn first_piece(&self) -> Piece {
         let body = self.body();
         let first = body.get(..SMALL_RESPONSE_BYTES_MAX).unwrap_or(body);
-        let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL + first.len());
+        let mut bytes = SPARE.take();
+        bytes.reserve(HEAD_BYTES_USUAL + first.len());
         if self.progress.status.is_none() {
             self.write_head(&mut bytes);
         }
@@ -152,17 +161,17 @@ impl Response {
         if self.is_small() {
             bytes.extend_from_slice(self.chunk_end());
         }
-        bytes
+        Piece(bytes)
     }
 
     /// All of it in one piece, in place of its body.
-    pub fn take_piece(&mut self) -> Vec<u8> {
-        let mut bytes = self.first_piece();
-        bytes.extend_from_slice(self.second_piece());
-        bytes.extend_from_slice(self.third_piece());
+    pub fn take_piece(&mut self) -> Piece {
+        let mut piece = self.first_piece();
+        piece.0.extend_from_slice(self.second_piece());
+        piece.0.extend_from_slice(self.third_piece());
         self.progress.body_bytes = self.body_bytes();
         self.reply.drop_body();
-        bytes
+        piece
     }
 
     /// The rest of the body.
@@ -230,6 +239,24 @@ impl Response {
     }
 }
 
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if self.0.capacity() <= SPARE_BYTES_MAX {
+            self.0.clear();
+            // A thread that ends keeps none.
+            SPARE.try_with(|spare| spare.set(mem::take(&mut self.0))).ok();
+        }
+    }
+}
+
 impl Progress {
     /// The next part, which is the body of a reply.
     pub fn followed_by(self, reply: Reply) -> Response {
@@ -244,6 +271,9 @@ fn put<const N: usize>(bytes: &mut Vec<u8>, parts: [&str; N]) {
 }
 
 thread_local! {
+    /// The buffer of this thread's last piece.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+
     static DATE: RefCell<Date> = const { RefCell::new(Date { second: None, field: String::new() }) };
 }
 
@@ -296,7 +326,7 @@ mod tests {
     fn written(mut response: Response) -> Vec<u8> {
         let mut bytes = Vec::new();
         loop {
-            bytes.extend(response.first_piece());
+            bytes.extend_from_slice(&response.first_piece());
             bytes.extend(response.second_piece());
             bytes.extend(response.third_piece());
             let Some((rest, progress)) = response.into_rest() else { return bytes };
@@ -354,7 +384,7 @@ mod tests {
                 [&pieces.concat(), response.third_piece()].concat()
             };
             let (whole, mut taken) = (response(), response());
-            assert!(taken.take_piece() == of(&whole));
+            assert!(*taken.take_piece() == *of(&whole));
             assert_eq!(taken.body_bytes(), whole.body_bytes());
             assert!(taken.second_piece().is_empty() && taken.third_piece().is_empty());
             assert!(taken.has_rest());

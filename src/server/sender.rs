@@ -7,7 +7,7 @@
 
 use super::job::Job;
 use super::pipeline::Stage;
-use super::response::Response;
+use super::response::{Piece, Response};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -33,7 +33,7 @@ pub struct Transfer {
     response: Response,
     place: Option<Place>,
     /// The head, and the body as far as it belongs into the same write.
-    first: Vec<u8>,
+    first: Piece,
     /// The bytes written so far, of all.
     sent: usize,
     /// Whether epoll watches its socket.
@@ -85,7 +85,7 @@ impl Transfer {
         job: Job,
         response: Response,
         place: Option<Place>,
-        first: Vec<u8>,
+        first: Piece,
         sent: usize,
     ) -> Self {
         Self { job, response, place, first, sent, is_watched: false }
