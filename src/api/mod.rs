@@ -38,6 +38,7 @@
 mod accept;
 mod access;
 mod collection;
+mod console;
 mod cross_site;
 mod digests;
 mod entries;
@@ -191,8 +192,8 @@ impl Api {
         let cors = self.access.origins.cors(call.method, fields);
         let found = routes::find(target.path);
         let decide = || {
-            let needs_token = || found.needs_token(call.method, target.query);
-            let caller = self.access.admit(fields, needs_token, cors.as_deref())?;
+            let token_use = || found.token_use(call.method, target.query);
+            let caller = self.access.admit(fields, token_use, cors.as_deref())?;
             caller.check_length(call.body_bytes)?;
             let operation = if cors.as_deref().is_some_and(Cors::is_preflight) {
                 found.options()

@@ -12,6 +12,7 @@ use std::ops::Range;
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 /// The media type of events.
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -97,6 +98,17 @@ impl Reply {
     /// A JSON text of ours.
     pub fn json(status: u16, text: impl Into<Bytes>) -> Self {
         Self::once(status, Some(JSON), text.into())
+    }
+
+    /// 200 with a page of ours that runs scripts under a policy. Nobody may frame it, and
+    /// it tells nobody its address. Shares the bytes.
+    pub fn page(document: Bytes, tag: EntityTag, policy: &'static str) -> Self {
+        Self::new(200, Some(HTML), document)
+            .with_tag(tag)
+            .with_header("Cache-Control", NO_CACHE)
+            .with_header("Content-Security-Policy", policy)
+            .with_header("X-Frame-Options", "DENY")
+            .with_header("Referrer-Policy", "no-referrer")
     }
 
     /// 200 with a stored value. Shares the bytes.

@@ -2,7 +2,7 @@
 //!
 //! `Allow`, `OPTIONS *` and the text of 404 come from the table.
 
-use super::access::{Admittance, Caller};
+use super::access::{Admittance, Caller, TokenUse};
 use super::fields::Fields;
 use super::operations::{
     Operation, Parse, Routed, add, artifacts, batch, clear, health, import, list, manual, metrics,
@@ -182,11 +182,17 @@ impl Found<'_> {
         self.id
     }
 
-    /// Returns true if a call with this method and query needs a token. A path that is not
-    /// there needs one too, so that nobody without a token hears of those that are.
-    pub fn needs_token(&self, method: &str, query: &str) -> bool {
+    /// The part of a token in a call with this method and query. A path that is not there
+    /// needs one too, so that nobody without a token hears of those that are.
+    pub fn token_use(&self, method: &str, query: &str) -> TokenUse {
         let admittance = self.route.map_or(Admittance::Token, |route| route.admittance);
-        method != "OPTIONS" && admittance.needs_token(query)
+        if method == "OPTIONS" {
+            TokenUse::Optional
+        } else if admittance.needs_token(query) {
+            TokenUse::Needed
+        } else {
+            TokenUse::Ignored
+        }
     }
 
     /// The reply that tells its methods; those of all paths where it is none of them.

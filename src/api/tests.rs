@@ -2,6 +2,7 @@
 
 use super::operations::manual;
 use super::routes::ROUTES;
+use super::target::Target;
 use super::{Access, Api, Call, Hosts, Operation, Pending, Refusal, Reply, Rest, Step, Upload};
 use crate::storage::{
     Blocking as _, Done, Effect, Entry, Error, KEY_BYTES_MAX, Key, Memory, Op, Outcome, Storage,
@@ -17,6 +18,7 @@ mod access;
 mod archives;
 mod cluster;
 mod collection;
+mod console;
 mod importing;
 mod many;
 mod openapi;
@@ -207,7 +209,10 @@ fn check_form(line: &str, reply: &Reply) {
     }
     let names_methods = matches!(reply.status(), 204 | 405);
     assert_eq!(names_methods, reply.header("Allow").is_some(), "{line}");
-    let is_list = reply.header("Vary").is_some();
+    // A line may be a target alone, with spaces in it.
+    let targets = [line, line.split_once(' ').map_or(line, |(_method, target)| target)];
+    let is_manual = targets.iter().any(|target| Target::parse(target).path == "/");
+    let is_list = reply.header("Vary").is_some() && !is_manual;
     let has_type = reply.header("Content-Type").is_some();
     assert_eq!(!reply.body().is_empty() || is_list, has_type, "{line}");
     let is_write = ["PUT", "POST", "DELETE"].iter().any(|method| line.starts_with(method));

@@ -49,6 +49,7 @@
 //! | what the metrics tell of a storage | `tests/metrics_of_storage.rs` |
 //! | a store as a cache: hits and misses, a full one that evicts | `tests/caches.rs` |
 //! | what only curl or the shell does: `-T`, `$?`, `nohup` | `scripts/curl.sh`, `semantics.sh`, `process.sh` |
+//! | the page that a browser gets | `scripts/console.sh` |
 //! | a proxy or a build tool in front | `scripts/proxy.sh`, `scripts/caches.sh` |
 //! | the unit for systemd, the container image | `scripts/package.sh` |
 //! | minutes under attack, kills or damage | `scripts/hostile/`, `soak.py`, `crash.py`, `damage.py` |

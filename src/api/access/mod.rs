@@ -50,6 +50,18 @@ pub enum Admittance {
     Token,
 }
 
+/// The part that a token has in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenUse {
+    /// None.
+    Ignored,
+    /// The call needs none; one that is shown gives its rights, and is refused if it is
+    /// not known.
+    Optional,
+    /// The call needs one.
+    Needed,
+}
+
 /// The caller of an admitted call.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -64,7 +76,7 @@ impl Access {
     pub fn admit(
         &self,
         fields: Fields<'_>,
-        needs_token: impl FnOnce() -> bool,
+        token_use: impl FnOnce() -> TokenUse,
         cors: Option<&Cors>,
     ) -> Result<Caller, Refusal> {
         let rights = match &self.tokens {
@@ -72,8 +84,11 @@ impl Access {
                 self.hosts.check(fields)?;
                 Rights::All
             }
-            Some(tokens) if needs_token() => tokens.rights(fields)?,
-            Some(_) => Rights::None,
+            Some(tokens) => match token_use() {
+                TokenUse::Needed => tokens.rights(fields)?,
+                TokenUse::Optional if fields.has("Authorization") => tokens.rights(fields)?,
+                TokenUse::Optional | TokenUse::Ignored => Rights::None,
+            },
         };
         Ok(Caller { rights, is_of_allowed_origin: cors.is_some_and(Cors::is_allowed) })
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 /// The fields of replies that a page may read. The standard lets it read `Cache-Control`,
 /// `Content-Length`, `Content-Type` and `Last-Modified` anyway.
-const EXPOSED: &str = "Accept-Encoding, Accept-Ranges, Allow, Content-Location, Content-Range, Date, ETag, Link, Location, Preference-Applied, Retry-After, Revision, TTL, Vary, WWW-Authenticate, x-artifact-dirty-hash, x-artifact-duration, x-artifact-sha, x-artifact-tag";
+const EXPOSED: &str = "Accept-Encoding, Accept-Ranges, Allow, Content-Location, Content-Range, Date, ETag, Link, Location, Preference-Applied, Retry-After, Revision, Token-Rights, TTL, Vary, WWW-Authenticate, x-artifact-dirty-hash, x-artifact-duration, x-artifact-sha, x-artifact-tag";
 
 /// The fields of calls that mean something here, and that a page may send. The standard lets
 /// it send `Accept` anyway.

@@ -2,6 +2,7 @@
 
 use super::failures::Failures;
 use crate::api::Refusal;
+use crate::api::target::encode;
 use std::sync::Arc;
 
 /// The rights of a caller. Cloning them allocates nothing.
@@ -48,6 +49,22 @@ impl Rights {
             return Self::All;
         }
         Self::Limited(Arc::new(Limited { grant: grant.clone(), failures: Arc::clone(failures) }))
+    }
+
+    /// The value of `Token-Rights`: `rw` or `ro` and the prefixes, each percent-encoded, as
+    /// in the text form of tokens. `None` without rights.
+    pub fn to_field(&self) -> Option<String> {
+        let grant = match self {
+            Self::All => return Some("rw".to_owned()),
+            Self::Limited(limited) => &limited.grant,
+            Self::None => return None,
+        };
+        let mut text = String::from(if grant.may_write { "rw" } else { "ro" });
+        for prefix in &*grant.prefixes {
+            text.push(' ');
+            text.extend(encode(prefix));
+        }
+        Some(text)
     }
 
     /// Fails without the right to do this with any key.

@@ -1,7 +1,8 @@
-//! `GET /`: the manual, how to use the store in commands to paste.
+//! `GET /`: the manual, how to use the store in commands to paste; or the console, where
+//! a page is preferred.
 
 use super::{Operation, Routed};
-use crate::api::{Refusal, Reply};
+use crate::api::{Refusal, Reply, console};
 
 /// The manual, with [`PLACEHOLDER`] for the store's host and port.
 const TEXT: &str = include_str!("manual.txt");
@@ -16,7 +17,11 @@ const HOST_BYTES_MAX: usize = 253 + ":65535".len();
 
 /// Parses the head. The query is ignored.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    Ok(Operation::Reply(Reply::text(text(routed.target.authority(routed.fields)))))
+    Ok(Operation::Reply(if console::is_preferred(routed.fields) {
+        console::reply(routed.fields)?
+    } else {
+        Reply::text(text(routed.target.authority(routed.fields))).varying_with("Accept")
+    }))
 }
 
 /// The manual for a client that reached the store as `authority`.

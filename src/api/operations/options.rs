@@ -1,4 +1,4 @@
-//! `OPTIONS` of every path: 204 with its methods.
+//! `OPTIONS` of every path: 204 with its methods, and the rights of a token that is shown.
 
 use super::{Operation, Parse, Routed};
 use crate::api::collection::{self, Parameters};
@@ -6,7 +6,13 @@ use crate::api::{Refusal, Reply, query};
 
 /// Parses the head. The query is ignored.
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
-    Ok(Operation::Reply(Reply::options(allow(routed.methods))))
+    let reply = Reply::options(allow(routed.methods));
+    let shows_token = routed.fields.has("Authorization");
+    let rights = if shows_token { routed.caller.rights.to_field() } else { None };
+    Ok(Operation::Reply(match rights {
+        Some(rights) => reply.with_header("Token-Rights", rights),
+        None => reply,
+    }))
 }
 
 /// The same where a value is read.

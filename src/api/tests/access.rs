@@ -41,7 +41,9 @@ const CALLERS: [Option<&str>; 6] =
 /// In place of a status: the caller is let in.
 const IN: u16 = 200;
 
-/// The statuses of the callers to a call that is open, or that needs a token with some right.
+/// The statuses of the callers to a call that is open, that tells the rights of a token, or
+/// that needs one with some right.
+const TOLD: [u16; 6] = [IN, 401, IN, IN, IN, IN];
 const OPEN: [u16; 6] = [IN; 6];
 const ANY_TOKEN: [u16; 6] = [401, 401, IN, IN, IN, IN];
 const READ_ALL: [u16; 6] = [401, 401, IN, IN, 403, 403];
@@ -70,7 +72,7 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
     ("POST /kv/other?ttl=5", b"", WRITE_ALL),
     ("DELETE /kv/users:1", b"", WRITE_USERS),
     ("DELETE /kv/other?return", b"", WRITE_ALL),
-    ("OPTIONS /kv/other", b"", OPEN),
+    ("OPTIONS /kv/other", b"", TOLD),
     ("GET /kv", b"", READ_ALL),
     ("GET /kv?prefix=", b"", READ_ALL),
     ("GET /kv?prefix=user", b"", READ_ALL),
@@ -91,7 +93,7 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
     ("DELETE /kv?take=users:", b"", WRITE_USERS),
     ("DELETE /kv?take=u", b"", WRITE_ALL),
     ("DELETE /kv?take=u&wait=1ms", b"", WRITE_ALL),
-    ("OPTIONS /kv?prefix=other", b"", OPEN),
+    ("OPTIONS /kv?prefix=other", b"", TOLD),
     ("POST /batch", br#"{"method":"GET","key":"users:1"}"#, READ_USERS),
     ("POST /batch", br#"{"method":"GET","path":"/kv/other"}"#, READ_ALL),
     ("POST /batch", br#"{"method":"HEAD","key":"groups:1"}"#, READ_GROUPS),
@@ -103,7 +105,7 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
         b"{\"method\":\"GET\",\"key\":\"users:1\"}\n{\"key\":\"users:1\",\"value\":\"a\"}\n",
         WRITE_USERS,
     ),
-    ("OPTIONS /batch", b"", OPEN),
+    ("OPTIONS /batch", b"", TOLD),
     ("GET /watch?wait=1ms", b"", READ_ALL),
     ("GET /watch?prefix=user&wait=1ms", b"", READ_ALL),
     ("GET /watch?prefix=users:&wait=1ms&since=0&values", b"", READ_USERS),
@@ -111,40 +113,40 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
     ("GET /watch?key=other&wait=1ms", b"", READ_ALL),
     ("HEAD /watch?prefix=groups:", b"", READ_GROUPS),
     ("HEAD /watch", b"", READ_ALL),
-    ("OPTIONS /watch", b"", OPEN),
+    ("OPTIONS /watch", b"", TOLD),
     ("POST /import", br#"{"key":"users:1","value":"a"}"#, WRITE_USERS),
     ("PUT /import", br#"{"key":"users:1","value":"a"}"#, WRITE_USERS),
     ("POST /import", br#"{"key":"other","value":"a"}"#, WRITE_ALL),
     ("POST /import", br#"{"key":"other","value":"a","expires":"2020-01-01T00:00:00Z"}"#, WRITE_ALL),
     ("POST /import", b"", WRITE_USERS),
-    ("OPTIONS /import", b"", OPEN),
+    ("OPTIONS /import", b"", TOLD),
     ("DELETE /clear", b"", WRITE_ALL),
-    ("OPTIONS /clear", b"", OPEN),
+    ("OPTIONS /clear", b"", TOLD),
     ("GET /metrics", b"", ANY_TOKEN),
     ("HEAD /metrics", b"", ANY_TOKEN),
-    ("OPTIONS /metrics", b"", OPEN),
+    ("OPTIONS /metrics", b"", TOLD),
     ("GET /openapi.json", b"", OPEN),
     ("HEAD /openapi.json", b"", OPEN),
-    ("OPTIONS /openapi.json", b"", OPEN),
+    ("OPTIONS /openapi.json", b"", TOLD),
     ("GET /livez", b"", OPEN),
     ("HEAD /livez", b"", OPEN),
-    ("OPTIONS /livez", b"", OPEN),
+    ("OPTIONS /livez", b"", TOLD),
     ("GET /readyz", b"", OPEN),
     ("HEAD /readyz?x", b"", OPEN),
     ("GET /readyz?verbose", b"", ANY_TOKEN),
     ("GET /readyz?verbose=", b"", ANY_TOKEN),
     ("GET /readyz?verbose=1", b"", ANY_TOKEN),
     ("HEAD /readyz?x=1&verbose", b"", ANY_TOKEN),
-    ("OPTIONS /readyz?verbose", b"", OPEN),
+    ("OPTIONS /readyz?verbose", b"", TOLD),
     ("GET /healthz", b"", OPEN),
     ("GET /healthz?verbose", b"", OPEN),
     ("HEAD /healthz", b"", OPEN),
-    ("OPTIONS /healthz", b"", OPEN),
+    ("OPTIONS /healthz", b"", TOLD),
     ("GET /v8/artifacts/status", b"", ANY_TOKEN),
     ("HEAD /v8/artifacts/status?slug=web", b"", ANY_TOKEN),
-    ("OPTIONS /v8/artifacts/status", b"", OPEN),
+    ("OPTIONS /v8/artifacts/status", b"", TOLD),
     ("POST /v8/artifacts/events?slug=web", b"[]", ANY_TOKEN),
-    ("OPTIONS /v8/artifacts/events", b"", OPEN),
+    ("OPTIONS /v8/artifacts/events", b"", TOLD),
     ("GET /v8/artifacts/c0ffee?slug=web", b"", READ_USERS),
     ("HEAD /v8/artifacts/c0ffee?teamId=web&slug=x", b"", READ_USERS),
     ("GET /v8/artifacts/c0ffee?slug=we", b"", READ_ALL),
@@ -153,11 +155,11 @@ const CALLS: &[(&str, &[u8], [u16; 6])] = &[
     ("PUT /v8/artifacts/new?slug=w%65b", b"a", WRITE_USERS),
     ("PUT /v8/artifacts/c0ffee?slug=we", b"a", WRITE_ALL),
     ("PUT /v8/artifacts/c0ffee", b"a", WRITE_ALL),
-    ("OPTIONS /v8/artifacts/c0ffee", b"", OPEN),
+    ("OPTIONS /v8/artifacts/c0ffee", b"", TOLD),
     ("GET /", b"", OPEN),
     ("HEAD /", b"", OPEN),
-    ("OPTIONS /", b"", OPEN),
-    ("OPTIONS *", b"", OPEN),
+    ("OPTIONS /", b"", TOLD),
+    ("OPTIONS *", b"", TOLD),
 ];
 
 #[test]
@@ -270,17 +272,18 @@ fn each_check_of_a_caller_has_its_place() {
 }
 
 #[test]
-fn two_fields_are_refused_but_where_no_token_is_needed() {
+fn two_fields_are_refused_but_where_no_token_is_looked_at() {
     let field = format!("Bearer {OWNER}");
     let fields = [("Authorization", &*field), ("authorization", &*field)];
     let answer = |line| {
         let call = Call { fields: &fields, ..call(line, Some(0)) };
         api_with_tokens(Memory::new()).answer(&call, Bytes::new())
     };
-    for line in ["GET /kv/a", "GET /nowhere", "GET /metrics", "GET /readyz?verbose"] {
+    let others = ["GET /metrics", "GET /readyz?verbose", "OPTIONS /kv/a"];
+    for line in ["GET /kv/a", "GET /nowhere"].into_iter().chain(others) {
         assert_eq!(text_of(&answer(line)), (400, "more than one Authorization\n"), "{line}");
     }
-    for line in ["GET /healthz", "GET /", "GET /readyz", "OPTIONS /kv/a"] {
+    for line in ["GET /healthz", "GET /", "GET /readyz"] {
         assert!(answer(line).status() < 300, "{line}");
     }
 }
@@ -373,4 +376,55 @@ fn refusals_are_counted() {
     };
     assert_eq!(counts(&answer_to(&api, Some(USERS), "GET /metrics", b"")), [1, 1, 5]);
     assert_eq!(counts(&answer_to(&api_over(Memory::new()), None, "GET /metrics", b"")), [0; 3]);
+}
+
+#[test]
+fn options_tells_the_rights_of_a_token_that_is_shown() {
+    let api = api_with_tokens(Untouchable);
+    let told = [
+        (None, None),
+        (Some(OWNER), Some("rw")),
+        (Some(READER), Some("ro")),
+        (Some(USERS), Some("rw users: groups: turbo/web/")),
+        (Some(USERS_READER), Some("ro users: turbo/web/")),
+    ];
+    for (token, rights) in told {
+        for path in ["/kv", "/kv/other", "/", "/clear", "/livez"] {
+            let reply = answer_to(&api, token, &format!("OPTIONS {path}"), b"");
+            assert_eq!((reply.status(), reply.header("Token-Rights")), (204, rights), "{path}");
+        }
+    }
+    for path in ["*", "/kv", "/kv/other", "/", "/clear", "/livez"] {
+        let reply = answer_to(&api, Some(UNKNOWN), &format!("OPTIONS {path}"), b"");
+        assert_eq!((reply.status(), reply.header("Token-Rights")), (401, None), "{path}");
+        assert!(reply.header("WWW-Authenticate").is_some(), "{path}");
+    }
+    for path in ["/", "/livez", "/openapi.json"] {
+        let reply = answer_to(&api, Some(READER), &format!("GET {path}"), b"");
+        assert_eq!(reply.header("Token-Rights"), None, "{path}");
+    }
+}
+
+#[test]
+fn a_prefix_is_told_as_it_stands_in_a_list() {
+    let tokens =
+        Tokens::new(TokenSet::parse(&format!("{READER} ro a%20b/ %c3%a9%0a %23x/")).unwrap());
+    let api =
+        api_over(Untouchable).with_access(Access { tokens: Some(tokens), ..Access::default() });
+    let reply = answer_to(&api, Some(READER), "OPTIONS /kv", b"");
+    assert_eq!(reply.header("Token-Rights"), Some("ro a%20b/ %C3%A9%0A %23x/"));
+}
+
+/// Nobody tries tokens unseen.
+#[test]
+fn an_unknown_token_is_counted_where_it_is_not_needed_too() {
+    let api = api_with_tokens(Memory::new());
+    answer_to(&api, Some(UNKNOWN), "OPTIONS /kv", b"");
+    answer_to(&api, None, "OPTIONS /kv", b"");
+    let reply = answer_to(&api, Some(OWNER), "GET /metrics", b"");
+    let text = std::str::from_utf8(reply.body()).unwrap();
+    for (reason, count) in [("missing", 0), ("unknown", 1)] {
+        let line = format!("\nlkv_auth_failures_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(text.contains(&line), "{reason}");
+    }
 }

@@ -160,7 +160,7 @@ fn a_page_may_read_each_field_of_a_reply() {
     let page = Entry::new("<p>".into()).with_content_type(Some("text/html".into()));
     memory.set(key("there"), page).unwrap();
     let api = api_over(memory);
-    let calls: [(_, &[(&str, &str)], _); 18] = [
+    let calls: [(_, &[(&str, &str)], _); 19] = [
         ("PUT /kv/a?ttl=60", &[("If-None-Match", "*")], "value"),
         ("GET /kv/a", &[], ""),
         ("GET /kv/a", &[("Range", "bytes=1-2")], ""),
@@ -188,6 +188,7 @@ fn a_page_may_read_each_field_of_a_reply() {
             "x",
         ),
         ("GET /v8/artifacts/hash", &[], ""),
+        ("OPTIONS /kv", &[("Authorization", "Bearer a-token-of-a-page")], ""),
     ];
     let mut read = Vec::new();
     for tokens in [None, Some(one_token())] {
