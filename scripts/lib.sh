@@ -372,7 +372,7 @@ counted() {
     if server_is_ours && [ -e "/proc/$SERVER_PID/status" ]; then
         set -- "$@" --pid "$SERVER_PID"
     fi
-    case $script in *.js) run=node ;; esac
+    case $script in *.js | *.mjs) run=node ;; esac
     # shellcheck disable=SC2086 # It may be several words.
     $run "$ROOT/scripts/$script" "$@" || true
     if [ -s "$WORK/count" ]; then

@@ -135,7 +135,7 @@ trap end_all EXIT
 # The scripts on a cluster take turns with one.
 if need_cluster 'all scripts on a cluster'; then
     on_cluster=()
-    for script in seed curl readme semantics archives examples demo turbo; do
+    for script in seed curl readme semantics archives examples demo turbo console; do
         on_cluster+=("cluster $script")
     done
     side_by_side "${on_cluster[@]}"
@@ -145,7 +145,7 @@ fi
 side_by_side 'memory openapi'
 side_by_side 'durable proxy --short'
 for engine in memory durable; do
-    for script in examples curl semantics archives readme demo turbo metrics events seed 'caches --short'; do
+    for script in console examples curl semantics archives readme demo turbo metrics events seed 'caches --short'; do
         side_by_side "$engine $script"
     done
 done
