@@ -314,7 +314,7 @@ mod tests {
 
         #[test]
         fn more_uses_are_worth_more_and_silence_less(
-            start in 0.0..2000.0_f64, few in 1..50_usize, more in 2..10_usize, pause in 0.1..20.0_f64,
+            start in 0.0..2000.0_f64, few in 1..50_usize, more in 2..10_usize, pause in 0.2..20.0_f64,
         ) {
             let (then, now) = (turn(start), turn(start + pause));
             let used = |times| (1..times).fold(Access::first(then, None), |seen, _| seen.again(then));
