@@ -300,8 +300,9 @@ fn open(plan: &Plan, signals: &Caught) -> Result<Option<Engine>, String> {
         }
         return connect(config.clone(), signals);
     }
+    let limits = options.limits();
     let Some(path) = &options.working_dir else {
-        let memory = Memory::with_limits(options.limits());
+        let memory = Memory::with_limits(limits);
         memory.mind_process();
         return Ok(Some(Engine::memory(memory)));
     };
@@ -309,7 +310,7 @@ fn open(plan: &Plan, signals: &Caught) -> Result<Option<Engine>, String> {
     let deadline = Instant::now() + patience;
     let mut is_waiting = false;
     loop {
-        let err = match Durable::open_with_history(path, options.history_bytes()) {
+        let err = match Durable::open_with_limits(path, limits) {
             Ok(durable) => return Ok(Some(Engine::durable(durable))),
             Err(err) => err,
         };

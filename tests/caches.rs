@@ -111,7 +111,8 @@ struct Limited {
     bytes: u64,
 }
 
-const LIMITED: [Limited; 1] = [Limited { name: "memory", bytes: 8 << 20 }];
+const LIMITED: [Limited; 2] =
+    [Limited { name: "memory", bytes: 8 << 20 }, Limited { name: "durable", bytes: 32 << 20 }];
 
 /// The keys that are stored, of which no more than a third fit.
 const KEYS: usize = 96;

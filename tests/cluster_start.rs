@@ -84,6 +84,7 @@ fn a_cluster_and_a_storage_of_its_own_are_bad_usage() {
     for [flag, variable, value] in [
         ["--working-dir", "LKV_WORKING_DIR", "/nowhere/at/all"],
         ["--max-memory", "LKV_MAX_MEMORY", "1GiB"],
+        ["--max-disk", "LKV_MAX_DISK", "1GiB"],
         ["--when-full", "LKV_WHEN_FULL", "evict"],
         ["--wait-for-lock", "LKV_WAIT_FOR_LOCK", "30s"],
         ["--history", "LKV_HISTORY", "1MiB"],

@@ -19,6 +19,7 @@ mod concurrency;
 mod containment;
 mod crashes;
 mod disk;
+mod disk_limit;
 mod failover;
 mod faults;
 mod fronts;

@@ -239,7 +239,7 @@ fn an_address_that_is_not_ours_is_one_line_and_1() {
 
 #[test]
 fn bad_usage_is_one_line_and_2() {
-    let table: [(&[&str], &str); 29] = [
+    let table: [(&[&str], &str); 32] = [
         (&["--prot", "9000"], "--prot"),
         (&["--cluster"], "--cluster"),
         (&["--cluster", "a:b"], "a:b"),
@@ -257,8 +257,11 @@ fn bad_usage_is_one_line_and_2() {
         (&["--max-value-size", "10 apples"], "10 apples"),
         (&["--max-memory", "0"], "--max-memory"),
         (&["--when-full", "perhaps"], "refuse, evict"),
+        (&["--max-disk", "1GiB"], "--working-dir"),
+        (&["--max-disk", "1MiB", "--working-dir", "dir"], "16MiB"),
+        (&["--max-disk", "1GiB", "--cluster", "a"], "--cluster"),
         (&["--when-full", "evict"], "--max-memory"),
-        (&["--when-full", "evict", "--working-dir", "dir"], "--working-dir"),
+        (&["--when-full", "evict", "--working-dir", "dir"], "--max-disk"),
         (&["--when-full", "evict", "--cluster", "a"], "--cluster"),
         (&["--max-connections", "0"], "--max-connections"),
         (&["--idle-timeout", "soon"], "soon"),
@@ -300,6 +303,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--port-file", "LKV_PORT_FILE", ""),
         ("--max-value-size", "LKV_MAX_VALUE_SIZE", "10MiB"),
         ("--max-memory", "LKV_MAX_MEMORY", ""),
+        ("--max-disk", "LKV_MAX_DISK", ""),
         ("--when-full", "LKV_WHEN_FULL", "refuse"),
         ("--max-connections", "LKV_MAX_CONNECTIONS", ""),
         ("--idle-timeout", "LKV_IDLE_TIMEOUT", "60s"),
@@ -348,6 +352,7 @@ fn an_empty_variable_is_an_unset_one() {
     let mut empty = command(&["--port", "0"]);
     let flags = ["HOST", "PORT", "WORKING_DIR", "WORKERS", "MAX_VALUE_SIZE", "MAX_MEMORY"];
     let more = [
+        "MAX_DISK",
         "WHEN_FULL",
         "WAIT_FOR_LOCK",
         "MAX_CONNECTIONS",

@@ -25,7 +25,7 @@ pub struct ClusterOptions {
     // it here.
     #[arg(long = "cluster", env = "LKV_CLUSTER", hide_env_values = true,
           value_name = "HOST:PORT,...",
-          conflicts_with_all = ["working_dir", "wait_for_lock", "max_memory",
+          conflicts_with_all = ["working_dir", "wait_for_lock", "max_memory", "max_disk",
                                 "when_full", "history", "max_watchers"])]
     pub nodes: Vec<String>,
 
@@ -248,6 +248,7 @@ mod tests {
         for (flag, value) in [
             ("--working-dir", "dir"),
             ("--max-memory", "1GiB"),
+            ("--max-disk", "1GiB"),
             ("--when-full", "evict"),
             ("--when-full", "refuse"),
             ("--wait-for-lock", "30s"),

@@ -1,7 +1,7 @@
-//! The limits of a store in memory, as the flags and variables name them.
+//! The limits of a store of its own, as the flags and variables name them.
 
 use super::units::Size;
-use crate::storage::{Limits, WhenFull};
+use crate::storage::{Durable, Limits, WhenFull};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use std::path::Path;
@@ -13,8 +13,12 @@ pub struct LimitOptions {
     #[arg(long, env = "LKV_MAX_MEMORY", value_name = "SIZE")]
     pub max_memory: Option<Size>,
 
-    /// What to do with a write past that: refuse it with 507, or evict the keys of the
-    /// least use, as a cache does
+    /// The disk for all that is in the working directory [default: what the disk has]
+    #[arg(long, env = "LKV_MAX_DISK", value_name = "SIZE", value_parser = parse_disk)]
+    pub max_disk: Option<Size>,
+
+    /// What to do with a write past that limit: refuse it with 507, or evict the keys of
+    /// the least use, as a cache does
     #[arg(long, env = "LKV_WHEN_FULL", value_name = "WHAT", value_enum, ignore_case = true,
           hide_possible_values = true, default_value_t = WhenFull::Refuse)]
     pub when_full: WhenFull,
@@ -34,23 +38,36 @@ impl ValueEnum for WhenFull {
 }
 
 impl LimitOptions {
-    /// Fails for a store that is to evict without a limit of its memory.
+    /// Fails for a limit of the disk without a directory there, and for a store that is to
+    /// evict without a limit.
     pub(super) fn check(&self, working_dir: Option<&Path>) -> Result<(), String> {
-        match (self.when_full, self.max_memory, working_dir) {
-            (WhenFull::Refuse, _, _) | (WhenFull::Evict, Some(_), _) => Ok(()),
-            (WhenFull::Evict, None, Some(_)) => {
-                Err("--when-full evict cannot be used with --working-dir".to_owned())
-            }
+        let (flag, missing) = match (self.when_full, self.bytes(), working_dir) {
+            (_, _, None) if self.max_disk.is_some() => ("--max-disk", "--working-dir"),
+            (WhenFull::Refuse, _, _) | (WhenFull::Evict, Some(_), _) => return Ok(()),
+            (WhenFull::Evict, None, Some(_)) => ("--when-full evict", "--max-disk"),
             (WhenFull::Evict, None, None) => {
-                Err("--when-full evict cannot be used without --max-memory".to_owned())
+                ("--when-full evict", "--max-memory, or --working-dir and --max-disk")
             }
-        }
+        };
+        Err(format!("{flag} cannot be used without {missing}"))
     }
 
-    /// The limits of an engine in memory, with so many bytes of history.
+    /// The limits of an engine, with so many bytes of history.
     pub fn with_history(&self, history_bytes: usize) -> Limits {
-        let bytes = self.max_memory.map_or(u64::MAX, |size| size.0);
+        let bytes = self.bytes().unwrap_or(u64::MAX);
         Limits { bytes, when_full: self.when_full, history_bytes }
+    }
+
+    /// The limit of the engine, of which there is one.
+    fn bytes(&self) -> Option<u64> {
+        self.max_memory.or(self.max_disk).map(|size| size.0)
+    }
+}
+
+fn parse_disk(text: &str) -> Result<Size, String> {
+    match text.parse()? {
+        size @ Size(Durable::DISK_BYTES_MIN..) => Ok(size),
+        Size(_) => Err(format!("less than {}", Size(Durable::DISK_BYTES_MIN))),
     }
 }
 
@@ -66,15 +83,15 @@ mod tests {
     }
 
     #[test]
-    fn a_store_in_memory_has_limits() {
+    fn a_store_has_the_limit_of_its_engine() {
         const SIZE: u64 = 64 << 20;
         assert_eq!(limits(&[]), (u64::MAX, WhenFull::Refuse));
         assert_eq!(limits(&["--max-memory", "64MiB"]), (SIZE, WhenFull::Refuse));
-        assert_eq!(limits(&["--max-memory", "1"]), (1, WhenFull::Refuse));
-        for evict in [&["--when-full", "evict"][..], &["--when-full=Evict"]] {
-            let arguments = [&["--max-memory", "64MiB"], evict].concat();
-            assert_eq!(limits(&arguments), (SIZE, WhenFull::Evict));
-        }
+        let evict = ["--max-memory", "64MiB", "--when-full", "evict"];
+        assert_eq!(limits(&evict), (SIZE, WhenFull::Evict));
+        let disk = ["--working-dir", "dir", "--max-disk=64MiB"];
+        assert_eq!(limits(&disk), (SIZE, WhenFull::Refuse));
+        assert_eq!(limits(&[&disk[..], &["--when-full=Evict"]].concat()), (SIZE, WhenFull::Evict));
         // What it does in any case may be said without a limit.
         for more in [&[][..], &["--working-dir", "dir"]] {
             let refuse = [&["--when-full", "refuse"], more].concat();
@@ -83,15 +100,33 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_evicts_has_a_limit_of_its_memory() {
-        let cases: [(&[&str], [&str; 2]); 3] = [
-            (&["--when-full", "evict"], ["--when-full evict", "--max-memory"]),
+    fn a_store_that_evicts_has_a_limit() {
+        let line = complaint(&["--when-full", "evict"]);
+        for flag in ["--when-full evict", "--max-memory", "--max-disk"] {
+            assert!(line.contains(flag), "{line}");
+        }
+        let line = complaint(&["--when-full", "evict", "--working-dir", "dir"]);
+        assert!(line.starts_with("--when-full evict cannot be used without --max-disk"), "{line}");
+    }
+
+    #[test]
+    fn a_limit_is_as_large_as_the_engine_needs() {
+        let disk = |size| ["--working-dir", "dir", "--max-disk", size];
+        let line = complaint(&disk("16777215"));
+        assert!(line.contains("--max-disk") && line.contains("less than 16MiB"), "{line}");
+        assert_eq!(limits(&disk("16MiB")).0, 16 << 20);
+        assert_eq!(limits(&["--max-memory", "1"]).0, 1);
+    }
+
+    #[test]
+    fn a_limit_is_that_of_the_engine() {
+        let cases: [(&[&str], [&str; 2]); 5] = [
+            (&["--max-disk", "1GiB"], ["--max-disk", "--working-dir"]),
+            (&["--max-disk", "1GiB", "--when-full=evict"], ["--max-disk", "--working-dir"]),
+            (&["--max-disk", "1GiB", "--max-memory", "1GiB"], ["--max-disk", "--working-dir"]),
+            (&["--max-memory", "1GiB", "--working-dir", "dir"], ["--max-memory", "--working-dir"]),
             (
-                &["--when-full", "evict", "--working-dir", "dir"],
-                ["--when-full evict", "--working-dir"],
-            ),
-            (
-                &["--when-full=evict", "--max-memory", "1GiB", "--working-dir", "dir"],
+                &["--max-disk", "1GiB", "--max-memory", "1GiB", "--working-dir", "dir"],
                 ["--max-memory", "--working-dir"],
             ),
         ];

@@ -127,7 +127,7 @@ pub struct Options {
           default_value_t = VALUE_BYTES_MAX)]
     pub max_value_size: Size,
 
-    /// The limits of a store in memory.
+    /// The limits of a store of its own.
     #[command(flatten)]
     pub limits: LimitOptions,
 
@@ -213,14 +213,10 @@ impl Options {
         Ok(addrs)
     }
 
-    /// The bytes of history.
-    pub fn history_bytes(&self) -> usize {
-        usize::try_from(self.history.0).unwrap_or(usize::MAX)
-    }
-
-    /// The limits of a store in memory.
+    /// The limits of a storage of its own.
     pub fn limits(&self) -> Limits {
-        self.limits.with_history(self.history_bytes())
+        let history_bytes = usize::try_from(self.history.0).unwrap_or(usize::MAX);
+        self.limits.with_history(history_bytes)
     }
 
     /// The configuration of a server on `addrs`, whose storage takes up to so many
@@ -370,7 +366,7 @@ mod tests {
             (&["--max-value-size", "lots"], "lots"),
             (&["--max-value-size", "2GiB"], "1GiB"),
             (&["--max-memory", "0"], "--max-memory"),
-            (&["--max-memory", "1XB"], "1XB"),
+            (&["--max-disk", "1XB", "--working-dir", "dir"], "1XB"),
             (&["--when-full", "panic"], "refuse, evict"),
             (&["--idle-timeout", "soon"], "soon"),
             (&["--log-level", "loud"], "loud"),

@@ -49,6 +49,14 @@ const ENDS_BY_TURNOVER: f32 = 0.05;
 /// The worth that a key loses in a turnover without a use, where the last one counts alone.
 const LATELY_OCTAVES: f32 = 2.0;
 
+/// What [`Frequencies::of`] says of one use at present, and by how much more of twice as
+/// many.
+const ONE_USE: i16 = 64;
+const DOUBLE_USES: i16 = 8;
+
+/// Of so many notes of keys that come to a record one passes its time, by chance.
+const NOTES_EACH_PASS: u32 = 16;
+
 /// The record of keys that were used lately, shared by all threads.
 pub struct Frequencies {
     buckets: Box<[Bucket]>,
@@ -105,6 +113,39 @@ impl Frequencies {
     /// Has the time pass in which one of so many entries is replaced.
     pub fn pass(&self, entries: usize) {
         self.turnovers.fetch_add((1 << TURNOVER_BITS) / (entries as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// Notes a use of the key with this hash. The record is its own cache: with each key
+    /// that is new to it time passes.
+    pub fn note(&self, hash: u64) {
+        let (turn, chance) = (self.turn(), chance());
+        match self.find(hash) {
+            Ok((slot, known)) => {
+                let used = with_priority(known, priority_of(known).used(turn, chance));
+                if used != known {
+                    slot.store(used, Ordering::Relaxed);
+                }
+            }
+            Err(slot) => {
+                slot.store(mark(hash) | with_priority(0, turn.priority()), Ordering::Relaxed);
+                // One note of some passes the time of all.
+                if chance.is_multiple_of(NOTES_EACH_PASS) {
+                    let keys = self.buckets.len() * BUCKET_SLOTS;
+                    self.pass(keys / NOTES_EACH_PASS as usize);
+                }
+            }
+        }
+    }
+
+    /// How often the key with this hash was used lately: zero if nothing is known of it, 64
+    /// if once at present, 8 more for each time that the uses are twice as many, and 8 less
+    /// for each half-life since then.
+    pub fn of(&self, hash: u64) -> u8 {
+        let Ok((_, known)) = self.find(hash) else { return 0 };
+        let distance = priority_of(known).distance(self.turn());
+        let octave = 1 << MANTISSA_BITS;
+        let place = ONE_USE.saturating_add(distance / (octave / DOUBLE_USES));
+        u8::try_from(place.clamp(1, i16::from(u8::MAX))).unwrap_or(u8::MAX)
     }
 
     /// Keeps the priority of a key that is evicted.
@@ -278,6 +319,7 @@ pub fn chance() -> u32 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::thread;
 
     /// The turnovers so far, as a moment.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not so far")]
@@ -394,5 +436,56 @@ mod tests {
         let later = record.turn().priority();
         (20_000..40_000).for_each(|number| record.remember(hash(number), later));
         assert!(known().count() < 500, "{} of 1000 are known yet", known().count());
+    }
+
+    #[test]
+    fn a_record_tells_how_often_a_key_was_used() {
+        let record = Frequencies::with_keys(1000);
+        assert_eq!(record.of(hash(1)), 0);
+        let told = [1, 1, 2, 4].map(|times| {
+            (0..times).for_each(|_| record.note(hash(1)));
+            record.of(hash(1))
+        });
+        assert_eq!(told, [64, 72, 80, 88]);
+        assert_eq!(record.of(hash(2)), 0);
+        // Two half-lives.
+        (0..16).for_each(|_| record.pass(1));
+        assert_eq!(record.of(hash(1)), 72);
+        (0..10_000).for_each(|_| record.note(hash(1)));
+        assert!(record.of(hash(1)) > 150);
+    }
+
+    #[test]
+    fn a_scan_drives_out_only_what_was_used_as_seldom() {
+        let record = Frequencies::with_keys(1 << 12);
+        for _ in 0..20 {
+            (0..1000).for_each(|number| record.note(hash(number)));
+        }
+        (1000..20_000).for_each(|number| record.note(hash(number)));
+        let hot = (0..1000).filter(|number| record.of(hash(*number)) > 64).count();
+        assert!(hot > 990, "{hot} of 1000 are known");
+        // Once nobody asks for them any more they make room.
+        for _ in 0..100 {
+            (20_000..30_000).for_each(|number| record.note(hash(number)));
+        }
+        let hot = (0..1000).filter(|number| record.of(hash(*number)) > 64).count();
+        assert!(hot < 500, "{hot} of 1000 are known yet");
+    }
+
+    #[test]
+    fn threads_share_a_record() {
+        let record = Frequencies::with_keys(1 << 10);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        (0..500).for_each(|number| record.note(hash(number)));
+                    }
+                });
+            }
+        });
+        // Four hundred uses, of which a few may be lost.
+        let known = (0..500).filter(|number| record.of(hash(*number)) >= 64 + 6 * 8).count();
+        assert!(known > 450, "{known} of 500 are known");
     }
 }

@@ -48,10 +48,10 @@ pub enum WhenFull {
     Evict,
 }
 
-/// The limits of the engine in memory.
+/// The limits of an engine of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most bytes of keys, values and overhead together.
+    /// The most bytes that it takes of memory, or of the disk for one that is there.
     pub bytes: u64,
     /// Whether a write past it is refused.
     pub when_full: WhenFull,

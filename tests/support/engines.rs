@@ -31,8 +31,13 @@ pub fn memory() -> Arc<dyn Storage> {
 
 /// The engine that keeps everything on disk, in a directory of its own.
 pub fn durable() -> Arc<dyn Storage> {
+    durable_with(Limits::default())
+}
+
+fn durable_with(limits: Limits) -> Arc<dyn Storage> {
     let directory = tempfile::tempdir().expect("there is room for a directory");
-    let engine = Durable::open(directory.path()).expect("an empty directory can be opened");
+    let engine = Durable::open_with_limits(directory.path(), limits);
+    let engine = engine.expect("an empty directory can be opened");
     Arc::new(Holding { engine, _held: directory })
 }
 
@@ -40,6 +45,7 @@ pub fn durable() -> Arc<dyn Storage> {
 pub fn limited(engine: &str, limits: Limits) -> Option<Arc<dyn Storage>> {
     match engine {
         "memory" => Some(Arc::new(Memory::with_limits(limits))),
+        "durable" => Some(durable_with(limits)),
         _ => None,
     }
 }

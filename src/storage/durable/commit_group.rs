@@ -125,6 +125,16 @@ impl From<BatchOp> for KeyOp {
 }
 
 impl Decided {
+    /// Returns true for a key that it changes and that it may have been decided on.
+    pub fn depends_on(&self, key: &Key) -> bool {
+        match (&self.changes, &self.effect) {
+            // To store or delete something takes no look at what is there.
+            (Changes::Nothing, _) | (Changes::One(..), Effect::Done) => false,
+            (Changes::One(own, _), _) => own == key,
+            (Changes::Batch(draft), _) => draft.records.contains_key(key),
+        }
+    }
+
     /// The bytes of its keys and records, unless it makes the store no larger.
     pub fn growth_bytes(&self) -> Option<usize> {
         match &self.changes {
@@ -148,6 +158,14 @@ impl Drafted {
 }
 
 impl Draft {
+    /// The keys under which something is stored, each with the bytes of that.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.records.iter().filter_map(|(key, drafted)| {
+            let record = drafted.record.as_ref()?;
+            Some((key.as_str(), bytes(key, Some(record))))
+        })
+    }
+
     /// The changes in the order in which they were made.
     pub fn events(&self) -> impl Iterator<Item = (Event, &str)> {
         let last = self.records.iter().map(|(key, last)| (last.place, last.event(), key));
@@ -440,6 +458,18 @@ mod tests {
         let batch = Decided { changes: Changes::Batch(draft), effect: Effect::Batch(Vec::new()) };
         group.add(batch, &mut firsts, waiter());
         assert_eq!((group.draft.bytes, group.held_bytes()), (19, 4019));
+    }
+
+    /// Else the old value of a large key would stand in the way of its new one.
+    #[test]
+    fn a_write_depends_on_what_it_was_decided_on() {
+        let one = || Changes::One(key("one"), Some(Bytes::from_static(b"record")));
+        let put = Decided { changes: one(), effect: Effect::Done };
+        assert!(!put.depends_on(&key("one")));
+        let effect = Effect::Updated(Updated { before: None, after: None }.into());
+        let conditional = Decided { changes: one(), effect };
+        assert!(conditional.depends_on(&key("one")));
+        assert!(!conditional.depends_on(&key("other")));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::commit_group::{CommitGroup, Committed, Draft, WriteOp};
 use super::compaction::Trigger;
 use super::firsts::Firsts;
 use super::journal::preallocate::Preallocation;
-use super::patience::{Ending, Patience};
+use super::patience::{Ending, Patience, SPARE_BYTES_ENOUGH};
 use super::pins::Pins;
 use super::reopen::{Reopened, Reopener};
 use super::status::Status;
@@ -25,7 +25,7 @@ use super::upkeep::Upkeep;
 use crate::platform::scheduling;
 use crate::storage::waiter::Waiter;
 use crate::storage::watch::Watch;
-use crate::storage::{Effect, Error, Outage, Time};
+use crate::storage::{Effect, Error, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::thread;
@@ -38,6 +38,9 @@ const COMMIT_OPS_MAX: usize = 4096;
 
 /// The time between two checks of the disk while nobody writes.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The time between two steps of eviction while nobody writes.
+const EVICTION_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The time between two looks at the figures of the trees and the disk.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -79,6 +82,10 @@ pub struct Committer {
     last_write: Instant,
     /// Space is not made before this.
     make_space_at: Instant,
+    /// There is more to evict.
+    is_evicting: bool,
+    /// The last check of the disk while nobody wrote.
+    checked_at: Instant,
     /// The last group had more than one write.
     has_company: bool,
     firsts: Firsts,
@@ -98,6 +105,7 @@ impl Committer {
     ) -> Self {
         let preallocation = Preallocation::begin(upkeep.live.data().path());
         upkeep.look(false);
+        let upkeep_evicts = upkeep.evicts();
         Self {
             upkeep,
             queue,
@@ -110,6 +118,8 @@ impl Committer {
             preallocation,
             last_write: Instant::now(),
             make_space_at: Instant::now(),
+            is_evicting: upkeep_evicts,
+            checked_at: Instant::now(),
             has_company: false,
             firsts: Firsts::default(),
             looked_at: Instant::now(),
@@ -143,7 +153,15 @@ impl Committer {
                     tell([(waiter, Effect::Done)], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
-                Err(RecvTimeoutError::Timeout) => self.idle(),
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.is_evicting {
+                        self.evict_ahead();
+                    }
+                    if !self.is_evicting || self.checked_at.elapsed() > CHECK_INTERVAL {
+                        self.checked_at = Instant::now();
+                        self.idle();
+                    }
+                }
             }
         }
     }
@@ -159,6 +177,9 @@ impl Committer {
 
     /// How long to wait for the next write.
     fn idle_time_max(&self) -> Duration {
+        if self.is_evicting {
+            return EVICTION_INTERVAL;
+        }
         let due_in = match self.failed {
             Some(_) => self.reopener.due_in(),
             None => Some(self.upkeep.sweep.due_in()),
@@ -170,15 +191,15 @@ impl Committer {
     /// that was taken and belongs to no group.
     fn take_commit_group(&mut self, first: Write) -> Option<Message> {
         let mut group = CommitGroup::begin();
-        let mut spare_bytes = self.upkeep.spare_bytes();
+        let mut spare_bytes = self.upkeep.spare_bytes_for_growth();
         self.add(&mut group, &mut spare_bytes, first);
         if self.has_company {
             // Clients that are just about to write again get into this group.
             thread::yield_now();
         }
         let mut next = None;
-        while group.held_bytes() < COMMIT_BYTES_MAX && group.ops < COMMIT_OPS_MAX && next.is_none()
-        {
+        let bytes_max = self.upkeep.live.disk_space.group_bytes_max().min(COMMIT_BYTES_MAX);
+        while group.held_bytes() < bytes_max && group.ops < COMMIT_OPS_MAX && next.is_none() {
             match self.queue.try_recv() {
                 Ok(Message::Write(write)) => self.add(&mut group, &mut spare_bytes, write),
                 Ok(other) => next = Some(other),
@@ -203,6 +224,7 @@ impl Committer {
         }
         self.pins.clear();
         tell(waiters, &outcome);
+        self.evict_ahead();
         self.compact(Trigger::Write);
         next
     }
@@ -219,12 +241,21 @@ impl Committer {
         if let Some(growth_bytes) = decided.growth_bytes()
             && self.failed.is_none()
         {
+            if growth_bytes as u64 > self.upkeep.live.disk_space.write_bytes_max() {
+                // Nothing can make that fit.
+                return waiter.tell(Err(Error::Full));
+            }
             let bytes = (group.draft.bytes + growth_bytes) as u64;
             if bytes > *spare_bytes {
-                // Entries that the group was decided on stay until it is committed.
-                *spare_bytes = self.make_space(bytes, group.begun, since);
+                // Entries that were decided on stay until the group is committed.
+                let is_spared =
+                    |key: &Key| decided.depends_on(key) || group.draft.records.contains_key(key);
+                *spare_bytes = self.make_space(bytes, group.begun, since, &is_spared);
             }
             let fits = bytes <= *spare_bytes;
+            if !fits && !self.upkeep.is_disk_full(bytes) {
+                return waiter.tell(Err(Error::Full));
+            }
             let before = self.note_space(fits);
             if !fits {
                 return waiter.tell(Err(before.map_or(Error::Full, Error::Unavailable)));
@@ -237,24 +268,55 @@ impl Committer {
     /// the bytes that can be written then. Keys that expire after `until` stay. Other
     /// writes wait meanwhile, reads do not; after it was in vain writes are refused for
     /// a while.
-    fn make_space(&mut self, needed_bytes: u64, until: Time, since: Instant) -> u64 {
+    fn make_space(
+        &mut self,
+        needed_bytes: u64,
+        until: Time,
+        since: Instant,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> u64 {
         let begun = Instant::now();
-        let spare_bytes = self.upkeep.spare_bytes();
-        let is_due = self.make_space_at <= begun || self.upkeep.has_expired(until);
-        let patience = Patience::begin(needed_bytes, spare_bytes, since, begun);
-        let Some(mut patience) = patience.filter(|_| is_due) else { return spare_bytes };
+        self.upkeep.live.disk_space.note_release();
+        let spare_bytes = self.upkeep.spare_bytes_for_growth();
+        if spare_bytes >= needed_bytes {
+            return spare_bytes;
+        }
         let status = Arc::clone(&self.status);
-        let make_space =
-            |upkeep: &mut Upkeep| upkeep.make_space(&mut patience, until, || status.is_hurried());
-        // A failure was logged.
+        let is_hurried = || status.is_hurried();
+        // Failures were logged.
+        if self.upkeep.evicts() {
+            let evict = |upkeep: &mut Upkeep| {
+                upkeep.evict_for(needed_bytes, since, until, is_hurried, is_spared)
+            };
+            let ending = self.guarded(evict).ok();
+            self.note_made(needed_bytes, begun, ending);
+            self.is_evicting = true;
+            match ending {
+                // Files that come to be meanwhile have their space.
+                Some(Ending::Enough) => return self.upkeep.spare_bytes().max(needed_bytes),
+                Some(Ending::TooLong) | None => return self.upkeep.spare_bytes(),
+                Some(Ending::NothingMore) => {}
+            }
+        }
+        let is_due = self.make_space_at <= begun || self.upkeep.has_expired(until);
+        let enough = self.upkeep.live.disk_space.ahead_bytes().unwrap_or(u64::MAX);
+        let enough = enough.min(SPARE_BYTES_ENOUGH);
+        let patience = Patience::begin(needed_bytes, enough, spare_bytes, since, begun);
+        let Some(mut patience) = patience.filter(|_| is_due) else { return spare_bytes };
+        let make_space = |upkeep: &mut Upkeep| upkeep.make_space(&mut patience, until, is_hurried);
         let ending = self.guarded(make_space).ok();
-        let (bytes, took) = (self.upkeep.spare_bytes(), begun.elapsed());
-        log::debug!("made space for {bytes} bytes in {} ms: {ending:?}", took.as_millis());
+        self.note_made(needed_bytes, begun, ending);
+        let (bytes, took) = (self.upkeep.spare_bytes_for_growth(), begun.elapsed());
         let goes_on = ending == Some(Ending::TooLong) && patience.has_gained();
         if bytes < needed_bytes && !goes_on {
             self.make_space_at = Instant::now() + took.min(MAKE_SPACE_INTERVAL_MAX);
         }
         bytes
+    }
+
+    fn note_made(&self, needed_bytes: u64, begun: Instant, ending: Option<Ending>) {
+        let (bytes, took) = (self.upkeep.spare_bytes(), begun.elapsed().as_millis());
+        log::debug!("made space for {bytes} of {needed_bytes} bytes in {took} ms: {ending:?}");
     }
 
     /// Notes a lack of space, or its end; gives the outage before.
@@ -272,7 +334,7 @@ impl Committer {
     }
 
     fn commit(&mut self, draft: &Draft, has_batch: bool) -> Result<(), Error> {
-        let mut batch = self.guarded(|upkeep| upkeep.batch(draft))?;
+        let mut batch = self.guarded(|upkeep| upkeep.batch(draft))?.ok_or(Error::Full)?;
         if has_batch {
             batch.be_seen_at_once();
         }
@@ -300,7 +362,7 @@ impl Committer {
     /// start.
     fn fail(&mut self, err: &tree::Error) -> Error {
         let data = self.upkeep.live.data();
-        let is_full = err.is_full() || self.upkeep.spare_bytes() == 0;
+        let is_full = err.is_full() || self.upkeep.is_disk_full(1);
         let is_lost = matches!(err, tree::Error::Lost) || !data.is_in_place();
         let outage = match (is_lost, is_full) {
             (true, _) => Outage::DirectoryLost,
@@ -361,12 +423,20 @@ impl Committer {
     /// Checks the disk, and compacts, while nobody writes.
     fn idle(&mut self) {
         if self.guarded(Upkeep::check).is_ok() && self.status.outage().is_some() {
-            self.note_space(self.upkeep.spare_bytes() > 0);
+            self.note_space(!self.upkeep.is_disk_full(1));
         }
         // A failure was logged.
         self.guarded(Upkeep::note_clock_step).ok();
         if self.last_write.elapsed() > CHECK_INTERVAL {
             self.compact(Trigger::Idle);
+        }
+    }
+
+    /// Evicts some keys if the store will be full soon.
+    fn evict_ahead(&mut self) {
+        if self.upkeep.evicts() {
+            // A failure was logged.
+            self.is_evicting = self.guarded(Upkeep::evict_ahead).unwrap_or(false);
         }
     }
 

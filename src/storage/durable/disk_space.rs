@@ -1,9 +1,34 @@
 //! The free space of the disk, and the part of it that writes may take.
+//!
+//! ```text
+//! disk     what is there │ spare │ reserve: memtables, journal, compaction
+//! ```
+//!
+//! Whatever has a usual size, as a memtable, is smaller in a store with a limit: see
+//! [`Scale`]. Each part of its directory has a bound, and all of them together are the
+//! limit, so what writes may take is what the others leave:
+//!
+//! ```text
+//! journals 1/16 │ merges 1/4 │ memtables │ files of the trees │ spare
+//!               ╰ what a merge makes, and files that a merge or a drop has made obsolete
+//! ```
+//!
+//! The files of the trees are known at any moment. The journals, and files that no tree
+//! has, are measured by a walk of the directory now and then, and the journals between two
+//! walks by the bytes that were written. A merge begins only if it fits into its part, and
+//! into some of the spare bytes while these are many. Its part is lent to no write but
+//! deletions, so one can begin however full the store is. In a store that is above its limit
+//! a merge may take that part too: nothing else makes it smaller.
 
-use super::generation::Keyspaces;
+use super::generation::{KEYSPACES, Keyspaces};
 use super::journal;
-use super::tree::MEMTABLE_BYTES;
-use std::path::PathBuf;
+use super::tree::{BLOBS, MEMTABLE_BYTES, TABLE_BYTES};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The bytes that are kept free: compaction needs space.
 const RESERVE_BYTES_MAX: u64 = 1 << 30;
@@ -18,19 +43,176 @@ const MEMORY_BYTES: u64 = 3 * MEMTABLE_BYTES;
 /// up to a quarter of a small disk.
 const STEP_BYTES: u64 = 8 * MEMTABLE_BYTES;
 
+/// The same of a limit is up to a quarter.
+const LIMIT_STEP_SHARE: u64 = 4;
+
 /// How large the journal grows before another begins, and the same as one part in
-/// so many of a small disk.
+/// so many of a small disk, or of a limit.
 const JOURNAL_BYTES: u64 = 64 << 20;
 const JOURNAL_SHARE: u64 = 8;
+const LIMIT_JOURNAL_SHARE: u64 = 16;
 
-/// The disk that the folder of a database is on.
+/// The stale blobs that may stay, as one part in so many of a limit.
+const LIMIT_STALE_SHARE: u64 = 64;
+
+/// The smallest limit that leaves room for entries.
+pub const LIMIT_BYTES_MIN: u64 = 16 << 20;
+
+/// A limit in memtables, a memtable in tables, and the most tables of a limit, unless they
+/// would be so small: each is synced.
+const LIMIT_MEMTABLES: u64 = 128;
+const MEMTABLE_TABLES: u64 = 1;
+const LIMIT_TABLES_MAX: u64 = 4096;
+const LIMIT_TABLE_BYTES: u64 = 1 << 20;
+
+/// A small step of compaction takes one part in so many of what is reserved for any.
+const STEP_PARTS: u64 = 4;
+
+/// L0 takes one part in so many of that until writes wait: it is merged at once, into what
+/// is in the level below.
+const L0_PARTS: u64 = 4;
+
+/// Eviction goes on until so many bytes are spare, as one part in so many of a limit, and up
+/// to some. It begins below half of that.
+const AHEAD_SHARE: u64 = 8;
+const AHEAD_BYTES_MAX: u64 = 256 << 20;
+
+/// Where a full store refuses writes this part of a limit is left for deletions.
+const DELETIONS_SHARE: u64 = 16;
+
+/// For a moment a directory may be above its limit by one part in so many: deletions are
+/// written, and values that stay are written again, however little is left.
+const LIMIT_EXCESS_SHARE: u64 = 40;
+
+/// The files of the trees leave more than one part in so many of a limit, unless they were
+/// larger before.
+const LARGER_SHARE: u64 = 8;
+
+/// Deletions, which are written in any case, take up to one part in so many of that of
+/// merges: these give it back.
+const OVERDRAFT_PARTS: u64 = 4;
+
+/// A write has up to one part in so many of a limit, and what is beside its value.
+const WRITE_SHARE: u64 = 8;
+const WRITE_BESIDE_BYTES: u64 = 4 << 10;
+
+/// A group of writes is one part in so many of a limit.
+const GROUP_SHARE: u64 = 64;
+
+/// The bytes of a directory beside the folder of its database.
+const BESIDE_BYTES: u64 = 64 << 10;
+
+/// The time between two walks, and the same as so many times that of a walk.
+const WALK_INTERVAL: Duration = Duration::from_millis(10);
+const WALK_TIMES: u32 = 50;
+
+/// The sizes of what a store is made of, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// The memtables of a generation are flushed at this size.
+    pub memtable: u64,
+    /// A file of a level, at most.
+    pub table: u64,
+    /// Another journal begins behind this size.
+    pub journal: u64,
+    /// The blobs that nothing refers to and that are left by compaction, at most.
+    pub stale: u64,
+}
+
+impl Scale {
+    /// The sizes of a store without a limit.
+    pub const USUAL: Self = Self {
+        memtable: MEMTABLE_BYTES,
+        table: TABLE_BYTES,
+        journal: JOURNAL_BYTES,
+        stale: u64::MAX,
+    };
+
+    /// Those of a store with a limit: so many of its files take it.
+    fn of_limit(bytes: u64) -> Self {
+        let memtable = (bytes / LIMIT_MEMTABLES).min(MEMTABLE_BYTES);
+        let table = (bytes / LIMIT_TABLES_MAX).max(LIMIT_TABLE_BYTES);
+        let table = table.min(memtable / MEMTABLE_TABLES).min(TABLE_BYTES);
+        let journal = (bytes / LIMIT_JOURNAL_SHARE).min(JOURNAL_BYTES);
+        Self { memtable, table, journal, stale: bytes / LIMIT_STALE_SHARE }
+    }
+}
+
+/// The disk that the folder of a database is on, and the limit of its directory.
 #[derive(Clone)]
-pub struct DiskSpace(pub PathBuf);
+pub struct DiskSpace {
+    folder: PathBuf,
+    limit: Option<Arc<Limit>>,
+}
+
+/// A limit of the bytes of a directory.
+struct Limit {
+    bytes: u64,
+    measured: Mutex<Measured>,
+}
+
+/// A directory at a moment, and since then.
+#[derive(Default)]
+struct Measured {
+    at: Option<Instant>,
+    took: Duration,
+    used: Used,
+    /// What the files of the trees take beside what the trees tell of them.
+    overhead: i64,
+    /// The bytes that were written since.
+    written: u64,
+}
+
+/// The bytes that a directory takes of the disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    all: u64,
+    /// Those of the journals.
+    journals: u64,
+    /// Those of the files of the trees.
+    trees: u64,
+}
+
+impl Used {
+    /// Those of neither.
+    fn others(self) -> u64 {
+        self.all.saturating_sub(self.journals + self.trees)
+    }
+}
+
+/// The bytes of a limit that are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Those that files of the trees may take, less than none if they have taken more.
+    pub files: i64,
+    /// Those of the journals' part.
+    pub journals: u64,
+    /// Those of the part of merges, less than none if obsolete files have taken more.
+    pub merges: i64,
+}
 
 impl DiskSpace {
-    /// Free bytes; no limit where the system does not tell.
-    pub fn free_bytes(&self) -> u64 {
-        self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free)
+    /// The space for the database in a folder, of a directory of so many bytes at most.
+    pub fn new(folder: PathBuf, bytes_max: u64) -> Self {
+        let limit = Limit { bytes: bytes_max.max(LIMIT_BYTES_MIN), measured: Mutex::default() };
+        Self { folder, limit: (bytes_max < u64::MAX).then(|| Arc::new(limit)) }
+    }
+
+    pub fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    pub fn scale(&self) -> Scale {
+        self.limit.as_ref().map_or(Scale::USUAL, |limit| Scale::of_limit(limit.bytes))
+    }
+
+    /// Free bytes for a step of compaction, of which so many on the disk are kept for
+    /// others; no limit where the system does not tell.
+    pub fn free_bytes(&self, keyspaces: &Keyspaces, kept_bytes: u64) -> u64 {
+        let free = self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free);
+        let limit = self.limit.as_ref();
+        let left = limit.map_or(u64::MAX, |limit| limit.step_bytes(&self.folder, keyspaces));
+        free.saturating_sub(kept_bytes).min(left)
     }
 
     /// Free bytes, and those that are to stay free beside the space for the memtables;
@@ -39,11 +221,41 @@ impl DiskSpace {
         self.sizes().map(|sizes| [sizes.free, sizes.reserved()])
     }
 
-    /// The bytes that can be written while enough is kept free. Memtables will take
-    /// as much as they hold, and the journal no more than it has grown already:
-    /// neither of them takes later the space that others have given back. Where the
-    /// system does not tell, only a write that fails does.
+    /// The bytes that the directory takes, as of the last walk or of a first one, and the
+    /// most that it may; `None` without a limit.
+    pub fn used_and_limit_bytes(&self, keyspaces: &Keyspaces) -> Option<[u64; 2]> {
+        let limit = self.limit.as_ref()?;
+        let mut measured = limit.lock();
+        if measured.at.is_none_or(|at| at.elapsed() > measured.took * WALK_TIMES) {
+            measured.used.all = used(&self.folder, keyspaces).all;
+        }
+        Some([measured.used.all, limit.bytes])
+    }
+
+    /// The bytes that can be written while enough is kept free.
     pub fn spare_bytes(&self, keyspaces: &Keyspaces) -> u64 {
+        let spare = self.spare_bytes_of_disk(keyspaces);
+        match self.balance(keyspaces) {
+            Some(balance) => spare.min(balance.spare_bytes()),
+            None => spare,
+        }
+    }
+
+    /// Deletions have taken so much of the part of merges that more have to wait for these.
+    pub fn is_overdrawn(&self, keyspaces: &Keyspaces) -> bool {
+        self.limit.as_ref().is_some_and(|limit| limit.is_overdrawn(&self.folder, keyspaces))
+    }
+
+    /// The bytes of the limit that are left; `None` without one.
+    pub fn balance(&self, keyspaces: &Keyspaces) -> Option<Balance> {
+        self.limit.as_ref().map(|limit| limit.balance(&self.folder, keyspaces))
+    }
+
+    /// The same with no regard to the limit. Memtables will take as much as they hold, and
+    /// the journal no more than it has grown already: neither of them takes later the space
+    /// that others have given back. Where the system does not tell, only a write that fails
+    /// does.
+    pub fn spare_bytes_of_disk(&self, keyspaces: &Keyspaces) -> u64 {
         self.sizes().map_or(u64::MAX, |sizes| {
             let (free, journal_max) = (sizes.free, sizes.journal_max());
             let kept = sizes.reserved() + keyspaces.unflushed_bytes();
@@ -57,14 +269,67 @@ impl DiskSpace {
         })
     }
 
+    /// L0 waits to be merged from so many bytes on, so that it still can be.
+    pub fn l0_bytes_max(&self) -> u64 {
+        self.limit.as_ref().map_or(u64::MAX, |limit| limit.reserved() / L0_PARTS)
+    }
+
+    /// Eviction goes on until so many bytes are spare; `None` without a limit.
+    pub fn ahead_bytes(&self) -> Option<u64> {
+        self.limit.as_ref().map(|limit| limit.ahead_bytes())
+    }
+
+    /// The bytes that a store which refuses writes leaves for deletions.
+    pub fn deletions_bytes(&self) -> u64 {
+        self.limit.as_ref().map_or(0, |limit| limit.bytes / DELETIONS_SHARE)
+    }
+
+    /// The most bytes of a step of eviction, which writes wait for, and of the values that it
+    /// writes again.
+    pub fn eviction_bytes_max(&self) -> u64 {
+        self.scale().memtable
+    }
+
+    /// A group of writes takes no more once it has so many bytes: one that waits for space
+    /// waits for that of all.
+    pub fn group_bytes_max(&self) -> usize {
+        let bytes = self.limit.as_ref().map_or(u64::MAX, |limit| limit.bytes / GROUP_SHARE);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// The most bytes that a write may have.
+    pub fn write_bytes_max(&self) -> u64 {
+        self.limit.as_ref().map_or(u64::MAX, |limit| limit.bytes / WRITE_SHARE + WRITE_BESIDE_BYTES)
+    }
+
+    /// Has the next look at the spare bytes walk: something was given back.
+    pub fn note_release(&self) {
+        if let Some(limit) = &self.limit {
+            limit.note_release();
+        }
+    }
+
+    /// Notes that so many bytes were written.
+    pub fn note(&self, bytes: usize) {
+        if let Some(limit) = &self.limit {
+            limit.lock().written += bytes as u64;
+        }
+    }
+
+    /// Returns true if the next flush should begin another journal, which the database
+    /// would do later.
+    pub fn is_journal_long(&self) -> bool {
+        self.is_limited() && self.journal_bytes().is_some_and(|bytes| bytes >= self.scale().journal)
+    }
+
     /// The bytes that the journals take; `None` where they cannot be looked at.
     pub fn journal_bytes(&self) -> Option<u64> {
-        journal::disk_bytes(&self.0).ok()
+        journal::disk_bytes(&self.folder).ok()
     }
 
     #[cfg(target_os = "linux")]
     fn sizes(&self) -> Option<Sizes> {
-        let disk = rustix::fs::statvfs(&self.0).ok()?;
+        let disk = rustix::fs::statvfs(&self.folder).ok()?;
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         // Some file systems do not know their size.
@@ -75,6 +340,170 @@ impl DiskSpace {
     fn sizes(&self) -> Option<Sizes> {
         None
     }
+}
+
+impl Limit {
+    /// The part of merges.
+    fn reserved(&self) -> u64 {
+        let least = STEP_BYTES.min(self.bytes / LIMIT_STEP_SHARE);
+        (self.bytes / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX)
+    }
+
+    fn ahead_bytes(&self) -> u64 {
+        (self.bytes / AHEAD_SHARE).min(AHEAD_BYTES_MAX)
+    }
+
+    /// The bytes that a step of compaction finds free: none of those that writes may take
+    /// meanwhile. In a store that was larger before it had the limit they are enough for a
+    /// step in any case.
+    fn step_bytes(&self, folder: &Path, keyspaces: &Keyspaces) -> u64 {
+        let Balance { files, merges, .. } = self.balance(folder, keyspaces);
+        let excess = (self.bytes / LIMIT_EXCESS_SHARE).cast_signed();
+        let reserved = self.reserved();
+        // What is far from being needed is lent to merges.
+        let ahead = self.ahead_bytes().cast_signed();
+        let borrowed = ((files - ahead) / 2).clamp(0, (reserved.cast_signed() - merges).max(0));
+        let within = files.min(0) + merges.max(0) + excess + borrowed;
+        let within = within.min(merges + borrowed).max(0).cast_unsigned();
+        let (used, overhead) = {
+            let measured = self.lock();
+            (measured.used, measured.overhead.max(0).cast_unsigned())
+        };
+        let left = if !self.is_larger(used) {
+            within
+        } else if used.all > self.bytes {
+            reserved
+        } else {
+            within.max(reserved / STEP_PARTS)
+        };
+        // A step reckons with what the trees tell.
+        left - left * overhead / used.trees.max(overhead).max(1)
+    }
+
+    fn balance(&self, folder: &Path, keyspaces: &Keyspaces) -> Balance {
+        let mut measured = self.lock();
+        let pause = WALK_INTERVAL.max(measured.took * WALK_TIMES);
+        if measured.at.is_none_or(|at| at.elapsed() >= pause) {
+            let begun = Instant::now();
+            let used = used(folder, keyspaces);
+            let told = keyspaces.disk_bytes().cast_signed();
+            let overhead = used.trees.cast_signed().saturating_sub(told);
+            let took = begun.elapsed();
+            *measured = Measured { at: Some(Instant::now()), took, used, overhead, written: 0 };
+        }
+        let Measured { used, overhead, written, .. } = *measured;
+        drop(measured);
+        let scale = Scale::of_limit(self.bytes);
+        let (journals, reserved) = (used.journals + written, self.reserved());
+        let unflushed = keyspaces.unflushed_bytes_of(scale.memtable);
+        let trees = keyspaces.disk_bytes().saturating_add_signed(overhead);
+        let others = used.others();
+        let taken =
+            trees + unflushed + journals.max(scale.journal) + others.max(reserved) + BESIDE_BYTES;
+        Balance {
+            files: self.bytes.cast_signed().saturating_sub_unsigned(taken),
+            journals: scale.journal.saturating_sub(journals),
+            merges: reserved.cast_signed().saturating_sub_unsigned(others),
+        }
+    }
+
+    /// Returns true if the trees took as much before the store had the limit.
+    fn is_larger(&self, used: Used) -> bool {
+        used.trees > self.bytes - self.bytes / LARGER_SHARE
+    }
+
+    /// Deletions have taken so much of the part of merges that more have to wait for these.
+    fn is_overdrawn(&self, folder: &Path, keyspaces: &Keyspaces) -> bool {
+        let overdraft = (self.reserved() / OVERDRAFT_PARTS).cast_signed();
+        self.balance(folder, keyspaces).files < -overdraft && !self.is_larger(self.lock().used)
+    }
+
+    /// Has the next look walk.
+    fn note_release(&self) {
+        self.lock().at = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Measured> {
+        // It is replaced as a whole.
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Balance {
+    /// The bytes that can be written, each of them to a file and to the journal, which has
+    /// some of its own.
+    pub fn spare_bytes(self) -> u64 {
+        let files = self.files.max(0).cast_unsigned();
+        files.min(u64::midpoint(files, self.journals))
+    }
+}
+
+/// The bytes that the folder of a database takes. Whatever is removed meanwhile counts or
+/// not.
+fn used(folder: &Path, keyspaces: &Keyspaces) -> Used {
+    let mut walk = Walk {
+        used: Used::default(),
+        files: keyspaces.each().map(|keyspace| (keyspace.id(), Vec::new())),
+    };
+    // What cannot be looked at is not counted.
+    walk.add_folder(folder, None).ok();
+    let Walk { mut used, files } = walk;
+    for (keyspace, (_, files)) in keyspaces.each().into_iter().zip(files) {
+        let own = keyspace.file_numbers();
+        let is_own = |file: &&File| {
+            let [tables, blobs] = &own;
+            if file.is_blob { blobs } else { tables }.contains(&file.number)
+        };
+        used.trees += files.iter().filter(is_own).map(|file| file.bytes).sum::<u64>();
+    }
+    used
+}
+
+/// A file of a keyspace's folder.
+struct File {
+    is_blob: bool,
+    number: u64,
+    bytes: u64,
+}
+
+/// A walk of a folder.
+struct Walk {
+    used: Used,
+    /// The files of two keyspaces.
+    files: [(u64, Vec<File>); 2],
+}
+
+impl Walk {
+    /// Adds a folder, of a keyspace or of none.
+    fn add_folder(&mut self, folder: &Path, keyspace: Option<u64>) -> io::Result<()> {
+        self.used.all += journal::allocated_bytes(&fs::metadata(folder)?);
+        let name = folder.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                let below = if name == KEYSPACES { number_of(&entry) } else { keyspace };
+                self.add_folder(&entry.path(), below).ok();
+                continue;
+            }
+            let bytes = journal::allocated_bytes(&metadata);
+            self.used.all += bytes;
+            if journal::number(&entry.path()).is_some() {
+                self.used.journals += bytes;
+            } else if let Some(number) = number_of(&entry) {
+                let mut of_it = self.files.iter_mut().filter(|(id, _)| Some(*id) == keyspace);
+                if let Some((_, files)) = of_it.next() {
+                    files.push(File { is_blob: name == BLOBS, number, bytes });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The number that a file or a folder has for its name.
+fn number_of(entry: &DirEntry) -> Option<u64> {
+    entry.file_name().to_str()?.parse().ok()
 }
 
 /// Of a disk, in bytes.
@@ -93,5 +522,42 @@ impl Sizes {
 
     fn journal_max(&self) -> u64 {
         JOURNAL_BYTES.min(self.total / JOURNAL_SHARE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_takes_a_file_and_what_the_journal_has_left() {
+        for (files, journals, spare) in [
+            (100, 100, 100),
+            (100, 200, 100),
+            // The journal takes the rest from the files.
+            (100, 40, 70),
+            (100, 0, 50),
+            (0, 100, 0),
+            (-10, 100, 0),
+        ] {
+            let balance = Balance { files, journals, merges: 0 };
+            assert_eq!(balance.spare_bytes(), spare, "{files} {journals}");
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_limit_leave_enough_for_the_largest_write() {
+        for bits in 24..44 {
+            let bytes = 1_u64 << bits;
+            let space = DiskSpace::new(PathBuf::new(), bytes);
+            let limit = space.limit.as_ref().expect("it has one");
+            let scale = space.scale();
+            let parts = limit.reserved() + scale.journal + 2 * scale.memtable + BESIDE_BYTES;
+            // Two bytes for each that is written.
+            assert!(parts + 2 * space.write_bytes_max() <= bytes, "{bytes}");
+            // All of L0, and a level of four tables.
+            let all = space.l0_bytes_max() + 4 * scale.memtable + 4 * scale.table;
+            assert!(all <= limit.reserved(), "{bytes}");
+        }
     }
 }

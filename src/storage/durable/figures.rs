@@ -33,6 +33,7 @@ pub struct Figures {
     syncs: Histogram,
     stall_micros: AtomicU64,
     expired: AtomicU64,
+    evicted: AtomicU64,
     reopens: AtomicU64,
     compactions: AtomicU64,
     compacted_bytes: AtomicU64,
@@ -50,6 +51,7 @@ impl Default for Figures {
             syncs: Histogram::new(&SYNC_MICROS, SECOND_MICROS),
             stall_micros: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
             reopens: AtomicU64::new(0),
             compactions: AtomicU64::new(0),
             compacted_bytes: AtomicU64::new(0),
@@ -78,6 +80,11 @@ impl Figures {
     /// Notes that so many entries were swept.
     pub fn note_expired(&self, entries: usize) {
         self.expired.fetch_add(entries as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that so many entries were evicted.
+    pub fn note_evicted(&self, entries: usize) {
+        self.evicted.fetch_add(entries as u64, Ordering::Relaxed);
     }
 
     /// Notes that the database was opened anew.
@@ -109,6 +116,11 @@ impl Figures {
     /// The number of entries that were swept.
     pub fn expired(&self) -> u64 {
         self.expired.load(Ordering::Relaxed)
+    }
+
+    /// The number of entries that were evicted.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
     }
 
     /// Writes all that no other engine has.
@@ -180,6 +192,11 @@ fn report_trees(trees: &Trees, to: &mut Exposition) {
 fn report_disk(seen: &Seen, to: &mut Exposition) {
     let help = "Bytes that the journals take on the disk, as of some seconds ago.";
     to.gauge("lkv_journal_bytes", help, seen.journal_bytes);
+    if let Some([used, limit]) = seen.limited {
+        let help = "Bytes that the directory takes on the disk, as of some seconds ago.";
+        to.gauge("lkv_disk_bytes", help, used);
+        to.gauge("lkv_disk_bytes_max", "The most bytes that the directory may take.", limit);
+    }
     if let Some([free, reserved]) = seen.disk {
         let help = "Free bytes of the disk, as of some seconds ago.";
         to.gauge("lkv_disk_free_bytes", help, free);

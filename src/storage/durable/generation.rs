@@ -18,7 +18,7 @@ use super::tree::{Database, Keyspace, MEMTABLE_BYTES, Result, WriteBatch};
 use crate::storage::{KEY_BYTES_MAX, Revision};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The end of the name of a generation's second keyspace.
 const EXPIRING: &str = ".expiring";
@@ -36,7 +36,7 @@ const LAST_KEY: [u8; 2] = [0xff, 0xff];
 pub const KEYS_END: [u8; 1] = [0xff];
 
 /// The database's folder of keyspaces.
-const KEYSPACES: &str = "keyspaces";
+pub const KEYSPACES: &str = "keyspaces";
 
 /// One for each keyspace of a generation.
 #[derive(Default)]
@@ -64,12 +64,15 @@ pub struct Keyspaces {
     /// Entries of both that were read lately.
     pub cache: EntryCache,
     has_index: AtomicBool,
+    /// The most bytes of memtables that may wait to be flushed.
+    most_memtable_bytes: AtomicU64,
 }
 
 impl Keyspaces {
     fn new(keys: Keyspace, expiring: Keyspace) -> Self {
-        let (cache, has_index) = (EntryCache::default(), AtomicBool::new(true));
-        Self { keys, expiring, cache, has_index }
+        let (has_index, most_memtable_bytes) = (AtomicBool::new(true), AtomicU64::new(0));
+        let cache = EntryCache::default();
+        Self { keys, expiring, cache, has_index, most_memtable_bytes }
     }
 
     pub fn each(&self) -> [&Keyspace; 2] {
@@ -89,6 +92,29 @@ impl Keyspaces {
     /// The bytes that are in memory and in no file but the journal.
     pub fn unflushed_bytes(&self) -> u64 {
         self.memtable_bytes() + self.sealed_memtables() as u64 * MEMTABLE_BYTES
+    }
+
+    /// The same where a memtable has at least so many bytes, and may have more.
+    pub fn unflushed_bytes_of(&self, memtable_bytes: u64) -> u64 {
+        let most = self.most_memtable_bytes.load(Ordering::Relaxed).max(memtable_bytes);
+        self.memtable_bytes() + self.sealed_memtables() as u64 * most
+    }
+
+    /// Notes the bytes of the memtables after a write.
+    pub fn note_memtable_bytes(&self) {
+        self.most_memtable_bytes.fetch_max(self.memtable_bytes(), Ordering::Relaxed);
+    }
+
+    /// Forgets those of memtables that are flushed.
+    fn forget_memtable_bytes(&self) {
+        if self.sealed_memtables() == 0 {
+            self.most_memtable_bytes.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The bytes of the files of both.
+    pub fn disk_bytes(&self) -> u64 {
+        self.each().map(Keyspace::disk_bytes).iter().sum()
     }
 
     /// The bytes of the memtables that are written to.
@@ -223,14 +249,15 @@ impl Generation {
         self.keyspaces.each().into_iter().try_for_each(|it| database.delete_keyspace(it.clone()))
     }
 
-    /// Whether the memtables are due for a flush.
-    pub fn is_full(&self) -> bool {
-        self.keyspaces.memtable_bytes() >= MEMTABLE_BYTES
+    /// Whether the memtables are due for a flush at this size.
+    pub fn is_full(&self, memtable_bytes: u64) -> bool {
+        self.keyspaces.memtable_bytes() >= memtable_bytes
     }
 
     /// Seals both memtables, to be flushed: the journal is needed as long as one
     /// of them has something of it. Blocks for nothing.
     pub fn flush(&self) -> Result<()> {
+        self.keyspaces.forget_memtable_bytes();
         self.keyspaces.each().into_iter().try_for_each(Keyspace::seal_memtable)
     }
 

@@ -8,7 +8,7 @@ use super::generation::{Generation, Keyspaces};
 use super::inventory;
 use super::recovery::Recovered;
 use super::tree::{Database, Error, Keyspace, Result, WriteBatch};
-use crate::storage::{Changes, Event};
+use crate::storage::{Changes, Event, Limits};
 use std::mem;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -28,12 +28,11 @@ pub struct Live {
 }
 
 impl Live {
-    /// With a change log of so many bytes.
-    pub fn new(recovered: Recovered, history_bytes: usize) -> Self {
+    pub fn new(recovered: Recovered, limits: Limits) -> Self {
         let Recovered { database, generation, inventory, revision } = recovered;
         let current = Arc::new(RwLock::new(Arc::clone(&generation.keyspaces)));
-        let disk_space = DiskSpace(inventory.data.path().to_owned());
-        let changes = Changes::new(history_bytes, revision, true);
+        let disk_space = DiskSpace::new(inventory.data.path().to_owned(), limits.bytes);
+        let changes = Changes::new(limits.history_bytes, revision, true);
         let (database, figures) = (Some(database), Arc::default());
         Self { database, generation, inventory, current, disk_space, changes, figures }
     }

@@ -21,6 +21,8 @@ pub struct Seen {
     /// The free bytes of the disk, and those that are to stay free, if the system tells.
     pub disk: Option<[u64; 2]>,
     pub held_moments: usize,
+    /// The bytes that the directory takes and the most that it may, if it has a limit.
+    pub limited: Option<[u64; 2]>,
 }
 
 /// Both trees of a generation, as one.

@@ -5,7 +5,7 @@
 //! write ──► committer ──► upkeep ──► generation ──► tree ──► fjall
 //!          commit_group     │          two keyspaces: the keys, and large records
 //!                           │          that expire; a clear begins another pair
-//!                           └─ expiry, compaction, disk_space, remover
+//!                           └─ expiry, eviction, compaction, disk_space, remover
 //! read  ──► read_path ──► walk ─────► keyspaces, or a held moment of them
 //! start ──► directory ──► recovery: verify, journal, inventory
 //! failure ─► reopen: the same, while reads go on
@@ -21,6 +21,7 @@ mod decoder;
 mod directory;
 mod disk_space;
 mod entry_cache;
+mod eviction;
 mod expiry;
 mod figures;
 mod firsts;
@@ -47,15 +48,18 @@ mod upkeep;
 mod verify;
 mod walk;
 
+use super::WhenFull;
+use super::frequency::Frequencies;
 use super::pool::Pool;
 use super::report;
 use super::watch::Watch;
-use super::{Changes, Done, Effect, Error, HISTORY_BYTES, Op, Outage, Outcome, Storage, Time};
+use super::{Changes, Done, Effect, Error, Key, Limits, Op, Outage, Outcome, Storage, Time};
 use crate::metrics::{Exposition, Kind};
 use commit_group::{KeyOp, WriteOp};
 use committer::{Committer, Message, Write};
 use crossbeam_channel::Sender;
 use directory::{Data, Directory};
+use eviction::Eviction;
 use figures::Figures;
 use held_moments::HeldMoments;
 use live::Live;
@@ -86,6 +90,8 @@ pub struct Durable {
     changes: Changes,
     status: Arc<Status>,
     figures: Arc<Figures>,
+    /// Noted if keys may be evicted.
+    uses: Option<Arc<Frequencies>>,
     writes: Sender<Message>,
     committer: Mutex<Option<JoinHandle<Result<(), Error>>>>,
     /// Kept until the last thread is done with the files.
@@ -97,11 +103,11 @@ impl Durable {
     /// Opens the store in the directory `path`; makes both if there is none.
     /// Reads the journal, which may take seconds.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::open_with_history(path, HISTORY_BYTES)
+        Self::open_with_limits(path, Limits::default())
     }
 
-    /// The same with a change log of about so many bytes.
-    pub fn open_with_history(path: &Path, history_bytes: usize) -> Result<Self, OpenError> {
+    /// The same with limits.
+    pub fn open_with_limits(path: &Path, limits: Limits) -> Result<Self, OpenError> {
         let mut directory = Directory::take(path)?;
         if directory.is_new() {
             directory.found(recovery::found)?;
@@ -113,14 +119,17 @@ impl Durable {
             Time::go_on_from(reading);
         }
 
-        let live = Live::new(recovered, history_bytes);
+        let is_evicting = limits.when_full == WhenFull::Evict && limits.bytes < u64::MAX;
+        let live = Live::new(recovered, limits);
         let (current, changes) = (Arc::clone(&live.current), live.changes.clone());
         let figures = Arc::clone(&live.figures);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
         let watch = Watch::default();
         let moments = Arc::<HeldMoments>::default();
-        let upkeep = Upkeep::new(live, Arc::clone(&moments));
+        let uses = is_evicting.then(|| eviction::uses(limits.bytes));
+        let evicting = uses.clone().map(|uses| Eviction::new(limits.bytes, uses, watch.clone()));
+        let upkeep = Upkeep::new(live, Arc::clone(&moments), evicting);
         let committer =
             Committer::new(upkeep, Arc::clone(&pins), Arc::clone(&status), watch.clone(), queue);
         let committer = thread::Builder::new()
@@ -138,6 +147,7 @@ impl Durable {
             changes,
             status,
             figures,
+            uses,
             writes,
             committer,
             _data: data,
@@ -145,10 +155,20 @@ impl Durable {
         })
     }
 
+    /// The smallest limit of the bytes of a directory.
+    pub const DISK_BYTES_MIN: u64 = disk_space::LIMIT_BYTES_MIN;
+
     /// How many descriptors a store may have open at most: fewer where the
     /// system allows few.
     pub fn descriptors_max() -> u64 {
         tree::descriptors_max()
+    }
+
+    /// Notes a read of a key.
+    fn note_read(&self, key: &Key) {
+        if let Some(uses) = &self.uses {
+            uses.note(eviction::hash(key.as_str()));
+        }
     }
 
     /// Hands a message to the committer. After its end the waiter is told so.
@@ -192,14 +212,20 @@ impl Storage for Durable {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
         let Op::Get(key) = &op else { return Err(op) };
         match self.read_path.get_in_memory(key) {
-            Some(entry) => Ok(Ok(Effect::Found(Some(entry)))),
+            Some(entry) => {
+                self.note_read(key);
+                Ok(Ok(Effect::Found(Some(entry))))
+            }
             None => Err(op),
         }
     }
 
     fn submit(&self, op: Op, done: Done) {
         let op = match op {
-            Op::Get(_) => return self.readers.submit(op, done),
+            Op::Get(ref key) => {
+                self.note_read(key);
+                return self.readers.submit(op, done);
+            }
             Op::List(_) | Op::Count(_) => return self.walkers.submit(op, done),
             Op::Clear => return self.tell(Message::Clear(done.into())),
             Op::Set(key, entry) => WriteOp::One(key, KeyOp::set(entry)),
@@ -235,7 +261,7 @@ impl Storage for Durable {
         report::keys(to, seen.trees.keys, note);
         let note = "The files of the trees, as of some seconds ago, and not the journals.";
         report::stored(to, seen.trees.disk_bytes, note, self.figures.expired());
-        report::evicted(to, 0);
+        report::evicted(to, self.figures.evicted());
         let help = "Writes that wait for the committer.";
         to.gauge("lkv_commit_queue_length", help, self.writes.len());
         let help = "Reads from the disk that wait for a thread.";

@@ -13,9 +13,9 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 /// The longest that a round takes, but for its last step.
 const PIECE: Duration = Duration::from_secs(1);
 
-/// Rounds go on until so much can be spared, but for no longer than a piece if less
-/// is enough.
-const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
+/// Rounds go on until so much can be spared, or as much as is enough for a small disk, but
+/// for no longer than a piece if less will do.
+pub const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
 /// How many rounds in a row may be idle. A single L0 file is left for the next
 /// round, in which there are two, and a failure may not come again.
@@ -24,6 +24,8 @@ const IDLE_ROUNDS_MAX: u32 = 4;
 /// The patience of one write.
 pub struct Patience {
     needed_bytes: u64,
+    /// Rounds go on until so much can be spared.
+    enough_bytes: u64,
     /// The bytes to spare at the beginning, and the most since.
     first_bytes: u64,
     most_bytes: u64,
@@ -68,6 +70,7 @@ impl Patience {
     /// already.
     pub fn begin(
         needed_bytes: u64,
+        enough_bytes: u64,
         spare_bytes: u64,
         since: Instant,
         now: Instant,
@@ -75,6 +78,7 @@ impl Patience {
         let deadline = since + WAIT_MAX;
         (now + PIECE <= deadline).then_some(Self {
             needed_bytes,
+            enough_bytes,
             first_bytes: spare_bytes,
             most_bytes: spare_bytes,
             begun: now,
@@ -110,7 +114,7 @@ impl Patience {
         self.most_bytes = self.most_bytes.max(spare_bytes);
         let fits = self.is_satisfied_with(spare_bytes);
         let is_late = now.saturating_duration_since(self.begun) > PIECE;
-        if fits && (is_late || spare_bytes >= SPARE_BYTES_ENOUGH) {
+        if fits && (is_late || spare_bytes >= self.enough_bytes) {
             Some(Ending::Enough)
         } else if !round.has_more || self.idle_rounds >= IDLE_ROUNDS_MAX {
             Some(if fits { Ending::Enough } else { Ending::NothingMore })
@@ -135,7 +139,7 @@ mod tests {
     /// The patience of a write that has just been handed over, and when.
     fn patience() -> (Patience, Instant) {
         let now = Instant::now();
-        (Patience::begin(NEEDED, 0, now, now).expect("it has not waited"), now)
+        (Patience::begin(NEEDED, SPARE_BYTES_ENOUGH, 0, now, now).expect("it has not waited"), now)
     }
 
     /// A disk so slow that a round takes most of the time.
@@ -169,7 +173,7 @@ mod tests {
     #[test]
     fn it_counts_from_when_the_write_was_handed_over() {
         let since = Instant::now();
-        let begin = |waited| Patience::begin(NEEDED, 0, since, since + waited);
+        let begin = |waited| Patience::begin(NEEDED, SPARE_BYTES_ENOUGH, 0, since, since + waited);
         assert!(begin(WAIT_MAX).is_none());
         assert!(begin(WAIT_MAX.saturating_sub(PIECE / 2)).is_none());
         let mut patience =

@@ -226,6 +226,7 @@ fn open(data: &Arc<Data>) -> Result<Recovered, OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Limits;
     use directory::Directory;
     use recovery::{check, found, recover};
 
@@ -236,7 +237,7 @@ mod tests {
         directory.found(found).expect("it is made");
         let data = Arc::new(directory.data().expect("it is there"));
         let opened = recover(&data, true, || directory.finish());
-        let mut live = Live::new(opened.unwrap_or_else(|err| panic!("{err}")), 0);
+        let mut live = Live::new(opened.unwrap_or_else(|err| panic!("{err}")), Limits::default());
         let write = |live: &Live, value: &str| {
             let mut batch = live.batch();
             batch.insert(live.generation.keys(), "key", value);

@@ -42,7 +42,8 @@ mod tests {
     use crate::storage::durable::journal::Stamp;
     use crate::storage::durable::live::Live;
     use crate::storage::durable::recovery;
-    use crate::storage::{Blocking as _, Changes, Entry, Key, Read, Storage as _, Watched, record};
+    use crate::storage::{Blocking as _, Changes, Entry, Key, Limits, Read, Storage as _};
+    use crate::storage::{Watched, record};
     use std::sync::Arc;
     use tempfile::TempDir;
 
@@ -68,7 +69,7 @@ mod tests {
         let directory = Directory::take(directory.path()).unwrap_or_else(|err| panic!("{err}"));
         let data = Arc::new(directory.data().expect("it is there"));
         let recovered = recovery::recover(&data, true, || directory.finish());
-        write(&Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), 0));
+        write(&Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), Limits::default()));
     }
 
     /// A directory with a store, and the position that was told last.

@@ -7,19 +7,33 @@
 //! Space is made in rounds of bounded time: a round drops the oldest moment that is held;
 //! else it waits for the removal of a cleared generation; else it compacts what expires,
 //! and the keys if that is not enough, and sweeps.
+//!
+//! A store that evicts does so ahead of the writes, in steps that wait for nothing, and a
+//! write that finds no space has the same steps taken until there is some. Before keys go
+//! it is reckoned what those that went before, and values that were overwritten, will give
+//! back:
+//!
+//! ```text
+//! spare ◄── drop of tables
+//!       ◄── release ◄── reclaim ◄── awaited ◄── deletion
+//!                               ◄── garbage ◄── overwriting
+//! ```
 
 use super::commit_group::Draft;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
+use super::disk_space::Balance;
+use super::eviction::{Evicted, Eviction};
 use super::expiry::{Sweep, Tally};
 use super::generation::{Both, Keyspaces};
 use super::held_moments::HeldMoments;
+use super::journal::preallocate;
 use super::live::Live;
 use super::look::{Seen, Trees};
 use super::patience::{Ending, Patience, Round};
 use super::remover::Remover;
 use super::reopen::{Reopened, Reopener};
-use super::tree::{Result, WriteBatch, unless_panic};
-use crate::storage::{KEY_BYTES_MAX, Key, Revision, Time};
+use super::tree::{BLOB_VALUE_BYTES_MIN, Keyspace, Result, Step, WriteBatch, unless_panic};
+use crate::storage::{KEY_BYTES_MAX, Key, Revision, Time, record};
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -28,6 +42,26 @@ use std::time::{Duration, Instant};
 /// From so many sealed memtables on a write waits: at four the database would let
 /// it wait for ever if they never are flushed.
 const SEALED_MEMTABLES_MAX: usize = 3;
+
+/// The time between two writes in which keys are evicted, but for the last step.
+const EVICTION_TIME: Duration = Duration::from_millis(4);
+
+/// The time of one run that gives back what was evicted, and between two beginnings.
+const RECLAIM_TIME: Duration = Duration::from_secs(1);
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The longest that a write waits for eviction after it was submitted: less than clients and
+/// proxies do, which is 30 s and more. And the time between two steps that nothing came of.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+const WAY_WAIT: Duration = Duration::from_millis(1);
+
+/// How many merges are tried where nothing can be evicted.
+const VAIN_STEPS_MAX: u32 = 3;
+
+/// The longest that deletions wait for merges that cannot go on, and the time between two
+/// releases of files that a reader may hold.
+const OVERDRAFT_WAIT_MAX: Duration = Duration::from_millis(200);
+const RELEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The time between two looks at a write stall.
 const STALL_WAIT: Duration = Duration::from_millis(1);
@@ -38,17 +72,69 @@ pub struct Upkeep {
     pub moments: Arc<HeldMoments>,
     compactors: Both<Compactor>,
     remover: Remover,
+    /// There is none where a full store refuses writes.
+    eviction: Option<Eviction>,
+    reclaim: Reclaim,
+}
+
+/// The compaction that gives back what was evicted or overwritten.
+struct Reclaim {
+    is_running: bool,
+    /// What was awaited as it began.
+    awaited: Both<u64>,
+    /// It may give back more than that.
+    has_garbage: bool,
+    /// The bytes of large values that were written to each tree since one began, and that
+    /// may have overwritten others.
+    garbage: Both<u64>,
+    /// Eviction has begun and not come to its end.
+    is_ahead: bool,
+    /// The next does not begin before this.
+    next: Instant,
+}
+
+/// The outcome of a step on the way to spare bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// They are spare.
+    Enough,
+    /// Something went.
+    Made,
+    /// Something is under way that will give space back.
+    Awaited,
+    /// Nothing is left that could go.
+    Nothing,
 }
 
 impl Upkeep {
-    pub fn new(live: Live, moments: Arc<HeldMoments>) -> Self {
+    pub fn new(live: Live, moments: Arc<HeldMoments>, eviction: Option<Eviction>) -> Self {
         let sweep = Sweep::new(&live.generation.keyspaces);
         let (compactors, remover) = (Both::default(), Remover::default());
-        Self { live, sweep, moments, compactors, remover }
+        let reclaim = Reclaim {
+            is_running: false,
+            awaited: Both::default(),
+            has_garbage: false,
+            garbage: Both::default(),
+            is_ahead: false,
+            next: Instant::now(),
+        };
+        Self { live, sweep, moments, compactors, remover, eviction, reclaim }
     }
 
     pub fn keyspaces(&self) -> &Arc<Keyspaces> {
         &self.live.generation.keyspaces
+    }
+
+    /// Returns true if it is the disk that has no space for so many bytes, and not the limit.
+    pub fn is_disk_full(&self, bytes: u64) -> bool {
+        self.live.disk_space.spare_bytes_of_disk(self.keyspaces()) < bytes
+    }
+
+    /// How many bytes a write may have where there is so much to spare: a store that refuses
+    /// writes leaves some of that for deletions.
+    pub fn spare_bytes_for_growth(&self) -> u64 {
+        let kept = if self.evicts() { 0 } else { self.live.disk_space.deletions_bytes() };
+        self.spare_bytes().saturating_sub(kept)
     }
 
     /// How many bytes can be written while enough is kept free.
@@ -56,18 +142,36 @@ impl Upkeep {
         self.live.disk_space.spare_bytes(self.keyspaces())
     }
 
-    /// A batch of the changes of a draft, once the trees have kept up with those before.
-    pub fn batch(&mut self, draft: &Draft) -> Result<WriteBatch> {
+    /// A batch of the changes of a draft, once the trees have kept up with those before;
+    /// `None` if they cannot within the limit.
+    pub fn batch(&mut self, draft: &Draft) -> Result<Option<WriteBatch>> {
         let deletions = draft.records.values().filter(|drafted| drafted.record.is_none()).count();
         self.compactors.keys.note(draft.records.len(), deletions);
-        self.wait_out_write_stall()?;
+        if !self.wait_out_write_stall(&|key| draft.records.contains_key(key))? {
+            return Ok(None);
+        }
+        self.note_garbage(draft);
         let mut batch = self.live.batch_of(draft.events().map(|(_, key)| key));
         for (key, drafted) in &draft.records {
             let record = drafted.record.clone();
             self.sweep.put(&mut batch, &self.live.generation.keyspaces, key, record);
         }
         self.sweep.note_clocks(&mut batch, &self.live.generation.keyspaces);
-        Ok(batch)
+        Ok(Some(batch))
+    }
+
+    /// Notes what may be garbage once it is overwritten, or what it overwrites.
+    fn note_garbage(&mut self, draft: &Draft) {
+        if !self.evicts() {
+            return;
+        }
+        for record in draft.records.values().filter_map(|drafted| drafted.record.as_ref()) {
+            let Both { keys, expiring } = &mut self.reclaim.garbage;
+            let bytes = record.len() as u64;
+            if bytes >= BLOB_VALUE_BYTES_MIN.into() {
+                *if record::expiry(record).is_some() { expiring } else { keys } += bytes;
+            }
+        }
     }
 
     /// Commits the batch of a draft, and tells the watchers. Once this returns, it lasts.
@@ -81,9 +185,13 @@ impl Upkeep {
         batch.commit()?;
         drop(invalidation);
         self.live.figures.note_sync(begun.elapsed());
+        self.live.disk_space.note(draft.bytes);
         // A write to a directory that was removed is not acknowledged.
         self.live.check_folder()?;
         // Whatever fails from here on, it is on the disk, and readers see it.
+        if let Some(eviction) = &mut self.eviction {
+            eviction.note_writes(draft);
+        }
         self.live.append(draft.events());
         self.has_written()
     }
@@ -94,13 +202,25 @@ impl Upkeep {
         self.compactors.expiring.note(changes, deletions);
         let Live { generation, .. } = &mut self.live;
         generation.sync_blob_names()?;
-        if !generation.is_full() {
+        if self.live.disk_space.is_limited() {
+            self.keyspaces().note_memtable_bytes();
+        }
+        if !self.live.generation.is_full(self.live.disk_space.scale().memtable) {
             return Ok(());
         }
+        self.flush()
+    }
+
+    /// Has both memtables flushed, and another journal begun if this one is long.
+    fn flush(&mut self) -> Result<()> {
         if self.compactors.expiring.has_obsolete_files {
             // A journal is kept until files have something newer than it has, and the
             // newest may have been merged away.
             self.live.widen_bounds(self.live.generation.expiring())?;
+        }
+        if self.live.disk_space.is_journal_long() {
+            let data = self.live.data().path();
+            return preallocate::end_journal(data, || self.live.generation.flush());
         }
         self.live.generation.flush()
     }
@@ -117,8 +237,17 @@ impl Upkeep {
         drop(self.live.changes.be_reborn(newborn));
         self.compactors.each_mut().into_iter().for_each(Compactor::forget);
         self.sweep = Sweep::new(self.keyspaces());
+        self.forget_evicted();
         self.remover.remove(self.live.database().clone(), old);
         Ok(())
+    }
+
+    /// Forgets what went, and what was overwritten, in other trees.
+    fn forget_evicted(&mut self) {
+        (self.reclaim.awaited, self.reclaim.garbage) = (Both::default(), Both::default());
+        if let Some(eviction) = &mut self.eviction {
+            eviction.forget();
+        }
     }
 
     pub fn has_expired(&self, until: Time) -> bool {
@@ -127,7 +256,9 @@ impl Upkeep {
 
     /// Removes some of the keys that had expired by then, and counts them.
     pub fn sweep(&mut self, until: Time) -> Result<usize> {
-        self.wait_out_write_stall()?;
+        if !self.wait_out_write_stall(&|_| false)? {
+            return Ok(0);
+        }
         self.live.check_place()?;
         let floor = self.live.database().visible_number();
         let Live { generation, changes, .. } = &self.live;
@@ -175,6 +306,7 @@ impl Upkeep {
             disk: disk_space.free_and_reserved_bytes().or(before.disk),
             journal_bytes: disk_space.journal_bytes().unwrap_or(before.journal_bytes),
             held_moments: self.moments.count(),
+            limited: disk_space.used_and_limit_bytes(&generation.keyspaces),
             ..before
         };
         if let Some(database) = database.as_ref().filter(|_| !has_failed) {
@@ -193,9 +325,16 @@ impl Upkeep {
         self.live.database().check()
     }
 
-    /// Waits until the trees have kept up with the writes. Fails if they never will.
-    fn wait_out_write_stall(&mut self) -> Result<()> {
-        while self.keyspaces().sealed_memtables() >= SEALED_MEMTABLES_MAX || self.has_l0_stall() {
+    /// Waits until the trees have kept up with the writes; `false` if a limit leaves no way
+    /// for that. Fails if they never will.
+    fn wait_out_write_stall(&mut self, is_spared: &dyn Fn(&Key) -> bool) -> Result<bool> {
+        let (mut vain_since, mut released_at) = (Instant::now(), Instant::now());
+        loop {
+            let is_overdrawn = self.live.disk_space.is_overdrawn(self.keyspaces());
+            let has_stall = is_overdrawn || self.has_l0_stall();
+            if !has_stall && self.keyspaces().sealed_memtables() < SEALED_MEMTABLES_MAX {
+                return Ok(true);
+            }
             let begun = Instant::now();
             self.live.database().check()?;
             if self.has_l0_stall() {
@@ -204,20 +343,75 @@ impl Upkeep {
             for compactor in self.compactors.each_mut() {
                 compactor.has_finished();
             }
-            self.begin_compaction(Trigger::Write);
-            if self.has_l0_stall() && !self.is_compacting() && !self.moments.drop_oldest() {
+            if is_overdrawn {
+                // To merge the deletions with what they delete gives back both.
+                self.compactors.each_mut().into_iter().for_each(|it| it.is_awaited = true);
+                self.begin_compaction(Trigger::Evict(RECLAIM_TIME));
+            } else {
+                self.begin_compaction(Trigger::Write);
+            }
+            let is_vain = self.compactors.each().into_iter().any(Compactor::is_stuck);
+            let is_stuck = has_stall && (is_vain || !self.is_compacting());
+            if !is_stuck {
+                vain_since = begun;
+            } else if self.moments.drop_oldest() {
+                // What that has held is free.
+            } else if !self.live.disk_space.is_limited() {
                 let is_full = self.spare_bytes() == 0;
                 let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
                 return Err(io::Error::from(kind).into());
+            } else if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
+                // There are some more L0 files to the database's own limit.
+                self.release_obsolete_files_and_wait(&|| false)?;
+                continue;
+            } else if self.has_l0_stall() && self.make_way_for_l0(is_spared)? {
+                continue;
+            } else if !self.has_l0_stall() && vain_since.elapsed() > OVERDRAFT_WAIT_MAX {
+                return Ok(true);
+            } else if vain_since.elapsed() > WAIT_MAX {
+                return Ok(false);
+            } else if released_at.elapsed() > RELEASE_INTERVAL {
+                // A reader may have held files as they were released.
+                self.compactors.keys.has_obsolete_files = true;
+                released_at = Instant::now();
             }
             thread::sleep(STALL_WAIT);
             self.live.figures.note_stall(begun.elapsed());
         }
-        Ok(())
     }
 
+    /// Makes way for L0 where a limit leaves no space to merge it into the level below:
+    /// merges it into an empty level above that, or evicts what it overlaps.
+    fn make_way_for_l0(&mut self, is_spared: &dyn Fn(&Key) -> bool) -> Result<bool> {
+        if !self.live.disk_space.is_limited() {
+            return Ok(false);
+        }
+        let free_bytes = self.live.disk_space.free_bytes(self.keyspaces(), 0);
+        let Self { live, compactors, .. } = self;
+        let [keys, expiring] = live.generation.keyspaces.each();
+        for (keyspace, compactor) in
+            [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)]
+        {
+            let Some(to) = empty_level_above(keyspace) else { continue };
+            if keyspace.l0_runs() > 1 && keyspace.l0_bytes() <= free_bytes {
+                live.database().compact(keyspace, &Step::Merge { from: 0, to })?;
+                (compactor.has_obsolete_files, compactor.vain_runs) = (true, 0);
+                return Ok(true);
+            }
+        }
+        Ok(self.evict_some(true, is_spared)? > 0)
+    }
+
+    fn has_obsolete_files(&self) -> bool {
+        self.compactors.each().iter().any(|compactor| compactor.has_obsolete_files)
+    }
+
+    /// L0 has as many runs, or with a limit as many bytes, as can be merged.
     fn has_l0_stall(&self) -> bool {
+        let bytes_max = self.live.disk_space.l0_bytes_max();
+        let has_bytes = |keyspace: &Keyspace| keyspace.l0_bytes() >= bytes_max;
         self.keyspaces().l0_runs() >= L0_RUNS_MAX
+            || (bytes_max < u64::MAX && self.keyspaces().each().into_iter().any(has_bytes))
     }
 
     /// Begins a run if one is due. Blocks for nothing.
@@ -268,13 +462,255 @@ impl Upkeep {
     /// Makes each tree that has been compacted drop its obsolete files: a flush
     /// installs a new version.
     fn release_obsolete_files(&mut self) -> Result<()> {
+        if self.live.disk_space.is_limited() && self.keyspaces().l0_runs() > L0_RUNS_MAX {
+            // It would take the last runs that the database lets L0 have.
+            return Ok(());
+        }
+        let is_journal_long = self.live.disk_space.is_journal_long();
         let keyspaces = self.live.generation.keyspaces.each();
         for (keyspace, compactor) in keyspaces.into_iter().zip(self.compactors.each_mut()) {
-            if compactor.has_obsolete_files {
+            if compactor.has_obsolete_files || is_journal_long {
                 self.live.widen_bounds(keyspace)?;
-                keyspace.seal_memtable()?;
                 compactor.has_obsolete_files = false;
+                if !is_journal_long {
+                    keyspace.seal_memtable()?;
+                }
             }
+        }
+        if is_journal_long { self.flush() } else { Ok(()) }
+    }
+
+    pub fn evicts(&self) -> bool {
+        self.eviction.is_some()
+    }
+
+    /// Evicts some keys, and has a reclaim give them back, if writes will need the space
+    /// soon. Returns true if there is more to do. Blocks for no compaction.
+    pub fn evict_ahead(&mut self) -> Result<bool> {
+        let Some(ahead) = self.live.disk_space.ahead_bytes().filter(|_| self.evicts()) else {
+            return Ok(false);
+        };
+        self.end_runs()?;
+        let begins_below = if self.reclaim.is_ahead { ahead } else { ahead / 2 };
+        self.reclaim.is_ahead = self.missing_bytes(begins_below) > 0;
+        let begun = Instant::now();
+        while self.reclaim.is_ahead {
+            match self.make_way(ahead, false, Time::now(), &|_| false)? {
+                Way::Enough => self.reclaim.is_ahead = false,
+                Way::Nothing => return Ok(false),
+                Way::Made if begun.elapsed() < EVICTION_TIME => {}
+                Way::Made | Way::Awaited => return Ok(true),
+            }
+        }
+        Ok(self.reclaim.is_running)
+    }
+
+    /// Has keys evicted until so many bytes are spare, for a write submitted at `since`, and
+    /// waits for that as long as there is patience.
+    pub fn evict_for(
+        &mut self,
+        needed_bytes: u64,
+        since: Instant,
+        until: Time,
+        is_hurried: impl Fn() -> bool,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Ending> {
+        let ahead = self.live.disk_space.ahead_bytes().unwrap_or(0);
+        // Each byte may be written twice.
+        let wanted = (2 * needed_bytes).max(ahead);
+        let mut vain_steps = 0;
+        loop {
+            // What others have given back counts too.
+            self.live.disk_space.note_release();
+            if self.spare_bytes() >= needed_bytes {
+                return Ok(Ending::Enough);
+            }
+            if is_hurried() || since.elapsed() > WAIT_MAX {
+                return Ok(Ending::TooLong);
+            }
+            match self.make_way(wanted, true, until, is_spared)? {
+                Way::Made => {}
+                Way::Enough | Way::Awaited => thread::sleep(WAY_WAIT),
+                // What is above the bottom can go once it is merged.
+                Way::Nothing if vain_steps < VAIN_STEPS_MAX => {
+                    vain_steps += 1;
+                    self.compactors.each_mut().into_iter().for_each(|it| it.is_awaited = true);
+                    self.begin_compaction(Trigger::Evict(RECLAIM_TIME));
+                }
+                Way::Nothing => return Ok(Ending::NothingMore),
+            }
+        }
+    }
+
+    /// Takes a step on the way to so many spare bytes. Blocks for no compaction, but has one
+    /// end early that is in the way of a write that waits.
+    fn make_way(
+        &mut self,
+        wanted_bytes: u64,
+        is_waited: bool,
+        until: Time,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Way> {
+        self.end_runs()?;
+        let missing = self.missing_bytes(wanted_bytes);
+        if missing <= 0 && !is_waited {
+            return Ok(Way::Enough);
+        }
+        let Balance { files, merges, .. } = self.balance();
+        let has_memtables = self.keyspaces().sealed_memtables() > 0;
+        if merges < self.live.disk_space.l0_bytes_max().cast_signed()
+            && !has_memtables
+            && !self.has_l0_stall()
+        {
+            if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
+                self.release_obsolete_files()?;
+                self.live.disk_space.note_release();
+                return Ok(Way::Awaited);
+            }
+            if merges < 0 && self.moments.drop_oldest() {
+                return Ok(Way::Made);
+            }
+        }
+        self.begin_reclaim();
+        let awaits_garbage = self.reclaim.is_running && self.reclaim.has_garbage;
+        if missing > self.awaited_bytes().cast_signed() && !awaits_garbage {
+            if self.evict_once(until, is_spared)? > 0 {
+                return Ok(Way::Made);
+            }
+            if is_waited || files < 0 {
+                // Tables are dropped between two runs.
+                self.compactors.keys.stop();
+            }
+        }
+        if self.is_compacting()
+            || has_memtables
+            || self.remover.is_running()
+            || (self.awaited_bytes() > 0 && Instant::now() < self.reclaim.next)
+        {
+            return Ok(Way::Awaited);
+        }
+        if !is_waited {
+            return Ok(Way::Nothing);
+        }
+        if self.keyspaces().memtable_bytes() > 0 && !self.has_l0_stall() {
+            self.flush()?;
+            return Ok(Way::Awaited);
+        }
+        let was_awaited = self.awaited_bytes() > 0;
+        if let Some(eviction) = &mut self.eviction {
+            // No reclaim can give that back.
+            eviction.awaited = Both::default();
+        }
+        let has_made = self.moments.drop_oldest() || was_awaited;
+        Ok(if has_made { Way::Made } else { Way::Nothing })
+    }
+
+    fn balance(&self) -> Balance {
+        let unlimited = Balance { files: i64::MAX, journals: u64::MAX, merges: i64::MAX };
+        self.live.disk_space.balance(self.keyspaces()).unwrap_or(unlimited)
+    }
+
+    /// How many bytes more are to be given back for so many to be spare.
+    fn missing_bytes(&self, wanted_bytes: u64) -> i64 {
+        let of_disk = self.live.disk_space.spare_bytes_of_disk(self.keyspaces());
+        let spare = self.balance().files.min(i64::try_from(of_disk).unwrap_or(i64::MAX));
+        wanted_bytes.cast_signed().saturating_sub(spare)
+    }
+
+    /// The bytes that were evicted and that a reclaim gives back.
+    fn awaited_bytes(&self) -> u64 {
+        self.eviction.as_ref().map_or(0, |eviction| eviction.awaited.each().into_iter().sum())
+    }
+
+    /// Sweeps, or else evicts some keys: how many.
+    fn evict_once(&mut self, until: Time, is_spared: &dyn Fn(&Key) -> bool) -> Result<usize> {
+        let swept = if self.has_expired(until) { self.sweep(until)? } else { 0 };
+        if swept > 0 {
+            let Self { live, eviction: Some(eviction), .. } = self else { return Ok(swept) };
+            eviction.note_swept(swept, live.generation.expiring());
+            return Ok(swept);
+        }
+        self.evict_some(false, is_spared)
+    }
+
+    /// The same without a sweep, and from tables first if that is asked for or nothing else
+    /// would come back.
+    fn evict_some(
+        &mut self,
+        tables_first: bool,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<usize> {
+        let may_drop = !self.compactors.keys.is_running();
+        let is_stuck = self.compactors.each().into_iter().any(Compactor::is_stuck);
+        let Self { live, sweep, eviction: Some(eviction), .. } = self else { return Ok(0) };
+        let Evicted { keys, deletions, changes } =
+            eviction.step(live, sweep, may_drop, tables_first || is_stuck, is_spared)?;
+        self.compactors.keys.note(deletions + changes, deletions);
+        // A drop, or a flush of what was written, may leave some.
+        self.compactors.keys.has_obsolete_files |= keys > 0;
+        self.has_written()?;
+        Ok(keys)
+    }
+
+    /// Begins to reclaim what was evicted or overwritten, unless it has just been tried.
+    fn begin_reclaim(&mut self) {
+        if self.reclaim.is_running || self.is_compacting() || Instant::now() < self.reclaim.next {
+            return;
+        }
+        let garbage_min = self.live.disk_space.ahead_bytes().unwrap_or(0) / 2;
+        let Self { live, compactors, reclaim, eviction: Some(eviction), .. } = self else { return };
+        let [keys, expiring] = live.generation.keyspaces.each();
+        let free_bytes = live.disk_space.free_bytes(&live.generation.keyspaces, 0);
+        let worth = |keyspace: &Keyspace, written: u64| {
+            // Else it takes longer than it is worth.
+            let table_bytes = keyspace.disk_bytes().saturating_sub(keyspace.blob_bytes());
+            if written >= garbage_min && 2 * table_bytes < free_bytes { written } else { 0 }
+        };
+        let garbage = Both {
+            keys: worth(keys, reclaim.garbage.keys),
+            expiring: worth(expiring, reclaim.garbage.expiring),
+        };
+        let awaited = &eviction.awaited;
+        let [of_keys, of_expiring] =
+            [awaited.keys + garbage.keys, awaited.expiring + garbage.expiring];
+        if of_keys + of_expiring == 0 {
+            return;
+        }
+        reclaim.next = Instant::now() + RECLAIM_INTERVAL;
+        let trigger = Trigger::Evict(RECLAIM_TIME);
+        if of_keys >= of_expiring {
+            compactors.keys.is_awaited = true;
+            compactors.keys.begin(live, keys, trigger);
+            reclaim.awaited = Both { keys: awaited.keys, expiring: 0 };
+            (reclaim.garbage.keys, reclaim.has_garbage) = (0, garbage.keys > 0);
+        } else {
+            compactors.expiring.is_awaited = true;
+            compactors.expiring.begin(live, expiring, trigger);
+            reclaim.awaited = Both { keys: 0, expiring: awaited.expiring };
+            (reclaim.garbage.expiring, reclaim.has_garbage) = (0, garbage.expiring > 0);
+        }
+        self.reclaim.is_running = self.is_compacting();
+    }
+
+    /// Ends runs that are done, and releases the files of a reclaim.
+    fn end_runs(&mut self) -> Result<()> {
+        for compactor in self.compactors.each_mut() {
+            compactor.has_finished();
+        }
+        if !self.reclaim.is_running || self.is_compacting() || self.has_l0_stall() {
+            return Ok(());
+        }
+        self.reclaim.is_running = false;
+        self.release_obsolete_files()?;
+        self.live.disk_space.note_release();
+        // A run that was cut short, or that had L0 to reduce, has given nothing back.
+        let [of_keys, of_expiring] = self.compactors.each().map(Compactor::has_reclaimed);
+        if let Some(eviction) = &mut self.eviction {
+            let Both { keys, expiring } = &self.reclaim.awaited;
+            let awaited = &mut eviction.awaited;
+            awaited.keys = awaited.keys.saturating_sub(if of_keys { *keys } else { 0 });
+            awaited.expiring =
+                awaited.expiring.saturating_sub(if of_expiring { *expiring } else { 0 });
         }
         Ok(())
     }
@@ -295,7 +731,9 @@ impl Upkeep {
             if is_hurried() {
                 patience.hurry();
             }
-            if let Some(ending) = patience.after(round, self.spare_bytes(), Instant::now()) {
+            if let Some(ending) =
+                patience.after(round, self.spare_bytes_for_growth(), Instant::now())
+            {
                 return Ok(ending);
             }
             round = self.make_space_once(patience, until, &is_hurried)?;
@@ -324,7 +762,7 @@ impl Upkeep {
         if expiring.is_some() {
             self.release_obsolete_files_and_wait(is_hurried)?;
         }
-        if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes()) {
+        if expiring.is_some() && patience.is_satisfied_with(self.spare_bytes_for_growth()) {
             round.has_more = true;
         } else {
             let Self { live, compactors, .. } = self;
@@ -352,6 +790,7 @@ impl Upkeep {
         for keyspace in self.keyspaces().each() {
             compaction::wait_for_flush(keyspace, is_hurried);
         }
+        self.live.disk_space.note_release();
         Ok(())
     }
 
@@ -376,6 +815,7 @@ impl Upkeep {
         let attempt = reopener.attempt(&mut self.live);
         if matches!(attempt, Reopened::Now) {
             self.sweep = Sweep::new(self.keyspaces());
+            self.forget_evicted();
         }
         attempt
     }
@@ -395,4 +835,13 @@ impl Upkeep {
         self.live.inventory.end();
         Ok(())
     }
+}
+
+/// The deepest empty level with nothing but L0 above it.
+fn empty_level_above(keyspace: &Keyspace) -> Option<u8> {
+    let levels = keyspace.levels();
+    let filled = levels.iter().skip(1).position(|level| level.files > 0);
+    let deepest = levels.len().saturating_sub(2);
+    let empty = filled.unwrap_or(deepest).min(deepest);
+    u8::try_from(empty).ok().filter(|empty| *empty > 0)
 }

@@ -45,6 +45,13 @@ pub const L0_RUNS_MAX_TO_RECLAIM: usize = L0_RUNS_MAX - 4;
 /// From so many L0 files on they may take the space of the next flush.
 const L0_FILES_URGENT: usize = 16;
 
+/// How long nothing is tried within a limit where there was no space for a run to begin.
+const TRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How many runs in a row may take no step. A single L0 file is left for the next run, in
+/// which there are two.
+const VAIN_RUNS_MAX: u32 = 3;
+
 /// How long nothing is tried after a failure.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -64,11 +71,17 @@ pub struct Compactor {
     /// Resplits since anything has reached the last level or was deleted.
     resplits: u32,
     fineness: u32,
+    /// Space is awaited from a reclaim, however few keys were deleted.
+    pub is_awaited: bool,
     /// A flush may give space back.
     pub has_obsolete_files: bool,
     failed_at: Option<Instant>,
     /// The last run has come nearer to where it gives space back.
     has_progress: bool,
+    /// There was no space for a run to begin.
+    tried_at: Option<Instant>,
+    /// The last runs that have not taken a step, or could not begin.
+    pub vain_runs: u32,
 }
 
 /// A reason to look for something to do.
@@ -78,6 +91,8 @@ pub enum Trigger {
     Write,
     /// Nobody has written for a while.
     Idle,
+    /// Keys were evicted, and so much time is for a run.
+    Evict(Duration),
     /// A write is about to be refused, and waits for a run of about this long.
     NoSpace(Duration),
 }
@@ -114,10 +129,11 @@ impl Compactor {
         // A write that waits has no time for a pause after a failure.
         let time_max = match trigger {
             Trigger::Write | Trigger::Idle => None,
-            Trigger::NoSpace(time) => Some(time),
+            Trigger::Evict(time) | Trigger::NoSpace(time) => Some(time),
         };
         let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < FAILURE_INTERVAL);
-        if self.running.is_some() || (has_failed && time_max.is_none()) {
+        let is_urgent = matches!(trigger, Trigger::Evict(_) | Trigger::NoSpace(_));
+        if self.running.is_some() || (has_failed && !is_urgent) {
             return;
         }
         let l0_files = keyspace.l0_files();
@@ -128,20 +144,36 @@ impl Compactor {
             let (disk_space, keyspaces) =
                 (live.disk_space.clone(), Arc::clone(&live.generation.keyspaces));
             let is_kept = goal == Goal::ReduceL0 && l0_files < L0_FILES_URGENT;
-            let kept_bytes = move || if is_kept { keyspaces.unflushed_bytes() } else { 0 };
-            move || disk_space.free_bytes().saturating_sub(kept_bytes())
+            move || {
+                // A step before has made files obsolete.
+                disk_space.note_release();
+                let kept_bytes = if is_kept { keyspaces.unflushed_bytes() } else { 0 };
+                disk_space.free_bytes(&keyspaces, kept_bytes)
+            }
         };
         let picker = Picker {
             goal,
             fineness: self.fineness,
             may_resplit: self.resplits <= FINENESS_MAX,
             whole_bytes_max: WHOLE_BYTES_MAX,
+            is_limited: live.disk_space.is_limited(),
+            scale: live.disk_space.scale(),
         };
-        let kept_bytes = live.disk_space.free_bytes() / 2;
-        let space = Space { free: free_bytes(), kept: kept_bytes };
-        if !picker.may_begin(&shape_of(keyspace), space) {
+        // What a limit has for merges is lent to nobody else.
+        let is_limited = live.disk_space.is_limited();
+        let all_free_bytes = || live.disk_space.free_bytes(&live.generation.keyspaces, 0);
+        let kept_bytes = if is_limited { 0 } else { all_free_bytes() / 2 };
+        let has_paused = self.tried_at.is_none_or(|at| at.elapsed() > TRY_INTERVAL);
+        if is_limited && !has_paused {
             return;
         }
+        let space = Space { free: free_bytes(), kept: kept_bytes };
+        if !picker.may_begin(&shape_of(keyspace), space) {
+            self.vain_runs += 1;
+            self.tried_at = Some(Instant::now());
+            return;
+        }
+        self.tried_at = None;
         let is_stopped = Arc::new(AtomicBool::new(false));
         let run = Run {
             database: live.database().clone(),
@@ -179,7 +211,7 @@ impl Compactor {
         let reclaims = match trigger {
             Trigger::Write => false,
             Trigger::Idle => self.unfinished == Some(Goal::Reclaim) || has_changed(),
-            Trigger::NoSpace(_) => {
+            Trigger::Evict(_) | Trigger::NoSpace(_) => {
                 l0_files < L0_RUNS_MAX_TO_RECLAIM && (self.has_deletions_left() || has_changed())
             }
         };
@@ -192,7 +224,7 @@ impl Compactor {
 
     /// Whether a reclaim would give enough space back.
     fn has_deletions_left(&self) -> bool {
-        self.deletions >= CHANGES_MIN || self.unfinished == Some(Goal::Reclaim)
+        self.is_awaited || self.deletions >= CHANGES_MIN || self.unfinished == Some(Goal::Reclaim)
     }
 
     /// Whether a run has ended since the last call.
@@ -208,12 +240,18 @@ impl Compactor {
         self.unfinished = None;
         let ended = run.thread.join().unwrap_or_else(|_panic| Err(tree::Error::panicked()));
         // Where nothing was deleted, to move files gives back little, or nothing.
-        let is_awaited = self.deletions >= CHANGES_MIN;
+        let is_awaited = self.is_awaited || self.deletions >= CHANGES_MIN;
         self.has_progress = match &ended {
             Ok(RunEnd::Early { has_stepped, .. }) => *has_stepped && is_awaited,
             Ok(RunEnd::Resplit) => is_awaited,
             Ok(RunEnd::Done) => true,
             Ok(RunEnd::Stuck) | Err(_) => false,
+        };
+        self.vain_runs = match &ended {
+            Ok(RunEnd::Done | RunEnd::Resplit | RunEnd::Early { has_stepped: true, .. }) => 0,
+            Ok(RunEnd::Stuck | RunEnd::Early { has_stepped: false, .. }) | Err(_) => {
+                self.vain_runs + 1
+            }
         };
         match ended {
             Ok(RunEnd::Early { has_moved, .. }) => {
@@ -230,6 +268,7 @@ impl Compactor {
             }
             Ok(RunEnd::Done) if run.goal == Goal::ReduceL0 => {}
             Ok(RunEnd::Done) => {
+                self.is_awaited = false;
                 self.changes = self.changes.saturating_sub(run.changes);
                 self.deletions = self.deletions.saturating_sub(run.deletions);
             }
@@ -269,6 +308,16 @@ impl Compactor {
         if let Some(run) = &self.running {
             run.is_stopped.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Returns true if what was awaited has been given back as far as it can be.
+    pub fn has_reclaimed(&self) -> bool {
+        (!self.is_awaited && self.unfinished.is_none()) || self.is_stuck()
+    }
+
+    /// Returns true if no step is small enough for the space that there is.
+    pub fn is_stuck(&self) -> bool {
+        self.vain_runs >= VAIN_RUNS_MAX
     }
 
     pub fn is_running(&self) -> bool {

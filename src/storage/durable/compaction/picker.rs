@@ -16,10 +16,8 @@
 //! moves them back to L0, to be split into smaller ones. lsm-tree picks the files
 //! of a step; the step bounds what it may pick.
 
-use super::super::tree::{BLOB_REWRITE_SHARE, Level, MEMTABLE_BYTES, Step};
-
-/// How large a file of a level is: the smaller, the less space a step takes.
-pub const TABLE_BYTES: u64 = 4 << 20;
+use super::super::disk_space::Scale;
+use super::super::tree::{BLOB_REWRITE_SHARE, Level, Step};
 
 /// Compaction starts at this many L0 files.
 pub const L0_FILES_TO_COMPACT: u8 = 4;
@@ -32,12 +30,17 @@ pub const WHOLE_BYTES_MAX: u64 = 512 << 20;
 /// much from below.
 const STEP_SHARE: u64 = 16;
 
+/// A small step takes about so many files.
+const SMALL_STEP_SHARE: u64 = 8;
+
 /// A step from one level to the next takes no more than so many of the files that
 /// it makes: lsm-tree's own limit is 50 from below.
 const STEP_FILES_MAX: u64 = 64;
 
-/// The smallest files that a step down makes where there is little space.
+/// The smallest files that a step down makes where there is little space, and the same as
+/// one part in so many of a usual one.
 const STEP_TABLE_BYTES_MIN: u64 = 64 << 10;
+const STEP_TABLE_SHARE: u64 = 16;
 
 /// The smallest files that L0 is split into. They may hold nothing but deletions,
 /// which are many times smaller than the values. A block is no smaller.
@@ -125,16 +128,21 @@ pub struct Picker {
     pub fineness: u32,
     pub may_resplit: bool,
     pub whole_bytes_max: u64,
+    /// The directory has a limit, of which no step takes more than there is.
+    pub is_limited: bool,
+    /// The sizes of memtables and files.
+    pub scale: Scale,
 }
 
 impl Picker {
     /// True if a run has space to begin.
     pub fn may_begin(&self, shape: &Shape, space: Space) -> bool {
         match self.goal {
-            Goal::ReduceL0 => shape.l0_step_bytes() <= space.free,
+            Goal::ReduceL0 if self.is_limited => !self.steps_of_l0(shape, space).is_empty(),
+            Goal::ReduceL0 => shape.l0_step_bytes(self.scale) <= space.free,
             Goal::Reclaim => {
                 shape.table_bytes() < self.whole_bytes_max
-                    || shape.step_bytes_min() <= shape.spare_bytes(space)
+                    || shape.step_bytes_min(self.scale) <= shape.spare_bytes(space)
             }
         }
     }
@@ -142,13 +150,23 @@ impl Picker {
     pub fn pick(&self, shape: &Shape, space: Space, so_far: SoFar) -> Pick {
         let SoFar { has_stepped, has_moved, tries } = so_far;
         let early = Pick::Stop(RunEnd::Early { has_stepped, has_moved });
+        if self.goal == Goal::ReduceL0 && self.is_limited {
+            let steps = self.steps_of_l0(shape, space);
+            return match steps.into_iter().nth(tries) {
+                Some(step) => Pick::Step(step),
+                None if tries > 0 && shape.l0().files < L0_FILES_TO_COMPACT.into() => {
+                    Pick::Stop(RunEnd::Done)
+                }
+                None => early,
+            };
+        }
         if self.goal == Goal::ReduceL0 {
             return if tries > 0 {
                 Pick::Stop(RunEnd::Done)
-            } else if shape.l0_step_bytes() > space.free {
+            } else if shape.l0_step_bytes(self.scale) > space.free {
                 early
             } else {
-                Pick::Step(leveled(L0_FILES_TO_COMPACT, TABLE_BYTES))
+                Pick::Step(leveled(L0_FILES_TO_COMPACT, self.scale.table))
             };
         }
         let whole_bytes_max = self.whole_bytes_max(shape, space);
@@ -157,7 +175,7 @@ impl Picker {
             if !has_stepped && shape.table_bytes() < whole_bytes_max {
                 return Pick::Whole;
             }
-            if shape.step_bytes_min() > spare_bytes {
+            if shape.step_bytes_min(self.scale) > spare_bytes {
                 return if has_stepped { early } else { Pick::WholeIfBelow(whole_bytes_max) };
             }
         }
@@ -183,6 +201,23 @@ impl Picker {
         }
     }
 
+    /// The steps that reduce L0 within a limit: all of it at once, into all of the first level
+    /// below it that has anything, if that fits; else files of that level first go down.
+    fn steps_of_l0(&self, shape: &Shape, space: Space) -> Vec<Step> {
+        let free = space.free.saturating_sub(shape.blob_step_bytes());
+        let all_bytes = shape.l0().bytes + shape.first_below().bytes;
+        let small_bytes = (SMALL_STEP_SHARE * self.scale.table).min(shape.table_bytes());
+        let mut steps = Vec::new();
+        if all_bytes.max(small_bytes) <= free {
+            steps.push(leveled(L0_FILES_TO_COMPACT, self.scale.table));
+        }
+        if small_bytes <= free {
+            let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
+            steps.push(leveled(l0_files, self.scale.table));
+        }
+        steps
+    }
+
     /// The steps towards the last level; the first that finds something to do is
     /// the one.
     fn steps(&self, shape: &Shape, spare_bytes: u64) -> Vec<Step> {
@@ -201,7 +236,7 @@ impl Picker {
             steps.push(Step::Move { from: lowest, to: deepest });
         }
         // No level may hold anything where L0 may have no file.
-        let table_bytes = (spare_bytes / STEP_FILES_MAX).min(TABLE_BYTES);
+        let table_bytes = (spare_bytes / STEP_FILES_MAX).min(self.scale.table);
         steps.push(leveled(0, table_bytes));
         // Where the files of the lowest level overlap too much, files of the levels
         // above are merged into them, and they are split.
@@ -228,9 +263,9 @@ impl Picker {
     /// The size of files that bytes above the last level are split into, for each to
     /// overlap no more of it than a step can take.
     fn fine_bytes(&self, bytes: u64, shape: &Shape, spare_bytes: u64) -> u64 {
-        let step_bytes = (STEP_SHARE * TABLE_BYTES).min(spare_bytes / 2);
+        let step_bytes = (STEP_SHARE * self.scale.table).min(spare_bytes / 2);
         let bytes = bytes.saturating_mul(step_bytes) / shape.table_bytes().max(1);
-        (bytes >> (2 * self.fineness)).clamp(FINE_TABLE_BYTES_MIN, TABLE_BYTES)
+        (bytes >> (2 * self.fineness)).clamp(FINE_TABLE_BYTES_MIN, self.scale.table)
     }
 
     /// The size below which the live entries of a tree can be merged as a whole,
@@ -264,6 +299,13 @@ impl Shape {
         self.levels.iter().map(|level| level.bytes).sum()
     }
 
+    /// The first level below L0 that holds anything, unless that is the last one and large:
+    /// then another is begun above it.
+    fn first_below(&self) -> Level {
+        let first = self.between().iter().find(|level| level.files > 0);
+        first.copied().unwrap_or_default()
+    }
+
     /// L0, and the first level between that holds anything.
     fn first_levels_bytes(&self) -> u64 {
         let first = self.between().iter().find(|level| level.bytes > 0);
@@ -276,18 +318,19 @@ impl Shape {
     }
 
     /// The space that a reduction of L0 needs until obsolete files are gone.
-    fn l0_step_bytes(&self) -> u64 {
+    fn l0_step_bytes(&self, scale: Scale) -> u64 {
         // All L0 files go at once. Where there are more than usual the others are
         // small, or a resplit has brought them there.
         let Level { files, bytes } = self.l0();
         let usual_files = (files as u64).min(L0_FILES_TO_COMPACT.into());
-        let step_bytes = (usual_files * MEMTABLE_BYTES).max(STEP_SHARE * TABLE_BYTES).max(bytes);
-        step_bytes.min(self.table_bytes() + MEMTABLE_BYTES) + self.blob_step_bytes()
+        let step_bytes = (usual_files * scale.memtable).max(STEP_SHARE * scale.table).max(bytes);
+        step_bytes.min(self.table_bytes() + scale.memtable) + self.blob_step_bytes()
     }
 
     /// The least that the next step of a reclaim takes.
-    fn step_bytes_min(&self) -> u64 {
-        if self.is_settled() { self.l0().bytes } else { STEP_FILES_MAX * STEP_TABLE_BYTES_MIN }
+    fn step_bytes_min(&self, scale: Scale) -> u64 {
+        let table_bytes = STEP_TABLE_BYTES_MIN.min(scale.table / STEP_TABLE_SHARE);
+        if self.is_settled() { self.l0().bytes } else { STEP_FILES_MAX * table_bytes }
     }
 
     /// The space that a step of a reclaim may take for tables.
@@ -320,6 +363,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const TABLE_BYTES: u64 = Scale::USUAL.table;
 
     /// A tree with these files and mebibytes in L0, L4, L5 and L6.
     fn shape([l0, l4, l5, l6]: [(usize, u64); 4]) -> Shape {
@@ -334,7 +378,14 @@ mod tests {
     }
 
     fn picker(goal: Goal) -> Picker {
-        Picker { goal, fineness: 0, may_resplit: true, whole_bytes_max: WHOLE_BYTES_MAX }
+        Picker {
+            goal,
+            fineness: 0,
+            may_resplit: true,
+            whole_bytes_max: WHOLE_BYTES_MAX,
+            is_limited: false,
+            scale: Scale::USUAL,
+        }
     }
 
     const BEGUN: SoFar = SoFar { has_stepped: false, has_moved: false, tries: 0 };
@@ -369,6 +420,32 @@ mod tests {
             let may_begin = !matches!(expected, Pick::Stop(RunEnd::Early { .. }));
             assert_eq!(picker.may_begin(&shape, space), may_begin, "{levels:?} {free_mib}");
         }
+    }
+
+    #[test]
+    fn within_a_limit_l0_is_reduced_where_the_level_below_fits_too() {
+        let scale = Scale { memtable: MIB, table: MIB, ..Scale::USUAL };
+        let limited = Picker { is_limited: true, scale, ..picker(Goal::ReduceL0) };
+        let all = || Pick::Step(leveled(L0_FILES_TO_COMPACT, MIB));
+        let below = || Pick::Step(leveled(9, MIB));
+        let levels = [(8, 8), (0, 0), (12, 12), (60, 60)];
+        for (free_mib, tries, expected) in [
+            (20, 0, all()),
+            (20, 1, below()),
+            // Files go down until there is space for all.
+            (19, 0, below()),
+            (8, 0, below()),
+            (7, 0, early(BEGUN)),
+            (20, 2, early(BEGUN)),
+        ] {
+            let (shape, space) = (shape(levels), space(free_mib, 0));
+            let so_far = SoFar { tries, ..BEGUN };
+            assert_eq!(limited.pick(&shape, space, so_far), expected, "{free_mib} {tries}");
+            assert_eq!(limited.may_begin(&shape, space), free_mib >= 8, "{free_mib}");
+        }
+        let few = shape([(2, 2), (0, 0), (12, 12), (60, 60)]);
+        let exhausted = limited.pick(&few, space(20, 0), EXHAUSTED);
+        assert_eq!(exhausted, Pick::Stop(RunEnd::Done));
     }
 
     #[test]

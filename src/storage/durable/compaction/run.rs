@@ -2,7 +2,7 @@
 
 use super::super::figures::Figures;
 use super::super::tree::{self, BLOB_VALUE_BYTES_MIN, Database, Keyspace, Step};
-use super::picker::{Goal, Pick, Picker, RunEnd, Shape, SoFar, Space, TABLE_BYTES};
+use super::picker::{Goal, Pick, Picker, RunEnd, Shape, SoFar, Space};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -94,11 +94,12 @@ impl Run {
         let keyspace = &self.keyspace;
         let mut stale_bytes = u64::MAX;
         loop {
-            self.compact(&Step::Major { table_bytes: TABLE_BYTES })?;
+            self.compact(&Step::Major { table_bytes: self.picker.scale.table })?;
             // The next merge removes the blobs that this one has found to be stale.
             let before = stale_bytes;
             stale_bytes = keyspace.stale_blob_bytes();
-            if stale_bytes < keyspace.disk_bytes() / STALE_SHARE || stale_bytes == before {
+            let stale_max = (keyspace.disk_bytes() / STALE_SHARE).min(self.picker.scale.stale);
+            if stale_bytes < stale_max || stale_bytes == before {
                 return Ok(RunEnd::Done);
             }
             let shape = shape_of(keyspace);

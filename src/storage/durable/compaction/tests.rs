@@ -1,10 +1,12 @@
 //! Compaction of real trees; `picker` has tables of its rules.
 
-use super::picker::{Shape, TABLE_BYTES};
+use super::picker::Shape;
 use super::*;
+use crate::storage::Limits;
 use crate::storage::durable::directory::Directory;
+use crate::storage::durable::disk_space::Scale;
 use crate::storage::durable::recovery;
-use crate::storage::durable::tree::Step;
+use crate::storage::durable::tree::{Step, TABLE_BYTES};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -23,7 +25,7 @@ impl Tree {
         directory.found(recovery::found).expect("it is made");
         let data = Arc::new(directory.data().expect("it is there"));
         let recovered = recovery::recover(&data, true, || directory.finish());
-        let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), 0);
+        let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), Limits::default());
         Self { live, _directory: directory, _folder: folder }
     }
 
@@ -58,7 +60,14 @@ impl Tree {
         Run {
             database: self.live.database().clone(),
             keyspace: self.keyspace().clone(),
-            picker: Picker { goal, fineness: 0, may_resplit: true, whole_bytes_max: 0 },
+            picker: Picker {
+                goal,
+                fineness: 0,
+                may_resplit: true,
+                whole_bytes_max: 0,
+                is_limited: false,
+                scale: Scale::USUAL,
+            },
             free_bytes: Box::new(|| u64::MAX),
             kept_bytes: 0,
             time_max: Duration::MAX,

@@ -81,6 +81,13 @@ pub fn clocks_noted(keys: &Keyspace) -> Result<Option<Reading>> {
     Ok(keys.get(CLOCKS)?.and_then(|bytes| Reading::from_bytes(&bytes)))
 }
 
+/// The expiry of a key, if it has one.
+pub fn found(keyspaces: &Keyspaces, key: &Key) -> Option<Time> {
+    let is_there = keyspaces.has_index();
+    let due = is_there.then(|| Due::found(&keyspaces.keys, &expiry_of(key.as_str().as_bytes())));
+    due.flatten().map(|due| due.expiry)
+}
+
 /// The index's entry for a key, in order of time.
 pub fn index_entry(expiry: Time, key: &Key) -> Vec<u8> {
     [&index_from(expiry), key.as_str().as_bytes()].concat()
@@ -97,7 +104,7 @@ fn index_behind(expiry: Time) -> Vec<u8> {
 }
 
 /// The expiry and the key that an entry names.
-fn parse(index_entry: &[u8]) -> Option<(Time, &[u8])> {
+pub fn parse(index_entry: &[u8]) -> Option<(Time, &[u8])> {
     let (expiry, key) = index_entry.strip_prefix(&PREFIX)?.split_first_chunk()?;
     Some((Time::from_bits(u64::from_be_bytes(*expiry)), key))
 }

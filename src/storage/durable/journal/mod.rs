@@ -191,14 +191,16 @@ pub fn disk_bytes(data: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// The bytes that a file or a folder takes.
 #[cfg(unix)]
-fn allocated_bytes(file: &fs::Metadata) -> u64 {
+pub fn allocated_bytes(file: &fs::Metadata) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     file.blocks() * 512
 }
 
+/// The same where the system does not tell.
 #[cfg(not(unix))]
-fn allocated_bytes(file: &fs::Metadata) -> u64 {
+pub fn allocated_bytes(file: &fs::Metadata) -> u64 {
     file.len()
 }
 

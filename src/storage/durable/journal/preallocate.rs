@@ -17,9 +17,18 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The length of a new journal with nothing in it.
 pub const NEW_BYTES: u64 = 64 << 20;
+
+/// The database begins another journal at a flush, once it has written to this place.
+const END: u64 = 64_000_001;
+
+/// The longest wait for another journal, and the time between two looks for it.
+const BEGIN_WAIT_MAX: Duration = Duration::from_secs(5);
+const BEGIN_WAIT: Duration = Duration::from_millis(1);
 
 /// The zeros that are written at once.
 const AHEAD_BYTES: u64 = 256 << 10;
@@ -65,6 +74,31 @@ impl Preallocation {
     }
 }
 
+/// Has the database begin another journal with a flush, which `seal` has it begin: by the
+/// place in the newest one. Nobody may write to that meanwhile. Blocks until the other one
+/// is there, for some seconds at most.
+pub fn end_journal<E: From<io::Error>>(
+    data: &Path,
+    seal: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
+    let Some(journal) = journals(data)?.pop() else { return seal() };
+    let Some(file) = opened(&journal, is_written)? else { return seal() };
+    // The place is that of the database's descriptor too.
+    let place = seek(&file, SeekFrom::Current(0)).map_err(io::Error::from)?;
+    seek(&file, SeekFrom::Start(END.max(place))).map_err(io::Error::from)?;
+    let sealed = seal();
+    let begun = Instant::now();
+    while sealed.is_ok() && journals(data)?.pop().as_ref() == Some(&journal) {
+        if begun.elapsed() > BEGIN_WAIT_MAX {
+            break;
+        }
+        thread::sleep(BEGIN_WAIT);
+    }
+    // Nothing is written to it any more, unless it is the newest still.
+    seek(&file, SeekFrom::Start(place)).map_err(io::Error::from)?;
+    sealed
+}
+
 /// Writes zeros to the hole at the end of the newest journal. There may be
 /// others: a value of zeros is one once the file was copied.
 fn extend(data: &Path) -> io::Result<()> {
@@ -104,18 +138,25 @@ fn unclear() -> io::Error {
 /// written to from where it ended.
 fn write_in_place(data: &Path) -> io::Result<()> {
     let Some(journal) = journals(data)?.pop() else { return Ok(()) };
-    let Some(file) = appended(&journal)? else { return Ok(()) };
+    let Some(file) = opened(&journal, is_appended)? else { return Ok(()) };
     // The place and the flags are those of the database's descriptor too.
     let end = seek(&file, SeekFrom::End(0))?;
     fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::APPEND)?;
     file.set_len(end.max(NEW_BYTES))
 }
 
-/// The file that the database has opened to append to `journal`.
-fn appended(journal: &Path) -> io::Result<Option<File>> {
+fn is_appended(flags: OFlags) -> bool {
+    flags.contains(OFlags::APPEND)
+}
+
+fn is_written(flags: OFlags) -> bool {
+    flags & OFlags::RWMODE != OFlags::RDONLY
+}
+
+/// The file that the database has opened in some way to write to `journal`.
+fn opened(journal: &Path, is_so: impl Fn(OFlags) -> bool) -> io::Result<Option<File>> {
     let wanted = fs::metadata(journal)?;
     let is_it = |it: Metadata| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino());
-    let is_appended = |flags: OFlags| flags.contains(OFlags::APPEND);
     for entry in fs::read_dir(descriptors::LIST)? {
         let entry = entry?;
         // Nothing else is duplicated: it may be a lock, and be held by that.
@@ -125,7 +166,7 @@ fn appended(journal: &Path) -> io::Result<Option<File>> {
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let Some(Ok(descriptor)) = number.map(descriptors::duplicate) else { continue };
         let file = File::from(descriptor);
-        if file.metadata().is_ok_and(is_it) && fcntl_getfl(&file).is_ok_and(is_appended) {
+        if file.metadata().is_ok_and(is_it) && fcntl_getfl(&file).is_ok_and(&is_so) {
             return Ok(Some(file));
         }
     }

@@ -13,6 +13,7 @@
 //! are read here, by the references that are in their place.
 
 use super::super::decoder::Decoder;
+use super::blob_files::{BLOB_HEAD_BYTES, BLOB_MAGIC};
 use super::{BLOBS, Result};
 use crate::storage::page::Bounds;
 use bytes::{Buf as _, Bytes};
@@ -24,13 +25,6 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
-
-/// The start of a value in a blob file, before the key.
-const BLOB_MAGIC: &[u8] = b"BLOB";
-
-/// The bytes before the key: that, the checksum, the sequence number, and the lengths of
-/// the key, the value, and the value on the disk.
-const BLOB_HEAD_BYTES: usize = 4 + 16 + 8 + 2 + 4 + 4;
 
 type Ranges = dyn Fn(&Bounds) -> Box<InOrder> + Send + Sync;
 

@@ -25,6 +25,8 @@
 //! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
 //! Nothing here knows of entries, expiry or clients.
 
+mod blob_files;
+mod bottom;
 mod held_tree;
 mod moments;
 mod orphans;
@@ -32,6 +34,8 @@ pub mod table_file;
 
 use crate::platform::descriptors;
 use crate::storage::page::Bounds;
+pub use blob_files::{Blob, Size};
+pub use bottom::{Stretch, StretchItem};
 use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions, Readable as _};
@@ -40,6 +44,7 @@ use held_tree::{HeldItem, HeldItems, HeldTree};
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
 use moments::Moments;
 use orphans::NewFiles;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -73,6 +78,9 @@ const JOURNALS_BYTES_MAX: u64 = 192 << 20;
 /// The size at which both memtables of a generation are flushed.
 pub const MEMTABLE_BYTES: u64 = 16 << 20;
 
+/// How large a file of a level is: the smaller, the less space a step takes.
+pub const TABLE_BYTES: u64 = 4 << 20;
+
 /// Values from this size on go to blob files, so that compaction does not copy
 /// them.
 pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
@@ -83,7 +91,7 @@ const BLOB_FILE_BYTES: u64 = 8 << 20;
 pub const BLOB_REWRITE_SHARE: u8 = 20;
 
 /// A tree's folder of blob files.
-const BLOBS: &str = "blobs";
+pub const BLOBS: &str = "blobs";
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -238,6 +246,12 @@ impl Database {
     /// buffer is empty between batches.
     pub fn check(&self) -> Result<()> {
         self.0.persist(PersistMode::Buffer).map_err(Error::of_the_journal)
+    }
+
+    /// Has snapshots show what is there without a batch, as after a drop of tables. Not while
+    /// a batch is committed.
+    fn renew_moment(&self) {
+        self.1.renew(&self.0);
     }
 
     /// The bytes of the block cache that are in use.
@@ -626,7 +640,21 @@ impl Keyspace {
         self.0.tree.l0_run_count()
     }
 
-    /// The bytes of all its files.
+    /// The bytes of L0.
+    pub fn l0_bytes(&self) -> u64 {
+        let version = self.0.tree.current_version();
+        let Some(l0) = version.level(0) else { return 0 };
+        l0.size()
+    }
+
+    /// The numbers of its tables, and of its blob files.
+    pub fn file_numbers(&self) -> [HashSet<u64>; 2] {
+        let version = self.0.tree.current_version();
+        let tables = version.iter_tables().map(lsm_tree::Table::id).collect();
+        [tables, version.blob_files.list_ids().copied().collect()]
+    }
+
+    /// The bytes of all its files, but for what a table has beside its data.
     pub fn disk_bytes(&self) -> u64 {
         self.0.disk_space()
     }

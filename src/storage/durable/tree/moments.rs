@@ -75,11 +75,20 @@ impl Moments {
         // Whatever is written behind this is released after it.
         self.count.fetch_add(step, Ordering::Relaxed);
         let committed = commit();
-        let now = database.snapshot();
-        let before = mem::replace(&mut *self.lock(), now);
+        let before = self.replace(database);
         self.count.fetch_add(step, Ordering::Release);
         drop(before);
         committed
+    }
+
+    /// Takes the moment anew, with no batch under way.
+    pub fn renew(&self, database: &fjall::Database) {
+        drop(self.replace(database));
+    }
+
+    fn replace(&self, database: &fjall::Database) -> fjall::Snapshot {
+        let now = database.snapshot();
+        mem::replace(&mut *self.lock(), now)
     }
 
     fn lock(&self) -> MutexGuard<'_, fjall::Snapshot> {

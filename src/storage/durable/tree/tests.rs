@@ -155,3 +155,116 @@ fn a_snapshot_behind_a_plain_read_shows_what_that_has_met() {
     });
     assert_eq!(told.recv().expect("it has ended"), ["1", "1"]);
 }
+
+/// A tree of some keys in small tables of the last level, and a newer one above.
+fn tree_with_a_bottom(database: &Database) -> Keyspace {
+    let keyspace = database.keyspace("keys").expect("it is made");
+    for key in 0..1000_u32 {
+        keyspace.insert(key.to_be_bytes(), [b'x'; 100]).expect("it is written");
+    }
+    keyspace.flush_and_wait().expect("it is in a file");
+    keyspace.merge(4 << 10).expect("it is in the last level");
+    keyspace.insert(b"\xfe", b"newer").expect("it is written");
+    keyspace.flush_and_wait().expect("it is in a file");
+    keyspace
+}
+
+fn in_stretch(database: &Database, keyspace: &Keyspace, stretch: &Stretch) -> Vec<u32> {
+    let mut keys = Vec::new();
+    let mut visit = |item: StretchItem| {
+        let key = item.key.first_chunk().map(|key| u32::from_be_bytes(*key));
+        keys.push(key.expect("a key of four bytes"));
+    };
+    stretch.visit(database, keyspace, &mut visit).expect("it can be read");
+    keys
+}
+
+#[test]
+fn a_stretch_that_is_dropped_takes_what_is_in_it_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = Database::open(&folder.path().join("data")).expect("it is made");
+    let keyspace = tree_with_a_bottom(&database);
+    let stretch = keyspace.bottom_stretch(&100_u32.to_be_bytes(), b"\xff", 16 << 10);
+    let stretch = stretch.expect("there are tables");
+    let before = in_stretch(&database, &keyspace, &stretch);
+    assert!(before.len() > 50 && before.is_sorted(), "{before:?}");
+    let [overwritten, deleted] = [before[10], before[20]];
+    keyspace.insert(overwritten.to_be_bytes(), b"newer").expect("it is written");
+    keyspace.remove(deleted.to_be_bytes()).expect("it is written");
+    let within = in_stretch(&database, &keyspace, &stretch);
+    let hidden: Vec<_> = before.iter().filter(|key| !within.contains(key)).collect();
+    assert_eq!(hidden, [&overwritten, &deleted]);
+
+    assert!(keyspace.drop_stretch(&database, &stretch).expect("it is dropped"));
+    let snapshot = keyspace.snapshot();
+    for key in 0..1000_u32 {
+        let is_gone = within.contains(&key) || key == deleted;
+        let plain = keyspace.get(key.to_be_bytes()).expect("it can be read");
+        assert_eq!(plain.is_none(), is_gone, "{key}");
+        let seen = snapshot.get(&keyspace, key.to_be_bytes()).expect("it can be read");
+        assert!(seen.is_none() || !within.contains(&key), "{key} is in a list yet");
+    }
+    assert!(
+        !keyspace.drop_stretch(&database, &stretch).expect("nothing is in its way"),
+        "it was dropped"
+    );
+}
+
+/// Else a journal would be read once more, and what was dropped come back.
+#[test]
+fn the_newest_table_is_no_stretch() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = Database::open(&folder.path().join("data")).expect("it is made");
+    let keyspace = tree_with_a_bottom(&database);
+    keyspace.merge(1 << 20).expect("it is one table");
+    assert!(keyspace.bottom_stretch(&[], b"\xff", 1 << 20).is_none());
+}
+
+/// A deletion in a table that would go hides a value in one that would stay.
+#[test]
+fn what_hides_others_is_no_stretch() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = Database::open(&folder.path().join("data")).expect("it is made");
+    let keyspace = tree_with_a_bottom(&database);
+    let stretch = || keyspace.bottom_stretch(&500_u32.to_be_bytes(), b"\xff", 1);
+    let within = in_stretch(&database, &keyspace, &stretch().expect("there are tables"));
+    let (first, last) = (within[0], within[within.len() - 1]);
+    // Of one table below the stretch's level two files of L0: within its bounds, and beyond.
+    keyspace.insert((first + 1).to_be_bytes(), b"wide").expect("it is written");
+    keyspace.insert((last + 9).to_be_bytes(), b"wide").expect("it is written");
+    keyspace.flush_and_wait().expect("it is in a file");
+    keyspace.remove((first + 1).to_be_bytes()).expect("it is written");
+    keyspace.flush_and_wait().expect("it is in a file");
+    keyspace.insert(b"\xfe", b"newest").expect("it is written");
+    keyspace.flush_and_wait().expect("it is in a file");
+    let next = stretch().expect("there are others");
+    let begins = in_stretch(&database, &keyspace, &next);
+    assert!(begins[0] > last, "{} is within {first} to {last}", begins[0]);
+}
+
+#[test]
+fn the_blobs_of_a_file_are_those_that_nothing_hides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = Database::open(&folder.path().join("data")).expect("it is made");
+    let keyspace = database.keyspace("keys").expect("it is made");
+    let large = [b'x'; 5000];
+    for key in 0..10_u32 {
+        keyspace.insert(key.to_be_bytes(), large).expect("it is written");
+    }
+    keyspace.flush_and_wait().expect("it is in a file");
+    keyspace.insert(3_u32.to_be_bytes(), b"small").expect("it is written");
+    keyspace.remove(5_u32.to_be_bytes()).expect("it is written");
+    keyspace.insert(7_u32.to_be_bytes(), large).expect("it is written");
+    keyspace.flush_and_wait().expect("it is in a file");
+    let found: Vec<Vec<u32>> = keyspace
+        .blob_files()
+        .into_iter()
+        .map(|file| {
+            let blobs = keyspace.blobs(file).expect("it can be read");
+            assert!(blobs.iter().all(|blob| blob.bytes == 5000));
+            let keys = blobs.iter().filter_map(|blob| blob.key.first_chunk());
+            keys.map(|key| u32::from_be_bytes(*key)).collect()
+        })
+        .collect();
+    assert_eq!(found, [vec![0, 1, 2, 4, 6, 8, 9], vec![7]]);
+}

@@ -1,0 +1,626 @@
+//! Eviction: the choice of the keys that go for others to have room.
+//!
+//! ```text
+//! tables      small records      the hand goes along the keys: of some tables of the bottom
+//!                                what is of use is written again, and they are dropped
+//! blob files  large records      the oldest file: what is of use is written again, and the
+//!                                rest deleted, which a reclaim gives back
+//! expiring    records between    the hand goes along their time: what is of use stays, and
+//!             these that expire  the rest is deleted, which a reclaim gives back
+//! blob files  large records      as above
+//! of these    that expire
+//! ```
+//!
+//! Of what a hand is at stays what was used more often lately than the median of all that
+//! was written, or that the hands have met, of late. What was written lately is above the
+//! bottom, or in one of the newer files, which no hand gets to while the older ones have
+//! anything to give. Each place gives in proportion to its bytes. A step is one batch of the
+//! committer's, or a batch and the drop of tables: no write comes in between. What a step
+//! deletes is there until a reclaim has met it, which `upkeep` sees to.
+
+use super::commit_group::Draft;
+use super::expiry::{self, Sweep};
+use super::generation::{Both, KEYS_END, Keyspaces};
+use super::live::Live;
+use super::tree::{Blob, Keyspace, Result, Size, Stretch, StretchItem};
+use crate::storage::frequency::Frequencies;
+use crate::storage::watch::Watch;
+use crate::storage::{Event, Key, Time, record};
+use bytes::Bytes;
+use std::cmp::Reverse;
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The record of uses has room for one key for so many bytes of the store, within bounds.
+const KEY_SHARE_BYTES: u64 = 256;
+const KEYS_MIN: u64 = 1 << 12;
+const KEYS_MAX: u64 = 1 << 22;
+
+/// The most bytes of the tables of one step, which writes wait for.
+const STRETCH_BYTES_MAX: u64 = 1 << 20;
+
+/// The most stretches that a step looks at.
+const STRETCHES_MAX: u32 = 8;
+
+/// The most keys of one step of those that expire, and the most that it looks at.
+const EXPIRING_KEYS_MAX: usize = 256;
+const EXPIRING_ITEMS_MAX: usize = 4096;
+
+/// The median is of one part in so many of the store.
+const MET_SHARE: u64 = 4;
+
+/// Where less than one part in so many goes all is left as it is.
+const GONE_SHARE: u64 = 8;
+
+/// What a place has given is told in so many parts of its size, and counts by one part in
+/// so many less after each step.
+const PARTS: u64 = 1 << 16;
+const FADING: u64 = 64;
+
+/// The places of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Tables,
+    BlobFiles,
+    Expiring,
+    ExpiringBlobFiles,
+}
+
+const PLACES: [Place; 4] =
+    [Place::Tables, Place::BlobFiles, Place::Expiring, Place::ExpiringBlobFiles];
+
+/// The choice of keys, and the bytes that were evicted and are on the disk yet.
+pub struct Eviction {
+    uses: Arc<Frequencies>,
+    watch: Watch,
+    /// The hand among the tables.
+    tables_from: Vec<u8>,
+    /// The numbers of the blob files that the next step begins at.
+    blob_files_from: Both<u64>,
+    /// The hand among records that expire.
+    expiring_from: Vec<u8>,
+    /// The bytes that were evicted of each place.
+    evicted_bytes: [u64; PLACES.len()],
+    /// The uses of the keys that the hands have met.
+    met: Met,
+    /// The bytes that were evicted of each tree and that no reclaim has met.
+    pub awaited: Both<u64>,
+}
+
+/// Bytes by how often their keys were used, of what was met lately.
+struct Met {
+    bytes: [u64; 1 << u8::BITS],
+    all: u64,
+    /// What was met before counts half once there is as much again.
+    bytes_max: u64,
+}
+
+/// What a step has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evicted {
+    /// Keys that went.
+    pub keys: usize,
+    /// Those of them that were deleted one by one, and keys that were written again.
+    pub deletions: usize,
+    pub changes: usize,
+}
+
+/// A key that may go.
+struct Candidate {
+    key: Key,
+    /// The key of its record in the tree that has that.
+    under: Bytes,
+    /// The record, if that is in a table.
+    record: Option<Bytes>,
+    bytes: u64,
+    /// How often it was used lately.
+    uses: u8,
+}
+
+/// The hash by which the uses of a key are noted.
+pub fn hash(key: &str) -> u64 {
+    xxh3_64(key.as_bytes())
+}
+
+/// The record of uses for a store of so many bytes.
+pub fn uses(bytes: u64) -> Arc<Frequencies> {
+    let keys = (bytes / KEY_SHARE_BYTES).clamp(KEYS_MIN, KEYS_MAX);
+    Arc::new(Frequencies::with_keys(usize::try_from(keys).unwrap_or(usize::MAX)))
+}
+
+impl Eviction {
+    /// By these uses; those who wait for a key that goes are woken.
+    pub fn new(bytes_max: u64, uses: Arc<Frequencies>, watch: Watch) -> Self {
+        Self {
+            uses,
+            watch,
+            tables_from: Vec::new(),
+            blob_files_from: Both::default(),
+            expiring_from: Vec::new(),
+            evicted_bytes: [0; PLACES.len()],
+            met: Met::within(bytes_max / MET_SHARE),
+            awaited: Both::default(),
+        }
+    }
+
+    /// Begins anew, as where all keys were deleted.
+    pub fn forget(&mut self) {
+        (self.tables_from, self.expiring_from) = (Vec::new(), Vec::new());
+        (self.blob_files_from, self.awaited) = (Both::default(), Both::default());
+    }
+
+    /// Notes that so many keys were swept, of which most may be large.
+    pub fn note_swept(&mut self, keys: usize, expiring: &Keyspace) {
+        self.awaited.expiring += keys as u64 * bytes_each(expiring);
+    }
+
+    /// Notes the writes of a group.
+    pub fn note_writes(&mut self, draft: &Draft) {
+        for (key, bytes) in draft.stored() {
+            let hash = hash(key);
+            self.uses.note(hash);
+            self.met.note(self.uses.of(hash), bytes as u64);
+        }
+    }
+
+    /// Evicts some keys, none of those that are spared. Tables are dropped only if they
+    /// may be: that waits for a step of a compaction of theirs. Without keys there are none
+    /// to go.
+    pub fn step(
+        &mut self,
+        live: &mut Live,
+        sweep: &mut Sweep,
+        may_drop: bool,
+        tables_first: bool,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Evicted> {
+        let begun = Instant::now();
+        let mut places = self.places(live.generation.keys(), live.generation.expiring());
+        if tables_first {
+            places.sort_by_key(|place| *place != Place::Tables);
+        }
+        for place in places {
+            let evicted = match place {
+                Place::Tables if !may_drop => Evicted::default(),
+                Place::Tables => self.step_of_tables(live, sweep, is_spared)?,
+                Place::Expiring => self.step_of_expiring(live, sweep, is_spared)?,
+                Place::BlobFiles | Place::ExpiringBlobFiles => {
+                    self.step_of_blob_files(place, live, sweep, is_spared)?
+                }
+            };
+            if evicted.keys > 0 {
+                let took = begun.elapsed().as_micros();
+                log::debug!("evicted of {place:?}: {evicted:?} in {took} us");
+                return Ok(evicted);
+            }
+        }
+        Ok(Evicted::default())
+    }
+
+    /// The places with any bytes, first the one that has given the least for its size.
+    fn places(&self, keys: &Keyspace, expiring: &Keyspace) -> Vec<Place> {
+        let sizes = [keys, expiring].map(|keyspace| {
+            let blob_bytes = keyspace.blob_bytes();
+            [keyspace.disk_bytes().saturating_sub(blob_bytes), blob_bytes]
+        });
+        let mut places: Vec<(u64, Place)> = PLACES
+            .into_iter()
+            .zip(sizes.into_iter().flatten().zip(self.evicted_bytes))
+            .filter(|(_, (size, _))| *size > 0)
+            .map(|(place, (size, evicted))| (evicted.saturating_mul(PARTS) / size, place))
+            .collect();
+        places.sort_by_key(|(evicted, _)| *evicted);
+        places.into_iter().map(|(_, place)| place).collect()
+    }
+
+    fn note_evicted(&mut self, place: Place, bytes: u64) {
+        for (noted, each) in self.evicted_bytes.iter_mut().zip(PLACES) {
+            if each == place {
+                *noted += bytes;
+            }
+            // Sizes change, so what was long ago counts less.
+            *noted -= *noted / FADING;
+        }
+    }
+
+    fn step_of_tables(
+        &mut self,
+        live: &mut Live,
+        sweep: &mut Sweep,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Evicted> {
+        // Where all that it meets is of use the hand goes on, but not for long.
+        for number in 1..=STRETCHES_MAX {
+            let is_urgent = number == STRETCHES_MAX;
+            let evicted = self.step_of_stretch(live, sweep, is_urgent, is_spared)?;
+            if evicted.keys > 0 {
+                return Ok(evicted);
+            }
+        }
+        Ok(Evicted::default())
+    }
+
+    fn step_of_stretch(
+        &mut self,
+        live: &mut Live,
+        sweep: &mut Sweep,
+        is_urgent: bool,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Evicted> {
+        let keys = live.generation.keys().clone();
+        let bytes_max = live.disk_space.eviction_bytes_max().min(STRETCH_BYTES_MAX);
+        let next = |from: &[u8]| keys.bottom_stretch(from, &KEYS_END, bytes_max);
+        let Some(stretch) = next(&self.tables_from).or_else(|| next(&[])) else {
+            return Ok(Evicted::default());
+        };
+        self.tables_from = [&stretch.last()[..], &[0]].concat();
+        let (mut candidates, mut own) = (Vec::new(), Vec::new());
+        stretch.visit(live.database(), &keys, &mut |item| {
+            let StretchItem { key: under, value } = item;
+            match (key_of(&under), value) {
+                (Some(key), value) if !is_spared(&key) => {
+                    let bytes = value.as_ref().map_or(0, Bytes::len) + key.as_str().len();
+                    let uses = self.uses.of(hash(key.as_str()));
+                    let (record, bytes) = (value, bytes as u64);
+                    candidates.push(Candidate { key, under, record, bytes, uses });
+                }
+                (_, value) => own.push((under, value)),
+            }
+        })?;
+        if own.len() > candidates.len() {
+            // To drop it would give little.
+            return Ok(Evicted::default());
+        }
+        let [kept, evicted] = self.met.split(candidates, is_urgent);
+        if evicted.is_empty() {
+            return Ok(Evicted::default());
+        }
+        let kept = kept.into_iter().map(|it| (it.under, it.record)).chain(own).collect();
+        let bytes = stretch.bytes;
+        let done = self.apply(live, sweep, &keys, kept, &evicted, Some(&stretch))?;
+        self.note_evicted(Place::Tables, bytes);
+        Ok(done)
+    }
+
+    fn step_of_blob_files(
+        &mut self,
+        place: Place,
+        live: &mut Live,
+        sweep: &mut Sweep,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Evicted> {
+        let is_expiring = place == Place::ExpiringBlobFiles;
+        let generation = &live.generation;
+        let keyspace = if is_expiring { generation.expiring() } else { generation.keys() };
+        let files = keyspace.blob_files();
+        let from = self.blob_files_from_of(place);
+        let (old, newer) = files.split_at(files.len().div_ceil(2));
+        let behind = old.partition_point(|file| *file < *from);
+        let (passed, ahead) = old.split_at(behind);
+        // The oldest ones again, once the hand is past all that are old.
+        let turn: Vec<u64> = [ahead, passed, newer].concat();
+        for is_urgent in [false, true] {
+            if is_urgent && *self.awaited_of(place) > 0 {
+                // Files that wait for a reclaim have nothing to give, and what is in use in
+                // the others stays until then.
+                break;
+            }
+            for &file in &turn {
+                *self.blob_files_from_of(place) = file + 1;
+                let evicted =
+                    self.step_of_blob_file(place, live, sweep, file, is_urgent, is_spared)?;
+                if evicted.keys > 0 {
+                    return Ok(evicted);
+                }
+            }
+        }
+        Ok(Evicted::default())
+    }
+
+    fn blob_files_from_of(&mut self, place: Place) -> &mut u64 {
+        let Both { keys, expiring } = &mut self.blob_files_from;
+        if place == Place::ExpiringBlobFiles { expiring } else { keys }
+    }
+
+    fn awaited_of(&mut self, place: Place) -> &mut u64 {
+        let Both { keys, expiring } = &mut self.awaited;
+        if place == Place::ExpiringBlobFiles { expiring } else { keys }
+    }
+
+    fn step_of_blob_file(
+        &mut self,
+        place: Place,
+        live: &mut Live,
+        sweep: &mut Sweep,
+        file: u64,
+        is_urgent: bool,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Evicted> {
+        let is_expiring = place == Place::ExpiringBlobFiles;
+        let generation = &live.generation;
+        let keyspace = if is_expiring { generation.expiring() } else { generation.keys() };
+        let keyspace = keyspace.clone();
+        let candidates: Vec<Candidate> = keyspace
+            .blobs(file)?
+            .into_iter()
+            .filter_map(|blob| {
+                let Blob { key: under, bytes } = blob;
+                let key = if is_expiring { expiry::parse(&under)?.1 } else { &under[..] };
+                let key = key_of(key).filter(|key| !is_spared(key))?;
+                let uses = self.uses.of(hash(key.as_str()));
+                Some(Candidate { key, under, record: None, bytes, uses })
+            })
+            .collect();
+        let bytes = candidates.iter().map(|it| it.bytes).sum();
+        let [mut kept, mut evicted] = self.met.split(candidates, is_urgent);
+        if evicted.is_empty() {
+            return Ok(Evicted::default());
+        }
+        // What is written again is bounded, so what is of the most use stays.
+        kept.sort_by_key(|it| Reverse(it.uses));
+        let bytes_max = live.disk_space.eviction_bytes_max();
+        let sums = kept.iter().scan(0, |sum, it| {
+            *sum += it.bytes;
+            Some(*sum)
+        });
+        let stay = sums.take_while(|sum| *sum <= bytes_max).count();
+        evicted.extend(kept.drain(stay..));
+        let kept = kept.into_iter().map(|it| (it.under, it.record)).collect();
+        let done = self.apply(live, sweep, &keyspace, kept, &evicted, None)?;
+        self.note_evicted(place, bytes);
+        *self.awaited_of(place) += bytes;
+        Ok(done)
+    }
+
+    fn step_of_expiring(
+        &mut self,
+        live: &mut Live,
+        sweep: &mut Sweep,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Evicted> {
+        let mut from = mem::take(&mut self.expiring_from);
+        loop {
+            let is_whole = from.is_empty();
+            let candidates = self.expiring_candidates(live, &from, is_spared)?;
+            let [_, evicted] = self.met.split(candidates, true);
+            if !evicted.is_empty() {
+                let bytes = evicted.iter().map(|it| it.bytes).sum();
+                let expiring = live.generation.expiring().clone();
+                let done = self.apply(live, sweep, &expiring, Vec::new(), &evicted, None)?;
+                self.note_evicted(Place::Expiring, bytes);
+                self.awaited.expiring += bytes;
+                return Ok(done);
+            }
+            if is_whole {
+                return Ok(Evicted::default());
+            }
+            from = Vec::new();
+        }
+    }
+
+    /// Keys of those that expire from an entry on whose records are in tables, and passes
+    /// them.
+    fn expiring_candidates(
+        &mut self,
+        live: &Live,
+        from: &[u8],
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Vec<Candidate>> {
+        let expiring = live.generation.expiring();
+        let items = expiring.sizes(live.database(), from, &EXPIRING_END, EXPIRING_ITEMS_MAX)?;
+        let is_end = items.len() < EXPIRING_ITEMS_MAX;
+        let mut candidates = Vec::new();
+        let mut last = None;
+        for Size { key: entry, bytes } in items {
+            if candidates.len() == EXPIRING_KEYS_MAX {
+                break;
+            }
+            if let Some(bytes) = bytes
+                && let Some(key) = expiry::parse(&entry).and_then(|(_, key)| key_of(key))
+                && !is_spared(&key)
+            {
+                let uses = self.uses.of(hash(key.as_str()));
+                let under = entry.clone();
+                candidates.push(Candidate { key, under, record: None, bytes, uses });
+            }
+            last = Some(entry);
+        }
+        let is_over = is_end && candidates.len() < EXPIRING_KEYS_MAX;
+        let last = last.filter(|_| !is_over);
+        self.expiring_from = last.map_or_else(Vec::new, |last| [&last[..], &[0]].concat());
+        Ok(candidates)
+    }
+
+    /// Writes again to its tree what is kept, deletes what is evicted unless it goes with a stretch,
+    /// and tells of it.
+    fn apply(
+        &mut self,
+        live: &mut Live,
+        sweep: &mut Sweep,
+        keyspace: &Keyspace,
+        kept: Vec<(Bytes, Option<Bytes>)>,
+        evicted: &[Candidate],
+        stretch: Option<&Stretch>,
+    ) -> Result<Evicted> {
+        let floor = live.database().visible_number();
+        let keyspaces: Arc<Keyspaces> = Arc::clone(&live.generation.keyspaces);
+        let mut batch = live.batch_of(evicted.iter().map(|it| it.key.as_str()));
+        let mut bytes = 0;
+        let mut done = Evicted::default();
+        for (key, record) in kept {
+            let record = match record {
+                Some(record) => Some(record),
+                None => keyspace.get(&key)?,
+            };
+            let Some(record) = record else { continue };
+            bytes += key.len() + record.len();
+            done.changes += 1;
+            batch.insert(keyspace, key, record);
+        }
+        let now = Time::now();
+        let mut events = Vec::with_capacity(evicted.len());
+        for Candidate { key, record, .. } in evicted {
+            let expiry = match record {
+                Some(record) => record::referred(record).or_else(|| record::expiry(record)),
+                None => expiry::found(&keyspaces, key),
+            };
+            if stretch.is_none() || expiry.is_some() {
+                sweep.put(&mut batch, &keyspaces, key, None);
+                bytes += key.as_str().len();
+                done.deletions += 1;
+            }
+            let has_expired = expiry.is_some_and(|expiry| expiry <= now);
+            events.push((if has_expired { Event::Expire } else { Event::Evict }, expiry, key));
+        }
+        live.check_place()?;
+        live.note(floor, bytes);
+        // None of them is found in the cache once it is in no table.
+        let invalidation = keyspaces.cache.invalidate(evicted.iter().map(|it| it.key.as_str()));
+        batch.commit()?;
+        live.disk_space.note(bytes);
+        live.check_folder()?;
+        // Others may have come to be in its bounds, and then it stays as it is.
+        let is_dropped = match stretch {
+            Some(stretch) => keyspace.drop_stretch(live.database(), stretch)?,
+            None => true,
+        };
+        drop(invalidation);
+        events.retain(|(_, expiry, _)| is_dropped || expiry.is_some());
+        done.keys = events.len();
+        live.append(events.iter().map(|(event, _, key)| (*event, key.as_str())));
+        for (_, _, key) in &events {
+            self.watch.changed(key.as_str(), false);
+        }
+        let evicted = events.iter().filter(|(event, ..)| *event == Event::Evict).count();
+        live.figures.note_evicted(evicted);
+        live.figures.note_expired(events.len() - evicted);
+        Ok(done)
+    }
+}
+
+/// The bytes of a record, about. A deletion takes next to nothing.
+fn bytes_each(keyspace: &Keyspace) -> u64 {
+    let in_tables = keyspace.table_items().saturating_sub(keyspace.table_deletions());
+    let records = in_tables + keyspace.memtable_items() as u64;
+    (keyspace.disk_bytes() + keyspace.memtable_bytes()) / records.max(1)
+}
+
+/// Behind all records that expire.
+const EXPIRING_END: [u8; 2] = [0xff, 0xff];
+
+/// The key of an entry, and none of the engine's own.
+fn key_of(bytes: &[u8]) -> Option<Key> {
+    Key::new(str::from_utf8(bytes).ok()?).ok()
+}
+
+impl Met {
+    /// Nothing, and so many bytes at most from then on.
+    fn within(bytes_max: u64) -> Self {
+        Self { bytes: [0; 1 << u8::BITS], all: 0, bytes_max }
+    }
+
+    fn note(&mut self, uses: u8, bytes: u64) {
+        if let Some(noted) = self.bytes.get_mut(usize::from(uses)) {
+            *noted += bytes;
+            self.all += bytes;
+        }
+        if self.all > self.bytes_max {
+            self.bytes.iter_mut().for_each(|bytes| *bytes /= 2);
+            self.all = self.bytes.iter().sum();
+        }
+    }
+
+    /// The uses of the median.
+    fn median(&self) -> u8 {
+        let mut bytes = 0;
+        let reaches_half = |each: &u64| {
+            bytes += each;
+            bytes >= self.all.div_ceil(2)
+        };
+        let median = self.bytes.iter().position(reaches_half);
+        median.and_then(|uses| u8::try_from(uses).ok()).unwrap_or(u8::MAX)
+    }
+
+    /// Splits candidates into those that are kept, and those that go: all that are of no
+    /// more use than the median. None goes where that would give little, unless some must:
+    /// then it is at least half of them.
+    fn split(&mut self, candidates: Vec<Candidate>, is_urgent: bool) -> [Vec<Candidate>; 2] {
+        for candidate in &candidates {
+            self.note(candidate.uses, candidate.bytes);
+        }
+        let mut median = self.median();
+        if is_urgent {
+            let mut own: Vec<u8> = candidates.iter().map(|it| it.uses).collect();
+            own.sort_unstable();
+            let middle = own.get(own.len() / 2).copied();
+            median = median.max(middle.unwrap_or(0));
+        }
+        let bytes_of = |candidates: &[Candidate]| candidates.iter().map(|it| it.bytes).sum::<u64>();
+        let all = bytes_of(&candidates);
+        let (mut kept, mut evicted): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|it| it.uses > median);
+        if !is_urgent && bytes_of(&evicted) < all / GONE_SHARE {
+            kept.append(&mut evicted);
+        }
+        [kept, evicted]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(uses: &[u8]) -> Vec<Candidate> {
+        let key = |number: usize| Key::new(number.to_string()).expect("a key");
+        let candidate = |(number, uses): (usize, &u8)| Candidate {
+            key: key(number),
+            under: Bytes::new(),
+            record: None,
+            bytes: 100,
+            uses: *uses,
+        };
+        uses.iter().enumerate().map(candidate).collect()
+    }
+
+    fn uses(candidates: &[Candidate]) -> Vec<u8> {
+        candidates.iter().map(|candidate| candidate.uses).collect()
+    }
+
+    #[test]
+    fn what_is_used_more_than_the_median_of_all_stays() {
+        let met = |written: &[(u8, u64)]| {
+            let mut met = Met::within(10_000);
+            for (uses, bytes) in written {
+                met.note(*uses, *bytes);
+            }
+            met
+        };
+        let once = &[(64, 5000)][..];
+        for (written, found, is_urgent, kept, evicted) in [
+            (once, &[64, 80, 0, 72][..], false, &[80, 72][..], &[64, 0][..]),
+            // Nothing goes of a file of keys in use, unless something must.
+            (once, &[80, 81, 82, 83], false, &[], &[]),
+            (once, &[80, 81, 82, 83], true, &[83], &[80, 81, 82]),
+            (once, &[90; 9], true, &[], &[90; 9]),
+            // So little is not worth it.
+            (once, &[64, 90, 90, 90, 90, 90, 90, 90, 90], false, &[], &[]),
+            (&[(80, 5000)], &[80, 81, 64], false, &[81], &[80, 64]),
+        ] {
+            let [stays, goes] = met(written).split(candidates(found), is_urgent);
+            let expected = if evicted.is_empty() { found } else { kept };
+            assert_eq!(uses(&goes), evicted, "{found:?}");
+            assert_eq!(stays.len(), expected.len(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_met_long_ago_counts_less() {
+        let mut met = Met::within(1000);
+        met.note(80, 900);
+        assert_eq!(met.median(), 80);
+        (0..9).for_each(|_| met.note(64, 300));
+        assert_eq!(met.median(), 64);
+    }
+}

@@ -1,0 +1,115 @@
+//! The blob files of a tree, and the keys that have values in them.
+//!
+//! ```text
+//! blob file   ("BLOB", checksum, sequence number, lengths; key, value) ... "META" ...
+//! ```
+//!
+//! A file is made by a flush, so the lower its number the older are its values. It is
+//! removed once compaction has met the last deletion of these.
+
+use super::{BLOBS, Database, Keyspace, Result};
+use crate::storage::durable::decoder::Decoder;
+use bytes::Bytes;
+use fjall::AbstractTree as _;
+use lsm_tree::{InternalValue, Tree, ValueType};
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read as _};
+
+/// The start of a value, before the key.
+pub const BLOB_MAGIC: &[u8] = b"BLOB";
+
+/// The bytes before the key: that, the checksum, the sequence number, and the lengths of
+/// the key, the value, and the value on the disk.
+pub const BLOB_HEAD_BYTES: usize = 4 + 16 + 8 + 2 + 4 + 4;
+
+/// Those of them behind the magic.
+const LENGTHS_BYTES: usize = BLOB_HEAD_BYTES - BLOB_MAGIC.len();
+
+/// The bytes that are read at once: the heads of small values are near to each other.
+const READ_BYTES: usize = 16 << 10;
+
+/// A value in a blob file that is what readers see.
+pub struct Blob {
+    pub key: Bytes,
+    /// The bytes of the value.
+    pub bytes: u64,
+}
+
+/// A key with the size of its value.
+pub struct Size {
+    pub key: Bytes,
+    /// The bytes of both; `None` if the value is in a blob file.
+    pub bytes: Option<u64>,
+}
+
+impl Keyspace {
+    /// The sizes of so many items at most from one on and below another, in order.
+    pub fn sizes(
+        &self,
+        database: &Database,
+        from: &[u8],
+        until: &[u8],
+        items_max: usize,
+    ) -> Result<Vec<Size>> {
+        let number = database.visible_number();
+        let version = self.0.tree.get_version_history_lock().get_version_for_snapshot(number);
+        let bounds = from..until;
+        let items = Tree::create_internal_range(version, &bounds, number, None);
+        let sizes = items.take(items_max).map(|item| {
+            let InternalValue { key, value } = item?;
+            let is_blob = key.value_type == ValueType::Indirection;
+            let bytes = (!is_blob).then(|| (key.user_key.len() + value.len()) as u64);
+            Ok(Size { key: key.user_key.into(), bytes })
+        });
+        sizes.collect()
+    }
+
+    /// The numbers of the blob files, the oldest first.
+    pub fn blob_files(&self) -> Vec<u64> {
+        let version = self.0.tree.current_version();
+        let mut numbers: Vec<u64> = version.blob_files.list_ids().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The bytes of all blob files.
+    pub fn blob_bytes(&self) -> u64 {
+        self.0.tree.current_version().blob_files.on_disk_size()
+    }
+
+    /// The values of a blob file that no later one hides; none if a compaction has just
+    /// removed it.
+    pub fn blobs(&self, file: u64) -> Result<Vec<Blob>> {
+        let tree = &self.0.tree;
+        let file = match File::open(self.0.path().join(BLOBS).join(file.to_string())) {
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        let mut file = BufReader::with_capacity(READ_BYTES, file);
+        let mut blobs = Vec::new();
+        let (mut magic, mut head) = ([0; BLOB_MAGIC.len()], [0; LENGTHS_BYTES]);
+        loop {
+            file.read_exact(&mut magic)?;
+            if magic != *BLOB_MAGIC {
+                return Ok(blobs);
+            }
+            file.read_exact(&mut head)?;
+            let mut decoder = Decoder(&head);
+            decoder.take(size_of::<u128>());
+            let lengths = (decoder.u64(), decoder.u16(), decoder.u32(), decoder.u32());
+            let (Some(number), Some(key_bytes), Some(_), Some(bytes)) = lengths else {
+                return Err(io::Error::from(ErrorKind::InvalidData).into());
+            };
+            let mut key = vec![0; key_bytes.into()];
+            file.read_exact(&mut key)?;
+            file.seek_relative(bytes.into())?;
+            let newest = tree.get_internal_entry(&key, u64::MAX)?.map(|newest| newest.key);
+            let is_newest = newest.is_some_and(|newest| {
+                newest.seqno == number && newest.value_type == ValueType::Indirection
+            });
+            if is_newest {
+                blobs.push(Blob { key: key.into(), bytes: bytes.into() });
+            }
+        }
+    }
+}
