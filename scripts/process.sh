@@ -80,7 +80,7 @@ help_of() {
 
 run --help
 check '--help exits with 0' 0 "$CODE"
-for flag in host port port-file allow-host token-file no-auth cors-origin workers leaders max-value-size max-memory when-full max-connections \
+for flag in host port port-file allow-host token-file no-auth cors-origin workers leaders max-value-size max-memory max-disk when-full max-connections \
     idle-timeout request-timeout shutdown-timeout log-level log-format access-log; do
     check_match "--help tells of --$flag" " --$flag " "$(tr '\n' ' ' <"$WORK/run.stdout")"
 done
@@ -108,6 +108,9 @@ refused 2 --port 0 --leaders 1000
 refused 2 --port 0 --max-value-size large
 refused 2 --port 0 --max-memory 1XB
 refused 2 --port 0 --max-memory 1GiB --working-dir "$WORK/none"
+refused 2 --port 0 --max-disk 1GiB
+refused 2 --port 0 --max-disk 1GiB --cluster 127.0.0.1:1
+refused 2 --port 0 --max-disk 0 --working-dir "$WORK/none"
 refused 2 --port 0 --when-full perhaps --max-memory 1GiB
 refused 2 --port 0 --when-full evict
 refused 2 --port 0 --when-full evict --working-dir "$WORK/none"
@@ -375,6 +378,7 @@ evicts() {
 evicts 60 "$WORK/100KiB" --max-memory 2MiB
 head -c 1048576 /dev/urandom >"$WORK/1MiB"
 evicts 80 "$WORK/1MiB" --max-memory 32MiB
+evicts 80 "$WORK/1MiB" --working-dir "$WORK/cache" --max-disk 32MiB
 
 # IPv6.
 

@@ -14,6 +14,7 @@ import threading
 
 from lib import Wrong, wait_for
 
+from .durable_rows import disk_bytes
 from .loads import CONNECTIONS, fresh_puts, gets
 from .requests import KIB, MIB, VALUE, ask, get_request, path_of, store_value
 from .servers import HERE, Redis, Servers, end_with_parent, start_redis
@@ -21,6 +22,8 @@ from .table import CPU, MEBIBYTES, MISSED, P99, RATE, Line
 
 # How far resident memory may be above the limit.
 BESIDE_LIMIT_BYTES = 24 * MIB
+# How large a directory may be, as a part of its limit.
+DISK_SHARE_MAX = 1.05
 # Uploads under way have this part of the limit at most.
 UPLOADS_PART = 8
 # How long a store takes to fill at most.
@@ -232,3 +235,22 @@ def evicting_sizes(bench):
             load.run(bench.seconds)
     return [bounded(f"resident, of {limit // MIB} MiB, PUT of 10 KiB, 100 bytes, 1 and 10 MiB, and back",
                     resident.value, "limit + 24 MiB", limit + BESIDE_LIMIT_BYTES)]
+
+
+def durable_evicting(bench):
+    """PUT of 100 bytes and of 1 MiB while entries are evicted, durable"""
+    lines = []
+    for what, value, limit, connections in (("100 bytes", VALUE, 64 * MIB, CONNECTIONS),
+                                            ("1 MiB", b"v" * MIB, bench.pick(128, 1024) * MIB, 16)):
+        data = bench.folder(True)
+        flags = ("--working-dir", data, "--max-disk", str(limit), "--when-full", "evict")
+        with bench.store(*flags) as full, bench.durable_store(bench.folder(True)) as other, \
+                Highest(lambda: disk_bytes(data)) as taken:
+            loads = [fresh_puts(full, value, connections),
+                     fresh_puts(other, value, connections, WITHOUT_LIMIT)]
+            fill(full, loads[0])
+            lines += bench.load_race(f"PUT of {what} under new keys, evicting, durable",
+                                     [RATE, P99, CPU], loads)
+        lines.append(bounded(f"directory meanwhile, of {limit // MIB} MiB, values of {what}",
+                             taken.value, "limit + 5 %", limit * DISK_SHARE_MAX))
+    return lines

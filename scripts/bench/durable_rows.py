@@ -1,6 +1,7 @@
 """The rows of the durable engine. Each is a function that returns lines."""
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -123,5 +124,10 @@ def durable_restart(bench):
 
 def disk_bytes(folder):
     """What the files in a folder take of the disk."""
-    return sum(os.lstat(os.path.join(root, name)).st_blocks * 512
-               for root, _, names in os.walk(folder) for name in names)
+    taken = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            # It may be gone by now.
+            with contextlib.suppress(FileNotFoundError):
+                taken += os.lstat(os.path.join(root, name)).st_blocks * 512
+    return taken

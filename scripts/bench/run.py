@@ -50,6 +50,7 @@ ROWS = [
     Row(cache_rows.caches, tool="rustc"),
     Row(cache_rows.evicting),
     Row(cache_rows.evicting_sizes),
+    Row(cache_rows.durable_evicting, durable=True),
     Row(durable_rows.durable_put, durable=True),
     Row(durable_rows.durable_get, durable=True),
     Row(durable_rows.durable_get_files, durable=True),
