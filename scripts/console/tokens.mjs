@@ -35,7 +35,7 @@ export async function token(scene) {
   checks.check('nobody sees it typed', 'password', await tab.dialog('Token').getByLabel('Token', { exact: true }).getAttribute('type'));
   await use(tab, 'token-of-nobody-at-all');
   await checks.becomes('a wrong one is told, and what to do', true, () => tab.warns('token'));
-  checks.check('and it can be tried again', true, await tab.dialog('Token').isVisible());
+  await checks.becomes('and it can be tried again', true, () => tab.dialog('Token').isVisible());
   await use(tab, 'token\u200Bof-a-bad-copy');
   await checks.becomes('one that no request can have is asked for again', true, () => tab.dialog('Token').isVisible());
   await use(tab, ALL);
