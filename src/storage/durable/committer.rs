@@ -105,7 +105,7 @@ impl Committer {
     ) -> Self {
         let preallocation = Preallocation::begin(upkeep.live.data().path());
         upkeep.look(false);
-        let upkeep_evicts = upkeep.evicts();
+        let is_evicting = upkeep.evicts();
         Self {
             upkeep,
             queue,
@@ -118,7 +118,7 @@ impl Committer {
             preallocation,
             last_write: Instant::now(),
             make_space_at: Instant::now(),
-            is_evicting: upkeep_evicts,
+            is_evicting,
             checked_at: Instant::now(),
             has_company: false,
             firsts: Firsts::default(),

@@ -132,14 +132,18 @@ impl Compactor {
             Trigger::Evict(time) | Trigger::NoSpace(time) => Some(time),
         };
         let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < FAILURE_INTERVAL);
-        let is_urgent = matches!(trigger, Trigger::Evict(_) | Trigger::NoSpace(_));
-        if self.running.is_some() || (has_failed && !is_urgent) {
+        if self.running.is_some() || (has_failed && time_max.is_none()) {
             return;
         }
         let l0_files = keyspace.l0_files();
         let Some(goal) = self.goal(trigger, l0_files, || keyspace.approximate_len()) else {
             return;
         };
+        let is_limited = live.disk_space.is_limited();
+        let has_just_tried = self.tried_at.is_some_and(|at| at.elapsed() <= TRY_INTERVAL);
+        if is_limited && has_just_tried {
+            return;
+        }
         let free_bytes = {
             let (disk_space, keyspaces) =
                 (live.disk_space.clone(), Arc::clone(&live.generation.keyspaces));
@@ -156,17 +160,12 @@ impl Compactor {
             fineness: self.fineness,
             may_resplit: self.resplits <= FINENESS_MAX,
             whole_bytes_max: WHOLE_BYTES_MAX,
-            is_limited: live.disk_space.is_limited(),
+            is_limited,
             scale: live.disk_space.scale(),
         };
-        // What a limit has for merges is lent to nobody else.
-        let is_limited = live.disk_space.is_limited();
         let all_free_bytes = || live.disk_space.free_bytes(&live.generation.keyspaces, 0);
+        // What a limit has for merges is lent to nobody else.
         let kept_bytes = if is_limited { 0 } else { all_free_bytes() / 2 };
-        let has_paused = self.tried_at.is_none_or(|at| at.elapsed() > TRY_INTERVAL);
-        if is_limited && !has_paused {
-            return;
-        }
         let space = Space { free: free_bytes(), kept: kept_bytes };
         if !picker.may_begin(&shape_of(keyspace), space) {
             self.vain_runs += 1;

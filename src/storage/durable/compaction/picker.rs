@@ -205,10 +205,9 @@ impl Picker {
     /// below it that has anything, if that fits; else files of that level first go down.
     fn steps_of_l0(&self, shape: &Shape, space: Space) -> Vec<Step> {
         let free = space.free.saturating_sub(shape.blob_step_bytes());
-        let all_bytes = shape.l0().bytes + shape.first_below().bytes;
         let small_bytes = (SMALL_STEP_SHARE * self.scale.table).min(shape.table_bytes());
         let mut steps = Vec::new();
-        if all_bytes.max(small_bytes) <= free {
+        if shape.first_levels_bytes().max(small_bytes) <= free {
             steps.push(leveled(L0_FILES_TO_COMPACT, self.scale.table));
         }
         if small_bytes <= free {
@@ -297,13 +296,6 @@ impl Shape {
 
     pub fn table_bytes(&self) -> u64 {
         self.levels.iter().map(|level| level.bytes).sum()
-    }
-
-    /// The first level below L0 that holds anything, unless that is the last one and large:
-    /// then another is begun above it.
-    fn first_below(&self) -> Level {
-        let first = self.between().iter().find(|level| level.files > 0);
-        first.copied().unwrap_or_default()
     }
 
     /// L0, and the first level between that holds anything.
