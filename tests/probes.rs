@@ -3,7 +3,9 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
+use crate::support::http::{
+    PATIENCE, get_head, has_read_everything, put_head, wait_until, wait_within,
+};
 use crate::support::place::{Place, says};
 use crate::support::process::Process;
 use crate::support::wrappers::{attach, there_is};
@@ -54,13 +56,13 @@ fn a_disk_that_hangs_holds_up_no_probe() {
     }
     let process = Place::new().start();
     // Longer than an answer is waited for.
-    let fault = format!("fdatasync:delay_enter={}", (4 * PATIENCE).as_micros());
+    let fault = format!("fdatasync:delay_enter={}", (8 * PATIENCE).as_micros());
     let hang = attach(&process, &fault, &[]);
     let mut writers: Vec<_> = (0..20).map(|_| process.connect()).collect();
     for writer in &mut writers {
         writer.send(put_head("/kv/key", 5) + "value");
     }
-    wait_until("a write hangs", || syncs(&process));
+    wait_within(4 * PATIENCE, "a write hangs", || syncs(&process));
     for _ in 0..20 {
         let mut fresh = process.connect();
         for target in ["/livez", "/readyz", "/healthz"] {

@@ -127,7 +127,8 @@ fn has_names(process: &Process, more: &[&str]) {
 
 #[test]
 fn each_thread_is_called_by_its_work() {
-    let workers = ["--workers", "4"];
+    // On a busy machine each client waits long for its turn.
+    let workers = ["--workers", "4", "--idle-timeout", "10m"];
     has_names(&Process::start(&workers), &["memory-0", "sweeper"]);
     let place = Place::new();
     let [flag, path] = place.arguments();
