@@ -8,9 +8,10 @@
 use crate::support::blocking::Blocking as _;
 use crate::support::history::{Plan, bytes_of, number_of, record};
 use crate::support::linearizability::{Call, Saw, check};
-use crate::support::promises::{self, Ended, Store, always, clear, entry, fewer_if_slow};
+use crate::support::promises::{self, Store, always, clear, entry, fewer_if_slow};
 use crate::support::promises::{is_of_one_moment, is_slow, on_every_engine, set_all, wait_for};
 use crate::support::random::Random;
+use crate::support::threads::Ended;
 use bytes::Bytes;
 use little_key_value::storage::{BatchOp, Change, Decision, Durable, Effect, Entry, Key, Listing};
 use little_key_value::storage::{Op, PAGE_KEYS_MAX, Range, Time, Updated};
@@ -393,6 +394,7 @@ fn a_batch_that_is_given_back_was_not_done(store: Store) {
 fn beside(writer: impl FnOnce() + Send, readers: &[&(dyn Fn() + Sync)]) {
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ended = Ended(&has_ended);
         for reader in readers {
             let has_ended = &has_ended;
             scope.spawn(move || {
@@ -403,7 +405,6 @@ fn beside(writer: impl FnOnce() + Send, readers: &[&(dyn Fn() + Sync)]) {
                 }
             });
         }
-        let _ended = Ended(&has_ended);
         writer();
     });
 }

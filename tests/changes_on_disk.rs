@@ -4,8 +4,9 @@
 use crate::support::blocking::Blocking as _;
 use crate::support::http::wait_until;
 use crate::support::place::copy_all;
-use crate::support::promises::{Ended, wait_for};
+use crate::support::promises::wait_for;
 use crate::support::replica::{Replica, listed, watch};
+use crate::support::threads::Ended;
 use bytes::Bytes;
 use little_key_value::storage::{BatchOp, Changed, Durable, Entry, Event, Key, Listing, Range};
 use little_key_value::storage::{Read, Revision, Storage as _, Time, Watcher};
@@ -112,7 +113,7 @@ fn a_clear_begins_another_birth_that_lasts() {
         watcher.park(Instant::now() + Duration::from_secs(60), Box::new(wake));
         let begun = Instant::now();
         store.clear().expect("the engine clears");
-        wakes.recv().expect("it is woken");
+        wakes.recv_timeout(Duration::from_secs(120)).expect("it is woken");
         assert!(begun.elapsed() < Duration::from_secs(60));
         assert_eq!(watcher.read(), Read::Reborn);
         births.push(revision(&store).birth);

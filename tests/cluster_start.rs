@@ -4,7 +4,7 @@
 #![cfg(unix)]
 
 use crate::support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
-use crate::support::process::{Process, command, output, signal};
+use crate::support::process::{Process, command, end_of, output, signal};
 use crate::support::server::accepts;
 use crate::support::wrappers::there_is;
 use std::fs;
@@ -340,11 +340,10 @@ fn a_signal_ends_the_wait_for_a_cluster() {
         let nodes = nodes.collect::<Vec<_>>().join(",");
         let mut program = command(&["--port", "0", "--cluster", &nodes]);
         let program = program.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = program.spawn().expect("the program runs");
+        let child = program.spawn().expect("the program runs");
         asked.recv_timeout(PATIENCE).expect("a node is asked");
         signal(&child, name);
-        wait_until("it ends", || child.try_wait().expect("it can be waited for").is_some());
-        let ended = child.wait_with_output().expect("it has ended");
+        let ended = end_of(child);
         let complaint = String::from_utf8(ended.stderr).expect("text");
         assert_eq!((ended.status.code(), &*complaint), (Some(code), ""), "SIG{name}");
     }
@@ -474,7 +473,7 @@ fn a_login_lets_a_front_in_and_a_wrong_one_is_one_line_and_1() {
         program.envs(environment.iter().copied());
         let process = Process::run(program);
         assert!(process.greeting[1].contains("engine: cluster"), "{:?}", process.greeting);
-        assert_eq!(process.connect().get("/readyz").status(), 200);
+        wait_until("it is ready", || process.connect().get("/readyz").status() == 200);
         let (code, log) = process.stop();
         assert_eq!(code, Some(0), "{log}");
         assert!(!log.contains(SECRET) && !log.contains(OTHER), "{log}");

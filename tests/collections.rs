@@ -7,9 +7,9 @@ use crate::support::engines;
 use crate::support::history::{Plan, bytes_of, number_of, record};
 use crate::support::http::{Connection, Response, at_once};
 use crate::support::linearizability::{Call, Saw, check};
-use crate::support::promises::Ended;
 use crate::support::random::Random;
 use crate::support::server::Fixture;
+use crate::support::threads::Ended;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
@@ -90,6 +90,7 @@ fn lists_beside_writers_give_each_stable_key_once() {
         store_all(&mut server.connect(), &stable);
         let has_ended = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _ended = Ended(&has_ended);
             for writer in 0..WRITERS {
                 let (mut random, has_ended, server) = (random.fork(writer), &has_ended, &server);
                 scope.spawn(move || {
@@ -105,7 +106,6 @@ fn lists_beside_writers_give_each_stable_key_once() {
                     }
                 });
             }
-            let _ended = Ended(&has_ended);
             let mut connection = server.connect();
             for (more, is_reverse) in [("", false), ("&reverse", true)] {
                 for limit in ["", "&limit=333", "&limit=1500"] {
@@ -153,6 +153,15 @@ fn of_64_who_take_jobs_one_gets_each_in_order() {
     }
 }
 
+/// One of those who add, which leaves also where it fails.
+struct Adder<'a>(&'a AtomicUsize);
+
+impl Drop for Adder<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn jobs_that_many_add_are_taken_in_the_order_in_which_each_added_them() {
     const ADDERS: usize = 8;
@@ -164,6 +173,7 @@ fn jobs_that_many_add_are_taken_in_the_order_in_which_each_added_them() {
         let taken = at_once(server.addr(), 2 * ADDERS, |client, connection| {
             let mut own = Vec::new();
             if client % 2 == 0 {
+                let _adder = Adder(&left);
                 for number in 0..EACH {
                     let job = format!("{client} {number:03}");
                     let added = connection.ask("POST", "/kv?prefix={job}:", &[], job.as_bytes());
@@ -171,7 +181,6 @@ fn jobs_that_many_add_are_taken_in_the_order_in_which_each_added_them() {
                     own.push(added.text().trim_end().to_owned());
                 }
                 assert!(own.is_sorted_by(|one, other| one < other), "{engine}: {own:?}");
-                left.fetch_sub(1, Ordering::SeqCst);
                 return Vec::new();
             }
             loop {

@@ -6,10 +6,10 @@
 use crate::support::http::{Connection, put_head, wait_until};
 use crate::support::place::{Place, acknowledged, ends_well, holds, holds_or_not, says};
 use crate::support::process::Process;
+use crate::support::threads::{Ended, Start};
 use crate::support::wrappers::there_is;
 use std::fs;
 use std::path::Path;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ fn many_waiting_writers_share_a_sync_and_readers_do_not_wait() {
     let process = place.start_under_strace(&options);
     let (before, addr) = (settled(&process, &trace), process.addr());
     let written = AtomicBool::new(false);
-    let start = Barrier::new(WRITERS + 1);
+    let start = Start::new(WRITERS + 1);
     thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -120,10 +120,12 @@ fn many_waiting_writers_share_a_sync_and_readers_do_not_wait() {
             }
             reads
         });
-        for writer in writers {
-            writer.join().expect("every write is acknowledged");
+        {
+            let _written = Ended(&written);
+            for writer in writers {
+                writer.join().expect("every write is acknowledged");
+            }
         }
-        written.store(true, Ordering::Relaxed);
         let reads = reader.join().expect("every read is answered");
         let syncs = settled(&process, &trace) - before;
         println!("{syncs} syncs for {WRITERS} writes and {reads} reads");
@@ -147,7 +149,7 @@ fn increments_of_one_number_share_a_sync() {
         ["-o", &trace.display().to_string(), "-e", &format!("trace={SYNCS}"), "-e", &inject];
     let process = place.start_under_strace(&options);
     let (before, addr) = (settled(&process, &trace), process.addr());
-    let start = Barrier::new(CLIENTS);
+    let start = Start::new(CLIENTS);
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {

@@ -7,6 +7,7 @@ use crate::support::blocking::Blocking as _;
 use crate::support::http::wait_until;
 use crate::support::place::{Place, acknowledged, says};
 use crate::support::process::Process;
+use crate::support::threads::Ended;
 use little_key_value::metrics::Exposition;
 use little_key_value::storage::{BatchOp, Durable, Entry, Error, Event, Key, Limits, Listing};
 use little_key_value::storage::{Moment, PAGE_KEYS_MAX, Range, Read, Revision, Storage as _};
@@ -82,8 +83,10 @@ fn measured<T>(path: &Path, action: impl FnOnce() -> T) -> (u64, T) {
                 thread::sleep(SAMPLE_INTERVAL);
             }
         });
-        let done = action();
-        is_over.store(true, Ordering::Relaxed);
+        let done = {
+            let _is_over = Ended(&is_over);
+            action()
+        };
         (most.load(Ordering::Relaxed), done)
     })
 }

@@ -13,9 +13,9 @@ use crate::support::history::{Plan, Told, bytes_of, number_of, record};
 use crate::support::http::{Connection, Response, has_read_everything, put_head, wait_until};
 use crate::support::linearizability::{Call, Saw, check_each_key};
 use crate::support::process::Process;
-use crate::support::promises::Ended;
 use crate::support::random::Random;
 use crate::support::server::Fixture;
+use crate::support::threads::Ended;
 use little_key_value::storage::{Cluster, ClusterConfig, Seed};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -113,6 +113,7 @@ impl Stage {
         let notes = Notes::default();
         let ended = AtomicBool::new(false);
         thread::scope(|scope| {
+            let ends = Ended(&ended);
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|number| {
                     let (notes, ended) = (&notes, &ended);
@@ -127,14 +128,12 @@ impl Stage {
                     })
                 })
                 .collect();
-            {
-                let _ended = Ended(&ended);
-                wait_until("the load is under way", || notes.count(200) > 10 * CLIENTS);
-                event(&notes);
-                // What comes of it shows in some answers more.
-                let before = notes.count(200);
-                wait_until("the load goes on", || notes.count(200) > before + 10 * CLIENTS);
-            }
+            wait_until("the load is under way", || notes.count(200) > 10 * CLIENTS);
+            event(&notes);
+            // What comes of it shows in some answers more.
+            let before = notes.count(200);
+            wait_until("the load goes on", || notes.count(200) > before + 10 * CLIENTS);
+            drop(ends);
             for client in clients {
                 client.join().expect("each answer is right").check_all();
             }

@@ -522,6 +522,7 @@ mod watched {
             let mut connection = process.connect();
             let mut other = process.connect();
             thread::scope(|scope| {
+                let _killed = process.killed_by_a_panic();
                 let sent = scope.spawn(|| {
                     // Until it is gone.
                     connection.try_send(head_of(2 * body.len()) + &body).ok();

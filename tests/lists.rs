@@ -3,13 +3,12 @@
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 #![allow(clippy::indexing_slicing, reason = "a promise that panics is not kept")]
 
-use crate::support::blocking::Blocking as _;
+use crate::support::blocking::{Blocking as _, TOLD};
 use crate::support::listings::listed;
-use crate::support::promises::{
-    Ended, Store, clear, delete, entry, fewer_if_slow, get, is_slow, key,
-};
+use crate::support::promises::{Store, clear, delete, entry, fewer_if_slow, get, is_slow, key};
 use crate::support::promises::{on_every_engine, set, set_all, wait_for};
 use crate::support::random::Random;
+use crate::support::threads::Ended;
 use bytes::Bytes;
 use little_key_value::storage::{Entry, KEY_BYTES_MAX, Listing, PAGE_KEYS_MAX, Page, Range, Start};
 use little_key_value::storage::{Moment, Op, Time};
@@ -506,6 +505,7 @@ fn writers_disturb_no_listing(store: Store) {
     let random = Random::of_this_run();
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ended = Ended(&has_ended);
         for writer in 0..WRITERS {
             let (mut random, store, has_ended) = (random.fork(writer), &store, &has_ended);
             scope.spawn(move || {
@@ -521,7 +521,6 @@ fn writers_disturb_no_listing(store: Store) {
                 }
             });
         }
-        let _ended = Ended(&has_ended);
         for round in 0..rounds {
             let keys_max = [50, 333, PAGE_KEYS_MAX][round % 3];
             for is_reverse in [false, true] {
@@ -585,7 +584,7 @@ fn a_listing_that_is_given_back_can_be_submitted(store: Store) {
         let at_once = store.try_now(list());
         let (done, outcome) = crossbeam_channel::bounded(1);
         store.submit(list(), Box::new(move |told| done.send(told).expect("it is waited for")));
-        let submitted = outcome.recv().expect("it is told").expect("the engine lists");
+        let submitted = outcome.recv_timeout(TOLD).expect("it is told").expect("the engine lists");
         if let Ok(at_once) = at_once {
             assert_eq!(at_once.expect("the engine lists"), submitted);
         }

@@ -5,6 +5,7 @@
 use crate::support::blocking::Blocking as _;
 use crate::support::http::{Connection, PATIENCE, at_once, get_head, put_head, wait_until};
 use crate::support::server::{Fixture, VALUE_BYTES_MAX};
+use crate::support::threads::Ended;
 use crossbeam_channel::Receiver;
 use little_key_value::api::Api;
 use little_key_value::metrics::Exposition;
@@ -509,6 +510,7 @@ fn what_is_told_never_falls_while_connections_come_and_go() {
     let counters = ["lkv_http_received_bytes_total", "lkv_http_sent_bytes_total"];
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ended = Ended(&is_over);
         scope.spawn(|| {
             let mut last = [0; 2];
             while !is_over.load(Ordering::SeqCst) {
@@ -521,13 +523,13 @@ fn what_is_told_never_falls_while_connections_come_and_go() {
         at_once(server.addr, 4, |_, _| {
             for _ in 0..ROUNDS {
                 let mut client = TcpStream::connect(server.addr).expect("the server accepts");
+                client.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
                 let request = get_head("/kv/a").repeat(3);
                 client.write_all(request.as_bytes()).expect("the server takes a head");
                 client.shutdown(Shutdown::Write).expect("an open connection");
                 client.read_to_end(&mut Vec::new()).expect("answers and their end");
             }
         });
-        is_over.store(true, Ordering::SeqCst);
     });
     let received = 4 * ROUNDS * get_head("/kv/a").repeat(3).len();
     server.wait_for("lkv_http_received_bytes_total", received as u64);

@@ -7,6 +7,7 @@
 use crate::support::blocking::Blocking as _;
 use crate::support::http::{Connection, PATIENCE, holds_within, put_head, wait_until};
 use crate::support::place::{Place, acknowledged, ends_well};
+use crate::support::process::end_of;
 use crate::support::promises::key;
 use crate::support::server::Fixture;
 use crate::support::wrappers::{attach, there_is};
@@ -212,7 +213,7 @@ fn promtool_finds_no_fault() {
         let mut input = promtool.stdin.take().expect("it is piped");
         input.write_all(metrics.text.as_bytes()).expect("it reads");
         drop(input);
-        let output = promtool.wait_with_output().expect("it ends");
+        let output = end_of(promtool);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && told.is_empty(), "{told}");
     }

@@ -163,6 +163,7 @@ fn a_second_signal_ends_it_at_once_with_1() {
 fn under_load_it_ends_with_0_and_every_answer_is_whole() {
     let process = Process::start(&["--shutdown-timeout", "1h"]);
     thread::scope(|scope| {
+        let _killed = process.killed_by_a_panic();
         let clients: Vec<_> = (0..8)
             .map(|client| {
                 let mut connection = process.connect();

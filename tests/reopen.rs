@@ -7,6 +7,7 @@
 use crate::support::http::{Connection, get_head, wait_within};
 use crate::support::place::{Place, acknowledged, ends_well, holds, revision, says};
 use crate::support::process::Process;
+use crate::support::threads::Ended;
 use crate::support::wrappers::{attach, there_is};
 use std::fs;
 use std::iter;
@@ -146,6 +147,27 @@ fn store_all(connection: &mut Connection, indexes: std::ops::Range<usize>) -> us
     refusals
 }
 
+/// Stores values from one on, until the database was opened anew so often; gives the first
+/// that was not stored.
+#[track_caller]
+fn store_until_reopened(
+    process: &Process,
+    connection: &mut Connection,
+    mut next: usize,
+    times: usize,
+) -> usize {
+    let bound = PATIENCE.saturating_mul(3);
+    wait_within(bound, "the database was opened anew", || {
+        let is_over = count(process, RECOVERY) >= times;
+        if !is_over {
+            store_all(connection, next..next + 1);
+            next += 1;
+        }
+        is_over
+    });
+    next
+}
+
 #[track_caller]
 fn holds_all(connection: &mut Connection, indexes: std::ops::Range<usize>) {
     for index in indexes {
@@ -156,15 +178,6 @@ fn holds_all(connection: &mut Connection, indexes: std::ops::Range<usize>) {
 
 fn count(process: &Process, line: &str) -> usize {
     process.log().matches(line).count()
-}
-
-/// Says that a test has ended, however that is.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A fault that passes ends no store.
@@ -240,7 +253,7 @@ fn readers_are_served_while_the_database_is_opened_anew() {
     let addr = process.addr();
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _ends = Ends(&has_ended);
+        let _ends = Ended(&has_ended);
         let mut connection = process.connect();
         store_all(&mut connection, 0..1);
         for _ in 0..3 {
@@ -253,11 +266,7 @@ fn readers_are_served_while_the_database_is_opened_anew() {
                 }
             });
         }
-        let mut stored = 1;
-        while count(&process, RECOVERY) < 3 {
-            store_all(&mut connection, stored..stored + 1);
-            stored += 1;
-        }
+        let stored = store_until_reopened(&process, &mut connection, 1, 3);
         holds_all(&mut connection, 0..stored);
     });
     process.signal("KILL");
@@ -301,10 +310,7 @@ fn what_was_acknowledged_survives_a_kill_after_the_database_was_opened_anew() {
         let process = start_with_failing_threads(&place);
         let mut connection = process.connect();
         let told = revision(&mut connection);
-        while count(&process, RECOVERY) == 0 {
-            store_all(&mut connection, stored..stored + 1);
-            stored += 1;
-        }
+        stored = store_until_reopened(&process, &mut connection, stored, 1);
         // In the new journal, and not flushed yet.
         store_all(&mut connection, stored..stored + 2);
         stored += 2;
@@ -348,16 +354,12 @@ fn no_acknowledged_increment_is_lost_over_many_failures() {
     let has_ended = AtomicBool::new(false);
     let told: Vec<u64> = thread::scope(|scope| {
         let has_ended = &has_ended;
-        let ends = Ends(has_ended);
+        let ends = Ended(has_ended);
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| scope.spawn(move || count_up(addr, client, has_ended)))
             .collect();
         let mut connection = process.connect();
-        let mut stored = 0;
-        while count(&process, RECOVERY) < 3 {
-            store_all(&mut connection, stored..stored + 1);
-            stored += 1;
-        }
+        store_until_reopened(&process, &mut connection, 0, 3);
         drop(ends);
         clients.into_iter().map(|client| client.join().expect("a client ends")).collect()
     });

@@ -2,11 +2,12 @@
 
 #![cfg(unix)]
 
-use crate::support::http::{holds_within, wait_until};
-use crate::support::process::{Process, command, output, signal};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use crate::support::http::{PATIENCE, wait_until};
+use crate::support::process::{Process, command, end_of, lines_of, output, signal};
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Runs a shell script beside a store to its end: the exit code, and both outputs.
@@ -30,7 +31,7 @@ fn ended(command: Command) -> (Option<i32>, String, String) {
 struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Running {
@@ -40,27 +41,28 @@ impl Running {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.expect("the program runs");
         let stdin = child.stdin.take();
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut running = Self { child, stdin, stdout };
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        let running = Self { child, stdin, lines };
         assert_eq!(running.line(), "ready");
         running
     }
 
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("text");
-        line.trim_end().to_owned()
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("another line")
     }
 
-    /// Its exit code, and the rest of its output.
-    fn end(mut self) -> (Option<i32>, String) {
+    /// Its exit code, and the rest of its lines.
+    fn end(mut self) -> (Option<i32>, Vec<String>) {
         let mut status = None;
         wait_until("it ends", || {
             status = self.child.try_wait().expect("a child can be waited for");
             status.is_some()
         });
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("text");
+        let next = || match self.lines.recv_timeout(PATIENCE) {
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("its output does not end"),
+            next => next.ok(),
+        };
+        let rest = std::iter::from_fn(next).collect();
         (status.and_then(|status| status.code()), rest)
     }
 }
@@ -190,7 +192,7 @@ fn with_settings(line: &str) -> String {
     // One that reads nothing may have ended already.
     stdin.write_all(b"input\n").ok();
     drop(stdin);
-    let output = child.wait_with_output().expect("it ends");
+    let output = end_of(child);
     String::from_utf8(output.stdout).expect("text")
 }
 
@@ -215,7 +217,7 @@ fn a_signal_is_passed_on_and_the_store_outlives_the_command() {
         );
         let running = Running::start(&[], &script);
         signal(&running.child, name);
-        assert_eq!(running.end(), (Some(3), format!("ok\n{name}\n")), "SIG{name}");
+        assert_eq!(running.end(), (Some(3), vec!["ok".to_owned(), name.to_owned()]), "SIG{name}");
     }
 }
 
@@ -223,13 +225,13 @@ fn a_signal_is_passed_on_and_the_store_outlives_the_command() {
 fn a_command_may_take_a_signal_and_run_on() {
     let script = "trap 'echo again' TERM; echo ready
         while :; do sleep 0.05; done";
-    let mut running = Running::start(&[], script);
+    let running = Running::start(&[], script);
     for _ in 0..2 {
         signal(&running.child, "TERM");
         assert_eq!(running.line(), "again");
     }
     signal(&running.child, "INT");
-    assert_eq!(running.end(), (Some(130), String::new()));
+    assert_eq!(running.end(), (Some(130), Vec::new()));
 }
 
 #[test]
@@ -253,7 +255,7 @@ fn a_command_that_is_stopped_goes_on_to_hear_a_signal() {
         wait_until("it is stopped", || state().contains(") T "));
     }
     signal(&running.child, "TERM");
-    assert_eq!(running.end(), (Some(143), String::new()));
+    assert_eq!(running.end(), (Some(143), Vec::new()));
 }
 
 /// As `timeout` does, which sends it to the program and to its group. A stop that takes
@@ -266,12 +268,12 @@ fn a_signal_that_comes_twice_at_once_does_not_cut_the_stop() {
         let mut program = beside(&[], &["sh", "-c", "echo ready; read -r line"]);
         program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = program.spawn().expect("the program runs");
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        stdout.read_line(&mut String::new()).expect("text");
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        lines.recv_timeout(PATIENCE).expect("it is ready");
         let sent_at = Instant::now();
         signal(&child, "TERM");
         signal(&child, "TERM");
-        let output = child.wait_with_output().expect("it ends");
+        let output = end_of(child);
         let took = sent_at.elapsed();
         assert_eq!(output.status.code(), Some(143));
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -305,18 +307,11 @@ fn a_signal_before_the_command_ends_the_start() {
         let mut command = beside(&flags, &["echo", "ran"]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program runs");
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut line = String::new();
-        stderr.read_line(&mut line).expect("text");
+        let lines = lines_of(child.stderr.take().expect("it is piped"));
+        let line = lines.recv_timeout(PATIENCE).expect("it tells");
         assert!(line.contains("waiting for the process"), "{line}");
         signal(&child, name);
-        let ended = holds_within(crate::support::http::PATIENCE, || {
-            child.try_wait().expect("a child can be waited for").is_some()
-        });
-        if !ended {
-            child.kill().expect("it runs");
-        }
-        let output = child.wait_with_output().expect("it has ended");
+        let output = end_of(child);
         let stdout = String::from_utf8(output.stdout).expect("text");
         assert_eq!((output.status.code(), &*stdout), (Some(code), ""), "SIG{name}");
     }

@@ -3,18 +3,21 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 
-use crate::support::blocking::Blocking as _;
+use crate::support::blocking::{Blocking as _, TOLD};
 use crate::support::engines;
 use crate::support::history::{Plan, bytes_of, number_of, record};
 use crate::support::linearizability::{Call, check, check_each_key};
 use crate::support::promises::{Store, always, clear, delete, fewer_if_slow, get, is_slow, key};
 use crate::support::promises::{is_of_one_moment, on_every_engine, set, wait_for};
 use crate::support::random::Random;
+use crate::support::threads::Start;
 use bytes::Bytes;
 use little_key_value::storage::{Change, Decision, Effect, Entry};
 use little_key_value::storage::{KEY_BYTES_MAX, Op, Time};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Barrier, mpsc};
+use std::iter;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -300,7 +303,7 @@ fn random_operations_agree_with_a_map(store: Store) {
 fn of_many_writers_one_wins_whole(store: Store) {
     const WRITERS: u64 = 100;
     const ROUNDS: usize = 5;
-    let start = Barrier::new(usize::try_from(WRITERS).expect("a small number"));
+    let start = Start::new(usize::try_from(WRITERS).expect("a small number"));
     thread::scope(|scope| {
         for writer in 0..WRITERS {
             let (store, start) = (&store, &start);
@@ -505,14 +508,16 @@ fn outcomes_come_once_each(store: Store) {
     }
     drop(done);
     // It ends once none of them can be called any more.
-    let mut told: Vec<usize> = outcomes
-        .iter()
-        .map(|(number, outcome)| {
-            let effect = outcome.expect("the engine does it");
-            assert_eq!(matches!(effect, Effect::Found(_)), number % 3 == 0, "{effect:?}");
-            number
-        })
-        .collect();
+    let mut told: Vec<usize> = iter::from_fn(|| match outcomes.recv_timeout(TOLD) {
+        Err(RecvTimeoutError::Timeout) => panic!("an outcome does not come"),
+        next => next.ok(),
+    })
+    .map(|(number, outcome)| {
+        let effect = outcome.expect("the engine does it");
+        assert_eq!(matches!(effect, Effect::Found(_)), number % 3 == 0, "{effect:?}");
+        number
+    })
+    .collect();
     told.sort_unstable();
     assert_eq!(told, (0..MANY).collect::<Vec<_>>());
 }
@@ -543,7 +548,7 @@ fn updates_of_one_key_come_one_after_the_other(store: Store) {
 
 fn of_many_who_create_one_does(store: Store) {
     const THREADS: usize = 16;
-    let start = Barrier::new(THREADS);
+    let start = Start::new(THREADS);
     let created = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|_| {

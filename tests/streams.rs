@@ -8,6 +8,7 @@ use crate::support::http::{
     Connection, PATIENCE, Response, at_once, get_head, put_head, wait_until,
 };
 use crate::support::process::Process;
+use crate::support::threads::Ended;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fs;
@@ -287,6 +288,7 @@ fn all_streams_end_well_with_the_server() {
     let is_over = AtomicBool::new(false);
     let mut client = process.connect();
     thread::scope(|scope| {
+        let ended = Ended(&is_over);
         // Changes until the end, so that these never wait.
         let writing = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
@@ -310,7 +312,7 @@ fn all_streams_end_well_with_the_server() {
         for reader in reading {
             reader.join().expect("its stream ends well");
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(ended);
         writing.join().expect("a writer ends");
     });
     let (code, log) = process.end();

@@ -4,7 +4,7 @@
 #![cfg(unix)]
 
 use crate::support::http::{Connection, wait_until};
-use crate::support::process::{command, output};
+use crate::support::process::{command, end_of, output};
 use crate::support::wrappers::there_is;
 use std::fs;
 use std::io::{Write as _, pipe};
@@ -24,7 +24,7 @@ fn filtered(filter: &mut Command, text: &str) -> String {
     let mut stdin = child.stdin.take().expect("it is piped");
     stdin.write_all(text.as_bytes()).expect("it reads");
     drop(stdin);
-    let output = child.wait_with_output().expect("it ends");
+    let output = end_of(child);
     assert!(output.status.success(), "{filter:?}");
     String::from_utf8(output.stdout).expect("text")
 }
@@ -171,6 +171,6 @@ fn a_command_without_a_reader_ends_as_it_would() {
     let (reader, writer) = pipe().expect("a pipe");
     drop(reader);
     let mut beside = command(&["run", "--", "yes"]);
-    let ended = beside.stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
+    let ended = end_of(beside.stdout(writer).stderr(Stdio::piped()).spawn().expect("it runs"));
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(141), &b""[..]));
 }

@@ -4,9 +4,10 @@
 #![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use crate::support::http::{Connection, PATIENCE};
-use crate::support::promises::{Ended, Store, on_every_engine};
+use crate::support::promises::{Store, on_every_engine};
 use crate::support::random::Random;
 use crate::support::server::Fixture;
+use crate::support::threads::Ended;
 use little_key_value::storage::{Done, Error, Limits, Memory, Op, Outcome, Revision, Storage};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -283,6 +284,7 @@ fn a_replica_that_breaks_off_anywhere_ends_in_the_true_state(store: Store) {
     let server = Fixture::over(store);
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ended = Ended(&has_ended);
         let write = |writer| {
             let (mut random, mut connection) = (random.fork(writer), server.connect());
             scope.spawn(move || {
@@ -298,7 +300,6 @@ fn a_replica_that_breaks_off_anywhere_ends_in_the_true_state(store: Store) {
         };
         let forms = [Form::Text, Form::Lines, Form::Events];
         let replicas: Vec<_> = (WRITERS..).zip(forms).map(keep).collect();
-        let ended = Ended(&has_ended);
         for writer in writers {
             writer.join().expect("a writer ends well");
         }
@@ -360,6 +361,7 @@ fn a_state_beside_writers_has_each_stable_key_once(store: Store) {
     let random = Random::of_this_run();
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ended = Ended(&has_ended);
         for writer in 0..2 {
             let (mut random, mut connection) = (random.fork(writer), server.connect());
             let has_ended = &has_ended;
@@ -372,7 +374,6 @@ fn a_state_beside_writers_has_each_stable_key_once(store: Store) {
                 }
             });
         }
-        let _ended = Ended(&has_ended);
         for (more, prefix) in [("", ""), ("&values", ""), ("&prefix=k01", "k01")] {
             for _ in 0..5 {
                 let target = format!("/watch?since=0{more}");

@@ -6,9 +6,10 @@ use crate::support::blocking::Blocking as _;
 use crate::support::engines;
 use crate::support::http::{Connection, get_head, put_head, wait_until};
 use crate::support::server::{Fixture, VALUE_BYTES_MAX};
+use crate::support::threads::Start;
 use little_key_value::server::Config;
 use little_key_value::storage::Key;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -387,7 +388,7 @@ fn a_client_may_end_its_side_behind_a_whole_request() {
 fn each_of_many_connections_at_once_is_served() {
     const CONNECTIONS: usize = 64;
     let server = Fixture::start();
-    let start = Barrier::new(CONNECTIONS);
+    let [start, end] = [(); 2].map(|()| Start::new(CONNECTIONS));
     thread::scope(|scope| {
         for _ in 0..CONNECTIONS {
             scope.spawn(|| {
@@ -397,7 +398,7 @@ fn each_of_many_connections_at_once_is_served() {
                     assert_eq!(connection.get("/healthz").status(), 200);
                 }
                 // Nobody is served because another one leaves.
-                start.wait();
+                end.wait();
             });
         }
     });

@@ -120,7 +120,12 @@ impl Waiting {
     }
 
     fn ends_well(&mut self) {
-        assert_eq!(self.child.wait().expect("a child can be waited for").code(), Some(0));
+        let mut status = None;
+        wait_until("it ends", || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        assert_eq!(status.and_then(|status| status.code()), Some(0));
     }
 }
 

@@ -385,3 +385,6 @@ pub use blocking::Blocking;
 #[cfg(test)]
 #[path = "../../tests/support/listings.rs"]
 mod listings;
+#[cfg(test)]
+#[path = "../../tests/support/threads.rs"]
+mod threads;

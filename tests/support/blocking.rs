@@ -1,12 +1,17 @@
 //! The operations of a store for callers that wait for their outcome. The unit tests
 //! of the library use this file too.
 
+use crossbeam_channel::RecvTimeoutError;
 use little_key_value::storage::{BatchOp, Change, Effect, Entry, Error, Key, Listing};
 use little_key_value::storage::{Op, Outage, Outcome, Page, Range, Storage, Updated};
+use std::time::Duration;
+
+/// The wait for an outcome: long, for a disk or a machine that has much else to do.
+pub const TOLD: Duration = Duration::from_secs(120);
 
 /// The operations of a store for callers that wait for their outcome.
 pub trait Blocking: Storage {
-    /// Does `op` and waits until it is done.
+    /// Does `op` and waits until it is done. Panics if that is never told.
     fn perform(&self, op: Op) -> Outcome {
         let op = match self.try_now(op) {
             Ok(outcome) => return outcome,
@@ -14,8 +19,12 @@ pub trait Blocking: Storage {
         };
         let (done, outcome) = crossbeam_channel::bounded(1);
         self.submit(op, Box::new(move |told| done.send(told).unwrap_or_default()));
-        // An engine that ends without an outcome was closed.
-        outcome.recv().unwrap_or(Err(Error::Unavailable(Outage::Closed)))
+        match outcome.recv_timeout(TOLD) {
+            Ok(outcome) => outcome,
+            // An engine that ends without an outcome was closed.
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Unavailable(Outage::Closed)),
+            Err(RecvTimeoutError::Timeout) => panic!("the engine tells no outcome"),
+        }
     }
 
     /// See [`Op::Get`].

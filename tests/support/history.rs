@@ -2,8 +2,9 @@
 
 use super::linearizability::{Call, Operation, Saw};
 use super::random::Random;
+use super::threads::Start;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Barrier, Mutex};
 use std::thread;
 
 /// How large a history to record.
@@ -45,7 +46,7 @@ where
     T: Into<Told>,
 {
     let clock = AtomicU64::new(0);
-    let start = Barrier::new(plan.clients);
+    let start = Start::new(plan.clients);
     let history = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for client in 0..plan.clients {

@@ -1,11 +1,11 @@
 //! A client that sees every byte: it sends what it is told to and takes an
 //! answer apart, with a deadline on everything.
 
+use super::threads::Start;
 use socket2::SockRef;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -367,7 +367,7 @@ pub fn at_once_over<T: Send>(
     clients: usize,
     act: impl Fn(usize, &mut Connection) -> T + Sync,
 ) -> Vec<T> {
-    let start = Barrier::new(clients);
+    let start = Start::new(clients);
     thread::scope(|scope| {
         let clients: Vec<_> = (0..clients)
             .map(|client| {

@@ -91,5 +91,6 @@ pub mod replica;
 pub mod server;
 #[cfg(unix)]
 pub mod terminal;
+pub mod threads;
 pub mod transcript;
 pub mod wrappers;

@@ -4,7 +4,7 @@ use super::http::{Connection, PATIENCE, holds_within, wait_until};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
@@ -53,23 +53,34 @@ pub fn heed_signals(command: &mut Command) {
 }
 
 /// Runs the program to its end, which has to come by itself and soon.
+#[track_caller]
 pub fn output(mut command: Command) -> Output {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = child.as_mut().expect("the program runs");
-    let mut stdout = child.stdout.take().expect("it is piped");
-    let mut stderr = child.stderr.take().expect("it is piped");
-    let [stdout, stderr] = thread::scope(|scope| {
-        let stdout = scope.spawn(move || read_all(&mut stdout));
-        let stderr = scope.spawn(move || read_all(&mut stderr));
-        let status = wait(child);
-        if status.is_none() {
-            child.kill().expect("it still runs");
-        }
-        let texts = [stdout, stderr].map(|reader| reader.join().expect("a pipe can be read"));
-        assert!(status.is_some(), "the program does not end; it wrote {texts:?}");
-        texts
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    end_of(child.expect("the program runs"))
+}
+
+/// Waits for the end of a child, and of what it writes to pipes. It has to come by itself
+/// and soon, also where others have the pipes too.
+#[track_caller]
+pub fn end_of(mut child: Child) -> Output {
+    drop(child.stdin.take());
+    let stdout = child.stdout.take().map(read_all);
+    let stderr = child.stderr.take().map(read_all);
+    let status = wait(&mut child);
+    if status.is_none() {
+        child.kill().expect("it still runs");
+        child.wait().expect("a child can be waited for");
+    }
+    let [stdout, stderr] = [stdout, stderr].map(|text| match text {
+        Some(text) => text.recv_timeout(PATIENCE).ok(),
+        None => Some(Vec::new()),
     });
-    let status = child.wait().expect("it has ended");
+    let (Some(status), Some(stdout), Some(stderr)) = (status, stdout.clone(), stderr.clone())
+    else {
+        let shown = |text: Vec<u8>| String::from_utf8_lossy(&text).into_owned();
+        let texts = [stdout, stderr].map(|text| text.map(shown));
+        panic!("a child or a pipe does not end: {status:?} {texts:?}");
+    };
     Output { status, stdout, stderr }
 }
 
@@ -80,10 +91,16 @@ pub fn signal(child: &Child, name: &str) {
     assert!(kill.expect("kill runs").success(), "kill -{name} {pid}");
 }
 
-fn read_all(pipe: &mut impl Read) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    pipe.read_to_end(&mut bytes).expect("a pipe can be read");
-    bytes
+/// Tells all that comes from a pipe, at its end.
+fn read_all(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (told, text) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("a pipe can be read");
+        // The test may have ended.
+        told.send(bytes).ok();
+    });
+    text
 }
 
 /// The status of a child that ends in time.
@@ -126,14 +143,13 @@ impl Process {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program runs");
         let lines = lines_of(child.stdout.take().expect("it is piped"));
-        let mut stderr = child.stderr.take().expect("it is piped");
+        let stderr = child.stderr.take().expect("it is piped");
         let greeting = [(); 2].map(|()| lines.recv_timeout(PATIENCE).ok());
         let [Some(first), Some(second)] = greeting else {
             child.kill().expect("a child can be killed");
             child.wait().expect("a child can be waited for");
-            let mut log = String::new();
-            stderr.read_to_string(&mut log).expect("it writes text");
-            return Err(log);
+            let log = read_all(stderr).recv_timeout(PATIENCE).expect("its log has an end");
+            return Err(String::from_utf8(log).expect("it writes text"));
         };
         let addr = addr_in(&second);
         let greeting = [first, second];
@@ -161,6 +177,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Kills it where the test fails: for threads that ask it until it ends.
+    pub fn killed_by_a_panic(&self) -> KilledByPanic<'_> {
+        KilledByPanic(self)
+    }
+
     /// Sends it a signal by name, `TERM`.
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
@@ -176,12 +197,15 @@ impl Process {
     /// if no signal ended it, and its whole log.
     pub fn end(mut self) -> (Option<i32>, String) {
         let status = wait(&mut self.child);
-        if let Some(reader) = self.log_reader.take_if(|_| status.is_some()) {
+        let status = status.unwrap_or_else(|| panic!("it does not end; its log: {}", self.log()));
+        if let Some(reader) = self.log_reader.take() {
+            wait_until("its log ends", || reader.is_finished());
             reader.join().expect("its log can be read");
         }
-        let status = status.unwrap_or_else(|| panic!("it does not end; its log: {}", self.log()));
-        let more: Vec<String> = self.lines.iter().collect();
-        assert!(more.is_empty(), "more than two lines on standard output: {more:?}");
+        match self.lines.recv_timeout(PATIENCE) {
+            Err(mpsc::RecvTimeoutError::Disconnected) => {}
+            more => panic!("more than two lines on standard output, or no end: {more:?}"),
+        }
         (status.code(), self.log())
     }
 
@@ -227,6 +251,19 @@ impl Process {
     }
 }
 
+/// A program that is killed where the test fails.
+pub struct KilledByPanic<'a>(&'a Process);
+
+impl Drop for KilledByPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let pid = self.0.id().to_string();
+            // A second panic would end all tests.
+            Command::new("kill").args(["-KILL", &pid]).status().ok();
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if self.runs() {
@@ -250,10 +287,11 @@ pub fn addr_in(line: &str) -> SocketAddr {
     addr.unwrap_or_else(|| panic!("no address in {line:?}"))
 }
 
-fn lines_of(stdout: ChildStdout) -> mpsc::Receiver<String> {
+/// The lines that come from a pipe.
+pub fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
-        for line in BufReader::new(stdout).lines() {
+        for line in BufReader::new(pipe).lines() {
             let line = line.expect("it writes text");
             if sender.send(line).is_err() {
                 break;

@@ -1,10 +1,10 @@
 //! Promises on every engine, and what they share.
 
-use super::blocking::Blocking as _;
+use super::blocking::{Blocking as _, TOLD};
 use bytes::Bytes;
+use crossbeam_channel::RecvTimeoutError;
 use little_key_value::storage::{Change, Decision, Entry, Key, Op, Storage, Time};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -82,7 +82,13 @@ pub fn set_all(store: &Store, entries: impl IntoIterator<Item = (Key, Entry)>) {
             store.submit(Op::Set(key, entry), done);
         }
         drop(done);
-        assert!(outcomes.iter().all(|outcome| outcome.is_ok()), "the engine does not write");
+        loop {
+            match outcomes.recv_timeout(TOLD) {
+                Ok(outcome) => assert!(outcome.is_ok(), "the engine does not write"),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("an outcome does not come"),
+            }
+        }
     }
 }
 
@@ -113,14 +119,5 @@ pub fn wait_for(time: Time) {
     let time = time.after(Duration::from_millis(10));
     while Time::now() < time {
         thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Ends what runs beside a test, also where the test fails.
-pub struct Ended<'a>(pub &'a AtomicBool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }

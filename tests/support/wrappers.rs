@@ -1,12 +1,12 @@
 //! The program under another one, which makes the system fail it.
 
+use super::http::PATIENCE;
 #[cfg(unix)]
 use super::process::heed_signals;
-use super::process::{Process, command};
-use std::io::{BufRead as _, BufReader};
+use super::process::{Process, command, lines_of};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc;
 
 /// Whether a tool is there. Without it a test has nothing to say, which it may
 /// not where CI is set.
@@ -61,7 +61,8 @@ pub fn is_root() -> bool {
 /// A fault of a program that runs, until this is dropped.
 pub struct Attached {
     strace: Child,
-    told: Option<JoinHandle<usize>>,
+    /// So that it can write what it likes.
+    told: mpsc::Receiver<String>,
 }
 
 /// Has calls fail, or take long: for some files, or for all.
@@ -71,18 +72,18 @@ pub fn attach(process: &Process, fault: &str, files: &[String]) -> Attached {
     strace.args(["-f", "-p", &process.id().to_string(), "-o", "/dev/null"]);
     strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")]);
     let mut strace = strace.args(files).stderr(Stdio::piped()).spawn().expect("strace runs");
-    let told = strace.stderr.take().expect("it is piped");
-    let mut told = BufReader::new(told).lines().map_while(Result::ok);
-    assert!(told.any(|line| line.contains("attached")), "strace does not attach");
-    Attached { strace, told: Some(thread::spawn(move || told.count())) }
+    let told = lines_of(strace.stderr.take().expect("it is piped"));
+    let attached = Attached { strace, told };
+    let next = || attached.told.recv_timeout(PATIENCE).expect("strace attaches");
+    while !next().contains("attached") {}
+    attached
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
+        // It may have ended with what it follows.
         let kill = Command::new("kill").args(["-TERM", &self.strace.id().to_string()]).status();
-        assert!(kill.expect("kill runs").success());
+        kill.expect("kill runs");
         self.strace.wait().expect("strace ends");
-        let told = self.told.take().map(JoinHandle::join);
-        told.expect("it is dropped once").expect("it is read");
     }
 }

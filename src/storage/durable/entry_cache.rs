@@ -155,6 +155,7 @@ impl Drop for Invalidation<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::threads::Ended;
     use std::sync::atomic::{AtomicBool, AtomicU64};
     use std::thread;
 
@@ -246,6 +247,7 @@ mod tests {
             value
         };
         thread::scope(|scope| {
+            let _ended = Ended(&is_over);
             for _ in 0..3 {
                 scope.spawn(|| {
                     let mut last = 0;
@@ -265,7 +267,6 @@ mod tests {
                     thread::yield_now();
                 }
             }
-            is_over.store(true, Ordering::Relaxed);
         });
         assert_eq!(read(), COMMITS);
     }

@@ -4,6 +4,7 @@
 
 use super::packed::Packed;
 use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op, read};
+use crate::storage::threads::{Ended, Start};
 use crate::storage::{
     BatchOp, Blocking as _, Decision, Effect, Limits, Listing, PAGE_KEYS_MAX, Range, Read,
     Revision, Storage as _, Time, Watched,
@@ -365,6 +366,7 @@ fn entries_are_laid_anew_beside_readers_and_writers() {
     }
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ended = Ended(&over);
         let (memory, over) = (&memory, &over);
         for thread in 0..2 {
             scope.spawn(move || {
@@ -387,7 +389,7 @@ fn entries_are_laid_anew_beside_readers_and_writers() {
             });
         }
         let moved = (0..5).map(|_| memory.0.defragment()).sum::<u64>();
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         assert!(moved > 0);
     });
     assert_eq!(memory.held(), counted(&memory));
@@ -575,7 +577,7 @@ fn nothing_is_refused_that_fits_once_others_have_swept() {
         while Time::now() <= expiry {
             thread::yield_now();
         }
-        let start = std::sync::Barrier::new(WRITERS);
+        let start = Start::new(WRITERS);
         thread::scope(|scope| {
             for index in 0..WRITERS {
                 let (memory, start) = (&memory, &start);
@@ -595,6 +597,7 @@ fn a_slow_update_gets_on_among_quick_ones() {
     set(&memory, "key", 10).unwrap();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ended = Ended(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 set(&memory, "key", 10).unwrap();
@@ -608,7 +611,7 @@ fn a_slow_update_gets_on_among_quick_ones() {
             Decision::Replace(entry(20))
         });
         let updated = memory.update(key("key"), slow).unwrap();
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         assert_eq!(updated.after.map(|entry| entry.value().len()), Some(20));
         assert!(calls.load(Ordering::Relaxed) < 10, "it was decided {calls:?} times");
     });
@@ -775,6 +778,7 @@ fn a_slow_batch_gets_on_among_quick_writes() {
     set(&memory, "key", 10).unwrap();
     let (over, calls) = (AtomicBool::new(false), Arc::new(AtomicUsize::new(0)));
     thread::scope(|scope| {
+        let ended = Ended(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 set(&memory, "key", 10).unwrap();
@@ -788,7 +792,7 @@ fn a_slow_batch_gets_on_among_quick_writes() {
         });
         let ops = vec![(key("key"), BatchOp::Update(slow)), (key("other"), BatchOp::Delete)];
         let effects = memory.batch(ops).unwrap();
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         assert!(matches!(effects.as_slice(), [Effect::Updated(_), Effect::Done]));
         assert!(calls.load(Ordering::Relaxed) < 10, "it was decided {calls:?} times");
     });
@@ -806,6 +810,7 @@ fn nobody_sees_half_of_a_batch() {
     let over = AtomicBool::new(false);
     let both = |op: &dyn Fn() -> BatchOp| vec![(key("z"), op()), (key("a"), op())];
     thread::scope(|scope| {
+        let ended = Ended(&over);
         let memory = &memory;
         let listed = scope.spawn(|| {
             let mut seen = [0, 0];
@@ -847,7 +852,7 @@ fn nobody_sees_half_of_a_batch() {
                 memory.batch(both(&|| BatchOp::Delete)).unwrap();
             }
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         let seen = listed.join().unwrap();
         assert!(seen.iter().all(|pages| *pages > 0), "{seen:?}");
     });

@@ -115,10 +115,10 @@ fn a_read_that_breaks_connections_costs_others_no_write() {
     });
     let router = front(&fake);
     let read = send(&router, get(), false);
-    asked.recv().unwrap();
+    asked.recv_timeout(Duration::from_secs(60)).unwrap();
     go_on.send(()).unwrap();
     // Repeated, it may break this one too.
-    asked.recv().unwrap();
+    asked.recv_timeout(Duration::from_secs(60)).unwrap();
     let write = send(&router, incr(), true);
     thread::sleep(Duration::from_millis(50));
     drop(go_on);
