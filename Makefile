@@ -27,7 +27,7 @@ test: ## Run every test
 	scripts/test.sh
 
 cargo-test:
-	$(CARGO) test --locked
+	CARGO="$(CARGO)" scripts/cargo-test.sh
 
 check: ## Check format, lints, documentation and scripts
 	$(CARGO) fmt --check
