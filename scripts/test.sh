@@ -8,7 +8,8 @@
 #
 # What a script prints is shown once it has ended, in the order of the list below. The
 # last lines name each script with its count; the exit code is 1 if any has failed. A
-# check whose tool is missing here is skipped, or with CI set a failure.
+# check whose tool is missing here is skipped, or with CI set a failure. What is not over
+# after $MINUTES hangs, and is ended.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -20,6 +21,8 @@ export LKV_BIN=$BIN
 export DURATION=${DURATION:-20}
 
 AT_ONCE=${AT_ONCE:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
+# Many times what all take, for a machine that has much else to do.
+MINUTES=${MINUTES:-40}
 NAMES=()
 RUNNING=
 SHOWN=0
@@ -39,7 +42,7 @@ side_by_side() {
         read -r engine name _ <<<"$words"
         if [ "$engine" = memory ]; then NAMES+=("$name.sh"); else NAMES+=("$name.sh, $engine"); fi
     done
-    read -r -u 7
+    until read -r -t 5 -u 7; do be_in_time; done
     show_ended
     # In a process group of its own, and with the signals that it has in a terminal.
     set -m
@@ -115,6 +118,7 @@ wait_for_all() {
     for pid in $RUNNING; do
         until is_gone "$pid"; do
             show_ended
+            be_in_time
             sleep 0.2
         done
         wait "$pid" 2>/dev/null || true
@@ -123,10 +127,28 @@ wait_for_all() {
     show_ended
 }
 
+# Fails once there is no time left, and shows what is not over.
+be_in_time() {
+    local number
+    [ "$SECONDS" -ge "$((60 * MINUTES))" ] || return 0
+    for ((number = SHOWN; number < ${#NAMES[@]}; number++)); do
+        [ ! -e "$WORK/$number.code" ] || continue
+        printf '\n=== scripts/%s is not over after %s minutes\n\n' "${NAMES[$number]}" "$MINUTES"
+        cat "$WORK/$number.output" 2>/dev/null || echo 'it has not begun'
+    done
+    exit 1
+}
+
+group_is_gone() {
+    ! kill -0 -- "-$1" 2>/dev/null
+}
+
 end_all() {
     local pid
     for pid in $RUNNING; do
-        if kill -TERM -- "-$pid" 2>/dev/null; then wait "$pid" 2>/dev/null || true; fi
+        kill -TERM -- "-$pid" 2>/dev/null || continue
+        within 20 group_is_gone "$pid" || kill -KILL -- "-$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
     done
     clean_up
 }
