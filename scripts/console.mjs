@@ -31,7 +31,7 @@ import * as views from './console/views.mjs';
 const { readme, ...SCENARIOS } = { ...tree, ...keys, ...values, ...saving, ...live, ...files, ...tokens, ...troubles, ...use, ...hostile, ...views };
 
 // What hangs on the engine runs on each of them, and the rest in memory alone.
-const ON_EACH = ['levels', 'filter', 'oddWrites', 'facts', 'saving', 'creating', 'undoing', 'prefixes', 'counters', 'uploads', 'exporting'];
+const ON_EACH = ['levels', 'addressed', 'filter', 'oddWrites', 'facts', 'saving', 'creating', 'undoing', 'prefixes', 'counters', 'uploads', 'exporting'];
 const ON = {
   memory: Object.keys(SCENARIOS).filter(name => name !== 'notLive'),
   durable: [...ON_EACH, 'many', 'large', 'live', 'restart', 'token'],

@@ -150,6 +150,7 @@ export async function figures(scene) {
     const text = (await tab.figures.textContent()).toLowerCase();
     return names.filter(name => text.includes(name));
   });
+  await checks.becomes('the latency is a percentile', true, async () => /latency\s*99% under [\d.]+ ms/.test(await tab.figures.textContent()));
   const more = [...Array(40).keys()].map(n => [`more-${n}`, 'x']);
   await store.load(more);
   await checks.becomes('they go on by themselves', true, async () => /(?<!\d)43(?!\d)/.test(await tab.figures.textContent()));

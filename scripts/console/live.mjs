@@ -1,6 +1,7 @@
 // Changes by others, as they come, and a server that stops and comes back.
 
 import { bytesOf } from './stores.mjs';
+import { until } from './checks.mjs';
 import { lists } from './tab.mjs';
 
 /** What others do appears by itself. */
@@ -69,6 +70,40 @@ export async function live(scene) {
     await store.put(first, 'one');
     await checks.becomes('and then what comes, alone', [first], () => tab.rows());
   }
+}
+
+/** Windows side by side: a browser has six connections to a store, for all of them. */
+export async function windows(scene) {
+  const { checks } = scene;
+  const store = await scene.store({}, [['a', 'one']]);
+  const user = await scene.user();
+  // Of those that are shown one is in front.
+  await user.addInitScript(() => { Document.prototype.hasFocus = () => window.isInFront ?? false; });
+  const front = await scene.blank(store, { user });
+  await front.page.addInitScript(() => { window.isInFront = true; });
+  const others = [];
+  for (let number = 0; number < 7; number += 1) others.push(await scene.blank(store, { user }));
+  const tabs = [front, ...others];
+  for (const tab of tabs) await tab.open('#/kv/a');
+  for (const [at, tab] of tabs.entries()) await checks.becomes(`window ${at + 1} is live`, ['live', 'one'], async () => [await tab.connection.textContent(), await tab.text()]);
+  await store.put('a', 'two');
+  await store.put('b', 'two');
+  for (const [at, tab] of tabs.entries()) {
+    await checks.becomes(`what others do appears in window ${at + 1}`, ['two', ['a', 'b']], async () => [await tab.text(), await tab.rows()]);
+  }
+  const watches = ({ path, query }) => path === '/watch' && !query.has('wait');
+  checks.check('one has a stream', [1, 0], [front, others[0]].map(tab => tab.requests.filter(watches).length));
+  const [last] = others;
+  await front.page.evaluate(() => { window.isInFront = false; });
+  await last.page.evaluate(() => { window.isInFront = true; });
+  await until(() => last.requests.some(watches));
+  checks.check('which goes to the window that comes to the front', 1, last.requests.filter(watches).length);
+  await store.put('a', 'three');
+  for (const tab of [front, last]) await checks.becomes('and each is live', ['live', 'three'], async () => [await tab.connection.textContent(), await tab.text()]);
+  await front.button('Edit').click();
+  await front.editor.fill('four');
+  await front.button('Save').click();
+  await checks.becomes('each can write', bytesOf('four'), () => store.value('a'));
 }
 
 /** A store that stops, and starts again at the same place. */

@@ -1,7 +1,7 @@
 // The tree of keys: its levels, its steps, the filter, and a store of 100,000 keys.
 
 import { until } from './checks.mjs';
-import { lists } from './tab.mjs';
+import { fragmentOf, lists } from './tab.mjs';
 
 const STEP = 1000;
 const NODES_MAX = 2000;
@@ -83,6 +83,82 @@ export async function filter(scene) {
   await checks.becomes('without a filter all is there', ['orders:', 'top', 'user:', 'users/', 'x#?%&+ y/', 'é/'], () => tab.rows());
 }
 
+/** A key that is opened by its address is unfolded in the tree, and marked. */
+export async function addressed(scene) {
+  const { checks } = scene;
+  const store = await scene.store({}, pairs(...[...Array(1500).keys()].map(n => `list/${String(n).padStart(4, '0')}`),
+    'orders:1:item', 'orders:2:item', 'top', 'users/ann', 'users/eve:mail', 'users/eve:phone'));
+  const tab = await scene.tab(store, { fragment: '#/kv/users/eve:mail' });
+  const marked = () => tab.tree.getByRole('treeitem', { selected: true }).allTextContents();
+  await checks.becomes('its folders are open, and no others', ['list/', 'orders:', 'top', 'users/', 'ann', 'eve:', 'mail', 'phone'], () => tab.rows());
+  await checks.becomes('and it is marked', ['mail'], marked);
+  await tab.page.keyboard.press('/');
+  await tab.page.keyboard.press('Tab');
+  await checks.becomes('the arrows go on from it', '3 1 mail', async () => (await tab.row())?.id);
+  await tab.open(fragmentOf('orders:2:item'));
+  await checks.becomes('so is the next', ['item'], marked);
+  await tab.page.goBack();
+  await checks.becomes('and the last, by Back', ['mail'], marked);
+  await tab.item('users/').click();
+  await store.put('users/new', 'one');
+  await checks.becomes('a folder that one closes stays closed', false, async () => (await tab.rows()).includes('ann'));
+
+  const mark = tab.requests.length;
+  await tab.open(fragmentOf('list/1005'));
+  await checks.becomes('one behind the first step is marked as well', ['1005'], marked);
+  const before = await tab.rows();
+  checks.check('behind the rest that is not loaded', ['0999', 'Show more', '1005'], before.slice(before.indexOf('0999'), before.indexOf('1005') + 1));
+  checks.check('and is not read for it', 1, tab.since(mark, lists).length);
+  await tab.item('Show more').click();
+  await checks.becomes('which comes before it', ['1004', '1005', '1006'], async () => {
+    const rows = await tab.rows();
+    return rows.slice(rows.indexOf('1005') - 1, rows.indexOf('1005') + 2);
+  });
+
+  await tab.open(fragmentOf('nobody/has/this'));
+  await tab.page.getByText('key not found').waitFor();
+  checks.check('one that is not there is not in the tree', false, (await tab.rows()).includes('nobody/'));
+  await store.put('nobody/has/this', 'one');
+  if (!scene.isLive) await tab.page.reload();
+  await checks.becomes('and is once it is', ['this'], marked);
+  await tab.open(fragmentOf('top'));
+  await tab.page.reload();
+  await checks.becomes('a reload marks it again', ['top'], marked);
+}
+
+/** Thousands of rows, and thousands more that others make. */
+export async function crowd(scene) {
+  const { checks } = scene;
+  const number = n => String(n).padStart(6, '0');
+  const store = await scene.store({}, pairs(...[...Array(7000).keys()].map(n => number(n * 10))));
+  const tab = await scene.blank(store);
+  await tab.page.addInitScript(() => {
+    const { sort } = Array.prototype;
+    window.sorted = 0;
+    Array.prototype.sort = function counted(...by) {
+      window.sorted += this.length;
+      return sort.apply(this, by);
+    };
+  });
+  await tab.open();
+  await tab.item(number(0)).waitFor();
+  for (let step = 1; step < 6; step += 1) {
+    await farDown(tab);
+    await tab.item('Show more').click();
+    await checks.becomes(`step ${step}`, true, async () => { await farDown(tab); return (await tab.rows()).includes(number(step * 10_000 + 9990)); });
+  }
+  await checks.becomes('it is live', 'live', () => tab.connection.textContent());
+  await tab.page.evaluate(() => { window.sorted = 0; });
+  await store.load(pairs(...[...Array(2000).keys()].map(n => number(n * 10 + 1)), number(59_985)));
+  await checks.becomes('2,000 new keys appear among 6,000 rows', true, async () => { await farDown(tab); return (await tab.rows()).includes(number(59_985)); });
+  const sorted = await tab.page.evaluate(() => window.sorted);
+  checks.check(`they are not sorted for each of them (${sorted} rows)`, true, sorted < 2000 * 1000);
+  await tab.page.evaluate(() => { window.sorted = 0; });
+  await store.tell('DELETE', '/kv?prefix=00');
+  await checks.becomes('and go', true, async () => { await tab.page.keyboard.press('Home'); await tab.tree.hover(); await tab.page.mouse.wheel(0, -10_000_000); return (await tab.rows())[0] === number(10_000); });
+  checks.check('nor when they go', true, await tab.page.evaluate(() => window.sorted) < 2000 * 1000);
+}
+
 /** 100,000 keys in one level, 1,100 folders in another. */
 export async function many(scene) {
   const { checks } = scene;
@@ -109,7 +185,7 @@ export async function many(scene) {
   await nodes('at its end');
   for (const last of ['row-001999', 'row-002999']) {
     const mark = tab.requests.length;
-    await tab.button('Show more').click();
+    await tab.item('Show more').click();
     await until(() => tab.since(mark, lists).length);
     await checks.becomes(`a step more ends with ${last}`, true, async () => {
       await farDown(tab);
@@ -129,10 +205,10 @@ export async function many(scene) {
   await tab.item('000000/').waitFor();
   await farDown(tab);
   await checks.becomes('a level of folders has steps as well', true, async () => (await tab.rows()).includes('000999/'));
-  await tab.button('Show more').click();
+  await tab.item('Show more').click();
   await checks.becomes('and an end', [true, 0], async () => {
     await farDown(tab);
-    return [(await tab.rows()).includes('001099/'), await tab.button('Show more').count()];
+    return [(await tab.rows()).includes('001099/'), await tab.item('Show more').count()];
   });
   await nodes('1,100 folders');
   await tab.search.fill('t');

@@ -1,8 +1,10 @@
 // What goes wrong between a page and its store: answers that get lost, a proxy that
 // answers in the store's place, a path that is not the root.
 
+import http from 'node:http';
 import { bytesOf } from './stores.mjs';
 import { until } from './checks.mjs';
+import { fragmentOf } from './tab.mjs';
 
 /** Has the requests of a method for a path fail until it is called. */
 async function fail(tab, method, path, answer = route => route.abort()) {
@@ -50,6 +52,39 @@ export async function lostAnswers(scene) {
   await mend();
   if (await tab.editor.isVisible()) await tab.button('Save').click();
   await checks.becomes('the page goes on', true, async () => ['three', 'xthree', 'threex'].includes(await tab.text()));
+}
+
+/** A store that takes what it is asked and says nothing, or stops in the middle. */
+export async function silent(scene) {
+  const { checks } = scene;
+  const store = await scene.store({}, [['a', 'one'], ['half', 'two'], ['none', 'two']]);
+  const server = http.createServer((request, answer) => {
+    const { method, url, headers } = request;
+    if (url === '/kv/none') return;
+    const asked = http.request({ host: '127.0.0.1', port: store.port, method, path: url, headers }, got => {
+      answer.writeHead(got.statusCode, got.headers);
+      if (url === '/kv/half') got.once('data', bytes => answer.write(bytes.subarray(0, 1)));
+      else got.pipe(answer);
+    });
+    asked.on('error', () => answer.destroy());
+    request.pipe(asked);
+    answer.on('close', () => asked.destroy());
+  });
+  await new Promise(done => server.listen(0, '127.0.0.1', done));
+  const tab = await scene.blank(store);
+  tab.origin = `http://127.0.0.1:${server.address().port}`;
+  await tab.page.clock.install();
+  for (const key of ['none', 'half']) {
+    await tab.open(fragmentOf(key));
+    await until(() => tab.requests.some(({ path }) => path === `/kv/${key}`));
+    await until(() => tab.rows().then(rows => rows.length));
+    checks.check(`${key}: it waits`, false, await tab.warns());
+    await checks.becomes('    but not for ever', true, async () => { await tab.page.clock.runFor(10_000); return tab.warns('does not answer'); });
+    await tab.open(fragmentOf('a'));
+    await checks.becomes('    and the page goes on', 'one', () => tab.text());
+  }
+  server.closeAllConnections();
+  server.close();
 }
 
 /** A store that a proxy answers for while it is away. */

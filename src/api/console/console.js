@@ -8,6 +8,7 @@ const FORMATTED_CHARS = 1 << 16;
 const SHOWN_LINES = 20_000;
 const UNDO_MS = 10_000;
 const SILENCE_MS = 40_000;
+const LONG_MS = 600_000;
 const STEADY_MS = 3000;
 const POINTS = 60;
 const TEXT = 'text/plain; charset=utf-8';
@@ -18,6 +19,13 @@ const ui = fromEntries([...document.querySelectorAll('[id]')].map((element) => [
 
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const ignore = () => {};
+
+function debounce(action, ms, timer) {
+	return () => {
+		clearTimeout(timer);
+		timer = setTimeout(action, ms);
+	};
+}
 
 function tryTo(action, otherwise) {
 	try { return action(); } catch { return otherwise; }
@@ -43,7 +51,8 @@ function fail(text) {
 }
 
 const tell = (text) => { ui.status.textContent = text; };
-const warn = (error) => { ui.alert.textContent = error?.message ?? ''; };
+// Whatever is not ours is of the network.
+const warn = (error) => { ui.alert.textContent = error?.name === 'Error' ? error.message : error ? 'the store does not answer' : ''; };
 
 async function attempt(action) {
 	warn();
@@ -98,11 +107,15 @@ function refused(status, text, etag) {
 	return assign(new Error(texts[status] ?? (/^[^<]/.test(text) ? text : `the store answers ${status}`)), { status, etag });
 }
 
-// The response of a success, or of the status that is taken as one.
-async function send(method, path, { headers, takes, ...more } = {}) {
+// The response of a success, or of the status that is taken as one. It breaks off after silence.
+async function send(method, path, { headers, takes, patience = SILENCE_MS, signals = [], body, onPart = ignore } = {}) {
 	const sent = token;
-	const options = { method, headers: { ...authorization(), ...headers }, cache: 'no-store', credentials: 'omit', ...more };
-	const response = await fetch(base + path, options).catch(() => fail('the store does not answer'));
+	const call = new AbortController();
+	const putOff = debounce(() => call.abort(), patience);
+	putOff();
+	const raw = await fetch(base + path, { method, body, headers: { ...authorization(), ...headers }, cache: 'no-store', credentials: 'omit', signal: AbortSignal.any([call.signal, ...signals]) });
+	const heard = new TransformStream({ transform(part, to) { putOff(); onPart(part); to.enqueue(part); } });
+	const response = raw.status === 204 ? raw : new Response(raw.body?.pipeThrough(heard), raw);
 	if (response.ok || response.status === takes) return response;
 	const error = refused(response.status, (await response.text()).trim());
 	if (error.status === 401 && sent === token && !isShutOut) {
@@ -122,16 +135,11 @@ function sendTo(key, method, parameter, options) {
 
 async function askForToken(text) {
 	if (isAsking()) return;
-	ui.token.hidden = false;
 	const input = field('Token', { type: 'password', required: true, pattern: '\\s*[!-~]+\\s*', title: 'visible ASCII' });
 	if (!await ask('Token', [paragraph(text, '. It is kept until this tab is closed.'), input], { use: 'Use token', '': 'Cancel' })) return;
 	token = typed(input);
 	sessionStorage.setItem(base, token);
 	start();
-}
-
-async function learnRights() {
-	showRights((await send('OPTIONS', 'kv')).headers.get('Token-Rights') ?? 'rw');
 }
 
 function showRights(text) {
@@ -147,28 +155,30 @@ function showRights(text) {
 const orderOf = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 // A key up to its first separator behind a prefix.
-function fold(key, prefix) {
-	const at = key.slice(prefix.length).search(/[/:]/);
-	return at < 0 ? key : key.slice(0, prefix.length + at + 1);
-}
+const fold = (key, prefix) => prefix + key.slice(prefix.length).match(/^[^/:]*[/:]?/)[0];
 
 // The loaded keys with a prefix, folded.
 class Level {
 	byText = new Map();
 	next = { delimiter: '/', after: '' };
 
+	// It stands for its rows that are not loaded.
 	constructor(prefix, depth = 1) {
-		assign(this, { prefix, depth, base: prefix.search(/[^/:]*$/) });
+		assign(this, { prefix, depth, base: prefix.search(/[^/:]*$/), level: this, isMore: true, name: 'Show more' });
 	}
 
 	get rows() {
-		this.sorted ??= [...this.byText.values()].sort((one, other) => (one.order < other.order ? -1 : 1));
+		this.sorted ??= [...this.byText.values()].sort((one, other) => (one.order < other.order ? -1 : 1))
+			.map((row, at) => assign(row, { position: at + 1 }));
 		return this.sorted;
 	}
 
-	isFolder(text) { return text.length > this.prefix.length && /[/:]$/.test(text); }
+	// All up to here are loaded.
+	get end() { return this.next ? orderOf(this.next.after) : '\uffff'; }
 
-	add(text, isFolder = this.isFolder(text)) {
+	folds(text) { return text.length > this.prefix.length && /[/:]$/.test(text); }
+
+	add(text, isFolder = this.folds(text)) {
 		if (this.byText.has(text)) return;
 		const name = text.slice(this.base) || text.match(/[^/:]*.$/s)[0];
 		this.byText.set(text, { text, isFolder, level: this, name, order: orderOf(text) });
@@ -185,15 +195,15 @@ class Level {
 		if (this.isLoading) return;
 		this.isLoading = true;
 		try {
-			const wanted = this.rows.length + STEP;
-			for (let requests = 0; this.next && this.rows.length < wanted && requests < STEP_REQUESTS; requests++) {
+			const wanted = this.byText.size + STEP;
+			for (let requests = 0; this.next && this.byText.size < wanted && requests < STEP_REQUESTS; requests++) {
 				const { delimiter, after } = this.next;
-				const response = await send('GET', list(this.prefix, `delimiter=${delimiter}`, `limit=${wanted - this.rows.length}`, after && `after=${encode(after)}`));
+				const response = await send('GET', list(this.prefix, `delimiter=${delimiter}`, `limit=${wanted - this.byText.size}`, after && `after=${encode(after)}`));
 				revision ??= response.headers.get('Revision');
 				const keys = (await response.text()).split('\n').slice(0, -1).map(decode);
 				for (const key of keys) this.add(fold(key, this.prefix));
 				const last = response.headers.has('Link') && fold(keys.at(-1), this.prefix);
-				this.next = last && { delimiter: this.isFolder(last) ? last.at(-1) : delimiter, after: last };
+				this.next = last && { delimiter: this.folds(last) ? last.at(-1) : delimiter, after: last };
 			}
 		} finally {
 			this.isLoading = false;
@@ -203,25 +213,25 @@ class Level {
 
 let filter = '';
 let root = new Level('');
-// Open rows, and a level behind its rows if it has more.
+// Open rows, and a level behind its loaded rows if it has more.
 let lines = [];
 let active = null;
 let drawn = new Map();
 let rowNumber = 0;
-let rowHeight = 24;
+const rowHeight = matchMedia('(pointer: coarse)').matches ? 40 : 24;
 let frame = 0;
 
-const isMore = (line) => line instanceof Level;
-
 function lineUp(level) {
-	const rows = level.rows.flatMap((row, at) => [assign(row, { position: at + 1 }), ...(row.isOpen ? lineUp(row.children) : [])]);
-	return level.next && rows.length && !level.isLoading ? [...rows, level] : rows;
+	const { rows, end } = level;
+	const more = level.next && end && !level.isLoading ? [level] : [];
+	return rows.toSpliced(rows.findLastIndex(({ order }) => order <= end) + 1, 0, ...more)
+		.flatMap((line) => (line.isOpen ? [line, ...lineUp(line.children)] : line));
 }
 
 function refresh() {
 	lines = lineUp(root);
 	if (!lines.includes(active)) active = active && lines.find(({ text }) => text === active.text);
-	ui.none.textContent = lines.length || root.isLoading || root.next ? '' : 'No keys.';
+	ui.none.textContent = lines.length || root.next ? '' : 'No keys.';
 	ui.tree.style.height = `${lines.length * rowHeight}px`;
 	const prefix = currentPrefix();
 	ui.prefixName.textContent = prefix;
@@ -237,32 +247,29 @@ function draw() {
 		const first = Math.max(0, Math.floor(ui.rows.scrollTop / rowHeight) - 8);
 		const shown = lines.slice(first, first + Math.ceil(ui.rows.clientHeight / rowHeight) + 16);
 		drawn = new Map(shown.map((line) => [line, drawn.get(line) ?? elementOf(line)]));
-		shown.forEach((line, at) => {
+		const elements = shown.map((line, at) => {
 			const { level, position, isFolder, isOpen = false, text } = line;
 			const element = drawn.get(line);
-			element.style.top = `${(first + at) * rowHeight}px`;
-			if (isMore(line)) return;
 			assign(element, { ariaPosInSet: position, ariaSetSize: level.next ? -1 : level.rows.length, ariaSelected: !isFolder && text === entry?.key });
 			if (isFolder) element.ariaExpanded = isOpen;
+			element.style.top = `${(first + at) * rowHeight}px`;
 			element.classList.toggle('active', line === active);
+			return element;
 		});
-		for (const [parent, isOfMore] of [[ui.tree, false], [ui.more, true]]) {
-			const elements = shown.filter((line) => isMore(line) === isOfMore).map((line) => drawn.get(line));
-			if (elements.length !== parent.childElementCount || elements.some((element, at) => element !== parent.children[at])) parent.replaceChildren(...elements);
-		}
+		const { children } = ui.tree;
+		if (elements.length !== children.length || elements.some((element, at) => element !== children[at])) ui.tree.replaceChildren(...elements);
 		ui.tree.setAttribute('aria-activedescendant', drawn.get(active)?.id ?? '');
 	});
 }
 
-function elementOf(line) {
-	const { name, text, level, depth } = line;
-	const element = isMore(line) ? make('button', { onclick: () => load(line) }, 'Show more')
-		: make('div', { role: 'treeitem', className: 'row', id: `row-${++rowNumber}`, title: text, ariaLevel: level.depth }, make('bdi', {}, name.replace(/[\0-\x1f\x7f]/g, encodeURIComponent)));
-	element.style.paddingLeft = `${isMore(line) ? 18 + depth * 14 : 2 + level.depth * 14}px`;
+function elementOf({ name, text, level, isMore }) {
+	const label = make('bdi', {}, name.replace(/[\0-\x1f\x7f]/g, encodeURIComponent));
+	const element = make('div', { role: 'treeitem', className: isMore ? 'row more' : 'row', id: `row-${++rowNumber}`, title: text ?? '', ariaLevel: level.depth }, label);
+	assign(element.style, { height: `${rowHeight}px`, paddingLeft: `${2 + level.depth * 14}px` });
 	return element;
 }
 
-const load = (level) => attempt(async () => {
+const loadMore = (level) => attempt(async () => {
 	const loading = level.more();
 	refresh();
 	await loading.finally(refresh);
@@ -272,10 +279,11 @@ function setOpen(row, isOpen) {
 	row.isOpen = isOpen;
 	if (row.children) return refresh();
 	row.children = new Level(row.text, row.level.depth + 1);
-	return load(row.children);
+	return loadMore(row.children);
 }
 
 function activate(row) {
+	if (row.isMore) return loadMore(row);
 	active = row;
 	if (row.isFolder) setOpen(row, !row.isOpen); else open(row.text);
 	refresh();
@@ -285,7 +293,7 @@ function move(at) {
 	const place = Math.max(0, Math.min(at, lines.length - 1));
 	const line = lines[place];
 	if (!line) return;
-	if (isMore(line)) return load(line);
+	if (line.isMore) return loadMore(line);
 	active = line;
 	const { scrollTop, clientHeight } = ui.rows;
 	ui.rows.scrollTop = Math.min(place * rowHeight, Math.max(scrollTop, (place + 1) * rowHeight - clientHeight));
@@ -296,12 +304,11 @@ const isModified = (event) => event.ctrlKey || event.metaKey || event.altKey;
 
 function onTreeKey(event) {
 	const at = lines.indexOf(active);
-	const last = lines.findLastIndex((line) => !isMore(line));
 	const moves = {
 		ArrowDown: () => move(at + 1),
 		ArrowUp: () => move(at - 1),
 		Home: () => move(0),
-		End: () => move(last),
+		End: () => move(lines.findLastIndex((line) => !line.isMore)),
 		ArrowRight: () => active?.isFolder && (active.isOpen ? move(at + 1) : setOpen(active, true)),
 		ArrowLeft: () => (active?.isOpen ? setOpen(active, false) : move(lines.findIndex((line) => active && line.children === active.level))),
 		Enter: () => active && activate(active),
@@ -314,7 +321,7 @@ function onTreeKey(event) {
 
 const currentPrefix = () => (active?.isFolder ? active.text : active?.level.prefix ?? filter);
 
-// Loads the tree of the filter, and opens what was open.
+// Opens what was open.
 async function reload() {
 	const level = new Level(filter);
 	if (!isGranted(filter)) {
@@ -322,7 +329,7 @@ async function reload() {
 		for (const prefix of rights.prefixes) if (prefix.startsWith(filter)) level.add(prefix, true);
 	}
 	const again = async (now, old) => {
-		do await now.more(); while (now.next && now.rows.length < old.rows.length);
+		do await now.more(); while (now.end < old.end && now.byText.size < old.byText.size);
 		for (const { text, children } of old.rows.filter((row) => row.isOpen).slice(0, 100)) {
 			const row = now.byText.get(text);
 			if (row) await again(assign(row, { isOpen: true, children: new Level(text, now.depth + 1) }).children, children);
@@ -332,11 +339,13 @@ async function reload() {
 	await again(level, isSame ? root : level);
 	if (level.prefix !== filter) return;
 	root = level;
+	isToReveal ||= active?.text === entry?.key;
 	if (!isSame) {
 		active = null;
 		ui.rows.scrollTop = 0;
 	}
 	refresh();
+	await reveal();
 }
 
 // The rows on a key's way, and the level that lacks the next.
@@ -350,10 +359,31 @@ function pathTo(key) {
 	return { path };
 }
 
+let isToReveal = false;
+
+// Opens the folders of the open key, and marks it.
+async function reveal() {
+	for (let depth = 0; isToReveal && entry?.etag && depth < 20; depth++) {
+		const { key } = entry;
+		const { path, level } = pathTo(key);
+		const row = path.pop();
+		for (const folder of path) folder.isOpen = true;
+		if (level) {
+			if (!level.end) return;
+			level.add(fold(key, level.prefix));
+		} else if (row?.isFolder) await setOpen(row, true);
+		else {
+			isToReveal = false;
+			refresh();
+			if (row) move(lines.indexOf(row));
+		}
+	}
+}
+
 function addToTree(key) {
 	const { level } = pathTo(key);
 	const text = level && fold(key, level.prefix);
-	if (level && (!level.next || orderOf(text) < level.rows.at(-1)?.order)) level.add(text);
+	if (level && orderOf(text) <= level.end) level.add(text);
 }
 
 // Folders that may have lost their last key.
@@ -366,7 +396,7 @@ function removeFromTree(key) {
 	if (row.isFolder) { doubtful.add(row); return; }
 	row.level.remove(row);
 	for (const folder of path.reverse()) {
-		if (folder.children.rows.length || folder.children.next) return;
+		if (folder.children.byText.size || folder.children.next) return;
 		folder.level.remove(folder);
 	}
 }
@@ -392,7 +422,7 @@ const textOf = (bytes) => tryTo(() => new TextDecoder('utf-8', { fatal: true, ig
 // None for the type that such bytes have anyway.
 const typeField = (type, bytes) => (!type || type === (textOf(bytes) === null ? 'application/octet-stream' : TEXT) ? {} : { 'Content-Type': type });
 
-const expiryOf = ({ headers }) => (headers.has('TTL') ? Date.now() + headers.get('TTL') * 1000 : null);
+const expiryOf = ({ headers }) => (headers.has('TTL') ? Date.now() + headers.get('TTL') * 1000 : undefined);
 
 async function read(key) {
 	const response = await sendTo(key, 'GET', '', { headers: { Range: `bytes=0-${SHOWN_BYTES - 1}` }, takes: 404 });
@@ -432,7 +462,7 @@ function hexOf(bytes) {
 }
 
 function sizeText(bytes) {
-	const power = bytes < 1 ? 0 : Math.floor(Math.log2(bytes) / 10);
+	const power = Math.floor(Math.log2(bytes || 1) / 10);
 	return power ? `${(bytes / 1024 ** power).toFixed(1)} ${'KMGT'[power - 1]}iB` : `${bytes} B`;
 }
 
@@ -451,6 +481,13 @@ function open(key) {
 const isLong = (text) => text.split(/\r\n?|\n/, SHOWN_LINES + 1).length > SHOWN_LINES;
 const startOf = (text) => (isLong(text) ? text.split('\n', SHOWN_LINES).join('\n') : text);
 
+function load(key) {
+	entry = { key, isMissing: true, isLoading: true };
+	if (drafts.has(key)) return edit(drafts.get(key));
+	showEntry();
+	return readAgain();
+}
+
 async function readAgain() {
 	if (!entry) return;
 	const { key } = entry;
@@ -466,6 +503,7 @@ async function readAgain() {
 	const isSame = seen.etag && seen.etag === entry.etag && seen.type === entry.type;
 	entry = seen;
 	showEntry(!isSame);
+	await reveal();
 }
 
 // The value is drawn only if it is another one.
@@ -479,7 +517,7 @@ function showEntry(isChanged = true) {
 	ui.title.textContent = key;
 	show({
 		facts: !isMissing, actions: !isMissing && !draft, value: !draft, editor: draft,
-		edit: mayWrite && typeof text === 'string' && !isLong(text), delete: mayWrite, changeTtl: mayWrite, add: mayWrite && isCounter, subtract: mayWrite && isCounter,
+		edit: mayWrite && typeof text === 'string' && !isLong(text) && !(isMixed(text) && text.includes(SIGN)), delete: mayWrite, changeTtl: mayWrite, add: mayWrite && isCounter, subtract: mayWrite && isCounter,
 	});
 	assign(ui.download, { href: base + pathOf(key), download: key.match(/[^/]*\/*$/)[0] });
 	ui.back.href = `#/?prefix=${encode(filter)}`;
@@ -510,23 +548,17 @@ function textViews(type, text) {
 	return isLong(text) ? [view, paragraph('The rest is in the download.')] : [view];
 }
 
-const facts = fromEntries(['Type', 'Size', 'TTL', 'ETag'].map((name) => {
-	const fact = make('dd', {});
-	ui.facts.append(make('div', {}, make('dt', {}, name), fact));
-	return [name, fact];
-}));
-
 function showFacts() {
 	if (!entry || entry.isMissing) return;
 	const { type, size, expiry, etag } = entry;
 	const left = Math.ceil((expiry - Date.now()) / 1000);
-	const ttl = expiry === null ? 'none' : ttlText(Math.max(0, left));
-	if (expiry !== null && left < 0 && !entry.isOver) {
+	const ttl = expiry ? ttlText(Math.max(0, left)) : 'none';
+	if (left < 0 && !entry.isOver) {
 		entry.isOver = true;
 		readAgain().catch(ignore);
 	}
 	// One that stays can be selected.
-	for (const [name, text] of entries({ Type: type, Size: sizeText(size), TTL: ttl, ETag: etag })) if (facts[name].textContent !== text) facts[name].textContent = text;
+	for (const [id, text] of entries({ type, size: sizeText(size), ttl, etag })) if (ui[id].textContent !== text) ui[id].textContent = text;
 }
 
 function showStart() {
@@ -534,31 +566,24 @@ function showStart() {
 	document.title = 'Little Key-Value Store';
 	ui.title.textContent = currentPrefix() || 'All keys';
 	show({ facts: false, actions: false, editor: false, value: true });
-	ui.value.replaceChildren(paragraph(may(currentPrefix()) ? 'Open a key, or drop files here.' : 'Open a key.'));
+	ui.value.replaceChildren(paragraph('Open a key', may(currentPrefix()) ? ', or drop files here.' : '.'));
 	showCommand();
 }
 
 function showCommand() {
 	const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 	const draft = entry && drafts.get(entry.key);
-	const words = ['curl'];
-	if (token) words.push('--oauth2-bearer "$LKV_TOKEN"');
-	if (entry && isUnreachable(entry.key)) words.push('--path-as-is');
-	if (draft) words.push('-T FILE -H', quote(draft.etag ? `If-Match: ${draft.etag}` : 'If-None-Match: *'));
-	if (draft?.type) words.push('-H', quote(`Content-Type: ${draft.type}`));
 	const path = entry ? address(pathOf(entry.key), '', draft?.etag && 'ttl=keep') : list(currentPrefix());
+	const words = ['curl', token && '--oauth2-bearer "$LKV_TOKEN"', isUnreachable(entry?.key) && '--path-as-is',
+		draft && `-T FILE -H ${quote(draft.etag ? `If-Match: ${draft.etag}` : 'If-None-Match: *')}`, draft?.type && `-H ${quote(`Content-Type: ${draft.type}`)}`, quote(base + path)];
 	show({ curl: entry || isGranted(currentPrefix()) });
-	ui.command.textContent = [...words, quote(base + path)].join(' ');
+	ui.command.textContent = words.filter(Boolean).join(' ');
 }
 
-async function copyCommand() {
-	try {
-		await navigator.clipboard.writeText(ui.command.textContent);
-	} catch {
-		// Only a page with TLS or of this machine has a clipboard.
-		getSelection().selectAllChildren(ui.command);
-		if (!document.execCommand('copy')) fail('the browser copies nothing here');
-	}
+// Without TLS a page has no other clipboard.
+function copyCommand() {
+	getSelection().selectAllChildren(ui.command);
+	if (!document.execCommand('copy')) fail('the browser copies nothing here');
 	tell('copied');
 }
 
@@ -569,7 +594,8 @@ const drafts = new Map();
 
 function edit(draft = { etag: entry.etag, type: entry.type, original: entry.text }) {
 	drafts.set(entry.key, draft);
-	assign(ui.text, { value: draft.typed ?? draft.original, readOnly: draft.isSaving });
+	const { typed, original, isSaving } = draft;
+	assign(ui.text, { value: typed ?? (isMixed(original) ? original.replaceAll('\r', SIGN) : original), readOnly: isSaving });
 	showEntry(false);
 	ui.text.focus();
 	ui.text.setSelectionRange(0, 0);
@@ -577,21 +603,16 @@ function edit(draft = { etag: entry.etag, type: entry.type, original: entry.text
 
 function stopEditing(key) {
 	drafts.delete(key);
-	if (entry?.key !== key) return;
-	entry = { key, isMissing: true, isLoading: true };
-	showEntry();
-	return readAgain();
+	if (entry?.key === key) return load(key);
 }
 
-// A text field knows one kind of line ends.
+// A text field knows one kind of line ends: in a mixture it has signs for the others.
+const SIGN = '\u240d';
+const isMixed = (text) => text.includes('\r') && /\r(?!\n)|(?<!\r)\n/.test(text);
+
 function withLineEnds(original, text) {
-	const old = original.match(/\r\n|[^]/g) ?? [];
-	const isKept = (unit, char) => unit === char || char === '\n' && unit?.[0] === '\r';
-	let [start, end] = [0, 0];
-	while (start < text.length && isKept(old[start], text[start])) start++;
-	while (end < Math.min(text.length, old.length) - start && isKept(old.at(-1 - end), text.at(-1 - end))) end++;
-	const middle = text.slice(start, text.length - end).replaceAll('\n', original.includes('\r\n') ? '\r\n' : '\n');
-	return [...old.slice(0, start), middle, ...old.slice(old.length - end)].join('');
+	if (isMixed(original)) return text.replaceAll(SIGN, '\r');
+	return original.includes('\r') ? text.replaceAll('\n', '\r\n') : text;
 }
 
 async function save() {
@@ -645,7 +666,7 @@ async function create() {
 async function changeTtl() {
 	const { key, expiry } = entry;
 	const input = field('TTL', { required: true, placeholder: '90s, 5m, 2h, 7d' });
-	const choice = await ask('Change TTL', [input], { set: 'Set TTL', ...(expiry !== null && { none: 'Remove TTL' }), '': 'Cancel' });
+	const choice = await ask('Change TTL', [input], { set: 'Set TTL', ...(expiry && { none: 'Remove TTL' }), '': 'Cancel' });
 	if (choice) await post(key, `ttl=${choice === 'none' ? choice : encode(typed(input))}`);
 }
 
@@ -664,8 +685,7 @@ async function remove() {
 		readAgain().catch(ignore);
 		fail('Not deleted: somebody else has changed it.');
 	}
-	const deletion = { key, type: response.headers.get('Content-Type'), expiry: expiryOf(response), bytes: new Uint8Array(await response.arrayBuffer()) };
-	offerUndo(deletion);
+	offerUndo({ key, type: response.headers.get('Content-Type'), expiry: expiryOf(response), bytes: new Uint8Array(await response.arrayBuffer()) });
 	tell('deleted');
 	await changed(key, 'delete');
 }
@@ -673,11 +693,10 @@ async function remove() {
 function offerUndo(deletion) {
 	deletions.add(deletion);
 	show({ undo: true });
-	deletion.timer = setTimeout(forget, UNDO_MS, deletion);
+	setTimeout(forget, UNDO_MS, deletion);
 }
 
 function forget(deletion) {
-	clearTimeout(deletion.timer);
 	deletions.delete(deletion);
 	show({ undo: deletions.size });
 }
@@ -687,11 +706,11 @@ async function undo() {
 	const { key, bytes, type, expiry } = deletion;
 	forget(deletion);
 	const left = expiry && expiry - Date.now();
-	if (expiry && left < 1) fail('Not restored: it has expired.');
+	if (left < 1) fail('Not restored: it has expired.');
 	try {
 		if (!await put(key, { type }, bytes, left && `ttl=${left}ms`)) fail('Not restored: somebody else has stored it.');
 	} catch (error) {
-		offerUndo(deletion);
+		offerUndo({ ...deletion });
 		throw error;
 	}
 	tell('restored');
@@ -702,16 +721,12 @@ async function undo() {
 async function removePrefix() {
 	const prefix = currentPrefix();
 	const count = await answer('GET', list(prefix, 'count'));
-	const input = field('Number of keys', { inputMode: 'numeric' });
-	const note = paragraph('Keys that begin with ', make('code', {}, prefix), `: ${count}\nType the number to delete them for good.`);
-	const choice = ask('Delete prefix', [note, input], { delete: 'Delete keys', '': 'Cancel' });
-	const button = document.querySelector('[value=delete]');
-	input.oninput = () => { button.disabled = typed(input) !== count; };
-	input.oninput();
-	if (!await choice) return;
-	tell(`deleted ${await answer('DELETE', list(prefix))}`);
+	const input = field('Number of keys', { inputMode: 'numeric', required: true, pattern: count });
+	const note = paragraph(make('code', {}, prefix), `\nKeys that begin so: ${count}. Type the number to delete them for good.`);
+	if (!await ask('Delete prefix', [note, input], { delete: 'Delete keys', '': 'Cancel' })) return;
+	tell(`deleted ${await answer('DELETE', list(prefix), { patience: LONG_MS })}`);
 	await reload();
-	if (entry) await readAgain();
+	await readAgain();
 }
 
 // Files:
@@ -725,21 +740,23 @@ function progress(text, part) {
 // With the progress that `fetch` does not tell.
 const upload = (method, path, headers, file, onProgress) => new Promise((done, reject) => {
 	const request = new XMLHttpRequest();
+	const putOff = debounce(() => request.abort(), LONG_MS);
+	putOff();
 	request.open(method, base + path);
 	for (const field of entries({ ...authorization(), ...headers })) request.setRequestHeader(...field);
-	request.upload.onprogress = ({ loaded }) => onProgress(loaded);
-	request.onerror = () => reject(new Error('the store has broken off'));
+	request.upload.onprogress = ({ loaded }) => { putOff(); onProgress(loaded); };
+	request.onerror = request.onabort = () => reject(new Error('the store has broken off'));
 	request.onload = () => {
 		const { status } = request;
 		const text = request.responseText.trim();
 		if (status < 300) done(text); else reject(refused(status, text, request.getResponseHeader('ETag')));
 	};
 	// Without the type that the browser adds.
-	request.send(file.slice(0, file.size, ''));
+	request.send(new Blob([file]));
 });
 
 // The files that were dropped, each with its path.
-async function filesOf({ items, files }) {
+async function filesOf({ items }) {
 	const call = (object, method) => new Promise((...ends) => object[method](...ends));
 	const walk = async (item) => {
 		if (item.isFile) return [[item.fullPath.slice(1), await call(item, 'file')]];
@@ -747,11 +764,11 @@ async function filesOf({ items, files }) {
 		for (let some; (some = await call(reader, 'readEntries')).length;) found.push(...await Promise.all(some.map(walk)));
 		return found.flat();
 	};
-	const dropped = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-	return dropped.length ? (await Promise.all(dropped.map(walk))).flat() : [...files].map((file) => [file.name, file]);
+	return (await Promise.all([...items].map((item) => item.webkitGetAsEntry()).filter(Boolean).map(walk))).flat();
 }
 
-async function uploadFiles(files, prefix) {
+async function uploadFiles(dropped, prefix = currentPrefix()) {
+	const files = await dropped;
 	const total = files.reduce((sum, [, file]) => sum + file.size, 0) || 1;
 	const [there, failures] = [[], []];
 	let [stored, sent] = [0, 0];
@@ -794,13 +811,11 @@ async function exportFile() {
 	const prefix = currentPrefix();
 	const total = await answer('GET', list(prefix, 'count'));
 	let keys = 0;
-	const transform = (part, to) => {
+	const onPart = (part) => {
 		for (let at = -1; (at = part.indexOf(10, at + 1)) >= 0;) keys++;
 		progress(`exporting ${keys} of ${total}`, Math.min(1, keys / total));
-		to.enqueue(part);
 	};
-	const { body } = await send('GET', list(prefix, 'values'));
-	keep(await new Response(body.pipeThrough(new TransformStream({ transform }))).blob(), 'keys.ndjson');
+	keep(await (await send('GET', list(prefix, 'values'), { onPart })).blob(), 'keys.ndjson');
 	progress(`exported ${keys}`);
 }
 
@@ -813,10 +828,9 @@ function download(event) {
 
 // Changes by others:
 
-// The first list's place in the history.
+// Of the first list.
 let revision = null;
-let life = new AbortController();
-let heardAt = 0;
+let starts = 0;
 let pending = new Map();
 let isApplying = false;
 
@@ -827,7 +841,7 @@ function changed(key, event) {
 	return applyChanges();
 }
 
-// Applies what has changed, five times a second at most.
+// Five times a second at most.
 async function applyChanges() {
 	if (isApplying) return;
 	isApplying = true;
@@ -846,11 +860,10 @@ async function applyChanges() {
 // Until the stream ends, or it is not known what has changed.
 async function watch(prefix, sinces, signal, wait) {
 	const since = sinces.get(prefix);
-	const response = await send('GET', address('watch', prefix, since && `since=${since}`, wait), { signal });
+	const response = await send('GET', address('watch', prefix, since && `since=${since}`, wait), { signals: [signal] });
 	const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
 	for (let rest = ''; ;) {
 		const { value, done } = await reader.read();
-		heardAt = Date.now();
 		if (done) return;
 		const told = (rest + value).split('\n');
 		rest = told.pop();
@@ -868,19 +881,18 @@ async function watch(prefix, sinces, signal, wait) {
 }
 
 // Across breaks, until the page starts over.
-async function live(signal) {
+async function live(start) {
 	const sinces = new Map();
 	let known = null;
-	for (let delay = 250; !signal.aborted; delay = Math.min(delay * 2, 4000)) {
+	for (let delay = 250; start === starts; delay = Math.min(delay * 2, 4000)) {
 		while (document.hidden) await sleep(200);
 		const stream = new AbortController();
-		const begin = heardAt = Date.now();
-		const guard = setInterval(() => {
-			// A browser has six connections to a host.
-			if (signal.aborted || document.hidden || Date.now() - heardAt > SILENCE_MS) stream.abort();
-		}, 250);
+		const begin = Date.now();
+		const isInFront = document.hasFocus();
+		const isMoved = () => document.hidden || document.hasFocus() !== isInFront;
+		const guard = setInterval(() => { if (start !== starts || isMoved()) stream.abort(); }, 250);
 		try {
-			await learnRights();
+			showRights((await send('OPTIONS', 'kv')).headers.get('Token-Rights') ?? 'rw');
 			const { prefixes } = rights;
 			if (known !== `${prefixes}`) sinces.clear();
 			if (known === null) route();
@@ -890,8 +902,8 @@ async function live(signal) {
 				await reload();
 				for (const prefix of prefixes.length ? prefixes : ['']) sinces.set(prefix, revision);
 			}
-			if (entry) await readAgain().catch(ignore);
-			await follow(sinces, stream.signal);
+			await readAgain().catch(ignore);
+			await follow(sinces, stream.signal, isInFront);
 		} catch (error) {
 			const { status } = error;
 			if (/^(4(?!08|29)|501)/.test(status)) {
@@ -902,20 +914,20 @@ async function live(signal) {
 			clearInterval(guard);
 			stream.abort();
 		}
-		if (signal.aborted) return;
-		if (Date.now() - begin > STEADY_MS) delay = 125;
-		connect('reconnecting');
+		if (start !== starts) return;
+		if (isMoved() || Date.now() - begin > STEADY_MS) delay = 125;
+		if (!isMoved()) connect('reconnecting');
 		await sleep(delay);
 	}
 }
 
-// On one connection: a single prefix by a stream, more by turns.
-async function follow(sinces, signal) {
+// Of a browser's six connections to a host the window in front may hold one.
+async function follow(sinces, signal, isInFront) {
 	const prefixes = [...sinces.keys()];
-	if (prefixes.length === 1) return watch(prefixes[0], sinces, signal);
-	for (let at = 0; sinces.size; at = (at + 1) % prefixes.length) {
-		await watch(prefixes[at], sinces, signal, 'wait=1ms');
-		await sleep(250);
+	if (isInFront && prefixes.length === 1) return watch(prefixes[0], sinces, signal);
+	while (sinces.size) {
+		for (const prefix of prefixes) await watch(prefix, sinces, signal, 'wait=1ms');
+		await sleep(400);
 	}
 }
 
@@ -937,16 +949,21 @@ function chart(values) {
 async function showFigures() {
 	if (document.hidden || isShutOut) return;
 	const now = { at: Date.now() };
-	for (const [, name, labels, value] of (await answer('GET', 'metrics')).matchAll(/^lkv_(\w+)(\{.*\})? (\S+)$/gm)) {
-		if (!labels?.includes('"/metrics"')) now[name] = (now[name] ?? 0) + Number(value);
+	for (const [, name, labels = '', value] of (await answer('GET', 'metrics').catch(String)).matchAll(/^lkv_(\w+)(\{.*\})? (\S+)$/gm)) {
+		if (/"\/(metrics|watch)"/.test(labels)) continue;
+		const [, bound = ''] = labels.match(/le="(.*)"/) ?? [];
+		now[name + bound] = (now[name + bound] ?? 0) + Number(value);
 	}
-	const grown = (name) => Math.max(0, now[name] - before[name]);
-	const rate = 1000 * grown('http_requests_total') / (grown('at') || 1) || 0;
-	const latency = 1000 * grown('http_request_duration_seconds_sum') / grown('http_request_duration_seconds_count') || 0;
+	const grown = (name) => Math.max(0, now[name] - (before[name] ?? 0)) || 0;
+	const rate = 1000 * grown('http_requests_total') / (grown('at') || 1);
+	const times = 'http_request_duration_seconds_bucket';
+	const most = 0.99 * grown(`${times}+Inf`);
+	const bound = most && Object.keys(now).find((name) => name.startsWith(times) && grown(name) >= most).slice(times.length);
+	const latency = bound === '+Inf' ? 10_000 : 1000 * bound;
 	before = now;
 	const figures = [
 		['keys', now.keys, now.keys?.toLocaleString('en')], ['bytes', now.stored_bytes, sizeText(now.stored_bytes)],
-		['requests a second', rate, rate.toFixed(1)], ['mean latency', latency, latency ? `${latency.toPrecision(2)} ms` : '-'],
+		['requests a second', rate, rate.toFixed(1)], ['latency', latency, latency > 5000 ? '1% over 5 s' : latency ? `99% under ${latency} ms` : '-'],
 	];
 	ui.figures.replaceChildren(...figures.filter(([, value]) => value !== undefined).map(([name, value, text]) => {
 		points[name] = [...points[name] ?? [], value].slice(-POINTS);
@@ -960,6 +977,7 @@ function route() {
 	const { hash } = location;
 	const key = hash.startsWith('#/kv/') && decode(hash.slice(5));
 	readings++;
+	isToReveal = active?.text !== key;
 	warn();
 	if (!key) {
 		entry = null;
@@ -967,19 +985,13 @@ function route() {
 		if (root.prefix !== filter) attempt(reload);
 		return refresh();
 	}
-	const draft = drafts.get(key);
-	entry = { key, isMissing: true, isLoading: true };
-	if (draft) return edit(draft);
-	showEntry();
-	attempt(readAgain);
+	attempt(() => load(key));
 }
 
 function start() {
-	life.abort();
-	life = new AbortController();
 	isShutOut = false;
-	live(life.signal);
-	showFigures().catch(ignore);
+	live(++starts);
+	showFigures();
 }
 
 const shortcuts = { '/': 'filter', n: 'new', e: 'edit', d: 'delete', u: 'undo', t: 'changeTtl', c: 'copy', '?': 'help' };
@@ -1021,7 +1033,7 @@ function onFiles(input, action) {
 		attempt(() => action(files));
 	};
 }
-onFiles(ui.files, (files) => uploadFiles(files.map((file) => [file.name, file]), currentPrefix()));
+onFiles(ui.files, (files) => uploadFiles(files.map((file) => [file.name, file])));
 onFiles(ui.archive, ([file]) => importFile(file));
 ui.tree.onkeydown = onTreeKey;
 ui.tree.onfocus = () => active || ui.tree.matches(':focus-visible') && move(0);
@@ -1030,29 +1042,19 @@ ui.tree.onclick = ({ clientY }) => {
 	if (line) activate(line);
 };
 ui.rows.onscroll = draw;
-let typing;
-ui.filter.oninput = () => {
-	clearTimeout(typing);
-	typing = setTimeout(() => {
-		filter = ui.filter.value.toWellFormed();
-		if (!entry) history.replaceState(null, '', `#/?prefix=${encodeURIComponent(filter)}`);
-		attempt(reload);
-	}, 100);
-};
+ui.filter.oninput = debounce(() => {
+	filter = ui.filter.value.toWellFormed();
+	if (!entry) history.replaceState(null, '', `#/?prefix=${encodeURIComponent(filter)}`);
+	attempt(reload);
+}, 100);
 ondragover = (event) => event.preventDefault();
 ondrop = (event) => {
 	event.preventDefault();
-	const [files, prefix] = [filesOf(event.dataTransfer), currentPrefix()];
-	if (may(prefix)) attempt(async () => uploadFiles(await files, prefix));
+	if (may(currentPrefix()) && !isAsking()) attempt(() => uploadFiles(filesOf(event.dataTransfer)));
 };
 onbeforeunload = (event) => { if (drafts.size) event.preventDefault(); };
 onhashchange = route;
-new ResizeObserver(() => {
-	rowHeight = parseInt(getComputedStyle(ui.rows).getPropertyValue('--row'), 10);
-	refresh();
-}).observe(ui.rows);
-const icon = '<svg xmlns="http://www.w3.org/2000/svg"><path fill="#0a6b63" d="M0 0h99v999"/></svg>';
-document.head.append(make('link', { rel: 'icon', href: URL.createObjectURL(new Blob([icon], { type: 'image/svg+xml' })) }));
+new ResizeObserver(refresh).observe(ui.rows);
 setInterval(showFacts, 250);
-setInterval(() => showFigures().catch(ignore), 2000);
+setInterval(showFigures, 2000);
 start();

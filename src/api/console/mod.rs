@@ -58,7 +58,7 @@ impl Page {
             .replace(STYLE_PLACE, &format!("<style>{STYLE}</style>"))
             .replace(SCRIPT_PLACE, &format!("<script type=\"module\">{SCRIPT}</script>"));
         let policy = format!(
-            "default-src 'none'; script-src {}; style-src {}; img-src 'self' blob:; \
+            "default-src 'none'; script-src {}; style-src {}; img-src 'self' blob: data:; \
              connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
              require-trusted-types-for 'script'; trusted-types 'none'",
             source(SCRIPT),

@@ -99,7 +99,7 @@ fn a_browser_is_told_what_the_page_may_do() {
         "default-src 'none'",
         &script_source,
         &style_source,
-        "img-src 'self' blob:",
+        "img-src 'self' blob: data:",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
