@@ -156,7 +156,7 @@ export async function readme(scene) {
     const { length } = tab.requests;
     const told = tab.page.waitForResponse(response => response.url().endsWith('/metrics'));
     while (!tab.since(length, ({ path }) => path === '/metrics').length) await tab.page.clock.runFor(250);
-    await (await told).finished();
+    await told;
   }
   await tab.page.mouse.move(700, 550);
   await until(async () => await tab.connection.textContent() === 'live');
