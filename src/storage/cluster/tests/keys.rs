@@ -346,10 +346,15 @@ fn an_update_that_always_loses_is_not_done_at_its_deadline() {
         Some(there("5"))
     });
     let front = front(&fake);
-    let begin = Instant::now();
-    let outcome = told(&submit(&front, Op::Update(key("a"), increment())));
-    assert_eq!(outcome, Err(Error::NotDone(Hindrance::ClusterDown)));
-    assert!(begin.elapsed() >= Duration::from_secs(5));
+    let mut outcomes = Vec::new();
+    while !outcomes.contains(&Err(Error::NotDone(Hindrance::ClusterDown))) {
+        // On a busy machine the reply to the last try may come too late to be known.
+        let are_unknown = outcomes.iter().all(|outcome| *outcome == Err(Error::OutcomeUnknown));
+        assert!(are_unknown && outcomes.len() < 8, "{outcomes:?}");
+        let begin = Instant::now();
+        outcomes.push(told(&submit(&front, Op::Update(key("a"), increment()))));
+        assert!(begin.elapsed() >= Duration::from_secs(5));
+    }
 }
 
 fn update(change: Change) -> BatchOp {

@@ -5,6 +5,7 @@ use super::*;
 use crate::storage::Time;
 use crate::storage::durable::Durable;
 use crate::storage::{BatchOp, Blocking as _, Entry, Key, Listing, Page, Range, Storage as _};
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
@@ -134,8 +135,15 @@ fn all_pages_of_a_held_moment_are_of_that_moment() {
 /// They were there at the moment, and the text of their expiry says how long.
 #[test]
 fn what_expires_behind_the_moment_is_listed_and_what_did_before_is_not() {
+    // On a busy machine they expire before the moment where they do so soon.
+    let behind = [600, 6_000, 30_000].map(Duration::from_millis);
+    assert!(behind.into_iter().any(is_listed_if_it_expires_behind), "the machine is too slow");
+}
+
+/// The test, where this is later than the moment; false where it is not.
+fn is_listed_if_it_expires_behind(behind: Duration) -> bool {
     let (_directory, store) = open();
-    let (before, behind) = (Duration::from_millis(50), Duration::from_millis(600));
+    let before = Duration::from_millis(50);
     let begun = Time::now();
     for number in 0..30 {
         for (name, expiry) in [("before", begun.after(before)), ("behind", begun.after(behind))] {
@@ -147,23 +155,26 @@ fn what_expires_behind_the_moment_is_listed_and_what_did_before_is_not() {
     while Time::now() <= begun.after(before) {
         thread::sleep(Duration::from_millis(1));
     }
+    let is_there_behind = Cell::new(false);
     let listed = list(&store, first(7, false), |page| {
         let is_swept = || {
             let [keys, expiring] =
                 store.read_path.keyspaces().each().map(|it| it.keys(b"0", b"\xff").count());
             keys + expiring == 0
         };
-        let last = key("29 behind");
+        let last = store.get(&key("29 behind"));
         if page == 1 {
-            assert!(store.get(&last).is_ok_and(|found| found.is_some()), "the test is too slow");
-        }
-        while page == 2 && !(store.get(&last) == Ok(None) && is_swept()) {
-            thread::sleep(Duration::from_millis(5));
+            is_there_behind.set(last.is_ok_and(|found| found.is_some()));
+        } else if page == 2 {
+            wait_until("all is swept", || store.get(&key("29 behind")) == Ok(None) && is_swept());
         }
     });
-    let expected: Vec<String> = (0..30).map(|number| format!("{number:02} behind")).collect();
-    assert_eq!(listed.keys().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
-    assert!(listed.values().all(|entry| entry.expiry() == Some(begun.after(behind))));
+    if is_there_behind.get() {
+        let expected: Vec<String> = (0..30).map(|number| format!("{number:02} behind")).collect();
+        assert_eq!(listed.keys().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+        assert!(listed.values().all(|entry| entry.expiry() == Some(begun.after(behind))));
+    }
+    is_there_behind.get()
 }
 
 /// The bytes of all files in a folder.
