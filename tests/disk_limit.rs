@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::mem;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -67,9 +67,26 @@ fn entry(seed: u64, bytes: usize) -> Entry {
 
 /// The bytes that a directory takes of the disk.
 fn disk_bytes(path: &Path) -> u64 {
+    disk_bytes_each(path).values().sum()
+}
+
+/// Those of all that is in it.
+fn disk_bytes_each(path: &Path) -> BTreeMap<PathBuf, u64> {
     let own = fs::symlink_metadata(path).map_or(0, |it| it.blocks() * 512);
-    let Ok(entries) = fs::read_dir(path) else { return own };
-    own + entries.flatten().map(|entry| disk_bytes(&entry.path())).sum::<u64>()
+    let mut each = BTreeMap::from([(path.to_owned(), own)]);
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        each.append(&mut disk_bytes_each(&entry.path()));
+    }
+    each
+}
+
+/// The bytes that a directory took at a moment: a file that two walks have met was there
+/// between them, and of others it is not known.
+fn disk_bytes_at_once(path: &Path) -> u64 {
+    let before = disk_bytes_each(path);
+    let after = disk_bytes_each(path);
+    let both = after.iter().filter_map(|(path, bytes)| Some(bytes.min(before.get(path)?)));
+    both.sum()
 }
 
 /// Does something while a directory is measured again and again; gives the most bytes that
@@ -79,7 +96,7 @@ fn measured<T>(path: &Path, action: impl FnOnce() -> T) -> (u64, T) {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                most.fetch_max(disk_bytes(path), Ordering::Relaxed);
+                most.fetch_max(disk_bytes_at_once(path), Ordering::Relaxed);
                 thread::sleep(SAMPLE_INTERVAL);
             }
         });

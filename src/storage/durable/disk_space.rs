@@ -89,7 +89,7 @@ const LIMIT_EXCESS_SHARE: u64 = 40;
 const LARGER_SHARE: u64 = 8;
 
 /// Deletions, which are written in any case, take up to one part in so many of that of
-/// merges: these give it back.
+/// merges, which give it back. No merge that is under way has it.
 const OVERDRAFT_PARTS: u64 = 4;
 
 /// A write has up to one part in so many of a limit, and what is beside its value.
@@ -241,9 +241,21 @@ impl DiskSpace {
         }
     }
 
-    /// Deletions have taken so much of the part of merges that more have to wait for these.
-    pub fn is_overdrawn(&self, keyspaces: &Keyspaces) -> bool {
-        self.limit.as_ref().is_some_and(|limit| limit.is_overdrawn(&self.folder, keyspaces))
+    /// Deletions have taken so much of the part of merges that so many bytes more have to
+    /// wait for these.
+    pub fn is_overdrawn(&self, keyspaces: &Keyspaces, bytes: u64) -> bool {
+        let limit = self.limit.as_ref();
+        limit.is_some_and(|limit| limit.is_overdrawn(&self.folder, keyspaces, bytes))
+    }
+
+    /// Returns true if so many bytes fit into the part of merges, of which none is under way,
+    /// and leave enough for a small one.
+    pub fn fits_between_merges(&self, keyspaces: &Keyspaces, bytes: u64) -> bool {
+        self.limit.as_ref().is_none_or(|limit| {
+            let balance = limit.balance(&self.folder, keyspaces);
+            let left = balance.files_after(bytes).saturating_add(balance.merges);
+            left >= (limit.reserved() / STEP_PARTS).cast_signed()
+        })
     }
 
     /// The bytes of the limit that are left; `None` without one.
@@ -360,10 +372,12 @@ impl Limit {
         let Balance { files, merges, .. } = self.balance(folder, keyspaces);
         let excess = (self.bytes / LIMIT_EXCESS_SHARE).cast_signed();
         let reserved = self.reserved();
+        // Deletions may be written meanwhile.
+        let overdrawn = (files - self.overdraft()).min(0);
         // What is far from being needed is lent to merges.
         let ahead = self.ahead_bytes().cast_signed();
         let borrowed = ((files - ahead) / 2).clamp(0, (reserved.cast_signed() - merges).max(0));
-        let within = files.min(0) + merges.max(0) + excess + borrowed;
+        let within = overdrawn + merges.max(0) + excess + borrowed;
         let within = within.min(merges + borrowed).max(0).cast_unsigned();
         let (used, overhead) = {
             let measured = self.lock();
@@ -412,10 +426,16 @@ impl Limit {
         used.trees > self.bytes - self.bytes / LARGER_SHARE
     }
 
-    /// Deletions have taken so much of the part of merges that more have to wait for these.
-    fn is_overdrawn(&self, folder: &Path, keyspaces: &Keyspaces) -> bool {
-        let overdraft = (self.reserved() / OVERDRAFT_PARTS).cast_signed();
-        self.balance(folder, keyspaces).files < -overdraft && !self.is_larger(self.lock().used)
+    /// Deletions have taken so much of the part of merges that so many bytes more have to
+    /// wait for these.
+    fn is_overdrawn(&self, folder: &Path, keyspaces: &Keyspaces, bytes: u64) -> bool {
+        let left = self.balance(folder, keyspaces).files_after(bytes);
+        left < -self.overdraft() && !self.is_larger(self.lock().used)
+    }
+
+    /// The part of that of merges that deletions may take.
+    fn overdraft(&self) -> i64 {
+        (self.reserved() / OVERDRAFT_PARTS).cast_signed()
     }
 
     /// Has the next look walk.
@@ -435,6 +455,12 @@ impl Balance {
     pub fn spare_bytes(self) -> u64 {
         let files = self.files.max(0).cast_unsigned();
         files.min(u64::midpoint(files, self.journals))
+    }
+
+    /// What is left for files once so many bytes are written.
+    fn files_after(self, bytes: u64) -> i64 {
+        let taken = bytes.saturating_add(bytes.saturating_sub(self.journals));
+        self.files.saturating_sub_unsigned(taken)
     }
 }
 
@@ -542,6 +568,7 @@ mod tests {
         ] {
             let balance = Balance { files, journals, merges: 0 };
             assert_eq!(balance.spare_bytes(), spare, "{files} {journals}");
+            assert_eq!(balance.files_after(spare), files.min(0), "{files} {journals}");
         }
     }
 

@@ -58,9 +58,7 @@ const WAY_WAIT: Duration = Duration::from_millis(1);
 /// How many merges are tried where nothing can be evicted.
 const VAIN_STEPS_MAX: u32 = 3;
 
-/// The longest that deletions wait for merges that cannot go on, and the time between two
-/// releases of files that a reader may hold.
-const OVERDRAFT_WAIT_MAX: Duration = Duration::from_millis(200);
+/// The time between two releases of files that a reader may hold.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The time between two looks at a write stall.
@@ -147,7 +145,7 @@ impl Upkeep {
     pub fn batch(&mut self, draft: &Draft) -> Result<Option<WriteBatch>> {
         let deletions = draft.records.values().filter(|drafted| drafted.record.is_none()).count();
         self.compactors.keys.note(draft.records.len(), deletions);
-        if !self.wait_out_write_stall(&|key| draft.records.contains_key(key))? {
+        if !self.wait_out_write_stall(draft.bytes as u64, &|key| draft.records.contains_key(key))? {
             return Ok(None);
         }
         self.note_garbage(draft);
@@ -256,7 +254,7 @@ impl Upkeep {
 
     /// Removes some of the keys that had expired by then, and counts them.
     pub fn sweep(&mut self, until: Time) -> Result<usize> {
-        if !self.wait_out_write_stall(&|_| false)? {
+        if !self.wait_out_write_stall(0, &|_| false)? {
             return Ok(0);
         }
         self.live.check_place()?;
@@ -325,19 +323,25 @@ impl Upkeep {
         self.live.database().check()
     }
 
-    /// Waits until the trees have kept up with the writes; `false` if a limit leaves no way
-    /// for that. Fails if they never will.
-    fn wait_out_write_stall(&mut self, is_spared: &dyn Fn(&Key) -> bool) -> Result<bool> {
+    /// Waits until the trees have kept up with the writes, and so many bytes can be written;
+    /// `false` if a limit leaves no way for that. Fails if they never will.
+    fn wait_out_write_stall(
+        &mut self,
+        bytes: u64,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<bool> {
         let (mut vain_since, mut released_at) = (Instant::now(), Instant::now());
+        let mut awaits_merges = false;
         loop {
-            let is_overdrawn = self.live.disk_space.is_overdrawn(self.keyspaces());
-            let has_stall = is_overdrawn || self.has_l0_stall();
+            let is_overdrawn = self.live.disk_space.is_overdrawn(self.keyspaces(), bytes);
+            let has_l0_stall = self.has_l0_stall();
+            let has_stall = is_overdrawn || has_l0_stall;
             if !has_stall && self.keyspaces().sealed_memtables() < SEALED_MEMTABLES_MAX {
                 return Ok(true);
             }
             let begun = Instant::now();
             self.live.database().check()?;
-            if self.has_l0_stall() {
+            if has_l0_stall {
                 self.compactors.each_mut().into_iter().for_each(Compactor::yield_to_l0);
             }
             for compactor in self.compactors.each_mut() {
@@ -345,13 +349,25 @@ impl Upkeep {
             }
             if is_overdrawn {
                 // To merge the deletions with what they delete gives back both.
-                self.compactors.each_mut().into_iter().for_each(|it| it.is_awaited = true);
+                if !awaits_merges {
+                    self.compactors.each_mut().into_iter().for_each(|it| it.is_awaited = true);
+                    awaits_merges = true;
+                } else if !has_l0_stall && !self.is_compacting() {
+                    if self.has_obsolete_files() {
+                        self.release_obsolete_files_and_wait(&|| false)?;
+                        self.live.figures.note_stall(begun.elapsed());
+                        continue;
+                    }
+                    let has_room = self.keyspaces().sealed_memtables() < SEALED_MEMTABLES_MAX;
+                    if has_room && self.has_reclaimed() && self.fits_between_merges(bytes) {
+                        return Ok(true);
+                    }
+                }
                 self.begin_compaction(Trigger::Evict(RECLAIM_TIME));
             } else {
                 self.begin_compaction(Trigger::Write);
             }
-            let is_vain = self.compactors.each().into_iter().any(Compactor::is_stuck);
-            let is_stuck = has_stall && (is_vain || !self.is_compacting());
+            let is_stuck = has_stall && (self.is_stuck() || !self.is_compacting());
             if !is_stuck {
                 vain_since = begun;
             } else if self.moments.drop_oldest() {
@@ -364,10 +380,8 @@ impl Upkeep {
                 // There are some more L0 files to the database's own limit.
                 self.release_obsolete_files_and_wait(&|| false)?;
                 continue;
-            } else if self.has_l0_stall() && self.make_way_for_l0(is_spared)? {
+            } else if has_l0_stall && self.make_way_for_l0(is_spared)? {
                 continue;
-            } else if !self.has_l0_stall() && vain_since.elapsed() > OVERDRAFT_WAIT_MAX {
-                return Ok(true);
             } else if vain_since.elapsed() > WAIT_MAX {
                 return Ok(false);
             } else if released_at.elapsed() > RELEASE_INTERVAL {
@@ -378,6 +392,20 @@ impl Upkeep {
             thread::sleep(STALL_WAIT);
             self.live.figures.note_stall(begun.elapsed());
         }
+    }
+
+    /// No step of a merge is small enough.
+    fn is_stuck(&self) -> bool {
+        self.compactors.each().into_iter().any(Compactor::is_stuck)
+    }
+
+    /// Returns true if merges have given back all that they can.
+    fn has_reclaimed(&self) -> bool {
+        self.is_stuck() || self.compactors.each().into_iter().all(Compactor::has_reclaimed)
+    }
+
+    fn fits_between_merges(&self, bytes: u64) -> bool {
+        self.live.disk_space.fits_between_merges(self.keyspaces(), bytes)
     }
 
     /// Makes way for L0 where a limit leaves no space to merge it into the level below:
@@ -573,7 +601,11 @@ impl Upkeep {
         }
         self.begin_reclaim();
         let awaits_garbage = self.reclaim.is_running && self.reclaim.has_garbage;
-        if missing > self.awaited_bytes().cast_signed() && !awaits_garbage {
+        // What is evicted and what stays is written, and a merge under way may take the rest.
+        let bytes = self.live.disk_space.eviction_bytes_max();
+        let awaits_merge =
+            self.is_compacting() && self.live.disk_space.is_overdrawn(self.keyspaces(), bytes);
+        if missing > self.awaited_bytes().cast_signed() && !awaits_garbage && !awaits_merge {
             if self.evict_once(until, is_spared)? > 0 {
                 return Ok(Way::Made);
             }
@@ -640,8 +672,7 @@ impl Upkeep {
         tables_first: bool,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<usize> {
-        let may_drop = !self.compactors.keys.is_running();
-        let is_stuck = self.compactors.each().into_iter().any(Compactor::is_stuck);
+        let (may_drop, is_stuck) = (!self.compactors.keys.is_running(), self.is_stuck());
         let Self { live, sweep, eviction: Some(eviction), .. } = self else { return Ok(0) };
         let Evicted { keys, deletions, changes } =
             eviction.step(live, sweep, may_drop, tables_first || is_stuck, is_spared)?;

@@ -103,7 +103,14 @@ struct Running {
     changes: u64,
     deletions: u64,
     is_stopped: Arc<AtomicBool>,
+    has_stepped: Arc<AtomicBool>,
     thread: JoinHandle<tree::Result<RunEnd>>,
+}
+
+impl Running {
+    fn has_stepped(&self) -> bool {
+        self.has_stepped.load(Ordering::Relaxed)
+    }
 }
 
 impl Compactor {
@@ -173,7 +180,8 @@ impl Compactor {
             return;
         }
         self.tried_at = None;
-        let is_stopped = Arc::new(AtomicBool::new(false));
+        let (is_stopped, has_stepped) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let run = Run {
             database: live.database().clone(),
             keyspace: keyspace.clone(),
@@ -182,6 +190,7 @@ impl Compactor {
             kept_bytes,
             time_max: time_max.unwrap_or(Duration::MAX),
             is_stopped: Arc::clone(&is_stopped),
+            has_stepped: Arc::clone(&has_stepped),
             figures: Arc::clone(&live.figures),
         };
         let work = move || {
@@ -191,7 +200,8 @@ impl Compactor {
         match thread::Builder::new().name("compactor".to_owned()).spawn(work) {
             Ok(thread) => {
                 let Self { changes, deletions, .. } = *self;
-                self.running = Some(Running { goal, changes, deletions, is_stopped, thread });
+                let running = Running { goal, changes, deletions, is_stopped, has_stepped, thread };
+                self.running = Some(running);
             }
             Err(err) => self.fail(goal, &err),
         }
@@ -235,9 +245,16 @@ impl Compactor {
     /// Waits for the end of the run; `false` if there is none.
     pub fn finish(&mut self) -> bool {
         let Some(run) = self.running.take() else { return false };
-        self.has_obsolete_files = true;
         self.unfinished = None;
+        let has_stepped = Arc::clone(&run.has_stepped);
         let ended = run.thread.join().unwrap_or_else(|_panic| Err(tree::Error::panicked()));
+        // A reclaim that has left a single L0 file needs the one that their release makes.
+        let needs_release = match &ended {
+            Ok(RunEnd::Early { .. }) => run.goal == Goal::Reclaim,
+            Ok(RunEnd::Done | RunEnd::Resplit | RunEnd::Stuck) => false,
+            Err(_) => true,
+        };
+        self.has_obsolete_files |= has_stepped.load(Ordering::Relaxed) || needs_release;
         // Where nothing was deleted, to move files gives back little, or nothing.
         let is_awaited = self.is_awaited || self.deletions >= CHANGES_MIN;
         self.has_progress = match &ended {
@@ -316,7 +333,8 @@ impl Compactor {
 
     /// Returns true if no step is small enough for the space that there is.
     pub fn is_stuck(&self) -> bool {
-        self.vain_runs >= VAIN_RUNS_MAX
+        let steps = self.running.as_ref().is_some_and(Running::has_stepped);
+        self.vain_runs >= VAIN_RUNS_MAX && !steps
     }
 
     pub fn is_running(&self) -> bool {

@@ -31,6 +31,8 @@ pub struct Run {
     /// Once this is over, no other step is begun.
     pub time_max: Duration,
     pub is_stopped: Arc<AtomicBool>,
+    /// Set once a step has changed the tree.
+    pub has_stepped: Arc<AtomicBool>,
     pub figures: Arc<Figures>,
 }
 
@@ -82,10 +84,14 @@ impl Run {
 
     /// Takes a step, and notes the bytes that it has written.
     fn compact(&self, step: &Step) -> tree::Result<()> {
-        let first = self.keyspace.next_table_id();
+        let (first, before) = (self.keyspace.next_table_id(), shape_of(&self.keyspace));
         self.database.compact(&self.keyspace, step)?;
         // A flush meanwhile has made tables of L0.
-        self.figures.note_compacted(self.keyspace.merged_bytes(first));
+        let merged_bytes = self.keyspace.merged_bytes(first);
+        if merged_bytes > 0 || shape_of(&self.keyspace) != before {
+            self.has_stepped.store(true, Ordering::Relaxed);
+        }
+        self.figures.note_compacted(merged_bytes);
         Ok(())
     }
 

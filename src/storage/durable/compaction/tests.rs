@@ -72,6 +72,7 @@ impl Tree {
             kept_bytes: 0,
             time_max: Duration::MAX,
             is_stopped: Arc::default(),
+            has_stepped: Arc::default(),
             figures: Arc::default(),
         }
     }
