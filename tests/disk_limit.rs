@@ -9,7 +9,9 @@ use crate::support::place::{Place, acknowledged, says};
 use crate::support::process::Process;
 use crate::support::threads::Ended;
 use little_key_value::metrics::Exposition;
-use little_key_value::storage::{BatchOp, Durable, Entry, Error, Event, Key, Limits, Listing};
+use little_key_value::storage::{
+    BatchOp, Decision, Durable, Effect, Entry, Error, Event, Key, Limits, Listing,
+};
 use little_key_value::storage::{Moment, PAGE_KEYS_MAX, Range, Read, Revision, Storage as _};
 use little_key_value::storage::{Time, Watched, WhenFull};
 use std::collections::{BTreeMap, HashSet};
@@ -146,19 +148,23 @@ fn keys(store: &Durable) -> HashSet<String> {
 
 /// The events of keys that were evicted or had expired since a position.
 fn gone_since(store: &Durable, from: Revision) -> Vec<(Event, String)> {
+    let mut gone = changes_since(store, from);
+    gone.retain(|(event, _)| matches!(event, Event::Evict | Event::Expire));
+    gone
+}
+
+/// All events since a position.
+fn changes_since(store: &Durable, from: Revision) -> Vec<(Event, String)> {
     let changes = store.changes().expect("a change log");
     let watcher = changes.watch(Watched::Prefix("".into()), Some(from));
-    let mut gone = Vec::new();
+    let mut told = Vec::new();
     loop {
         match watcher.read() {
-            Read::Changes(changes) => gone.extend(
-                changes
-                    .into_iter()
-                    .filter(|change| matches!(change.event, Event::Evict | Event::Expire))
-                    .map(|change| (change.event, change.key.as_str().to_owned())),
+            Read::Changes(changes) => told.extend(
+                changes.into_iter().map(|change| (change.event, change.key.as_str().to_owned())),
             ),
             Read::Passing => {}
-            Read::UpToDate(_) => return gone,
+            Read::UpToDate(_) => return told,
             end @ (Read::Reborn | Read::Behind) => panic!("{end:?}"),
         }
     }
@@ -334,6 +340,45 @@ fn small_values_that_are_read_stay() {
 #[test]
 fn large_values_that_are_read_stay() {
     hot_keys_stay(8 << 10);
+}
+
+/// A batch takes effect while what it was decided on is there.
+#[test]
+fn a_key_that_a_batch_reads_is_not_evicted_for_it() {
+    const BYTES: usize = 64 << 10;
+    const BATCHES: u64 = 20;
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path(), LIMIT, WhenFull::Evict);
+    let begun = store.changes().expect("a change log").revision();
+    let stored = LIMIT / 2 / BYTES as u64;
+    fill(&store, 0..stored, BYTES);
+    let mut read: Vec<(String, String)> = Vec::new();
+    for batch in 0..BATCHES {
+        // The next that would go.
+        let there = keys(&store);
+        let is_next =
+            |key: &String| there.contains(key) && read.iter().all(|(before, _)| before != key);
+        let Some(oldest) = (0..stored).map(scattered).find(is_next) else { break };
+        let written = format!("batch {batch}");
+        let keep = BatchOp::Update(Box::new(|_| Decision::Keep));
+        let write = BatchOp::Set(entry(batch, usize::try_from(LIMIT / 8).expect("it fits")));
+        let ops = vec![(key(&*oldest), keep), (key(&*written), write)];
+        let effects = store.batch(ops).expect("it is stored");
+        if matches!(&effects[..], [Effect::Updated(updated), ..] if updated.before.is_some()) {
+            read.push((oldest, written));
+        }
+    }
+    let changes = changes_since(&store, begun);
+    let place = |event, key: &str| changes.iter().position(|it| *it == (event, key.to_owned()));
+    let mut evicted = 0;
+    for (oldest, written) in &read {
+        if let Some(place_evicted) = place(Event::Evict, oldest) {
+            evicted += 1;
+            let place_written = place(Event::Put, written).expect("it is told");
+            assert!(place_evicted > place_written, "{oldest} went before {written}");
+        }
+    }
+    assert!(evicted > 3, "{evicted} of {}", read.len());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Error, Event, Key
 use crate::storage::{Updated, record};
 use bytes::Bytes;
 use std::collections::btree_map::Entry::{Occupied, Vacant};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
@@ -69,6 +69,8 @@ pub struct Draft {
     pub records: BTreeMap<Key, Drafted>,
     /// Earlier changes of these keys, with their places.
     overtaken: Vec<(usize, Event, Key)>,
+    /// Keys that a batch was decided on and leaves as they are.
+    kept: HashSet<Key>,
     /// The place behind all records.
     end: usize,
     /// The bytes of all keys and records.
@@ -125,13 +127,14 @@ impl From<BatchOp> for KeyOp {
 }
 
 impl Decided {
-    /// Returns true for a key that it changes and that it may have been decided on.
+    /// Returns true for a key that it may have been decided on, and that has to be as it was
+    /// until it takes effect.
     pub fn depends_on(&self, key: &Key) -> bool {
         match (&self.changes, &self.effect) {
             // To store or delete something takes no look at what is there.
             (Changes::Nothing, _) | (Changes::One(..), Effect::Done) => false,
             (Changes::One(own, _), _) => own == key,
-            (Changes::Batch(draft), _) => draft.records.contains_key(key),
+            (Changes::Batch(draft), _) => draft.depends_on(key),
         }
     }
 
@@ -158,6 +161,11 @@ impl Drafted {
 }
 
 impl Draft {
+    /// Returns true for a key that it changes, or that a batch of it was decided on.
+    pub fn depends_on(&self, key: &Key) -> bool {
+        self.records.contains_key(key) || self.kept.contains(key)
+    }
+
     /// The keys under which something is stored, each with the bytes of that.
     pub fn stored(&self) -> impl Iterator<Item = (&str, usize)> {
         self.records.iter().filter_map(|(key, drafted)| {
@@ -200,6 +208,12 @@ impl Draft {
                 self.overtaken.push((last.place, last.event(), key.clone()));
             }
         }
+    }
+
+    /// Forgets what would be changed, and why.
+    fn forget_changes(&mut self) {
+        (self.records, self.bytes) = (BTreeMap::new(), 0);
+        self.kept.clear();
     }
 
     fn see(&mut self, effect: &Effect) {
@@ -261,10 +275,10 @@ impl CommitGroup {
             draft.see(&effect);
             effects.push(effect);
             match fate {
-                Fate::Kept => {}
+                Fate::Kept => drop(draft.kept.insert(key)),
                 Fate::Written(record) => draft.put(key, record),
                 Fate::Refused => {
-                    (draft.records, draft.bytes) = (BTreeMap::new(), 0);
+                    draft.forget_changes();
                     break;
                 }
             }
@@ -386,6 +400,7 @@ impl CommitGroup {
             Changes::One(key, record) => self.put_at(end, key, record, firsts),
             Changes::Batch(draft) => {
                 self.draft.seen_bytes += draft.seen_bytes;
+                self.draft.kept.extend(draft.kept);
                 self.has_batch |= draft.records.len() > 1;
                 for (key, Drafted { record, place }) in draft.records {
                     self.put_at(end + place, key, record, firsts);
@@ -470,6 +485,17 @@ mod tests {
         let conditional = Decided { changes: one(), effect };
         assert!(conditional.depends_on(&key("one")));
         assert!(!conditional.depends_on(&key("other")));
+        let mut draft = Draft::default();
+        draft.put(key("one"), None);
+        draft.kept.insert(key("read"));
+        let batch = Decided { changes: Changes::Batch(draft), effect: Effect::Batch(Vec::new()) };
+        let (mut group, mut firsts) = (CommitGroup::begin(), Firsts::default());
+        for (text, depends) in [("one", true), ("read", true), ("other", false)] {
+            assert_eq!(batch.depends_on(&key(text)), depends, "{text}");
+        }
+        // So it is until the group is committed.
+        group.add(batch, &mut firsts, waiter());
+        assert!(group.draft.depends_on(&key("read")));
     }
 
     #[test]

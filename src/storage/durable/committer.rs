@@ -248,8 +248,7 @@ impl Committer {
             let bytes = (group.draft.bytes + growth_bytes) as u64;
             if bytes > *spare_bytes {
                 // Entries that were decided on stay until the group is committed.
-                let is_spared =
-                    |key: &Key| decided.depends_on(key) || group.draft.records.contains_key(key);
+                let is_spared = |key: &Key| decided.depends_on(key) || group.draft.depends_on(key);
                 *spare_bytes = self.make_space(bytes, group.begun, since, &is_spared);
             }
             let fits = bytes <= *spare_bytes;

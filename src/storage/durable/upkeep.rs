@@ -145,7 +145,7 @@ impl Upkeep {
     pub fn batch(&mut self, draft: &Draft) -> Result<Option<WriteBatch>> {
         let deletions = draft.records.values().filter(|drafted| drafted.record.is_none()).count();
         self.compactors.keys.note(draft.records.len(), deletions);
-        if !self.wait_out_write_stall(draft.bytes as u64, &|key| draft.records.contains_key(key))? {
+        if !self.wait_out_write_stall(draft.bytes as u64, &|key| draft.depends_on(key))? {
             return Ok(None);
         }
         self.note_garbage(draft);
