@@ -136,7 +136,10 @@ impl Keyspaces {
 impl Drop for Keyspaces {
     /// Nobody reads from them any more.
     fn drop(&mut self) {
-        self.each().into_iter().for_each(Keyspace::close_files);
+        for keyspace in self.each() {
+            keyspace.remove_obsolete_files();
+            keyspace.close_files();
+        }
     }
 }
 

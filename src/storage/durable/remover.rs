@@ -28,14 +28,21 @@ pub struct Remover {
 }
 
 impl Remover {
-    /// Removes a generation that is not in use any more.
-    pub fn remove(&mut self, database: Database, old: Generation) {
+    /// Removes a generation that is not in use any more, once its last runs of compaction
+    /// have ended: they have files of it.
+    pub fn remove<T: 'static>(
+        &mut self,
+        database: Database,
+        old: Generation,
+        runs: impl Iterator<Item = JoinHandle<T>> + Send + 'static,
+    ) {
         // One at a time: this one waits for the one before it.
         let before = self.thread.take();
         let remove = move || {
             scheduling::batch_priority();
             // A panic there was logged.
             before.map(JoinHandle::join);
+            runs.for_each(|run| drop(run.join()));
             if let Err(err) = old.remove(&database) {
                 log::warn!("what was cleared stays on the disk until the next start: {err}");
             }

@@ -233,10 +233,10 @@ impl Upkeep {
         self.live.check_place()?;
         let old = self.live.replace(next);
         drop(self.live.changes.be_reborn(newborn));
-        self.compactors.each_mut().into_iter().for_each(Compactor::forget);
+        let runs = self.compactors.each_mut().map(Compactor::forget);
         self.sweep = Sweep::new(self.keyspaces());
         self.forget_evicted();
-        self.remover.remove(self.live.database().clone(), old);
+        self.remover.remove(self.live.database().clone(), old, runs.into_iter().flatten());
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use crate::platform::scheduling;
 use picker::{FINENESS_MAX, Goal, L0_FILES_TO_COMPACT, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
 pub use run::wait_for_flush;
 use run::{Run, shape_of};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -124,10 +125,11 @@ impl Compactor {
         }
     }
 
-    /// Forgets the changes to a tree that was cleared.
-    pub fn forget(&mut self) {
+    /// Begins anew with another tree. Gives the run that is under way, which ends after the
+    /// step that it is at.
+    pub fn forget(&mut self) -> Option<JoinHandle<tree::Result<RunEnd>>> {
         self.stop();
-        (self.changes, self.deletions, self.unfinished) = (0, 0, None);
+        mem::take(self).running.map(|run| run.thread)
     }
 
     /// Begins a run if there is something to do for a keyspace, and none is under

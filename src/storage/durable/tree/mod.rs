@@ -680,6 +680,15 @@ impl Keyspace {
         }
     }
 
+    /// Removes its obsolete files; nobody reads from it any more. The database would look for
+    /// them once it has removed a deleted keyspace with all its files.
+    pub fn remove_obsolete_files(&self) {
+        let versions = || self.0.tree.get_version_history_lock();
+        if let Err(err) = unless_panic(|| Ok(versions().maintenance(self.0.path(), u64::MAX)?)) {
+            log::debug!("obsolete files are left to the database: {err}");
+        }
+    }
+
     /// Makes files, and removes those that it leaves behind if it fails.
     fn without_orphans(&self, make: impl FnOnce(&AnyTree) -> lsm_tree::Result<()>) -> Result<()> {
         let new_files = NewFiles::from_now(&self.0)?;
