@@ -20,7 +20,7 @@
 
 use super::commit_group::Draft;
 use super::expiry::{self, Sweep};
-use super::generation::{Both, KEYS_END, Keyspaces};
+use super::generation::{Both, KEYS_END, Keyspaces, Tree};
 use super::live::Live;
 use super::tree::{Blob, Keyspace, Result, Size, Stretch, StretchItem};
 use crate::storage::frequency::Frequencies;
@@ -63,13 +63,17 @@ const FADING: u64 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Tables,
-    BlobFiles,
     Expiring,
-    ExpiringBlobFiles,
+    BlobFiles(Tree),
 }
 
-const PLACES: [Place; 4] =
-    [Place::Tables, Place::BlobFiles, Place::Expiring, Place::ExpiringBlobFiles];
+/// Of each tree the tables, and then the blob files.
+const PLACES: [Place; 4] = [
+    Place::Tables,
+    Place::BlobFiles(Tree::Keys),
+    Place::Expiring,
+    Place::BlobFiles(Tree::Expiring),
+];
 
 /// The choice of keys, and the bytes that were evicted and are on the disk yet.
 pub struct Eviction {
@@ -186,9 +190,7 @@ impl Eviction {
                 Place::Tables if !may_drop => Evicted::default(),
                 Place::Tables => self.step_of_tables(live, sweep, is_spared)?,
                 Place::Expiring => self.step_of_expiring(live, sweep, is_spared)?,
-                Place::BlobFiles | Place::ExpiringBlobFiles => {
-                    self.step_of_blob_files(place, live, sweep, is_spared)?
-                }
+                Place::BlobFiles(tree) => self.step_of_blob_files(tree, live, sweep, is_spared)?,
             };
             if evicted.keys > 0 {
                 let took = begun.elapsed().as_micros();
@@ -286,31 +288,28 @@ impl Eviction {
 
     fn step_of_blob_files(
         &mut self,
-        place: Place,
+        tree: Tree,
         live: &mut Live,
         sweep: &mut Sweep,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Evicted> {
-        let is_expiring = place == Place::ExpiringBlobFiles;
-        let generation = &live.generation;
-        let keyspace = if is_expiring { generation.expiring() } else { generation.keys() };
-        let files = keyspace.blob_files();
-        let from = self.blob_files_from_of(place);
+        let files = live.generation.keyspaces.of(tree).blob_files();
+        let from = self.blob_files_from.of(tree);
         let (old, newer) = files.split_at(files.len().div_ceil(2));
         let behind = old.partition_point(|file| *file < *from);
         let (passed, ahead) = old.split_at(behind);
         // The oldest ones again, once the hand is past all that are old.
         let turn: Vec<u64> = [ahead, passed, newer].concat();
         for is_urgent in [false, true] {
-            if is_urgent && *self.awaited_of(place) > 0 {
+            if is_urgent && *self.awaited.of(tree) > 0 {
                 // Files that wait for a reclaim have nothing to give, and what is in use in
                 // the others stays until then.
                 break;
             }
             for &file in &turn {
-                *self.blob_files_from_of(place) = file + 1;
+                *self.blob_files_from.of(tree) = file + 1;
                 let evicted =
-                    self.step_of_blob_file(place, live, sweep, file, is_urgent, is_spared)?;
+                    self.step_of_blob_file(tree, live, sweep, file, is_urgent, is_spared)?;
                 if evicted.keys > 0 {
                     return Ok(evicted);
                 }
@@ -319,35 +318,25 @@ impl Eviction {
         Ok(Evicted::default())
     }
 
-    fn blob_files_from_of(&mut self, place: Place) -> &mut u64 {
-        let Both { keys, expiring } = &mut self.blob_files_from;
-        if place == Place::ExpiringBlobFiles { expiring } else { keys }
-    }
-
-    fn awaited_of(&mut self, place: Place) -> &mut u64 {
-        let Both { keys, expiring } = &mut self.awaited;
-        if place == Place::ExpiringBlobFiles { expiring } else { keys }
-    }
-
     fn step_of_blob_file(
         &mut self,
-        place: Place,
+        tree: Tree,
         live: &mut Live,
         sweep: &mut Sweep,
         file: u64,
         is_urgent: bool,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Evicted> {
-        let is_expiring = place == Place::ExpiringBlobFiles;
-        let generation = &live.generation;
-        let keyspace = if is_expiring { generation.expiring() } else { generation.keys() };
-        let keyspace = keyspace.clone();
+        let keyspace = live.generation.keyspaces.of(tree).clone();
         let candidates: Vec<Candidate> = keyspace
             .blobs(file)?
             .into_iter()
             .filter_map(|blob| {
                 let Blob { key: under, bytes } = blob;
-                let key = if is_expiring { expiry::parse(&under)?.1 } else { &under[..] };
+                let key = match tree {
+                    Tree::Keys => &under[..],
+                    Tree::Expiring => expiry::parse(&under)?.1,
+                };
                 let key = key_of(key).filter(|key| !is_spared(key))?;
                 let uses = self.uses.of(hash(key.as_str()));
                 Some(Candidate { key, under, record: None, bytes, uses })
@@ -369,8 +358,8 @@ impl Eviction {
         evicted.extend(kept.drain(stay..));
         let kept = kept.into_iter().map(|it| (it.under, it.record)).collect();
         let done = self.apply(live, sweep, &keyspace, kept, &evicted, None)?;
-        self.note_evicted(place, bytes);
-        *self.awaited_of(place) += bytes;
+        self.note_evicted(Place::BlobFiles(tree), bytes);
+        *self.awaited.of(tree) += bytes;
         Ok(done)
     }
 

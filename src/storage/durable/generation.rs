@@ -38,6 +38,13 @@ pub const KEYS_END: [u8; 1] = [0xff];
 /// The database's folder of keyspaces.
 pub const KEYSPACES: &str = "keyspaces";
 
+/// One of the keyspaces of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tree {
+    Keys,
+    Expiring,
+}
+
 /// One for each keyspace of a generation.
 #[derive(Default)]
 pub struct Both<T> {
@@ -46,6 +53,13 @@ pub struct Both<T> {
 }
 
 impl<T> Both<T> {
+    pub fn of(&mut self, tree: Tree) -> &mut T {
+        match tree {
+            Tree::Keys => &mut self.keys,
+            Tree::Expiring => &mut self.expiring,
+        }
+    }
+
     pub fn each(&self) -> [&T; 2] {
         [&self.keys, &self.expiring]
     }
@@ -77,6 +91,13 @@ impl Keyspaces {
 
     pub fn each(&self) -> [&Keyspace; 2] {
         [&self.keys, &self.expiring]
+    }
+
+    pub fn of(&self, tree: Tree) -> &Keyspace {
+        match tree {
+            Tree::Keys => &self.keys,
+            Tree::Expiring => &self.expiring,
+        }
     }
 
     /// False while the index of what expires has always been empty, as far as is known.
