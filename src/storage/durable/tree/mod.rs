@@ -187,7 +187,9 @@ impl Database {
         let builder = fjall::Database::builder(folder)
             .cache_size(CACHE_BYTES)
             .max_cached_files(files_max)
-            .max_journaling_size(JOURNALS_BYTES_MAX);
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            // Of more than one the first waits busily for the others behind each flush.
+            .worker_threads(1);
         Self::build(builder)
     }
 
