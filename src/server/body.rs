@@ -3,7 +3,7 @@
 use super::chunked::Chunked;
 use super::framing::Length;
 use bytes::Bytes;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 /// The memory reserved before a byte has come.
 const FIRST_STEP_BYTES: u64 = 64 * 1024;
@@ -97,10 +97,26 @@ impl<R: BufRead> Read for Body<R> {
     }
 }
 
+/// A reader that appends to a buffer. [`Read`] has to clear the room that it reads into
+/// first, which takes as long as to receive the bytes.
+pub trait Source: BufRead {
+    /// Appends up to `bytes_max` bytes; 0 at the end. Blocks.
+    fn append(&mut self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let piece = piece.get(..bytes_max).unwrap_or(piece);
+        buffer.extend_from_slice(piece);
+        let bytes = piece.len();
+        self.consume(bytes);
+        Ok(bytes)
+    }
+}
+
+impl<R: Read> Source for BufReader<R> {}
+
 /// Reads a whole body of up to `bytes_max` bytes. Blocks until it is there.
 /// `reserve` reserves the memory of each step; `false` refuses it.
 pub fn read(
-    reader: impl BufRead,
+    reader: impl Source,
     length: Length,
     bytes_max: u64,
     reserve: impl FnMut(u64) -> bool,
@@ -120,7 +136,7 @@ pub fn read(
 
 /// Reads up to so many bytes, or to the end.
 pub fn read_up_to(
-    mut reader: impl Read,
+    mut reader: impl Source,
     wanted: u64,
     exact: bool,
     mut reserve: impl FnMut(u64) -> bool,
@@ -131,15 +147,23 @@ pub fn read_up_to(
         let bytes = usize::try_from(wanted).map_err(|_| Error::TooLong)?;
         body.try_reserve_exact(bytes).map_err(|_| Error::NoRoom)?;
     }
-    while (body.len() as u64) < wanted {
+    'body: while (body.len() as u64) < wanted {
         let step = (body.len() as u64).clamp(FIRST_STEP_BYTES, STEP_BYTES_MAX);
         let step = step.min(wanted - body.len() as u64);
         if !reserve(step) {
             return Err(Error::NoRoom);
         }
-        let got = reader.by_ref().take(step).read_to_end(&mut body)?;
-        if (got as u64) < step {
-            break;
+        let step = usize::try_from(step).map_err(|_| Error::TooLong)?;
+        body.try_reserve(step).map_err(|_| Error::NoRoom)?;
+        let end = body.len() + step;
+        while body.len() < end {
+            let left = end - body.len();
+            match reader.append(&mut body, left) {
+                Ok(0) => break 'body,
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(err.into()),
+            }
         }
     }
     // A stored value keeps this buffer, so it keeps no slack.
@@ -153,6 +177,9 @@ const STEP_BYTES_MAX: u64 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Source for &[u8] {}
+    impl Source for &mut &[u8] {}
 
     fn read_known(bytes: &[u8], announced: u64) -> Result<Bytes, Error> {
         read(bytes, Length::Known(announced), 1 << 30, |_| true)

@@ -1,5 +1,6 @@
 //! The chunked transfer coding (RFC 9112, 7.1), taken to the letter.
 
+use super::body::Source;
 use super::framing::HEAD_BYTES_MAX;
 use crate::api::grammar::is_token;
 use std::io::{self, BufRead, Read};
@@ -105,10 +106,18 @@ impl<R: BufRead> Chunked<R> {
 
 impl<R: BufRead> Read for Chunked<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?.read(buffer)?;
+        self.consume(bytes);
+        Ok(bytes)
+    }
+}
+
+impl<R: Source> Source for Chunked<R> {
+    fn append(&mut self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
         self.advance()?;
         let State::Data(left) = self.state else { return Ok(0) };
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let got = self.reader.read(buffer.get_mut(..wanted).unwrap_or_default())?;
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max);
+        let got = self.reader.append(buffer, wanted)?;
         if got == 0 && wanted > 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -11,7 +11,7 @@
 //! one client, and each client has one. So an import is done here, piece by piece,
 //! and what is left in the pipeline is its reply.
 
-use super::body::{self, Body};
+use super::body::{self, Body, Source};
 use super::connections::Connection;
 use super::cuts::Cut;
 use super::dispatch::Dispatcher;
@@ -364,7 +364,7 @@ impl Wire<'_> {
             return 0;
         }
         input.buffer.reserve(bytes);
-        let received = self.connection.socket.receive(&mut input.buffer).unwrap_or(0);
+        let received = self.connection.socket.receive(&mut input.buffer, usize::MAX).unwrap_or(0);
         input.has_ended = received == 0;
         self.connection.add_received(received);
         received
@@ -390,15 +390,25 @@ impl BufRead for Wire<'_> {
 
 impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?.read(buffer)?;
+        self.consume(bytes);
+        Ok(bytes)
+    }
+}
+
+impl Source for Wire<'_> {
+    /// What has not come yet is received where it stays.
+    fn append(&mut self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
         if self.input.unused().is_empty() && !self.input.has_ended {
-            let received = (&self.connection.socket).read(buffer)?;
+            let received = self.connection.socket.receive(buffer, bytes_max)?;
             self.input.has_ended = received == 0;
             self.connection.add_received(received);
             return Ok(received);
         }
-        let read = self.input.unused().read(buffer)?;
-        self.input.use_up(read);
-        Ok(read)
+        let bytes = bytes_max.min(self.input.unused().len());
+        buffer.extend_from_slice(self.input.unused().get(..bytes).unwrap_or_default());
+        self.input.use_up(bytes);
+        Ok(bytes)
     }
 }
 

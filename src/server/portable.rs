@@ -187,7 +187,7 @@ pub mod inlet {
         if wanted == 0 {
             return Ok(Bytes::new());
         }
-        let read = body::read_up_to(request.as_reader(), wanted, false, |_| true);
+        let read = body::read_up_to(BufReader::new(request.as_reader()), wanted, false, |_| true);
         let body = read.map_err(|err| match err {
             body::Error::TooLong => Reply::from(Refusal::ValueTooLarge),
             body::Error::Short

@@ -1,11 +1,14 @@
 //! The socket of a connection: the only descriptor of it.
 
-#![allow(unsafe_code, reason = "two questions to a socket have no safe form")]
+#![allow(
+    unsafe_code,
+    reason = "two questions to a socket, and to receive into the room of a buffer, have no safe form"
+)]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
-use std::io::{self, Read};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -99,13 +102,19 @@ impl Socket {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Receives into the spare room of `buffer`; 0 at the end. Blocks.
-    pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    /// Receives up to so many bytes into the spare room of `buffer`; 0 at the end. Blocks.
+    pub fn receive(&self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+        let room = buffer.spare_capacity_mut();
+        let bytes = bytes_max.min(room.len());
+        let room = room.get_mut(..bytes).unwrap_or_default();
         let receive = || {
-            let room = rustix::buffer::spare_capacity(buffer);
-            rustix::net::recv(&self.descriptor, room, RecvFlags::empty())
+            let received = rustix::net::recv(&self.descriptor, &mut *room, RecvFlags::empty());
+            received.map(|((bytes, _), _)| bytes.len())
         };
-        Ok(retry_on_intr(receive)?.0)
+        let received = retry_on_intr(receive)?;
+        // SAFETY: the kernel has written so many bytes there.
+        unsafe { buffer.set_len(buffer.len() + received) };
+        Ok(received)
     }
 
     /// Whether the peer has reset the connection, or both sides have ended it.
@@ -190,17 +199,10 @@ impl AsFd for Socket {
     }
 }
 
-impl Read for &Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let receive = || rustix::net::recv(&self.descriptor, &mut *buffer, RecvFlags::empty());
-        Ok(retry_on_intr(receive)?.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
 
     fn pair() -> (Socket, TcpStream) {
@@ -234,7 +236,7 @@ mod tests {
         assert_eq!(socket.send_now(b"12345").expect("the client is there"), 5);
         client.read_exact(&mut [0; 5]).expect("five bytes");
         client.write_all(b"x").expect("the server is there");
-        assert_eq!(socket.receive(&mut Vec::with_capacity(1)).expect("a byte"), 1);
+        assert_eq!(socket.receive(&mut Vec::with_capacity(1), 1).expect("a byte"), 1);
         assert_eq!(socket.acknowledged(), Some(before + 5));
         assert!(!socket.has_unconfirmed());
         let unread = vec![b'x'; 16 << 20];
