@@ -261,8 +261,8 @@ pub enum Op {
     /// and others not. Each sees the outcome of those before it; a key may repeat. With
     /// the first [`Decision::Refuse`] it ends, and nothing has changed.
     Batch(Vec<(Key, BatchOp)>),
-    /// Do several operations, at one moment where the engine can: a cluster does each
-    /// alone, in order only where a key repeats. If it fails some of them may be done.
+    /// Do several operations, which may be seen one by one: a cluster does each alone, in
+    /// order only where a key repeats. If it fails some of them may be done.
     Each(Vec<(Key, BatchOp)>),
     /// Change the first key with a prefix, if there is one: of many who do, each is
     /// shown what the others have left.

@@ -5,6 +5,8 @@
 //! entries are still the same it does what was decided, and unlocks no map before all
 //! of it is done: whoever sees one key new sees all. Else it begins anew, and at last
 //! decides under the locks. There is room for the whole of it, or nothing is done.
+//!
+//! Operations that may be seen one by one are done so.
 
 use super::account::Full;
 use super::index::NewKeys;
@@ -14,6 +16,9 @@ use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, ROUNDS_MAX, Undone, write
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Event, Key, Op, Updated};
 use hashbrown::HashMap;
 use std::sync::RwLockWriteGuard;
+
+/// The most bytes that an entry takes beside twice those of its key and its value.
+const SET_BYTES_MAX: u64 = 1 << 10;
 
 /// The reason that a batch was not done.
 enum Obstacle {
@@ -51,6 +56,28 @@ impl Memory {
                 Err(Obstacle::Stale) => round += 1,
             }
         }
+    }
+
+    /// Does operations that may be seen one by one. Where all of them store an entry, none
+    /// keeps more than its own map locked: many keys are in most of the maps, and whoever
+    /// reads one of these would wait for all.
+    pub(super) fn set_each(&self, ops: Vec<(Key, BatchOp)>, pace: Pace) -> Result<Effect, Undone> {
+        let Some(bytes) = bytes_of_sets(&ops) else { return self.batch_in_rounds(ops, pace) };
+        // Where room is scarce all of them have it, or none is done. A store that evicts
+        // makes it, and has some beyond its bound.
+        let is_roomy = self.0.account.left() >= bytes;
+        if !is_roomy && (self.0.cache.is_none() || !self.0.account.can_hold(bytes)) {
+            return self.batch_in_rounds(ops, pace);
+        }
+        let has_no_room = |(key, op): &(Key, BatchOp)| {
+            let BatchOp::Set(entry) = op else { return false };
+            let key = self.0.hashed(key.as_str());
+            self.0.put(key, self.packed(key, entry.clone()), Expected::Anything).is_err()
+        };
+        if ops.iter().any(has_no_room) {
+            return self.batch_in_rounds(ops, pace);
+        }
+        Ok(Effect::Batch(ops.iter().map(|_| Effect::Done).collect()))
     }
 
     /// Decides on a batch outside the locks.
@@ -143,6 +170,16 @@ impl Memory {
             }
         }
     }
+}
+
+/// More bytes than some operations take if each stores an entry; none if one does not.
+fn bytes_of_sets(ops: &[(Key, BatchOp)]) -> Option<u64> {
+    ops.iter()
+        .map(|(key, op)| {
+            let BatchOp::Set(entry) = op else { return None };
+            Some((key.as_str().len() + entry.value().len()) as u64 * 2 + SET_BYTES_MAX)
+        })
+        .sum()
 }
 
 /// The drafts of a batch.

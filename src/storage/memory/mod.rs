@@ -203,7 +203,8 @@ impl Memory {
                     Err(Full { wanted }) => Err(Undone::Full(Op::Update(key, change), wanted)),
                 }
             }
-            Op::Batch(ops) | Op::Each(ops) => self.batch_in_rounds(ops, pace),
+            Op::Batch(ops) => self.batch_in_rounds(ops, pace),
+            Op::Each(ops) => self.set_each(ops, pace),
             Op::UpdateFirst(prefix, change) => self.update_first_alone(prefix, change, pace),
             Op::Clear => match pace.alone(&self.0.moment) {
                 Some(_alone) => {

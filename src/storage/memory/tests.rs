@@ -1036,3 +1036,48 @@ fn the_history_is_as_long_as_it_was_asked_for() {
     assert_eq!(since(first), Read::Reborn);
     assert_eq!(memory.held(), held, "it is no part of the account");
 }
+
+fn sets(keys: &[&str], bytes: usize) -> Vec<(Key, BatchOp)> {
+    keys.iter().map(|text| (key(text), BatchOp::Set(entry(bytes)))).collect()
+}
+
+/// Many entries that may be seen one by one keep none of the maps locked for long: those
+/// before the one that waits for a map are there.
+#[test]
+fn of_many_entries_each_has_its_own_map_locked_alone() {
+    let memory = Memory::new();
+    let shard = |text: &str| memory.0.hashed(text).shard(KEYS_SHARDS);
+    // Whoever locked the maps in order would begin with the other one.
+    let numbers = (0..).map(|number: u32| number.to_string());
+    let one = numbers.clone().find(|text| shard(text) > shard("other")).unwrap();
+    let held = read(&memory.0.shards[shard("other")].map);
+    thread::scope(|scope| {
+        let each = scope.spawn(|| memory.perform(Op::Each(sets(&[&one, "other"], 10))));
+        let end = Instant::now() + Duration::from_secs(60);
+        while value_bytes(&memory, &one).is_none() {
+            assert!(Instant::now() < end, "it waits for the other");
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(held);
+        let effects = each.join().expect("it does not panic");
+        assert!(matches!(effects, Ok(Effect::Batch(effects)) if effects.len() == 2));
+    });
+    assert_eq!(value_bytes(&memory, "other"), Some(10));
+}
+
+/// Where room is scarce all of many entries are stored, or none.
+#[test]
+fn of_many_entries_none_is_stored_where_one_has_no_room() {
+    let memory = Memory::with_max(1 << 20);
+    let keys: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let each = |bytes| memory.perform(Op::Each(sets(&keys, bytes)));
+    assert_eq!(each(100_000).err(), Some(Error::Full));
+    assert!(keys.iter().all(|text| value_bytes(&memory, text).is_none()));
+    // What may not fit at first sight is stored if it does.
+    for bytes in [100, 40_000, 20_000] {
+        assert!(each(bytes).is_ok());
+        assert!(keys.iter().all(|text| value_bytes(&memory, text) == Some(bytes)));
+    }
+    assert_eq!(memory.held(), counted(&memory));
+}
