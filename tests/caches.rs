@@ -343,6 +343,58 @@ fn evict(engine: Limited, connection: &mut Connection) {
     assert!(has_ended, "it waits behind {} others", ROUNDS_MAX * 8);
 }
 
+/// Large values come into a cache that is full of small ones, whose pages come together
+/// only once they are laid anew: its memory never passes the limit and 24 MiB.
+#[cfg(all(target_os = "linux", not(portable)))]
+#[test]
+fn resident_memory_stays_within_the_limit_where_sizes_jump() {
+    use crate::support::process::Process;
+    use std::{fs, thread};
+
+    const MIB: usize = 1 << 20;
+    const LIMIT_MIB: u64 = 64;
+    const SMALL_BYTES: usize = 1000;
+    const CLIENTS: usize = 3;
+    let process = Process::start(&["--max-memory", "64MiB", "--when-full", "evict"]);
+    let mut connection = process.connect();
+    let small = "s".repeat(SMALL_BYTES);
+    let line = |number| format!("{{\"key\":\"small:{number:010}\",\"value\":\"{small}\"}}\n");
+    let lines = (0..80_000_u32).map(line).collect::<Vec<_>>().concat();
+    let stored = connection.ask("POST", "/import", &[], lines.as_bytes());
+    says(&stored, 200, "80000\n");
+    assert!(metric(&mut connection, "lkv_evicted_total") > 0, "it is full");
+
+    let large = vec![b'l'; 10 * MIB];
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (addr, large) = (process.addr(), &large);
+            scope.spawn(move || {
+                for number in 0..4 {
+                    let target = format!("/kv/large:{client}:{number}");
+                    // One that waits for the room of others for long is refused.
+                    wait_until("it is stored", || {
+                        let status = Connection::open(addr).put(&target, large).status();
+                        assert!(matches!(status, 200 | 503), "{status}");
+                        status == 200
+                    });
+                }
+            });
+        }
+    });
+    for number in 0..2000 {
+        assert_eq!(connection.put(&format!("/kv/{number}"), small.as_bytes()).status(), 200);
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
+    let status = status.expect("it runs");
+    let [peak, program] = ["VmHWM:", "RssFile:"].map(|name| {
+        let text = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = text.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("Linux tells") / 1024
+    });
+    // The program itself has 6 of these MiB, and more in a build for tests.
+    assert!(peak - program <= LIMIT_MIB + 24 - 6, "{peak} MiB at its peak, {program} its own");
+}
+
 #[test]
 fn those_who_wait_for_a_key_are_told_of_its_eviction() {
     on_every_cache(|engine, server| {

@@ -62,7 +62,7 @@ mod target;
 mod ttl;
 
 use crate::metrics::Metrics;
-use crate::storage::{Op, Storage};
+use crate::storage::{Op, Storage, Wanted};
 pub use access::{
     Access, Cors, HostName, Hosts, InvalidHostName, InvalidOrigin, InvalidToken, InvalidTokens,
     Origin, Origins, TokenSet, Tokens,
@@ -179,9 +179,8 @@ impl Api {
         self.value_bytes_max
     }
 
-    /// The bytes that values on their way may take, of which so many are wanted, if that is
-    /// limited. Never blocks.
-    pub fn room(&self, wanted: u64) -> Option<u64> {
+    /// The bytes that values on their way may take, if that is limited. Waits for nobody.
+    pub fn room(&self, wanted: Wanted) -> Option<u64> {
         self.storage.room(wanted)
     }
 

@@ -46,17 +46,25 @@ pub fn usage() -> Option<Usage> {
     None
 }
 
-/// The resident bytes alone, which takes little time; `None` as above.
+/// Memory that is in RAM.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident {
+    pub bytes: u64,
+    /// Threads, each of which has a part of it.
+    pub threads: u64,
+}
+
+/// The resident memory alone, which takes little time; `None` as above.
 #[cfg(target_os = "linux")]
-pub fn resident_bytes() -> Option<u64> {
-    let numbers = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = numbers.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+pub fn resident() -> Option<Resident> {
+    let numbers = Numbers::parse(&std::fs::read_to_string("/proc/self/stat").ok()?)?;
+    let bytes = numbers.resident_pages * rustix::param::page_size() as u64;
+    Some(Resident { bytes, threads: numbers.threads })
 }
 
 /// The same where nothing is known.
 #[cfg(not(target_os = "linux"))]
-pub fn resident_bytes() -> Option<u64> {
+pub fn resident() -> Option<Resident> {
     None
 }
 
@@ -145,8 +153,9 @@ mod tests {
         assert!(usage.cpu_seconds >= 0.0 && usage.threads > 1, "{usage:?}");
         assert!(usage.resident_bytes > 1 << 20, "{usage:?}");
         assert!(usage.virtual_bytes > usage.resident_bytes, "{usage:?}");
-        let alone = resident_bytes().expect("Linux has /proc");
-        assert!((usage.resident_bytes / 4..usage.resident_bytes * 4).contains(&alone), "{alone}");
+        let alone = resident().expect("Linux has /proc");
+        let fair = usage.resident_bytes / 4..usage.resident_bytes * 4;
+        assert!(fair.contains(&alone.bytes) && alone.threads > 1, "{alone:?}");
         assert!(usage.descriptors_max >= usage.descriptors, "{usage:?}");
     }
 

@@ -4,6 +4,7 @@
 //! by then it is stored, and the storage counts it, or it is gone.
 
 use crate::api::Api;
+use crate::storage::Wanted;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct Uploads {
 struct State {
     /// The bytes of all bodies.
     bytes: u64,
+    /// Those of the last piece of each.
+    coming: u64,
     /// One of them goes on past the maximum, by a longest value at most, so that those who
     /// wait for each other do not wait in vain.
     is_led: bool,
@@ -43,6 +46,8 @@ struct State {
 pub struct Reservation {
     uploads: Arc<Uploads>,
     bytes: u64,
+    /// Those of its last piece: what was reserved before has come.
+    coming: u64,
     /// It is the one that goes on.
     leads: bool,
 }
@@ -67,7 +72,7 @@ impl Uploads {
 impl Reservation {
     /// An empty reservation.
     pub fn new(uploads: &Arc<Uploads>) -> Self {
-        Self { uploads: Arc::clone(uploads), bytes: 0, leads: false }
+        Self { uploads: Arc::clone(uploads), bytes: 0, coming: 0, leads: false }
     }
 
     /// Reserves `more` bytes of what bodies for an API may take. Blocks for a while if
@@ -78,16 +83,17 @@ impl Reservation {
     }
 
     /// Reserves `more` bytes, of at most `max` over all bodies, which is asked with the
-    /// bytes that are wanted over all. Blocks for a while if others have too many; `false`
+    /// memory that is wanted over all. Blocks for a while if others have too many; `false`
     /// if there is no room then. Unless `max` is nothing, a body that is alone has room, and
     /// one at a time has a `longest` value more.
-    fn extend(&mut self, more: u64, longest: u64, max: impl Fn(u64) -> u64) -> bool {
+    fn extend(&mut self, more: u64, longest: u64, max: impl Fn(Wanted) -> u64) -> bool {
         let start = Instant::now();
         let mut state = self.uploads.state();
         let (mut ended, mut deadline) = (state.ended, start + PATIENCE);
         loop {
             let wanted = state.bytes.saturating_add(more);
-            let bytes_max = max(wanted);
+            let coming = (state.coming - self.coming).saturating_add(more);
+            let bytes_max = max(Wanted { bytes: wanted, coming });
             let fits = wanted <= bytes_max;
             let is_alone = state.bytes == self.bytes;
             let may_lead = (self.leads || !state.is_led)
@@ -95,8 +101,9 @@ impl Reservation {
             if fits || (may_lead && bytes_max > 0) {
                 self.leads |= !fits;
                 state.is_led |= !fits;
-                state.bytes = wanted;
+                (state.bytes, state.coming) = (wanted, coming);
                 self.bytes += more;
+                self.coming = more;
                 return true;
             }
             let now = Instant::now();
@@ -118,6 +125,7 @@ impl Drop for Reservation {
         if self.bytes > 0 {
             let mut state = self.uploads.state();
             state.bytes -= self.bytes;
+            state.coming -= self.coming;
             state.is_led &= !self.leads;
             state.ended += 1;
             drop(state);
@@ -182,9 +190,29 @@ mod tests {
         let (mut one, mut other) = (Reservation::new(&uploads), Reservation::new(&uploads));
         assert!(one.extend(101, 1000, |_| 100));
         let asked = AtomicU64::new(0);
-        let room = |wanted| asked.fetch_max(wanted, Ordering::Relaxed);
+        let room = |wanted: Wanted| asked.fetch_max(wanted.bytes, Ordering::Relaxed);
         assert!(other.extend(50, 1000, room));
         assert_eq!(asked.into_inner(), 151);
+    }
+
+    #[test]
+    fn the_last_piece_of_each_is_still_to_come() {
+        let uploads = Arc::default();
+        let (mut one, mut other) = (Reservation::new(&uploads), Reservation::new(&uploads));
+        let asked = AtomicU64::new(0);
+        let reserve = |body: &mut Reservation, more| {
+            let is_granted = body.extend(more, 1000, |wanted| {
+                asked.store(wanted.coming, Ordering::Relaxed);
+                100
+            });
+            assert!(is_granted);
+            asked.load(Ordering::Relaxed)
+        };
+        assert_eq!(reserve(&mut one, 10), 10);
+        assert_eq!(reserve(&mut other, 5), 15);
+        assert_eq!(reserve(&mut one, 20), 25);
+        drop(other);
+        assert_eq!(reserve(&mut one, 1), 1);
     }
 
     #[test]

@@ -59,6 +59,15 @@ pub struct Limits {
     pub history_bytes: usize,
 }
 
+/// The memory that values on their way want, over all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The bytes of what has come and of the next piece of each.
+    pub bytes: u64,
+    /// The bytes of the pieces alone, which may not have come yet.
+    pub coming: u64,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { bytes: u64::MAX, when_full: WhenFull::Refuse, history_bytes: HISTORY_BYTES }
@@ -358,8 +367,9 @@ pub trait Storage: Send + Sync {
     fn check(&self) -> Result<(), Error>;
 
     /// The bytes that values on their way may take, if that is limited. An engine that
-    /// evicts begins to make room for those that are wanted. Never blocks.
-    fn room(&self, _wanted: u64) -> Option<u64> {
+    /// evicts begins to make room for those that are wanted. Waits for nobody, but may give
+    /// memory back to the system.
+    fn room(&self, _wanted: Wanted) -> Option<u64> {
         None
     }
 

@@ -4,7 +4,7 @@ use super::cluster::{self, Turn};
 use super::peer::Peer;
 use little_key_value::metrics::Exposition;
 use little_key_value::storage::{
-    Changes, Cluster, Done, Durable, Error, Limits, Memory, Op, Outcome, Storage, Watch,
+    Changes, Cluster, Done, Durable, Error, Limits, Memory, Op, Outcome, Storage, Wanted, Watch,
 };
 use std::sync::{Arc, LazyLock};
 
@@ -90,7 +90,7 @@ impl<E: Storage, H: Send + Sync> Storage for Holding<E, H> {
         self.engine.check()
     }
 
-    fn room(&self, wanted: u64) -> Option<u64> {
+    fn room(&self, wanted: Wanted) -> Option<u64> {
         self.engine.room(wanted)
     }
 

@@ -126,8 +126,16 @@ impl Account {
     /// Lowers the bound by some bytes, or raises it by others.
     pub fn move_bound(&self, down: u64, up: u64) {
         let bound = self.bound().saturating_sub(down).saturating_add(up);
-        let least = self.bound_max - self.bound_max / BOUND_PART;
-        self.bound.store(bound.clamp(least, self.bound_max), Ordering::Relaxed);
+        self.bound.store(bound.clamp(self.bound_min(), self.bound_max), Ordering::Relaxed);
+    }
+
+    /// Returns true if the bound can fall.
+    pub fn can_fall(&self) -> bool {
+        self.bound() > self.bound_min()
+    }
+
+    fn bound_min(&self) -> u64 {
+        self.bound_max - self.bound_max / BOUND_PART
     }
 
     /// Sets the bytes held to zero; returns them.

@@ -13,10 +13,11 @@
 //!
 //! A thread, started once much has been freed, makes a pass after much more has been, and
 //! one at the end for the rest. It takes the lock of one map at a time, for some dozens of
-//! entries, and rests longer than it works. It leaves alone what a reader has, and what is
+//! entries, and rests longer than it works, unless uploads wait for it. It leaves alone what a reader has, and what is
 //! too large to share a slab. The account is right all the while: a copy costs as much as
 //! the entry.
 
+use super::evict::Cache;
 use super::map::Map;
 use super::packed::Packed;
 use super::{Maps, Shard, read, write};
@@ -25,6 +26,7 @@ use crate::platform::{allocator, scheduling};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,9 +67,14 @@ const REST: Duration = Duration::from_millis(2);
 const RUN_PAGES: usize = 16;
 const RUN_BYTES: usize = RUN_PAGES * PAGE_BYTES;
 
-/// Wakes the thread of a store, which ends when this is dropped.
+/// The thread of a store, and its last passes.
 #[derive(Default)]
-pub struct Defragmenter(OnceLock<Sender<()>>);
+pub struct Defragmenter {
+    /// Wakes the thread, which ends when this is dropped.
+    wake: OnceLock<Sender<()>>,
+    /// Set if they gained nothing.
+    is_dense: AtomicBool,
+}
 
 /// The runs of pages where entries are, by their numbers.
 #[derive(Default)]
@@ -81,12 +88,16 @@ struct Run {
     /// A bit for each page where an entry begins.
     pages: u16,
     bytes: u32,
+    /// Set if values apart are in it.
+    has_values: bool,
 }
 
 /// The runs that are to be emptied.
 #[derive(Default)]
 struct Sparse {
     numbers: HashSet<usize>,
+    /// Set if one of them has values apart.
+    has_values: bool,
     /// A bit for each of them, and for no others where they are near one another.
     filter: Filter,
 }
@@ -97,9 +108,8 @@ struct Filter(Box<[u64]>);
 impl Maps {
     /// Has a pass made once enough has been freed.
     pub fn heed_freed(&self) {
-        let freed = self.account.freed();
         let held = self.account.held();
-        if freed < FREED_BYTES_MIN + held / FREED_PART || !HAS_SLABS {
+        if !self.has_freed_much() {
             return;
         }
         // One that evicts frees as much as it takes, in the same classes mostly. It makes
@@ -110,12 +120,25 @@ impl Maps {
         self.wake_defragmenter();
     }
 
+    /// Returns true if a pass is due for what has been freed since the last one.
+    fn has_freed_much(&self) -> bool {
+        self.account.freed() >= FREED_BYTES_MIN + self.account.held() / FREED_PART
+    }
+
+    /// Has a pass made for a process that takes too much, unless it would gain no more than
+    /// the last one.
+    pub fn seek_memory(&self) {
+        if !self.defragmenter.is_dense.load(Ordering::Relaxed) || self.has_freed_much() {
+            self.wake_defragmenter();
+        }
+    }
+
     /// Has a pass made.
-    pub fn wake_defragmenter(&self) {
+    fn wake_defragmenter(&self) {
         if !HAS_SLABS {
             return;
         }
-        let wake = self.defragmenter.0.get_or_init(|| start(Weak::clone(&self.own)));
+        let wake = self.defragmenter.wake.get_or_init(|| start(Weak::clone(&self.own)));
         // If it is full the thread is about to wake.
         let _is_woken: bool = wake.try_send(()).is_ok();
     }
@@ -132,8 +155,11 @@ impl Maps {
             }
             for sparse in census.plan((bytes / MOVED_PART).max(MOVED_BYTES_MIN)) {
                 moved += self.empty(&sparse);
+                // Else what the next copies take comes to it.
+                self.look_at_memory();
             }
         }
+        self.defragmenter.is_dense.store(moved == 0, Ordering::Relaxed);
         moved
     }
 
@@ -142,9 +168,10 @@ impl Maps {
         let mut census = Census::default();
         self.visit(|map, part| {
             for packed in read(map).part(part) {
-                for (address, size) in packed.addresses().into_iter().zip(packed.sizes()) {
-                    census.count(address, size);
-                }
+                let ([head, value], [head_bytes, value_bytes]) =
+                    (packed.addresses(), packed.sizes());
+                census.count(head, head_bytes, false);
+                census.count(value, value_bytes, true);
             }
         });
         census
@@ -152,8 +179,10 @@ impl Maps {
 
     /// Moves the entries of some runs. Returns their bytes.
     fn empty(&self, sparse: &Sparse) -> u64 {
+        // Most sets have heads alone, and nothing has to be read of the entries elsewhere.
         let is_in = |packed: &Packed| {
-            packed.addresses().iter().any(|address| sparse.has(address / RUN_BYTES))
+            let has = |address| sparse.has(address / RUN_BYTES);
+            has(packed.address()) || (sparse.has_values && packed.addresses().into_iter().any(has))
         };
         let mut moved = 0;
         self.visit(|map, part| {
@@ -165,7 +194,7 @@ impl Maps {
         moved
     }
 
-    /// Visits all maps in parts, with rests.
+    /// Visits all maps in parts, with rests unless uploads wait for memory.
     fn visit(&self, mut visit: impl FnMut(&RwLock<Map>, Range<usize>)) {
         let mut begun = Instant::now();
         for Shard { map, .. } in &self.shards {
@@ -174,7 +203,10 @@ impl Maps {
             for at in (0..keys).step_by(part) {
                 visit(map, at..at + part);
                 if begun.elapsed() >= WORK {
-                    thread::sleep(REST);
+                    let is_awaited = self.cache.as_ref().is_some_and(Cache::is_tight);
+                    if !is_awaited {
+                        thread::sleep(REST);
+                    }
                     begun = Instant::now();
                 }
             }
@@ -222,7 +254,7 @@ fn run(maps: &Weak<Maps>, woken: &Receiver<()>) {
 }
 
 impl Census {
-    fn count(&mut self, address: usize, size: usize) {
+    fn count(&mut self, address: usize, size: usize, is_value: bool) {
         if size == 0 || size > SHARED_BYTES_MAX {
             return;
         }
@@ -235,6 +267,7 @@ impl Census {
             run.pages |= 1 << page;
         }
         run.bytes += u32::try_from(bytes).unwrap_or(0);
+        run.has_values |= is_value;
     }
 
     /// The bytes of all entries.
@@ -258,15 +291,16 @@ impl Census {
                 plan.push(Sparse::default());
                 bytes = run.bytes as usize;
             }
-            plan.last_mut().expect("one was pushed").add(*number);
+            plan.last_mut().expect("one was pushed").add(*number, run);
         }
         plan
     }
 }
 
 impl Sparse {
-    fn add(&mut self, number: usize) {
+    fn add(&mut self, number: usize, run: &Run) {
         self.numbers.insert(number);
+        self.has_values |= run.has_values;
         self.filter.add(number);
     }
 

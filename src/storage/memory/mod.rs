@@ -28,7 +28,7 @@ mod sweep;
 use super::pool::Pool;
 use super::watch::Watch;
 use super::{BatchOp, Bell, Change, Changes, Decision, Done, Effect, Entry, Error, Event, Limits};
-use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated, WhenFull};
+use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated, Wanted, WhenFull};
 use crate::metrics::Exposition;
 use account::{Account, Full};
 use crossbeam_channel::Sender;
@@ -684,7 +684,7 @@ impl Storage for Memory {
         Some(&self.0.changes)
     }
 
-    fn room(&self, wanted: u64) -> Option<u64> {
+    fn room(&self, wanted: Wanted) -> Option<u64> {
         match &self.0.cache {
             Some(cache) => Some(self.0.room_for_uploads(cache, wanted)),
             None => self.0.account.room(UPLOADS_BEYOND_BYTES),

@@ -375,6 +375,11 @@ impl Packed {
         [self.layout().size(), value]
     }
 
+    /// The address of the head. Nothing of the entry is read for it.
+    pub fn address(&self) -> usize {
+        self.0.addr().get()
+    }
+
     /// The addresses of its allocations; 0 where there is no second one.
     pub fn addresses(&self) -> [usize; 2] {
         let value = if let Some(apart) = self.apart() {
@@ -382,7 +387,7 @@ impl Packed {
         } else {
             self.whole().map_or(0, |whole| whole.value.as_ptr().addr())
         };
-        [self.0.addr().get(), value]
+        [self.address(), value]
     }
 
     /// The layout of the head.

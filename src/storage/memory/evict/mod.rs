@@ -4,6 +4,7 @@
 //! write:    do it, within a small debt ──► evict a few ──► still over: ring
 //! evictor:  rung: evict down to the bound, and what uploads want
 //!           a few times a second: resident memory too high ──► lower the bound
+//! upload:   before each piece: resident memory too high ──► it waits
 //! a step:   what has expired, else the least worth of some neighbours at a random place
 //! ```
 //!
@@ -24,7 +25,7 @@ use super::packed::Packed;
 use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, Shard, Undone, read, unless_taken};
 use crate::platform::{allocator, process};
 use crate::storage::frequency::{Access, Aim, Frequencies, chance};
-use crate::storage::{Effect, Error, Event, Op, Outcome, Time};
+use crate::storage::{Effect, Error, Event, Op, Outcome, Time, Wanted};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
@@ -85,24 +86,28 @@ const UPLOADS_DEBT_BYTES: u64 = 1 << 20;
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const LOOK_BYTES: u64 = 4 << 20;
 
+/// Past these a write looks itself.
+const LOOK_BYTES_MAX: u64 = 8 << 20;
+
 /// The same interval while there is too much of it, or while removed entries are lent.
 const LOOK_INTERVAL_SHORT: Duration = Duration::from_millis(30);
 
-/// The bytes beyond these past which no upload begins for a moment, and those by which
-/// memory has grown until there is such a moment again.
-const UPLOADS_SPARE_BYTES: u64 = 4 << 20;
-const UPLOADS_PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_GROWTH_BYTES: u64 = 4 << 20;
-
 /// The interval between two falls of the bound: until then what was evicted may come
-/// together and be given back.
+/// together and be given back. The second is that while uploads wait for it.
 const FALL_INTERVAL: Duration = Duration::from_secs(1);
+const FALL_INTERVAL_SHORT: Duration = Duration::from_millis(250);
 
 /// The resident bytes beyond the limit past which pages are given back at once.
 const RESIDENT_BEYOND_BYTES: u64 = 12 << 20;
 
 /// The bytes beyond these past which the bound falls.
 const RESIDENT_SPARE_BYTES: u64 = 4 << 20;
+
+/// The resident bytes beyond the limit that uploads may bring it to.
+const RESIDENT_MAX_BEYOND_BYTES: u64 = 22 << 20;
+
+/// The resident bytes of a thread, which has a connection mostly. They are not of the store.
+const THREAD_BYTES: u64 = 35 << 10;
 
 /// The entries that the evictor removes between two looks at the time.
 const EVICTED_AT_ONCE: usize = 512;
@@ -125,22 +130,23 @@ pub struct Cache {
     lent: Mutex<Vec<Packed>>,
     /// The bytes that uploads want beside what is stored.
     wanted: AtomicU64,
-    /// Set while no upload begins, so that memory comes together.
+    /// Set while uploads wait for memory to come together.
     is_tight: AtomicBool,
-    /// Set if the process has no memory for much else.
-    minds_process: AtomicBool,
+    /// The resident bytes of the process but for those of its threads, if it has no memory
+    /// for much else.
+    resident: OnceLock<Resident>,
     /// Rings for the evictor, whose thread ends when this is dropped.
     evictor: OnceLock<Sender<()>>,
 }
+
+/// Tells resident bytes, if they are known.
+type Resident = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
 /// The looks of the evictor at the process.
 struct Looks {
     looked: Instant,
     /// The last fall of the bound.
     fell: Instant,
-    /// The last pause of uploads, and the bytes too much then.
-    paused: Instant,
-    paused_at: u64,
     interval: Duration,
 }
 
@@ -208,7 +214,7 @@ impl Cache {
             lent: Mutex::default(),
             wanted: AtomicU64::new(0),
             is_tight: AtomicBool::new(false),
-            minds_process: AtomicBool::new(false),
+            resident: OnceLock::new(),
             evictor: OnceLock::new(),
         }
     }
@@ -313,6 +319,11 @@ impl Cache {
         self.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES
     }
 
+    /// Returns true while uploads wait for memory to come together.
+    pub fn is_tight(&self) -> bool {
+        self.is_tight.load(Ordering::Relaxed)
+    }
+
     /// The number of keys.
     fn keys(&self) -> usize {
         self.keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum()
@@ -358,7 +369,7 @@ impl Memory {
     /// one that the process is there for. Else it keeps within the limit what it holds.
     pub fn mind_process(&self) {
         if let Some(cache) = &self.0.cache {
-            cache.minds_process.store(true, Ordering::Relaxed);
+            cache.resident.get_or_init(|| Box::new(resident_of_process));
         }
     }
 
@@ -418,17 +429,36 @@ impl Maps {
         }
     }
 
-    /// The bytes that uploads may take, of which so many are wanted. They get the room of a
-    /// part of what is stored, and some more.
-    pub fn room_for_uploads(&self, cache: &Cache, wanted: u64) -> u64 {
+    /// The bytes that uploads may take. They get the room of a part of what is stored, and
+    /// some more; none while the process has no memory for what is coming.
+    pub fn room_for_uploads(&self, cache: &Cache, wanted: Wanted) -> u64 {
         let (most, left) = (self.account.bound() / UPLOADS_PART, self.account.left());
-        if self.account.is_over_by(UPLOADS_DEBT_BYTES) || cache.is_tight.load(Ordering::Relaxed) {
+        let Wanted { bytes, coming } = wanted;
+        if left + UPLOADS_BYTES_MIN < bytes.min(most + UPLOADS_BYTES_MIN) {
+            cache.want(bytes.saturating_sub(UPLOADS_BYTES_MIN).min(most));
+        }
+        if self.account.is_over_by(UPLOADS_DEBT_BYTES) || !self.has_memory_for(cache, coming) {
             return 0;
         }
-        if left + UPLOADS_BYTES_MIN < wanted.min(most + UPLOADS_BYTES_MIN) {
-            cache.want(wanted.saturating_sub(UPLOADS_BYTES_MIN).min(most));
-        }
         left.min(most) + UPLOADS_BYTES_MIN
+    }
+
+    /// Returns true if the process has memory for what is coming, or if the store has no
+    /// more of it to give: what else takes it is not the store's. Else memory comes
+    /// together meanwhile.
+    fn has_memory_for(&self, cache: &Cache, coming: u64) -> bool {
+        let (Some(max), Some(resident)) = (self.account.max(), cache.resident.get()) else {
+            return true;
+        };
+        let allowed = max.saturating_add(RESIDENT_MAX_BEYOND_BYTES).saturating_sub(coming);
+        let fits = || resident().is_none_or(|resident| resident <= allowed);
+        if fits() || (allocator::give_back_pages() && fits()) || !self.account.can_fall() {
+            return true;
+        }
+        cache.is_tight.store(true, Ordering::Relaxed);
+        cache.ring();
+        self.seek_memory();
+        false
     }
 
     /// Keeps an entry that was removed in the account while it is being sent. Returns it
@@ -471,6 +501,11 @@ impl Maps {
             return;
         }
         self.make_room(0, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
+        if cache.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES_MAX {
+            // The evictor has no time for it.
+            cache.evicted_bytes.store(0, Ordering::Relaxed);
+            self.look_at_memory();
+        }
         if self.account.is_over(0) || cache.is_look_due() {
             cache.ring();
         }
@@ -588,12 +623,13 @@ impl Maps {
 
     /// Gives pages back if the process takes more than the limit and some MiB. Returns the
     /// bytes past that which it takes yet.
-    fn look_at_memory(&self) -> u64 {
-        let Some(max) = self.account.max() else { return 0 };
+    pub fn look_at_memory(&self) -> u64 {
+        let cache = self.cache.as_ref().and_then(|cache| cache.resident.get());
+        let (Some(max), Some(tell)) = (self.account.max(), cache) else { return 0 };
         let allowed = max.saturating_add(RESIDENT_BEYOND_BYTES);
-        let Some(mut resident) = process::resident_bytes() else { return 0 };
+        let Some(mut resident) = tell() else { return 0 };
         if resident > allowed && allocator::give_back_pages() {
-            resident = process::resident_bytes().unwrap_or(resident);
+            resident = tell().unwrap_or(resident);
         }
         if resident < allowed {
             self.account.move_bound(0, (allowed - resident) / 16);
@@ -605,38 +641,33 @@ impl Maps {
 impl Looks {
     fn new() -> Self {
         let now = Instant::now();
-        Self { looked: now, fell: now, paused: now, paused_at: 0, interval: LOOK_INTERVAL }
+        Self { looked: now, fell: now, interval: LOOK_INTERVAL }
     }
 
     /// Looks at the process, if that is due. What it takes too much is elsewhere, or among
-    /// entries that stay: so the bound falls step by step, and few uploads begin meanwhile.
+    /// entries that stay: so the bound falls step by step.
     fn look(&mut self, maps: &Maps, cache: &Cache) {
         if !cache.is_look_due() && self.looked.elapsed() < self.interval {
             return;
         }
         cache.evicted_bytes.store(0, Ordering::Relaxed);
         self.looked = Instant::now();
-        if !cache.minds_process.load(Ordering::Relaxed) {
-            return;
-        }
         let over = maps.look_at_memory().saturating_sub(RESIDENT_SPARE_BYTES);
         self.interval = if over > 0 { LOOK_INTERVAL_SHORT } else { LOOK_INTERVAL };
-        if over > 0 && self.fell.elapsed() >= FALL_INTERVAL {
+        let is_tight = cache.is_tight.swap(false, Ordering::Relaxed);
+        let interval = if is_tight { FALL_INTERVAL_SHORT } else { FALL_INTERVAL };
+        if over > 0 && self.fell.elapsed() >= interval {
             maps.account.move_bound(over / 4, 0);
-            maps.wake_defragmenter();
+            maps.seek_memory();
             self.fell = self.looked;
         }
-        if over <= UPLOADS_SPARE_BYTES {
-            self.paused_at = 0;
-            cache.is_tight.store(false, Ordering::Relaxed);
-        } else if over >= self.paused_at + PAUSE_GROWTH_BYTES {
-            maps.wake_defragmenter();
-            (self.paused, self.paused_at) = (self.looked, over);
-            cache.is_tight.store(true, Ordering::Relaxed);
-        } else if self.paused.elapsed() >= UPLOADS_PAUSE {
-            cache.is_tight.store(false, Ordering::Relaxed);
-        }
     }
+}
+
+/// The resident bytes of this process but for those of its threads.
+fn resident_of_process() -> Option<u64> {
+    let process::Resident { bytes, threads } = process::resident()?;
+    Some(bytes.saturating_sub(threads * THREAD_BYTES))
 }
 
 /// A number by chance.

@@ -429,13 +429,51 @@ fn uploads_get_the_room_that_they_want() {
         set(&memory, &format!("key {number}"), 1000).unwrap();
     }
     wait_until_settled(&memory);
-    assert!(memory.room(7 * MIB).is_some_and(|room| room < 5 * MIB));
-    wait_until("waiting for room", || memory.room(0).is_some_and(|room| room >= 7 * MIB));
+    let room = |bytes| memory.room(Wanted { bytes, coming: 0 }).expect("it is limited");
+    assert!(room(7 * MIB) < 5 * MIB);
+    wait_until("waiting for room", || room(0) >= 7 * MIB);
     // However much is wanted, most of what is stored stays.
     let held = memory.held();
-    assert!(memory.room(u64::MAX).is_some());
+    room(u64::MAX);
     wait_until("making room", || memory.held() < held);
     assert!(memory.held() > 24 * MIB);
+}
+
+/// Has a store take it that the process has so many resident bytes.
+fn tell_resident(memory: &Memory, bytes: &Arc<AtomicU64>) {
+    let bytes = Arc::clone(bytes);
+    let tell = Box::new(move || Some(bytes.load(Ordering::Relaxed)));
+    assert!(memory.0.cache.as_ref().unwrap().resident.set(tell).is_ok());
+}
+
+#[test]
+fn uploads_wait_until_the_process_has_memory_for_them() {
+    // So large that its bound falls for minutes before it is at its least.
+    const LIMIT: u64 = 1 << 30;
+    let memory = evicting(LIMIT);
+    let resident = Arc::new(AtomicU64::new(LIMIT + 21 * MIB));
+    tell_resident(&memory, &resident);
+    let room = |coming| memory.room(Wanted { bytes: MIB, coming }).expect("it is limited");
+    assert!(room(MIB) >= MIB);
+    assert_eq!(room(MIB + 1), 0);
+    resident.fetch_add(MIB, Ordering::Relaxed);
+    assert_eq!(room(1), 0);
+    assert!(room(0) >= MIB);
+    resident.store(LIMIT, Ordering::Relaxed);
+    assert!(room(8 * MIB) >= MIB);
+}
+
+#[test]
+fn uploads_do_not_wait_for_memory_that_the_store_cannot_give() {
+    let memory = evicting(2 * MIB);
+    let resident = Arc::new(AtomicU64::new(1 << 30));
+    tell_resident(&memory, &resident);
+    let room = || memory.room(Wanted { bytes: MIB, coming: MIB }).expect("it is limited");
+    wait_until("waiting for room", || room() >= MIB);
+    assert!(!memory.0.account.can_fall());
+    // Once there is memory for it the store has its own again.
+    resident.store(MIB, Ordering::Relaxed);
+    wait_until("waiting for the bound", || memory.0.account.bound() > 19 * MIB / 10);
 }
 
 #[test]
