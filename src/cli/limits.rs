@@ -1,10 +1,14 @@
 //! The limits of a store of its own, as the flags and variables name them.
 
 use super::units::Size;
-use crate::storage::{Durable, Limits, WhenFull};
+use crate::storage::{Durable, HISTORY_BYTES, Limits, WhenFull};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use std::path::Path;
+
+/// The usual history is one part in so many of a limit of memory, and at least so long.
+const HISTORY_PART: u64 = 16;
+const HISTORY_BYTES_MIN: u64 = 64 << 10;
 
 /// The flags of the limits.
 #[derive(Clone, Debug, Args)]
@@ -52,9 +56,14 @@ impl LimitOptions {
         Err(format!("{flag} cannot be used without {missing}"))
     }
 
-    /// The limits of an engine, with so many bytes of history.
-    pub fn with_history(&self, history_bytes: usize) -> Limits {
+    /// The limits of an engine, with a history of that size, or of the usual one: a part of
+    /// a limit of memory.
+    pub fn with_history(&self, history: Option<Size>) -> Limits {
         let bytes = self.bytes().unwrap_or(u64::MAX);
+        let part = |memory: Size| (memory.0 / HISTORY_PART).max(HISTORY_BYTES_MIN);
+        let usual = self.max_memory.map_or(u64::MAX, part).min(HISTORY_BYTES as u64);
+        let history_bytes = history.map_or(usual, |history| history.0);
+        let history_bytes = usize::try_from(history_bytes).unwrap_or(usize::MAX);
         Limits { bytes, when_full: self.when_full, history_bytes }
     }
 
@@ -77,8 +86,7 @@ mod tests {
     use crate::cli::subcommands::tests::{complaint, options};
 
     fn limits(arguments: &[&str]) -> (u64, WhenFull) {
-        let Limits { bytes, when_full, history_bytes } = options(arguments).limits();
-        assert_eq!(history_bytes, 16 << 20);
+        let Limits { bytes, when_full, .. } = options(arguments).limits();
         (bytes, when_full)
     }
 
@@ -96,6 +104,19 @@ mod tests {
         for more in [&[][..], &["--working-dir", "dir"]] {
             let refuse = [&["--when-full", "refuse"], more].concat();
             assert_eq!(limits(&refuse), (u64::MAX, WhenFull::Refuse));
+        }
+    }
+
+    #[test]
+    fn the_history_is_a_part_of_a_limit_of_memory() {
+        let history = |arguments: &[&str]| options(arguments).limits().history_bytes;
+        assert_eq!(history(&[]), 16 << 20);
+        assert_eq!(history(&["--working-dir", "dir", "--max-disk", "64MiB"]), 16 << 20);
+        for (memory, expected) in
+            [("1GiB", 16 << 20), ("256MiB", 16 << 20), ("64MiB", 4 << 20), ("1", 64 << 10)]
+        {
+            assert_eq!(history(&["--max-memory", memory]), expected, "{memory}");
+            assert_eq!(history(&["--max-memory", memory, "--history", "8MiB"]), 8 << 20);
         }
     }
 

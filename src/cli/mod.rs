@@ -20,7 +20,7 @@ mod url;
 
 use crate::api::{HostName, InvalidHostName, InvalidOrigin, Origin};
 use crate::server::Config;
-use crate::storage::{self, Limits};
+use crate::storage::Limits;
 pub use access::Token;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
 use clap::{Args, CommandFactory as _};
@@ -41,9 +41,6 @@ pub use url::Url;
 
 /// The longest value unless told otherwise.
 const VALUE_BYTES_MAX: Size = Size(10 << 20);
-
-/// The history unless told otherwise.
-const HISTORY_BYTES: Size = Size(storage::HISTORY_BYTES as u64);
 
 /// The highest limit for values. A value is held in memory as a whole, and
 /// the HTTP library may allocate it once more.
@@ -142,8 +139,9 @@ pub struct Options {
     pub max_watchers: Option<usize>,
 
     /// The memory for the last changes, from which a watcher that comes back goes on
-    #[arg(long, env = "LKV_HISTORY", value_name = "SIZE", default_value_t = HISTORY_BYTES)]
-    pub history: Size,
+    /// [default: 16MiB, or a sixteenth of --max-memory if that is less]
+    #[arg(long, env = "LKV_HISTORY", value_name = "SIZE")]
+    pub history: Option<Size>,
 
     /// How long a connection may be silent before a request
     #[arg(long, env = "LKV_IDLE_TIMEOUT", value_name = "TIME",
@@ -215,8 +213,7 @@ impl Options {
 
     /// The limits of a storage of its own.
     pub fn limits(&self) -> Limits {
-        let history_bytes = usize::try_from(self.history.0).unwrap_or(usize::MAX);
-        self.limits.with_history(history_bytes)
+        self.limits.with_history(self.history)
     }
 
     /// The configuration of a server on `addrs`, whose storage takes up to so many
@@ -311,7 +308,6 @@ mod tests {
         let addrs = options.addrs().expect("it is numeric");
         assert_eq!(addrs, ["127.0.0.1:8888".parse().expect("an address")]);
         assert_eq!(options.max_value_size, Size(10 * 1024 * 1024));
-        assert_eq!(options.history, Size(16 * 1024 * 1024));
         assert_eq!(options.config(addrs, 0).idle_timeout, Duration::from_secs(60));
     }
 
