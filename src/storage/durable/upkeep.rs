@@ -55,6 +55,10 @@ const RECLAIM_INTERVAL: Duration = Duration::from_millis(20);
 const WAIT_MAX: Duration = Duration::from_secs(20);
 const WAY_WAIT: Duration = Duration::from_millis(1);
 
+/// A write that has waited for longer has the moments dropped that are held: merges give
+/// back nothing that a moment has.
+const MOMENTS_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// How many merges are tried where nothing can be evicted.
 const VAIN_STEPS_MAX: u32 = 3;
 
@@ -358,8 +362,11 @@ impl Upkeep {
                         self.live.figures.note_stall(begun.elapsed());
                         continue;
                     }
-                    let has_room = self.keyspaces().sealed_memtables() < SEALED_MEMTABLES_MAX;
-                    if has_room && self.has_reclaimed() && self.fits_between_merges(bytes) {
+                    let keyspaces = self.keyspaces();
+                    if keyspaces.sealed_memtables() < SEALED_MEMTABLES_MAX
+                        && self.has_reclaimed()
+                        && self.live.disk_space.fits_between_merges(keyspaces, bytes)
+                    {
                         return Ok(true);
                     }
                 }
@@ -402,10 +409,6 @@ impl Upkeep {
     /// Returns true if merges have given back all that they can.
     fn has_reclaimed(&self) -> bool {
         self.is_stuck() || self.compactors.each().into_iter().all(Compactor::has_reclaimed)
-    }
-
-    fn fits_between_merges(&self, bytes: u64) -> bool {
-        self.live.disk_space.fits_between_merges(self.keyspaces(), bytes)
     }
 
     /// Makes way for L0 where a limit leaves no space to merge it into the level below:
@@ -555,6 +558,9 @@ impl Upkeep {
             }
             if is_hurried() || since.elapsed() > WAIT_MAX {
                 return Ok(Ending::TooLong);
+            }
+            if since.elapsed() > MOMENTS_WAIT_MAX && self.moments.drop_oldest() {
+                continue;
             }
             match self.make_way(wanted, true, until, is_spared)? {
                 Way::Made => {}
