@@ -147,23 +147,24 @@ pub fn read_up_to(
         let bytes = usize::try_from(wanted).map_err(|_| Error::TooLong)?;
         body.try_reserve_exact(bytes).map_err(|_| Error::NoRoom)?;
     }
-    'body: while (body.len() as u64) < wanted {
-        let step = (body.len() as u64).clamp(FIRST_STEP_BYTES, STEP_BYTES_MAX);
-        let step = step.min(wanted - body.len() as u64);
-        if !reserve(step) {
-            return Err(Error::NoRoom);
-        }
-        let step = usize::try_from(step).map_err(|_| Error::TooLong)?;
-        body.try_reserve(step).map_err(|_| Error::NoRoom)?;
-        let end = body.len() + step;
-        while body.len() < end {
-            let left = end - body.len();
-            match reader.append(&mut body, left) {
-                Ok(0) => break 'body,
-                Ok(_) => {}
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => return Err(err.into()),
+    let mut reserved = 0;
+    while (body.len() as u64) < wanted {
+        if body.len() == reserved {
+            let step = (body.len() as u64).clamp(FIRST_STEP_BYTES, STEP_BYTES_MAX);
+            let step = step.min(wanted - body.len() as u64);
+            if !reserve(step) {
+                return Err(Error::NoRoom);
             }
+            let step = usize::try_from(step).map_err(|_| Error::TooLong)?;
+            body.try_reserve(step).map_err(|_| Error::NoRoom)?;
+            reserved += step;
+        }
+        let left = reserved - body.len();
+        match reader.append(&mut body, left) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err.into()),
         }
     }
     // A stored value keeps this buffer, so it keeps no slack.
