@@ -13,9 +13,9 @@
 //!
 //! A thread, started once much has been freed, makes a pass after much more has been, and
 //! one at the end for the rest. It takes the lock of one map at a time, for some dozens of
-//! entries, and rests longer than it works, unless uploads wait for it. It leaves alone what a reader has, and what is
-//! too large to share a slab. The account is right all the while: a copy costs as much as
-//! the entry.
+//! entries, and rests longer than it works, unless uploads wait for it. It leaves alone what
+//! a reader has, and what is too large to share a slab. The account is right all the while: a
+//! copy costs as much as the entry.
 
 use super::evict::Cache;
 use super::map::Map;
@@ -108,13 +108,12 @@ struct Filter(Box<[u64]>);
 impl Maps {
     /// Has a pass made once enough has been freed.
     pub fn heed_freed(&self) {
-        let held = self.account.held();
         if !self.has_freed_much() {
             return;
         }
         // One that evicts frees as much as it takes, in the same classes mostly. It makes
         // a pass once the process takes too much.
-        if self.cache.is_some() && self.account.is_over(held / FREED_PART) {
+        if self.cache.is_some() && self.account.is_over(self.account.held() / FREED_PART) {
             return;
         }
         self.wake_defragmenter();

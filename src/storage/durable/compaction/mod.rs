@@ -108,12 +108,6 @@ struct Running {
     thread: JoinHandle<tree::Result<RunEnd>>,
 }
 
-impl Running {
-    fn has_stepped(&self) -> bool {
-        self.has_stepped.load(Ordering::Relaxed)
-    }
-}
-
 impl Compactor {
     /// Notes that so many keys were written or deleted, and how many of them
     /// were deleted.
@@ -248,7 +242,6 @@ impl Compactor {
     pub fn finish(&mut self) -> bool {
         let Some(run) = self.running.take() else { return false };
         self.unfinished = None;
-        let has_stepped = Arc::clone(&run.has_stepped);
         let ended = run.thread.join().unwrap_or_else(|_panic| Err(tree::Error::panicked()));
         // A reclaim that has left a single L0 file needs the one that their release makes.
         let needs_release = match &ended {
@@ -256,7 +249,7 @@ impl Compactor {
             Ok(RunEnd::Done | RunEnd::Resplit | RunEnd::Stuck) => false,
             Err(_) => true,
         };
-        self.has_obsolete_files |= has_stepped.load(Ordering::Relaxed) || needs_release;
+        self.has_obsolete_files |= run.has_stepped.load(Ordering::Relaxed) || needs_release;
         // Where nothing was deleted, to move files gives back little, or nothing.
         let is_awaited = self.is_awaited || self.deletions >= CHANGES_MIN;
         self.has_progress = match &ended {
@@ -335,7 +328,8 @@ impl Compactor {
 
     /// Returns true if no step is small enough for the space that there is.
     pub fn is_stuck(&self) -> bool {
-        let steps = self.running.as_ref().is_some_and(Running::has_stepped);
+        let running = self.running.as_ref();
+        let steps = running.is_some_and(|run| run.has_stepped.load(Ordering::Relaxed));
         self.vain_runs >= VAIN_RUNS_MAX && !steps
     }
 
