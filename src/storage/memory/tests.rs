@@ -17,6 +17,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A time after which a test has failed, on a busy machine too.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_met() {
+        assert!(Instant::now() < end, "{what} in vain");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 pub fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
@@ -1053,11 +1066,7 @@ fn of_many_entries_each_has_its_own_map_locked_alone() {
     let held = read(&memory.0.shards[shard("other")].map);
     thread::scope(|scope| {
         let each = scope.spawn(|| memory.perform(Op::Each(sets(&[&one, "other"], 10))));
-        let end = Instant::now() + Duration::from_secs(60);
-        while value_bytes(&memory, &one).is_none() {
-            assert!(Instant::now() < end, "it waits for the other");
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("waiting for the first", || value_bytes(&memory, &one).is_some());
         drop(held);
         let effects = each.join().expect("it does not panic");
         assert!(matches!(effects, Ok(Effect::Batch(effects)) if effects.len() == 2));

@@ -1,6 +1,6 @@
 //! A full store that evicts: what goes, what stays, and what is told of it.
 
-use super::super::tests::{counted, entry, key, set, update, value_bytes};
+use super::super::tests::{PATIENCE, counted, entry, key, set, update, value_bytes, wait_until};
 use super::*;
 use crate::storage::{
     BatchOp, Blocking as _, Change, Decision, Entry, Limits, Listing, PAGE_KEYS_MAX, Range, Read,
@@ -17,9 +17,6 @@ fn held_max(bytes: u64) -> u64 {
     bytes + (bytes / 4).min(12 * MIB)
 }
 
-/// A time after which a test has failed, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 fn evicting(bytes: u64) -> Memory {
     let history_bytes = 64 << 20;
     Memory::with_limits(Limits { bytes, when_full: WhenFull::Evict, history_bytes })
@@ -31,15 +28,6 @@ fn evicted(memory: &Memory) -> u64 {
 
 fn is_there(memory: &Memory, text: &str) -> bool {
     value_bytes(memory, text).is_some()
-}
-
-/// Waits for a condition.
-fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_met() {
-        assert!(Instant::now() < end, "{what} in vain");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Waits until the evictor has worked off what writes have left. While it does it has the
