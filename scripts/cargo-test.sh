@@ -9,30 +9,21 @@
 # Its command is $CARGO, else cargo.
 
 set -euo pipefail
-cd "$(dirname "$0")/.."
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT"
 
 # Many times what they take, for a machine that has much else to do.
 MINUTES=${MINUTES:-30}
-
-WORK=$(mktemp -d "${TMPDIR:-/tmp}/little-key-value.XXXXXX")
 TESTS=
 
-# Ends all that the tests have started, for that is in one process group.
+# All that the tests have started is in one process group.
 # shellcheck disable=SC2317,SC2329 # The trap calls it.
 end_tests() {
-    local signal
-    for signal in TERM KILL; do
-        kill -"$signal" -- "-$TESTS" 2>/dev/null || return 0
-        sleep 2
-    done
+    if [ -n "$TESTS" ]; then stop_group "$TESTS"; fi
+    clean_up
 }
-
-# shellcheck disable=SC2317,SC2329 # The same.
-clean_up() {
-    if [ -n "$TESTS" ]; then end_tests; fi
-    rm -rf "$WORK"
-}
-trap clean_up EXIT
+trap end_tests EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
@@ -71,8 +62,5 @@ until [ -s "$WORK/code" ]; do
     fi
     sleep 0.2
 done
-for ((tries = 50; tries > 0; tries--)); do
-    kill -0 "$!" 2>/dev/null || break
-    sleep 0.2
-done
+within 10 is_gone "$!" || true
 exit "$(cat "$WORK/code")"

@@ -187,8 +187,9 @@ port() {
     echo "${URL##*:}"
 }
 
+# is_gone PID, or with -PID a process group
 is_gone() {
-    ! kill -0 "$1" 2>/dev/null
+    ! kill -0 -- "$1" 2>/dev/null
 }
 
 # exit_code PID SECONDS: waits for a process that we started and sets CODE to
@@ -214,6 +215,13 @@ stop_server() {
 stop() {
     kill -TERM "$1" 2>/dev/null || return 0
     within 5 is_gone "$1" || kill -KILL "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+# stop_group PID: the same for all processes of a group.
+stop_group() {
+    kill -TERM -- "-$1" 2>/dev/null || return 0
+    within 20 is_gone "-$1" || kill -KILL -- "-$1" 2>/dev/null || true
     wait "$1" 2>/dev/null || true
 }
 

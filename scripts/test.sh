@@ -139,16 +139,10 @@ be_in_time() {
     exit 1
 }
 
-group_is_gone() {
-    ! kill -0 -- "-$1" 2>/dev/null
-}
-
 end_all() {
     local pid
     for pid in $RUNNING; do
-        kill -TERM -- "-$pid" 2>/dev/null || continue
-        within 20 group_is_gone "$pid" || kill -KILL -- "-$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
+        stop_group "$pid"
     done
     clean_up
 }
