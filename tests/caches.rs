@@ -349,7 +349,7 @@ fn evict(engine: Limited, connection: &mut Connection) {
 #[test]
 fn resident_memory_stays_within_the_limit_where_sizes_jump() {
     use crate::support::process::Process;
-    use std::{fs, thread};
+    use std::thread;
 
     const MIB: usize = 1 << 20;
     const LIMIT_MIB: u64 = 64;
@@ -384,13 +384,7 @@ fn resident_memory_stays_within_the_limit_where_sizes_jump() {
     for number in 0..2000 {
         assert_eq!(connection.put(&format!("/kv/{number}"), small.as_bytes()).status(), 200);
     }
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
-    let status = status.expect("it runs");
-    let [peak, program] = ["VmHWM:", "RssFile:"].map(|name| {
-        let text = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = text.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.expect("Linux tells") / 1024
-    });
+    let [peak, program] = ["VmHWM", "RssFile"].map(|name| process.memory_mib(name));
     // The program itself has 6 of these MiB, and more in a build for tests.
     assert!(peak - program <= LIMIT_MIB + 24 - 6, "{peak} MiB at its peak, {program} its own");
 }

@@ -489,11 +489,7 @@ mod watched {
         let stored = statuses.iter().filter(|status| **status == 200).count();
         assert!((1..=6).contains(&stored), "{statuses:?}");
         assert!(statuses.iter().all(|status| matches!(status, 200 | 503 | 507)), "{statuses:?}");
-        let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
-        let status = status.expect("it runs");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        let peak_mib = peak.expect("Linux tells") / 1024;
+        let peak_mib = process.memory_mib("VmHWM");
         assert!(peak_mib <= LIMIT_MIB + 64, "{peak_mib} MiB at its peak");
         // All is as before for those who come then.
         assert_eq!(process.connect().put("/kv/0", b"value").status(), 200);

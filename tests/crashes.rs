@@ -11,7 +11,7 @@ use crate::support::http::{
 };
 use crate::support::linearizability::{Call, Operation, Saw, check, check_each_key};
 use crate::support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
-use crate::support::process::{Process, command};
+use crate::support::process::{Process, command, wait};
 use crate::support::random::Random;
 use crate::support::replica::{self, Replica};
 use crate::support::wrappers::{there_is, under_strace};
@@ -822,9 +822,7 @@ fn killed_at_any_change_of_a_clear_it_is_started_again() {
         let says = says.expect("it says something").expect("it is text");
         assert!(says.contains("attached"), "{says}");
         let done = used_until_it_dies(process);
-        wait_until("it ends with what it follows", || {
-            strace.try_wait().expect("a child can be waited for").is_some()
-        });
+        wait(&mut strace).expect("it ends with what it follows");
         // What was not acknowledged may have happened as well.
         is_started_again(&place, done < 2, done > 2);
         if done > 3 {

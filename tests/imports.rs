@@ -317,7 +317,6 @@ mod watched {
     use crate::support::http::PATIENCE;
     use crate::support::process::Process;
     use crate::support::server::accepts;
-    use std::fs;
 
     #[test]
     fn chunks_that_end_early_or_make_no_sense_leave_whole_lines() {
@@ -366,11 +365,7 @@ mod watched {
     }
 
     fn peak_mib(process: &Process) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
-        let status = status.expect("it runs");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        peak.expect("Linux tells") / 1024
+        process.memory_mib("VmHWM")
     }
 
     #[test]

@@ -5,7 +5,7 @@
 #![cfg(target_os = "linux")]
 
 use crate::support::http::{Connection, get_head, wait_until};
-use crate::support::process::{Process, command};
+use crate::support::process::{Process, command, wait};
 use crate::support::server::accepts;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use serde_json::Value;
@@ -133,12 +133,7 @@ fn a_standard_output_that_nobody_reads_stops_neither_start_nor_end() {
     let pid = child.0.id().to_string();
     let kill = Command::new("kill").args(["-TERM", &pid]).status();
     assert!(kill.expect("kill runs").success());
-    let mut status = None;
-    wait_until("it ends", || {
-        status = child.0.try_wait().expect("a child can be waited for");
-        status.is_some()
-    });
-    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert_eq!(wait(&mut child.0).expect("it ends").code(), Some(0));
 }
 
 /// A child that does not outlive its test.

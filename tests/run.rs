@@ -3,7 +3,7 @@
 #![cfg(unix)]
 
 use crate::support::http::{PATIENCE, wait_until};
-use crate::support::process::{Process, command, end_of, lines_of, output, signal};
+use crate::support::process::{Process, command, end_of, lines_of, output, signal, wait};
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -53,17 +53,13 @@ impl Running {
 
     /// Its exit code, and the rest of its lines.
     fn end(mut self) -> (Option<i32>, Vec<String>) {
-        let mut status = None;
-        wait_until("it ends", || {
-            status = self.child.try_wait().expect("a child can be waited for");
-            status.is_some()
-        });
+        let status = wait(&mut self.child).expect("it ends");
         let next = || match self.lines.recv_timeout(PATIENCE) {
             Err(mpsc::RecvTimeoutError::Timeout) => panic!("its output does not end"),
             next => next.ok(),
         };
         let rest = std::iter::from_fn(next).collect();
-        (status.and_then(|status| status.code()), rest)
+        (status.code(), rest)
     }
 }
 

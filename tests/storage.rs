@@ -3,11 +3,13 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "a promise is given a store of its own")]
 
-use crate::support::blocking::{Blocking as _, TOLD};
+use crate::support::blocking::Blocking as _;
 use crate::support::engines;
 use crate::support::history::{Plan, bytes_of, number_of, record};
 use crate::support::linearizability::{Call, check, check_each_key};
-use crate::support::promises::{Store, always, clear, delete, fewer_if_slow, get, is_slow, key};
+use crate::support::promises::{
+    Store, all_told, always, clear, delete, fewer_if_slow, get, is_slow, key,
+};
 use crate::support::promises::{is_of_one_moment, on_every_engine, set, wait_for};
 use crate::support::random::Random;
 use crate::support::threads::Start;
@@ -15,9 +17,7 @@ use bytes::Bytes;
 use little_key_value::storage::{Change, Decision, Effect, Entry};
 use little_key_value::storage::{KEY_BYTES_MAX, Op, Time};
 use std::collections::BTreeMap;
-use std::iter;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -495,7 +495,7 @@ fn what_is_given_back_was_not_done(store: Store) {
 
 fn outcomes_come_once_each(store: Store) {
     const MANY: usize = 200;
-    let (done, outcomes) = mpsc::channel();
+    let (done, outcomes) = crossbeam_channel::unbounded();
     for number in 0..MANY {
         let done = done.clone();
         let op = match number % 3 {
@@ -508,16 +508,13 @@ fn outcomes_come_once_each(store: Store) {
     }
     drop(done);
     // It ends once none of them can be called any more.
-    let mut told: Vec<usize> = iter::from_fn(|| match outcomes.recv_timeout(TOLD) {
-        Err(RecvTimeoutError::Timeout) => panic!("an outcome does not come"),
-        next => next.ok(),
-    })
-    .map(|(number, outcome)| {
-        let effect = outcome.expect("the engine does it");
-        assert_eq!(matches!(effect, Effect::Found(_)), number % 3 == 0, "{effect:?}");
-        number
-    })
-    .collect();
+    let mut told: Vec<usize> = all_told(&outcomes)
+        .map(|(number, outcome)| {
+            let effect = outcome.expect("the engine does it");
+            assert_eq!(matches!(effect, Effect::Found(_)), number % 3 == 0, "{effect:?}");
+            number
+        })
+        .collect();
     told.sort_unstable();
     assert_eq!(told, (0..MANY).collect::<Vec<_>>());
 }

@@ -4,7 +4,7 @@
 #![cfg(unix)]
 
 use crate::support::http::{Connection, wait_until};
-use crate::support::process::{command, end_of, output};
+use crate::support::process::{command, end_of, output, wait};
 use crate::support::wrappers::there_is;
 use std::fs;
 use std::io::{Write as _, pipe};
@@ -162,8 +162,7 @@ fn a_store_serves_without_a_reader_of_its_output() {
     let mut connection = Connection::open(([127, 0, 0, 1], port).into());
     assert_eq!(connection.get("/readyz").status(), 200);
     crate::support::process::signal(&child, "TERM");
-    wait_until("it ends", || child.try_wait().expect("a child can be waited for").is_some());
-    assert_eq!(child.wait().expect("it has ended").code(), Some(0));
+    assert_eq!(wait(&mut child).expect("it ends").code(), Some(0));
 }
 
 #[test]

@@ -5,10 +5,10 @@
 
 use crate::support::http::{Connection, wait_until};
 use crate::support::place::{Place, acknowledged, copy_all, ends_well, holds, says};
-use crate::support::process::{Process, addr_in, command, output, signal};
+use crate::support::process::{Process, addr_in, command, output, signal, wait};
 use crate::support::wrappers::{is_root, under};
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, ErrorKind, Lines};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
@@ -44,7 +44,11 @@ fn listing(folder: &Path) -> Vec<(String, u64)> {
     let mut listing = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let entry = entry.expect("a readable folder");
-        let metadata = entry.path().symlink_metadata().expect("it is there");
+        let metadata = match entry.path().symlink_metadata() {
+            // A store that runs has removed it meanwhile.
+            Err(err) if err.kind() == ErrorKind::NotFound => continue,
+            metadata => metadata.expect("it can be looked at"),
+        };
         if metadata.is_dir() {
             listing.extend(self::listing(&entry.path()));
         }
@@ -120,12 +124,7 @@ impl Waiting {
     }
 
     fn ends_well(&mut self) {
-        let mut status = None;
-        wait_until("it ends", || {
-            status = self.child.try_wait().expect("a child can be waited for");
-            status.is_some()
-        });
-        assert_eq!(status.and_then(|status| status.code()), Some(0));
+        assert_eq!(wait(&mut self.child).expect("it ends").code(), Some(0));
     }
 }
 

@@ -104,7 +104,7 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 /// The status of a child that ends in time.
-fn wait(child: &mut Child) -> Option<ExitStatus> {
+pub fn wait(child: &mut Child) -> Option<ExitStatus> {
     let mut status = None;
     holds_within(PATIENCE, || {
         status = child.try_wait().expect("a child can be waited for");
@@ -175,6 +175,16 @@ impl Process {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it takes of one kind of memory, `VmHWM`, in MiB.
+    pub fn memory_mib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.expect("it runs");
+        let mut lines = status.lines();
+        let text = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kib = text.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("Linux tells") / 1024
     }
 
     /// Kills it where the test fails: for threads that ask it until it ends.

@@ -2,8 +2,9 @@
 
 use super::blocking::{Blocking as _, TOLD};
 use bytes::Bytes;
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use little_key_value::storage::{Change, Decision, Entry, Key, Op, Storage, Time};
+use std::iter;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -82,14 +83,18 @@ pub fn set_all(store: &Store, entries: impl IntoIterator<Item = (Key, Entry)>) {
             store.submit(Op::Set(key, entry), done);
         }
         drop(done);
-        loop {
-            match outcomes.recv_timeout(TOLD) {
-                Ok(outcome) => assert!(outcome.is_ok(), "the engine does not write"),
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("an outcome does not come"),
-            }
-        }
+        let is_written = all_told(&outcomes).all(|outcome| outcome.is_ok());
+        assert!(is_written, "the engine does not write");
     }
+}
+
+/// What is told, until nobody can tell any more. Panics if the next does not come.
+#[track_caller]
+pub fn all_told<T>(told: &Receiver<T>) -> impl Iterator<Item = T> {
+    iter::from_fn(|| match told.recv_timeout(TOLD) {
+        Err(RecvTimeoutError::Timeout) => panic!("an outcome does not come"),
+        next => next.ok(),
+    })
 }
 
 /// A change that decides the same on any entry.

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "a terminal is made by calls that have no safe form here")]
 
 use super::http::wait_until;
+use super::process::wait;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -70,12 +71,7 @@ impl Terminal {
 
     /// Waits for its end, and returns its exit code.
     pub fn end(&mut self) -> Option<i32> {
-        let mut status = None;
-        wait_until("it ends", || {
-            status = self.child.try_wait().expect("a child can be waited for");
-            status.is_some()
-        });
-        status.and_then(|status| status.code())
+        wait(&mut self.child).expect("it ends").code()
     }
 }
 
