@@ -5,17 +5,18 @@
 //! ```
 //!
 //! jemalloc keeps allocations of a class side by side in slabs, and returns a slab to the
-//! system once nothing is left in it. So entries that are thinly spread are laid anew:
-//! copied side by side, which leaves their slabs empty. A pass looks at all entries, and
-//! counts the bytes by their addresses. Then it empties the runs of pages that are used
-//! least, some at a time, so that few copies are there beside what they leave. It knows
-//! nothing of slabs but that they are whole pages.
+//! system once nothing is left in it. So heads and values that are thinly spread are moved
+//! side by side, which leaves their slabs empty. A pass looks at all entries, and counts
+//! the bytes by their addresses. Then it empties the runs of pages that are used least,
+//! some at a time, and moves nothing out of others: so few bytes have a new place before
+//! the pages of the old ones are given back. It knows nothing of slabs but that they are
+//! whole pages.
 //!
 //! A thread, started once much has been freed, makes a pass after much more has been, and
 //! one at the end for the rest. It takes the lock of one map at a time, for some dozens of
 //! entries, and rests longer than it works, unless uploads wait for it. It leaves alone what
-//! a reader has, and what is too large to share a slab. The account is right all the while: a
-//! copy costs as much as the entry.
+//! a reader has, and what is too large to share a slab. The account is right all the while:
+//! an entry costs as much at any place.
 
 use super::evict::Cache;
 use super::map::Map;
@@ -50,6 +51,9 @@ const PARTS: usize = 256;
 /// The part of all bytes that is moved at a time, and the least of them.
 const MOVED_PART: usize = 16;
 const MOVED_BYTES_MIN: usize = 4 << 20;
+
+/// The bytes moved between two looks at resident memory.
+const LOOK_BYTES: u64 = 1 << 20;
 
 /// The most passes one after the other. What others write meanwhile may take all that
 /// is gained.
@@ -154,8 +158,6 @@ impl Maps {
             }
             for sparse in census.plan((bytes / MOVED_PART).max(MOVED_BYTES_MIN)) {
                 moved += self.empty(&sparse);
-                // Else what the next copies take comes to it.
-                self.look_at_memory();
             }
         }
         self.defragmenter.is_dense.store(moved == 0, Ordering::Relaxed);
@@ -179,17 +181,22 @@ impl Maps {
     /// Moves the entries of some runs. Returns their bytes.
     fn empty(&self, sparse: &Sparse) -> u64 {
         // Most sets have heads alone, and nothing has to be read of the entries elsewhere.
+        let has = |address| sparse.has(address / RUN_BYTES);
         let is_in = |packed: &Packed| {
-            let has = |address| sparse.has(address / RUN_BYTES);
             has(packed.address()) || (sparse.has_values && packed.addresses().into_iter().any(has))
         };
-        let mut moved = 0;
+        let (mut moved, mut looked) = (0, 0);
         self.visit(|map, part| {
             if read(map).part(part.clone()).any(is_in) {
-                let old = write(map).copy_part(part, is_in);
-                moved += old.iter().map(Packed::cost).sum::<u64>();
+                moved += write(map).relocate_part(part, is_in, has) as u64;
+            }
+            // Else what is moved next comes to what this has left.
+            if moved - looked >= LOOK_BYTES {
+                looked = moved;
+                self.look_at_memory();
             }
         });
+        self.look_at_memory();
         moved
     }
 

@@ -18,7 +18,8 @@
 //! which hold from [`Packed::new`] on:
 //!
 //! - The pointer is that of an allocation of [`Packed::layout`], and all of it is written.
-//! - Nothing in it changes but the two counters, and what `Bytes` shares by itself.
+//! - Nothing in it changes but the two counters, and what `Bytes` shares by itself; and
+//!   the addresses, while nobody else has it.
 //! - `references` is the number of `Packed` with this pointer. The last one to be
 //!   dropped frees it, and a borrow of it outlives none of them.
 //! - The flags tell which header it has. The address in that of a value apart is of a
@@ -162,10 +163,7 @@ impl Packed {
     fn write<T>(header: T, fields: [&[u8]; 6]) -> Self {
         let start = size_of::<T>();
         let layout = layout_of(start + fields.iter().map(|field| field.len()).sum::<usize>());
-        // SAFETY: the layout has a size, for the header has one.
-        let Some(place) = NonNull::new(unsafe { alloc::alloc(layout) }) else {
-            alloc::handle_alloc_error(layout)
-        };
+        let place = allocate(layout);
         // SAFETY: the allocation is nobody else's, large enough and aligned for any of
         // the headers.
         unsafe { place.cast::<T>().write(header) };
@@ -308,16 +306,57 @@ impl Packed {
         self.lives().then(|| self.into_entry())
     }
 
-    /// The same in allocations of its own. A value that is too large for a slab with
-    /// others is shared.
-    pub fn copy(&self) -> Self {
-        let mut entry = self.clone().into_entry();
-        if self.has(WHOLE) && entry.value.len() <= SHARED_BYTES_MAX {
-            entry.value = Bytes::copy_from_slice(&entry.value);
+    /// Moves those of its allocations whose addresses are chosen, unless somebody else has
+    /// it. A value that is too large to share a slab with others, or that is being sent,
+    /// stays: that frees nothing. Returns the bytes that were moved.
+    pub fn relocate(&mut self, is_chosen: impl Fn(usize) -> bool) -> usize {
+        // While it is borrowed like this nobody comes to have it.
+        if self.is_shared() {
+            return 0;
         }
-        let copy = Self::new(self.key(), entry);
-        copy.access().store(self.access().load(Ordering::Relaxed), Ordering::Relaxed);
-        copy
+        let ([head, value], [head_bytes, value_bytes]) = (self.addresses(), self.sizes());
+        let mut moved = 0;
+        if (1..=SHARED_BYTES_MAX).contains(&value_bytes) && !self.is_lent() && is_chosen(value) {
+            self.move_value();
+            moved += value_bytes;
+        }
+        if is_chosen(head) {
+            self.move_head();
+            moved += head_bytes;
+        }
+        moved
+    }
+
+    /// Moves a value that is not in the head. Nobody else has the entry.
+    fn move_value(&mut self) {
+        let run_bytes = self.run_bytes();
+        if self.has(APART) {
+            // SAFETY: the flags tell which header it is, and nobody else has it. The address
+            // is of a box of so many bytes, which is freed here.
+            unsafe {
+                let header = self.0.cast::<ApartHeader>().as_mut();
+                let old = ptr::slice_from_raw_parts_mut(header.value.as_ptr(), run_bytes);
+                let old = Box::from_raw(old);
+                header.value = NonNull::from(Box::leak(old.clone())).cast();
+            }
+        } else if self.has(WHOLE) {
+            // SAFETY: as above.
+            let whole = unsafe { self.0.cast::<WholeHeader>().as_mut() };
+            whole.value = Bytes::copy_from_slice(&whole.value);
+        }
+    }
+
+    /// Moves the head. Nobody else has the entry.
+    fn move_head(&mut self) {
+        let layout = self.layout();
+        let place = allocate(layout);
+        // SAFETY: both are allocations of this layout, and all of the old one is written. It
+        // is freed without a drop: what it owns belongs to the copy.
+        unsafe {
+            place.copy_from_nonoverlapping(self.0.cast(), layout.size());
+            alloc::dealloc(self.0.cast().as_ptr(), layout);
+        }
+        self.0 = place.cast();
     }
 
     /// The record of its use.
@@ -465,6 +504,13 @@ impl AsRef<[u8]> for Value {
     }
 }
 
+/// Allocates a head.
+fn allocate(layout: Layout) -> NonNull<u8> {
+    // SAFETY: the layout has a size, for a header has one.
+    let place = NonNull::new(unsafe { alloc::alloc(layout) });
+    place.unwrap_or_else(|| alloc::handle_alloc_error(layout))
+}
+
 /// Returns true if a value costs less in an allocation apart, with its digest or without
 /// it. The fields are all others and the digest.
 fn is_apart(field_bytes: usize, digest_bytes: usize, value_bytes: usize) -> bool {
@@ -525,22 +571,36 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_read_back_and_copied() {
+    fn every_form_is_read_back_and_moved() {
         for key_bytes in [1, 16, 40, 1024] {
             let key = "k".repeat(key_bytes);
             for bytes in VALUE_BYTES {
                 for (is_text, expires) in [(true, false), (false, true)] {
                     for type_bytes in [None, Some(0), Some(10), Some(255)] {
-                        let entry = entry(bytes, is_text, type_bytes, expires);
-                        let packed = Packed::new(&key, entry.clone());
+                        let new = || entry(bytes, is_text, type_bytes, expires);
+                        // It shares no value with the one that it is compared with.
+                        let (mut packed, entry) = (Packed::new(&key, new()), new());
                         packed.access().store(7, Ordering::Relaxed);
                         check(&packed, &key, &entry);
-                        let copy = packed.copy();
-                        assert!(!Packed::are_same(Some(&packed), Some(&copy)));
-                        assert_eq!(copy.cost(), packed.cost());
-                        drop(packed);
-                        check(&copy, &key, &entry);
-                        assert_eq!(copy.access().load(Ordering::Relaxed), 7);
+                        for [moves_head, moves_value] in
+                            [[true, false], [false, true], [true, true], [false, false]]
+                        {
+                            let ([head, value], sizes) = (packed.addresses(), packed.sizes());
+                            let cost = packed.cost();
+                            let moved = packed.relocate(|address| {
+                                (moves_head && address == head) || (moves_value && address == value)
+                            });
+                            let fits = sizes[1] <= SHARED_BYTES_MAX;
+                            let bytes = if moves_head { sizes[0] } else { 0 }
+                                + if moves_value && fits { sizes[1] } else { 0 };
+                            assert_eq!(moved, bytes);
+                            let [new_head, new_value] = packed.addresses();
+                            assert_eq!(new_head != head, moves_head);
+                            assert_eq!(new_value != value, moves_value && fits && sizes[1] > 0);
+                            assert_eq!(packed.cost(), cost);
+                            check(&packed, &key, &entry);
+                            assert_eq!(packed.access().load(Ordering::Relaxed), 7);
+                        }
                     }
                 }
             }
@@ -576,14 +636,21 @@ mod tests {
     #[test]
     fn a_large_value_stays_in_its_buffer() {
         let value = Bytes::from(vec![b'x'; COPIED_BYTES_MAX + 1]);
-        let packed = Packed::new("key", Entry::new(value.clone()));
-        assert_eq!(packed.clone().into_entry().value().as_ptr(), value.as_ptr());
-        assert_ne!(packed.copy().into_entry().value().as_ptr(), value.as_ptr());
+        let mut packed = Packed::new("key", Entry::new(value.clone()));
+        let address = |packed: &Packed| packed.clone().into_entry().value().as_ptr();
+        assert_eq!(address(&packed), value.as_ptr());
+        assert!(packed.relocate(|_| true) < value.len());
+        assert_eq!(address(&packed), value.as_ptr(), "somebody else has it");
+        let old = value.as_ptr();
+        drop(value);
+        assert!(packed.relocate(|_| true) > COPIED_BYTES_MAX);
+        assert_ne!(address(&packed), old);
         assert!(!packed.is_large());
-        let packed = Packed::new("key", Entry::new(vec![b'x'; SMALL_BYTES_MAX + 1].into()));
-        let address = |packed: &Packed| packed.clone().into_entry().value().as_ptr().addr();
+        let mut packed = Packed::new("key", Entry::new(vec![b'x'; SMALL_BYTES_MAX + 1].into()));
+        let old = address(&packed);
         assert!(packed.is_large());
-        assert_eq!(address(&packed.copy()), address(&packed), "it would free nothing");
+        packed.relocate(|_| true);
+        assert_eq!(address(&packed), old, "it would free nothing");
     }
 
     #[test]
@@ -634,10 +701,17 @@ mod tests {
                 return;
             }
             let place = place % own.len();
-            let (packed, entry) = &own[place];
+            let (packed, entry) = &mut own[place];
             match what % 4 {
-                0 => own.push((packed.clone(), entry.clone())),
-                1 => own.push((packed.copy(), entry.clone())),
+                0 => {
+                    let other = (packed.clone(), entry.clone());
+                    own.push(other);
+                }
+                1 => {
+                    let is_shared = packed.is_shared();
+                    let moved = packed.relocate(|_| true);
+                    assert!(is_shared || moved > 0);
+                }
                 2 => check(packed, packed.key(), entry),
                 _ => drop(own.swap_remove(place)),
             }
