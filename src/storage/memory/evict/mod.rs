@@ -93,7 +93,7 @@ const LOOK_BYTES_MAX: u64 = 8 << 20;
 const LOOK_INTERVAL_SHORT: Duration = Duration::from_millis(30);
 
 /// The interval between two falls of the bound: until then what was evicted may come
-/// together and be given back. The second is that while uploads wait for it.
+/// together and be given back. The second is that while memory is tight.
 const FALL_INTERVAL: Duration = Duration::from_secs(1);
 const FALL_INTERVAL_SHORT: Duration = Duration::from_millis(250);
 
@@ -101,10 +101,14 @@ const FALL_INTERVAL_SHORT: Duration = Duration::from_millis(250);
 const RESIDENT_BEYOND_BYTES: u64 = 12 << 20;
 
 /// The bytes beyond these past which the bound falls.
-const RESIDENT_SPARE_BYTES: u64 = 4 << 20;
+const RESIDENT_SPARE_BYTES: u64 = 3 << 20;
+
+/// The bytes beyond both past which it falls quickly, and past which nobody rests who lays
+/// entries together.
+const RESIDENT_TIGHT_BYTES: u64 = 1 << 20;
 
 /// The resident bytes beyond the limit that uploads may bring it to.
-const RESIDENT_MAX_BEYOND_BYTES: u64 = 22 << 20;
+const RESIDENT_MAX_BEYOND_BYTES: u64 = 20 << 20;
 
 /// The resident bytes of a thread, which has a connection mostly. They are not of the store.
 const THREAD_BYTES: u64 = 35 << 10;
@@ -130,7 +134,7 @@ pub struct Cache {
     lent: Mutex<Vec<Packed>>,
     /// The bytes that uploads want beside what is stored.
     wanted: AtomicU64,
-    /// Set while uploads wait for memory to come together.
+    /// Set while uploads wait for memory to come together, or the process takes far too much.
     is_tight: AtomicBool,
     /// The resident bytes of the process but for those of its threads, if it has no memory
     /// for much else.
@@ -319,7 +323,8 @@ impl Cache {
         self.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES
     }
 
-    /// Returns true while uploads wait for memory to come together.
+    /// Returns true while uploads wait for memory to come together, or the process takes far
+    /// too much.
     pub fn is_tight(&self) -> bool {
         self.is_tight.load(Ordering::Relaxed)
     }
@@ -654,10 +659,11 @@ impl Looks {
         self.looked = Instant::now();
         let over = maps.look_at_memory().saturating_sub(RESIDENT_SPARE_BYTES);
         self.interval = if over > 0 { LOOK_INTERVAL_SHORT } else { LOOK_INTERVAL };
-        let is_tight = cache.is_tight.swap(false, Ordering::Relaxed);
-        let interval = if is_tight { FALL_INTERVAL_SHORT } else { FALL_INTERVAL };
+        let is_far_over = over > RESIDENT_TIGHT_BYTES;
+        let is_tight = cache.is_tight.swap(is_far_over, Ordering::Relaxed) || is_far_over;
+        let (interval, part) = if is_tight { (FALL_INTERVAL_SHORT, 2) } else { (FALL_INTERVAL, 4) };
         if over > 0 && self.fell.elapsed() >= interval {
-            maps.account.move_bound(over / 4, 0);
+            maps.account.move_bound(over / part, 0);
             maps.seek_memory();
             self.fell = self.looked;
         }

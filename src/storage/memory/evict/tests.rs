@@ -439,7 +439,7 @@ fn uploads_wait_until_the_process_has_memory_for_them() {
     // So large that its bound falls for minutes before it is at its least.
     const LIMIT: u64 = 1 << 30;
     let memory = evicting(LIMIT);
-    let resident = Arc::new(AtomicU64::new(LIMIT + 21 * MIB));
+    let resident = Arc::new(AtomicU64::new(LIMIT + 19 * MIB));
     tell_resident(&memory, &resident);
     let room = |coming| memory.room(Wanted { bytes: MIB, coming }).expect("it is limited");
     assert!(room(MIB) >= MIB);
