@@ -18,7 +18,7 @@ set -euo pipefail
 find_program
 unset URL
 export LKV_BIN=$BIN
-export DURATION=${DURATION:-20}
+export DURATION=${DURATION:-10}
 
 AT_ONCE=${AT_ONCE:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
 # Many times what all take, for a machine that has much else to do.
@@ -157,15 +157,18 @@ if need_cluster 'all scripts on a cluster'; then
     side_by_side "${on_cluster[@]}"
     side_by_side 'memory cluster --short'
 fi
-# Those below with flags run for minutes otherwise.
-side_by_side 'memory openapi'
-side_by_side 'durable proxy --short'
+# The longest come first, so that none of them is left to run by itself. Those with flags
+# run for minutes otherwise.
+for script in 'memory console' 'memory package' 'memory openapi' 'memory hostile --short' \
+    'durable console' 'durable proxy --short'; do
+    side_by_side "$script"
+done
 for engine in memory durable; do
-    for script in console examples curl semantics archives readme demo turbo metrics events seed 'caches --short'; do
+    for script in examples curl semantics archives readme demo turbo metrics events seed 'caches --short'; do
         side_by_side "$engine $script"
     done
 done
-for script in process logs browser package valgrind 'hostile --short' soak; do
+for script in process logs browser valgrind soak; do
     side_by_side "memory $script"
 done
 side_by_side 'durable crash --short'
