@@ -69,9 +69,9 @@ class Workload:
         """The same in less memory with fewer keys and no pace, which tells nothing but that
         it works."""
         times, short = 10 if self.value_bytes else 1, copy.copy(self)
-        short.limit //= 4
-        short.keys //= 4 * times
-        short.rate //= 4 * times
+        short.limit //= 8
+        short.keys //= 8 * times
+        short.rate //= 8 * times
         short.value_bytes *= times
         short.warm_up, short.counted, short.speed = 40, 20, 1000
         return short
@@ -240,8 +240,8 @@ def evicting_sizes(bench):
 def durable_evicting(bench):
     """PUT of 100 bytes and of 1 MiB while entries are evicted, durable"""
     lines = []
-    for what, value, limit, connections in (("100 bytes", VALUE, 64 * MIB, CONNECTIONS),
-                                            ("1 MiB", b"v" * MIB, bench.pick(128, 1024) * MIB, 16)):
+    for what, value, limit, connections in (("100 bytes", VALUE, bench.pick(16, 64) * MIB, CONNECTIONS),
+                                            ("1 MiB", b"v" * MIB, bench.pick(64, 1024) * MIB, 16)):
         data = bench.folder(True)
         flags = ("--working-dir", data, "--max-disk", str(limit), "--when-full", "evict")
         with bench.store(*flags) as full, bench.durable_store(bench.folder(True)) as other, \
