@@ -58,7 +58,10 @@ fn value(seed: u64, bytes: usize) -> Vec<u8> {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         random.rotate_left(29).to_le_bytes()
     };
-    let mut value: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| word()).collect();
+    let mut value = Vec::with_capacity(bytes.next_multiple_of(8));
+    while value.len() < bytes {
+        value.extend_from_slice(&word());
+    }
     value.truncate(bytes);
     value
 }

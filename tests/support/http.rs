@@ -173,7 +173,7 @@ impl Connection {
         }
         self.unread.drain(..body_start);
         response.body = match body_end {
-            BodyEnd::Length(bytes) => self.unread.drain(..bytes).collect(),
+            BodyEnd::Length(bytes) => self.take(bytes),
             BodyEnd::LastChunk => self.chunks()?,
             BodyEnd::Close => self.rest()?,
         };
@@ -207,11 +207,17 @@ impl Connection {
         while self.unread.len() < size + 2 {
             self.read_more()?;
         }
-        let chunk = self.unread.drain(..size).collect();
+        let chunk = self.take(size);
         if self.unread.drain(..2).ne(*b"\r\n") {
             return Err(invalid());
         }
         Ok(chunk)
+    }
+
+    /// The first bytes of what was read; copied at once, as tests are not optimized.
+    fn take(&mut self, bytes: usize) -> Vec<u8> {
+        let unread = self.unread.split_off(bytes);
+        mem::replace(&mut self.unread, unread)
     }
 
     /// Reads to the end of the connection.

@@ -49,10 +49,10 @@ impl Random {
 
     /// That many bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = std::iter::repeat_with(|| self.next().to_le_bytes())
-            .take(len.div_ceil(8))
-            .flatten()
-            .collect();
+        let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.next().to_le_bytes());
+        }
         bytes.truncate(len);
         bytes
     }
