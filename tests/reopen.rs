@@ -124,9 +124,8 @@ impl Fault {
 }
 
 fn value(index: usize) -> Vec<u8> {
-    let mut value = index.to_be_bytes().to_vec();
-    value.resize(1 << 20, b'x');
-    value
+    let rest = vec![b'x'; (1 << 20) - size_of::<usize>()];
+    [&index.to_be_bytes()[..], &rest].concat()
 }
 
 /// Stores values, each until it is acknowledged, and counts the refusals.
