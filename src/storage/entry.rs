@@ -8,12 +8,16 @@ use std::sync::Arc;
 /// The first half of the SHA-256 of a value.
 pub type Digest = [u8; 16];
 
+/// The longest value that an engine keeps a copy of, and not the buffer that it is in: it may
+/// be a part of one that is larger.
+pub const COPIED_BYTES_MAX: usize = 4096;
+
 /// A value's bytes, shared, with their metadata.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub(super) value: Bytes,
     pub(super) text: bool,
-    /// Missing only where the entry was stored without it.
+    /// Missing where nobody has needed it yet.
     pub(super) digest: Option<Digest>,
     pub(super) content_type: Option<Arc<str>>,
     pub(super) expiry: Option<Time>,
@@ -33,9 +37,14 @@ impl Entry {
     /// An entry of any bytes, without a content type, that never expires.
     /// Reads all of them.
     pub fn new(value: Bytes) -> Self {
-        let text = std::str::from_utf8(&value).is_ok();
         let digest = Some(digest_of(&value));
-        Self { value, text, digest, content_type: None, expiry: None }
+        Self { digest, ..Self::undigested(value) }
+    }
+
+    /// The same, but that its digest is left to whoever needs it: an engine that keeps it.
+    pub fn undigested(value: Bytes) -> Self {
+        let text = std::str::from_utf8(&value).is_ok();
+        Self { value, text, digest: None, content_type: None, expiry: None }
     }
 
     /// The same with a content type, or without one. It has up to 255 bytes.

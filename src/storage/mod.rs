@@ -32,7 +32,7 @@ pub use changes::{
 };
 pub use cluster::{Cluster, Config as ClusterConfig, ConnectError, Seed};
 pub use durable::{Durable, OpenError};
-pub use entry::{Digest, Entry};
+pub use entry::{COPIED_BYTES_MAX, Digest, Entry};
 pub use memory::{KEYS_SHARDS, Memory};
 pub use page::{Listing, Moment, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start};
 pub use time::Time;

@@ -12,7 +12,7 @@
 //!
 //! in little-endian and in this order.
 
-use super::entry::Entry;
+use super::entry::{Digest, Entry};
 use super::time::Time;
 use bytes::Bytes;
 
@@ -44,12 +44,12 @@ pub enum Error {
 pub fn bytes(entry: &Entry) -> usize {
     let content_type = entry.content_type.as_ref().map_or(0, |text| 1 + text.len());
     let expiry = entry.expiry.map_or(0, |_| size_of::<u64>());
-    1 + expiry + entry.digest.map_or(0, |digest| digest.len()) + content_type + entry.value.len()
+    1 + expiry + size_of::<Digest>() + content_type + entry.value.len()
 }
 
 /// The record of an entry.
 pub fn encode(entry: &Entry) -> Vec<u8> {
-    let Entry { value, text, digest, content_type, expiry } = entry;
+    let Entry { value, text, digest: _, content_type, expiry } = entry;
     // A longer one has no place; nobody stores such a thing.
     let content_type = content_type.as_deref().filter(|text| text.len() <= u8::MAX.into());
     let flag = |flag, is_set: bool| if is_set { flag } else { 0 };
@@ -57,15 +57,13 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
     record.push(
         flag(TEXT, *text)
             | flag(EXPIRY, expiry.is_some())
-            | flag(DIGEST, digest.is_some())
+            | DIGEST
             | flag(CONTENT_TYPE, content_type.is_some()),
     );
     if let Some(expiry) = expiry {
         record.extend_from_slice(&expiry.to_bits().to_le_bytes());
     }
-    if let Some(digest) = digest {
-        record.extend_from_slice(digest);
-    }
+    record.extend_from_slice(&entry.digest());
     if let Some(content_type) = content_type {
         record.push(u8::try_from(content_type.len()).unwrap_or(u8::MAX));
         record.extend_from_slice(content_type.as_bytes());
@@ -165,6 +163,12 @@ mod tests {
                 prop_assert!(bytes.ends_with(entry.value()));
             }
         }
+    }
+
+    #[test]
+    fn a_record_has_the_digest_of_an_entry_without_it() {
+        let entry = decode(encode(&Entry::undigested("value".into())).into()).expect("it is whole");
+        assert_eq!(entry.digest, Entry::new("value".into()).digest);
     }
 
     #[test]

@@ -221,6 +221,18 @@ impl Watch {
     /// readers see it.
     pub fn changed(&self, key: &str, is_stored: bool) {
         fence(Ordering::SeqCst);
+        self.pass_on(key, is_stored);
+    }
+
+    /// Notes that several keys were stored or deleted, likewise.
+    pub fn changed_together<'a>(&self, changes: impl Iterator<Item = (&'a str, bool)>) {
+        fence(Ordering::SeqCst);
+        if self.tickets() != [0; 3] {
+            changes.for_each(|(key, is_stored)| self.pass_on(key, is_stored));
+        }
+    }
+
+    fn pass_on(&self, key: &str, is_stored: bool) {
         let Waiters { readers, writers, takers, agenda, .. } = &*self.0.0;
         for lines in [readers, writers] {
             if lines.tickets.load(Ordering::Relaxed) > 0 {

@@ -6,15 +6,18 @@
 //! of it is done: whoever sees one key new sees all. Else it begins anew, and at last
 //! decides under the locks. There is room for the whole of it, or nothing is done.
 //!
+//! Operations are decided on in their order, and drafts are in that of their maps: so
+//! are the locks, and what is done under them.
+//!
 //! Operations that may be seen one by one are done so.
 
 use super::account::Full;
 use super::index::NewKeys;
-use super::map::{Hashed, Keyed, Map};
+use super::map::{Hashed, Map};
 use super::packed::Packed;
 use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, ROUNDS_MAX, Undone, write};
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Event, Key, Op, Updated};
-use hashbrown::HashMap;
+use std::mem;
 use std::sync::RwLockWriteGuard;
 
 /// The most bytes that an entry takes beside twice those of its key and its value.
@@ -72,7 +75,7 @@ impl Memory {
         let has_no_room = |(key, op): &(Key, BatchOp)| {
             let BatchOp::Set(entry) = op else { return false };
             let key = self.0.hashed(key.as_str());
-            self.0.put(key, self.packed(key, entry.clone()), Expected::Anything).is_err()
+            self.0.put(key, self.packed(key, entry), Expected::Anything).is_err()
         };
         if ops.iter().any(has_no_room) {
             return self.batch_in_rounds(ops, pace);
@@ -86,10 +89,11 @@ impl Memory {
         ops: &mut [(Key, BatchOp)],
         pace: Pace,
     ) -> Result<Vec<Effect>, Obstacle> {
-        let drafts = self.draft(ops, |key| self.0.stored(key));
-        let numbers = drafts.list.iter().map(Draft::number);
-        let locked = Locked::take(&self.0, numbers, pace).ok_or(Obstacle::Busy)?;
-        self.0.apply(drafts, locked)
+        let (keys, ops) = self.split(ops);
+        let mut drafts = Drafts::new(&keys);
+        let decided = self.decide_all(&mut drafts, ops, |draft| self.0.stored(draft.key));
+        let locked = Locked::take(&self.0, &drafts, pace).ok_or(Obstacle::Busy)?;
+        self.0.apply(drafts, decided, locked)
     }
 
     /// Decides on a batch under the locks. It is stale only if an entry expires just
@@ -99,30 +103,33 @@ impl Memory {
         ops: &mut [(Key, BatchOp)],
         pace: Pace,
     ) -> Result<Vec<Effect>, Obstacle> {
-        let numbers = ops.iter().map(|(key, _)| self.0.hashed(key.as_str()).shard(KEYS_SHARDS));
-        let mut locked = Locked::take(&self.0, numbers, pace).ok_or(Obstacle::Busy)?;
-        let drafts = self.draft(ops, |key| locked.map(key.shard(KEYS_SHARDS)).get(key).cloned());
-        self.0.apply(drafts, locked)
+        let (keys, ops) = self.split(ops);
+        let mut drafts = Drafts::new(&keys);
+        let mut locked = Locked::take(&self.0, &drafts, pace).ok_or(Obstacle::Busy)?;
+        let read = |draft: &Draft<'_>| locked.map(draft).get(draft.key).cloned();
+        let decided = self.decide_all(&mut drafts, ops, read);
+        self.0.apply(drafts, decided, locked)
+    }
+
+    /// The keys of some operations with their hashes, and what is to be done to each.
+    fn split<'a>(&self, ops: &'a mut [(Key, BatchOp)]) -> (Vec<Hashed<'a>>, Vec<&'a mut BatchOp>) {
+        ops.iter_mut().map(|(key, op)| (self.0.hashed(key.as_str()), op)).unzip()
     }
 
     /// Decides on the operations of a batch, up to the first that is refused. `read`
-    /// reads the entry under a key.
-    fn draft<'a>(
+    /// reads the entry under the key of a draft.
+    fn decide_all(
         &self,
-        ops: &'a mut [(Key, BatchOp)],
-        mut read: impl FnMut(Hashed<'_>) -> Option<Packed>,
-    ) -> Drafts<'a> {
-        let mut drafts = Drafts {
-            list: Vec::with_capacity(ops.len()),
-            places: HashMap::with_capacity_and_hasher(ops.len(), self.0.hasher.clone()),
-            effects: Vec::with_capacity(ops.len()),
-            is_refused: false,
-        };
-        for (key, op) in ops {
-            let draft = drafts.of(self.0.hashed(key.as_str()));
+        drafts: &mut Drafts<'_>,
+        ops: Vec<&mut BatchOp>,
+        mut read: impl FnMut(&Draft<'_>) -> Option<Packed>,
+    ) -> Decided {
+        let mut decided = Decided { effects: Vec::with_capacity(ops.len()), is_refused: false };
+        for (op, place) in ops.into_iter().zip(&drafts.places) {
+            let draft = drafts.list.get_mut(*place).expect("each place is one of the list");
             let effect = match op {
                 BatchOp::Set(entry) => {
-                    draft.fate = Fate::Replace(self.packed(draft.key, entry.clone()));
+                    draft.fate = Fate::Replace(self.packed(draft.key, entry));
                     Effect::Done
                 }
                 BatchOp::Delete => {
@@ -138,16 +145,16 @@ impl Memory {
                 BatchOp::Update(change) => {
                     let before = draft.entry(&mut read);
                     let (after, is_refused) = self.decide(draft, before.as_ref(), change);
-                    drafts.is_refused = is_refused;
+                    decided.is_refused = is_refused;
                     Effect::Updated(Updated { before, after }.into())
                 }
             };
-            drafts.effects.push(effect);
-            if drafts.is_refused {
+            decided.effects.push(effect);
+            if decided.is_refused {
                 break;
             }
         }
-        drafts
+        decided
     }
 
     /// Decides on a change. Returns the entry since then, and true if it is refused.
@@ -165,7 +172,7 @@ impl Memory {
                 (None, false)
             }
             Decision::Replace(entry) => {
-                draft.fate = Fate::Replace(self.packed(draft.key, entry.clone()));
+                draft.fate = Fate::Replace(self.packed(draft.key, &entry));
                 (Some(entry), false)
             }
         }
@@ -182,24 +189,38 @@ fn bytes_of_sets(ops: &[(Key, BatchOp)]) -> Option<u64> {
         .sum()
 }
 
-/// The drafts of a batch.
-struct Drafts<'a> {
-    /// One for each key.
-    list: Vec<Draft<'a>>,
-    /// The place of each key in the list.
-    places: HashMap<Hashed<'a>, usize, Keyed>,
+/// The outcome of the decisions.
+struct Decided {
     /// The effects of the operations.
     effects: Vec<Effect>,
     /// The last of them is refused.
     is_refused: bool,
 }
 
+/// The drafts of a batch.
+struct Drafts<'a> {
+    /// One for each key, in order of the numbers of their maps.
+    list: Vec<Draft<'a>>,
+    /// The place in the list of the draft of each operation.
+    places: Vec<usize>,
+    /// The numbers of the maps.
+    numbers: Vec<usize>,
+}
+
 /// The draft of the fate of a key.
 struct Draft<'a> {
     key: Hashed<'a>,
+    /// The place of its map among those of the batch.
+    map: usize,
+    /// The first operation on it.
+    first: usize,
     /// The entry that was decided on, and the same if it lived; none if any will do.
     read: Option<(Option<Packed>, Option<Entry>)>,
     fate: Fate,
+    /// There is an entry, living or not, while the fate is done.
+    is_there: bool,
+    /// The change, once it is done.
+    event: Option<Event>,
 }
 
 /// The fate of a key.
@@ -209,33 +230,67 @@ enum Fate {
     Remove,
 }
 
+/// The bits of the place of an operation, beside those of the number of a map.
+const PLACE_BITS: u32 = usize::BITS - KEYS_SHARDS.ilog2();
+
 impl<'a> Drafts<'a> {
-    /// The draft of a key, made if it is not there.
-    fn of(&mut self, key: Hashed<'a>) -> &mut Draft<'a> {
-        let place = *self.places.entry(key).or_insert(self.list.len());
-        if place == self.list.len() {
-            self.list.push(Draft { key, read: None, fate: Fate::Keep });
+    /// Drafts for the keys of some operations.
+    fn new(keys: &[Hashed<'a>]) -> Self {
+        let in_order =
+            |(place, key): (usize, &Hashed<'_>)| (key.shard(KEYS_SHARDS) << PLACE_BITS) | place;
+        let mut order: Vec<usize> = keys.iter().enumerate().map(in_order).collect();
+        order.sort_unstable();
+        let mut drafts = Self {
+            list: Vec::with_capacity(keys.len()),
+            places: vec![0; keys.len()],
+            numbers: Vec::with_capacity(keys.len().min(KEYS_SHARDS)),
+        };
+        // The first draft of the same map.
+        let mut start = 0;
+        for both in order {
+            let (number, first) = (both >> PLACE_BITS, both & ((1 << PLACE_BITS) - 1));
+            let (Some(key), Some(place)) = (keys.get(first), drafts.places.get_mut(first)) else {
+                unreachable!("it is the place of an operation")
+            };
+            if drafts.numbers.last() != Some(&number) {
+                drafts.numbers.push(number);
+                start = drafts.list.len();
+            }
+            let same_map = drafts.list.get(start..).unwrap_or_default();
+            let found = same_map.iter().position(|draft| draft.key == *key);
+            *place = start + found.unwrap_or(same_map.len());
+            if found.is_none() {
+                drafts.list.push(Draft::new(*key, drafts.numbers.len() - 1, first));
+            }
         }
-        self.list.get_mut(place).expect("each place is one of the list")
+        drafts
+    }
+
+    /// The changes that were done, in order of the operations.
+    fn changes(&self) -> impl Iterator<Item = (Event, &'a str)> {
+        let drafts = self.places.iter().enumerate().filter_map(|(op, place)| {
+            let draft = self.list.get(*place)?;
+            (draft.first == op).then_some(draft)
+        });
+        drafts.filter_map(|draft| Some((draft.event?, draft.key.key())))
     }
 }
 
-impl Draft<'_> {
-    /// The number of its map.
-    fn number(&self) -> usize {
-        self.key.shard(KEYS_SHARDS)
+impl<'a> Draft<'a> {
+    fn new(key: Hashed<'a>, map: usize, first: usize) -> Self {
+        Self { key, map, first, read: None, fate: Fate::Keep, is_there: false, event: None }
     }
 
     /// The living entry that the operations so far leave.
-    fn entry(&mut self, read: impl FnOnce(Hashed<'_>) -> Option<Packed>) -> Option<Entry> {
+    fn entry(&mut self, read: impl FnOnce(&Self) -> Option<Packed>) -> Option<Entry> {
         match &self.fate {
             Fate::Keep => {
-                let (_, entry) = self.read.get_or_insert_with(|| {
-                    let packed = read(self.key);
+                if self.read.is_none() {
+                    let packed = read(self);
                     let entry = packed.clone().and_then(Packed::into_living);
-                    (packed, entry)
-                });
-                entry.clone()
+                    self.read = Some((packed, entry));
+                }
+                self.read.as_ref().and_then(|(_, entry)| entry.clone())
             }
             Fate::Replace(packed) => packed.clone().into_living(),
             Fate::Remove => None,
@@ -256,61 +311,58 @@ impl Draft<'_> {
 /// The moment, and the maps of a batch.
 struct Locked<'a> {
     _alone: RwLockWriteGuard<'a, ()>,
-    /// The numbers of the maps, in order.
-    numbers: Vec<usize>,
+    /// In order of their numbers.
     maps: Vec<RwLockWriteGuard<'a, Map>>,
 }
 
 impl<'a> Locked<'a> {
-    fn take(maps: &'a Maps, numbers: impl Iterator<Item = usize>, pace: Pace) -> Option<Self> {
-        let mut numbers: Vec<usize> = numbers.collect();
-        numbers.sort_unstable();
-        numbers.dedup();
+    fn take(maps: &'a Maps, drafts: &Drafts<'_>, pace: Pace) -> Option<Self> {
         let alone = pace.alone(&maps.moment)?;
-        let shards = numbers.iter().filter_map(|number| maps.shards.get(*number));
+        let shards = drafts.numbers.iter().filter_map(|number| maps.shards.get(*number));
         let maps = shards.map(|shard| write(&shard.map)).collect();
-        Some(Self { _alone: alone, numbers, maps })
+        Some(Self { _alone: alone, maps })
     }
 
-    fn map(&mut self, number: usize) -> &mut Map {
-        let place = self.numbers.binary_search(&number).ok();
-        place.and_then(|place| self.maps.get_mut(place)).expect("all maps of a batch are locked")
+    /// The map of a draft.
+    fn map(&mut self, draft: &Draft<'_>) -> &mut Map {
+        self.maps.get_mut(draft.map).expect("all maps of a batch are locked")
     }
 }
 
 impl Maps {
     /// Does what was decided, if all entries are as they were.
-    fn apply(&self, drafts: Drafts<'_>, mut locked: Locked<'_>) -> Result<Vec<Effect>, Obstacle> {
-        let Drafts { list, effects, is_refused, .. } = drafts;
-        let is_stale =
-            |draft: &Draft<'_>| !draft.expected().is_met(locked.map(draft.number()), draft.key);
-        if list.iter().any(is_stale) {
+    fn apply(
+        &self,
+        mut drafts: Drafts<'_>,
+        Decided { effects, is_refused }: Decided,
+        mut locked: Locked<'_>,
+    ) -> Result<Vec<Effect>, Obstacle> {
+        let is_stale = |draft: &Draft<'_>| !draft.expected().is_met(locked.map(draft), draft.key);
+        if drafts.list.iter().any(is_stale) {
             return Err(Obstacle::Stale);
         }
         if is_refused {
             return Ok(effects);
         }
-        let growth = self.pay(&list, &mut locked)?;
-        let (mut grown, mut old) = (0_i64, Vec::with_capacity(list.len()));
-        let mut changed = Vec::with_capacity(list.len());
-        for draft in list {
-            let (number, key) = (draft.number(), draft.key);
-            let map = locked.map(number);
-            match draft.fate {
+        let growth = self.pay(&mut drafts.list, &mut locked)?;
+        let (mut grown, mut old) = (0_i64, Vec::with_capacity(drafts.list.len()));
+        let mut is_removing = false;
+        for draft in &mut drafts.list {
+            let (map, key) = (locked.map(draft), draft.key);
+            match mem::replace(&mut draft.fate, Fate::Keep) {
                 Fate::Keep => {
                     self.note_use(draft.read.as_ref().and_then(|(read, _)| read.as_ref()));
                 }
                 Fate::Remove => {
                     let Some(removed) = self.take_out(map, key) else { continue };
-                    changed.push((self.removal(Event::Delete, &removed), key.key()));
+                    draft.event = Some(self.removal(Event::Delete, &removed));
+                    is_removing = true;
                     old.push(removed);
                 }
                 Fate::Replace(packed) => {
-                    changed.push((Event::Put, key.key()));
-                    if let Some(shard) = self.shards.get(number) {
-                        shard.expect_expiry(&packed);
-                    }
-                    if map.get(key).is_some() {
+                    draft.event = Some(Event::Put);
+                    self.shard(key).expect_expiry(&packed);
+                    if draft.is_there {
                         old.extend(self.replace_in(map, key, packed));
                     } else {
                         grown += self.insert_in(map, key, packed);
@@ -319,14 +371,15 @@ impl Maps {
             }
         }
         self.account.settle(growth, grown);
-        locked.maps.iter_mut().for_each(|map| self.shrink(map));
-        let bell = self.changes.append_all(changed.iter().copied());
+        if is_removing {
+            locked.maps.iter_mut().for_each(|map| self.shrink(map));
+        }
+        let bell = self.changes.append_all(drafts.changes());
         drop(locked);
 
         drop(bell);
-        for (event, key) in changed {
-            self.watch.changed(key, event == Event::Put);
-        }
+        let is_stored = |(event, key)| (key, event == Event::Put);
+        self.watch.changed_together(drafts.changes().map(is_stored));
         if !old.is_empty() {
             for old in old {
                 drop(self.lend(old));
@@ -338,39 +391,41 @@ impl Maps {
 
     /// Has the account pay for all that was decided, and the maps grow. Returns the bytes
     /// in it for the growth of the index.
-    fn pay(&self, drafts: &[Draft<'_>], locked: &mut Locked<'_>) -> Result<u64, Full> {
+    fn pay(&self, drafts: &mut [Draft<'_>], locked: &mut Locked<'_>) -> Result<u64, Full> {
         let (mut freed, mut taken, mut new_keys) = (0, 0, NewKeys::default());
-        // The keys that come, with the numbers of their maps.
+        // The keys that come, with the places of their maps.
         let mut coming = Vec::new();
-        for draft in drafts {
-            let old = locked.map(draft.number()).get(draft.key).map(Packed::cost);
+        for draft in drafts.iter_mut() {
+            let old = locked.maps.get(draft.map).and_then(|map| map.get(draft.key));
+            let old = old.map(Packed::cost);
             match &draft.fate {
                 Fate::Keep => continue,
                 Fate::Remove => {}
                 Fate::Replace(packed) => {
                     taken += packed.cost();
+                    draft.is_there = old.is_some();
                     if old.is_none() {
                         new_keys = new_keys.and(draft.key.key());
-                        coming.push((draft.number(), draft.key.hash()));
+                        coming.push((draft.map, draft.key.hash()));
                     }
                 }
             }
             freed += old.unwrap_or(0);
         }
-        coming.sort_unstable();
         let mut growths = Vec::new();
         for same in coming.chunk_by(|(one, _), (other, _)| one == other) {
             let hashes: Vec<u64> = same.iter().map(|(_, hash)| *hash).collect();
-            for (number, _) in same.iter().take(1) {
-                let growth = locked.map(*number).growth_for(&hashes);
-                growths.extend(growth.map(|growth| (*number, growth)));
-            }
+            let Some((map, _)) = same.first() else { continue };
+            let growth = locked.maps.get(*map).and_then(|map| map.growth_for(&hashes));
+            growths.extend(growth.map(|growth| (*map, growth)));
         }
         let map_growth: u64 = growths.iter().map(|(_, growth)| growth.bytes()).sum();
         let index_growth = self.index.growth_max(new_keys);
         self.account.exchange(freed, taken + map_growth + index_growth)?;
-        for (number, growth) in growths {
-            locked.map(number).grow(&growth);
+        for (map, growth) in growths {
+            if let Some(map) = locked.maps.get_mut(map) {
+                map.grow(&growth);
+            }
         }
         Ok(index_growth)
     }

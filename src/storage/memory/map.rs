@@ -395,7 +395,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     fn packed(key: &str, value: &str) -> Packed {
-        Packed::new(key, Entry::new(value.to_owned().into()))
+        Packed::new(key, &Entry::new(value.to_owned().into()))
     }
 
     fn value(packed: &Packed) -> String {

@@ -184,12 +184,9 @@ impl Memory {
             Op::Get(key) => Ok(Effect::Found(self.0.living(key.as_str()))),
             Op::Set(key, entry) => {
                 let hashed = self.0.hashed(key.as_str());
-                match self.0.put(hashed, self.packed(hashed, entry), Expected::Anything) {
+                match self.0.put(hashed, self.packed(hashed, &entry), Expected::Anything) {
                     Ok(_) => Ok(Effect::Done),
-                    Err(packed) => {
-                        let bytes = packed.cost();
-                        Err(Undone::Full(Op::Set(key, packed.into_entry()), bytes))
-                    }
+                    Err(packed) => Err(Undone::Full(Op::Set(key, entry), packed.cost())),
                 }
             }
             Op::Delete(key) => {
@@ -262,7 +259,7 @@ impl Memory {
     }
 
     /// The form of an entry that is about to come. The sweeper waits for its expiry.
-    fn packed(&self, key: Hashed<'_>, entry: Entry) -> Packed {
+    fn packed(&self, key: Hashed<'_>, entry: &Entry) -> Packed {
         if entry.expiry().is_some() {
             self.start_sweeper();
         }
@@ -287,7 +284,7 @@ impl Memory {
                 }
                 Decision::Remove => (self.0.remove(Event::Delete, key, expected), None),
                 Decision::Replace(entry) => {
-                    let packed = self.packed(key, entry.clone());
+                    let packed = self.packed(key, &entry);
                     let is_put = self.0.put(key, packed, expected).map_err(Full::of)?;
                     (is_put, Some(entry))
                 }
@@ -328,7 +325,7 @@ impl Memory {
             Decision::Keep | Decision::Refuse => (before.cloned(), None),
             Decision::Remove => (None, self.0.remove_from(map, Event::Delete, key)),
             Decision::Replace(entry) => {
-                let packed = self.packed(key, entry.clone());
+                let packed = self.packed(key, &entry);
                 let changed = self.0.put_in(shard, map, key, packed);
                 (Some(entry), Some(changed.map_err(Full::of)?))
             }

@@ -28,6 +28,7 @@
 #![allow(unsafe_code, reason = "an allocation of fields of different lengths")]
 
 use crate::platform::size_classes::{SHARED_BYTES_MAX, allocated};
+use crate::storage::entry::COPIED_BYTES_MAX;
 use crate::storage::{Digest, Entry, Time};
 use bytes::Bytes;
 use std::alloc::{self, Layout};
@@ -37,9 +38,6 @@ use std::process;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{self, AtomicU32, Ordering};
-
-/// The largest value that is copied; a larger one keeps the buffer that it arrived in.
-pub const COPIED_BYTES_MAX: usize = 4096;
 
 /// The largest value without a digest: padded, it is three blocks of SHA-256.
 pub const UNDIGESTED_BYTES_MAX: usize = 3 * 64 - 9;
@@ -116,15 +114,15 @@ unsafe impl Sync for Packed {}
 
 impl Packed {
     /// An entry under a key of 1 to 1024 bytes.
-    pub fn new(key: &str, entry: Entry) -> Self {
-        let Entry { value, text, digest, content_type, expiry } = entry;
+    pub fn new(key: &str, entry: &Entry) -> Self {
+        let Entry { value, text, digest: _, content_type, expiry } = entry;
         // A longer one has no place; nobody stores such a thing.
         let content_type = content_type.as_deref().filter(|text| text.len() <= u8::MAX.into());
-        let digest = digest.filter(|_| value.len() > UNDIGESTED_BYTES_MAX);
+        let digest = (value.len() > UNDIGESTED_BYTES_MAX).then(|| entry.digest());
         let expiry = expiry.map(|expiry| expiry.to_bits().to_le_bytes());
         let type_length = content_type.map(|text| [u8::try_from(text.len()).unwrap_or(u8::MAX)]);
         let flag = |flag, is_set: bool| if is_set { flag } else { 0 };
-        let flags = flag(TEXT, text)
+        let flags = flag(TEXT, *text)
             | flag(EXPIRY, expiry.is_some())
             | flag(CONTENT_TYPE, content_type.is_some())
             | flag(DIGEST, digest.is_some());
@@ -141,10 +139,11 @@ impl Packed {
         let field_bytes = fields.iter().map(|field| field.len()).sum();
         let header = |form| Header::new(key, flags | form, value.len());
         if value.len() > COPIED_BYTES_MAX {
+            let value = value.clone();
             return Self::write(WholeHeader { header: header(WHOLE), value }, fields);
         }
         if is_apart(field_bytes, digest.len(), value.len()) {
-            let mut run: [&[u8]; 2] = [&[], &value];
+            let mut run: [&[u8]; 2] = [&[], value];
             if !digest.is_empty() && fits_beside(digest.len(), value.len()) {
                 let [_, _, _, _, in_head, _] = &mut fields;
                 let [beside, _] = &mut run;
@@ -154,7 +153,7 @@ impl Packed {
             return Self::write(ApartHeader { header: header(APART), value }, fields);
         }
         let [_, _, _, _, _, last] = &mut fields;
-        *last = &value;
+        *last = value;
         Self::write(header(0), fields)
     }
 
@@ -571,6 +570,15 @@ mod tests {
     }
 
     #[test]
+    fn a_long_value_has_its_digest_from_the_start() {
+        for bytes in [UNDIGESTED_BYTES_MAX + 1, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1] {
+            let value = Bytes::from(vec![b'x'; bytes]);
+            let found = Packed::new("key", &Entry::undigested(value.clone())).into_entry();
+            assert_eq!(found.digest, Some(Entry::new(value).digest()), "{bytes}");
+        }
+    }
+
+    #[test]
     fn every_form_is_read_back_and_moved() {
         for key_bytes in [1, 16, 40, 1024] {
             let key = "k".repeat(key_bytes);
@@ -579,7 +587,7 @@ mod tests {
                     for type_bytes in [None, Some(0), Some(10), Some(255)] {
                         let new = || entry(bytes, is_text, type_bytes, expires);
                         // It shares no value with the one that it is compared with.
-                        let (mut packed, entry) = (Packed::new(&key, new()), new());
+                        let (mut packed, entry) = (Packed::new(&key, &new()), new());
                         packed.access().store(7, Ordering::Relaxed);
                         check(&packed, &key, &entry);
                         for [moves_head, moves_value] in
@@ -610,7 +618,7 @@ mod tests {
     #[test]
     fn short_entries_are_one_allocation_without_a_gap() {
         for (key, bytes, head) in [(16, 100, 128), (16, 10, 38), (1, 0, 13), (1024, 183, 1219)] {
-            let packed = Packed::new(&"k".repeat(key), entry(bytes, true, None, false));
+            let packed = Packed::new(&"k".repeat(key), &entry(bytes, true, None, false));
             assert_eq!(packed.layout().size(), head, "{key} + {bytes}");
             assert_eq!(packed.cost(), allocated(head) as u64);
         }
@@ -619,7 +627,7 @@ mod tests {
     #[test]
     fn two_allocations_are_made_where_they_cost_less() {
         let cost = |key: usize, bytes| {
-            Packed::new(&"k".repeat(key), entry(bytes, true, None, false)).cost()
+            Packed::new(&"k".repeat(key), &entry(bytes, true, None, false)).cost()
         };
         let classes = |classes: &[usize]| -> u64 {
             classes.iter().map(|class| allocated(*class) as u64).sum()
@@ -636,7 +644,7 @@ mod tests {
     #[test]
     fn a_large_value_stays_in_its_buffer() {
         let value = Bytes::from(vec![b'x'; COPIED_BYTES_MAX + 1]);
-        let mut packed = Packed::new("key", Entry::new(value.clone()));
+        let mut packed = Packed::new("key", &Entry::new(value.clone()));
         let address = |packed: &Packed| packed.clone().into_entry().value().as_ptr();
         assert_eq!(address(&packed), value.as_ptr());
         assert!(packed.relocate(|_| true) < value.len());
@@ -646,7 +654,7 @@ mod tests {
         assert!(packed.relocate(|_| true) > COPIED_BYTES_MAX);
         assert_ne!(address(&packed), old);
         assert!(!packed.is_large());
-        let mut packed = Packed::new("key", Entry::new(vec![b'x'; SMALL_BYTES_MAX + 1].into()));
+        let mut packed = Packed::new("key", &Entry::new(vec![b'x'; SMALL_BYTES_MAX + 1].into()));
         let old = address(&packed);
         assert!(packed.is_large());
         packed.relocate(|_| true);
@@ -668,7 +676,7 @@ mod tests {
         }
         let freed = Arc::new(AtomicBool::new(false));
         let buffer = Bytes::from_owner(Buffer(vec![b'x'; 5000], Arc::clone(&freed)));
-        let packed = Packed::new("key", Entry::new(buffer));
+        let packed = Packed::new("key", &Entry::new(buffer));
         let reader = packed.clone();
         assert!(packed.is_shared());
         drop(packed);
@@ -678,7 +686,7 @@ mod tests {
         drop(value);
         assert!(freed.load(Ordering::Relaxed));
 
-        let packed = Packed::new("key", entry(100, true, None, false));
+        let packed = Packed::new("key", &entry(100, true, None, false));
         let value = packed.clone().into_entry().value().clone();
         assert!(packed.is_shared());
         drop(packed);
@@ -688,7 +696,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a key has 1 to 1024 bytes")]
     fn a_key_that_is_too_long_has_no_form() {
-        Packed::new(&"k".repeat(1025), entry(1, true, None, false));
+        Packed::new(&"k".repeat(1025), &entry(1, true, None, false));
     }
 
     /// A step in the life of an entry: what is done, and with which of those there are.
@@ -743,7 +751,7 @@ mod tests {
                 .into_iter()
                 .map(|(key_bytes, bytes, is_text, type_bytes, expires)| {
                     let entry = entry(bytes, is_text, type_bytes, expires);
-                    (Packed::new(&"k".repeat(key_bytes), entry.clone()), entry)
+                    (Packed::new(&"k".repeat(key_bytes), &entry), entry)
                 })
                 .collect();
             thread::scope(|scope| {
