@@ -5,6 +5,7 @@
 //! whoever asks for them.
 
 use super::Refusal;
+use crate::storage::COPIED_BYTES_MAX;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -44,17 +45,32 @@ pub struct Members<'a> {
 impl<'a> Members<'a> {
     /// The members of a line, with or without its end.
     pub fn parse(line: &'a [u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(line).map_err(|err| match err.classify() {
+        // All of it at once: else each text is looked at alone.
+        let line = std::str::from_utf8(line).map_err(|_| Refusal::LineMalformed)?;
+        serde_json::from_str(line).map_err(|err| match err.classify() {
             Category::Data => Refusal::LineMembers,
             Category::Io | Category::Syntax | Category::Eof => Refusal::LineMalformed,
         })
     }
 
-    /// The value, if there is one.
-    pub fn take_value(&mut self) -> Result<Option<Bytes>, Refusal> {
+    /// Returns true if nothing of them tells more of a request than what it is of.
+    pub fn are_plain(&self) -> bool {
+        let Self { content_type, if_match, if_none_match, expires, .. } = self;
+        [content_type, if_match, if_none_match, expires].into_iter().all(Option::is_none)
+    }
+
+    /// The value, if there is one. A short text that is in the line as it is becomes part of
+    /// a buffer by `share`.
+    pub fn take_value(
+        &mut self,
+        share: impl FnOnce(&'a [u8]) -> Bytes,
+    ) -> Result<Option<Bytes>, Refusal> {
         match (self.value.take(), self.base64.take()) {
             (Some(_), Some(_)) => Err(Refusal::ValueTwice),
-            // A copy: a short value must not keep all lines in memory.
+            (Some(Cow::Borrowed(text)), None) if text.len() <= COPIED_BYTES_MAX => {
+                Ok(Some(share(text.as_bytes())))
+            }
+            // A copy: a value that is kept must not keep all lines in memory.
             (Some(Cow::Borrowed(text)), None) => Ok(Some(Bytes::copy_from_slice(text.as_bytes()))),
             (Some(Cow::Owned(text)), None) => Ok(Some(text.into())),
             (None, Some(text)) => {
@@ -260,7 +276,8 @@ mod tests {
     #[test]
     fn a_value_is_given_once() {
         let value = |line: &'static str| {
-            Members::parse(line.as_bytes()).and_then(|mut members| members.take_value())
+            Members::parse(line.as_bytes())
+                .and_then(|mut members| members.take_value(Bytes::copy_from_slice))
         };
         assert_eq!(value("{}"), Ok(None));
         assert_eq!(value(r#"{"value":"a"}"#), Ok(Some("a".into())));

@@ -155,7 +155,7 @@ impl Reply {
             // Its scripts must not act in the name of the store.
             headers.push(("Content-Security-Policy", Cow::Borrowed("sandbox")));
         }
-        Self { status, headers, body, rest: None, is_error: false }.with_ttl(entry)
+        Self { status, headers, body, rest: None, is_error: false }.with_ttl(entry.expiry())
     }
 
     /// 200 with metrics of this media type.
@@ -235,16 +235,14 @@ impl Reply {
     /// The same with the `ETag` and the `TTL` of an entry.
     #[must_use]
     pub fn with_validators(self, entry: &Entry) -> Self {
-        self.with_tag(EntityTag::of(entry)).with_ttl(entry)
+        self.with_tag(EntityTag::of(entry)).with_ttl(entry.expiry())
     }
 
-    fn with_ttl(self, entry: &Entry) -> Self {
-        let Some(expiry) = entry.expiry() else { return self };
-        let left = Time::now().until(expiry).as_millis();
-        // 0 would say that the key is gone, which it was not.
-        let left = u64::try_from(left).unwrap_or(u64::MAX).max(1);
-        let seconds = ttl::seconds_left(left);
-        self.with_header("TTL", seconds.to_string())
+    /// The same with the `TTL` of an expiry.
+    #[must_use]
+    pub fn with_ttl(self, expiry: Option<Time>) -> Self {
+        let Some(expiry) = expiry else { return self };
+        self.with_header("TTL", ttl::seconds_until(expiry).to_string())
     }
 
     /// An error of one line, to which a newline is added, that no cache may

@@ -54,6 +54,9 @@ fn split_authority(target: &str) -> Option<(&str, &str)> {
 
 /// Percent-decodes a key, or a part of one, once (RFC 3986, 2.1). `+` is a plus.
 pub fn decode(encoded: &str) -> Result<Cow<'_, str>, Refusal> {
+    if memchr::memchr(b'%', encoded.as_bytes()).is_none() {
+        return Ok(Cow::Borrowed(encoded));
+    }
     if has_bad_escape(encoded) {
         return Err(Refusal::KeyEscape);
     }

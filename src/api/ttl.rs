@@ -73,9 +73,16 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (!duration.is_zero() && duration <= TTL_MAX).then_some(duration)
 }
 
+/// The value of a `TTL` field for a key that is there, and expires then.
+pub fn seconds_until(expiry: Time) -> u64 {
+    let left = Time::now().until(expiry).as_millis();
+    // 0 would say that the key is gone, which it was not.
+    seconds_left(u64::try_from(left).unwrap_or(u64::MAX).max(1))
+}
+
 /// The value of a `TTL` field for a key with `milliseconds` left. Rounded up:
 /// 0 would say that the key is gone.
-pub fn seconds_left(milliseconds: u64) -> u64 {
+fn seconds_left(milliseconds: u64) -> u64 {
     milliseconds.div_ceil(1000)
 }
 

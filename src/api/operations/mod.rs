@@ -42,7 +42,7 @@ use std::sync::Arc;
 use update::Update;
 use wait::Wait;
 use watch::Watch;
-use write::Write;
+use write::{Stored, Write};
 
 /// The parse of a head into an operation.
 pub type Parse = fn(Routed<'_>) -> Result<Operation, Refusal>;
@@ -113,6 +113,8 @@ pub enum Look {
 pub enum Answer {
     /// The same for every effect.
     Reply(Reply),
+    /// For [`Op::Set`].
+    Stored(Stored),
     /// For [`Op::Get`].
     Read(Read),
     /// For [`Op::Update`].
@@ -222,6 +224,7 @@ impl Answer {
             (Self::Either(either), outcome) => return either(outcome),
             (_, Err(err)) => Refusal::from(&err).into(),
             (Self::Reply(reply), Ok(_)) => reply,
+            (Self::Stored(stored), Ok(_)) => stored.reply(),
             (Self::Read(read), Ok(Effect::Found(entry))) => read.reply(entry.as_ref()),
             (Self::Update(update), Ok(Effect::Updated(updated))) => update.reply(&updated),
             (Self::Then(then), Ok(effect)) => return then(effect),

@@ -146,7 +146,7 @@ impl Update {
     }
 
     /// The entry of a new value. A value that grows keeps its type and expiry.
-    pub fn entry(&self, before: Option<&Entry>, value: Bytes) -> Entry {
+    fn entry(&self, before: Option<&Entry>, value: Bytes) -> Entry {
         let new = Entry::new(value);
         match (self.verb, before) {
             (Verb::Add(_) | Verb::Append, Some(before)) => {

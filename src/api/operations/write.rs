@@ -6,14 +6,14 @@
 use super::update::{Update, Verb};
 use super::wait::{self, Wait};
 use super::{Answer, Look, Operation, Pending, Routed};
-use crate::api::access::Right;
+use crate::api::access::{Caller, Right};
 use crate::api::digests::Digests;
-use crate::api::etag::Conditions;
+use crate::api::etag::{Conditions, EntityTag};
 use crate::api::fields::Fields;
 use crate::api::query::{self, Action, Query};
 use crate::api::ttl::Ttl;
 use crate::api::{Refusal, Reply, media_type};
-use crate::storage::{BatchOp, Key, Op};
+use crate::storage::{BatchOp, Entry, Key, Op, Time};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -81,6 +81,13 @@ pub fn delete(routed: Routed<'_>) -> Result<Operation, Refusal> {
 }
 
 impl Write {
+    /// A `PUT` without a query and without fields that mean something.
+    pub fn plain_put(key: Key, caller: &Caller) -> Result<Self, Refusal> {
+        caller.rights.check_key(Right::Write, key.as_str())?;
+        let (verb, conditions) = (Verb::Set, Conditions::default());
+        Ok(Self { key, verb, conditions, ttl: None, content_type: None, digests: None, wait: None })
+    }
+
     /// Parses the rest of the head of a write of a key.
     fn routed(
         verb: Verb,
@@ -148,12 +155,11 @@ impl Write {
         self.check(&body)?;
         let Self { key, verb, conditions, ttl, content_type, .. } = self;
         let is_conditional = !conditions.is_empty();
-        let created = (verb == Verb::Set && is_conditional).then(|| key.clone());
-        let update = Update { verb, conditions, ttl, content_type, body, value_bytes_max, created };
         Ok(match verb {
             Verb::Set if !is_conditional && ttl != Some(Ttl::Keep) => {
-                let entry = update.entry(None, update.body.clone());
-                let answer = Answer::Reply(Reply::empty().with_validators(&entry));
+                let expiry = ttl.and_then(|ttl| ttl.expiry(None));
+                let entry = Entry::new(body).with_content_type(content_type).with_expiry(expiry);
+                let answer = Answer::Stored(Stored { tag: EntityTag::of(&entry), expiry });
                 Planned { key, op: BatchOp::Set(entry), answer }
             }
             Verb::Delete if !is_conditional => {
@@ -166,11 +172,33 @@ impl Write {
             | Verb::Touch
             | Verb::Add(_)
             | Verb::Append => {
+                let created = (verb == Verb::Set && is_conditional).then(|| key.clone());
+                let update =
+                    Update { verb, conditions, ttl, content_type, body, value_bytes_max, created };
                 let update = Arc::new(update);
                 let op = BatchOp::Update(update.change());
                 Planned { key, op, answer: Answer::Update(update) }
             }
         })
+    }
+}
+
+/// The answer to a write that stores its value whatever is there.
+#[derive(Clone, Copy)]
+pub struct Stored {
+    /// The tag of the value.
+    pub tag: EntityTag,
+    /// Its expiry.
+    pub expiry: Option<Time>,
+}
+
+impl Stored {
+    /// The status of the reply.
+    pub const STATUS: u16 = 200;
+
+    /// The reply to it alone.
+    pub fn reply(self) -> Reply {
+        Reply::empty().with_tag(self.tag).with_ttl(self.expiry)
     }
 }
 

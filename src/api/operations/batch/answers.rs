@@ -2,8 +2,12 @@
 
 use crate::api::entries::PART_BYTES;
 use crate::api::lines::{put_string, put_value, put_value_name};
-use crate::api::{Reply, Rest, Step};
+use crate::api::operations::write::Stored;
+use crate::api::{Reply, Rest, Step, ttl};
 use crate::storage::Entry;
+
+/// The bytes of most answers, or more.
+const USUAL_BYTES: usize = 64;
 
 /// The part of an entry in the answer to a line.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,7 +23,15 @@ pub enum Told {
 }
 
 /// The answer to a line: the reply to its request.
-pub struct LineAnswer {
+pub enum LineAnswer {
+    /// To one that stores a value whatever is there.
+    Stored(Stored),
+    /// To any other.
+    Other(Box<OtherAnswer>),
+}
+
+/// The answer to a line of another request.
+pub struct OtherAnswer {
     /// The head of it counts here.
     pub reply: Reply,
     /// The entry that it tells of.
@@ -29,10 +41,39 @@ pub struct LineAnswer {
 }
 
 impl LineAnswer {
-    /// Writes all but a value and the end.
-    fn put_start(&self, out: &mut Vec<u8>) {
+    /// The status of the reply.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Stored(_) => Stored::STATUS,
+            Self::Other(answer) => answer.reply.status(),
+        }
+    }
+
+    /// Writes all but a value and the end. Returns the entry whose value comes behind that.
+    fn put_start(self, out: &mut Vec<u8>) -> Option<Entry> {
         out.extend_from_slice(b"{\"status\":");
-        put_number(out, self.reply.status());
+        put_number(out, self.status());
+        match self {
+            Self::Stored(Stored { tag, expiry }) => {
+                out.extend_from_slice(b",\"etag\":\"");
+                out.extend_from_slice(&tag.digits());
+                out.push(b'"');
+                if let Some(expiry) = expiry {
+                    out.extend_from_slice(b",\"ttl\":");
+                    put_number(out, ttl::seconds_until(expiry));
+                }
+                None
+            }
+            Self::Other(answer) => {
+                answer.put_members(out);
+                answer.into_valued()
+            }
+        }
+    }
+}
+
+impl OtherAnswer {
+    fn put_members(&self, out: &mut Vec<u8>) {
         for (name, text) in self.reply.headers() {
             match *name {
                 "ETag" => put_member(out, "etag", text.trim_matches('"')),
@@ -94,7 +135,7 @@ impl Answers {
     }
 
     fn next_part(&mut self) -> Vec<u8> {
-        let mut part = Vec::new();
+        let mut part = Vec::with_capacity((self.left.len() * USUAL_BYTES).min(PART_BYTES));
         while part.len() < PART_BYTES {
             if let Some((entry, start)) = self.open.take() {
                 let end = put_value(&mut part, &entry, start);
@@ -106,8 +147,7 @@ impl Answers {
                 continue;
             }
             let Some(answer) = self.left.next() else { break };
-            answer.put_start(&mut part);
-            match answer.into_valued() {
+            match answer.put_start(&mut part) {
                 Some(entry) => {
                     put_value_name(&mut part, &entry);
                     self.open = Some((entry, 0));

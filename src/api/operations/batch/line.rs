@@ -1,20 +1,21 @@
 //! A line of a batch: from its text to an operation on a key, and from the effect of
 //! that to its answer.
 
-use super::answers::{LineAnswer, Told};
+use super::answers::{LineAnswer, OtherAnswer, Told};
 use crate::api::access::Caller;
 use crate::api::etag::{EntityTag, Precondition};
 use crate::api::fields::Fields;
 use crate::api::members::Members;
 use crate::api::operations::read::Read;
 use crate::api::operations::update::Verb;
-use crate::api::operations::write::{Planned, Write};
+use crate::api::operations::write::{Planned, Stored, Write};
 use crate::api::operations::{Answer, Operation};
 use crate::api::target::{self, Target};
 use crate::api::{Refusal, Reply, Step, query, routes};
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Key};
 use bytes::Bytes;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -28,7 +29,15 @@ const RETURNED_BYTES_MAX: u64 = 64 << 20;
 const SEEN_BYTES_MAX: u64 = 256 << 20;
 
 /// A line whose request is planned.
-pub struct Line {
+pub enum Line {
+    /// It stores a value whatever is there, as most do.
+    Stored(Stored),
+    /// Any other.
+    Other(Box<Other>),
+}
+
+/// The line of another request.
+pub struct Other {
     answer: Answer,
     told: Told,
     /// The bytes of values up to this line, if it looks at one.
@@ -36,15 +45,16 @@ pub struct Line {
 }
 
 impl Line {
-    /// Parses a line and plans its request. `spent` is that of the lines before it.
+    /// Parses a line of a body and plans its request. `spent` is that of the lines before it.
     pub fn plan(
-        text: &[u8],
+        body: &Bytes,
+        place: Range<usize>,
         value_bytes_max: u64,
         caller: &Caller,
         spent: &mut Spent,
     ) -> Result<(Key, BatchOp, Self), Refusal> {
-        let mut members = Members::parse(text)?;
-        let value = members.take_value()?;
+        let mut members = Members::parse(body.get(place).unwrap_or_default())?;
+        let value = members.take_value(|text| body.slice_ref(text))?;
         let method = match (members.method.as_deref(), &value) {
             (Some(_), _) if members.expires.is_some() || members.has_etag => {
                 return Err(Refusal::LineExported);
@@ -53,9 +63,15 @@ impl Line {
             (None, Some(_)) => "PUT",
             (None, None) => return Err(Refusal::LineEmpty),
         };
+        let target = Target::parse(members.path.as_deref().unwrap_or_default());
+        // The way of most lines, and a short one.
+        if method == "PUT" && target.query.is_empty() && members.are_plain() {
+            let write = Write::plain_put(key(&members, target)?, caller)?;
+            return Self::of_write(write, value.unwrap_or_default(), value_bytes_max, spent);
+        }
         let left = members.expires.as_deref().map(time_left).transpose()?;
         let is_over = left.is_some_and(|left| left.is_zero());
-        match (request(method, &members, left, caller)?, value) {
+        match (request(method, &members, target, left, caller)?, value) {
             (Operation::Write(write), _) if write.wait.is_some() => Err(Refusal::QueryUnknown),
             (Operation::Read(key, read), None) => {
                 let told = if method == "GET" { Told::Value } else { Told::Length };
@@ -91,8 +107,8 @@ impl Line {
             let is_refused = outcome == Some(Precondition::Failed) || !fits;
             if is_refused { Decision::Refuse } else { Decision::Keep }
         });
-        let line = Self { answer: Answer::Read(read), told, spent: Some(spent) };
-        (key, BatchOp::Update(change), line)
+        let line = Other { answer: Answer::Read(read), told, spent: Some(spent) };
+        (key, BatchOp::Update(change), Self::Other(line.into()))
     }
 
     fn of_write(
@@ -103,12 +119,15 @@ impl Line {
     ) -> Result<(Key, BatchOp, Self), Refusal> {
         let verb = write.verb;
         let Planned { key, op, answer } = write.plan(value, value_bytes_max)?;
+        if let Answer::Stored(stored) = answer {
+            return Ok((key, op, Self::Stored(stored)));
+        }
         let told = match verb {
             Verb::Take => Told::Value,
             Verb::Add(_) => Told::Number,
             Verb::Set | Verb::Create | Verb::Delete | Verb::Touch | Verb::Append => Told::Nothing,
         };
-        Ok(match op {
+        let (op, spent) = match op {
             BatchOp::Update(mut change) => {
                 let spent = spent.next();
                 let spending = spent.clone();
@@ -121,28 +140,40 @@ impl Line {
                     };
                     if spending.add(returned, before) { decision } else { Decision::Refuse }
                 });
-                (key, BatchOp::Update(change), Self { answer, told, spent: Some(spent) })
+                (BatchOp::Update(change), Some(spent))
             }
-            op @ (BatchOp::Set(_) | BatchOp::Delete | BatchOp::Remove) => {
-                (key, op, Self { answer, told, spent: None })
-            }
-        })
+            op @ (BatchOp::Set(_) | BatchOp::Delete | BatchOp::Remove) => (op, None),
+        };
+        Ok((key, op, Self::Other(Other { answer, told, spent }.into())))
     }
 
     /// That of a value which is over before it is stored.
     fn without_effect(key: Key) -> (Key, BatchOp, Self) {
         let answer = Answer::Reply(Reply::empty());
         let op = BatchOp::Update(Box::new(|_| Decision::Keep));
-        (key, op, Self { answer, told: Told::Nothing, spent: None })
+        (key, op, Self::Other(Other { answer, told: Told::Nothing, spent: None }.into()))
     }
 
     /// Returns true if it reads a key.
     pub fn is_read(&self) -> bool {
-        matches!(self.answer, Answer::Read(_))
+        matches!(self, Self::Other(line) if line.is_read())
     }
 
     /// The line's answer, or the reply that refuses it.
     pub fn answer(self, effect: Effect) -> Result<LineAnswer, Reply> {
+        match self {
+            Self::Stored(stored) => Ok(LineAnswer::Stored(stored)),
+            Self::Other(line) => line.answer(effect).map(|answer| LineAnswer::Other(answer.into())),
+        }
+    }
+}
+
+impl Other {
+    fn is_read(&self) -> bool {
+        matches!(self.answer, Answer::Read(_))
+    }
+
+    fn answer(self, effect: Effect) -> Result<OtherAnswer, Reply> {
         let is_read = self.is_read();
         let Self { answer, told, spent } = self;
         if let Some(refusal) = spent.and_then(|spent| spent.refusal()) {
@@ -168,7 +199,7 @@ impl Line {
             return Err(reply);
         }
         let entry = entry.filter(|_| reply.status() == 200);
-        Ok(LineAnswer { reply, entry, told })
+        Ok(OtherAnswer { reply, entry, told })
     }
 }
 
@@ -176,15 +207,11 @@ impl Line {
 fn request(
     method: &str,
     members: &Members<'_>,
+    target: Target<'_>,
     left: Option<Duration>,
     caller: &Caller,
 ) -> Result<Operation, Refusal> {
-    let target = Target::parse(members.path.as_deref().unwrap_or_default());
-    let key = match (&members.path, &members.key) {
-        (Some(_), None) => routes::key_in(target.path).ok_or(Refusal::LinePath)??,
-        (None, Some(key)) => target::key(Cow::Borrowed(key))?,
-        (Some(_), Some(_)) | (None, None) => return Err(Refusal::LineKey),
-    };
+    let key = key(members, target)?;
     let [if_match, if_none_match] =
         [&members.if_match, &members.if_none_match].map(|tags| tags.as_deref().map(quoted));
     let ttl = left.filter(|left| !left.is_zero()).map(|left| format!("{}ms", left.as_millis()));
@@ -202,6 +229,15 @@ fn request(
         query::check_none(target.query)?;
     }
     Ok(operation)
+}
+
+/// The key of the request.
+fn key(members: &Members<'_>, target: Target<'_>) -> Result<Key, Refusal> {
+    match (&members.path, &members.key) {
+        (Some(_), None) => routes::key_in(target.path).ok_or(Refusal::LinePath)?,
+        (None, Some(key)) => target::key(Cow::Borrowed(key)),
+        (Some(_), Some(_)) | (None, None) => Err(Refusal::LineKey),
+    }
 }
 
 /// Tags in which the quotes of a single one may be missing.

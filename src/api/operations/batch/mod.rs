@@ -14,6 +14,7 @@ use crate::api::{Api, Refusal, Reply, Step};
 use crate::metrics::{Metrics, Reads};
 use crate::storage::{Effect, Op};
 use answers::Answers;
+use bytes::Bytes;
 use line::{Line, Spent};
 use std::sync::Arc;
 
@@ -26,25 +27,30 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     let caller = routed.caller.clone();
     Ok(Operation::Body(Box::new(move |api, body| {
         digests.map_or(Ok(()), |digests| digests.check(&body))?;
-        plan(api, &body, &caller)
+        plan(api, body, &caller)
     })))
 }
 
 /// The operation on the storage for all lines of a body.
-fn plan(api: &Api, body: &[u8], caller: &Caller) -> Result<Pending, Reply> {
-    let body = body.strip_suffix(b"\n").unwrap_or(body);
+fn plan(api: &Api, mut body: Bytes, caller: &Caller) -> Result<Pending, Reply> {
+    if body.ends_with(b"\n") {
+        body.truncate(body.len() - 1);
+    }
     if body.is_empty() {
         return Err(Refusal::BatchEmpty.into());
     }
-    let lines_behind_first = memchr::memchr_iter(b'\n', body).count();
+    let lines_behind_first = memchr::memchr_iter(b'\n', &body).count();
     if lines_behind_first >= LINES_MAX {
         return Err(Refusal::BatchTooLong.into());
     }
     let mut ops = Vec::with_capacity(lines_behind_first + 1);
     let mut lines = Vec::with_capacity(lines_behind_first + 1);
     let mut spent = Spent::default();
-    for text in body.split(|byte| *byte == b'\n') {
-        let planned = Line::plan(text, api.value_bytes_max, caller, &mut spent);
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', &body).chain([body.len()]) {
+        let place = start..end;
+        start = end + 1;
+        let planned = Line::plan(&body, place, api.value_bytes_max, caller, &mut spent);
         let (key, op, line) = planned.map_err(|refusal| refuse(lines.len(), &refusal.into()))?;
         ops.push((key, op));
         lines.push(line);
@@ -63,7 +69,7 @@ fn reply(lines: Vec<Line>, effect: Effect, metrics: &Metrics) -> Reply {
         let is_read = line.is_read();
         match line.answer(effect) {
             Ok(answer) => {
-                reads.add(answer.reply.status(), u64::from(is_read));
+                reads.add(answer.status(), u64::from(is_read));
                 answers.push(answer);
             }
             Err(of_line) => return refuse(index, &of_line),

@@ -4,6 +4,7 @@ use super::{Bounds, Importer, Parts};
 use crate::api::members::Members;
 use crate::api::{Refusal, Reply};
 use crate::storage::{Entry, Key};
+use bytes::BytesMut;
 use std::io::BufRead as _;
 
 /// The most bytes of a line beside those of its value: more than the longest key and the
@@ -19,6 +20,9 @@ const INPUT_BYTES: u64 = 64 << 10;
 /// The most of a buffer that is kept for the next line.
 const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
+/// The bytes of a buffer for short values.
+const VALUES_BYTES: usize = 64 << 10;
+
 /// Returns true if a body with these first bytes begins as a line does.
 pub fn begin(head: &[u8]) -> bool {
     head.first().is_some_and(|first| matches!(first, b'{' | b' ' | b'\t' | b'\r' | b'\n'))
@@ -27,7 +31,7 @@ pub fn begin(head: &[u8]) -> bool {
 /// Imports them.
 pub fn run(importer: &mut Importer<'_>) -> Result<(), Reply> {
     let (bounds, value_bytes_max) = (importer.bounds().clone(), importer.value_bytes_max());
-    let mut begun = Begun::default();
+    let (mut begun, mut values) = (Begun::default(), BytesMut::with_capacity(VALUES_BYTES));
     loop {
         if begun.text.is_empty() {
             importer.begin();
@@ -53,10 +57,10 @@ pub fn run(importer: &mut Importer<'_>) -> Result<(), Reply> {
             continue;
         }
         let entry = if begun.text.is_empty() {
-            entry(text, &bounds)
+            entry(text, &bounds, &mut values)
         } else {
             begun.push(text);
-            entry(&begun.text, &bounds)
+            entry(&begun.text, &bounds, &mut values)
         };
         importer.consume(used);
         begun.clear();
@@ -68,10 +72,17 @@ pub fn run(importer: &mut Importer<'_>) -> Result<(), Reply> {
     }
 }
 
-/// The entry of a line; none if it has expired.
-fn entry(line: &[u8], bounds: &Bounds) -> Result<(Key, Option<Entry>), Refusal> {
+/// The entry of a line; none if it has expired. Short values are put together in buffers.
+fn entry(
+    line: &[u8],
+    bounds: &Bounds,
+    values: &mut BytesMut,
+) -> Result<(Key, Option<Entry>), Refusal> {
     let mut members = Members::parse(line)?;
-    let value = members.take_value()?;
+    let value = members.take_value(|text| {
+        values.extend_from_slice(text);
+        values.split().freeze()
+    })?;
     let Members { method, path, key, content_type, if_match, if_none_match, expires, .. } = members;
     if [method, path, if_match, if_none_match].iter().any(Option::is_some) {
         return Err(Refusal::ImportRequest);

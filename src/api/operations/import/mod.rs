@@ -350,7 +350,8 @@ impl Parts<'_> {
             _ => {}
         }
         let is_over = expiry.is_some_and(|expiry| expiry <= Time::now());
-        let entry = || Entry::new(self.value).with_content_type(content_type).with_expiry(expiry);
+        let entry =
+            || Entry::undigested(self.value).with_content_type(content_type).with_expiry(expiry);
         Ok((key, (!is_over).then(entry)))
     }
 }
