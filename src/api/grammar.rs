@@ -17,7 +17,9 @@ pub const OWS: [char; 2] = [' ', '\t'];
 
 /// `tchar` (RFC 9110, 5.6.2).
 pub fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    // Quicker than a search in a list, which each byte of each head would wait for.
+    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+        || byte.is_ascii_alphanumeric()
 }
 
 /// True for a `token` (RFC 9110, 5.6.2).

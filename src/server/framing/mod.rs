@@ -157,7 +157,11 @@ impl<'a> Seen<'a> {
     /// `Host = uri-host [ ":" port ]` (RFC 9110, 7.2), or empty; HTTP/1.1 has
     /// exactly one (RFC 9112, 3.2).
     fn check_host(&self, old: bool) -> Result<(), Refusal> {
-        let is_of_host = |byte: u8| byte.is_ascii_graphic() && !b"/\\?#@,\"<>^`{|}".contains(&byte);
+        let is_of_host = |byte: u8| {
+            byte.is_ascii_graphic()
+                && !matches!(byte, b'/' | b'\\' | b'?' | b'#' | b'@' | b',' | b'"' | b'<' | b'>')
+                && !matches!(byte, b'^' | b'`' | b'{' | b'|' | b'}')
+        };
         match self.host {
             None if old => Ok(()),
             None => Err(Refusal::HostCount),
