@@ -156,6 +156,8 @@ impl Pipeline {
         state.begun += 1;
         let is_taken = state.life == Life::Open;
         if is_taken {
+            // Most connections have one at a time.
+            state.waiting.reserve_exact(1);
             state.waiting.push_back(request);
         }
         is_taken
