@@ -6,13 +6,18 @@
 )]
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The leader's slice: shorter than the usual one, so the leader goes first.
 pub const SLICE: Duration = Duration::from_micros(500);
 
 /// The slice of a thread whose wake-up is urgent.
 pub const SLICE_SHORT: Duration = Duration::from_micros(100);
+
+/// The turn of work that takes long. Beside threads that never wait it has a share of the
+/// processor yet.
+const TURN: Duration = Duration::from_micros(500);
 
 /// Gives the calling thread, and those that it starts, a short slice: they run
 /// soon after they wake up, before threads with longer slices.
@@ -35,8 +40,21 @@ pub fn batch_priority() {
     linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
 }
 
+/// Has other threads that are ready go first, if the calling one has had its turn. Work that
+/// takes long calls it between its parts: where processors are scarce, what takes
+/// microseconds does not wait until a slice of it is over.
+pub fn give_way() {
+    let now = Instant::now();
+    let has_had = TURN_BEGAN.get().is_none_or(|began| now.duration_since(began) >= TURN);
+    if has_had {
+        thread::yield_now();
+        TURN_BEGAN.set(Some(Instant::now()));
+    }
+}
+
 thread_local! {
     static HAS_TIME: Cell<bool> = const { Cell::new(false) };
+    static TURN_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Says of the calling thread that nobody waits for it: it has the time for what comes of

@@ -6,6 +6,7 @@
 use super::dispatch::Dispatcher;
 use super::uploads::Reservation;
 use crate::api::{Import, Pending, Refusal, Reply, Step, Upload};
+use crate::platform::scheduling;
 use std::io::{self, BufRead, Read};
 use std::panic::{self, AssertUnwindSafe};
 
@@ -83,6 +84,7 @@ impl<R: BufRead, F> BufRead for Incoming<'_, R, F> {
 
     fn consume(&mut self, bytes: usize) {
         self.body.consume(bytes);
+        scheduling::give_way();
     }
 }
 

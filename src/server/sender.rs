@@ -8,6 +8,7 @@
 use super::job::Job;
 use super::pipeline::Stage;
 use super::response::{Piece, Response};
+use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -236,6 +237,9 @@ impl SenderLoop {
 
     fn go_on(&mut self, id: u64, finish: impl Fn(Transfer, io::Result<()>)) {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
+        if transfer.response.is_in_parts() {
+            scheduling::give_way();
+        }
         let outcome = match transfer.go_on() {
             Ok(false) if transfer.is_watched => return,
             // Where it cannot be watched it cannot go on.

@@ -30,6 +30,7 @@ use super::watch::Watch;
 use super::{BatchOp, Bell, Change, Changes, Decision, Done, Effect, Entry, Error, Event, Limits};
 use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated, Wanted, WhenFull};
 use crate::metrics::Exposition;
+use crate::platform::scheduling;
 use account::{Account, Full};
 use crossbeam_channel::Sender;
 use defragment::Defragmenter;
@@ -227,6 +228,7 @@ impl Memory {
     /// Does `op`, however long it takes. Without room expired entries are swept
     /// away, map by map, until there is.
     fn perform_at_length(&self, op: Op) -> Outcome {
+        scheduling::give_way();
         if self.0.cache.is_some() {
             return self.perform_evicting(op);
         }
