@@ -210,6 +210,8 @@ export async function plainName(scene) {
   await tab.open('#/kv/count');
   await tab.button('Add 1').click();
   await checks.becomes('a counter counts', '2', () => store.value('count'));
+  // What the page tells of that comes before the next.
+  await checks.becomes('which is shown', '2', async () => (await tab.shown.textContent()).match(/-?\d+/)?.[0]);
   checks.check('the page has no clipboard of its own', false, await tab.page.evaluate(() => window.isSecureContext));
   await tab.button('Copy curl').click();
   await checks.becomes('and copies all the same', true, () => tab.says('copied'));

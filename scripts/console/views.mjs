@@ -113,7 +113,8 @@ async function look(scene, tab, name) {
     await tab.page.emulateMedia({ colorScheme });
     await scene.picture(tab, `${colorScheme}/${name}`);
     // The other scheme is other colours alone.
-    const rules = colorScheme === 'light' ? {} : { runOnly: ['cat.color'] };
+    const ofColors = { runOnly: { type: 'rule', values: ['color-contrast', 'link-in-text-block'] } };
+    const rules = colorScheme === 'light' ? {} : ofColors;
     const { violations } = await tab.page.evaluate(rules => window.axe.run(document, { resultTypes: ['violations'], ...rules }), rules);
     scene.checks.check(`axe-core finds nothing in ${colorScheme}/${name}`, [],
       violations.map(({ id, nodes }) => [id, ...nodes.slice(0, 3).map(({ html, failureSummary }) => `${html.slice(0, 160)} ${failureSummary}`)]));
