@@ -15,6 +15,8 @@
 
 use super::packed::Packed;
 use crate::platform::size_classes::allocated;
+use crate::storage::Entry;
+use bytes::Bytes;
 use hashbrown::hash_map::EntryRef;
 use hashbrown::{Equivalent, HashMap};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -277,14 +279,19 @@ impl Map {
         let entries = self.part(part).filter(|packed| !packed.is_shared() && is_in(packed));
         let entries: Vec<Packed> = entries.cloned().collect();
         let (hasher, mut text, mut moved) = (self.hasher.clone(), String::new(), 0);
+        let nothing = Entry::undigested(Bytes::new());
         for packed in entries {
             text.clear();
             text.push_str(packed.key());
             drop(packed);
             let key = hasher.hashed(&text);
-            if let Some(mut packed) = self.remove(key) {
+            let Some(table) = self.tables.get_mut(self.layout.table(key.hash)) else { continue };
+            if let EntryRef::Occupied(mut entry) = table.entry_ref(&key) {
+                // Another one has its bucket while it moves: a table wears out in which
+                // entries come and go.
+                let mut packed = entry.replace_key(Packed::new(&text, &nothing));
                 moved += packed.relocate(&is_chosen);
-                self.insert(key, packed);
+                entry.replace_key(packed);
             }
         }
         moved
@@ -557,6 +564,38 @@ mod tests {
             assert_eq!(packed.map(value), Some(format!("value {number}")));
         }
         assert_eq!(map.len(), KEYS);
+    }
+
+    #[test]
+    fn full_tables_from_which_much_was_removed_stay_as_they_are_while_entries_move() {
+        const KEYS: usize = 900;
+        let keyed = Keyed::default();
+        let mut map = Map::new(keyed.clone());
+        let spare = |map: &Map| -> usize {
+            map.tables.iter().map(|table| table.capacity() - table.len()).sum()
+        };
+        let mut full = 0;
+        for number in 0..6 * KEYS {
+            put(&mut map, &keyed, &number.to_string(), "value");
+            if number < KEYS {
+                continue;
+            }
+            map.remove(keyed.hashed(&(number - KEYS).to_string()));
+            map.shrink();
+            let is_full = map.tables.iter().any(|table| {
+                table.len() > BUCKETS_WORTH_KEEPING && table.len() == table.capacity()
+            });
+            if is_full || number % 100 == 0 {
+                full += usize::from(is_full);
+                let before = (spare(&map), map.bytes());
+                assert!(map.relocate_part(0..KEYS, |_| true, |_| true) > 0);
+                assert_eq!((spare(&map), map.bytes()), before);
+                assert_eq!(map.counted_bytes(), map.bytes());
+                let keys = (number - KEYS + 1..=number).map(|number| number.to_string());
+                assert!(keys.into_iter().all(|key| map.get(keyed.hashed(&key)).is_some()));
+            }
+        }
+        assert!(full > 0, "no table was full");
     }
 
     proptest! {

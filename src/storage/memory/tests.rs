@@ -1090,3 +1090,30 @@ fn of_many_entries_none_is_stored_where_one_has_no_room() {
     }
     assert_eq!(memory.held(), counted(&memory));
 }
+
+#[test]
+fn no_key_and_no_byte_is_lost_where_keys_come_and_go_and_passes_are_made() {
+    const KEYS: usize = 60_000;
+    let (memory, mut living) = (Memory::new(), Vec::new());
+    // What has gone leaves room in slabs that what comes has no use for.
+    let bytes = |number| if number % 3 == 0 { 40 + number * 4 / KEYS * 30 } else { 100 };
+    let mut moved = 0;
+    for number in 0..3 * KEYS {
+        set(&memory, &number.to_string(), bytes(number)).unwrap();
+        living.push(number);
+        if living.len() > KEYS {
+            // One anywhere, about.
+            let at = number.wrapping_mul(2_654_435_761) % living.len();
+            delete(&memory, &living.swap_remove(at).to_string());
+        }
+        if number > KEYS && number % (KEYS / 4) == 0 {
+            moved += memory.0.defragment();
+            assert_eq!(memory.held(), counted(&memory));
+            for number in &living {
+                let found = memory.get(&key(&number.to_string())).unwrap();
+                assert_eq!(found, Some(entry(bytes(*number))), "{number}");
+            }
+        }
+    }
+    assert!(!crate::platform::size_classes::HAS_SLABS || moved > 0);
+}

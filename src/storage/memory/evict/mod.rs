@@ -146,6 +146,13 @@ pub struct Cache {
 /// Tells resident bytes, if they are known.
 type Resident = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
+/// What the process takes beside the limit and some MiB, in bytes: too much, or not all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beyond {
+    over: u64,
+    left: u64,
+}
+
 /// The looks of the evictor at the process.
 struct Looks {
     looked: Instant,
@@ -627,19 +634,16 @@ impl Maps {
     }
 
     /// Gives pages back if the process takes more than the limit and some MiB. Returns the
-    /// bytes past that which it takes yet.
-    pub fn look_at_memory(&self) -> u64 {
-        let cache = self.cache.as_ref().and_then(|cache| cache.resident.get());
-        let (Some(max), Some(tell)) = (self.account.max(), cache) else { return 0 };
-        let allowed = max.saturating_add(RESIDENT_BEYOND_BYTES);
-        let Some(mut resident) = tell() else { return 0 };
+    /// bytes past that which it takes yet, or which it could take more, if that is known.
+    pub fn look_at_memory(&self) -> Option<Beyond> {
+        let tell = self.cache.as_ref().and_then(|cache| cache.resident.get())?;
+        let allowed = self.account.max()?.saturating_add(RESIDENT_BEYOND_BYTES);
+        let mut resident = tell()?;
         if resident > allowed && allocator::give_back_pages() {
             resident = tell().unwrap_or(resident);
         }
-        if resident < allowed {
-            self.account.move_bound(0, (allowed - resident) / 16);
-        }
-        resident.saturating_sub(allowed)
+        let (over, left) = (resident.saturating_sub(allowed), allowed.saturating_sub(resident));
+        Some(Beyond { over, left })
     }
 }
 
@@ -657,7 +661,9 @@ impl Looks {
         }
         cache.evicted_bytes.store(0, Ordering::Relaxed);
         self.looked = Instant::now();
-        let over = maps.look_at_memory().saturating_sub(RESIDENT_SPARE_BYTES);
+        let Beyond { over, left } = maps.look_at_memory().unwrap_or_default();
+        maps.account.move_bound(0, left / 16);
+        let over = over.saturating_sub(RESIDENT_SPARE_BYTES);
         self.interval = if over > 0 { LOOK_INTERVAL_SHORT } else { LOOK_INTERVAL };
         let is_far_over = over > RESIDENT_TIGHT_BYTES;
         let is_tight = cache.is_tight.swap(is_far_over, Ordering::Relaxed) || is_far_over;
