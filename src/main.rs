@@ -31,7 +31,7 @@ const FAILURE: u8 = 1;
 const BAD_USAGE: u8 = 2;
 
 /// The longest wait at the end for a reader of the output.
-const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let settings = Settings::read();
