@@ -285,13 +285,11 @@ impl Map {
             text.push_str(packed.key());
             drop(packed);
             let key = hasher.hashed(&text);
-            let Some(table) = self.tables.get_mut(self.layout.table(key.hash)) else { continue };
-            if let EntryRef::Occupied(mut entry) = table.entry_ref(&key) {
-                // Another one has its bucket while it moves: a table wears out in which
-                // entries come and go.
-                let mut packed = entry.replace_key(Packed::new(&text, &nothing));
+            // Another one has its bucket while it moves: a table wears out in which entries
+            // come and go.
+            if let Some(mut packed) = self.replace(key, Packed::new(&text, &nothing)) {
                 moved += packed.relocate(&is_chosen);
-                entry.replace_key(packed);
+                self.replace(key, packed);
             }
         }
         moved
