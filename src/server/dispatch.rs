@@ -27,8 +27,7 @@
 //! go_on ─► wait ─► there is a part at once ───────────────────► sender ─► go_on
 //!            └───► parked ─► woken: write it as far as the ───► go_on
 //!                            socket takes it at once, and the
-//!                            rest, and most of a crowd's parts,
-//!                            by the sender
+//!                            rest by the sender
 //! ```
 //!
 //! Parked it has no thread; a server that stops, and a client that ends its side, end the
@@ -58,7 +57,6 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 /// The most tasks that wait for a worker; no more requests are taken then.
 const TASKS_MAX: usize = 4096;
@@ -72,12 +70,6 @@ const LEADER_BATCH_BYTES_MAX: usize = 4 * 1024;
 /// The most responses under way that their clients do not take at once; large
 /// ones are refused then, for each may hold a value that is not stored any more.
 const SENDING_MAX: usize = 512;
-
-/// Parts of streams that one thread brings within this time of each other are a crowd's
-/// where they are more than so many. From there on it writes one in so many.
-const CROWD_PACE: Duration = Duration::from_micros(50);
-const CROWD_MIN: u32 = 16;
-const CROWD_SHARE: u32 = 3;
 
 /// Moves requests through one server, whose threads share it.
 pub struct Dispatcher {
@@ -117,18 +109,8 @@ struct NextPart {
 /// sender's, so that no stack grows; one that comes later was waited for.
 struct AskedFor;
 
-/// Parts that one thread has brought, each soon after the one before. Those of a crowd are
-/// too many for it to write.
-#[derive(Clone, Copy)]
-struct Row {
-    last: Option<Instant>,
-    parts: u32,
-}
-
 thread_local! {
     static IS_ASKED_FOR: Cell<bool> = const { Cell::new(false) };
-    /// The row of parts that this thread has brought.
-    static ROW: Cell<Row> = const { Cell::new(Row { last: None, parts: 0 }) };
 }
 
 /// A worker's task, which waits for no client.
@@ -379,7 +361,7 @@ impl Dispatcher {
         let is_asked_for = AskedFor::begin();
         self.api.wait(waiting, |reply| {
             next.job.connection.pipeline.stop_waiting();
-            if AskedFor::is_now() || Socket::SEND_MAY_BLOCK || Row::leaves_to_sender() {
+            if AskedFor::is_now() || Socket::SEND_MAY_BLOCK {
                 next.queue(reply);
             } else {
                 next.write(reply);
@@ -466,26 +448,6 @@ impl NextPart {
         if panic::catch_unwind(AssertUnwindSafe(write)).is_err() {
             dispatcher.connections.cut(&connection, Cut::Panicked);
         }
-    }
-}
-
-impl Row {
-    /// The row with another part, which comes now.
-    fn with_another(self, now: Instant) -> Self {
-        let follows = self.last.is_some_and(|last| now.duration_since(last) < CROWD_PACE);
-        Self { last: Some(now), parts: if follows { self.parts + 1 } else { 1 } }
-    }
-
-    /// Whether its last part is a sender's.
-    fn is_left_to_sender(self) -> bool {
-        self.parts > CROWD_MIN && !self.parts.is_multiple_of(CROWD_SHARE)
-    }
-
-    /// Whether a part that comes on this thread now is a sender's.
-    fn leaves_to_sender() -> bool {
-        let row = ROW.get().with_another(Instant::now());
-        ROW.set(row);
-        row.is_left_to_sender()
     }
 }
 

@@ -237,7 +237,7 @@ impl SenderLoop {
 
     fn go_on(&mut self, id: u64, finish: impl Fn(Transfer, io::Result<()>)) {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
-        if transfer.response.is_in_parts() {
+        if transfer.stage() == Stage::Parts {
             scheduling::give_way();
         }
         let outcome = match transfer.go_on() {

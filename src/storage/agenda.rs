@@ -1,12 +1,12 @@
-//! The work of a thread that wakes others: now, or at its time.
+//! The work of threads that wake others: now, or at its time.
 //!
-//! The owner of an agenda starts the thread with the first work for it, and takes the
-//! work from it there, piece by piece. Nothing here knows the work. Its lock is held
-//! for no longer than an entry takes, so it is the last in every order of locks.
+//! The owner of an agenda starts its threads with the first work for them, and takes the
+//! work from it there, piece by piece. With one thread all is done in order. Nothing here
+//! knows the work. Its lock is held for no longer than an entry takes, so it is the last
+//! in every order of locks.
 
 use crate::platform::scheduling;
 use std::collections::{BTreeMap, VecDeque};
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Work that is due, in the order in which it came, and work that has a time.
 pub struct Agenda<W> {
     entries: Mutex<Entries<W>>,
-    /// Rings for the thread.
+    /// Rings for a thread.
     bell: Condvar,
     /// Whether there is a thread, once one was wanted.
     has_thread: OnceLock<bool>,
@@ -25,30 +25,41 @@ struct Entries<W> {
     due: VecDeque<W>,
     /// By their time and the number of their owner.
     timers: BTreeMap<(Instant, u64), W>,
-    is_asleep: bool,
+    /// The threads that sleep.
+    asleep: usize,
+    /// Those of them for whom the bell has rung.
+    rung: usize,
     has_ended: bool,
 }
 
 impl<W> Default for Agenda<W> {
     fn default() -> Self {
         let (due, timers) = (VecDeque::new(), BTreeMap::new());
-        let entries = Entries { due, timers, is_asleep: false, has_ended: false };
+        let entries = Entries { due, timers, asleep: 0, rung: 0, has_ended: false };
         Self { entries: Mutex::new(entries), bell: Condvar::new(), has_thread: OnceLock::new() }
     }
 }
 
 impl<W> Agenda<W> {
-    /// Starts the thread, if that was not tried before; `false` without one. It runs
+    /// Starts so many threads, if that was not tried before; `false` without any. Each runs
     /// `run`, which takes [`Agenda::next`] until there is none.
-    pub fn has_thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> bool {
+    pub fn has_thread(
+        &self,
+        name: &str,
+        threads: usize,
+        run: impl FnOnce() + Clone + Send + 'static,
+    ) -> bool {
         *self.has_thread.get_or_init(|| {
-            let thread = thread::Builder::new().name(name.to_owned());
-            let started = thread.spawn(move || {
-                // All that wait are woken by this thread.
-                scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
-                run();
-            });
-            started.inspect_err(|err| log::warn!("no thread for those that wait: {err}")).is_ok()
+            let start = || {
+                let (thread, run) = (thread::Builder::new().name(name.to_owned()), run.clone());
+                thread.spawn(move || {
+                    // All that wait are woken by these threads.
+                    scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
+                    run();
+                })
+            };
+            let warn = |err: &_| log::warn!("no thread for those that wait: {err}");
+            (0..threads).map_while(|_| start().inspect_err(warn).ok()).count() > 0
         })
     }
 
@@ -64,7 +75,7 @@ impl<W> Agenda<W> {
         let mut entries = self.lock();
         entries.timers.insert((at, owner), work);
         if entries.timers.first_key_value().is_some_and(|(first, _)| *first == (at, owner)) {
-            // The thread would sleep for too long.
+            // They would sleep for too long.
             self.ring(&mut entries);
         }
     }
@@ -93,7 +104,7 @@ impl<W> Agenda<W> {
             if entries.has_ended {
                 return None;
             }
-            entries.is_asleep = true;
+            entries.asleep += 1;
             entries = match left {
                 None => self.bell.wait(entries).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
@@ -101,15 +112,16 @@ impl<W> Agenda<W> {
                     woken.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
-            entries.is_asleep = false;
+            entries.asleep -= 1;
+            // It may have woken up by itself: then the one that was rung for comes too.
+            entries.rung = entries.rung.saturating_sub(1);
         }
     }
 
-    /// Ends the thread once it has done the work that is due.
+    /// Ends the threads once they have done the work that is due.
     pub fn end(&self) {
-        let mut entries = self.lock();
-        entries.has_ended = true;
-        self.ring(&mut entries);
+        self.lock().has_ended = true;
+        self.bell.notify_all();
     }
 
     /// The number of timers.
@@ -119,7 +131,8 @@ impl<W> Agenda<W> {
     }
 
     fn ring(&self, entries: &mut Entries<W>) {
-        if mem::take(&mut entries.is_asleep) {
+        if entries.asleep > entries.rung {
+            entries.rung += 1;
             self.bell.notify_one();
         }
     }

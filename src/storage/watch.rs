@@ -620,7 +620,7 @@ impl Waiters {
     /// Starts the thread, if that was not tried before; `false` without one.
     fn has_thread(self: &Arc<Self>) -> bool {
         let waiters = Arc::clone(self);
-        self.agenda.has_thread("watch", move || waiters.run())
+        self.agenda.has_thread("watch", 1, move || waiters.run())
     }
 
     /// Wakes waiters until the last handle is dropped.

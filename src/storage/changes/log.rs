@@ -1,5 +1,5 @@
 //! The log behind its handles: the ring, the lines and the watchers under one lock, and
-//! the thread that wakes them.
+//! the threads that wake them.
 
 use super::lines::{Line, Lines, PLACES_MAX};
 use super::ring::{Entry, Ring};
@@ -7,6 +7,7 @@ use super::{Change, Event, Extent, Read, Revision, WakeWatcher, Watched};
 use crate::storage::Key;
 use crate::storage::agenda::{Agenda, call};
 use std::collections::BTreeMap;
+use std::iter;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,9 @@ const READ_BYTES_MAX: usize = 16 << 10;
 /// The most changes of others that a read passes over.
 const PASSED_MAX: usize = 4096;
 
+/// The most watchers of a crowd that a thread wakes before other work has its turn.
+pub const WOKEN_MAX: usize = 8;
+
 /// Watchers that are parked, by their numbers.
 pub type Crowd = BTreeMap<u64, Parked>;
 
@@ -34,9 +38,11 @@ pub struct Log {
     is_kept: AtomicBool,
     state: Mutex<State>,
     agenda: Agenda<Work>,
+    /// The number of its threads.
+    wakers: usize,
 }
 
-/// Ends the thread with the last handle.
+/// Ends the threads with the last handle.
 pub struct Owner(pub Arc<Log>);
 
 pub struct State {
@@ -48,7 +54,7 @@ pub struct State {
     next_number: u64,
     /// The number of changes that were appended.
     appended: u64,
-    /// The last handle is gone, and the thread is about to end.
+    /// The last handle is gone, and the threads are about to end.
     is_closed: bool,
 }
 
@@ -61,9 +67,9 @@ struct Registered {
     has_ended: bool,
 }
 
-/// Something to be done by the thread.
+/// Something to be done by one of the threads.
 enum Work {
-    /// Wake a crowd, one after the other.
+    /// Wake a crowd.
     WakeAll(Crowd),
     /// Wake one, and tell whether it was ended.
     Wake(WakeWatcher, bool),
@@ -72,7 +78,7 @@ enum Work {
 }
 
 impl Log {
-    pub fn new(history_bytes: usize, start: Revision, is_kept: bool) -> Self {
+    pub fn new(history_bytes: usize, start: Revision, is_kept: bool, wakers: usize) -> Self {
         let state = State {
             birth: start.birth,
             ring: Ring::new(history_bytes, start.place),
@@ -83,7 +89,7 @@ impl Log {
             is_closed: false,
         };
         let (is_kept, state) = (AtomicBool::new(is_kept), Mutex::new(state));
-        Self { is_kept, state, agenda: Agenda::default() }
+        Self { is_kept, state, agenda: Agenda::default(), wakers }
     }
 
     pub fn is_kept(&self) -> bool {
@@ -121,7 +127,7 @@ impl Log {
 
     pub fn park(self: &Arc<Self>, number: u64, until: Instant, wake: WakeWatcher) {
         let log = Arc::clone(self);
-        if !self.agenda.has_thread("changes", move || log.run()) {
+        if !self.agenda.has_thread("changes", self.wakers, move || log.run()) {
             // Nobody could wake it.
             return wake(true);
         }
@@ -174,17 +180,18 @@ impl Log {
         state.lines.is_empty() && state.watchers.is_empty() && self.agenda.timers() == 0
     }
 
-    /// Wakes watchers until the last handle is dropped.
+    /// Wakes watchers until the last handle is dropped: a thread of the log.
     fn run(&self) {
         while let Some(work) = self.agenda.next() {
             match work {
                 Work::WakeAll(mut crowd) => {
-                    let first = crowd.pop_first();
+                    let first = iter::from_fn(|| crowd.pop_first()).take(WOKEN_MAX);
+                    let first: Vec<_> = first.map(|(_, parked)| parked).collect();
                     if !crowd.is_empty() {
-                        // Others come in between.
+                        // Others come in between, and another thread takes part.
                         self.agenda.add(Work::WakeAll(crowd));
                     }
-                    if let Some((_, Parked { wake, .. })) = first {
+                    for Parked { wake, .. } in first {
                         call(wake, false);
                     }
                 }

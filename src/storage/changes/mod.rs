@@ -19,11 +19,11 @@
 //! appends under the lock of its key, behind the change. If it finds the log not kept, its
 //! change came before the look and is seen by it.
 //!
-//! Watchers are woken by a thread of the log. A watcher costs no look at the changes of
+//! Watchers are woken by a few threads of the log. A watcher costs no look at the changes of
 //! others, but where it begins in the past, or once it is behind by hundreds of changes:
 //! then it walks over them in steps.
 //!
-//! Locks are taken in this order: those of an engine, the log, the agenda of its thread.
+//! Locks are taken in this order: those of an engine, the log, the agenda of its threads.
 //! Nothing here knows entries or engines, and no wake is called or dropped under a lock.
 
 mod lines;
@@ -35,10 +35,14 @@ use self::log::{Crowd, Log, Owner};
 use super::Key;
 pub use revision::{InvalidRevision, Revision};
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 /// The usual bytes of history.
 pub const HISTORY_BYTES: usize = 16 << 20;
+
+/// The most threads that wake, and write to those whom they wake: all take the log's lock.
+const WAKERS_MAX: usize = 4;
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +135,13 @@ impl Changes {
     /// the start on if `is_kept`, and else from the first call of [`Changes::revision`] or
     /// [`Changes::watch`] on.
     pub fn new(history_bytes: usize, start: Revision, is_kept: bool) -> Self {
-        let log = Arc::new(Log::new(history_bytes, start, is_kept));
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self::with_wakers(processors.min(WAKERS_MAX), history_bytes, start, is_kept)
+    }
+
+    /// The same with so many threads that wake watchers.
+    fn with_wakers(wakers: usize, history_bytes: usize, start: Revision, is_kept: bool) -> Self {
+        let log = Arc::new(Log::new(history_bytes, start, is_kept, wakers));
         Self { _owner: Arc::new(Owner(Arc::clone(&log))), log }
     }
 
@@ -214,7 +224,7 @@ impl Watcher {
     }
 
     /// Parks it until there is something to read, or until `until`. It is always woken by
-    /// the thread of the log, even at once, or here if there can be no thread. Never blocks.
+    /// a thread of the log, even at once, or here if there can be no thread. Never blocks.
     pub fn park(&self, until: Instant, wake: WakeWatcher) {
         self.log.park(self.number, until, wake);
     }

@@ -1,7 +1,9 @@
+use super::log::WOKEN_MAX;
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Barrier;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
@@ -10,8 +12,9 @@ const LONG: Duration = Duration::from_secs(60);
 
 const START: Revision = Revision { birth: 0xb, place: 1 };
 
+/// A log with one thread, which wakes in order.
 fn log_of(history_bytes: usize) -> Changes {
-    Changes::new(history_bytes, START, true)
+    Changes::with_wakers(1, history_bytes, START, true)
 }
 
 fn key(text: &str) -> Key {
@@ -290,7 +293,7 @@ fn a_bell_rings_once_it_is_dropped() {
 #[test]
 fn others_come_between_those_of_a_crowd() {
     let bench = Bench::new();
-    let crowd = [(); 3].map(|()| bench.log.watch(prefix("a"), None));
+    let crowd = [(); 2 * WOKEN_MAX + 2].map(|()| bench.log.watch(prefix("a"), None));
     let (go_on, halted) = mpsc::channel();
     let wake = bench.wake(0);
     let halt = move |has_ended| {
@@ -298,15 +301,51 @@ fn others_come_between_those_of_a_crowd() {
         halted.recv().unwrap();
     };
     crowd[0].park(Instant::now() + LONG, Box::new(halt));
-    bench.park(&crowd[1], 1);
-    bench.park(&crowd[2], 2);
+    (1..).zip(&crowd[1..]).for_each(|(number, watcher)| bench.park(watcher, number));
     let other = bench.log.watch(prefix("b"), None);
-    bench.park(&other, 3);
+    bench.park(&other, crowd.len());
     put(&bench.log, "a");
     assert_eq!(bench.woken.recv(), Ok((0, false)));
     put(&bench.log, "b");
     go_on.send(()).unwrap();
-    assert_eq!(bench.woken(), [1, 3, 2]);
+    let mut expected: Vec<usize> = (1..crowd.len()).collect();
+    expected.insert(expected.len() - 2, crowd.len());
+    assert_eq!(bench.woken(), expected);
+}
+
+#[test]
+fn several_threads_share_a_crowd_and_wake_each_once() {
+    const WAKERS: usize = 3;
+    let log = Changes::with_wakers(WAKERS, HISTORY_BYTES, START, true);
+    let (sender, woken) = mpsc::channel();
+    // Each thread waits at its first for all of them.
+    let all_are_here = Arc::new(Barrier::new(WAKERS));
+    let crowd: Vec<Watcher> = (0..100).map(|_| log.watch(prefix("a"), None)).collect();
+    for round in 0..20 {
+        for (number, watcher) in crowd.iter().enumerate() {
+            let (sender, all_are_here) = (sender.clone(), Arc::clone(&all_are_here));
+            let is_first_of_some = number % WOKEN_MAX == 0 && number < WAKERS * WOKEN_MAX;
+            let wake = move |has_ended| {
+                if is_first_of_some {
+                    all_are_here.wait();
+                }
+                sender.send((round, number, has_ended)).unwrap();
+            };
+            watcher.park(Instant::now() + LONG, Box::new(wake));
+        }
+        put(&log, "a");
+        let mut numbers: Vec<_> = woken.iter().take(crowd.len()).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq((0..crowd.len()).map(|number| (round, number, false))));
+        for watcher in &crowd {
+            assert_eq!(keys(watcher), ["a"]);
+        }
+    }
+    assert!(woken.try_recv().is_err());
+    drop((crowd, log));
+    // All threads have ended, and dropped what they had.
+    drop(sender);
+    assert_eq!(woken.recv(), Err(mpsc::RecvError));
 }
 
 #[test]

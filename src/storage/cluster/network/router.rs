@@ -146,7 +146,7 @@ impl Router {
                 }
             }
         };
-        if !self.agenda.has_thread("node-retries", run) {
+        if !self.agenda.has_thread("node-retries", 1, run) {
             return Err(io::Error::other("too many").into());
         }
         self.agenda.add(Work::Tick);
