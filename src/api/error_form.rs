@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(reply.body(), &format!("{expected}\n"));
         assert_eq!(reply.header("Content-Type"), Some(PROBLEM));
         assert_eq!(reply.header("Retry-After"), Some("1"));
-        let types = reply.headers().iter().filter(|(name, _)| *name == "Content-Type");
+        let types = reply.headers().filter(|(name, _)| *name == "Content-Type");
         assert_eq!(types.count(), 1);
     }
 

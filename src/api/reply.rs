@@ -2,7 +2,7 @@
 
 use super::Step;
 use super::entries::Encoding;
-use super::etag::EntityTag;
+use super::etag::{EntityTag, TagField};
 use super::{lines, media_type, range, ttl};
 use crate::storage::{Entry, Time};
 use bytes::Bytes;
@@ -17,32 +17,41 @@ const HTML: &str = "text/html; charset=utf-8";
 /// The media type of events.
 pub const EVENT_STREAM: &str = "text/event-stream";
 
-/// Room for the header fields of most replies.
-const HEADERS_USUAL: usize = 6;
-
 /// Browsers must not guess at another type than `Content-Type`.
-const NO_SNIFFING: (&str, Cow<'static, str>) = ("X-Content-Type-Options", Cow::Borrowed("nosniff"));
+const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
 /// A status, header fields and a body. The server adds `Content-Length` or
 /// `Transfer-Encoding`, `Date` and `Connection`.
 #[derive(Debug)]
 pub struct Reply {
     status: u16,
-    headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// The fields that a value has take no memory of their own.
+    tag: Option<TagField>,
+    content_type: Option<Cow<'static, str>>,
+    caching: Option<Caching>,
+    is_value: bool,
     body: Bytes,
-    /// The body goes on.
-    rest: Option<Rest>,
     /// The body is a line about an error.
     is_error: bool,
+    /// All that most have not.
+    more: Option<Box<More>>,
+}
+
+/// The rest of a reply.
+#[derive(Debug, Default)]
+struct More {
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// The body goes on.
+    rest: Option<Rest>,
 }
 
 impl PartialEq for Reply {
     /// One that goes on equals none, for nobody knows its rest.
     fn eq(&self, other: &Self) -> bool {
-        let are_whole = self.rest.is_none() && other.rest.is_none();
+        let are_whole = !self.has_rest() && !other.has_rest();
         are_whole
-            && (self.status, &self.headers, &self.body)
-                == (other.status, &other.headers, &other.body)
+            && (self.status, &self.body) == (other.status, &other.body)
+            && self.headers().eq(other.headers())
     }
 }
 
@@ -77,12 +86,24 @@ impl std::fmt::Debug for Rest {
     }
 }
 
-/// Caching of a value or a list: it may be kept, and is revalidated on each use, as it may
-/// change at any moment.
-const NO_CACHE: &str = "no-cache";
+/// The use that a cache may make of a reply.
+#[derive(Clone, Copy, Debug)]
+enum Caching {
+    /// A value or a list may be kept, and is revalidated on each use, as it may change at
+    /// any moment.
+    NoCache,
+    /// A reply to one request at one moment is not kept.
+    NoStore,
+}
 
-/// Caching of a reply to one request at one moment: none.
-const NO_STORE: &str = "no-store";
+impl Caching {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCache => "no-cache",
+            Self::NoStore => "no-store",
+        }
+    }
+}
 
 impl Reply {
     /// 200 to a write, without a body.
@@ -105,7 +126,7 @@ impl Reply {
     pub fn page(document: Bytes, tag: EntityTag, policy: &'static str) -> Self {
         Self::new(200, Some(HTML), document)
             .with_tag(tag)
-            .with_header("Cache-Control", NO_CACHE)
+            .with_caching(Caching::NoCache)
             .with_header("Content-Security-Policy", policy)
             .with_header("X-Frame-Options", "DENY")
             .with_header("Referrer-Policy", "no-referrer")
@@ -113,49 +134,40 @@ impl Reply {
 
     /// 200 with a stored value. Shares the bytes.
     pub fn value(entry: &Entry, tag: EntityTag) -> Self {
-        Self::of_value(200, entry, tag, NO_CACHE, entry.value().clone())
+        Self::of_value(200, entry, tag, Caching::NoCache, entry.value().clone())
     }
 
     /// 200 with a deleted value. Shares the bytes.
     pub fn taken(entry: &Entry, tag: EntityTag) -> Self {
-        Self::of_value(200, entry, tag, NO_STORE, entry.value().clone())
+        Self::of_value(200, entry, tag, Caching::NoStore, entry.value().clone())
     }
 
     /// 409 with the value that is there. Shares the bytes.
     pub fn existing(entry: &Entry) -> Self {
-        Self::of_value(409, entry, EntityTag::of(entry), NO_STORE, entry.value().clone())
+        Self::of_value(409, entry, EntityTag::of(entry), Caching::NoStore, entry.value().clone())
     }
 
     /// 206 with a slice of a stored value. Shares the bytes.
     pub fn part(entry: &Entry, tag: EntityTag, slice: &Range<usize>) -> Self {
         let content_range = range::content_range(slice, entry.value().len());
         let body = entry.value().slice(slice.clone());
-        Self::of_value(206, entry, tag, NO_CACHE, body).with_header("Content-Range", content_range)
+        Self::of_value(206, entry, tag, Caching::NoCache, body)
+            .with_header("Content-Range", content_range)
     }
 
-    fn of_value(
-        status: u16,
-        entry: &Entry,
-        tag: EntityTag,
-        caching: &'static str,
-        body: Bytes,
-    ) -> Self {
+    fn of_value(status: u16, entry: &Entry, tag: EntityTag, caching: Caching, body: Bytes) -> Self {
         let content_type = match entry.content_type() {
             Some(content_type) => Cow::Owned(content_type.to_string()),
             None if entry.is_text() => Cow::Borrowed(TEXT),
             None => Cow::Borrowed(BINARY),
         };
-        let mut headers = Vec::with_capacity(HEADERS_USUAL);
-        headers.push(("ETag", Cow::Owned(tag.to_field())));
-        headers.push(("Content-Type", content_type));
-        headers.push(("Accept-Ranges", Cow::Borrowed("bytes")));
-        headers.push(("Cache-Control", Cow::Borrowed(caching)));
-        headers.push(NO_SNIFFING);
+        let mut reply = Self::new(status, None, body).with_tag(tag).with_caching(caching);
+        (reply.content_type, reply.is_value) = (Some(content_type), true);
         if entry.content_type().is_some_and(|text| media_type::is_active(text)) {
             // Its scripts must not act in the name of the store.
-            headers.push(("Content-Security-Policy", Cow::Borrowed("sandbox")));
+            reply = reply.with_header("Content-Security-Policy", "sandbox");
         }
-        Self { status, headers, body, rest: None, is_error: false }.with_ttl(entry.expiry())
+        reply.with_ttl(entry.expiry())
     }
 
     /// 200 with metrics of this media type.
@@ -171,12 +183,12 @@ impl Reply {
     /// The same with a text of ours.
     #[must_use]
     pub fn with_text(self, text: impl Into<Bytes>) -> Self {
-        Self { body: text.into(), ..self.with_header("Content-Type", TEXT) }
+        self.with_body(TEXT, text)
     }
 
     /// 304: the client has the current value.
     pub fn not_modified(tag: EntityTag) -> Self {
-        Self::new(304, None, Bytes::new()).with_tag(tag).with_header("Cache-Control", NO_CACHE)
+        Self::new(304, None, Bytes::new()).with_tag(tag).with_caching(Caching::NoCache)
     }
 
     /// 200 with the number in an entry, and a newline.
@@ -202,7 +214,7 @@ impl Reply {
 
     /// The next part of a body.
     pub fn part_of_body(part: impl Into<Bytes>) -> Self {
-        Self { status: 200, headers: Vec::new(), body: part.into(), rest: None, is_error: false }
+        Self::new(200, None, part.into())
     }
 
     /// 200 with the number of keys in the collection, and a newline.
@@ -212,7 +224,7 @@ impl Reply {
 
     fn of_collection(kind: &'static str, body: Bytes) -> Self {
         Self::new(200, Some(kind), body)
-            .with_header("Cache-Control", NO_CACHE)
+            .with_caching(Caching::NoCache)
             .with_header("Vary", "Accept")
     }
 
@@ -229,7 +241,7 @@ impl Reply {
     /// The same with an `ETag`.
     #[must_use]
     pub fn with_tag(self, tag: EntityTag) -> Self {
-        self.with_header("ETag", tag.to_field())
+        Self { tag: Some(tag.to_field()), ..self }
     }
 
     /// The same with the `ETag` and the `TTL` of an entry.
@@ -255,34 +267,44 @@ impl Reply {
 
     /// A reply that no cache may keep.
     fn once(status: u16, kind: Option<&'static str>, body: Bytes) -> Self {
-        Self::new(status, kind, body).with_header("Cache-Control", NO_STORE)
+        Self::new(status, kind, body).with_caching(Caching::NoStore)
     }
 
     fn new(status: u16, kind: Option<&'static str>, body: Bytes) -> Self {
-        let mut headers = Vec::with_capacity(HEADERS_USUAL);
-        headers.extend(kind.map(|kind| ("Content-Type", Cow::Borrowed(kind))));
-        headers.push(NO_SNIFFING);
-        Self { status, headers, body, rest: None, is_error: false }
+        Self {
+            status,
+            tag: None,
+            content_type: kind.map(Cow::Borrowed),
+            caching: None,
+            is_value: false,
+            body,
+            is_error: false,
+            more: None,
+        }
+    }
+
+    fn with_caching(self, caching: Caching) -> Self {
+        Self { caching: Some(caching), ..self }
     }
 
     /// The same with another body, of this media type.
     #[must_use]
-    pub fn with_body(mut self, kind: &'static str, body: impl Into<Bytes>) -> Self {
-        self.headers.retain(|(name, _)| *name != "Content-Type");
-        Self { body: body.into(), ..self.with_header("Content-Type", kind) }
+    pub fn with_body(self, kind: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { content_type: Some(kind.into()), body: body.into(), ..self }
     }
 
     /// The same with one more header field.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
-        self.headers.push((name, value.into()));
+        self.more.get_or_insert_default().headers.push((name, value.into()));
         self
     }
 
     /// The same where it depends on one more field of the call (RFC 9110, 12.5.5).
     #[must_use]
     pub fn varying_with(mut self, name: &'static str) -> Self {
-        match self.headers.iter_mut().find(|(field, _)| *field == "Vary") {
+        let mut others = self.more.iter_mut().flat_map(|more| &mut more.headers);
+        match others.find(|(field, _)| *field == "Vary") {
             None => self.with_header("Vary", name),
             Some((_, names)) => {
                 *names = format!("{names}, {name}").into();
@@ -297,14 +319,21 @@ impl Reply {
     }
 
     /// The header fields, in the order sent.
-    pub fn headers(&self) -> &[(&'static str, Cow<'static, str>)] {
-        &self.headers
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let tag = self.tag.as_ref().map(|tag| ("ETag", tag.as_str()));
+        let content_type = self.content_type.as_deref().map(|text| ("Content-Type", text));
+        let ranges = self.is_value.then_some(("Accept-Ranges", "bytes"));
+        let caching = self.caching.map(|caching| ("Cache-Control", caching.as_str()));
+        let more = self.more.iter().flat_map(|more| &more.headers);
+        let more = more.map(|(name, value)| (*name, &**value));
+        let usual = [tag, content_type, ranges, caching, Some(NO_SNIFFING)];
+        usual.into_iter().flatten().chain(more)
     }
 
     /// The value of the first header field named `name`, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.as_ref())
+        let found = self.headers().find(|(field, _)| field.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
     }
 
     /// Returns true if the body is a line about an error, and not a value.
@@ -324,22 +353,27 @@ impl Reply {
 
     /// The same with a body that goes on.
     #[must_use]
-    pub fn with_rest(self, rest: Rest) -> Self {
-        Self { rest: Some(rest), ..self }
+    pub fn with_rest(mut self, rest: Rest) -> Self {
+        self.more.get_or_insert_default().rest = Some(rest);
+        self
     }
 
     /// Returns true if the body goes on.
     pub fn has_rest(&self) -> bool {
-        self.rest.is_some()
+        self.rest().is_some()
     }
 
     /// Returns true if it is that of a stream.
     pub fn is_stream(&self) -> bool {
-        self.rest.as_ref().is_some_and(|rest| rest.is_stream)
+        self.rest().is_some_and(|rest| rest.is_stream)
+    }
+
+    fn rest(&self) -> Option<&Rest> {
+        self.more.as_ref()?.rest.as_ref()
     }
 
     /// Takes the rest of the body.
     pub fn take_rest(&mut self) -> Option<Rest> {
-        self.rest.take()
+        self.more.as_mut()?.rest.take()
     }
 }

@@ -199,7 +199,7 @@ fn text_of(reply: &Reply) -> (u16, &str) {
 
 /// The rules for every reply there is.
 fn check_form(line: &str, reply: &Reply) {
-    let times = |name| reply.headers().iter().filter(|(field, _)| field == &name).count();
+    let times = |name| reply.headers().filter(|(field, _)| field == &name).count();
     assert_eq!(reply.header("X-Content-Type-Options"), Some("nosniff"), "{line}");
     for name in ["X-Content-Type-Options", "Content-Type", "Cache-Control", "Allow"] {
         assert!(times(name) <= 1, "{line}: {reply:?}");

@@ -232,9 +232,8 @@ impl Response {
             Persistence::KeepAliveNamed => put(bytes, ["Connection: keep-alive\r\n"]),
             Persistence::Close => put(bytes, ["Connection: close\r\n"]),
         }
-        for (name, value) in self.reply.headers() {
-            put(bytes, [name, ": ", value, "\r\n"]);
-        }
+        // One loop for each kind of them, not one that asks for the kind each time.
+        self.reply.headers().for_each(|(name, value)| put(bytes, [name, ": ", value, "\r\n"]));
         put(bytes, ["\r\n"]);
     }
 }

@@ -418,7 +418,7 @@ mod tests {
     fn a_field_that_a_reply_varies_with_already_stays() {
         let reply = applied(&origins(&["https://a"]), "GET", &[], Reply::number_of(1));
         assert_eq!(reply.header("Vary"), Some("Accept, Origin"));
-        assert_eq!(reply.headers().iter().filter(|(name, _)| *name == "Vary").count(), 1);
+        assert_eq!(reply.headers().filter(|(name, _)| *name == "Vary").count(), 1);
     }
 
     #[test]

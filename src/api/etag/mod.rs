@@ -15,6 +15,10 @@ pub const TAGS_MAX: usize = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntityTag([u8; 16]);
 
+/// The value of an `ETag` field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagField([u8; 34]);
+
 impl EntityTag {
     /// The tag of an entry.
     pub fn of(entry: &Entry) -> Self {
@@ -23,13 +27,12 @@ impl EntityTag {
 
     /// The value of an `ETag` field (RFC 9110, 8.8.3): 32 lower-case
     /// hexadecimal digits in quotes.
-    pub fn to_field(self) -> String {
-        let digits = self.digits();
-        let mut field = String::with_capacity(digits.len() + 2);
-        field.push('"');
-        field.push_str(std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII"));
-        field.push('"');
-        field
+    pub fn to_field(self) -> TagField {
+        let mut field = [b'"'; 34];
+        if let Some(digits) = field.get_mut(1..33) {
+            digits.copy_from_slice(&self.digits());
+        }
+        TagField(field)
     }
 
     /// The opaque part, without its quotes.
@@ -41,6 +44,13 @@ impl EntityTag {
             *low = digit(byte & 0xf);
         }
         digits
+    }
+}
+
+impl TagField {
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }
 }
 

@@ -87,7 +87,7 @@ fn another_page_is_told_what_any_client_is() {
         let reply = plain(line, &[OTHER_PAGE, PREFLIGHT]);
         assert_eq!(reply, plain(line, &[]), "{line}");
         assert_eq!(reply.status(), status, "{line}");
-        let is_told = reply.headers().iter().any(|(name, _)| name.starts_with("Access-Control"));
+        let is_told = reply.headers().any(|(name, _)| name.starts_with("Access-Control"));
         assert!(!is_told, "{line}");
         assert_eq!(reply.header("Vary"), Some("Origin"), "{line}");
     }
@@ -199,10 +199,10 @@ fn a_page_may_read_each_field_of_a_reply() {
             let exposed: Vec<_> = exposed.split(", ").collect();
             for (name, _) in reply.headers() {
                 let is_for_browser =
-                    NOT_FOR_PAGES.contains(name) || name.starts_with("Access-Control-");
-                let is_readable = exposed.contains(name) || SAFE.contains(name);
+                    NOT_FOR_PAGES.contains(&name) || name.starts_with("Access-Control-");
+                let is_readable = exposed.contains(&name) || SAFE.contains(&name);
                 assert!(is_readable != is_for_browser, "{line}: {name}");
-                read.push(*name);
+                read.push(name);
             }
         }
     }

@@ -215,8 +215,7 @@ fn the_form_is_the_one_that_is_accepted_best() {
             assert_eq!(reply.header("Vary"), Some("Accept"));
             assert_eq!(reply.header("X-Accel-Buffering"), Some("no"));
         }
-        let names =
-            |reply: &Reply| -> Vec<_> { reply.headers().iter().map(|(name, _)| *name).collect() };
+        let names = |reply: &Reply| -> Vec<_> { reply.headers().map(|(name, _)| name).collect() };
         assert_eq!(names(&get), names(&head), "{target} {accept:?}");
     }
 }

@@ -75,7 +75,7 @@ impl LineAnswer {
 impl OtherAnswer {
     fn put_members(&self, out: &mut Vec<u8>) {
         for (name, text) in self.reply.headers() {
-            match *name {
+            match name {
                 "ETag" => put_member(out, "etag", text.trim_matches('"')),
                 "Location" => put_member(out, "location", text),
                 "TTL" => {
