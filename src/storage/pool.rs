@@ -3,7 +3,8 @@
 use super::waiter::Waiter;
 use super::{Done, Error, Op, Outcome};
 use crate::platform::scheduling;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
+use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::thread::{self, JoinHandle};
@@ -32,7 +33,7 @@ impl Pool {
             let thread = thread::Builder::new().name(format!("{name}-{number}"));
             pool.threads.push(thread.spawn(move || {
                 scheduling::batch_priority();
-                queue.iter().for_each(|(op, waiter)| waiter.tell(outcome_of(|| perform(op))));
+                run(&queue, perform);
             })?);
         }
         Ok(pool)
@@ -41,15 +42,59 @@ impl Pool {
     /// Has a thread perform `op`, or refuses it where too many wait. Never blocks.
     pub fn submit(&self, op: Op, done: Done) {
         let queue = self.queue.as_ref().expect("it is there until the pool is dropped");
-        if let Err(refused) = queue.try_send((op, done.into())) {
+        let submitted = (op, done.into());
+        if queue.is_empty() && self.is_following() {
+            return FOLLOWING.set(Following::Submitted(submitted));
+        }
+        if let Err(refused) = queue.try_send(submitted) {
             let (_, waiter) = refused.into_inner();
             waiter.tell(Err(Error::Overloaded));
         }
     }
 
+    /// Returns true on a thread of this pool that has no operation yet to follow the one
+    /// whose outcome it tells.
+    fn is_following(&self) -> bool {
+        let following = FOLLOWING.replace(Following::None);
+        let is_open = matches!(following, Following::Open);
+        FOLLOWING.set(following);
+        let own = thread::current().id();
+        is_open && self.threads.iter().any(|thread| thread.thread().id() == own)
+    }
+
     /// The number of operations that wait for a thread.
     pub fn waiting(&self) -> usize {
         self.queue.as_ref().map_or(0, Sender::len)
+    }
+}
+
+/// An operation that follows from another one, as the next step of a count does. The thread
+/// that has performed the one performs the other: to wake up a second thread for each step
+/// takes longer than a step, and disturbs whoever has the processor.
+enum Following {
+    /// The thread tells no outcome.
+    None,
+    /// It tells one.
+    Open,
+    /// It has told one, and this follows.
+    Submitted((Op, Waiter)),
+}
+
+thread_local! {
+    static FOLLOWING: Cell<Following> = const { Cell::new(Following::None) };
+}
+
+/// Performs one operation after the other until the pool is dropped.
+fn run(queue: &Receiver<(Op, Waiter)>, perform: impl Fn(Op) -> Outcome) {
+    let mut next = queue.recv().ok();
+    while let Some((op, waiter)) = next {
+        let outcome = outcome_of(|| perform(op));
+        FOLLOWING.set(Following::Open);
+        waiter.tell(outcome);
+        next = match FOLLOWING.replace(Following::None) {
+            Following::Submitted(following) => Some(following),
+            Following::None | Following::Open => queue.recv().ok(),
+        };
     }
 }
 
@@ -76,7 +121,8 @@ impl Drop for Pool {
 mod tests {
     use super::*;
     use crate::storage::{Effect, Key};
-    use std::sync::mpsc;
+    use std::collections::HashSet;
+    use std::sync::{Arc, mpsc};
 
     fn get(text: &str) -> Op {
         Op::Get(Key::new(text).expect("a key"))
@@ -102,6 +148,62 @@ mod tests {
         drop((done, pool));
         let outcomes: Vec<bool> = outcomes.iter().collect();
         assert_eq!((outcomes.len(), outcomes.iter().filter(|is_ok| **is_ok).count()), (100, 90));
+    }
+
+    #[test]
+    fn what_follows_stays_on_its_thread_behind_those_that_wait() {
+        let (open, gate) = crossbeam_channel::bounded::<()>(0);
+        let (done, told) = mpsc::channel();
+        let perform = move |op| {
+            let Op::Get(key) = op else { unreachable!("only reads are submitted") };
+            // The second is submitted while the first is performed.
+            if key.as_str() == "first" {
+                gate.recv().expect("it is opened once");
+            }
+            done.send((key.as_str().to_owned(), thread::current().id())).expect("it waits");
+            Ok(Effect::Done)
+        };
+        let pool = Arc::new(Pool::start("test", 1, perform.clone()).expect("threads start"));
+        let other = Arc::new(Pool::start("other", 1, perform).expect("threads start"));
+        let (own, foreign) = (Arc::clone(&pool), Arc::clone(&other));
+        let ended = Box::new(|outcome: Outcome| assert!(outcome.is_ok()));
+        let last = move |_: Outcome| foreign.submit(get("elsewhere"), ended);
+        let then = move |_: Outcome| {
+            let again = Arc::clone(&own);
+            own.submit(
+                get("third"),
+                Box::new(move |_| again.submit(get("fourth"), Box::new(last))),
+            );
+        };
+        pool.submit(get("first"), Box::new(then));
+        pool.submit(get("second"), Box::new(|_| ()));
+        open.send(()).expect("the first waits for it");
+        let told: Vec<_> = told.iter().take(5).collect();
+        let order: Vec<_> = told.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(order, ["first", "second", "third", "fourth", "elsewhere"]);
+        let threads: HashSet<_> = told.iter().map(|(_, thread)| thread).collect();
+        assert_eq!(threads.len(), 2, "each pool has one thread");
+    }
+
+    #[test]
+    fn a_step_that_follows_is_performed_by_the_same_thread() {
+        let (done, told) = mpsc::channel();
+        let perform = move |_op| {
+            done.send(thread::current().id()).expect("it waits");
+            Ok(Effect::Done)
+        };
+        let pool = Arc::new(Pool::start("test", 4, perform).expect("threads start"));
+        go_on(&pool, 100);
+        let threads: Vec<_> = told.iter().take(100).collect();
+        assert!(threads.iter().all(|thread| Some(thread) == threads.first()));
+    }
+
+    /// Has a pool perform so many operations, each of which follows from the one before.
+    fn go_on(pool: &Arc<Pool>, steps: usize) {
+        if steps > 0 {
+            let next = Arc::clone(pool);
+            pool.submit(get("key"), Box::new(move |_| go_on(&next, steps - 1)));
+        }
     }
 
     #[test]
