@@ -17,7 +17,7 @@ pub const SLICE_SHORT: Duration = Duration::from_micros(100);
 
 /// The turn of work that takes long. Beside threads that never wait it has a share of the
 /// processor yet.
-const TURN: Duration = Duration::from_micros(500);
+const TURN: Duration = Duration::from_micros(200);
 
 /// Gives the calling thread, and those that it starts, a short slice: they run
 /// soon after they wake up, before threads with longer slices.

@@ -16,9 +16,13 @@ use super::index::NewKeys;
 use super::map::{Hashed, Map};
 use super::packed::Packed;
 use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, ROUNDS_MAX, Undone, write};
+use crate::platform::scheduling;
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Event, Key, Op, Updated};
 use std::mem;
 use std::sync::RwLockWriteGuard;
+
+/// The entries that are stored one by one until it is looked whether others go first.
+const SETS_OF_A_TURN: usize = 16;
 
 /// The most bytes that an entry takes beside twice those of its key and its value.
 const SET_BYTES_MAX: u64 = 1 << 10;
@@ -77,8 +81,12 @@ impl Memory {
             let key = self.0.hashed(key.as_str());
             self.0.put(key, self.packed(key, entry), Expected::Anything).is_err()
         };
-        if ops.iter().any(has_no_room) {
-            return self.batch_in_rounds(ops, pace);
+        for some in ops.chunks(SETS_OF_A_TURN) {
+            // All of them take milliseconds, and no lock is held here.
+            scheduling::give_way();
+            if some.iter().any(has_no_room) {
+                return self.batch_in_rounds(ops, pace);
+            }
         }
         Ok(Effect::Batch(ops.iter().map(|_| Effect::Done).collect()))
     }
