@@ -52,6 +52,12 @@ pub fn give_way() {
     }
 }
 
+/// Has other threads that are ready go first, so that the calling one takes all that they
+/// bring at once. Where there are none it costs a system call.
+pub fn gather() {
+    thread::yield_now();
+}
+
 thread_local! {
     static HAS_TIME: Cell<bool> = const { Cell::new(false) };
     static TURN_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };

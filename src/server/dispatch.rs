@@ -71,6 +71,10 @@ const LEADER_BATCH_BYTES_MAX: usize = 4 * 1024;
 /// ones are refused then, for each may hold a value that is not stored any more.
 const SENDING_MAX: usize = 512;
 
+/// From so many operations under way at the storage on, the leader lets threads go first
+/// that are ready: what they bring is submitted, and done, together with what is there.
+const SUBMITTED_CROWD_MIN: usize = 8;
+
 /// Moves requests through one server, whose threads share it.
 pub struct Dispatcher {
     /// The meaning of requests.
@@ -173,6 +177,11 @@ impl Dispatcher {
     /// The operations submitted to the storage and not done yet.
     pub fn submitted(&self) -> usize {
         self.submitted.load(Ordering::Relaxed)
+    }
+
+    /// Whether a crowd of operations is under way at the storage.
+    pub fn has_crowd(&self) -> bool {
+        self.submitted() >= SUBMITTED_CROWD_MIN
     }
 
     /// Waits for a worker's next task.

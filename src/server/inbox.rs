@@ -41,9 +41,15 @@ impl Inbox {
     }
 
     /// Waits for a request, and gives it with some of those that are there by then; none
-    /// after [`Self::wake`].
-    pub fn receive(&self) -> impl Iterator<Item = tiny_http::Request> {
+    /// after [`Self::wake`]. If it `gathers`, those that come at once are there by then.
+    pub fn receive(
+        &self,
+        gathers: impl FnOnce() -> bool,
+    ) -> impl Iterator<Item = tiny_http::Request> {
         let first = self.server.recv().map(Some);
+        if gathers() {
+            scheduling::gather();
+        }
         let share = (TAKEN_MAX / self.leaders).max(1);
         let more = iter::repeat_with(|| self.server.try_recv()).take(share - 1);
         iter::once(first).chain(more).map_while(|request| {
@@ -101,7 +107,7 @@ mod tests {
             let (inbox, ended) = (Arc::clone(&inbox), ended.clone());
             thread::spawn(move || {
                 loop {
-                    assert_eq!(inbox.receive().count(), 0);
+                    assert_eq!(inbox.receive(|| true).count(), 0);
                     if inbox.is_closed() {
                         break;
                     }
