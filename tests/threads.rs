@@ -16,10 +16,11 @@ const NAME_BYTES_MAX: usize = 15;
 const PROGRAM: &str = "little-key-valu";
 
 /// The work of a thread by its name, of which a hyphen and a number are no part.
-const NUMBERED: [&str; 7] = ["accept", "lead", "worker", "sender", "reader", "walker", "memory"];
+const NUMBERED: [&str; 8] =
+    ["accept", "lead", "worker", "sender", "reader", "walker", "memory", "changes"];
 
 /// Those that are there once each.
-const ALONE: [&str; 13] = [
+const ALONE: [&str; 12] = [
     PROGRAM,
     "jemalloc_bg_thd",
     "standard output",
@@ -30,7 +31,6 @@ const ALONE: [&str; 13] = [
     "committer",
     "sweeper",
     "watch",
-    "changes",
     "token-file",
     "closer",
 ];
@@ -48,7 +48,7 @@ const EXPECTED: [&str; 10] = [
     "sender-0",
     "watchdog",
     "watch",
-    "changes",
+    "changes-0",
     "standard output",
 ];
 

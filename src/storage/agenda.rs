@@ -41,17 +41,16 @@ impl<W> Default for Agenda<W> {
 }
 
 impl<W> Agenda<W> {
-    /// Starts so many threads, if that was not tried before; `false` without any. Each runs
-    /// `run`, which takes [`Agenda::next`] until there is none.
+    /// Starts threads of these names, if that was not tried before; `false` without any. Each
+    /// runs `run`, which takes [`Agenda::next`] until there is none.
     pub fn has_thread(
         &self,
-        name: &str,
-        threads: usize,
+        names: impl Iterator<Item = String>,
         run: impl FnOnce() + Clone + Send + 'static,
     ) -> bool {
         *self.has_thread.get_or_init(|| {
-            let start = || {
-                let (thread, run) = (thread::Builder::new().name(name.to_owned()), run.clone());
+            let start = |name| {
+                let (thread, run) = (thread::Builder::new().name(name), run.clone());
                 thread.spawn(move || {
                     // All that wait are woken by these threads.
                     scheduling::prefer_wakeup(scheduling::SLICE_SHORT);
@@ -59,7 +58,7 @@ impl<W> Agenda<W> {
                 })
             };
             let warn = |err: &_| log::warn!("no thread for those that wait: {err}");
-            (0..threads).map_while(|_| start().inspect_err(warn).ok()).count() > 0
+            names.map_while(|name| start(name).inspect_err(warn).ok()).count() > 0
         })
     }
 

@@ -22,6 +22,7 @@ use super::Key;
 use super::agenda::{self, call};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::iter;
 use std::mem;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -620,7 +621,7 @@ impl Waiters {
     /// Starts the thread, if that was not tried before; `false` without one.
     fn has_thread(self: &Arc<Self>) -> bool {
         let waiters = Arc::clone(self);
-        self.agenda.has_thread("watch", 1, move || waiters.run())
+        self.agenda.has_thread(iter::once_with(|| "watch".to_owned()), move || waiters.run())
     }
 
     /// Wakes waiters until the last handle is dropped.

@@ -127,7 +127,8 @@ impl Log {
 
     pub fn park(self: &Arc<Self>, number: u64, until: Instant, wake: WakeWatcher) {
         let log = Arc::clone(self);
-        if !self.agenda.has_thread("changes", self.wakers, move || log.run()) {
+        let names = (0..self.wakers).map(|number| format!("changes-{number}"));
+        if !self.agenda.has_thread(names, move || log.run()) {
             // Nobody could wake it.
             return wake(true);
         }

@@ -22,6 +22,7 @@ use crate::storage::{Error, Hindrance};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io;
+use std::iter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::thread;
@@ -146,7 +147,7 @@ impl Router {
                 }
             }
         };
-        if !self.agenda.has_thread("node-retries", 1, run) {
+        if !self.agenda.has_thread(iter::once_with(|| "node-retries".to_owned()), run) {
             return Err(io::Error::other("too many").into());
         }
         self.agenda.add(Work::Tick);
