@@ -73,6 +73,7 @@ const SENDING_MAX: usize = 512;
 
 /// From so many operations under way at the storage on, the leader lets threads go first
 /// that are ready: what they bring is submitted, and done, together with what is there.
+/// Those that pass over many keys gain nothing by it.
 const SUBMITTED_CROWD_MIN: usize = 8;
 
 /// Moves requests through one server, whose threads share it.
@@ -99,6 +100,8 @@ pub struct Dispatcher {
     task_queue: Receiver<Task>,
     /// The operations submitted to the storage and not done yet.
     submitted: AtomicUsize,
+    /// Those of them that pass over many keys.
+    walks: AtomicUsize,
 }
 
 /// The next part of a response, while it is made.
@@ -145,6 +148,7 @@ impl Dispatcher {
             tasks,
             task_queue,
             submitted: AtomicUsize::new(0),
+            walks: AtomicUsize::new(0),
         }
     }
 
@@ -179,9 +183,11 @@ impl Dispatcher {
         self.submitted.load(Ordering::Relaxed)
     }
 
-    /// Whether a crowd of operations is under way at the storage.
+    /// Whether a crowd of operations is under way at the storage, which gain by others that
+    /// come with them.
     pub fn has_crowd(&self) -> bool {
-        self.submitted() >= SUBMITTED_CROWD_MIN
+        let walks = self.walks.load(Ordering::Relaxed);
+        self.submitted().saturating_sub(walks) >= SUBMITTED_CROWD_MIN
     }
 
     /// Waits for a worker's next task.
@@ -233,8 +239,15 @@ impl Dispatcher {
     /// Leaves a request to the storage. Never blocks.
     fn submit(self: &Arc<Self>, job: Job, pending: Pending) {
         let dispatcher = Arc::clone(self);
+        let is_walk = pending.is_walk();
         self.submitted.fetch_add(1, Ordering::Relaxed);
+        if is_walk {
+            self.walks.fetch_add(1, Ordering::Relaxed);
+        }
         self.api.submit(pending, move |reply| {
+            if is_walk {
+                dispatcher.walks.fetch_sub(1, Ordering::Relaxed);
+            }
             let is_last = dispatcher.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
             dispatcher.complete(job, reply, is_last || scheduling::has_time());
         });

@@ -99,6 +99,13 @@ pub struct Pending {
     pub answer: Answer,
 }
 
+impl Pending {
+    /// Returns true if it passes over many keys, and so takes its time.
+    pub fn is_walk(&self) -> bool {
+        matches!(self.op, Op::List(_) | Op::Count(_) | Op::Clear)
+    }
+}
+
 /// A call that can be looked at again and again, for it waits.
 pub enum Look {
     /// A read of a key.
