@@ -23,7 +23,6 @@
 use super::generation::{KEYSPACES, Keyspaces};
 use super::journal;
 use super::tree::{BLOBS, MEMTABLE_BYTES, TABLE_BYTES};
-use crate::storage::WhenFull;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
@@ -59,13 +58,10 @@ const LIMIT_STALE_SHARE: u64 = 64;
 /// The smallest limit that leaves room for entries.
 pub const LIMIT_BYTES_MIN: u64 = 16 << 20;
 
-/// A limit in memtables: the larger they are, the fewer bytes are merged. Where a full store
-/// refuses writes they are small, as its deletions need space until they are merged.
-const LIMIT_MEMTABLES_EVICTING: u64 = 64;
-const LIMIT_MEMTABLES_REFUSING: u64 = 128;
-
-/// A limit in tables, at least, and at most unless they would be so small: each is synced.
-const LIMIT_TABLES_MIN: u64 = 128;
+/// A limit in memtables, a memtable in tables, and the most tables of a limit, unless they
+/// would be so small: each is synced.
+const LIMIT_MEMTABLES: u64 = 128;
+const MEMTABLE_TABLES: u64 = 1;
 const LIMIT_TABLES_MAX: u64 = 4096;
 const LIMIT_TABLE_BYTES: u64 = 1 << 20;
 
@@ -74,16 +70,12 @@ const STEP_PARTS: u64 = 4;
 
 /// L0 takes one part in so many of that until writes wait: it is merged at once, into what
 /// is in the level below.
-const L0_PARTS_EVICTING: u64 = 3;
-const L0_PARTS_REFUSING: u64 = 4;
+const L0_PARTS: u64 = 4;
 
 /// Eviction goes on until so many bytes are spare, as one part in so many of a limit, and up
 /// to some. It begins below half of that.
 const AHEAD_SHARE: u64 = 8;
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
-
-/// A step of eviction is up to one part in so many of a limit.
-const EVICTION_SHARE: u64 = 128;
 
 /// Where a full store refuses writes this part of a limit is left for deletions.
 const DELETIONS_SHARE: u64 = 16;
@@ -112,7 +104,7 @@ const BESIDE_BYTES: u64 = 64 << 10;
 
 /// The time between two walks, and the same as so many times that of a walk.
 const WALK_INTERVAL: Duration = Duration::from_millis(10);
-const WALK_TIMES: u32 = 100;
+const WALK_TIMES: u32 = 50;
 
 /// The sizes of what a store is made of, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,14 +129,10 @@ impl Scale {
     };
 
     /// Those of a store with a limit: so many of its files take it.
-    fn of_limit(bytes: u64, when_full: WhenFull) -> Self {
-        let memtables = match when_full {
-            WhenFull::Refuse => LIMIT_MEMTABLES_REFUSING,
-            WhenFull::Evict => LIMIT_MEMTABLES_EVICTING,
-        };
-        let memtable = (bytes / memtables).min(MEMTABLE_BYTES);
+    fn of_limit(bytes: u64) -> Self {
+        let memtable = (bytes / LIMIT_MEMTABLES).min(MEMTABLE_BYTES);
         let table = (bytes / LIMIT_TABLES_MAX).max(LIMIT_TABLE_BYTES);
-        let table = table.min(bytes / LIMIT_TABLES_MIN).min(TABLE_BYTES);
+        let table = table.min(memtable / MEMTABLE_TABLES).min(TABLE_BYTES);
         let journal = (bytes / LIMIT_JOURNAL_SHARE).min(JOURNAL_BYTES);
         Self { memtable, table, journal, stale: bytes / LIMIT_STALE_SHARE }
     }
@@ -160,7 +148,6 @@ pub struct DiskSpace {
 /// A limit of the bytes of a directory.
 struct Limit {
     bytes: u64,
-    when_full: WhenFull,
     measured: Mutex<Measured>,
 }
 
@@ -206,9 +193,8 @@ pub struct Balance {
 
 impl DiskSpace {
     /// The space for the database in a folder, of a directory of so many bytes at most.
-    pub fn new(folder: PathBuf, bytes_max: u64, when_full: WhenFull) -> Self {
-        let bytes = bytes_max.max(LIMIT_BYTES_MIN);
-        let limit = Limit { bytes, when_full, measured: Mutex::default() };
+    pub fn new(folder: PathBuf, bytes_max: u64) -> Self {
+        let limit = Limit { bytes: bytes_max.max(LIMIT_BYTES_MIN), measured: Mutex::default() };
         Self { folder, limit: (bytes_max < u64::MAX).then(|| Arc::new(limit)) }
     }
 
@@ -217,7 +203,7 @@ impl DiskSpace {
     }
 
     pub fn scale(&self) -> Scale {
-        self.limit.as_ref().map_or(Scale::USUAL, |limit| limit.scale())
+        self.limit.as_ref().map_or(Scale::USUAL, |limit| Scale::of_limit(limit.bytes))
     }
 
     /// Free bytes for a step of compaction, of which so many on the disk are kept for
@@ -297,7 +283,7 @@ impl DiskSpace {
 
     /// L0 waits to be merged from so many bytes on, so that it still can be.
     pub fn l0_bytes_max(&self) -> u64 {
-        self.limit.as_ref().map_or(u64::MAX, |limit| limit.l0_bytes_max())
+        self.limit.as_ref().map_or(u64::MAX, |limit| limit.reserved() / L0_PARTS)
     }
 
     /// Eviction goes on until so many bytes are spare; `None` without a limit.
@@ -313,8 +299,7 @@ impl DiskSpace {
     /// The most bytes of a step of eviction, which writes wait for, and of the values that it
     /// writes again.
     pub fn eviction_bytes_max(&self) -> u64 {
-        let limit = self.limit.as_ref();
-        limit.map_or(MEMTABLE_BYTES, |it| (it.bytes / EVICTION_SHARE).min(MEMTABLE_BYTES))
+        self.scale().memtable
     }
 
     /// A group of writes takes no more once it has so many bytes: one that waits for space
@@ -370,18 +355,6 @@ impl DiskSpace {
 }
 
 impl Limit {
-    fn scale(&self) -> Scale {
-        Scale::of_limit(self.bytes, self.when_full)
-    }
-
-    fn l0_bytes_max(&self) -> u64 {
-        let parts = match self.when_full {
-            WhenFull::Refuse => L0_PARTS_REFUSING,
-            WhenFull::Evict => L0_PARTS_EVICTING,
-        };
-        self.reserved() / parts
-    }
-
     /// The part of merges.
     fn reserved(&self) -> u64 {
         let least = STEP_BYTES.min(self.bytes / LIMIT_STEP_SHARE);
@@ -434,7 +407,7 @@ impl Limit {
         }
         let Measured { used, overhead, written, .. } = *measured;
         drop(measured);
-        let scale = self.scale();
+        let scale = Scale::of_limit(self.bytes);
         let (journals, reserved) = (used.journals + written, self.reserved());
         let unflushed = keyspaces.unflushed_bytes_of(scale.memtable);
         let trees = keyspaces.disk_bytes().saturating_add_signed(overhead);
@@ -601,10 +574,9 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_limit_leave_enough_for_the_largest_write() {
-        let both = |bits| [(bits, WhenFull::Refuse), (bits, WhenFull::Evict)];
-        for (bits, when_full) in (24..44).flat_map(both) {
+        for bits in 24..44 {
             let bytes = 1_u64 << bits;
-            let space = DiskSpace::new(PathBuf::new(), bytes, when_full);
+            let space = DiskSpace::new(PathBuf::new(), bytes);
             let limit = space.limit.as_ref().expect("it has one");
             let scale = space.scale();
             let parts = limit.reserved() + scale.journal + 2 * scale.memtable + BESIDE_BYTES;

@@ -31,8 +31,7 @@ impl Live {
     pub fn new(recovered: Recovered, limits: Limits) -> Self {
         let Recovered { database, generation, inventory, revision } = recovered;
         let current = Arc::new(RwLock::new(Arc::clone(&generation.keyspaces)));
-        let disk_space =
-            DiskSpace::new(inventory.data.path().to_owned(), limits.bytes, limits.when_full);
+        let disk_space = DiskSpace::new(inventory.data.path().to_owned(), limits.bytes);
         let changes = Changes::new(limits.history_bytes, revision, true);
         let (database, figures) = (Some(database), Arc::default());
         Self { database, generation, inventory, current, disk_space, changes, figures }
