@@ -13,6 +13,9 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
+# make's jobs are not for them: their compilers would only warn that they cannot take part.
+unset MAKEFLAGS MFLAGS
+
 # Many times what they take, for a machine that has much else to do.
 MINUTES=${MINUTES:-30}
 TESTS=
