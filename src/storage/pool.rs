@@ -43,8 +43,9 @@ impl Pool {
     pub fn submit(&self, op: Op, done: Done) {
         let queue = self.queue.as_ref().expect("it is there until the pool is dropped");
         let submitted = (op, done.into());
-        if queue.is_empty() && self.is_following() {
-            return FOLLOWING.set(Following::Submitted(submitted));
+        if queue.is_empty() && self.is_telling() {
+            IS_TELLING.set(false);
+            return FOLLOWING.set(Some(submitted));
         }
         if let Err(refused) = queue.try_send(submitted) {
             let (_, waiter) = refused.into_inner();
@@ -52,14 +53,11 @@ impl Pool {
         }
     }
 
-    /// Returns true on a thread of this pool that has no operation yet to follow the one
-    /// whose outcome it tells.
-    fn is_following(&self) -> bool {
-        let following = FOLLOWING.replace(Following::None);
-        let is_open = matches!(following, Following::Open);
-        FOLLOWING.set(following);
-        let own = thread::current().id();
-        is_open && self.threads.iter().any(|thread| thread.thread().id() == own)
+    /// Returns true on a thread of this pool that tells an outcome from which nothing has
+    /// followed yet.
+    fn is_telling(&self) -> bool {
+        let is_current = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        IS_TELLING.get() && self.threads.iter().any(is_current)
     }
 
     /// The number of operations that wait for a thread.
@@ -68,33 +66,23 @@ impl Pool {
     }
 }
 
-/// An operation that follows from another one, as the next step of a count does. The thread
-/// that has performed the one performs the other: to wake up a second thread for each step
-/// takes longer than a step, and disturbs whoever has the processor.
-enum Following {
-    /// The thread tells no outcome.
-    None,
-    /// It tells one.
-    Open,
-    /// It has told one, and this follows.
-    Submitted((Op, Waiter)),
-}
-
 thread_local! {
-    static FOLLOWING: Cell<Following> = const { Cell::new(Following::None) };
+    /// The thread tells an outcome.
+    static IS_TELLING: Cell<bool> = const { Cell::new(false) };
+
+    /// An operation that follows from the one whose outcome was told, as the next step of a
+    /// count does. The same thread performs it: to wake up a second one for each step takes
+    /// longer than a step, and disturbs whoever has the processor.
+    static FOLLOWING: Cell<Option<(Op, Waiter)>> = const { Cell::new(None) };
 }
 
 /// Performs one operation after the other until the pool is dropped.
 fn run(queue: &Receiver<(Op, Waiter)>, perform: impl Fn(Op) -> Outcome) {
-    let mut next = queue.recv().ok();
-    while let Some((op, waiter)) = next {
+    while let Some((op, waiter)) = FOLLOWING.take().or_else(|| queue.recv().ok()) {
         let outcome = outcome_of(|| perform(op));
-        FOLLOWING.set(Following::Open);
+        IS_TELLING.set(true);
         waiter.tell(outcome);
-        next = match FOLLOWING.replace(Following::None) {
-            Following::Submitted(following) => Some(following),
-            Following::None | Following::Open => queue.recv().ok(),
-        };
+        IS_TELLING.set(false);
     }
 }
 
