@@ -161,8 +161,8 @@ impl Reply {
             None if entry.is_text() => Cow::Borrowed(TEXT),
             None => Cow::Borrowed(BINARY),
         };
-        let mut reply = Self::new(status, None, body).with_tag(tag).with_caching(caching);
-        (reply.content_type, reply.is_value) = (Some(content_type), true);
+        let reply = Self::new(status, None, body).with_tag(tag).with_caching(caching);
+        let mut reply = Self { content_type: Some(content_type), is_value: true, ..reply };
         if entry.content_type().is_some_and(|text| media_type::is_active(text)) {
             // Its scripts must not act in the name of the store.
             reply = reply.with_header("Content-Security-Policy", "sandbox");
