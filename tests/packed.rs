@@ -12,7 +12,7 @@ mod platform {
 #[path = "../src/storage"]
 mod storage {
     mod entry;
-    #[path = "memory/packed.rs"]
+    #[path = "memory/packed/mod.rs"]
     mod packed;
     mod time;
 
