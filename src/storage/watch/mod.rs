@@ -1,4 +1,5 @@
-//! Those who wait for a key, or for the first key with a prefix.
+//! Waiters: those who wait for a state of a key, or for the first key with a prefix. (Those
+//! who are told of each change are the watchers of the change log, in `changes`.)
 //!
 //! ```text
 //! waiter: register ──► look at the store ──► not yet: park ──► woken: look again
@@ -16,24 +17,20 @@
 //! their order, and a change costs one look. Of those who take, as many look at once as
 //! keys were stored for them, for an engine may do many at once.
 //!
+//! The waiters for the same are a line (`line`), and `lines` finds the lines of a key.
 //! Locks are taken in this order: lines by name, a line, the agenda.
+
+mod line;
+mod lines;
 
 use super::Key;
 use super::agenda::{self, call};
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use line::Line;
+use lines::{Lines, Takers};
 use std::iter;
-use std::mem;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// The maps that lines are sharded over, so that writers on many processors do not
-/// wait for each other.
-const SHARDS: usize = 64;
-
-/// The most takers of one line that look at once.
-const TAKERS_MAX: usize = 64;
 
 /// The time until a waiter looks without a change: at first, each time twice as long, and
 /// at most.
@@ -76,70 +73,6 @@ struct Waiters {
     writers: Lines,
     takers: Takers,
     agenda: Agenda,
-}
-
-/// The lines by key.
-struct Lines {
-    /// The number of tickets.
-    tickets: AtomicUsize,
-    hasher: RandomState,
-    /// Of most keys there is one.
-    shards: Box<[Mutex<ByKey>]>,
-}
-
-type ByKey = HashMap<Box<str>, Vec<Arc<Line>>>;
-
-/// The lines by prefix.
-#[derive(Default)]
-struct Takers {
-    /// The number of tickets.
-    tickets: AtomicUsize,
-    /// By the length of the prefixes in bytes.
-    lines: Mutex<BTreeMap<usize, ByPrefix>>,
-}
-
-type ByPrefix = HashMap<Box<str>, Arc<Line>>;
-
-/// Those who wait for the same.
-struct Line {
-    subject: Subject,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// By their tickets.
-    waiters: BTreeMap<u64, Waiter>,
-    /// The number of changes.
-    changes: u64,
-    /// The ticket where the walk goes on, while there is one.
-    next: Option<u64>,
-    /// Readers are walked once more from the start.
-    is_again: bool,
-    /// The number of waiters out of the line: they look after they were parked.
-    out: usize,
-    /// The keys stored for takers that none of them has taken, as far as is known.
-    stored: usize,
-    /// It is on the agenda.
-    is_due: bool,
-}
-
-#[derive(Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-struct Waiter {
-    /// Its continuation while it is parked.
-    wake: Option<Wake>,
-    /// The number of changes when its last look began, or when it came.
-    seen: u64,
-    /// It has begun to look.
-    has_looked: bool,
-    is_out: bool,
-    /// Its time is over.
-    is_over: bool,
-    /// Its last look has begun.
-    is_last: bool,
-    /// It was ended, and looks no more.
-    has_ended: bool,
 }
 
 type Agenda = agenda::Agenda<Work>;
@@ -236,11 +169,11 @@ impl Watch {
     fn pass_on(&self, key: &str, is_stored: bool) {
         let Waiters { readers, writers, takers, agenda, .. } = &*self.0.0;
         for lines in [readers, writers] {
-            if lines.tickets.load(Ordering::Relaxed) > 0 {
+            if lines.tickets() > 0 {
                 lines.change(key, agenda);
             }
         }
-        if is_stored && takers.tickets.load(Ordering::Relaxed) > 0 {
+        if is_stored && takers.tickets() > 0 {
             takers.change_prefixes_of(key, agenda);
         }
     }
@@ -248,20 +181,14 @@ impl Watch {
     /// The numbers of those who wait to read, to write and to take.
     pub(super) fn tickets(&self) -> [usize; 3] {
         let Waiters { readers, writers, takers, .. } = &*self.0.0;
-        [&readers.tickets, &writers.tickets, &takers.tickets]
-            .map(|tickets| tickets.load(Ordering::Relaxed))
+        [readers.tickets(), writers.tickets(), takers.tickets()]
     }
 
     /// Notes that every key may have changed.
     pub fn all_changed(&self) {
         fence(Ordering::SeqCst);
         let Waiters { readers, writers, takers, agenda, .. } = &*self.0.0;
-        let mut all = Vec::new();
-        for shard in readers.shards.iter().chain(&writers.shards) {
-            all.extend(lock(shard).values().flatten().map(Arc::clone));
-        }
-        all.extend(lock(&takers.lines).values().flat_map(HashMap::values).map(Arc::clone));
-        for line in all {
+        for line in [readers.all(), writers.all(), takers.all()].into_iter().flatten() {
             line.change(agenda);
         }
     }
@@ -285,7 +212,7 @@ impl Ticket {
             return wake(true);
         }
         let mut timers = lock(&self.timers);
-        let mut state = lock(&self.line.state);
+        let mut state = self.line.state();
         let is_first = timers.at.is_empty();
         let between = timers.next(wake_at).filter(|(at, _)| *at < self.until);
         for at in timers.at.drain(..).filter(|at| *at != self.until) {
@@ -302,12 +229,7 @@ impl Ticket {
 
     /// Ends the wait: its time is over, and nobody is there for another look.
     pub fn end(&self) {
-        let mut state = lock(&self.line.state);
-        let Some(waiter) = state.waiters.get_mut(&self.number) else { return };
-        waiter.has_ended = true;
-        if let Some(wake) = waiter.wake.take() {
-            self.waiters.agenda.add(Work::Wake(wake, true));
-        }
+        self.line.end(self.number, &self.waiters.agenda);
     }
 }
 
@@ -335,285 +257,6 @@ impl Drop for Ticket {
         for at in timers.at.drain(..) {
             agenda.remove_timer(at, self.number);
         }
-    }
-}
-
-impl Lines {
-    #[allow(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
-    fn shard(&self, key: &str) -> &Mutex<ByKey> {
-        let index = self.hasher.hash_one(key) as usize % SHARDS;
-        self.shards.get(index).expect("the index is below the number of shards")
-    }
-
-    fn change(&self, key: &str, agenda: &Agenda) {
-        if let Some(of_key) = lock(self.shard(key)).get(key) {
-            for line in of_key {
-                line.change(agenda);
-            }
-        }
-    }
-
-    /// Adds a waiter to its line; true if it has its turn.
-    fn join(&self, key: &str, subject: &Subject, number: u64) -> (Arc<Line>, bool) {
-        self.tickets.fetch_add(1, Ordering::Relaxed);
-        let mut lines = lock(self.shard(key));
-        let of_key = lines.entry(key.into()).or_default();
-        let same = of_key.iter().find(|line| line.subject == *subject).map(Arc::clone);
-        let line = same.unwrap_or_else(|| {
-            let line = Arc::new(Line::new(subject.clone()));
-            of_key.push(Arc::clone(&line));
-            line
-        });
-        let has_turn = line.join(number);
-        (line, has_turn)
-    }
-
-    fn leave(&self, key: &str, line: &Arc<Line>, number: u64, agenda: &Agenda) {
-        let mut lines = lock(self.shard(key));
-        if line.leave(number, agenda)
-            && let Some(of_key) = lines.get_mut(key)
-        {
-            of_key.retain(|other| !Arc::ptr_eq(other, line));
-            if of_key.is_empty() {
-                lines.remove(key);
-            }
-        }
-        drop(lines);
-        self.tickets.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Default for Lines {
-    fn default() -> Self {
-        Self {
-            tickets: AtomicUsize::new(0),
-            hasher: RandomState::new(),
-            shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
-        }
-    }
-}
-
-impl Takers {
-    fn join(&self, prefix: &str, subject: &Subject, number: u64) -> (Arc<Line>, bool) {
-        self.tickets.fetch_add(1, Ordering::Relaxed);
-        let mut lengths = lock(&self.lines);
-        let lines = lengths.entry(prefix.len()).or_default();
-        let new = || Arc::new(Line::new(subject.clone()));
-        let line = Arc::clone(lines.entry(prefix.into()).or_insert_with(new));
-        let has_turn = line.join(number);
-        (line, has_turn)
-    }
-
-    fn leave(&self, prefix: &str, line: &Arc<Line>, number: u64, agenda: &Agenda) {
-        let mut lengths = lock(&self.lines);
-        if line.leave(number, agenda)
-            && let Some(lines) = lengths.get_mut(&prefix.len())
-        {
-            lines.remove(prefix);
-            if lines.is_empty() {
-                lengths.remove(&prefix.len());
-            }
-        }
-        drop(lengths);
-        self.tickets.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn change_prefixes_of(&self, key: &str, agenda: &Agenda) {
-        let lengths = lock(&self.lines);
-        for (length, lines) in lengths.range(..=key.len()) {
-            if let Some(line) = key.get(..*length).and_then(|prefix| lines.get(prefix)) {
-                line.change(agenda);
-            }
-        }
-    }
-}
-
-impl Line {
-    fn new(subject: Subject) -> Self {
-        Self { subject, state: Mutex::default() }
-    }
-
-    fn is_of_readers(&self) -> bool {
-        matches!(self.subject, Subject::Read(_))
-    }
-
-    /// The most that may be out of the line.
-    fn out_max(&self, state: &State) -> usize {
-        match self.subject {
-            Subject::Read(_) => usize::MAX,
-            Subject::Write(..) => 1,
-            Subject::Take(_) => state.stored.clamp(1, TAKERS_MAX),
-        }
-    }
-
-    /// Adds a waiter; true if it has its turn.
-    fn join(&self, number: u64) -> bool {
-        let mut state = lock(&self.state);
-        let has_turn =
-            self.is_of_readers() || state.out == 0 && state.next.is_none() && !state.has_parked();
-        let seen = state.changes;
-        state.waiters.insert(number, Waiter { seen, has_looked: has_turn, ..Waiter::default() });
-        has_turn
-    }
-
-    /// Removes a waiter; true if it was the last.
-    fn leave(self: &Arc<Self>, number: u64, agenda: &Agenda) -> bool {
-        let mut state = lock(&self.state);
-        let left = state.waiters.remove(&number);
-        if left.is_some_and(|waiter| waiter.is_out) {
-            state.out -= 1;
-            state.stored = state.stored.saturating_sub(1);
-        }
-        if !self.is_of_readers() && state.has_parked() {
-            // It may have found something, and there may be more; or it was the one that
-            // looked for all.
-            state.next = Some(0);
-        }
-        state.go_on(self, agenda);
-        state.waiters.is_empty()
-    }
-
-    /// Notes a change, and has the line walked from the start.
-    fn change(self: &Arc<Self>, agenda: &Agenda) {
-        let mut state = lock(&self.state);
-        state.changes += 1;
-        state.stored += 1;
-        if self.is_of_readers() && state.next.is_some() {
-            // To begin anew would leave out the last ones of a key that changes often.
-            state.is_again = true;
-        } else {
-            state.next = Some(0);
-        }
-        state.go_on(self, agenda);
-    }
-
-    /// Takes a step of the walk: wakes the next waiter, if one may look now.
-    fn step(self: &Arc<Self>, agenda: &Agenda) {
-        let mut state = lock(&self.state);
-        state.is_due = false;
-        if state.out >= self.out_max(&state) {
-            return;
-        }
-        let Some(wake) = state.next_out(self.is_of_readers()) else { return };
-        // Others come in between.
-        state.go_on(self, agenda);
-        drop(state);
-        call(wake, false);
-    }
-
-    /// Has a waiter look that polls; in a line of others than readers only the first, as
-    /// that looks for all.
-    fn poll(self: &Arc<Self>, number: u64, agenda: &Agenda) {
-        let mut state = lock(&self.state);
-        if !self.is_of_readers() {
-            if state.is_first(number) {
-                state.next = Some(0);
-                state.go_on(self, agenda);
-            }
-            return;
-        }
-        let changes = state.changes;
-        let Some(waiter) = state.waiters.get_mut(&number) else { return };
-        let Some(wake) = waiter.wake.take() else { return };
-        waiter.seen = changes;
-        waiter.has_looked = true;
-        drop(state);
-        call(wake, false);
-    }
-
-    /// Ends a wait. One that `looks_last` looks once more though it knows of no change.
-    fn time_out(&self, number: u64, looks_last: bool) {
-        let mut state = lock(&self.state);
-        let changes = state.changes;
-        let Some(waiter) = state.waiters.get_mut(&number) else { return };
-        waiter.is_over = true;
-        waiter.has_looked &= !looks_last;
-        let Some(wake) = waiter.wake.take() else { return };
-        let is_over = waiter.is_over_at(changes);
-        drop(state);
-        call(wake, is_over);
-    }
-}
-
-impl State {
-    fn has_parked(&self) -> bool {
-        self.waiters.values().any(|waiter| waiter.wake.is_some())
-    }
-
-    /// Returns true if nobody is parked in front of a waiter.
-    fn is_first(&self, number: u64) -> bool {
-        !self.waiters.range(..number).any(|(_, waiter)| waiter.wake.is_some())
-    }
-
-    /// Has the line walked on, if there is somebody who may look.
-    fn go_on(&mut self, line: &Arc<Line>, agenda: &Agenda) {
-        if self.next.is_some() && self.out < line.out_max(self) && !self.is_due {
-            self.is_due = true;
-            agenda.add(Work::Walk(Arc::clone(line)));
-        }
-    }
-
-    /// Lets the next waiter out; `None` if the walk has ended.
-    fn next_out(&mut self, is_of_readers: bool) -> Option<Wake> {
-        loop {
-            let changes = self.changes;
-            let parked = |(number, waiter): (&u64, &mut Waiter)| {
-                waiter.wake.take().map(|wake| {
-                    waiter.seen = changes;
-                    waiter.has_looked = true;
-                    waiter.is_out = !is_of_readers;
-                    (*number, wake)
-                })
-            };
-            if let Some((number, wake)) = self.waiters.range_mut(self.next?..).find_map(parked) {
-                self.next = Some(number + 1);
-                self.out += usize::from(!is_of_readers);
-                return Some(wake);
-            }
-            self.next = mem::take(&mut self.is_again).then_some(0);
-        }
-    }
-
-    fn park(&mut self, line: &Arc<Line>, number: u64, wake: Wake, agenda: &Agenda) {
-        let changes = self.changes;
-        let Some(waiter) = self.waiters.get_mut(&number) else { return };
-        let was_out = mem::take(&mut waiter.is_out);
-        let (is_up_to_date, has_looked) = (waiter.seen == changes, waiter.has_looked);
-        if waiter.is_over || waiter.has_ended {
-            let is_over = waiter.is_over_at(changes);
-            agenda.add(Work::Wake(wake, is_over));
-        } else {
-            waiter.wake = Some(wake);
-        }
-        self.out -= usize::from(was_out);
-        if was_out && is_up_to_date {
-            // It would be the same for the others.
-            self.next = None;
-            self.stored = 0;
-        } else if !is_up_to_date {
-            match self.next {
-                Some(_) if line.is_of_readers() => self.is_again = true,
-                next => self.next = Some(next.map_or(number, |next| next.min(number))),
-            }
-        } else if !has_looked && self.out == 0 && self.is_first(number) {
-            // Whoever had the turn as it came has left before it was here.
-            self.next.get_or_insert(number);
-        }
-        self.go_on(line, agenda);
-    }
-}
-
-impl Waiter {
-    /// True if it looks no more though its time is over, with that many changes; else its
-    /// last look begins.
-    fn is_over_at(&mut self, changes: u64) -> bool {
-        let has_seen_all = self.has_looked && self.seen == changes;
-        let is_over = self.has_ended || self.is_last || has_seen_all;
-        if !is_over {
-            self.is_last = true;
-            self.seen = changes;
-        }
-        is_over
     }
 }
 

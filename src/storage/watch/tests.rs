@@ -342,10 +342,10 @@ fn no_change_is_missed_in_a_race() {
     writer.join().expect("it does not panic");
     let Waiters { readers, writers, takers, agenda, .. } = &*watch.0.0;
     for lines in [readers, writers] {
-        assert_eq!(lines.tickets.load(Ordering::Relaxed), 0);
-        assert!(lines.shards.iter().all(|shard| lock(shard).is_empty()));
+        assert_eq!(lines.tickets(), 0);
+        assert!(lines.is_empty());
     }
-    assert_eq!(takers.tickets.load(Ordering::Relaxed), 0);
-    assert!(lock(&takers.lines).is_empty());
+    assert_eq!(takers.tickets(), 0);
+    assert!(takers.all().is_empty());
     assert_eq!(agenda.timers(), 0);
 }
