@@ -1,4 +1,5 @@
 use super::*;
+use crate::storage::Key;
 use crate::storage::listings::listed;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
