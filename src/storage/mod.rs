@@ -22,7 +22,6 @@ mod waiter;
 mod watch;
 
 use crate::metrics::Exposition;
-use changes::Bell;
 use std::borrow::Borrow;
 use std::sync::Arc;
 
@@ -38,22 +37,22 @@ pub use page::{Listing, Moment, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Star
 pub use time::Time;
 pub use watch::{Subject, Ticket, Wake, Watch};
 
-/// What an engine does with a write past its limit.
+/// The fate of a write past an engine's limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It refuses the write, and all that was stored stays.
+    /// It is refused, and all that was stored stays.
     #[default]
     Refuse,
-    /// It evicts the keys that are of the least use.
+    /// The keys of the least use are evicted for it.
     Evict,
 }
 
-/// The limits of an engine of this process.
+/// The limits of an engine that keeps its entries itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most bytes that it takes of memory, or of the disk for one that is there.
     pub bytes: u64,
-    /// Whether a write past it is refused.
+    /// The fate of a write past it.
     pub when_full: WhenFull,
     /// The bytes that the change log keeps, about, beside the others.
     pub history_bytes: usize,

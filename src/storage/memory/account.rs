@@ -169,7 +169,7 @@ impl Account {
     }
 
     /// Begins to count the bytes freed anew.
-    pub fn take_freed(&self) {
+    pub fn reset_freed(&self) {
         self.freed.store(0, Ordering::Relaxed);
     }
 

@@ -14,8 +14,9 @@
 use super::account::Full;
 use super::index::NewKeys;
 use super::map::{Hashed, Map};
+use super::maps::{Expected, KEYS_SHARDS, Maps, write};
 use super::packed::Packed;
-use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, ROUNDS_MAX, Undone, write};
+use super::{Memory, Pace, ROUNDS_MAX, Undone};
 use crate::platform::scheduling;
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Event, Key, Op, Updated};
 use std::mem;

@@ -20,8 +20,8 @@
 
 use super::evict::Cache;
 use super::map::Map;
+use super::maps::{Maps, Shard, read, write};
 use super::packed::Packed;
-use super::{Maps, Shard, read, write};
 use crate::platform::size_classes::{HAS_SLABS, PAGE_BYTES, SHARED_BYTES_MAX, class_of};
 use crate::platform::{allocator, scheduling};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -150,7 +150,7 @@ impl Maps {
     pub fn defragment(&self) -> u64 {
         let mut moved = 0;
         for _ in 0..PASSES_MAX {
-            self.account.take_freed();
+            self.account.reset_freed();
             let census = self.take_census();
             let bytes = census.bytes();
             if census.gain() < bytes / GAIN_PART + RUN_BYTES {

@@ -1,8 +1,9 @@
 //! The change of the first key with a prefix.
 
 use super::account::Full;
+use super::maps::write;
 use super::packed::Packed;
-use super::{Memory, Pace, Undone, write};
+use super::{Memory, Pace, Undone};
 use crate::storage::{Change, Effect, Event, Key, Op, Updated};
 
 impl Memory {

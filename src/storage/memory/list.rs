@@ -4,8 +4,8 @@
 //! they are asked only where something is due. The caller shares the moment, so no
 //! batch comes between two keys of a page.
 
+use super::maps::{Maps, read};
 use super::packed::Packed;
-use super::{Maps, read};
 use crate::storage::page::{Builder, KeyTexts, Listing, Page, Range, Start};
 use crate::storage::{Key, PAGE_KEYS_MAX, Time};
 use std::ops::{Bound, ControlFlow};

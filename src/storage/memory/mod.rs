@@ -1,5 +1,13 @@
 //! The in-memory engine: hash maps behind locks, and an index of their sorted keys.
 //!
+//! ```text
+//! try_now ──► attempt ──► maps: the lock of one map, or of all that a batch needs
+//!    │           ▲
+//!    │ takes long, has no room, or others are in the way
+//!    ▼           │
+//! submit ──► a thread of the pool: makes room by sweeps or evictions
+//! ```
+//!
 //! A map that grows moves all its keys while it is locked, so the keys are
 //! sharded over many small maps and no growth is ever long. Memory is allocated
 //! before a lock is taken and freed after it is released; under a lock there are
@@ -21,33 +29,25 @@ mod first;
 mod index;
 mod list;
 mod map;
+mod maps;
 mod packed;
 mod report;
 mod sweep;
 
 use super::pool::Pool;
 use super::watch::Watch;
-use super::{BatchOp, Bell, Change, Changes, Decision, Done, Effect, Entry, Error, Event, Limits};
-use super::{Key, Op, Outage, Outcome, Revision, Storage, Time, Updated, Wanted, WhenFull};
+use super::{BatchOp, Change, Changes, Decision, Done, Effect, Entry, Error, Event, Key, Limits};
+use super::{Op, Outage, Outcome, Storage, Time, Updated, Wanted};
 use crate::metrics::Exposition;
 use crate::platform::scheduling;
-use account::{Account, Full};
-use crossbeam_channel::Sender;
-use defragment::Defragmenter;
-use evict::Cache;
-use index::{Index, NewKeys};
-use map::{Growth, Hashed, Keyed, Map};
+use account::Full;
+use map::{Hashed, Map};
+pub use maps::KEYS_SHARDS;
+use maps::{Expected, Maps, Shard, Untold, write};
 use packed::Packed;
-use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
-    TryLockResult, Weak,
+    Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult, Weak,
 };
-
-/// The number of maps that the keys are sharded over. At a hundred million keys
-/// one map holds a hundred thousand and moves them in some milliseconds.
-pub const KEYS_SHARDS: usize = 1024;
 
 /// The most operations of a batch that is done at once: as long as a page takes.
 const BATCH_OPS_SMALL: usize = 1000;
@@ -65,44 +65,6 @@ const POOL_THREADS: usize = 4;
 /// The in-memory engine. A clone is another handle on the same keys.
 #[derive(Clone)]
 pub struct Memory(Arc<Maps>);
-
-/// The store that all handles share.
-struct Maps {
-    shards: Box<[Shard]>,
-    hasher: Keyed,
-    account: Account,
-    /// The keys of all maps. It changes under the lock of a key's map.
-    index: Index,
-    /// Held alone while several keys change at one moment, and shared while several
-    /// are read. Operations on one key do without.
-    moment: RwLock<()>,
-    /// Those who wait for a key.
-    watch: Watch,
-    changes: Changes,
-    /// Carries nothing; the sweeper's thread ends when this is dropped.
-    sweeper: OnceLock<Sender<()>>,
-    /// The sweeper's turn.
-    sweeping: Mutex<()>,
-    /// Counts the beginnings and the ends of sweeps: it is odd while a map holds expired
-    /// entries and yet is not due.
-    sweeps: AtomicU64,
-    /// The number of entries that were removed once they had expired.
-    expired: AtomicU64,
-    /// There if it evicts.
-    cache: Option<Cache>,
-    defragmenter: Defragmenter,
-    /// For its thread.
-    own: Weak<Maps>,
-    /// Started with the first operation that takes long.
-    pool: OnceLock<Pool>,
-}
-
-/// One of the maps.
-struct Shard {
-    map: RwLock<Map>,
-    /// The next expiry in the map, in milliseconds, or an earlier moment.
-    due: AtomicU64,
-}
 
 /// The time that an operation has.
 #[derive(Clone, Copy)]
@@ -135,40 +97,7 @@ impl Memory {
 
     /// An empty store with these limits.
     pub fn with_limits(limits: Limits) -> Self {
-        let Limits { bytes: max, when_full, history_bytes } = limits;
-        let is_evicting = when_full == WhenFull::Evict && max < u64::MAX;
-        let cache = is_evicting.then(|| Cache::new(max));
-        let hasher = Keyed::default();
-        let empty =
-            || Shard { map: RwLock::new(Map::new(hasher.clone())), due: AtomicU64::new(u64::MAX) };
-        let shards = std::iter::repeat_with(empty).take(KEYS_SHARDS).collect();
-        let account = match &cache {
-            Some(cache) => Account::evicting(max, cache.bytes()),
-            None => Account::new(max),
-        };
-        let sweeper = OnceLock::new();
-        let (sweeping, pool) = (Mutex::default(), OnceLock::new());
-        let (index, moment) = (Index::default(), RwLock::default());
-        let (sweeps, expired) = (AtomicU64::new(0), AtomicU64::new(0));
-        let watch = Watch::default();
-        let changes = Changes::new(history_bytes, Revision::newborn(), false);
-        let maps = Arc::new_cyclic(|own| Maps {
-            shards,
-            hasher,
-            account,
-            index,
-            moment,
-            watch,
-            changes,
-            sweeper,
-            sweeping,
-            sweeps,
-            expired,
-            cache,
-            defragmenter: Defragmenter::default(),
-            own: Weak::clone(own),
-            pool,
-        });
+        let maps = Maps::new(limits);
         evict::start_evictor(&maps);
         Self(maps)
     }
@@ -177,6 +106,26 @@ impl Memory {
     /// them.
     pub fn held(&self) -> u64 {
         self.0.account.held()
+    }
+
+    /// Returns true for an operation on many keys or on a value that is large.
+    fn takes_long(&self, op: &Op) -> bool {
+        let is_large = |key: &Key| {
+            self.0.stored(self.0.hashed(key.as_str())).is_some_and(|packed| packed.is_large())
+        };
+        match op {
+            Op::Get(_) | Op::Set(..) | Op::Delete(_) | Op::UpdateFirst(..) => false,
+            Op::Update(key, _) => is_large(key),
+            Op::Batch(ops) | Op::Each(ops) => {
+                let is_update = |op: &BatchOp| matches!(op, BatchOp::Update(_) | BatchOp::Remove);
+                ops.len() > BATCH_OPS_SMALL
+                    || ops.iter().any(|(key, op)| is_update(op) && is_large(key))
+            }
+            Op::List(listing) => {
+                listing.with_entries || listing.delimiter.is_some() || self.0.due().is_some()
+            }
+            Op::Clear | Op::Count(_) => true,
+        }
     }
 
     /// Does `op`, or gives it back. Waits for no sweep.
@@ -335,14 +284,6 @@ impl Memory {
     }
 }
 
-/// A change of a key that is to be told behind the lock of its map.
-struct Untold {
-    is_stored: bool,
-    bell: Bell,
-    /// The entry before, to be freed there too.
-    old: Option<Packed>,
-}
-
 impl Pace {
     /// The moment for this operation alone.
     fn alone(self, moment: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
@@ -371,275 +312,15 @@ fn unless_taken<T>(tried: TryLockResult<T>) -> Option<T> {
     }
 }
 
-/// The precondition of a change to a map.
-#[derive(Clone, Copy)]
-enum Expected<'a> {
-    /// None.
-    Anything,
-    /// The same entry as before, or none as before.
-    Same(Option<&'a Packed>),
-    /// The same, and it has not expired since.
-    Living(&'a Packed),
-}
-
-impl Expected<'_> {
-    fn is_met(self, map: &Map, key: Hashed<'_>) -> bool {
-        match self {
-            Self::Anything => true,
-            Self::Same(expected) => Packed::are_same(expected, map.get(key)),
-            Self::Living(expected) => {
-                Packed::are_same(Some(expected), map.get(key)) && expected.lives()
-            }
-        }
-    }
-}
-
-impl Shard {
-    /// The number of its keys.
-    fn keys(&self) -> usize {
-        read(&self.map).len()
-    }
-
-    /// Notes the expiry of an entry that is about to come.
-    fn expect_expiry(&self, packed: &Packed) {
-        if let Some(expiry) = packed.expiry() {
-            self.due.fetch_min(expiry.to_bits(), Ordering::Relaxed);
-        }
-    }
-
-    /// Returns true if it may hold an expired entry.
-    fn is_due(&self, now: Time) -> bool {
-        // What was swept before the expiry moved on is seen as swept.
-        self.due.load(Ordering::Acquire) <= now.to_bits()
-    }
-}
-
-impl Maps {
-    fn hashed<'a>(&self, key: &'a str) -> Hashed<'a> {
-        self.hasher.hashed(key)
-    }
-
-    fn shard(&self, key: Hashed<'_>) -> &Shard {
-        let shard = self.shards.get(key.shard(KEYS_SHARDS));
-        shard.expect("the number is below that of the shards")
-    }
-
-    /// Returns true for an operation on many keys or on a value that is large.
-    fn takes_long(&self, op: &Op) -> bool {
-        let is_large = |key: &Key| {
-            self.stored(self.hashed(key.as_str())).is_some_and(|packed| packed.is_large())
-        };
-        match op {
-            Op::Get(_) | Op::Set(..) | Op::Delete(_) | Op::UpdateFirst(..) => false,
-            Op::Update(key, _) => is_large(key),
-            Op::Batch(ops) | Op::Each(ops) => {
-                let is_update = |op: &BatchOp| matches!(op, BatchOp::Update(_) | BatchOp::Remove);
-                ops.len() > BATCH_OPS_SMALL
-                    || ops.iter().any(|(key, op)| is_update(op) && is_large(key))
-            }
-            Op::List(listing) => {
-                listing.with_entries || listing.delimiter.is_some() || self.due().is_some()
-            }
-            Op::Clear | Op::Count(_) => true,
-        }
-    }
-
-    /// The entry under a key, expired or not.
-    fn stored(&self, key: Hashed<'_>) -> Option<Packed> {
-        read(&self.shard(key).map).get(key).cloned()
-    }
-
-    /// The entry under a key.
-    fn living(&self, key: &str) -> Option<Entry> {
-        let key = self.hashed(key);
-        let mut packed = self.stored(key)?;
-        while !packed.lives() {
-            // It has expired since, or was replaced before.
-            let now = self.stored(key)?;
-            if Packed::are_same(Some(&packed), Some(&now)) {
-                return None;
-            }
-            packed = now;
-        }
-        self.note_use(Some(&packed));
-        Some(packed.into_entry())
-    }
-
-    /// Puts an entry under `key` if the one there is as `expected`. Returns true if it
-    /// did, and the entry if there is no room for it.
-    fn put(&self, key: Hashed<'_>, packed: Packed, expected: Expected<'_>) -> Result<bool, Packed> {
-        let shard = self.shard(key);
-        let mut map = write(&shard.map);
-        if !expected.is_met(&map, key) {
-            return Ok(false);
-        }
-        let changed = self.put_in(shard, &mut map, key, packed)?;
-        drop(map);
-
-        self.tell(key.key(), changed);
-        Ok(true)
-    }
-
-    /// Puts an entry into a map, where the key may be new. Returns it if there is no room.
-    fn put_in(
-        &self,
-        shard: &Shard,
-        map: &mut Map,
-        key: Hashed<'_>,
-        packed: Packed,
-    ) -> Result<Untold, Packed> {
-        shard.expect_expiry(&packed);
-        let taken = packed.cost();
-        if let Some(old) = map.get(key) {
-            if self.account.exchange(old.cost(), taken).is_err() {
-                return Err(packed);
-            }
-            let old = self.replace_in(map, key, packed);
-            let bell = self.changes.append(Event::Put, key.key());
-            return Ok(Untold { is_stored: true, bell, old });
-        }
-        let growth = map.growth_for(&[key.hash()]);
-        let index_growth = self.index.growth_max(NewKeys::one(key.key()));
-        let map_growth = growth.as_ref().map_or(0, Growth::bytes);
-        if self.account.exchange(0, taken + map_growth + index_growth).is_err() {
-            return Err(packed);
-        }
-        if let Some(growth) = growth {
-            map.grow(&growth);
-        }
-        self.account.settle(index_growth, self.insert_in(map, key, packed));
-        let bell = self.changes.append(Event::Put, key.key());
-        Ok(Untold { is_stored: true, bell, old: None })
-    }
-
-    /// Puts an entry in place of the one under the same key, which is returned.
-    fn replace_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> Option<Packed> {
-        if let Some(cache) = &self.cache
-            && let Some(old) = map.get(key)
-        {
-            cache.replaced(old, &packed);
-        }
-        map.replace(key, packed)
-    }
-
-    /// Puts an entry into a map that has grown for it, under a new key. Returns the bytes
-    /// that the index grows by.
-    fn insert_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> i64 {
-        if let Some(cache) = &self.cache {
-            cache.came(key, &packed, self.account.held());
-        }
-        map.insert(key, packed);
-        self.index.insert(key.key())
-    }
-
-    /// Removes `key` if the entry there is as `expected`. Returns true if it did. It is told
-    /// as `event` if it has not expired.
-    fn remove(&self, event: Event, key: Hashed<'_>, expected: Expected<'_>) -> bool {
-        let mut map = write(&self.shard(key).map);
-        if !expected.is_met(&map, key) {
-            return false;
-        }
-        let changed = self.remove_from(&mut map, event, key);
-        drop(map);
-
-        if let Some(changed) = changed {
-            self.tell(key.key(), changed);
-        }
-        true
-    }
-
-    /// Removes `key` from a map, if it is there.
-    fn remove_from(&self, map: &mut Map, event: Event, key: Hashed<'_>) -> Option<Untold> {
-        let old = self.take_out(map, key)?;
-        self.account.record(old.cost(), 0);
-        self.shrink(map);
-        let bell = self.changes.append(self.removal(event, &old), key.key());
-        Some(Untold { is_stored: false, bell, old: Some(old) })
-    }
-
-    /// Counts an entry that was removed for its expiry, if that is over, or to make room;
-    /// returns the event of that.
-    fn removal(&self, event: Event, old: &Packed) -> Event {
-        if old.lives() {
-            if let (Event::Evict, Some(cache)) = (event, &self.cache) {
-                cache.count();
-            }
-            return event;
-        }
-        self.expired.fetch_add(1, Ordering::Relaxed);
-        Event::Expire
-    }
-
-    /// Tells of a change, behind the lock of its map.
-    fn tell(&self, key: &str, Untold { is_stored, bell, old }: Untold) {
-        drop(bell);
-        self.watch.changed(key, is_stored);
-        if let Some(old) = old {
-            drop(self.lend(old));
-            self.heed_freed();
-        }
-    }
-
-    /// Removes `key` from a map; returns its entry, of which the account still has the
-    /// cost.
-    fn take_out(&self, map: &mut Map, key: Hashed<'_>) -> Option<Packed> {
-        let removed = map.remove(key)?;
-        if let Some(cache) = &self.cache {
-            cache.went(key);
-        }
-        self.account.record(0, self.index.remove(key.key()).cast_unsigned());
-        Some(removed)
-    }
-
-    /// Shrinks a map of which removals have left much free.
-    fn shrink(&self, map: &mut Map) {
-        let before = map.bytes();
-        map.shrink();
-        self.account.record(before, map.bytes());
-    }
-
-    /// Deletes every key. The moment is the caller's alone.
-    fn clear(&self) {
-        // All locks at once make it one moment for every key.
-        let mut maps: Vec<_> = self.shards.iter().map(|shard| write(&shard.map)).collect();
-        let empty = || Map::new(self.hasher.clone());
-        let emptied: Vec<Map> =
-            maps.iter_mut().map(|map| mem::replace(&mut **map, empty())).collect();
-        let leaves = self.index.clear();
-        let freed = self.account.clear();
-        if let Some(cache) = &self.cache {
-            cache.clear();
-        }
-        let bell = self.changes.be_reborn(Revision::newborn());
-        drop(maps);
-
-        drop(bell);
-        self.watch.all_changed();
-        log::debug!("clearing {freed} bytes");
-        drop((emptied, leaves));
-    }
-}
-
 impl Default for Memory {
     fn default() -> Self {
         Self::new()
     }
 }
 
-// A poisoned map is still whole: in every critical section a panic can come only
-// before the first call that changes a map or the index, or from that call.
-
-fn read(shard: &RwLock<Map>) -> RwLockReadGuard<'_, Map> {
-    shard.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write(shard: &RwLock<Map>) -> RwLockWriteGuard<'_, Map> {
-    shard.write().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Storage for Memory {
     fn try_now(&self, op: Op) -> Result<Outcome, Op> {
-        if self.0.takes_long(&op) {
+        if self.takes_long(&op) {
             return Err(op);
         }
         if self.0.cache.is_some() {

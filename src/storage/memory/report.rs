@@ -2,8 +2,9 @@
 //!
 //! Nothing is counted on the way of a read or a write: the maps know their lengths.
 
+use super::Memory;
 use super::evict::Cache;
-use super::{Memory, read};
+use super::maps::read;
 use crate::metrics::Exposition;
 use crate::storage::pool::Pool;
 use crate::storage::report;

@@ -3,8 +3,9 @@
 //! Nobody sees an expired entry, so there is no hurry: a thread, started with
 //! the first entry that can expire, looks at the maps where something has.
 
+use super::Memory;
+use super::maps::{Expected, Maps, Shard, read};
 use super::packed::Packed;
-use super::{Expected, Maps, Memory, Shard, read};
 use crate::storage::{Event, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::atomic::Ordering;

@@ -2,8 +2,9 @@
 //! What every engine promises is tested in `tests/storage.rs`, and the account against
 //! the process's real memory in `tests/memory.rs`.
 
+use super::maps::read;
 use super::packed::Packed;
-use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op, read};
+use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op};
 use crate::storage::threads::{Ended, Start};
 use crate::storage::{
     BatchOp, Blocking as _, Decision, Effect, Limits, Listing, PAGE_KEYS_MAX, Range, Read,

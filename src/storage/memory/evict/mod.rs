@@ -21,8 +21,9 @@
 //! under the lock of its map alone. Whoever evicts holds no lock of the store.
 
 use super::map::Hashed;
+use super::maps::{Expected, KEYS_SHARDS, Maps, Shard, read};
 use super::packed::Packed;
-use super::{Expected, KEYS_SHARDS, Maps, Memory, Pace, Shard, Undone, read, unless_taken};
+use super::{Memory, Pace, Undone, unless_taken};
 use crate::platform::{allocator, process};
 use crate::storage::frequency::{Access, Aim, Frequencies, chance};
 use crate::storage::{Effect, Error, Event, Op, Outcome, Time, Wanted};
