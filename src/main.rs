@@ -303,7 +303,7 @@ fn open(plan: &Plan, signals: &Caught) -> Result<Option<Engine>, String> {
     let limits = options.limits();
     let Some(path) = &options.working_dir else {
         let memory = Memory::with_limits(limits);
-        memory.mind_process();
+        memory.limit_process();
         return Ok(Some(Engine::memory(memory)));
     };
     let patience = options.wait_for_lock.map_or(Duration::ZERO, |span| span.0);

@@ -9,8 +9,8 @@
 //! slot      priority | mark          what the record keeps of a key: 32 bits
 //! ```
 //!
-//! A priority never has to be aged: it is the newer uses that weigh more. Priorities are
-//! compared by their distance from that of the present, so they may wrap around.
+//! This is forward decay (Cormode and others, 2009): a priority never has to be aged, as it
+//! is the newer uses that weigh more. Priorities are compared by their distance from that of the present, so they may wrap around.
 //!
 //! Time passes with what is replaced, and not by a clock: in one turnover a cache replaces
 //! as many entries as it has. So what is of use stays for as long as nothing better comes.
@@ -49,8 +49,8 @@ const ENDS_BY_TURNOVER: f32 = 0.05;
 /// The worth that a key loses in a turnover without a use, where the last one counts alone.
 const LATELY_OCTAVES: f32 = 2.0;
 
-/// What [`Frequencies::of`] says of one use at present, and by how much more of twice as
-/// many.
+/// The result of [`Frequencies::of`] for one use at present, and the step with which twice
+/// as many uses raise it.
 const ONE_USE: i16 = 64;
 const DOUBLE_USES: i16 = 8;
 
@@ -80,12 +80,12 @@ pub struct Priority(u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access(u32);
 
-/// The uses that tell best which will follow.
+/// The order in which keys are evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aim {
-    /// How often a key was used.
+    /// The least often used one first (LFU).
     Often,
-    /// How late it was used last.
+    /// The one first whose last use was the longest ago (LRU).
     Lately,
 }
 
@@ -137,7 +137,7 @@ impl Frequencies {
         }
     }
 
-    /// How often the key with this hash was used lately: zero if nothing is known of it, 64
+    /// The uses of the key with this hash, of late: zero if nothing is known of it, 64
     /// if once at present, 8 more for each time that the uses are twice as many, and 8 less
     /// for each half-life since then.
     pub fn of(&self, hash: u64) -> u8 {

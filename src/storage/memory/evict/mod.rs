@@ -3,36 +3,36 @@
 //! ```text
 //! write:    do it, within a small debt ──► evict a few ──► still over: ring
 //! evictor:  rung: evict down to the bound, and what uploads want
-//!           a few times a second: resident memory too high ──► lower the bound
-//! upload:   before each piece: resident memory too high ──► it waits
 //! a step:   what has expired, else the least worth of some neighbours at a random place
 //! ```
 //!
-//! An entry records its own uses, and a record of [`Frequencies`] those of keys that were
-//! evicted: one that comes back is known. The worth of an entry is that of a byte of it,
-//! so of two that are used as often the larger goes first. What has just been used is
+//! This is sampled eviction, as Redis has it: no list of all entries in order. An entry
+//! records its own uses, and a record of [`Frequencies`] those of keys that were evicted
+//! (ghost entries): one that comes back is known. The worth of an entry is that of a byte of
+//! it, so of two that are used as often the larger goes first. What has just been used is
 //! spared, for its writer may read it next.
 //!
-//! Some requests are for what was used often, and some for what was used lately. So a few
-//! shards lead: of these, some evict by the one and some by the other, and all others
-//! follow the leaders that miss less.
+//! Some requests are for what was used often (LFU), and some for what was used lately (LRU).
+//! A few shards find out which (set dueling): of these leaders, some evict by the one and
+//! some by the other, and all other shards follow the leaders that miss less.
 //!
 //! Expired entries go as a sweep removes them, and an eviction is a removal like any other,
 //! under the lock of its map alone. Whoever evicts holds no lock of the store.
+
+mod resident;
 
 use super::map::Hashed;
 use super::maps::{Expected, KEYS_SHARDS, Maps, Shard, read};
 use super::packed::Packed;
 use super::{Memory, Pace, Undone, unless_taken};
-use crate::platform::{allocator, process};
 use crate::storage::frequency::{Access, Aim, Frequencies, chance};
 use crate::storage::{Effect, Error, Event, Op, Outcome, Time, Wanted};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use resident::{LOOK_BYTES_MAX, LOOK_INTERVAL_SHORT, Looks, Resident};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
 
 /// The most entries that a write evicts beside those of its own number.
 const EVICTIONS_MAX: usize = 16;
@@ -61,7 +61,8 @@ const LEAD_MIN: usize = 32;
 /// twice its own bytes take to be replaced.
 const SPARED_TURNOVERS: f32 = 1.0 / 16.0;
 
-/// What is spared goes only before others that are, and the oldest first.
+/// The worth of an entry that is spared, less its age: it goes only before others that are,
+/// and the oldest first.
 const SPARED_WORTH: f32 = 1e4;
 
 /// An entry that is a greater part of a store than one of so many passes the time by its
@@ -82,47 +83,15 @@ const UPLOADS_PART: u64 = 8;
 /// With a greater debt no upload begins.
 const UPLOADS_DEBT_BYTES: u64 = 1 << 20;
 
-/// The interval between two looks at resident memory, and the bytes that are evicted
-/// until there is one.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-const LOOK_BYTES: u64 = 4 << 20;
-
-/// Past these a write looks itself.
-const LOOK_BYTES_MAX: u64 = 8 << 20;
-
-/// The same interval while there is too much of it, or while removed entries are lent.
-const LOOK_INTERVAL_SHORT: Duration = Duration::from_millis(30);
-
-/// The interval between two falls of the bound: until then what was evicted may come
-/// together and be given back. The second is that while memory is tight.
-const FALL_INTERVAL: Duration = Duration::from_secs(1);
-const FALL_INTERVAL_SHORT: Duration = Duration::from_millis(250);
-
-/// The resident bytes beyond the limit past which pages are given back at once.
-const RESIDENT_BEYOND_BYTES: u64 = 12 << 20;
-
-/// The bytes beyond these past which the bound falls.
-const RESIDENT_SPARE_BYTES: u64 = 3 << 20;
-
-/// The bytes beyond both past which it falls quickly, and past which nobody rests who lays
-/// entries together.
-const RESIDENT_TIGHT_BYTES: u64 = 1 << 20;
-
-/// The resident bytes beyond the limit that uploads may bring it to.
-const RESIDENT_MAX_BEYOND_BYTES: u64 = 20 << 20;
-
-/// The resident bytes of a thread, which has a connection mostly. They are not of the store.
-const THREAD_BYTES: u64 = 35 << 10;
-
 /// The entries that the evictor removes between two looks at the time.
 const EVICTED_AT_ONCE: usize = 512;
 
-/// What a store that evicts keeps beside its entries.
+/// The record of uses of a store that evicts, and its evictor.
 pub struct Cache {
     frequencies: Frequencies,
     /// The keys of each group of shards.
     keys: [AtomicUsize; 3],
-    /// How many misses more the leaders have that evict by [`Aim::Often`].
+    /// The misses of the leaders that evict by [`Aim::Often`], less those of the others.
     lead: AtomicI32,
     evicted: AtomicU64,
     /// The bytes evicted since the last look at resident memory.
@@ -142,24 +111,6 @@ pub struct Cache {
     resident: OnceLock<Resident>,
     /// Rings for the evictor, whose thread ends when this is dropped.
     evictor: OnceLock<Sender<()>>,
-}
-
-/// Tells resident bytes, if they are known.
-type Resident = Box<dyn Fn() -> Option<u64> + Send + Sync>;
-
-/// What the process takes beside the limit and some MiB, in bytes: too much, or not all.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Beyond {
-    over: u64,
-    left: u64,
-}
-
-/// The looks of the evictor at the process.
-struct Looks {
-    looked: Instant,
-    /// The last fall of the bound.
-    fell: Instant,
-    interval: Duration,
 }
 
 /// A group of shards that evict by the same aim.
@@ -325,18 +276,6 @@ impl Cache {
         }
     }
 
-    /// Returns true if so much was evicted that the process may take too much memory: what
-    /// is freed is not given back at once.
-    fn is_look_due(&self) -> bool {
-        self.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES
-    }
-
-    /// Returns true while uploads wait for memory to come together, or the process takes far
-    /// too much.
-    pub fn is_tight(&self) -> bool {
-        self.is_tight.load(Ordering::Relaxed)
-    }
-
     /// The number of keys.
     fn keys(&self) -> usize {
         self.keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum()
@@ -378,14 +317,6 @@ impl Cache {
 }
 
 impl Memory {
-    /// Has a store that evicts keep the whole process within its limit and some MiB: for
-    /// one that the process is there for. Else it keeps within the limit what it holds.
-    pub fn mind_process(&self) {
-        if let Some(cache) = &self.0.cache {
-            cache.resident.get_or_init(|| Box::new(resident_of_process));
-        }
-    }
-
     /// Does `op` if it takes no longer than a few evictions, else gives it back.
     pub(super) fn try_evicting(&self, op: Op) -> Result<Outcome, Op> {
         let (op, wanted) = match self.attempt_and_settle(op, Pace::AtOnce) {
@@ -454,24 +385,6 @@ impl Maps {
             return 0;
         }
         left.min(most) + UPLOADS_BYTES_MIN
-    }
-
-    /// Returns true if the process has memory for what is coming, or if the store has no
-    /// more of it to give: what else takes it is not the store's. Else memory comes
-    /// together meanwhile.
-    fn has_memory_for(&self, cache: &Cache, coming: u64) -> bool {
-        let (Some(max), Some(resident)) = (self.account.max(), cache.resident.get()) else {
-            return true;
-        };
-        let allowed = max.saturating_add(RESIDENT_MAX_BEYOND_BYTES).saturating_sub(coming);
-        let fits = || resident().is_none_or(|resident| resident <= allowed);
-        if fits() || (allocator::give_back_pages() && fits()) || !self.account.can_fall() {
-            return true;
-        }
-        cache.is_tight.store(true, Ordering::Relaxed);
-        cache.ring();
-        self.seek_memory();
-        false
     }
 
     /// Keeps an entry that was removed in the account while it is being sent. Returns it
@@ -633,54 +546,6 @@ impl Maps {
             cache.evicted_bytes.fetch_add(victim.cost(), Ordering::Relaxed);
         }
     }
-
-    /// Gives pages back if the process takes more than the limit and some MiB. Returns the
-    /// bytes past that which it takes yet, or which it could take more, if that is known.
-    pub fn look_at_memory(&self) -> Option<Beyond> {
-        let tell = self.cache.as_ref().and_then(|cache| cache.resident.get())?;
-        let allowed = self.account.max()?.saturating_add(RESIDENT_BEYOND_BYTES);
-        let mut resident = tell()?;
-        if resident > allowed && allocator::give_back_pages() {
-            resident = tell().unwrap_or(resident);
-        }
-        let (over, left) = (resident.saturating_sub(allowed), allowed.saturating_sub(resident));
-        Some(Beyond { over, left })
-    }
-}
-
-impl Looks {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { looked: now, fell: now, interval: LOOK_INTERVAL }
-    }
-
-    /// Looks at the process, if that is due. What it takes too much is elsewhere, or among
-    /// entries that stay: so the bound falls step by step.
-    fn look(&mut self, maps: &Maps, cache: &Cache) {
-        if !cache.is_look_due() && self.looked.elapsed() < self.interval {
-            return;
-        }
-        cache.evicted_bytes.store(0, Ordering::Relaxed);
-        self.looked = Instant::now();
-        let Beyond { over, left } = maps.look_at_memory().unwrap_or_default();
-        maps.account.move_bound(0, left / 16);
-        let over = over.saturating_sub(RESIDENT_SPARE_BYTES);
-        self.interval = if over > 0 { LOOK_INTERVAL_SHORT } else { LOOK_INTERVAL };
-        let is_far_over = over > RESIDENT_TIGHT_BYTES;
-        let is_tight = cache.is_tight.swap(is_far_over, Ordering::Relaxed) || is_far_over;
-        let (interval, part) = if is_tight { (FALL_INTERVAL_SHORT, 2) } else { (FALL_INTERVAL, 4) };
-        if over > 0 && self.fell.elapsed() >= interval {
-            maps.account.move_bound(over / part, 0);
-            maps.seek_memory();
-            self.fell = self.looked;
-        }
-    }
-}
-
-/// The resident bytes of this process but for those of its threads.
-fn resident_of_process() -> Option<u64> {
-    let process::Resident { bytes, threads } = process::resident()?;
-    Some(bytes.saturating_sub(threads * THREAD_BYTES))
 }
 
 /// A number by chance.
@@ -706,7 +571,7 @@ pub fn start_evictor(maps: &Arc<Maps>) {
 fn run(maps: &Weak<Maps>, rung: &Receiver<()>) {
     let (mut looks, mut has_lent) = (Looks::new(), false);
     loop {
-        let interval = if has_lent { LOOK_INTERVAL_SHORT } else { looks.interval };
+        let interval = if has_lent { LOOK_INTERVAL_SHORT } else { looks.interval() };
         match rung.recv_timeout(interval) {
             Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,

@@ -9,6 +9,7 @@ use crate::storage::{
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
