@@ -8,15 +8,13 @@
 //! A signal to stop that comes before the command stops the start, one that comes while it
 //! runs is passed on to it, and a later one ends the process where it stands.
 
-use crate::signals::{Caught, SIGNALS_APART, Stop, Uncaught};
+use crate::signals::{Caught, FirstSignal, Stop, Uncaught};
 use crate::system::{self, Settings};
 use shared_child::SharedChild;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::process::{Command, ExitStatus};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The exit code for a command that cannot be run.
 const NOT_EXECUTABLE: u8 = 126;
@@ -55,12 +53,11 @@ impl Child {
         let (stop, caught) = Caught::new();
         let shared = Arc::new(Shared { phase: Mutex::new(Phase::Awaited), stop });
         let hearer = Arc::clone(&shared);
-        let first_at = OnceLock::new();
+        let first = FirstSignal::default();
         uncaught.hear(move |signal, is_of_terminal| {
-            let now = Instant::now();
-            let first_at = *first_at.get_or_init(|| now);
+            first.note();
             if let Some(code) = hearer.hear(signal, is_of_terminal) {
-                thread::sleep(SIGNALS_APART.saturating_sub(now.duration_since(first_at)));
+                first.wait_apart();
                 end(code);
             }
         })?;

@@ -4,8 +4,7 @@
 //! ```text
 //! curl ──► server ───────────────────────────► api ──────────► storage
 //!          accept, read, frame, queue, watch;   what a request  keys and
-//!          the only place that knows the        means: pure     entries
-//!          library
+//!          the only part that knows tiny_http   means: pure     entries
 //! ```
 //!
 //! Arrows go one way: the API knows no sockets, storage knows no HTTP.

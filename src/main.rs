@@ -1,4 +1,11 @@
-//! Starts the store, waits for a signal or for the end of a command, stops it.
+//! The program: starts the store, waits for a signal or for the end of a command, stops it.
+//!
+//! ```text
+//! arguments ──► Task ──► Plan: secrets read, host resolved ──► run
+//! run:  catch signals ──► open the storage ──► listen ──► announce ──► serve ──► stop
+//! ```
+//!
+//! Bad usage and all failures end here: in one line on standard error and an exit code.
 
 mod child;
 mod health;
@@ -32,6 +39,9 @@ const BAD_USAGE: u8 = 2;
 
 /// The longest wait at the end for a reader of the output.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The interval between tries of a lock that another process has.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
     let settings = Settings::read();
@@ -85,7 +95,7 @@ struct Plan {
     options: Options,
     /// The addresses to listen on.
     addrs: Vec<SocketAddr>,
-    /// The tokens that let callers in, if not everyone is.
+    /// The tokens that let callers in; none where everyone is let in.
     tokens: Option<Tokens>,
     /// The file that they come from.
     token_file: Option<TokenFile>,
@@ -161,9 +171,6 @@ impl Streams {
     }
 }
 
-/// The interval between tries of a lock that another process has.
-const LOCK_INTERVAL: Duration = Duration::from_millis(50);
-
 /// Runs the store until a signal comes, or as long as its command runs. Returns the exit
 /// code; an error is a line for the user.
 fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String> {
@@ -185,13 +192,32 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String>
     let api = Api::new(Arc::clone(&engine.storage), options.max_value_size.0);
     api.metrics().add_source(streams.error.source());
     let server = listen(plan, &engine, api, streams)?;
-    let addrs = server.local_addrs();
-    for line in options.warnings(addrs) {
+    for line in options.warnings(server.local_addrs()) {
         log::warn!("{line}");
     }
-    let (first, others) = addrs.split_first().expect("a server has at least one address");
+    let addr = server.local_addrs().first().expect("a server has at least one address");
+    let url = Url::of_addr(*addr);
+    let port_file = port_file.map(|reserved| reserved.write(addr.port())).transpose()?;
+    announce(plan, &engine, &server, streams);
+    service_manager::ready();
+
+    serve(plan, child, &signals, &url, streams);
+
+    service_manager::stopping();
+    drop(port_file);
+    engine.storage.hurry();
+    for line in server.stop() {
+        log::info!("{line}");
+    }
+    close(engine, options.shutdown_timeout.0)?;
+    Ok(signals.exit_code())
+}
+
+/// Says where the store listens.
+fn announce(plan: &Plan, engine: &Engine, server: &Server, streams: &Streams) {
+    let (first, others) =
+        server.local_addrs().split_first().expect("a server has at least one address");
     let workers = server.workers();
-    let port_file = port_file.map(|reserved| reserved.write(first.port())).transpose()?;
     let place = format!("http://{first} (engine: {}, workers: {workers})", engine.name);
     streams.output.line(format!("Listening on {place}"));
     if io::stdout().is_terminal() {
@@ -202,11 +228,14 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String>
     for addr in others {
         log::info!("listening on http://{addr} as well");
     }
-    service_manager::ready();
+}
 
+/// Blocks while the store serves: until a signal comes, or until the command has ended,
+/// which is told the store's URL.
+fn serve(plan: &Plan, child: Option<Child>, signals: &Caught, url: &str, streams: &Streams) {
     if let (Some(child), Some(command)) = (child, &plan.command) {
-        let (url, token) = (Url::of_addr(*first), options.token.as_ref().map(Token::as_str));
-        let variables = [(Url::VARIABLE, Some(&*url)), (Token::VARIABLE, token)];
+        let token = plan.options.token.as_ref().map(Token::as_str);
+        let variables = [(Url::VARIABLE, Some(url)), (Token::VARIABLE, token)];
         let outcome = child.run(command, variables, plan.settings);
         outcome.unwrap_or_else(|line| streams.complain(&line));
         log::info!("stopping: the command has ended");
@@ -215,14 +244,6 @@ fn run(plan: &Plan, uncaught: Uncaught, streams: &Streams) -> Result<u8, String>
         let cause = if signals.are_of_hangup() { ": the terminal is gone (SIGHUP)" } else { "" };
         log::info!("stopping{cause}");
     }
-    service_manager::stopping();
-    drop(port_file);
-    engine.storage.hurry();
-    for line in server.stop() {
-        log::info!("{line}");
-    }
-    close(engine, options.shutdown_timeout.0)?;
-    Ok(signals.exit_code())
 }
 
 /// Catches the signals, for a command if there is one. The second one ends the process
@@ -246,16 +267,16 @@ fn catch(
     caught.map_err(|err| format!("cannot catch signals: {err}"))
 }
 
-/// A storage, and what is told of it.
+/// A storage, and the words for it.
 struct Engine {
     name: &'static str,
     storage: Arc<dyn Storage>,
     /// The descriptors that it takes at most.
     descriptors: u64,
-    /// The failure of one that does not end.
-    silence: &'static str,
-    /// The state of what was written when it does not end well.
-    outlook: &'static str,
+    /// The cause where it does not close in time.
+    hang: &'static str,
+    /// The fate of writes where it does not close well.
+    loss: &'static str,
 }
 
 impl Engine {
@@ -264,8 +285,8 @@ impl Engine {
             name: "memory",
             storage: Arc::new(memory),
             descriptors: 0,
-            silence: "it does not end",
-            outlook: "what it had is gone",
+            hang: "it does not end",
+            loss: "what it had is gone",
         }
     }
 
@@ -274,8 +295,8 @@ impl Engine {
             name: "durable",
             storage: Arc::new(durable),
             descriptors: Durable::descriptors_max(),
-            silence: "the disk does not answer",
-            outlook: "what was answered with 200 is on the disk, as far as it keeps what it has \
+            hang: "the disk does not answer",
+            loss: "what was answered with 200 is on the disk, as far as it keeps what it has \
                       synced, and other writes may be lost",
         }
     }
@@ -285,8 +306,8 @@ impl Engine {
             name: "cluster",
             descriptors: cluster.descriptors_max(),
             storage: Arc::new(cluster),
-            silence: "the cluster does not answer",
-            outlook: "what was answered with 200 was done, and other writes may have been",
+            hang: "the cluster does not answer",
+            loss: "what was answered with 200 was done, and other writes may have been",
         }
     }
 }
@@ -343,18 +364,18 @@ fn connect(config: ClusterConfig, signals: &Caught) -> Result<Option<Engine>, St
 
 /// Closes the storage; one that hangs is not waited for.
 fn close(engine: Engine, timeout: Duration) -> Result<(), String> {
-    let Engine { storage, silence, outlook, .. } = engine;
+    let Engine { storage, hang, loss, .. } = engine;
     let (closed, outcome) = crossbeam_channel::bounded(1);
     let thread = thread::Builder::new().name("closer".to_owned());
     let failure = match thread.spawn(move || closed.send(storage.close()).ok()) {
         Ok(_) => match outcome.recv_timeout(timeout) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(err)) => err.to_string(),
-            Err(_) => silence.to_owned(),
+            Err(_) => hang.to_owned(),
         },
         Err(err) => format!("no thread can be started for it: {err}"),
     };
-    Err(format!("cannot close the storage: {failure}; {outlook}"))
+    Err(format!("cannot close the storage: {failure}; {loss}"))
 }
 
 /// Listens on the addresses of the host.

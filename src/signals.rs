@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// A second signal this soon after the first comes from a program that sends
 /// both, as `timeout` does; an idle server has stopped by then.
-pub(crate) const SIGNALS_APART: Duration = Duration::from_millis(200);
+const SIGNALS_APART: Duration = Duration::from_millis(200);
 
 /// The exit code after a SIGHUP alone, in the form of a shell. A service manager
 /// takes it for a failure and restarts.
@@ -45,6 +45,10 @@ pub(crate) struct Caught {
     /// The exit code of a program that they have stopped.
     code: Arc<AtomicU8>,
 }
+
+/// The time of the first signal, once one has come.
+#[derive(Default)]
+pub(crate) struct FirstSignal(OnceLock<Instant>);
 
 /// A way to stop the program as a signal does.
 pub(crate) struct Stop {
@@ -129,17 +133,28 @@ impl Uncaught {
 
 /// Has a thread wait for Ctrl-C and SIGTERM.
 fn catch_requests(stop: Stop, end: impl Fn() + Send + 'static) -> io::Result<()> {
-    let first_at = OnceLock::new();
+    let first = FirstSignal::default();
     let handler = move || {
-        let now = Instant::now();
-        let first_at = *first_at.get_or_init(|| now);
-        if first_at != now {
-            thread::sleep(SIGNALS_APART.saturating_sub(now.duration_since(first_at)));
+        if !first.note() {
+            first.wait_apart();
             end();
         }
         stop.stop(0);
     };
     ctrlc::set_handler(handler).map_err(io::Error::other)
+}
+
+impl FirstSignal {
+    /// Notes a signal. Returns true if it is the first.
+    pub(crate) fn note(&self) -> bool {
+        self.0.set(Instant::now()).is_ok()
+    }
+
+    /// Waits until a signal is no longer one of two that were sent together.
+    pub(crate) fn wait_apart(&self) {
+        let passed = self.0.get().map_or(SIGNALS_APART, Instant::elapsed);
+        thread::sleep(SIGNALS_APART.saturating_sub(passed));
+    }
 }
 
 impl Stop {

@@ -1,5 +1,5 @@
-//! What the process asks of the system about its memory, its files, the signals that it
-//! ignores or waits for, and the settings of its children.
+//! The process's calls to the system: for its memory, its files, the signals that it ignores
+//! or waits for, and the settings of its children.
 
 #![allow(unsafe_code, reason = "these calls have no safe form")]
 
