@@ -37,6 +37,7 @@
 
 mod accept;
 mod access;
+mod allowance;
 mod collection;
 mod console;
 mod cross_site;
@@ -49,7 +50,6 @@ pub(crate) mod grammar;
 mod lines;
 mod media_type;
 mod members;
-mod memory;
 mod operations;
 mod query;
 mod range;
@@ -137,7 +137,7 @@ pub struct Admission {
     pub decision: Result<Operation, Reply>,
     /// The path, by its place in the table of routes.
     pub route: RouteId,
-    /// What the reply has to tell a browser, where some origins are allowed.
+    /// The word of the reply to a browser (CORS), where some origins are allowed.
     pub cors: Option<Box<Cors>>,
     /// The number of the set of tokens that the caller was let in by, or before.
     pub tokens: u64,

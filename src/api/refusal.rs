@@ -219,7 +219,7 @@ impl From<&storage::Error> for Refusal {
             storage::Error::Unavailable(Outage::DiskFailed) => Self::DiskFailed,
             storage::Error::Unavailable(Outage::DirectoryLost) => Self::DirectoryLost,
             storage::Error::Unavailable(Outage::Closed) => Self::StorageClosed,
-            // Of the second nobody hears: the reply is under way.
+            // A list whose moment is lost is under way: it breaks off, and shows no status.
             storage::Error::Overloaded | storage::Error::MomentLost => Self::Overloaded,
             storage::Error::Internal(_) => Self::ValueUnreadable,
             storage::Error::NotDone(Hindrance::ClusterDown) => Self::ClusterDown,

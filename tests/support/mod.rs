@@ -5,7 +5,7 @@
 //! | promise | place |
 //! | --- | --- |
 //! | an answer to a request | a transcript: `tests/transcripts/*.http` |
-//! | the order of two checks; anything of the API that takes no socket | a row in a table of `src/api/tests.rs` |
+//! | the order of two checks; anything of the API that takes no socket | a row in a table of `src/api/tests/mod.rs` |
 //! | the grammar of one field, the rule of one function | a unit test beside it in `src` |
 //! | the contract of the `Storage` trait, on every engine | `tests/storage.rs` |
 //! | the same for what concerns many keys | `tests/lists.rs`, `tests/batches.rs` |

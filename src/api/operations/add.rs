@@ -186,7 +186,7 @@ impl Name {
         self.0 < 10_000_000_000_000 * Self::EACH
     }
 
-    /// How many bytes at the start of a text could be those of a name.
+    /// The number of bytes at the start of a text that could be those of a name.
     fn common_len(text: &str) -> usize {
         let bounds = Self::LOWEST.bytes().zip(Self::HIGHEST.bytes());
         let pairs = text.bytes().zip(bounds);

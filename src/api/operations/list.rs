@@ -6,9 +6,9 @@
 
 use super::{Answer, Operation, Pending, Routed};
 use crate::api::access::Right;
+use crate::api::allowance::Allowance;
 use crate::api::collection::{Kind, Parameters};
 use crate::api::entries::{Encoding, Entries, PART_BYTES};
-use crate::api::memory::Allowance;
 use crate::api::target::encode;
 use crate::api::{Refusal, Reply, Rest, Step, accept, lines, tar};
 use crate::storage::{

@@ -56,7 +56,7 @@ pub struct Routed<'a> {
     pub key: Option<Key>,
     pub target: Target<'a>,
     pub fields: Fields<'a>,
-    /// Who calls.
+    /// The caller, with its rights.
     pub caller: &'a Caller,
 }
 
@@ -104,6 +104,17 @@ impl Pending {
     pub fn is_walk(&self) -> bool {
         matches!(self.op, Op::List(_) | Op::Count(_) | Op::Clear)
     }
+
+    /// The same with this reply to a failure.
+    #[must_use]
+    pub fn failing(self, reply: impl FnOnce(&storage::Error) -> Reply + Send + 'static) -> Self {
+        let Self { op, answer } = self;
+        let either = move |outcome: Outcome| match outcome {
+            Ok(effect) => answer.step(Ok(effect)),
+            Err(err) => Step::Reply(reply(&err)),
+        };
+        Self { op, answer: Answer::Either(Box::new(either)) }
+    }
 }
 
 /// A call that can be looked at again and again, for it waits.
@@ -130,19 +141,6 @@ pub enum Answer {
     Then(Box<dyn FnOnce(Effect) -> Step + Send>),
     /// For one whose failure has a reply of its own.
     Either(Box<dyn FnOnce(Outcome) -> Step + Send>),
-}
-
-impl Pending {
-    /// The same with this reply to a failure.
-    #[must_use]
-    pub fn failing(self, reply: impl FnOnce(&storage::Error) -> Reply + Send + 'static) -> Self {
-        let Self { op, answer } = self;
-        let either = move |outcome: Outcome| match outcome {
-            Ok(effect) => answer.step(Ok(effect)),
-            Err(err) => Step::Reply(reply(&err)),
-        };
-        Self { op, answer: Answer::Either(Box::new(either)) }
-    }
 }
 
 impl Operation {

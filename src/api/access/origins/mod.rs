@@ -93,8 +93,8 @@ impl Origins {
         Self((!origins.is_empty()).then_some(origins))
     }
 
-    /// What the reply to a call with these fields has to tell; `None` where no origin is
-    /// allowed at all.
+    /// The word of the reply to a browser (CORS), for a call with these fields; `None` where
+    /// no origin is allowed at all.
     pub fn cors(&self, method: &str, fields: Fields<'_>) -> Option<Box<Cors>> {
         let origins = self.0.as_ref()?;
         Some(Box::new(Cors::new(origins, method, fields)))
