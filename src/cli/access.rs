@@ -65,7 +65,7 @@ impl Options {
         Ok(())
     }
 
-    /// Whether a caller needs a token.
+    /// Returns true if a caller needs a token.
     fn wants_token(&self) -> bool {
         self.token.is_some() || self.token_file.is_some()
     }

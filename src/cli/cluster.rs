@@ -63,7 +63,7 @@ impl ClusterOptions {
     /// The variable of the password.
     pub const PASSWORD: &str = "LKV_CLUSTER_PASSWORD";
 
-    /// Whether the store is a front to a cluster.
+    /// Returns true if the store is a front to a cluster.
     pub fn is_front(&self) -> bool {
         !self.nodes.is_empty()
     }

@@ -40,10 +40,9 @@ pub use units::{Size, Span};
 pub use url::Url;
 
 /// The longest value unless told otherwise.
-const VALUE_BYTES_MAX: Size = Size(10 << 20);
+const VALUE_SIZE_DEFAULT: Size = Size(10 << 20);
 
-/// The highest limit for values. A value is held in memory as a whole, and
-/// the HTTP library may allocate it once more.
+/// The highest limit for values: each is held in memory as a whole.
 const VALUE_SIZE_MAX: u64 = 1 << 30;
 
 /// The most worker threads; more would be a mistake that the system refuses.
@@ -121,7 +120,7 @@ pub struct Options {
 
     /// The longest value; a longer one is refused with 413
     #[arg(long, env = "LKV_MAX_VALUE_SIZE", value_name = "SIZE", value_parser = parse_value_size,
-          default_value_t = VALUE_BYTES_MAX)]
+          default_value_t = VALUE_SIZE_DEFAULT)]
     pub max_value_size: Size,
 
     /// The limits of a store of its own.

@@ -10,7 +10,7 @@
 #[cfg(not(target_os = "linux"))]
 const USUAL: u64 = 256;
 
-/// Where the process's descriptors are listed by their numbers.
+/// The directory that lists the process's descriptors by their numbers.
 #[cfg(target_os = "linux")]
 pub const LIST: &str = "/proc/self/fd";
 

@@ -1,4 +1,5 @@
-//! A thread's slice (EEVDF) and its policy, on Linux; and the time that it has.
+//! The way in which threads share the processors: a thread's slice (EEVDF) and policy, on
+//! Linux; when it lets others go first; and a mark of one that nobody waits for.
 
 #![cfg_attr(
     all(target_os = "linux", not(portable)),

@@ -6,7 +6,7 @@
 //! a slab of its own, with a page more, so that not all of them begin at the same place
 //! of a cache.
 
-/// Whether allocations lie in slabs, which go back to the system once they are empty.
+/// True where allocations lie in slabs, which go back to the system once they are empty.
 pub const HAS_SLABS: bool = cfg!(all(target_os = "linux", not(portable)));
 
 /// jemalloc's pages.
@@ -56,8 +56,8 @@ pub fn class_of(size: usize) -> usize {
     size
 }
 
-/// The same of a general-purpose allocator: a header of 8 bytes, steps of 16, never
-/// under 32.
+/// The bytes that an allocation of `size` takes of a usual allocator of a C library: a
+/// header of 8 bytes, steps of 16, never under 32.
 #[cfg(not(all(target_os = "linux", not(portable))))]
 pub fn allocated(size: usize) -> usize {
     (size + 8).next_multiple_of(16).max(32)

@@ -17,7 +17,7 @@ pub struct Agenda<W> {
     entries: Mutex<Entries<W>>,
     /// Rings for a thread.
     bell: Condvar,
-    /// Whether there is a thread, once one was wanted.
+    /// True if a thread could be started; unset until one is wanted.
     has_thread: OnceLock<bool>,
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::thread::{self, JoinHandle};
 
-/// How many operations may wait for a thread until others are refused.
+/// The most operations that wait for a thread; past them others are refused.
 const QUEUE_MAX: usize = 4096;
 
 /// Threads that perform one operation after the other. Dropping a pool performs

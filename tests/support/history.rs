@@ -7,18 +7,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-/// How large a history to record.
+/// The size of a history.
 #[derive(Clone, Copy)]
 pub struct Plan {
-    /// How many clients call at the same time.
+    /// The clients that call at the same time.
     pub clients: usize,
-    /// How many calls each of them makes.
+    /// The calls of each of them.
     pub calls: usize,
-    /// How many keys they share.
+    /// The keys that they share.
     pub keys: usize,
-    /// Of a thousand calls, how many are clears.
+    /// The clears among a thousand calls.
     pub clears_per_mille: usize,
-    /// Of a thousand calls, how many are on two keys at one moment.
+    /// The calls on two keys at one moment among a thousand.
     pub batches_per_mille: usize,
 }
 

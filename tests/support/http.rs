@@ -9,9 +9,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a test waits for anything before it fails: long, for a machine that
-/// has much else to do, but for less than a server waits for a request. What
-/// comes of that is not what a test waits for.
+/// The longest wait of a test for anything: long, for a machine that has much else
+/// to do, but shorter than a server's wait for a request. No test waits for the end
+/// of that.
 pub const PATIENCE: Duration = Duration::from_secs(25);
 
 /// One connection to a server.

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How many operations can be under way.
+/// The most operations under way.
 const LINKS: usize = 4;
 
 /// The longest delay of one, in microseconds.

@@ -10,8 +10,9 @@
 //! its [`Revision`]: to go on from a revision is to go on from a place. A watcher reads
 //! for itself, from its own place, and is told of nothing else than what it watches: the
 //! log keeps the places of the changes that somebody watches, by prefix, so nobody passes
-//! over the others. Where all keys may have changed at once another birth begins, and
-//! whoever comes with a revision of the one before has to look at all keys again.
+//! over the others. Where all keys may have changed at once another birth begins (an epoch
+//! of the history), and whoever comes with a revision of the one before has to look at all
+//! keys again.
 //!
 //! A log that is not kept from its start on keeps nothing before somebody asks for a
 //! position. No change is missed then either: whoever asks has the log kept, and looks at
@@ -185,7 +186,7 @@ impl Changes {
         self.bell(crowds)
     }
 
-    /// How much of it there is. Never blocks.
+    /// Its extent. Never blocks.
     pub(in crate::storage) fn extent(&self) -> Extent {
         self.log.state().extent()
     }
