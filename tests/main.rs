@@ -54,12 +54,14 @@ mod watch;
 mod wire;
 mod working_dir;
 
-/// A file that nobody names is not compiled, and its tests would be missed by nobody.
+/// A file that nobody names is not compiled, and its tests would be missed by nobody. One
+/// that the map lacks is not found by those who look for its promise.
 #[test]
-fn every_file_here_is_a_part_of_a_program() {
+fn every_file_here_is_a_part_of_a_program_and_of_the_map() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).expect("the manifest");
-    let mut unnamed = Vec::new();
+    let map = include_str!("support/mod.rs");
+    let (mut unnamed, mut unmapped) = (Vec::new(), Vec::new());
     for file in std::fs::read_dir(folder.join("tests")).expect("this folder") {
         let name = file.expect("a file").file_name().into_string().expect("a name in UTF-8");
         let Some(module) = name.strip_suffix(".rs") else { continue };
@@ -67,7 +69,10 @@ fn every_file_here_is_a_part_of_a_program() {
             include_str!("main.rs").lines().any(|line| line == format!("mod {module};"));
         if !is_module && !manifest.contains(&format!("path = \"tests/{name}\"")) {
             unnamed.push(name);
+        } else if module != "main" && !map.contains(&format!("`tests/{name}`")) {
+            unmapped.push(name);
         }
     }
     assert_eq!(unnamed, <[String; 0]>::default(), "neither in main.rs nor in Cargo.toml");
+    assert_eq!(unmapped, <[String; 0]>::default(), "not in the map of `support`");
 }
