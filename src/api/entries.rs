@@ -3,7 +3,8 @@
 //! They are written in parts, so that a long value is never encoded as one piece. An
 //! encoding is a file with an [`Encoding`] in it.
 
-use crate::storage::{Entry, Page};
+use super::Refusal;
+use crate::storage::{Entry, Page, Time};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
@@ -94,4 +95,10 @@ pub fn expires(entry: &Entry) -> Option<String> {
     let expiry = humantime::format_rfc3339_millis(entry.expiry()?.on_wall_clock());
     let mut text = String::new();
     write!(text, "{expiry}").ok().map(|()| text)
+}
+
+/// The expiry that such a text tells.
+pub fn parse_expires(text: &str) -> Result<Time, Refusal> {
+    let expiry = humantime::parse_rfc3339(text).map_err(|_| Refusal::ExpiresMalformed)?;
+    Ok(Time::from_wall_clock(expiry))
 }

@@ -18,6 +18,8 @@ pub enum Ttl {
     Never,
     /// From now on.
     For(Duration),
+    /// Until this moment.
+    Until(Time),
 }
 
 impl Ttl {
@@ -46,6 +48,7 @@ impl Ttl {
             Self::Keep => before.and_then(Entry::expiry),
             Self::Never => None,
             Self::For(duration) => Some(Time::now().after(duration)),
+            Self::Until(expiry) => Some(expiry),
         }
     }
 }

@@ -88,6 +88,14 @@ impl Write {
         Ok(Self { key, verb, conditions, ttl: None, content_type: None, digests: None, wait: None })
     }
 
+    /// The same, of a value that expires then. It may have no time to live besides.
+    pub fn with_expiry(self, expiry: Time) -> Result<Self, Refusal> {
+        match self.ttl {
+            None => Ok(Self { ttl: Some(Ttl::Until(expiry)), ..self }),
+            Some(_) => Err(Refusal::TtlContradictory),
+        }
+    }
+
     /// Parses the rest of the head of a write of a key.
     fn routed(
         verb: Verb,

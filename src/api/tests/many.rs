@@ -219,7 +219,6 @@ fn the_first_line_that_is_refused_is_the_answer_and_nothing_is_done() {
         (r#"{"key":"a","base64":"MQ"}"#, 400, "base64 is malformed"),
         (r#"{"key":"a","base64":"M Q=="}"#, 400, "base64 is malformed"),
         (r#"{"key":"a","value":"1","expires":"soon"}"#, 400, "expires is not a time"),
-        (r#"{"key":"a","value":"1","expires":"9999-01-01T00:00:00Z"}"#, 400, "ttl is not a time"),
         (
             r#"{"method":"PUT","key":"a","value":"1","expires":"2036-01-01T00:00:00Z"}"#,
             400,
@@ -228,6 +227,11 @@ fn the_first_line_that_is_refused_is_the_answer_and_nothing_is_done() {
         (r#"{"method":"GET","key":"a","etag":1}"#, 400, "expires and etag do not go with a method"),
         (
             r#"{"path":"/kv/a?ttl=5","value":"1","expires":"2036-01-01T00:00:00Z"}"#,
+            400,
+            "ttl is given twice, and not the same",
+        ),
+        (
+            r#"{"path":"/kv/a?ttl=none","value":"1","expires":"2006-01-01T00:00:00Z"}"#,
             400,
             "ttl is given twice, and not the same",
         ),
@@ -346,28 +350,27 @@ fn a_value_that_is_over_is_not_stored() {
 #[test]
 fn an_export_is_a_batch() {
     let api = api();
-    batch(
+    let reply = batch(
         &api,
         lines(&[
             r#"{"path":"/kv/a%0A%22?ttl=1h","type":"text/html","value":"<\"\\\u0000\u00e9>"}"#,
             r#"{"key":"b","base64":"AP8="}"#,
+            r#"{"key":"c","value":"1","expires":"2036-01-02T03:04:05.678Z"}"#,
+            r#"{"key":"d","value":"1","expires":"9999-12-31T23:59:59.999Z","if_none_match":"*"}"#,
         ]),
     );
+    assert_eq!(reply.status(), 200, "{:?}", text_of(&reply));
     let export = |api: &Api| whole(api, answer(api, "GET /kv?values", b""));
     let exported = export(&api);
     let other = Api::new(std::sync::Arc::new(Memory::new()), BODY_BYTES_MAX);
     let reply = batch(&other, &exported);
     assert_eq!(reply.status(), 200, "{:?}", text_of(&reply));
-    let lines = |export: Vec<u8>| {
-        let text = String::from_utf8(export).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let without_expiry = |mut line: Value| {
-            let expires = line.as_object_mut().unwrap().remove("expires");
-            (line, expires.is_some())
-        };
-        lines.map(without_expiry).collect::<Vec<_>>()
-    };
-    assert_eq!(lines(export(&other)), lines(exported));
+    // To the millisecond in which a value expires.
+    let [here, there] = [exported, export(&other)].map(|lines| String::from_utf8(lines).unwrap());
+    assert_eq!(there, here);
+    for expires in ["2036-01-02T03:04:05.678Z", "9999-12-31T23:59:59.999Z"] {
+        assert!(here.contains(&format!(r#""expires":"{expires}""#)), "{here}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::answers::{LineAnswer, OtherAnswer, Told};
 use crate::api::access::Caller;
+use crate::api::entries::parse_expires;
 use crate::api::etag::{EntityTag, Precondition};
 use crate::api::fields::Fields;
 use crate::api::members::Members;
@@ -12,13 +13,12 @@ use crate::api::operations::write::{Planned, Stored, Write};
 use crate::api::operations::{Answer, Operation};
 use crate::api::target::{self, Target};
 use crate::api::{Refusal, Reply, Step, query, routes};
-use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Key};
+use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Key, Time};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
 /// The most bytes of all values that a batch returns, or makes of others by appending:
 /// every one is held until the end.
@@ -69,15 +69,19 @@ impl Line {
             let write = Write::plain_put(key(&members, target)?, caller)?;
             return Self::of_write(write, value.unwrap_or_default(), value_bytes_max, spent);
         }
-        let left = members.expires.as_deref().map(time_left).transpose()?;
-        let is_over = left.is_some_and(|left| left.is_zero());
-        match (request(method, &members, target, left, caller)?, value) {
+        let expiry = members.expires.as_deref().map(parse_expires).transpose()?;
+        match (request(method, &members, target, caller)?, value) {
             (Operation::Write(write), _) if write.wait.is_some() => Err(Refusal::QueryUnknown),
             (Operation::Read(key, read), None) => {
                 let told = if method == "GET" { Told::Value } else { Told::Length };
                 Ok(Self::of_read(key, read, told, spent.next()))
             }
             (Operation::Write(write), value) if value.is_none() || write.verb.stores_body() => {
+                let write = match expiry {
+                    Some(expiry) => write.with_expiry(expiry)?,
+                    None => write,
+                };
+                let is_over = expiry.is_some_and(|expiry| expiry <= Time::now());
                 let (key, op, line) =
                     Self::of_write(write, value.unwrap_or_default(), value_bytes_max, spent)?;
                 Ok(if is_over { Self::without_effect(key) } else { (key, op, line) })
@@ -208,18 +212,15 @@ fn request(
     method: &str,
     members: &Members<'_>,
     target: Target<'_>,
-    left: Option<Duration>,
     caller: &Caller,
 ) -> Result<Operation, Refusal> {
     let key = key(members, target)?;
     let [if_match, if_none_match] =
         [&members.if_match, &members.if_none_match].map(|tags| tags.as_deref().map(quoted));
-    let ttl = left.filter(|left| !left.is_zero()).map(|left| format!("{}ms", left.as_millis()));
     let fields = [
         ("Content-Type", members.content_type.as_deref()),
         ("If-Match", if_match.as_deref()),
         ("If-None-Match", if_none_match.as_deref()),
-        ("TTL", ttl.as_deref()),
     ];
     let fields = fields.into_iter().filter_map(|(name, text)| Some((name, text?)));
     let fields: Vec<_> = fields.collect();
@@ -245,13 +246,6 @@ fn quoted(tags: &str) -> Cow<'_, str> {
     let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let is_bare = tags.len() == 32 && tags.bytes().all(is_digit);
     if is_bare { format!("\"{tags}\"").into() } else { tags.into() }
-}
-
-/// The time from now until an expiry; zero if that is past.
-fn time_left(expires: &str) -> Result<Duration, Refusal> {
-    let expiry = humantime::parse_rfc3339(expires).map_err(|_| Refusal::ExpiresMalformed)?;
-    let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
-    Ok(Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// The bytes of values up to some line. Lines are decided on in order, as often as it

@@ -11,6 +11,7 @@ mod lines;
 use super::{Answer, Operation, Pending, Routed};
 use crate::api::access::{Right, Rights};
 use crate::api::digests::{Digests, Hashing};
+use crate::api::entries::parse_expires;
 use crate::api::fields::Fields;
 use crate::api::{Refusal, Reply, media_type, target};
 use crate::storage::{BatchOp, Entry, Key, Op, Time};
@@ -343,7 +344,7 @@ impl Parts<'_> {
             Some(content_type) => media_type::parse(Fields(&[("Content-Type", content_type)]))?,
             None => None,
         };
-        let expiry = self.expires.as_deref().map(expiry).transpose()?;
+        let expiry = self.expires.as_deref().map(parse_expires).transpose()?;
         match self.value.len() as u64 {
             0 => return Err(Refusal::ValueEmpty),
             bytes if bytes > bounds.value_bytes_max => return Err(Refusal::ValueTooLarge),
@@ -354,9 +355,4 @@ impl Parts<'_> {
             || Entry::undigested(self.value).with_content_type(content_type).with_expiry(expiry);
         Ok((key, (!is_over).then(entry)))
     }
-}
-
-fn expiry(expires: &str) -> Result<Time, Refusal> {
-    let expiry = humantime::parse_rfc3339(expires).map_err(|_| Refusal::ExpiresMalformed)?;
-    Ok(Time::from_wall_clock(expiry))
 }
