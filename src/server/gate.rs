@@ -37,6 +37,10 @@ pub const LISTENERS_MAX: usize = usize::MAX;
 /// After this time without a thread a connection is taken to be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(2);
 
+/// The time that the pool then has until it is made to look for that connection again:
+/// each time costs a thread, and on a busy machine that one begins late.
+const LOOKED_FOR_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 /// The pause after an error of the system.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
@@ -63,13 +67,23 @@ struct State {
     /// Descriptors for the next connection; the second one is not always kept.
     spare: Vec<OwnedFd>,
     keeps_spare: bool,
-    /// Connections that no thread has begun to read, with the time of each.
-    unread: VecDeque<(Weak<Connection>, Instant)>,
-    /// The time at which tiny_http's pool was last made to look.
-    nudged_at: Option<Instant>,
+    /// Connections that no thread has begun to read.
+    unread: Unread,
     /// The listening socket that is asked first.
     turn: usize,
 }
+
+/// Connections that no thread has begun to read, each with the time at which tiny_http's
+/// pool is to be made to look for it.
+#[derive(Default)]
+struct Unread {
+    /// Those that have just come, in order.
+    new: Queue,
+    /// Those for which it has looked, in order.
+    looked_for: Queue,
+}
+
+type Queue = VecDeque<(Weak<Connection>, Instant)>;
 
 /// The thread of an accept loop of tiny_http's.
 #[derive(Debug)]
@@ -175,8 +189,8 @@ impl Gatekeeper {
         state.keeps_spare = count < max / 2;
         if count >= max {
             // Forgotten connections take up room as well.
-            if state.left_to_wait().is_some_and(|left| left.is_zero()) {
-                return Ok(Some(state.nudge()));
+            if state.unread.take_forgotten(Instant::now()) {
+                return Ok(Some(Arc::new(Nudge)));
             }
             self.dispatcher.watchdog.send(Command::Inspect);
             if !connections.wait_for_room(FORGOTTEN_AFTER) {
@@ -184,7 +198,7 @@ impl Gatekeeper {
             }
         }
         let Some(listener) = state.wait_for_client(&self.listeners) else {
-            return Ok(Some(state.nudge()));
+            return Ok(Some(Arc::new(Nudge)));
         };
         let (descriptor, peer) = match rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)
         {
@@ -203,7 +217,7 @@ impl Gatekeeper {
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let connection = connections.add(socket, peer, self.accept_thread.number);
-        state.unread.push_back((Arc::downgrade(&connection), Instant::now()));
+        state.unread.add(&connection, Instant::now());
         Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
     }
 
@@ -229,8 +243,7 @@ impl State {
             stand_in: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?,
             spare: Vec::with_capacity(DESCRIPTORS_SPARE),
             keeps_spare: false,
-            unread: VecDeque::new(),
-            nudged_at: None,
+            unread: Unread::default(),
             turn: 0,
         })
     }
@@ -243,32 +256,20 @@ impl State {
         Ok(())
     }
 
-    /// The time left to the first connection that nobody reads; `None` if there is
-    /// none.
-    fn left_to_wait(&mut self) -> Option<Duration> {
-        while let Some((connection, came)) = self.unread.front() {
-            if connection.upgrade().is_some_and(|connection| !connection.is_read()) {
-                let since = self.nudged_at.map_or(*came, |nudged_at| nudged_at.max(*came));
-                return Some(FORGOTTEN_AFTER.saturating_sub(since.elapsed()));
-            }
-            self.unread.pop_front();
-        }
-        None
-    }
-
     /// Waits for something to accept and gives the socket where it is, each in its
     /// turn, or the only one at once: to accept waits as well. `None` if tiny_http's
     /// pool has to be made to look before that.
     fn wait_for_client<'a>(&mut self, listeners: &'a [TcpListener]) -> Option<&'a TcpListener> {
         loop {
-            let left = self.left_to_wait();
-            if left.is_some_and(|left| left.is_zero()) {
+            let now = Instant::now();
+            if self.unread.take_forgotten(now) {
                 return None;
             }
-            if let ([only], None) = (listeners, left) {
+            let due = self.unread.due();
+            if let ([only], None) = (listeners, due) {
                 return Some(only);
             }
-            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let timeout = due.and_then(|due| Timespec::try_from(due.duration_since(now)).ok());
             let polled = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN));
             let mut polled: Vec<_> = polled.collect();
             // An interrupted wait is made up for by the next.
@@ -282,12 +283,45 @@ impl State {
             }
         }
     }
+}
 
-    /// A connection that makes tiny_http's pool look.
-    fn nudge(&mut self) -> Arc<dyn Stream> {
-        self.nudged_at = Some(Instant::now());
-        Arc::new(Nudge)
+impl Unread {
+    /// Adds a connection that has come now.
+    fn add(&mut self, connection: &Arc<Connection>, now: Instant) {
+        self.new.push_back((Arc::downgrade(connection), now + FORGOTTEN_AFTER));
     }
+
+    /// The time at which the next of them is taken to be forgotten, if there is any.
+    fn due(&mut self) -> Option<Instant> {
+        self.queues().into_iter().filter_map(due).min()
+    }
+
+    /// Takes one that is forgotten by now, if there is any: the pool is to look for it,
+    /// and finds one at each look.
+    fn take_forgotten(&mut self, now: Instant) -> bool {
+        let forgotten = self.queues().into_iter().find_map(|queue| {
+            due(queue).filter(|due| *due <= now)?;
+            queue.pop_front()
+        });
+        let Some((connection, _)) = forgotten else { return false };
+        self.looked_for.push_back((connection, now + LOOKED_FOR_AGAIN_AFTER));
+        true
+    }
+
+    fn queues(&mut self) -> [&mut Queue; 2] {
+        [&mut self.new, &mut self.looked_for]
+    }
+}
+
+/// The time of the first in a queue that nobody reads yet. Those before it are removed.
+fn due(queue: &mut Queue) -> Option<Instant> {
+    while let Some((connection, due)) = queue.front() {
+        if connection.upgrade().is_some_and(|connection| !connection.is_read()) {
+            return Some(*due);
+        }
+        queue.pop_front();
+    }
+    None
 }
 
 impl Gate for Gatekeeper {
@@ -304,5 +338,62 @@ impl Gate for Gatekeeper {
                 return Ok((descriptor, stream));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::connections::Connections;
+    use rustix::net::{AddressFamily, SocketType, socketpair};
+    use std::iter;
+
+    #[test]
+    fn the_pool_is_made_to_look_once_for_each_that_it_forgot() {
+        let connections = Connections::default();
+        let connect = || {
+            let (ours, _) =
+                socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                    .expect("a pair of sockets");
+            let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+            connections.add(Socket::new(ours), nobody, 0)
+        };
+        let mut unread = Unread::default();
+        let come = Instant::now();
+        assert_eq!((unread.due(), unread.take_forgotten(come)), (None, false));
+
+        let all: Vec<_> = (0..64).map(|_| connect()).collect();
+        for connection in &all {
+            unread.add(connection, come);
+        }
+        assert_eq!(unread.due(), Some(come + FORGOTTEN_AFTER));
+        assert!(!unread.take_forgotten(come));
+
+        // All at the same time, but for one that was read.
+        all[7].set_read();
+        let forgotten = come + FORGOTTEN_AFTER;
+        let looks = |unread: &mut Unread, now| {
+            iter::from_fn(|| unread.take_forgotten(now).then_some(())).count()
+        };
+        assert_eq!(looks(&mut unread, forgotten), 63);
+
+        // Another comes, and is waited for no longer than the first.
+        let late = connect();
+        unread.add(&late, forgotten);
+        assert_eq!(unread.due(), Some(forgotten + FORGOTTEN_AFTER));
+        assert_eq!(looks(&mut unread, forgotten + FORGOTTEN_AFTER), 1);
+
+        // Those that are not read even then have their turns again.
+        let again = forgotten + LOOKED_FOR_AGAIN_AFTER;
+        assert_eq!(unread.due(), Some(again));
+        for connection in &all[..60] {
+            connection.set_read();
+        }
+        assert_eq!(looks(&mut unread, again), 4);
+        assert_eq!(unread.due(), Some(again + FORGOTTEN_AFTER));
+        for connection in all.iter().chain([&late]) {
+            connection.set_read();
+        }
+        assert_eq!((unread.due(), looks(&mut unread, again + LOOKED_FOR_AGAIN_AFTER)), (None, 0));
     }
 }
