@@ -107,6 +107,11 @@ impl Account {
         self.max().map(|_max| self.left().saturating_add(beyond))
     }
 
+    /// Returns true if it holds more than the bound, whatever is lent.
+    pub fn holds_too_much(&self) -> bool {
+        self.held() > self.bound()
+    }
+
     /// Returns true if so many bytes more do not fit within the bound.
     pub fn is_over(&self, more: u64) -> bool {
         self.taken().saturating_add(more) > self.bound()
@@ -144,12 +149,12 @@ impl Account {
     }
 
     /// Exchanges `freed` bytes for `taken` more. Refuses, and changes nothing,
-    /// if the account grows and would pass its maximum.
+    /// if the account grows and would pass its maximum, or can never hold what is taken.
     pub fn exchange(&self, freed: u64, taken: u64) -> Result<(), Full> {
-        let wanted = taken.saturating_sub(freed);
-        if self.debt_max > 0 && !self.can_hold(wanted) {
-            return Err(Full { wanted });
+        if self.debt_max > 0 && taken > freed && !self.can_hold(taken) {
+            return Err(Full { wanted: taken });
         }
+        let wanted = taken.saturating_sub(freed);
         let max = self.bound().saturating_add(self.debt_max);
         let max = max.saturating_sub(self.lent.load(Ordering::Relaxed));
         let fits = |held: u64| {

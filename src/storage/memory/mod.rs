@@ -236,7 +236,11 @@ impl Memory {
                 Decision::Remove => (self.0.remove(Event::Delete, key, expected), None),
                 Decision::Replace(entry) => {
                     let packed = self.packed(key, &entry);
-                    let is_put = self.0.put(key, packed, expected).map_err(Full::of)?;
+                    let is_put = self.0.put(key, packed, expected).map_err(|packed| {
+                        // What makes room for it spares what has just been used.
+                        self.0.note_use(current.as_ref());
+                        Full::of(packed)
+                    })?;
                     (is_put, Some(entry))
                 }
             };

@@ -396,7 +396,6 @@ impl Maps {
         }
         self.account.lend(old.cost());
         cache.lent().push(old);
-        cache.ring();
         None
     }
 
@@ -423,7 +422,8 @@ impl Maps {
     /// so many keys may wait for.
     pub fn settle(&self, keys: usize) {
         let Some(cache) = &self.cache else { return };
-        if !self.account.is_over(0) {
+        // What the write itself has in hand of an entry is lent for a moment.
+        if !self.account.holds_too_much() {
             return;
         }
         self.make_room(0, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
@@ -441,6 +441,9 @@ impl Maps {
     /// the number of those.
     pub fn make_room(&self, bytes: u64, evictions_max: usize, pace: Pace) -> usize {
         let Some(cache) = &self.cache else { return 0 };
+        if self.account.is_over(bytes) {
+            self.take_back(cache);
+        }
         let mut gone = 0;
         while gone < evictions_max && self.account.is_over(bytes) {
             match self.evict_some(cache, evictions_max - gone, pace) {
