@@ -9,7 +9,7 @@ use crate::support::place::{Place, acknowledged, ends_well, holds, holds_or_not,
 use crate::support::process::{Process, output};
 use crate::support::wrappers::{is_root, under};
 use bytes::Bytes;
-use little_key_value::storage::{Change, Decision, Durable, Entry, Key, Time};
+use little_key_value::storage::{BatchOp, Change, Decision, Durable, Entry, Key, Time};
 use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -411,18 +411,35 @@ impl Large {
         });
     }
 
-    /// Stores until there is no room. Says how many numbers there were.
+    /// Stores until there is no room, a few at once. Says how many numbers there were.
     fn fill(&self, expiry: impl Fn(u64) -> Option<Time> + Sync) -> u64 {
-        Self::all(|_| while self.set_next(&expiry) {});
+        const AT_ONCE: u64 = 8;
+        let set_some = || {
+            let first = self.next.fetch_add(AT_ONCE, Ordering::Relaxed);
+            let numbers = first..first + AT_ONCE;
+            let set = |number| {
+                let entry = Entry::new(self.value.clone()).with_expiry(expiry(number));
+                (Self::key(number), BatchOp::Set(entry))
+            };
+            let is_stored = self.store.batch(numbers.clone().map(set).collect()).is_ok();
+            if !is_stored {
+                self.refused.lock().expect("no panic").extend(numbers);
+            }
+            is_stored
+        };
+        Self::all(|_| while set_some() {});
         self.numbers()
     }
 
     /// Deletes the numbers below `end` that are `gone`.
     fn delete_below(&self, end: u64, gone: impl Fn(u64) -> bool + Sync) {
+        const AT_ONCE: usize = 20;
         Self::all(|writer| {
             let own = (0..end).filter(|&number| gone(number)).skip(writer);
-            for number in own.step_by(Self::WRITERS) {
-                self.store.delete(&Self::key(number)).expect("it is deleted");
+            let own: Vec<u64> = own.step_by(Self::WRITERS).collect();
+            for numbers in own.chunks(AT_ONCE) {
+                let ops = numbers.iter().map(|&number| (Self::key(number), BatchOp::Delete));
+                self.store.batch(ops.collect()).expect("they are deleted");
             }
         });
     }
