@@ -306,13 +306,16 @@ fn a_wait_ends_with_what_others_write() {
     let Some(setting) = Setting::new() else { return };
     let server = Fixture::over(Arc::clone(&setting.store));
     let ask = |method: &str, target: &str| server.connect().call(method, target);
+    let wait_for_waiters = |count: usize| {
+        let line = format!("\nlkv_waiters {count}\n");
+        wait_until("they wait", || ask("GET", "/metrics").text().contains(&line));
+    };
     set(&setting.store, "lock", "held");
     thread::scope(|scope| {
         let get = scope.spawn(|| ask("GET", "/kv/new?wait=20s"));
         let take = scope.spawn(|| ask("DELETE", "/kv?take={q}:&wait=20s"));
         let pop = scope.spawn(|| ask("DELETE", "/kv/new2?return&wait=20s"));
-        // They may wait by then or not: they are answered either way.
-        thread::sleep(Duration::from_millis(300));
+        wait_for_waiters(3);
         for name in ["new", "{q}:1", "new2"] {
             assert_eq!(setting.ask(&["SET"], name, &[name]), Reply::ok());
         }
@@ -323,7 +326,7 @@ fn a_wait_ends_with_what_others_write() {
         let free = scope.spawn(|| {
             server.connect().ask("PUT", "/kv/lock?wait=20s", &["If-None-Match: *"], b"mine")
         });
-        thread::sleep(Duration::from_millis(300));
+        wait_for_waiters(1);
         assert_eq!(setting.ask(&["DEL"], "lock", &[]), Reply::Integer(1));
         assert_eq!(free.join().expect("no panic").status(), 201);
     });

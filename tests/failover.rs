@@ -804,19 +804,21 @@ fn histories_stay_linearizable_in_a_planned_failover() {
 fn history_with(stage: &Stage, event: impl FnOnce()) {
     let plan = Plan { clients: 6, calls: 150, keys: 6, clears_per_mille: 0, batches_per_mille: 0 };
     let pause = Duration::from_millis(30);
-    let clients = Mutex::new(0);
+    let (clients, calls) = (Mutex::new(0), AtomicUsize::new(0));
     let connect = || {
         let mut clients = clients.lock().expect("nobody panics with it");
         *clients += 1;
         let mut connection = stage.connect_as(*clients);
+        let calls = &calls;
         move |call| {
             thread::sleep(pause);
+            calls.fetch_add(1, Ordering::Relaxed);
             perform(&mut connection, call)
         }
     };
     let history = thread::scope(|scope| {
         let recorded = scope.spawn(|| record(plan, &Random::of_this_run(), connect));
-        thread::sleep(10 * pause);
+        wait_until("it is under way", || calls.load(Ordering::Relaxed) >= 10 * plan.clients);
         event();
         recorded.join().expect("each client ends well")
     });
