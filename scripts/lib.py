@@ -3,6 +3,7 @@ on a port of its own, raw requests and their answers, waits with a bound, and
 the count of checks that lib.sh adds to its own.
 """
 
+import ctypes
 import http.client
 import os
 import re
@@ -24,6 +25,12 @@ def wait_for(condition, seconds, pause=0.05):
     while not (held := condition()) and time.monotonic() < end:
         time.sleep(pause)
     return held
+
+
+def end_with_parent(number=signal.SIGTERM):
+    """Has the system send this process a signal once its parent is gone."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(number))
 
 
 def allow_many_sockets():
@@ -125,21 +132,30 @@ class Checks:
             print(f"FAILED  {what}{': ' if otherwise else ''}{otherwise}", flush=True)
 
     def end(self, path):
-        """Leaves the count in a file, if there is a path; gives the exit code."""
-        if path:
+        """Leaves the count in a file, if there is a path; gives the exit code. A script that
+        waits for the file has its folder, and takes it along if it is ended first."""
+        if path and os.path.isdir(os.path.dirname(path) or "."):
             with open(path, "w") as file:
                 file.write(f"{self.passed} {self.failed}\n")
         return 1 if self.failed else 0
 
 
 def run_to_end(start, count):
-    """Runs what `start` gives until it ends, or a signal ends it, and exits by its checks:
-    the count goes to that file, if there is one. What it has started ends in any case."""
+    """Runs what `start` gives until it ends, or a signal or the end of its parent ends it,
+    and exits by its checks: the count goes to that file, if there is one. What it has
+    started ends in any case."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
     def interrupt(*_):
+        # Another one is not to end it before what it has started.
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals:
         signal.signal(number, interrupt)
+    if sys.platform == "linux":
+        end_with_parent()
     work = start()
     try:
         work.run()

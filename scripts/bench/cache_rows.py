@@ -13,12 +13,12 @@ import subprocess
 import threading
 import time
 
-from lib import Wrong, wait_for
+from lib import Wrong, end_with_parent, wait_for
 
 from .durable_rows import disk_bytes
 from .loads import CONNECTIONS, fresh_puts, gets
 from .requests import KIB, MIB, VALUE, ask, get_request, path_of, store_value
-from .servers import HERE, Redis, Servers, end_with_parent, start_redis
+from .servers import HERE, Redis, Servers, start_redis
 from .table import CPU, MEBIBYTES, MISSED, P99, RATE, Line
 
 # How far resident memory may be above the limit.

@@ -11,12 +11,12 @@ import statistics
 import subprocess
 import time
 
-from lib import Wrong, parsed
+from lib import Wrong, end_with_parent, parsed
 
 from .loads import CONNECTIONS, Load, gets, puts
 from .requests import (
     VALUE, ask, close, drive, get_request, open_clients, path_of, put_request, received)
-from .servers import Servers, end_with_parent, start_redis
+from .servers import Servers, start_redis
 from .table import CPU, KEYS, OPERATIONS, P50, P99, P999, RATE
 
 # The lines of a batch, at most.

@@ -12,10 +12,10 @@ import subprocess
 import tempfile
 import time
 
-from lib import Wrong, wait_for
+from lib import Wrong, end_with_parent, wait_for
 
 from .requests import VALUE, check_served, get_request, path_of, put_request
-from .servers import CORES, HERE, end_with_parent
+from .servers import CORES, HERE
 
 CONNECTIONS = 64
 # How many different keys the requests of a PUT row go to.

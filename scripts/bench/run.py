@@ -7,12 +7,11 @@ import subprocess
 import sys
 import tempfile
 
-from lib import Checks, Wrong, allow_many_sockets
+from lib import Checks, Wrong, allow_many_sockets, end_with_parent
 
 from . import (
     cache_rows, cluster_rows, collection_rows, durable_rows, leader_rows, memory_rows, stream_rows)
 from .race import Bench
-from .servers import end_with_parent
 from .table import HEADINGS, machine, show, write_markdown
 
 

@@ -1,7 +1,6 @@
 """Servers that are measured: how each is started, looked at and stopped."""
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -11,19 +10,13 @@ import socket
 import subprocess
 import time
 
-from lib import Wrong, wait_for
+from lib import Wrong, end_with_parent, wait_for
 
 from .requests import KIB, VALUE, ask, get_request, key_of, received
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CORES = len(os.sched_getaffinity(0))
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
-
-def end_with_parent(number=signal.SIGTERM):
-    """Has the system send this process a signal once its parent is gone."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(number))
 
 
 def free_port():
