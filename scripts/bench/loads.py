@@ -14,7 +14,7 @@ import time
 
 from lib import Wrong, end_with_parent, wait_for
 
-from .requests import VALUE, check_served, get_request, path_of, put_request
+from .requests import PATIENCE_SECONDS, VALUE, check_served, get_request, path_of, put_request
 from .servers import CORES, HERE
 
 CONNECTIONS = 64
@@ -77,8 +77,9 @@ class Load:
 
     def wrk(self, act):
         threads = min(self.connections, max(1, CORES // 2))
-        command = ["wrk", f"-t{threads}", f"-c{self.connections}", "-d600s", "--timeout", "10s",
-                   "-s", os.path.join(HERE, "requests.lua"), f"http://127.0.0.1:{self.server.port}/"]
+        command = ["wrk", f"-t{threads}", f"-c{self.connections}", "-d600s",
+                   "--timeout", f"{PATIENCE_SECONDS}s", "-s", os.path.join(HERE, "requests.lua"),
+                   f"http://127.0.0.1:{self.server.port}/"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent,
             env={**os.environ, **self.settings()})
@@ -92,8 +93,7 @@ class Load:
                 served = connections_served(self.server.port)
                 return served is None or served >= self.connections
 
-            # On a busy machine a large transfer may take its time.
-            wait_for(all_served, 5, 0.1)
+            wait_for(all_served, PATIENCE_SECONDS, 0.1)
             process.send_signal(signal.SIGINT)
             text = process.communicate(timeout=30)[0]
         finally:

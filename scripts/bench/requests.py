@@ -9,6 +9,8 @@ from lib import Wrong, answer, parsed
 
 KIB, MIB = 1 << 10, 1 << 20
 VALUE = b"v" * 100
+# How long a connection may wait to be served, on a machine that has much else to do.
+PATIENCE_SECONDS = 60
 
 
 def get_request(path):
@@ -35,7 +37,7 @@ def key_of(number, key_bytes=16):
 
 def ask(port, request):
     """The status and the body of the answer on a new connection."""
-    with socket.create_connection(("127.0.0.1", port), 15) as client:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as client:
         client.sendall(request)
         return answer(client, MIB)
 
@@ -52,7 +54,7 @@ class Client:
     """One of many connections: its socket, what is left to send, what came."""
 
     def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port), 15)
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.unsent = memoryview(b"")
@@ -118,9 +120,10 @@ def check_served(port, count, request, is_right):
     try:
         for client in clients:
             client.begin(request)
-        starved = drive(clients, lambda client: parsed(client.data), 15)
+        starved = drive(clients, lambda client: parsed(client.data), PATIENCE_SECONDS)
         if starved:
-            raise Wrong(f"{len(starved)} of {count} connections got no whole answer in 15 s")
+            raise Wrong(f"{len(starved)} of {count} connections got no whole answer in "
+                        f"{PATIENCE_SECONDS} s")
         for client in clients:
             status, body = parsed(client.data)
             if not is_right(status, body):
