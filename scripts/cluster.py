@@ -31,6 +31,8 @@ from cluster.load import ANSWER_SECONDS, Load, facts
 from cluster.nodes import MASTERS, NODE_TIMEOUT_MILLIS, Nodes
 
 PATIENCE_SECONDS = 60
+# A load is under way after so many answers, and goes on for so many.
+ANSWERS = 200
 # The contract: so much later than a node is given up, its slots are written to again.
 BACK_SECONDS = NODE_TIMEOUT_MILLIS / 1000 + 3
 # What is taken of a busy machine besides.
@@ -71,6 +73,12 @@ class Play:
     def load(self, counted=b"visits:"):
         ports = [front.port for front in self.fronts]
         return Load(ports, self.known, counted, self.options.seed)
+
+    def wait_for_answers(self, tally):
+        """Waits for some more answers of 200."""
+        enough = tally.statuses()[200] + ANSWERS
+        if not wait_for(lambda: tally.statuses()[200] >= enough, PATIENCE_SECONDS):
+            raise Wrong(f"{tally.statuses()[200]} answers of 200, not {enough}")
 
     def lose_a_master(self, tally):
         """Kills a master, waits until its slots are written to again, and has it come back
@@ -191,9 +199,12 @@ class Play:
         """A master is killed under the load; shows what is answered meanwhile."""
         say("\nClients load the facts about countries through both, read them and count visits.")
         with self.load() as tally:
-            time.sleep(2 if self.options.short else 4)
+            self.wait_for_answers(tally)
+            # Some more seconds for the table.
+            time.sleep(0 if self.options.short else 3)
             victim, heir, outage = self.lose_a_master(tally)
-            time.sleep(1 if self.options.short else 3)
+            self.wait_for_answers(tally)
+            time.sleep(0 if self.options.short else 2)
         killed = int(outage.begun - tally.begun)
         say(f"{victim} was killed in second {killed}; {heir} took its place, and it "
             "came back as a replica.\n")
@@ -206,7 +217,7 @@ class Play:
         """Masters are killed again and again."""
         end = time.monotonic() + seconds
         with self.load() as tally:
-            time.sleep(1)
+            self.wait_for_answers(tally)
             while time.monotonic() < end:
                 victim, heir, outage = self.lose_a_master(tally)
                 say(f"    {victim} killed, {heir} in its place: "
@@ -218,8 +229,8 @@ class Play:
     def run(self):
         self.start()
         # What is made at the first requests is there before it is counted.
-        with self.load(b"first:"):
-            time.sleep(0.5)
+        with self.load(b"first:") as tally:
+            self.wait_for_answers(tally)
         before = self.at_rest()
         soak = self.options.soak
         tally = self.lose_many(soak) if soak else self.lose_one()

@@ -68,7 +68,8 @@ class Tally:
         return max(self.slowest_by_second.values(), default=0)
 
     def statuses(self):
-        return sum(self.by_second.values(), collections.Counter())
+        with self.lock:
+            return sum(self.by_second.values(), collections.Counter())
 
     def outage(self, slots):
         with self.lock:
