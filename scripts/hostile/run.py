@@ -32,8 +32,8 @@ def judged(case, plan):
     except (OSError, subprocess.SubprocessError) as err:
         result = [f"a hostile client could not go on: {err!r}"]
     wrong, remark = result if isinstance(result, tuple) else (result, "")
-    # A percentile of a handful of requests would say nothing.
-    time.sleep(max(0, start + 1.2 - time.monotonic()))
+    # A percentile of a handful of requests would say nothing; in a short run it is not judged.
+    time.sleep(max(0, start + plan.pick(0.3, 1.2) - time.monotonic()))
     times, faults = honest.end()
     wrong = list(wrong)
     if faults and not plan.few:
