@@ -132,7 +132,7 @@ impl Transfer {
                 bytes => self.sent += bytes,
             }
         }
-        Ok(false)
+        Ok(self.unsent().is_empty())
     }
 
     /// The piece to write next, or the rest of it; empty after the last.
