@@ -77,8 +77,9 @@ pub struct Compactor {
     /// A flush may give space back.
     pub has_obsolete_files: bool,
     failed_at: Option<Instant>,
-    /// The last run has come nearer to where it gives space back.
-    has_progress: bool,
+    /// The outcome of the last run. There is more to do if another one may find something,
+    /// or space for it.
+    round: Round,
     /// There was no space for a run to begin.
     tried_at: Option<Instant>,
     /// The last runs that have not taken a step, or could not begin.
@@ -243,16 +244,18 @@ impl Compactor {
         let Some(run) = self.running.take() else { return false };
         self.unfinished = None;
         let ended = run.thread.join().unwrap_or_else(|_panic| Err(tree::Error::panicked()));
+        let is_stuck = matches!(ended, Ok(RunEnd::Stuck));
         // A reclaim that has left a single L0 file needs the one that their release makes.
         let needs_release = match &ended {
             Ok(RunEnd::Early { .. }) => run.goal == Goal::Reclaim,
             Ok(RunEnd::Done | RunEnd::Resplit | RunEnd::Stuck) => false,
             Err(_) => true,
         };
-        self.has_obsolete_files |= run.has_stepped.load(Ordering::Relaxed) || needs_release;
+        let has_stepped = run.has_stepped.load(Ordering::Relaxed);
+        self.has_obsolete_files |= has_stepped || needs_release;
         // Where nothing was deleted, to move files gives back little, or nothing.
         let is_awaited = self.is_awaited || self.deletions >= CHANGES_MIN;
-        self.has_progress = match &ended {
+        self.round.has_progress = match &ended {
             Ok(RunEnd::Early { has_stepped, .. }) => *has_stepped && is_awaited,
             Ok(RunEnd::Resplit) => is_awaited,
             Ok(RunEnd::Done) => true,
@@ -283,10 +286,12 @@ impl Compactor {
                 self.changes = self.changes.saturating_sub(run.changes);
                 self.deletions = self.deletions.saturating_sub(run.deletions);
             }
-            // To be tried again if space is needed.
+            // To be tried again if space is needed, by steps with the space that those of
+            // this run have made obsolete, too.
             Ok(RunEnd::Stuck) => self.changes = self.changes.saturating_sub(run.changes),
             Err(err) => self.fail(run.goal, &err),
         }
+        self.round.has_more = self.unfinished.is_some() || (is_stuck && has_stepped);
         true
     }
 
@@ -310,8 +315,7 @@ impl Compactor {
             thread::sleep(WAIT);
         }
         let was_running = self.finish();
-        let Self { has_progress, unfinished, .. } = *self;
-        was_running.then_some(Round { has_progress, has_more: unfinished.is_some() })
+        was_running.then_some(self.round)
     }
 
     /// Has the run end after the step that it is at.

@@ -248,12 +248,12 @@ fn a_run_that_has_failed_does_not_keep_the_next_from_making_room() {
     compactor.note(190, 90);
     let obstacle = tree.obstacle_after(0);
     tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
-    assert!(compactor.finish() && compactor.unfinished.is_some() && !compactor.has_progress);
+    assert!(compactor.finish() && compactor.unfinished.is_some() && !compactor.round.has_progress);
     fs::remove_dir(obstacle).expect("it is in the way");
     tree.begin(&mut compactor, Trigger::Write);
     assert!(!compactor.is_running(), "it may fail again");
     tree.begin(&mut compactor, Trigger::NoSpace(Duration::MAX));
-    assert!(compactor.finish() && compactor.has_progress && compactor.unfinished.is_none());
+    assert!(compactor.finish() && compactor.round.has_progress && compactor.unfinished.is_none());
     tree.holds(0..90, None);
     tree.holds(90..100, Some(b"value"));
 }
@@ -466,6 +466,31 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
     assert!(above_bytes > FREE_BYTES, "{above_bytes}");
     letters.put_in_order(FREE_BYTES);
     letters.hold();
+}
+
+#[test]
+fn a_run_that_is_stuck_behind_its_own_obsolete_files_has_more_to_do() {
+    for (ended, has_stepped, has_more) in [
+        (RunEnd::Stuck, true, true),
+        (RunEnd::Stuck, false, false),
+        (RunEnd::Done, true, false),
+        (RunEnd::Early { has_stepped: false, has_moved: false }, false, true),
+    ] {
+        let mut compactor = Compactor { is_awaited: true, ..Compactor::default() };
+        compactor.running = Some(Running {
+            goal: Goal::Reclaim,
+            changes: 0,
+            deletions: 0,
+            is_stopped: Arc::default(),
+            has_stepped: Arc::new(AtomicBool::new(has_stepped)),
+            thread: thread::spawn(move || Ok(ended)),
+        });
+        assert!(compactor.finish());
+        assert_eq!(compactor.round.has_more, has_more, "{ended:?} {has_stepped}");
+        // Its rounds are counted: they give nothing back at last.
+        assert_eq!(compactor.round.has_progress, ended == RunEnd::Done);
+        assert_eq!(compactor.unfinished.is_some(), has_more && ended != RunEnd::Stuck);
+    }
 }
 
 #[test]
