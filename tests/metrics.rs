@@ -11,7 +11,7 @@ use little_key_value::api::Api;
 use little_key_value::metrics::Exposition;
 use little_key_value::server::{Config, Server};
 use little_key_value::storage::{
-    Changes, Done, Entry, Error, Key, Memory, Op, Outcome, Storage, Watch,
+    Changes, Done, Entry, Error, Key, Memory, Op, Outcome, Storage, Waiters,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use std::collections::BTreeMap;
@@ -74,8 +74,8 @@ impl Storage for Odd {
         self.memory.submit(op, done);
     }
 
-    fn watch(&self) -> Option<&Watch> {
-        self.memory.watch()
+    fn waiters(&self) -> Option<&Waiters> {
+        self.memory.waiters()
     }
 
     fn changes(&self) -> Option<&Changes> {

@@ -30,7 +30,7 @@ const ALONE: [&str; 12] = [
     "watchdog",
     "committer",
     "sweeper",
-    "watch",
+    "waiters",
     "token-file",
     "closer",
 ];
@@ -47,7 +47,7 @@ const EXPECTED: [&str; 10] = [
     "worker-3",
     "sender-0",
     "watchdog",
-    "watch",
+    "waiters",
     "changes-0",
     "standard output",
 ];

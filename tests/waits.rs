@@ -5,7 +5,7 @@ use crate::support::engines::{self, ENGINES};
 use crate::support::http::{Connection, at_once, get_head, wait_until};
 use crate::support::process::Process;
 use crate::support::server::Fixture;
-use little_key_value::storage::{Changes, Done, Error, Op, Outcome, Storage, Watch};
+use little_key_value::storage::{Changes, Done, Error, Op, Outcome, Storage, Waiters};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -65,9 +65,9 @@ impl Storage for Counted {
         self.storage.submit(op, Box::new(done));
     }
 
-    fn watch(&self) -> Option<&Watch> {
+    fn waiters(&self) -> Option<&Waiters> {
         self.waits.fetch_add(1, Ordering::SeqCst);
-        self.storage.watch()
+        self.storage.waiters()
     }
 
     fn changes(&self) -> Option<&Changes> {
@@ -514,7 +514,7 @@ fn a_signal_ends_a_wait_and_the_process() {
     let has_thread = || {
         let tasks = std::fs::read_dir(&tasks).expect("it runs").flatten();
         let names = tasks.map(|task| std::fs::read_to_string(task.path().join("comm")));
-        names.into_iter().flatten().any(|name| name.trim_end() == "watch")
+        names.into_iter().flatten().any(|name| name.trim_end() == "waiters")
     };
     wait_until("somebody waits", has_thread);
     process.signal("INT");

@@ -8,6 +8,7 @@
 mod agenda;
 mod changes;
 mod cluster;
+mod completion;
 mod durable;
 mod entry;
 mod frequency;
@@ -18,8 +19,7 @@ mod prefixes;
 mod record;
 mod report;
 mod time;
-mod waiter;
-mod watch;
+mod waiters;
 
 use crate::metrics::Exposition;
 use std::borrow::Borrow;
@@ -35,7 +35,7 @@ pub use entry::{COPIED_BYTES_MAX, Digest, Entry};
 pub use memory::{KEYS_SHARDS, Memory};
 pub use page::{Listing, Moment, PAGE_BYTES_MAX, PAGE_KEYS_MAX, Page, Range, Start};
 pub use time::Time;
-pub use watch::{Subject, Ticket, Wake, Watch};
+pub use waiters::{Subject, Ticket, Waiters, Wake};
 
 /// The fate of a write past an engine's limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -353,7 +353,7 @@ pub trait Storage: Send + Sync {
 
     /// Those who wait for a key; `None` if the engine does not tell of changes. Never
     /// blocks.
-    fn watch(&self) -> Option<&Watch> {
+    fn waiters(&self) -> Option<&Waiters> {
         None
     }
 

@@ -1,6 +1,6 @@
 //! The threads of an engine for operations that take long or wait for a disk.
 
-use super::waiter::Waiter;
+use super::completion::Completion;
 use super::{Done, Error, Op, Outcome};
 use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
@@ -16,7 +16,7 @@ const QUEUE_MAX: usize = 4096;
 /// those that wait and ends the threads.
 pub struct Pool {
     /// Taken where the pool is dropped.
-    queue: Option<Sender<(Op, Waiter)>>,
+    queue: Option<Sender<(Op, Completion)>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -26,7 +26,7 @@ impl Pool {
     where
         F: Fn(Op) -> Outcome + Clone + Send + 'static,
     {
-        let (sender, queue) = crossbeam_channel::bounded::<(Op, Waiter)>(QUEUE_MAX);
+        let (sender, queue) = crossbeam_channel::bounded::<(Op, Completion)>(QUEUE_MAX);
         let mut pool = Self { queue: Some(sender), threads: Vec::with_capacity(threads) };
         for number in 0..threads {
             let (queue, perform) = (queue.clone(), perform.clone());
@@ -48,8 +48,8 @@ impl Pool {
             return FOLLOWING.set(Some(submitted));
         }
         if let Err(refused) = queue.try_send(submitted) {
-            let (_, waiter) = refused.into_inner();
-            waiter.tell(Err(Error::Overloaded));
+            let (_, completion) = refused.into_inner();
+            completion.tell(Err(Error::Overloaded));
         }
     }
 
@@ -73,15 +73,15 @@ thread_local! {
     /// An operation that follows from the one whose outcome was told, as the next step of a
     /// count does. The same thread performs it: to wake up a second one for each step takes
     /// longer than a step, and disturbs whoever has the processor.
-    static FOLLOWING: Cell<Option<(Op, Waiter)>> = const { Cell::new(None) };
+    static FOLLOWING: Cell<Option<(Op, Completion)>> = const { Cell::new(None) };
 }
 
 /// Performs one operation after the other until the pool is dropped.
-fn run(queue: &Receiver<(Op, Waiter)>, perform: impl Fn(Op) -> Outcome) {
-    while let Some((op, waiter)) = FOLLOWING.take().or_else(|| queue.recv().ok()) {
+fn run(queue: &Receiver<(Op, Completion)>, perform: impl Fn(Op) -> Outcome) {
+    while let Some((op, completion)) = FOLLOWING.take().or_else(|| queue.recv().ok()) {
         let outcome = outcome_of(|| perform(op));
         IS_TELLING.set(true);
-        waiter.tell(outcome);
+        completion.tell(outcome);
         IS_TELLING.set(false);
     }
 }

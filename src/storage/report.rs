@@ -3,7 +3,7 @@
 //! An engine writes these and its own. Nothing here locks more than the change log does
 //! for a change, or waits for a disk.
 
-use super::watch::Watch;
+use super::waiters::Waiters;
 use super::{Changes, Outage};
 use crate::metrics::{Exposition, Kind};
 
@@ -52,12 +52,11 @@ fn reason(outage: Outage) -> &'static str {
 }
 
 /// Those who wait for keys.
-pub fn watch(to: &mut Exposition, watch: &Watch) {
+pub fn waiters(to: &mut Exposition, waiters: &Waiters) {
     let help = "Requests that wait for a key: to read it, to write it under a condition, \
                 or to take the first one with a prefix.";
     let mut family = to.family("lkv_parked_waiters", Kind::Gauge, help);
-    let [readers, writers, takers] = watch.tickets();
-    for (kind, tickets) in [("read", readers), ("write", writers), ("take", takers)] {
+    for (kind, tickets) in ["read", "write", "take"].into_iter().zip(waiters.tickets()) {
         family.sample(&[("kind", kind)], tickets);
     }
 }

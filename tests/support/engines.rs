@@ -4,7 +4,7 @@ use super::cluster::{self, Turn};
 use super::peer::Peer;
 use little_key_value::metrics::Exposition;
 use little_key_value::storage::{
-    Changes, Cluster, Done, Durable, Error, Limits, Memory, Op, Outcome, Storage, Wanted, Watch,
+    Changes, Cluster, Done, Durable, Error, Limits, Memory, Op, Outcome, Storage, Waiters, Wanted,
 };
 use std::sync::{Arc, LazyLock};
 
@@ -78,8 +78,8 @@ impl<E: Storage, H: Send + Sync> Storage for Holding<E, H> {
         self.engine.submit(op, done);
     }
 
-    fn watch(&self) -> Option<&Watch> {
-        self.engine.watch()
+    fn waiters(&self) -> Option<&Waiters> {
+        self.engine.waiters()
     }
 
     fn changes(&self) -> Option<&Changes> {

@@ -8,7 +8,7 @@ use super::blocking::Blocking as _;
 use super::random::Random;
 use crossbeam_channel::{Receiver, Sender};
 use little_key_value::storage::{
-    Changes, Done, Error, Memory, Op, Outage, Outcome, Storage, Watch,
+    Changes, Done, Error, Memory, Op, Outage, Outcome, Storage, Waiters,
 };
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
@@ -85,8 +85,8 @@ impl Storage for Peer {
         self.requests.send((op, done)).expect("the links are there until the end");
     }
 
-    fn watch(&self) -> Option<&Watch> {
-        self.memory.watch()
+    fn waiters(&self) -> Option<&Waiters> {
+        self.memory.waiters()
     }
 
     fn changes(&self) -> Option<&Changes> {

@@ -164,8 +164,8 @@ impl WaitingCall {
     /// Takes a place for a call, or gives it back if the storage does not tell of
     /// changes.
     pub fn begin(storage: &dyn Storage, look: Look, wait: Wait) -> Result<Arc<Self>, Look> {
-        let Some(watch) = storage.watch() else { return Err(look) };
-        let ticket = watch.register(&look.subject(), Instant::now() + wait.time);
+        let Some(waiters) = storage.waiters() else { return Err(look) };
+        let ticket = waiters.register(&look.subject(), Instant::now() + wait.time);
         Ok(Arc::new(Self { look, wait, ticket }))
     }
 

@@ -3,7 +3,7 @@
 use super::Front;
 use crate::storage::cluster::network::protocol::Commands;
 use crate::storage::cluster::network::router::{PATIENCE, Place, Request};
-use crate::storage::waiter::Waiter;
+use crate::storage::completion::Completion;
 use crate::storage::{Effect, Error, Hindrance};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -21,24 +21,28 @@ struct State {
     /// One has done it.
     is_begun: bool,
     failure: Option<Error>,
-    waiter: Option<Waiter>,
+    completion: Option<Completion>,
 }
 
 impl Front {
     /// Deletes every key of every master: not at one moment, and those of other
     /// applications too. If one master does not do it the outcome is unknown, unless none
     /// has.
-    pub fn clear(self: &Arc<Self>, waiter: Waiter) {
+    pub fn clear(self: &Arc<Self>, completion: Completion) {
         if !self.may_clear {
-            return waiter.tell(Err(Error::ClearForbidden));
+            return completion.tell(Err(Error::ClearForbidden));
         }
         let topology = self.router.topology();
         let masters = self.router.masters();
         if masters.is_empty() {
-            return waiter.tell(Err(Error::NotDone(Hindrance::ClusterDown)));
+            return completion.tell(Err(Error::NotDone(Hindrance::ClusterDown)));
         }
-        let state =
-            State { missing: masters.len(), is_begun: false, failure: None, waiter: Some(waiter) };
+        let state = State {
+            missing: masters.len(),
+            is_begun: false,
+            failure: None,
+            completion: Some(completion),
+        };
         let front = Arc::clone(self);
         let clear = Arc::new(Clear { front, topology, state: Mutex::new(state) });
         let deadline = Instant::now() + PATIENCE;
@@ -70,16 +74,16 @@ impl Clear {
             return;
         }
         let (is_begun, mut failure) = (state.is_begun, state.failure.take());
-        let waiter = state.waiter.take();
+        let completion = state.completion.take();
         drop(state);
         if failure.is_none() && self.front.router.topology() != self.topology {
             // What has moved meanwhile may be there.
             failure = Some(Error::OutcomeUnknown);
         }
-        let Some(waiter) = waiter else { return };
+        let Some(completion) = completion else { return };
         self.front.listings.all_changed();
-        self.front.watch.all_changed();
-        waiter.tell(match failure {
+        self.front.waiters.all_changed();
+        completion.tell(match failure {
             None => Ok(Effect::Done),
             Some(_) if is_begun => Err(Error::OutcomeUnknown),
             Some(err) => Err(err),

@@ -28,8 +28,8 @@ mod take;
 mod tests;
 mod writes;
 
-use super::waiter::Waiter;
-use super::watch::Watch;
+use super::completion::Completion;
+use super::waiters::Waiters;
 use super::{Done, Effect, Error, Hindrance, Op, Outcome, Storage};
 use crate::metrics::Exposition;
 pub use config::{Config, ConnectError, Seed};
@@ -58,7 +58,7 @@ struct Front {
     takes: Takes,
     listings: Listings,
     /// Those who wait for a key.
-    watch: Watch,
+    waiters: Waiters,
     /// [`Op::Clear`] is allowed.
     may_clear: bool,
 }
@@ -74,7 +74,7 @@ impl Cluster {
             gate: Gate::default(),
             takes: Takes::default(),
             listings,
-            watch: Watch::polling(),
+            waiters: Waiters::polling(),
             may_clear: config.may_clear,
         })))
     }
@@ -114,28 +114,28 @@ impl Storage for Cluster {
     }
 
     fn submit(&self, op: Op, done: Done) {
-        let (front, waiter) = (&self.0, Waiter::from(done));
+        let (front, completion) = (&self.0, Completion::from(done));
         match op {
-            Op::Get(key) => front.get(&key, waiter),
+            Op::Get(key) => front.get(&key, completion),
             Op::Set(key, entry) => {
                 let op = KeyOp::Set(Stored::of(entry, None).into());
-                front.write(key, Write::begin(op, waiter));
+                front.write(key, Write::begin(op, completion));
             }
-            Op::Delete(key) => front.write(key, Write::begin(KeyOp::Delete, waiter)),
+            Op::Delete(key) => front.write(key, Write::begin(KeyOp::Delete, completion)),
             Op::Update(key, change) => {
-                front.write_in_line(key, Write::begin(KeyOp::Update(change), waiter));
+                front.write_in_line(key, Write::begin(KeyOp::Update(change), completion));
             }
-            Op::Batch(ops) => front.batch(ops, waiter),
-            Op::Each(ops) => front.each(ops, waiter),
-            Op::UpdateFirst(prefix, change) => front.update_first(prefix, change, waiter),
-            Op::Clear => front.clear(waiter),
-            Op::List(listing) => front.listings.list(listing, waiter),
-            Op::Count(range) => front.listings.count(range, waiter),
+            Op::Batch(ops) => front.batch(ops, completion),
+            Op::Each(ops) => front.each(ops, completion),
+            Op::UpdateFirst(prefix, change) => front.update_first(prefix, change, completion),
+            Op::Clear => front.clear(completion),
+            Op::List(listing) => front.listings.list(listing, completion),
+            Op::Count(range) => front.listings.count(range, completion),
         }
     }
 
-    fn watch(&self) -> Option<&Watch> {
-        Some(&self.0.watch)
+    fn waiters(&self) -> Option<&Waiters> {
+        Some(&self.0.waiters)
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use super::scripts::unexpected;
 use crate::storage::cluster::network::protocol::{Commands, Reply, slot_of};
 use crate::storage::cluster::network::router::{PATIENCE, Place, Replies, Request};
 use crate::storage::cluster::writes::lines::{KeyOp, Write};
-use crate::storage::waiter::Waiter;
+use crate::storage::completion::Completion;
 use crate::storage::{Effect, Entry, Error, Key, Updated};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub fn is_done(reply: &Reply) -> bool {
 
 impl Front {
     /// Reads the entry under a key.
-    pub fn get(&self, key: &Key, waiter: Waiter) {
+    pub fn get(&self, key: &Key, completion: Completion) {
         let key = key.as_str().as_bytes();
         self.router.send(Request {
             place: Place::Slot(slot_of(key)),
@@ -61,13 +61,13 @@ impl Front {
             is_write: false,
             deadline: Instant::now() + PATIENCE,
             done: Box::new(move |replies| {
-                waiter.tell(replies.and_then(found).map(Effect::Found));
+                completion.tell(replies.and_then(found).map(Effect::Found));
             }),
         });
     }
 
     /// Deletes a key, and tells whether it was there: what is no value too.
-    pub fn remove(self: &Arc<Self>, key: Key, waiter: Waiter, deadline: Instant) {
+    pub fn remove(self: &Arc<Self>, key: Key, completion: Completion, deadline: Instant) {
         let front = Arc::clone(self);
         self.router.send(Request {
             place: Place::Slot(slot_of(key.as_str().as_bytes())),
@@ -77,9 +77,9 @@ impl Front {
             done: Box::new(move |replies| {
                 let outcome = replies.and_then(removed);
                 if outcome == Ok(true) {
-                    front.watch.changed(key.as_str(), false);
+                    front.waiters.changed(key.as_str(), false);
                 }
-                waiter.tell(outcome.map(|was_there| {
+                completion.tell(outcome.map(|was_there| {
                     let before = was_there.then(|| Entry::new(Bytes::new()));
                     Effect::Updated(Updated { before, after: None }.into())
                 }));
@@ -90,11 +90,11 @@ impl Front {
     /// Does a set or a delete: at once, or in the line of its key if there is one.
     pub fn write(self: &Arc<Self>, key: Key, write: Write) {
         let Some(write) = self.lines.join_if_there(&key, write) else { return };
-        let Write { op, waiter, deadline } = write;
+        let Write { op, completion, deadline } = write;
         let (commands, is_stored) = match &op {
             KeyOp::Set(stored) => (set(key.as_str(), stored), true),
             KeyOp::Delete => (delete(key.as_str()), false),
-            KeyOp::Update(_) => return self.write_in_line(key, Write { op, waiter, deadline }),
+            KeyOp::Update(_) => return self.write_in_line(key, Write { op, completion, deadline }),
         };
         drop(op);
         let front = Arc::clone(self);
@@ -106,9 +106,9 @@ impl Front {
             done: Box::new(move |replies| {
                 let outcome = replies.and_then(|replies| done(&replies));
                 if outcome.is_ok() {
-                    front.watch.changed(key.as_str(), is_stored);
+                    front.waiters.changed(key.as_str(), is_stored);
                 }
-                waiter.tell(outcome);
+                completion.tell(outcome);
             }),
         });
     }

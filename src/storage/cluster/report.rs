@@ -42,7 +42,7 @@ impl Front {
         to.gauge("lkv_cluster_lists_waiting", help, self.listings.waiting());
         let help = "Bytes of sorted keys that are kept for the pages that follow.";
         to.gauge("lkv_cluster_scans_bytes", help, self.listings.kept_bytes());
-        report::watch(to, &self.watch);
+        report::waiters(to, &self.waiters);
     }
 }
 

@@ -24,7 +24,7 @@ use crate::storage::cluster::lists::slot;
 use crate::storage::cluster::network::protocol::{Commands, Reply};
 use crate::storage::cluster::network::router::PATIENCE;
 use crate::storage::cluster::writes::decision::{Fate, decide};
-use crate::storage::waiter::Waiter;
+use crate::storage::completion::Completion;
 use crate::storage::{Change, Effect, Error, Hindrance, Key, Updated};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -133,7 +133,7 @@ pub struct Takes(Mutex<HashMap<Box<str>, VecDeque<Take>>>);
 /// A change of the first key on its way.
 struct Take {
     change: Change,
-    waiter: Waiter,
+    completion: Completion,
     deadline: Instant,
 }
 
@@ -184,11 +184,16 @@ struct Plan {
 
 impl Front {
     /// Changes the first key with a prefix.
-    pub fn update_first(self: &Arc<Self>, prefix: Box<str>, change: Change, waiter: Waiter) {
+    pub fn update_first(
+        self: &Arc<Self>,
+        prefix: Box<str>,
+        change: Change,
+        completion: Completion,
+    ) {
         let Some(slot) = slot::of_prefix(&prefix) else {
-            return waiter.tell(Err(Error::SlotsDiffer));
+            return completion.tell(Err(Error::SlotsDiffer));
         };
-        let take = Take { change, waiter, deadline: Instant::now() + PATIENCE };
+        let take = Take { change, completion, deadline: Instant::now() + PATIENCE };
         let mut lines = self.takes.lock();
         if let Some(waiting) = lines.get_mut(&prefix) {
             let refused = if waiting.len() < WAITING_MAX {
@@ -199,7 +204,7 @@ impl Front {
             };
             drop(lines);
             if let Some(take) = refused {
-                take.waiter.tell(Err(Error::Overloaded));
+                take.completion.tell(Err(Error::Overloaded));
             }
             return;
         }
@@ -246,7 +251,7 @@ impl Round {
             }
             self.sight = Sight::Remembered(rest);
             for (take, outcome, _) in plan.decided {
-                take.waiter.tell(outcome);
+                take.completion.tell(outcome);
             }
         }
     }
@@ -402,7 +407,7 @@ impl Round {
                 Fate::Stored(_) => true,
                 Fate::Deleted => false,
             };
-            self.front.watch.changed(shown.key.as_str(), is_stored);
+            self.front.waiters.changed(shown.key.as_str(), is_stored);
         }
         let is_whole = plan.shown.iter().all(|shown| matches!(shown.fate, Fate::Deleted));
         self.sight = match (is_whole, plan.decided.is_empty()) {
@@ -413,7 +418,7 @@ impl Round {
             (false, false) => Sight::None,
         };
         for (take, outcome, _) in plan.decided {
-            take.waiter.tell(outcome);
+            take.completion.tell(outcome);
         }
         self.run_with_passed(read.strangers);
     }
@@ -521,6 +526,6 @@ fn of_first(key: &Key, effect: Effect) -> Result<Effect, Error> {
 
 fn tell_all(takes: Vec<Take>, err: &Error) {
     for take in takes {
-        take.waiter.tell(Err(err.clone()));
+        take.completion.tell(Err(err.clone()));
     }
 }

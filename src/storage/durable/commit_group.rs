@@ -10,7 +10,7 @@ use super::generation::Keyspaces;
 use super::lookup::{entry_in, entry_of};
 use super::pins::Pins;
 use super::walk::View;
-use crate::storage::waiter::Waiter;
+use crate::storage::completion::Completion;
 use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Error, Event, Key, Range, Time};
 use crate::storage::{Updated, record};
 use bytes::Bytes;
@@ -41,7 +41,7 @@ pub enum KeyOp {
 pub type Record = Option<Bytes>;
 
 /// The writes that wait for their outcome, with their effects.
-pub type Waiters = Vec<(Waiter, Effect)>;
+pub type Completions = Vec<(Completion, Effect)>;
 
 /// What decisions are made on beside a draft.
 #[derive(Clone, Copy)]
@@ -59,7 +59,7 @@ pub struct CommitGroup {
     pub has_batch: bool,
     /// How many operations were decided.
     pub ops: usize,
-    pub waiters: Waiters,
+    pub completions: Completions,
 }
 
 /// Changes that are not committed yet.
@@ -233,8 +233,8 @@ impl Draft {
 
 impl CommitGroup {
     pub fn begin() -> Self {
-        let (draft, waiters) = (Draft::default(), Waiters::new());
-        Self { begun: Time::now(), draft, has_batch: false, ops: 0, waiters }
+        let (draft, completions) = (Draft::default(), Completions::new());
+        Self { begun: Time::now(), draft, has_batch: false, ops: 0, completions }
     }
 
     /// The bytes that it holds in memory, about.
@@ -389,8 +389,8 @@ impl CommitGroup {
         Ok(None)
     }
 
-    /// Adds a write; its waiter is told once the group is committed.
-    pub fn add(&mut self, decided: Decided, firsts: &mut Firsts, waiter: Waiter) {
+    /// Adds a write, which is completed once the group is committed.
+    pub fn add(&mut self, decided: Decided, firsts: &mut Firsts, completion: Completion) {
         let Decided { changes, effect } = decided;
         self.ops += if let Effect::Batch(effects) = &effect { effects.len() } else { 1 };
         self.draft.see(&effect);
@@ -407,7 +407,7 @@ impl CommitGroup {
                 }
             }
         }
-        self.waiters.push((waiter, effect));
+        self.completions.push((completion, effect));
     }
 
     fn put_at(&mut self, place: usize, key: Key, record: Record, firsts: &mut Firsts) {
@@ -446,8 +446,8 @@ mod tests {
         Key::new(text).expect("a key")
     }
 
-    fn waiter() -> Waiter {
-        Waiter::from(Box::new(|_| {}) as crate::storage::Done)
+    fn completion() -> Completion {
+        Completion::from(Box::new(|_| {}) as crate::storage::Done)
     }
 
     /// Many small requests that see a large value would hold it many times.
@@ -458,20 +458,20 @@ mod tests {
         let (mut group, mut firsts) = (CommitGroup::begin(), Firsts::default());
         let effect = || Effect::Updated(updated.clone().into());
         let kept = Decided { changes: Changes::Nothing, effect: effect() };
-        group.add(kept, &mut firsts, waiter());
+        group.add(kept, &mut firsts, completion());
         assert_eq!((group.draft.bytes, group.held_bytes()), (0, 1000));
         let taken = Decided { changes: Changes::One(key("taken"), None), effect: effect() };
-        group.add(taken, &mut firsts, waiter());
+        group.add(taken, &mut firsts, completion());
         assert_eq!((group.draft.bytes, group.held_bytes()), (5, 2005));
         let first = Effect::UpdatedFirst(Some((key("first"), updated.clone()).into()));
         let first = Decided { changes: Changes::One(key("first"), None), effect: first };
-        group.add(first, &mut firsts, waiter());
+        group.add(first, &mut firsts, completion());
         assert_eq!((group.draft.bytes, group.held_bytes()), (10, 3010));
         let mut draft = Draft::default();
         draft.see(&effect());
         draft.put(key("new"), Some(Bytes::from_static(b"record")));
         let batch = Decided { changes: Changes::Batch(draft), effect: Effect::Batch(Vec::new()) };
-        group.add(batch, &mut firsts, waiter());
+        group.add(batch, &mut firsts, completion());
         assert_eq!((group.draft.bytes, group.held_bytes()), (19, 4019));
     }
 
@@ -494,7 +494,7 @@ mod tests {
             assert_eq!(batch.depends_on(&key(text)), depends, "{text}");
         }
         // So it is until the group is committed.
-        group.add(batch, &mut firsts, waiter());
+        group.add(batch, &mut firsts, completion());
         assert!(group.draft.depends_on(&key("read")));
     }
 
@@ -503,7 +503,7 @@ mod tests {
         let (mut group, mut firsts) = (CommitGroup::begin(), Firsts::default());
         let record = || Some(Bytes::from_static(b"record"));
         let mut add = |changes| {
-            group.add(Decided { changes, effect: Effect::Done }, &mut firsts, waiter());
+            group.add(Decided { changes, effect: Effect::Done }, &mut firsts, completion());
         };
         let batch = |texts: &[&str]| {
             let mut draft = Draft::default();

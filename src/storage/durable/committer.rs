@@ -23,8 +23,8 @@ use super::status::Status;
 use super::tree::{self, unless_panic};
 use super::upkeep::Upkeep;
 use crate::platform::scheduling;
-use crate::storage::waiter::Waiter;
-use crate::storage::watch::Watch;
+use crate::storage::completion::Completion;
+use crate::storage::waiters::Waiters;
 use crate::storage::{Effect, Error, Key, Outage, Time};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ const MAKE_SPACE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// A write, which is committed as a whole.
 pub struct Write {
     pub op: WriteOp,
-    pub waiter: Waiter,
+    pub completion: Completion,
     /// The time at which it was submitted.
     pub since: Instant,
 }
@@ -61,7 +61,7 @@ pub struct Write {
 pub enum Message {
     Write(Write),
     /// Deletes every key.
-    Clear(Waiter),
+    Clear(Completion),
     /// Ends the committer, once everything before this is done.
     Close,
 }
@@ -72,7 +72,7 @@ pub struct Committer {
     queue: Receiver<Message>,
     pins: Arc<Pins>,
     status: Arc<Status>,
-    watch: Watch,
+    waiters: Waiters,
     /// The outage since a write to the disk has failed.
     failed: Option<Outage>,
     reopener: Reopener,
@@ -100,7 +100,7 @@ impl Committer {
         upkeep: Upkeep,
         pins: Arc<Pins>,
         status: Arc<Status>,
-        watch: Watch,
+        waiters: Waiters,
         queue: Receiver<Message>,
     ) -> Self {
         let preallocation = Preallocation::begin(upkeep.live.data().path());
@@ -111,7 +111,7 @@ impl Committer {
             queue,
             pins,
             status,
-            watch,
+            waiters,
             failed: None,
             reopener: Reopener::default(),
             is_settling: false,
@@ -146,11 +146,11 @@ impl Committer {
             };
             match message {
                 Ok(Message::Write(write)) => next = self.take_commit_group(write),
-                Ok(Message::Clear(waiter)) => {
+                Ok(Message::Clear(completion)) => {
                     let outcome = self.guarded(Upkeep::clear);
                     self.firsts.forget();
-                    self.watch.all_changed();
-                    tell([(waiter, Effect::Done)], &outcome);
+                    self.waiters.all_changed();
+                    tell([(completion, Effect::Done)], &outcome);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return self.close(),
                 Err(RecvTimeoutError::Timeout) => {
@@ -206,24 +206,24 @@ impl Committer {
                 Err(_) => break,
             }
         }
-        let CommitGroup { draft, has_batch, waiters, .. } = group;
+        let CommitGroup { draft, has_batch, completions, .. } = group;
         if draft.records.is_empty() {
             // All that was seen is on the disk already.
             self.pins.clear();
-            tell(waiters, &Ok(()));
+            tell(completions, &Ok(()));
             return next;
         }
         self.last_write = Instant::now();
-        self.has_company = waiters.len() > 1;
+        self.has_company = completions.len() > 1;
         self.groups += 1;
-        self.writes += waiters.len() as u64;
-        self.upkeep.live.figures.note_group(waiters.len());
+        self.writes += completions.len() as u64;
+        self.upkeep.live.figures.note_group(completions.len());
         let outcome = self.commit(&draft, has_batch);
         if outcome.is_err() {
             self.firsts.forget();
         }
         self.pins.clear();
-        tell(waiters, &outcome);
+        tell(completions, &outcome);
         self.evict_ahead();
         self.compact(Trigger::Write);
         next
@@ -232,18 +232,18 @@ impl Committer {
     /// Decides on a write and adds it to a group; one that makes the store grow only if
     /// there is space.
     fn add(&mut self, group: &mut CommitGroup, spare_bytes: &mut u64, write: Write) {
-        let Write { op, waiter, since } = write;
+        let Write { op, completion, since } = write;
         let committed = Committed { keyspaces: self.upkeep.keyspaces(), pins: &self.pins };
         let decided = match group.decide(committed, &mut self.firsts, op) {
             Ok(decided) => decided,
-            Err(err) => return waiter.tell(Err(err)),
+            Err(err) => return completion.tell(Err(err)),
         };
         if let Some(growth_bytes) = decided.growth_bytes()
             && self.failed.is_none()
         {
             if growth_bytes as u64 > self.upkeep.live.disk_space.write_bytes_max() {
                 // Nothing can make that fit.
-                return waiter.tell(Err(Error::Full));
+                return completion.tell(Err(Error::Full));
             }
             let bytes = (group.draft.bytes + growth_bytes) as u64;
             if bytes > *spare_bytes {
@@ -253,14 +253,14 @@ impl Committer {
             }
             let fits = bytes <= *spare_bytes;
             if !fits && !self.upkeep.is_disk_full(bytes) {
-                return waiter.tell(Err(Error::Full));
+                return completion.tell(Err(Error::Full));
             }
             let before = self.note_space(fits);
             if !fits {
-                return waiter.tell(Err(before.map_or(Error::Full, Error::Unavailable)));
+                return completion.tell(Err(before.map_or(Error::Full, Error::Unavailable)));
             }
         }
-        group.add(decided, &mut self.firsts, waiter);
+        group.add(decided, &mut self.firsts, completion);
     }
 
     /// Makes space for a write submitted at `since`, as long as it has patience; gives
@@ -341,7 +341,7 @@ impl Committer {
         self.preallocation.prepare(folder, batch.len(), draft.bytes);
         self.guarded(|upkeep| upkeep.commit(batch, draft))?;
         for (key, drafted) in &draft.records {
-            self.watch.changed(key.as_str(), drafted.record.is_some());
+            self.waiters.changed(key.as_str(), drafted.record.is_some());
         }
         Ok(())
     }
@@ -408,7 +408,7 @@ impl Committer {
             Reopened::Now => {
                 // A write that was not acknowledged may be there.
                 self.firsts.forget();
-                self.watch.all_changed();
+                self.waiters.all_changed();
                 self.upkeep.live.figures.note_reopen();
                 self.is_settling = true;
                 self.failed = None;
@@ -454,9 +454,9 @@ impl Committer {
 }
 
 /// Tells writers the outcome.
-fn tell(waiters: impl IntoIterator<Item = (Waiter, Effect)>, outcome: &Result<(), Error>) {
-    for (waiter, effect) in waiters {
-        waiter.tell(outcome.clone().map(|()| effect));
+fn tell(completions: impl IntoIterator<Item = (Completion, Effect)>, outcome: &Result<(), Error>) {
+    for (completion, effect) in completions {
+        completion.tell(outcome.clone().map(|()| effect));
     }
 }
 

@@ -24,7 +24,7 @@ use super::generation::{Both, KEYS_END, Keyspaces, Tree};
 use super::live::Live;
 use super::tree::{Blob, Keyspace, Result, Size, Stretch, StretchItem};
 use crate::storage::frequency::Frequencies;
-use crate::storage::watch::Watch;
+use crate::storage::waiters::Waiters;
 use crate::storage::{Event, Key, Time, record};
 use bytes::Bytes;
 use std::cmp::Reverse;
@@ -78,7 +78,7 @@ const PLACES: [Place; 4] = [
 /// The choice of keys, and the bytes that were evicted and are on the disk yet.
 pub struct Eviction {
     uses: Arc<Frequencies>,
-    watch: Watch,
+    waiters: Waiters,
     /// The hand among the tables.
     tables_from: Vec<u8>,
     /// The numbers of the blob files that the next step begins at.
@@ -136,10 +136,10 @@ pub fn uses(bytes: u64) -> Arc<Frequencies> {
 
 impl Eviction {
     /// By these uses; those who wait for a key that goes are woken.
-    pub fn new(bytes_max: u64, uses: Arc<Frequencies>, watch: Watch) -> Self {
+    pub fn new(bytes_max: u64, uses: Arc<Frequencies>, waiters: Waiters) -> Self {
         Self {
             uses,
-            watch,
+            waiters,
             tables_from: Vec::new(),
             blob_files_from: Both::default(),
             expiring_from: Vec::new(),
@@ -480,7 +480,7 @@ impl Eviction {
         done.keys = events.len();
         live.append(events.iter().map(|(event, _, key)| (*event, key.as_str())));
         for (_, _, key) in &events {
-            self.watch.changed(key.as_str(), false);
+            self.waiters.changed(key.as_str(), false);
         }
         let evicted = events.iter().filter(|(event, ..)| *event == Event::Evict).count();
         live.figures.note_evicted(evicted);

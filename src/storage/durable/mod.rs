@@ -52,7 +52,7 @@ use super::WhenFull;
 use super::frequency::Frequencies;
 use super::pool::Pool;
 use super::report;
-use super::watch::Watch;
+use super::waiters::Waiters;
 use super::{Changes, Done, Effect, Error, Key, Limits, Op, Outage, Outcome, Storage, Time};
 use crate::metrics::{Exposition, Kind};
 use commit_group::{KeyOp, WriteOp};
@@ -86,7 +86,7 @@ pub struct Durable {
     readers: Pool,
     /// For lists and counts: a read of one key waits behind none of their steps.
     walkers: Pool,
-    watch: Watch,
+    waiters: Waiters,
     changes: Changes,
     status: Arc<Status>,
     figures: Arc<Figures>,
@@ -125,13 +125,13 @@ impl Durable {
         let figures = Arc::clone(&live.figures);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
         let (writes, queue) = crossbeam_channel::unbounded();
-        let watch = Watch::default();
+        let waiters = Waiters::default();
         let moments = Arc::<HeldMoments>::default();
         let uses = is_evicting.then(|| eviction::uses(limits.bytes));
-        let evicting = uses.clone().map(|uses| Eviction::new(limits.bytes, uses, watch.clone()));
+        let evicting = uses.clone().map(|uses| Eviction::new(limits.bytes, uses, waiters.clone()));
         let upkeep = Upkeep::new(live, Arc::clone(&moments), evicting);
         let committer =
-            Committer::new(upkeep, Arc::clone(&pins), Arc::clone(&status), watch.clone(), queue);
+            Committer::new(upkeep, Arc::clone(&pins), Arc::clone(&status), waiters.clone(), queue);
         let committer = thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run())
@@ -143,7 +143,7 @@ impl Durable {
             read_path,
             readers,
             walkers,
-            watch,
+            waiters,
             changes,
             status,
             figures,
@@ -171,7 +171,7 @@ impl Durable {
         }
     }
 
-    /// Hands a message to the committer. After its end the waiter is told so.
+    /// Hands a message to the committer. After its end the completion is told so.
     fn tell(&self, message: Message) {
         self.writes.send(message).ok();
     }
@@ -236,11 +236,11 @@ impl Storage for Durable {
             }
             Op::UpdateFirst(prefix, change) => WriteOp::First(prefix, change),
         };
-        self.tell(Message::Write(Write { op, waiter: done.into(), since: Instant::now() }));
+        self.tell(Message::Write(Write { op, completion: done.into(), since: Instant::now() }));
     }
 
-    fn watch(&self) -> Option<&Watch> {
-        Some(&self.watch)
+    fn waiters(&self) -> Option<&Waiters> {
+        Some(&self.waiters)
     }
 
     fn changes(&self) -> Option<&Changes> {
@@ -271,7 +271,7 @@ impl Storage for Durable {
         }
         self.figures.report(&seen, to);
         report::read_only(to, self.status.outage());
-        report::watch(to, &self.watch);
+        report::waiters(to, &self.waiters);
         report::changes(to, &self.changes);
     }
 

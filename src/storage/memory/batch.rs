@@ -388,7 +388,7 @@ impl Maps {
 
         drop(bell);
         let is_stored = |(event, key)| (key, event == Event::Put);
-        self.watch.changed_together(drafts.changes().map(is_stored));
+        self.waiters.changed_together(drafts.changes().map(is_stored));
         if !old.is_empty() {
             for old in old {
                 drop(self.lend(old));

@@ -16,7 +16,7 @@ use super::map::{Growth, Hashed, Keyed, Map};
 use super::packed::Packed;
 use crate::storage::changes::Bell;
 use crate::storage::pool::Pool;
-use crate::storage::watch::Watch;
+use crate::storage::waiters::Waiters;
 use crate::storage::{Changes, Entry, Event, Limits, Revision, Time, WhenFull};
 use crossbeam_channel::Sender;
 use std::mem;
@@ -40,7 +40,7 @@ pub struct Maps {
     /// are read. Operations on one key do without.
     pub moment: RwLock<()>,
     /// Those who wait for a key.
-    pub watch: Watch,
+    pub waiters: Waiters,
     pub changes: Changes,
     /// Carries nothing; the sweeper's thread ends when this is dropped.
     pub sweeper: OnceLock<Sender<()>>,
@@ -137,7 +137,7 @@ impl Maps {
         let (sweeping, pool) = (Mutex::default(), OnceLock::new());
         let (index, moment) = (Index::default(), RwLock::default());
         let (sweeps, expired) = (AtomicU64::new(0), AtomicU64::new(0));
-        let watch = Watch::default();
+        let waiters = Waiters::default();
         let changes = Changes::new(history_bytes, Revision::newborn(), false);
         Arc::new_cyclic(|own| Self {
             shards,
@@ -145,7 +145,7 @@ impl Maps {
             account,
             index,
             moment,
-            watch,
+            waiters,
             changes,
             sweeper,
             sweeping,
@@ -303,7 +303,7 @@ impl Maps {
     /// Tells of a change, behind the lock of its map.
     pub fn tell(&self, key: &str, Untold { is_stored, bell, old }: Untold) {
         drop(bell);
-        self.watch.changed(key, is_stored);
+        self.waiters.changed(key, is_stored);
         if let Some(old) = old {
             drop(self.lend(old));
             self.heed_freed();
@@ -344,7 +344,7 @@ impl Maps {
         drop(maps);
 
         drop(bell);
-        self.watch.all_changed();
+        self.waiters.all_changed();
         log::debug!("clearing {freed} bytes");
         drop((emptied, leaves));
     }

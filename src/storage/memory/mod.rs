@@ -35,7 +35,7 @@ mod report;
 mod sweep;
 
 use super::pool::Pool;
-use super::watch::Watch;
+use super::waiters::Waiters;
 use super::{BatchOp, Change, Changes, Decision, Done, Effect, Entry, Error, Event, Key, Limits};
 use super::{Op, Outage, Outcome, Storage, Time, Updated, Wanted};
 use crate::metrics::Exposition;
@@ -360,8 +360,8 @@ impl Storage for Memory {
         Ok(())
     }
 
-    fn watch(&self) -> Option<&Watch> {
-        Some(&self.0.watch)
+    fn waiters(&self) -> Option<&Waiters> {
+        Some(&self.0.waiters)
     }
 
     fn changes(&self) -> Option<&Changes> {

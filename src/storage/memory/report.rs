@@ -29,7 +29,7 @@ impl Memory {
         let help = "Operations that take long and wait for a thread.";
         to.gauge("lkv_memory_queue_length", help, waiting);
         report::read_only(to, None);
-        report::watch(to, &maps.watch);
+        report::waiters(to, &maps.waiters);
         report::changes(to, &maps.changes);
     }
 }

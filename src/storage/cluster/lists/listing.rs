@@ -22,8 +22,8 @@ use crate::platform::scheduling;
 use crate::storage::cluster::network::protocol::{Commands, Reply, slot_of};
 use crate::storage::cluster::network::router::{PATIENCE, Place, Replies, Request, Router};
 use crate::storage::cluster::{plain, scripts};
+use crate::storage::completion::Completion;
 use crate::storage::page::Builder;
-use crate::storage::waiter::Waiter;
 use crate::storage::{Effect, Entry, Error, Key, Listing, Outcome, Page, Range};
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -94,7 +94,7 @@ struct Job {
     /// The scan that its page is made of, once there is one.
     found: Option<Made>,
     since: Instant,
-    waiter: Waiter,
+    completion: Completion,
 }
 
 enum Task {
@@ -122,14 +122,14 @@ impl Listings {
     }
 
     /// Reads a page. Never blocks.
-    pub fn list(&self, listing: Box<Listing>, waiter: Waiter) {
-        self.submit(Task::List(listing), waiter);
+    pub fn list(&self, listing: Box<Listing>, completion: Completion) {
+        self.submit(Task::List(listing), completion);
     }
 
     /// Counts the keys of a range: all of them, unless they are more than one scan keeps.
     /// Never blocks.
-    pub fn count(&self, range: Box<Range>, waiter: Waiter) {
-        self.submit(Task::Count(range), waiter);
+    pub fn count(&self, range: Box<Range>, completion: Completion) {
+        self.submit(Task::Count(range), completion);
     }
 
     /// Notes that every key may have gone.
@@ -147,14 +147,14 @@ impl Listings {
         self.0.scans.bytes()
     }
 
-    fn submit(&self, task: Task, waiter: Waiter) {
+    fn submit(&self, task: Task, completion: Completion) {
         let found = match &task {
             Task::List(listing) => self.0.found(listing),
             Task::Count(_) => None,
         };
         let is_of_slot = slot::of_prefix(&task.range().prefix).is_some();
         let lane = if found.is_some() || is_of_slot { &self.0.pagers } else { &self.0.scanners };
-        let job = Job { task, found, since: Instant::now(), waiter };
+        let job = Job { task, found, since: Instant::now(), completion };
         self.0.push(lane, job);
     }
 }
@@ -231,12 +231,12 @@ impl Shared {
     /// Has a thread of a lane do a job, or refuses it where too many wait.
     fn push(self: &Arc<Self>, lane: &Lane, job: Job) {
         if !self.has_threads(lane) {
-            return job.waiter.tell(Err(Error::Overloaded));
+            return job.completion.tell(Err(Error::Overloaded));
         }
         let mut state = lane.lock();
         if state.jobs.len() >= WAITING_MAX && !state.has_ended {
             drop(state);
-            return job.waiter.tell(Err(Error::Overloaded));
+            return job.completion.tell(Err(Error::Overloaded));
         }
         if state.has_ended {
             drop(state);
@@ -269,7 +269,7 @@ impl Shared {
     /// Does the jobs of a lane until the last handle is dropped.
     fn run(self: &Arc<Self>, lane: &Lane) {
         while let Some((jobs, since)) = self.next(lane) {
-            // A panic costs those that it was for: their waiters are dropped.
+            // A panic costs those that it was for: their completions are dropped.
             panic::catch_unwind(AssertUnwindSafe(|| self.serve(lane, jobs, since))).ok();
         }
     }
@@ -343,7 +343,7 @@ impl Shared {
                 }
                 Task::List(listing) => Ok(self.settled(listing, &found, found.scan.page(listing))),
             };
-            job.waiter.tell(outcome);
+            job.completion.tell(outcome);
         }
     }
 
@@ -466,7 +466,7 @@ impl Job {
 fn fail(jobs: Vec<Job>, err: &Error) {
     for job in jobs {
         let outcome: Outcome = Err(err.clone());
-        job.waiter.tell(outcome);
+        job.completion.tell(outcome);
     }
 }
 

@@ -556,7 +556,7 @@ fn a_write_is_told_to_those_who_wait() {
     ];
     for write in writes {
         let until = Instant::now() + Duration::from_secs(600);
-        let ticket = front.watch().unwrap().register(&Subject::Read(key("a")), until);
+        let ticket = front.waiters().unwrap().register(&Subject::Read(key("a")), until);
         let (wake, woken) = channel();
         ticket.park(None, Box::new(move |is_over| wake.send(is_over).unwrap_or_default()));
         told(&submit(&front, write)).unwrap();

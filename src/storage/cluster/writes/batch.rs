@@ -15,7 +15,7 @@ use crate::storage::cluster::envelope::Stored;
 use crate::storage::cluster::network::protocol::{Commands, Reply, slot_of};
 use crate::storage::cluster::network::router::{PATIENCE, Replies};
 use crate::storage::cluster::scripts::{self, Changed, KeyChange, Seen};
-use crate::storage::waiter::Waiter;
+use crate::storage::completion::Completion;
 use crate::storage::{BatchOp, Effect, Error, Key};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ struct Batch {
     places: Vec<usize>,
     drafts: Vec<Draft>,
     deadline: Instant,
-    waiter: Waiter,
+    completion: Completion,
     turns: Vec<Turn>,
 }
 
@@ -81,11 +81,13 @@ impl Draft {
 
 impl Front {
     /// Does the operations of a batch, or none of them.
-    pub fn batch(self: &Arc<Self>, ops: Vec<(Key, BatchOp)>, waiter: Waiter) {
+    pub fn batch(self: &Arc<Self>, ops: Vec<(Key, BatchOp)>, completion: Completion) {
         let mut slots = ops.iter().map(|(key, _)| slot_of(key.as_str().as_bytes()));
-        let Some(slot) = slots.next() else { return waiter.tell(Ok(Effect::Batch(Vec::new()))) };
+        let Some(slot) = slots.next() else {
+            return completion.tell(Ok(Effect::Batch(Vec::new())));
+        };
         if slots.any(|other| other != slot) {
-            return waiter.tell(Err(Error::SlotsDiffer));
+            return completion.tell(Err(Error::SlotsDiffer));
         }
         let (mut drafts, mut places, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
         let mut by_key: HashMap<Key, usize> = HashMap::with_capacity(ops.len());
@@ -106,7 +108,7 @@ impl Front {
         let seen: Vec<Key> =
             drafts.iter().filter(|draft| draft.is_seen).map(|draft| draft.key.clone()).collect();
         let turns = Vec::new();
-        let batch = Batch { front, slot, ops: kinds, places, drafts, deadline, waiter, turns };
+        let batch = Batch { front, slot, ops: kinds, places, drafts, deadline, completion, turns };
         if seen.is_empty() {
             return batch.run();
         }
@@ -216,11 +218,11 @@ impl Batch {
         for draft in &self.drafts {
             match draft.fate {
                 Fate::Kept | Fate::Refused => {}
-                Fate::Stored(_) => self.front.watch.changed(draft.key.as_str(), true),
-                Fate::Deleted => self.front.watch.changed(draft.key.as_str(), false),
+                Fate::Stored(_) => self.front.waiters.changed(draft.key.as_str(), true),
+                Fate::Deleted => self.front.waiters.changed(draft.key.as_str(), false),
             }
         }
-        self.waiter.tell(Ok(Effect::Batch(effects)));
+        self.completion.tell(Ok(Effect::Batch(effects)));
         let mut states: HashMap<Key, Option<Stored>> =
             self.drafts.into_iter().map(Draft::into_state).collect();
         for turn in self.turns {
@@ -238,7 +240,7 @@ impl Batch {
     }
 
     fn fail(self, err: Error) {
-        self.waiter.tell(Err(err));
+        self.completion.tell(Err(err));
         for turn in self.turns {
             self.front.pass_on(turn, Sight::Guess);
         }

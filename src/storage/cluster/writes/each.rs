@@ -16,7 +16,7 @@ use crate::storage::cluster::Front;
 use crate::storage::cluster::envelope::Stored;
 use crate::storage::cluster::network::router::PATIENCE;
 use crate::storage::cluster::steps;
-use crate::storage::waiter::Waiter;
+use crate::storage::completion::Completion;
 use crate::storage::{BatchOp, Done, Effect, Error, Hindrance, Key, Outcome};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,18 +63,18 @@ struct Outcomes {
     missing: usize,
     /// The failure to be told.
     err: Option<Error>,
-    waiter: Option<Waiter>,
+    completion: Option<Completion>,
 }
 
 impl Front {
     /// Does each of these operations.
-    pub fn each(self: &Arc<Self>, ops: Vec<(Key, BatchOp)>, waiter: Waiter) {
+    pub fn each(self: &Arc<Self>, ops: Vec<(Key, BatchOp)>, completion: Completion) {
         if ops.is_empty() {
-            return waiter.tell(Ok(Effect::Batch(Vec::new())));
+            return completion.tell(Ok(Effect::Batch(Vec::new())));
         }
         let deadline = Instant::now() + PATIENCE;
         let (effects, missing) = (vec![None; ops.len()], ops.len());
-        let outcomes = Outcomes { effects, missing, err: None, waiter: Some(waiter) };
+        let outcomes = Outcomes { effects, missing, err: None, completion: Some(completion) };
         let tally = Arc::new(Tally(Mutex::new(outcomes)));
         let mut units: Vec<Unit> = Vec::with_capacity(ops.len());
         let mut places: HashMap<Key, usize> = HashMap::with_capacity(ops.len());
@@ -120,7 +120,7 @@ impl Front {
                 BatchOp::Remove => (KeyOp::Update(BatchOp::removal()), false),
                 BatchOp::Update(change) => (KeyOp::Update(change), false),
             };
-            let write = Write { op, waiter: done.into(), deadline };
+            let write = Write { op, completion: done.into(), deadline };
             if is_alone && is_blind {
                 self.write(key.clone(), write);
             } else {
@@ -201,10 +201,10 @@ impl Tally {
             }
             Some(err) => Err(err),
         };
-        let waiter = outcomes.waiter.take();
+        let completion = outcomes.completion.take();
         drop(outcomes);
-        if let Some(waiter) = waiter {
-            waiter.tell(outcome);
+        if let Some(completion) = completion {
+            completion.tell(outcome);
         }
     }
 }
@@ -217,7 +217,7 @@ mod tests {
     /// Units of one operation, of which each is to store so many bytes.
     fn units(count: usize, bytes: usize, deadline: Instant) -> impl Iterator<Item = Unit> {
         let (effects, missing) = (Vec::new(), count);
-        let outcomes = Outcomes { effects, missing, err: None, waiter: None };
+        let outcomes = Outcomes { effects, missing, err: None, completion: None };
         let tally = Arc::new(Tally(Mutex::new(outcomes)));
         (0..count).map(move |number| {
             let entry = Entry::new(vec![b'x'; bytes].into());

@@ -16,7 +16,7 @@
 
 use crate::storage::cluster::envelope::Stored;
 use crate::storage::cluster::network::router::PATIENCE;
-use crate::storage::waiter::Waiter;
+use crate::storage::completion::Completion;
 use crate::storage::{Change, Error, Key};
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, VecDeque};
@@ -40,7 +40,7 @@ const TAKEN_MAX: usize = 1024;
 /// A write of one key.
 pub struct Write {
     pub op: KeyOp,
-    pub waiter: Waiter,
+    pub completion: Completion,
     /// The end of its tries.
     pub deadline: Instant,
 }
@@ -54,8 +54,8 @@ pub enum KeyOp {
 
 impl Write {
     /// One that begins.
-    pub fn begin(op: KeyOp, waiter: Waiter) -> Self {
-        Self { op, waiter, deadline: Instant::now() + PATIENCE }
+    pub fn begin(op: KeyOp, completion: Completion) -> Self {
+        Self { op, completion, deadline: Instant::now() + PATIENCE }
     }
 }
 
@@ -250,7 +250,7 @@ impl Line {
 /// Tells a write, if there is one, that too many wait.
 fn refuse(write: Option<Write>) {
     if let Some(write) = write {
-        write.waiter.tell(Err(Error::Overloaded));
+        write.completion.tell(Err(Error::Overloaded));
     }
 }
 
@@ -345,21 +345,21 @@ mod tests {
             Self(to, from)
         }
 
-        fn waiter(&self, name: u8) -> Waiter {
+        fn completion(&self, name: u8) -> Completion {
             let to = self.0.clone();
             let done: Done = Box::new(move |outcome| to.send((name, outcome)).unwrap_or_default());
-            Waiter::from(done)
+            Completion::from(done)
         }
 
         fn update(&self, name: u8) -> Write {
             let op = KeyOp::Update(Box::new(|_| Decision::Keep));
-            Write { op, waiter: self.waiter(name), deadline: Instant::now() }
+            Write { op, completion: self.completion(name), deadline: Instant::now() }
         }
 
         fn set(&self, name: u8, bytes: usize) -> Write {
             let entry = Entry::new(vec![b'x'; bytes].into());
             let op = KeyOp::Set(Stored::of(entry, None).into());
-            Write { op, waiter: self.waiter(name), deadline: Instant::now() }
+            Write { op, completion: self.completion(name), deadline: Instant::now() }
         }
 
         fn all(&self) -> Vec<(u8, Outcome)> {
@@ -374,7 +374,7 @@ mod tests {
     /// The names of writes, told as done.
     fn names(told: &Told, writes: Vec<Write>) -> Vec<u8> {
         for write in writes {
-            write.waiter.tell(Ok(Effect::Done));
+            write.completion.tell(Ok(Effect::Done));
         }
         told.all().into_iter().map(|(name, _)| name).collect()
     }

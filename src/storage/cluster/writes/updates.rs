@@ -251,16 +251,16 @@ impl Round {
         let state = match fate {
             Fate::Kept | Fate::Refused => sight.into_state(),
             Fate::Stored(stored) => {
-                front.watch.changed(turn.key().as_str(), true);
+                front.waiters.changed(turn.key().as_str(), true);
                 Some(*stored)
             }
             Fate::Deleted => {
-                front.watch.changed(turn.key().as_str(), false);
+                front.waiters.changed(turn.key().as_str(), false);
                 None
             }
         };
         for (write, did) in writes.into_iter().zip(done) {
-            write.waiter.tell(did.outcome);
+            write.completion.tell(did.outcome);
         }
         front.pass_on(turn, Sight::Remembered(state));
     }
@@ -292,7 +292,7 @@ impl Round {
             mem::swap(&mut failed, &mut left);
         }
         for write in failed {
-            write.waiter.tell(Err(err.clone()));
+            write.completion.tell(Err(err.clone()));
         }
         if left.is_empty() {
             front.pass_on(turn, Sight::Guess);

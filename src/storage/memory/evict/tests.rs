@@ -366,7 +366,7 @@ fn whoever_waits_for_a_key_is_woken_when_it_is_evicted() {
     let memory = evicting(MIB);
     set(&memory, "waited for", 100).unwrap();
     let until = Instant::now() + PATIENCE;
-    let ticket = memory.watch().unwrap().register(&Subject::Read(key("waited for")), until);
+    let ticket = memory.waiters().unwrap().register(&Subject::Read(key("waited for")), until);
     assert!(ticket.has_turn());
     let (woken, waiting) = crossbeam_channel::bounded(1);
     ticket.park(None, Box::new(move |is_over| woken.send(is_over).unwrap_or_default()));

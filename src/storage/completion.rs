@@ -5,9 +5,9 @@ use std::panic::{self, AssertUnwindSafe};
 
 /// A completion that is always called. One that is dropped is told that the store is
 /// closed: nothing is done behind the end of an engine's threads.
-pub struct Waiter(Option<Done>);
+pub struct Completion(Option<Done>);
 
-impl Waiter {
+impl Completion {
     /// Tells the outcome. A panic of the client's code stays its own.
     pub fn tell(mut self, outcome: Outcome) {
         self.finish(outcome);
@@ -20,13 +20,13 @@ impl Waiter {
     }
 }
 
-impl From<Done> for Waiter {
+impl From<Done> for Completion {
     fn from(done: Done) -> Self {
         Self(Some(done))
     }
 }
 
-impl Drop for Waiter {
+impl Drop for Completion {
     fn drop(&mut self) {
         self.finish(Err(Error::Unavailable(Outage::Closed)));
     }

@@ -9,7 +9,7 @@
 //! A waiter registers before it looks, and a writer comes here once readers see its
 //! change, so no change is missed. Where nobody waits a writer pays one load, and else
 //! as much for a crowd as for one: the line of those who wait for the same is walked by
-//! a thread of the watch's own, in the order of their tickets. Nothing here knows
+//! a thread of their own, in the order of their tickets. Nothing here knows
 //! entries: a waiter that is woken looks for itself.
 //!
 //! Readers all look. Where a look changes the store, the first of a line looks for all:
@@ -57,15 +57,15 @@ pub type Wake = Box<dyn FnOnce(bool) + Send>;
 
 /// The waiters of one store. A clone is another handle on them.
 #[derive(Clone, Default)]
-pub struct Watch(Arc<Owner>);
+pub struct Waiters(Arc<Owner>);
 
 /// Ends the thread with the last handle.
 #[derive(Default)]
-struct Owner(Arc<Waiters>);
+struct Owner(Arc<Shared>);
 
 /// All that handles and tickets share.
 #[derive(Default)]
-struct Waiters {
+struct Shared {
     /// Waiters look without a change too.
     is_polling: bool,
     next_ticket: AtomicU64,
@@ -108,7 +108,7 @@ enum Occasion {
 /// A place among the waiters, from before the first look until the end of the wait.
 /// Dropping it gives the place up.
 pub struct Ticket {
-    waiters: Arc<Waiters>,
+    waiters: Arc<Shared>,
     line: Arc<Line>,
     number: u64,
     until: Instant,
@@ -120,16 +120,16 @@ pub struct Ticket {
 struct Timers {
     /// The times of those that are in the agenda.
     at: Vec<Instant>,
-    /// The time from the next park until the next poll, if the watch polls.
+    /// The time from the next park until the next poll, if waiters poll.
     poll: Option<Duration>,
 }
 
-impl Watch {
-    /// A watch of a store that others change too, without telling anybody: those who wait
+impl Waiters {
+    /// The waiters of a store that others change too, without telling anybody: those who wait
     /// look 100 ms after they began, and then after twice as long each time, up to a
     /// second; and once more at the end.
     pub(super) fn polling() -> Self {
-        let waiters = Arc::new(Waiters { is_polling: true, ..Waiters::default() });
+        let waiters = Arc::new(Shared { is_polling: true, ..Shared::default() });
         Self(Arc::new(Owner(waiters)))
     }
 
@@ -167,7 +167,7 @@ impl Watch {
     }
 
     fn pass_on(&self, key: &str, is_stored: bool) {
-        let Waiters { readers, writers, takers, agenda, .. } = &*self.0.0;
+        let Shared { readers, writers, takers, agenda, .. } = &*self.0.0;
         for lines in [readers, writers] {
             if lines.tickets() > 0 {
                 lines.change(key, agenda);
@@ -180,14 +180,14 @@ impl Watch {
 
     /// The numbers of those who wait to read, to write and to take.
     pub(super) fn tickets(&self) -> [usize; 3] {
-        let Waiters { readers, writers, takers, .. } = &*self.0.0;
+        let Shared { readers, writers, takers, .. } = &*self.0.0;
         [readers.tickets(), writers.tickets(), takers.tickets()]
     }
 
     /// Notes that every key may have changed.
     pub fn all_changed(&self) {
         fence(Ordering::SeqCst);
-        let Waiters { readers, writers, takers, agenda, .. } = &*self.0.0;
+        let Shared { readers, writers, takers, agenda, .. } = &*self.0.0;
         for line in [readers.all(), writers.all(), takers.all()].into_iter().flatten() {
             line.change(agenda);
         }
@@ -203,7 +203,7 @@ impl Ticket {
 
     /// Parks the waiter until its turn after a change, or until the end of the wait,
     /// where it is shown a change that it has not seen. At `wake_at` there is a change
-    /// of which no writer tells. It is always woken by the watch's thread, even at once.
+    /// of which no writer tells. It is always woken by the waiters' thread, even at once.
     /// Never blocks.
     pub fn park(&self, wake_at: Option<Instant>, wake: Wake) {
         let waiters = &self.waiters;
@@ -247,7 +247,7 @@ impl Timers {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let Waiters { readers, writers, takers, agenda, .. } = &*self.waiters;
+        let Shared { readers, writers, takers, agenda, .. } = &*self.waiters;
         match &self.line.subject {
             Subject::Read(key) => readers.leave(key.as_str(), &self.line, self.number, agenda),
             Subject::Write(key, _) => writers.leave(key.as_str(), &self.line, self.number, agenda),
@@ -260,11 +260,11 @@ impl Drop for Ticket {
     }
 }
 
-impl Waiters {
+impl Shared {
     /// Starts the thread, if that was not tried before; `false` without one.
     fn has_thread(self: &Arc<Self>) -> bool {
         let waiters = Arc::clone(self);
-        self.agenda.has_thread(iter::once_with(|| "watch".to_owned()), move || waiters.run())
+        self.agenda.has_thread(iter::once_with(|| "waiters".to_owned()), move || waiters.run())
     }
 
     /// Wakes waiters until the last handle is dropped.
