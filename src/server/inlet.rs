@@ -245,7 +245,7 @@ impl Inlet {
     fn await_body(&self, input: &Input, framing: Framing) -> Option<Stage> {
         let stage = match framing.length {
             Length::Known(_) => Stage::Receiving,
-            Length::Chunked => Stage::Streaming,
+            Length::Chunked => Stage::ReceivingChunked,
         };
         if !self.connection.pipeline.wait_until_answered()
             || !self.connection.pipeline.set_stage(stage)

@@ -82,7 +82,7 @@ pub enum Stage {
     /// Its body is being read, whose length is known.
     Receiving,
     /// Its body is being read, which ends when its client says so.
-    Streaming,
+    ReceivingChunked,
     /// Its response is being written.
     Sending,
     /// Its response is written in parts, each of which is made once the last one was
@@ -90,7 +90,7 @@ pub enum Stage {
     Parts,
     /// Its response is a stream: it waits for something to tell of, or a part of it is
     /// being written.
-    Watching,
+    Streaming,
 }
 
 /// A connection's occupation.
@@ -150,7 +150,7 @@ impl Pipeline {
     pub fn push(&self, request: Request) -> bool {
         let mut state = self.lock();
         self.set_coming(false);
-        if matches!(state.stage, Some(Stage::Receiving | Stage::Streaming)) {
+        if matches!(state.stage, Some(Stage::Receiving | Stage::ReceivingChunked)) {
             state.stage = None;
         }
         state.begun += 1;
@@ -301,7 +301,9 @@ impl Pipeline {
         let mut state = self.lock();
         let is_at_work = matches!(
             state.stage,
-            Some(Stage::Working | Stage::Waiting | Stage::Sending | Stage::Parts | Stage::Watching)
+            Some(
+                Stage::Working | Stage::Waiting | Stage::Sending | Stage::Parts | Stage::Streaming
+            )
         );
         if is_at_work || !state.waiting.is_empty() || state.life != Life::Open {
             return false;
@@ -362,9 +364,9 @@ impl Pipeline {
             _ if state.life != Life::Open => Occupation::Closing,
             Some(Stage::Working) => Occupation::Working,
             Some(Stage::Waiting) => Occupation::Waiting,
-            Some(Stage::Receiving | Stage::Streaming) => Occupation::Reading,
+            Some(Stage::Receiving | Stage::ReceivingChunked) => Occupation::Reading,
             Some(Stage::Sending | Stage::Parts) => Occupation::Sending,
-            Some(Stage::Watching) => Occupation::Streaming,
+            Some(Stage::Streaming) => Occupation::Streaming,
             None if requests > 0 => Occupation::Working,
             None if self.is_coming.load(Ordering::Relaxed) => Occupation::Reading,
             None => Occupation::Idle,

@@ -100,7 +100,7 @@ impl Transfer {
     /// The stage of its request.
     fn stage(&self) -> Stage {
         match (self.response.is_stream(), self.response.is_in_parts()) {
-            (true, _) => Stage::Watching,
+            (true, _) => Stage::Streaming,
             (false, true) => Stage::Parts,
             (false, false) => Stage::Sending,
         }

@@ -523,8 +523,8 @@ mod in_parts {
             assert!(news.is_parked());
             read_until(&mut client, &format!("4\r\n{text}\r\n"));
         }
-        let is_watching = connection.activity().stage == Some(Stage::Watching);
-        assert!(is_watching, "{:?}", connection.activity());
+        let is_streaming = connection.activity().stage == Some(Stage::Streaming);
+        assert!(is_streaming, "{:?}", connection.activity());
         connection.pipeline.end_waits();
         assert_eq!(read_to_end(&mut client), ("5\r\nover\n\r\n0\r\n\r\n".to_owned(), false));
         fixture.wait_for_end();
@@ -565,7 +565,7 @@ mod in_parts {
             before == left()
         });
         assert!(!news.is_parked(), "there is more than the socket takes");
-        assert_eq!(connection.activity().stage, Some(Stage::Watching));
+        assert_eq!(connection.activity().stage, Some(Stage::Streaming));
         assert_eq!(fixture.dispatcher.senders.under_way(), 0);
         // It ends with the part that is under way.
         fixture.dispatcher.drain();

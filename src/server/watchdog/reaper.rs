@@ -71,7 +71,7 @@ impl Reaper {
         }
         for connection in open {
             let activity = connection.activity();
-            if activity.stage == Some(Stage::Watching) && !is_look {
+            if activity.stage == Some(Stage::Streaming) && !is_look {
                 // The verdict takes a system call.
                 continue;
             }
@@ -199,7 +199,7 @@ fn end_waits(open: &[Arc<Connection>]) {
         let (stage, socket) = (connection.activity().stage, &connection.socket);
         let has_left = (stage == Some(Stage::Waiting) && socket.has_peer_left())
             // Nobody reads it on, and an end behind much that is unread would not come.
-            || (stage == Some(Stage::Watching) && !socket.discard(DISCARD_BYTES_MAX));
+            || (stage == Some(Stage::Streaming) && !socket.discard(DISCARD_BYTES_MAX));
         if has_left {
             connection.pipeline.end_waits();
         }

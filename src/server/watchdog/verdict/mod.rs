@@ -102,11 +102,13 @@ impl Watch {
                 self.inspect_transfer(received, MOVED_BYTES_MIN, limits.request_timeout, now)
             }
             // A program that writes as things happen may have a pause.
-            Some(Stage::Streaming) => self.inspect_transfer(received, 1, limits.idle_timeout, now),
+            Some(Stage::ReceivingChunked) => {
+                self.inspect_transfer(received, 1, limits.idle_timeout, now)
+            }
             Some(Stage::Sending) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
                 self.inspect_transfer(bytes, MOVED_BYTES_MIN, limits.request_timeout, now)
             }),
-            Some(Stage::Parts | Stage::Watching) if !meter.has_unconfirmed() => {
+            Some(Stage::Parts | Stage::Streaming) if !meter.has_unconfirmed() => {
                 // It waits for the storage, and not the storage for it.
                 (self.mark, self.since) = (None, now);
                 Verdict::Wait
@@ -114,7 +116,7 @@ impl Watch {
             Some(Stage::Parts) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
                 self.inspect_transfer(bytes, PARTS_BYTES_MIN, limits.request_timeout, now)
             }),
-            Some(Stage::Watching) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
+            Some(Stage::Streaming) => meter.acknowledged().map_or(Verdict::Wait, |bytes| {
                 self.inspect_transfer(bytes, 1, limits.request_timeout, now)
             }),
         }

@@ -112,11 +112,11 @@ fn a_transfer_has_to_move_a_kibibyte_in_each_timeout() {
         let count = |script: &mut Script, bytes| match stage {
             Stage::Sending => script.acknowledged.0 += bytes,
             Stage::Receiving
-            | Stage::Streaming
+            | Stage::ReceivingChunked
             | Stage::Working
             | Stage::Waiting
             | Stage::Parts
-            | Stage::Watching => {
+            | Stage::Streaming => {
                 script.activity.received += bytes;
             }
         };
@@ -173,7 +173,7 @@ fn a_watcher_has_to_take_a_byte_in_each_timeout_if_any_are_under_way() {
         (&[(1, 0, true), (20, 9, false), (1, 9, true), (29, 9, true)], Verdict::Wait),
     ];
     for (looks, verdict) in cases {
-        let mut script = Script::in_stage(Stage::Watching);
+        let mut script = Script::in_stage(Stage::Streaming);
         let (last, earlier) = looks.split_last().expect("there is a look");
         for (seconds, confirmed, is_more) in earlier {
             script.acknowledged = Acknowledged(*confirmed, *is_more);
@@ -187,7 +187,7 @@ fn a_watcher_has_to_take_a_byte_in_each_timeout_if_any_are_under_way() {
 
 #[test]
 fn a_stream_has_to_move_a_byte_in_each_idle_timeout() {
-    let mut script = Script::in_stage(Stage::Streaming);
+    let mut script = Script::in_stage(Stage::ReceivingChunked);
     for _ in 0..5 {
         script.activity.received += 1;
         assert_eq!(script.after_ms(59_000), Verdict::Wait);

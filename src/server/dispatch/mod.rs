@@ -379,7 +379,7 @@ impl Dispatcher {
 
     /// Has a stream wait for its next part. Never blocks.
     fn wait_for_part(&self, waiting: Arc<dyn Waiting>, next: NextPart) {
-        self.note_wait(&next.job.connection, &waiting, Stage::Watching);
+        self.note_wait(&next.job.connection, &waiting, Stage::Streaming);
         let is_asked_for = AskedFor::begin();
         self.api.wait(waiting, |reply| {
             next.job.connection.pipeline.stop_waiting();
