@@ -26,7 +26,7 @@ const NOT_FOUND: u8 = 127;
 const SIGNALLED: u8 = 128;
 
 /// The place of the command, and of the signals that come for it.
-pub(crate) struct Child(Arc<Shared>);
+pub struct Child(Arc<Shared>);
 
 struct Shared {
     phase: Mutex<Phase>,
@@ -46,7 +46,7 @@ enum Phase {
 impl Child {
     /// A place for a command, and the signals that end the start of a store for it. `end`
     /// has to end the process, with an exit code.
-    pub(crate) fn new(
+    pub fn new(
         uncaught: Uncaught,
         end: impl Fn(u8) + Send + 'static,
     ) -> io::Result<(Self, Caught)> {
@@ -67,7 +67,7 @@ impl Child {
     /// Runs a command, given with its arguments, in an environment with these variables,
     /// each set or unset, and waits for its end; runs nothing after a signal. Sets the exit
     /// code of [`Caught`]; an error is a line for the user beside it.
-    pub(crate) fn run(
+    pub fn run(
         &self,
         command: &[OsString],
         variables: [(&str, Option<&str>); 2],

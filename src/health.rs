@@ -19,7 +19,7 @@ const FIELDS_MAX: usize = 64;
 
 /// Asks for a URL. An error is a line for the user: no answer, or a status other than 2xx
 /// and the first line behind it.
-pub(crate) fn check(url: &Url) -> Result<(), String> {
+pub fn check(url: &Url) -> Result<(), String> {
     let (sender, outcome) = crossbeam_channel::bounded(1);
     let asked = url.clone();
     let ask = move || {

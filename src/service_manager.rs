@@ -17,12 +17,12 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The store listens.
-pub(crate) fn ready() {
+pub fn ready() {
     tell("READY=1");
 }
 
 /// The store is about to end.
-pub(crate) fn stopping() {
+pub fn stopping() {
     tell("STOPPING=1");
 }
 

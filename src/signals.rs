@@ -31,7 +31,7 @@ const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// Those signals, blocked until they are caught. No thread may have been started
 /// before.
-pub(crate) struct Uncaught {
+pub struct Uncaught {
     /// The signals that were blocked before.
     #[cfg(unix)]
     before: SigSet,
@@ -40,7 +40,7 @@ pub(crate) struct Uncaught {
 }
 
 /// The signals that were caught.
-pub(crate) struct Caught {
+pub struct Caught {
     stop: Receiver<()>,
     /// The exit code of a program that they have stopped.
     code: Arc<AtomicU8>,
@@ -48,16 +48,16 @@ pub(crate) struct Caught {
 
 /// The time of the first signal, once one has come.
 #[derive(Default)]
-pub(crate) struct FirstSignal(OnceLock<Instant>);
+pub struct FirstSignal(OnceLock<Instant>);
 
 /// A way to stop the program as a signal does.
-pub(crate) struct Stop {
+pub struct Stop {
     sender: Sender<()>,
     code: Arc<AtomicU8>,
 }
 
 impl Uncaught {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             #[cfg(unix)]
             before: SigSet::from_iter(SIGNALS)
@@ -70,7 +70,7 @@ impl Uncaught {
 
     /// Catches those that are not ignored. The second request to stop calls `end`,
     /// which has to end the process.
-    pub(crate) fn catch(self, end: impl Fn() + Send + 'static) -> io::Result<Caught> {
+    pub fn catch(self, end: impl Fn() + Send + 'static) -> io::Result<Caught> {
         let (stop, caught) = Caught::new();
         #[cfg(unix)]
         let hangup = stop.sender.clone();
@@ -84,7 +84,7 @@ impl Uncaught {
     /// the terminal has sent it, to every process in its foreground; on a thread that
     /// lives as long as the process.
     #[cfg(unix)]
-    pub(crate) fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
+    pub fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
         let mut signals = SigSet::from_iter(SIGNALS);
         for signal in self.ignored {
             signals.remove(signal);
@@ -101,7 +101,7 @@ impl Uncaught {
 
     /// The same where Ctrl-C is the only one, and the terminal's.
     #[cfg(not(unix))]
-    pub(crate) fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
+    pub fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
         const INTERRUPT: i32 = 2;
         ctrlc::set_handler(move || heard(INTERRUPT, true)).map_err(io::Error::other)
     }
@@ -146,12 +146,12 @@ fn catch_requests(stop: Stop, end: impl Fn() + Send + 'static) -> io::Result<()>
 
 impl FirstSignal {
     /// Notes a signal. Returns true if it is the first.
-    pub(crate) fn note(&self) -> bool {
+    pub fn note(&self) -> bool {
         self.0.set(Instant::now()).is_ok()
     }
 
     /// Waits until a signal is no longer one of two that were sent together.
-    pub(crate) fn wait_apart(&self) {
+    pub fn wait_apart(&self) {
         let passed = self.0.get().map_or(SIGNALS_APART, Instant::elapsed);
         thread::sleep(SIGNALS_APART.saturating_sub(passed));
     }
@@ -159,7 +159,7 @@ impl FirstSignal {
 
 impl Stop {
     /// Stops the program, with this exit code.
-    pub(crate) fn stop(&self, code: u8) {
+    pub fn stop(&self, code: u8) {
         self.code.store(code, Ordering::Relaxed);
         // The receiver is gone only once the program ends anyway.
         self.sender.try_send(()).ok();
@@ -168,25 +168,25 @@ impl Stop {
 
 impl Caught {
     /// None so far, and the way to stop in their stead.
-    pub(crate) fn new() -> (Stop, Self) {
+    pub fn new() -> (Stop, Self) {
         let (sender, stop) = crossbeam_channel::bounded(1);
         let code = Arc::new(AtomicU8::new(HUNG_UP));
         (Stop { sender, code: Arc::clone(&code) }, Self { stop, code })
     }
 
     /// Waits for the first one.
-    pub(crate) fn wait(&self) {
+    pub fn wait(&self) {
         // The senders live as long as the process.
         self.stop.recv().ok();
     }
 
     /// The same for up to `time`; returns true if one has come.
-    pub(crate) fn wait_for(&self, time: Duration) -> bool {
+    pub fn wait_for(&self, time: Duration) -> bool {
         self.stop.recv_timeout(time).is_ok()
     }
 
     /// Waits for a message; `None` if a signal comes before it.
-    pub(crate) fn wait_or<T>(&self, message: &Receiver<T>) -> Option<Result<T, RecvError>> {
+    pub fn wait_or<T>(&self, message: &Receiver<T>) -> Option<Result<T, RecvError>> {
         select! {
             recv(self.stop) -> _ => None,
             recv(message) -> message => Some(message),
@@ -194,12 +194,12 @@ impl Caught {
     }
 
     /// The exit code of a program that they have stopped.
-    pub(crate) fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self) -> u8 {
         self.code.load(Ordering::Relaxed)
     }
 
     /// Returns true if nobody has asked to stop but the terminal by its end.
-    pub(crate) fn are_of_hangup(&self) -> bool {
+    pub fn are_of_hangup(&self) -> bool {
         self.exit_code() == HUNG_UP
     }
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// Keeps the C library's own allocator, which hardly anything uses, from
 /// setting 64 MiB of address space apart for each of the first threads.
-pub(crate) fn save_address_space() {
+pub fn save_address_space() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it sets a number, and no other thread runs yet.
     unsafe {
@@ -19,14 +19,14 @@ pub(crate) fn save_address_space() {
 
 /// Lets a write past the limit for a file's size fail, as on a full disk,
 /// where it would end the process.
-pub(crate) fn survive_file_limit() {
+pub fn survive_file_limit() {
     #[cfg(unix)]
     ignore(Signal::SIGXFSZ);
 }
 
 /// Has the process ignore a signal.
 #[cfg(unix)]
-pub(crate) fn ignore(signal: Signal) {
+pub fn ignore(signal: Signal) {
     // SAFETY: no handler is set that could run.
     unsafe { libc::signal(signal as libc::c_int, libc::SIG_IGN) };
 }
@@ -34,18 +34,18 @@ pub(crate) fn ignore(signal: Signal) {
 /// Has the system keep the exit codes of children, which it does not where the process was
 /// started with SIGCHLD ignored.
 #[cfg(unix)]
-pub(crate) fn keep_exit_codes() {
+pub fn keep_exit_codes() {
     // SAFETY: no handler is set that could run.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// The same where it always does.
 #[cfg(not(unix))]
-pub(crate) fn keep_exit_codes() {}
+pub fn keep_exit_codes() {}
 
 /// Returns true if the process ignores a signal.
 #[cfg(unix)]
-pub(crate) fn is_ignored(signal: Signal) -> bool {
+pub fn is_ignored(signal: Signal) -> bool {
     // SAFETY: the structure is numbers, for all of which zero will do.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: nothing is set, and the system writes to what lives through the call.
@@ -55,7 +55,7 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
 
 /// Has every file that the process makes be for its owner alone: a library
 /// makes most of them, and leaves their modes to the umask.
-pub(crate) fn keep_files_private() {
+pub fn keep_files_private() {
     #[cfg(unix)]
     // SAFETY: it cannot fail, and no other thread makes files yet.
     unsafe {
@@ -67,7 +67,7 @@ pub(crate) fn keep_files_private() {
 /// if the terminal has sent it, which is known on Linux alone. `None` if the wait was
 /// interrupted.
 #[cfg(unix)]
-pub(crate) fn wait_for(signals: &SigSet) -> Option<(Signal, bool)> {
+pub fn wait_for(signals: &SigSet) -> Option<(Signal, bool)> {
     #[cfg(target_os = "linux")]
     {
         // SAFETY: the structure is numbers, for all of which zero will do.
@@ -86,7 +86,7 @@ pub(crate) fn wait_for(signals: &SigSet) -> Option<(Signal, bool)> {
 /// The settings that the process was started with and has changed, as its children get
 /// them.
 #[derive(Clone, Copy)]
-pub(crate) struct Settings {
+pub struct Settings {
     #[cfg(unix)]
     umask: libc::mode_t,
     #[cfg(unix)]
@@ -101,7 +101,7 @@ pub(crate) struct Settings {
 #[cfg(unix)]
 impl Settings {
     /// Reads them, before anything changes them and before another thread makes files.
-    pub(crate) fn read() -> Self {
+    pub fn read() -> Self {
         let mut descriptors = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the system writes to what lives through the call.
         unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut descriptors) };
@@ -116,12 +116,12 @@ impl Settings {
 
     /// The mode of a file that is not for its owner alone.
     #[allow(clippy::useless_conversion, reason = "a mode is narrower on other systems")]
-    pub(crate) fn file_mode(self) -> u32 {
+    pub fn file_mode(self) -> u32 {
         u32::from(0o666 & !self.umask)
     }
 
     /// Gives them to a child.
-    pub(crate) fn give_to(self, command: &mut Command) {
+    pub fn give_to(self, command: &mut Command) {
         use std::os::unix::process::CommandExt as _;
 
         let give = move || {
@@ -145,9 +145,9 @@ impl Settings {
 /// Elsewhere none of them is changed.
 #[cfg(not(unix))]
 impl Settings {
-    pub(crate) fn read() -> Self {
+    pub fn read() -> Self {
         Self {}
     }
 
-    pub(crate) fn give_to(self, _command: &mut Command) {}
+    pub fn give_to(self, _command: &mut Command) {}
 }
