@@ -154,6 +154,10 @@ fn what_changes_nothing_is_not_told(store: Store) {
     store.batch(vec![(key("a"), BatchOp::Delete), (key("a"), refused)]).unwrap();
     let [keep, remove] = [Decision::Keep, Decision::Remove].map(always).map(BatchOp::Update);
     store.batch(vec![(key("a"), keep), (key("absent"), remove)]).unwrap();
+    let passing = || (key("passing"), BatchOp::Set(entry("1")));
+    store.batch(vec![passing(), (key("passing"), BatchOp::Delete)]).unwrap();
+    let remove = BatchOp::Update(always(Decision::Remove));
+    store.batch(vec![passing(), passing(), (key("passing"), remove)]).unwrap();
     get(&store, "a");
     assert_eq!(events(&watcher), []);
     assert_eq!(watcher.read(), Read::UpToDate(log(&store).revision()));

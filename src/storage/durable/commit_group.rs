@@ -210,6 +210,21 @@ impl Draft {
         }
     }
 
+    /// The keys under which something was stored that is deleted again.
+    fn stored_and_deleted(&self) -> Vec<Key> {
+        let is_deleted = |key: &&Key| self.records.get(*key).is_some_and(|last| !last.is_stored());
+        let overtaken = self.overtaken.iter().map(|(_, _, key)| key);
+        overtaken.filter(is_deleted).cloned().collect()
+    }
+
+    /// Leaves a key as it is, under which it stores nothing.
+    fn forget_change(&mut self, key: &Key) {
+        if let Some((key, last)) = self.records.remove_entry(key) {
+            self.bytes -= bytes(&key, last.record.as_ref());
+            self.kept.insert(key);
+        }
+    }
+
     /// Forgets what would be changed, and why.
     fn forget_changes(&mut self) {
         (self.records, self.bytes) = (BTreeMap::new(), 0);
@@ -282,6 +297,10 @@ impl CommitGroup {
                     break;
                 }
             }
+        }
+        let is_new = |key: &&Key| !self.has(committed, None, key);
+        for key in draft.stored_and_deleted().iter().filter(is_new) {
+            draft.forget_change(key);
         }
         Ok(Decided { changes: Changes::Batch(draft), effect: Effect::Batch(effects) })
     }
