@@ -18,7 +18,7 @@ use super::inlet::Inlet;
 use super::mailbox::Command;
 use super::socket::Socket;
 use crate::platform::threads;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::cell::RefCell;
@@ -37,9 +37,8 @@ pub const LISTENERS_MAX: usize = usize::MAX;
 /// After this time without a thread a connection is taken to be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(2);
 
-/// The time that the pool then has until it is made to look for that connection again:
-/// each time costs a thread, and on a busy machine that one begins late.
-const LOOKED_FOR_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// After this time without an end a look of the pool is taken to be forgotten itself.
+const LOOK_TIME_MAX: Duration = Duration::from_millis(20);
 
 /// The pause after an error of the system.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
@@ -73,17 +72,39 @@ struct State {
     turn: usize,
 }
 
-/// Connections that no thread has begun to read, each with the time at which tiny_http's
-/// pool is to be made to look for it.
-#[derive(Default)]
+/// Connections that no thread has begun to read, and the looks of tiny_http's pool for
+/// them. A look costs a thread and finds one. There is one at a time: before its thread
+/// has run, those that were started earlier have mostly begun to read theirs.
 struct Unread {
-    /// Those that have just come, in order.
-    new: Queue,
-    /// Those for which it has looked, in order.
-    looked_for: Queue,
+    /// These connections in the order in which they came, each with the time of that.
+    connections: VecDeque<(Weak<Connection>, Instant)>,
+    /// The look that is under way, and the time at which it began.
+    look: Option<(Arc<Look>, Instant)>,
+    /// The time at which one has ended that was the last of a round.
+    looked_at: Option<Instant>,
+    /// The looks that are left of the round: one for each connection that was forgotten.
+    left: usize,
+    /// Readable once a look has ended.
+    ended: Arc<OwnedFd>,
 }
 
-type Queue = VecDeque<(Weak<Connection>, Instant)>;
+/// A look of the pool.
+#[derive(Default)]
+struct Look {
+    is_over: AtomicBool,
+}
+
+/// What the gate waits for beside clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// For nothing.
+    ForClients,
+    /// For the end of a look, or for so long: then that or the first of the unread
+    /// connections is taken to be forgotten.
+    For(Duration),
+    /// The pool is to look.
+    Over,
+}
 
 /// The thread of an accept loop of tiny_http's.
 #[derive(Debug)]
@@ -136,8 +157,11 @@ impl AcceptThread {
     }
 }
 
-/// A connection that ends at once.
-struct Nudge;
+/// A connection that ends at once, and so makes the pool look.
+struct Nudge {
+    look: Arc<Look>,
+    ended: Arc<OwnedFd>,
+}
 
 impl Stream for Nudge {
     fn id(&self) -> u64 {
@@ -149,6 +173,13 @@ impl Stream for Nudge {
     }
 
     fn left(&self) {}
+}
+
+impl Drop for Nudge {
+    fn drop(&mut self) {
+        self.look.is_over.store(true, Ordering::Release);
+        rustix::io::write(&self.ended, &1_u64.to_ne_bytes()).ok();
+    }
 }
 
 /// Has the accept loop that is about to begin on `listener` get every
@@ -189,8 +220,9 @@ impl Gatekeeper {
         state.keeps_spare = count < max / 2;
         if count >= max {
             // Forgotten connections take up room as well.
-            if state.unread.take_forgotten(Instant::now()) {
-                return Ok(Some(Arc::new(Nudge)));
+            let now = Instant::now();
+            if state.unread.wait(now) == Wait::Over {
+                return Ok(Some(Arc::new(state.unread.look(now))));
             }
             self.dispatcher.watchdog.send(Command::Inspect);
             if !connections.wait_for_room(FORGOTTEN_AFTER) {
@@ -198,7 +230,7 @@ impl Gatekeeper {
             }
         }
         let Some(listener) = state.wait_for_client(&self.listeners) else {
-            return Ok(Some(Arc::new(Nudge)));
+            return Ok(Some(Arc::new(state.unread.look(Instant::now()))));
         };
         let (descriptor, peer) = match rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)
         {
@@ -217,7 +249,7 @@ impl Gatekeeper {
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let connection = connections.add(socket, peer, self.accept_thread.number);
-        state.unread.add(&connection, Instant::now());
+        state.unread.connections.push_back((Arc::downgrade(&connection), Instant::now()));
         Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
     }
 
@@ -240,10 +272,10 @@ impl Gatekeeper {
 impl State {
     fn new() -> io::Result<Self> {
         Ok(Self {
-            stand_in: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?,
+            stand_in: eventfd(0, EventfdFlags::CLOEXEC)?,
             spare: Vec::with_capacity(DESCRIPTORS_SPARE),
             keeps_spare: false,
-            unread: Unread::default(),
+            unread: Unread::new()?,
             turn: 0,
         })
     }
@@ -261,19 +293,22 @@ impl State {
     /// pool has to be made to look before that.
     fn wait_for_client<'a>(&mut self, listeners: &'a [TcpListener]) -> Option<&'a TcpListener> {
         loop {
-            let now = Instant::now();
-            if self.unread.take_forgotten(now) {
-                return None;
-            }
-            let due = self.unread.due();
-            if let ([only], None) = (listeners, due) {
+            let timeout = match self.unread.wait(Instant::now()) {
+                Wait::Over => return None,
+                Wait::For(left) => Timespec::try_from(left).ok(),
+                Wait::ForClients => None,
+            };
+            if let ([only], None) = (listeners, timeout) {
                 return Some(only);
             }
-            let timeout = due.and_then(|due| Timespec::try_from(due.duration_since(now)).ok());
             let polled = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN));
-            let mut polled: Vec<_> = polled.collect();
+            let ended = PollFd::new(&self.unread.ended, PollFlags::IN);
+            let mut polled: Vec<_> = polled.chain([ended]).collect();
             // An interrupted wait is made up for by the next.
             poll(&mut polled, timeout.as_ref()).ok();
+            if polled.last().is_some_and(|ended| !ended.revents().is_empty()) {
+                rustix::io::read(&self.unread.ended, &mut [0; 8]).ok();
+            }
             let turns = (self.turn..).take(listeners.len()).map(|turn| turn % listeners.len());
             for turn in turns {
                 if polled.get(turn).is_some_and(|polled| !polled.revents().is_empty()) {
@@ -286,42 +321,55 @@ impl State {
 }
 
 impl Unread {
-    /// Adds a connection that has come now.
-    fn add(&mut self, connection: &Arc<Connection>, now: Instant) {
-        self.new.push_back((Arc::downgrade(connection), now + FORGOTTEN_AFTER));
+    fn new() -> io::Result<Self> {
+        let ended = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self {
+            connections: VecDeque::new(),
+            look: None,
+            looked_at: None,
+            left: 0,
+            ended: Arc::new(ended),
+        })
     }
 
-    /// The time at which the next of them is taken to be forgotten, if there is any.
-    fn due(&mut self) -> Option<Instant> {
-        self.queues().into_iter().filter_map(due).min()
+    /// What to wait for.
+    fn wait(&mut self, now: Instant) -> Wait {
+        if let Some((look, begun)) = &self.look {
+            let left = LOOK_TIME_MAX.saturating_sub(now.saturating_duration_since(*begun));
+            if !look.is_over.load(Ordering::Acquire) && !left.is_zero() {
+                return Wait::For(left);
+            }
+            self.look = None;
+            self.looked_at = Some(now);
+        }
+        while self.connections.front().is_some_and(|(connection, _)| !is_unread(connection)) {
+            self.connections.pop_front();
+        }
+        let Some((_, came)) = self.connections.front() else {
+            self.left = 0;
+            return Wait::ForClients;
+        };
+        let since = self.looked_at.map_or(*came, |looked_at| looked_at.max(*came));
+        let left = FORGOTTEN_AFTER.saturating_sub(now.saturating_duration_since(since));
+        if self.left > 0 || left.is_zero() { Wait::Over } else { Wait::For(left) }
     }
 
-    /// Takes one that is forgotten by now, if there is any: the pool is to look for it,
-    /// and finds one at each look.
-    fn take_forgotten(&mut self, now: Instant) -> bool {
-        let forgotten = self.queues().into_iter().find_map(|queue| {
-            due(queue).filter(|due| *due <= now)?;
-            queue.pop_front()
-        });
-        let Some((connection, _)) = forgotten else { return false };
-        self.looked_for.push_back((connection, now + LOOKED_FOR_AGAIN_AFTER));
-        true
-    }
-
-    fn queues(&mut self) -> [&mut Queue; 2] {
-        [&mut self.new, &mut self.looked_for]
+    /// Begins a look, of a new round if there is none: as many as are forgotten by now.
+    fn look(&mut self, now: Instant) -> Nudge {
+        let is_forgotten = |(connection, came): &&(Weak<Connection>, Instant)| {
+            is_unread(connection) && now.saturating_duration_since(*came) >= FORGOTTEN_AFTER
+        };
+        let forgotten = self.connections.iter().filter(is_forgotten).count();
+        let left = if self.left == 0 { forgotten } else { forgotten.min(self.left) };
+        self.left = left.saturating_sub(1);
+        let look = Arc::<Look>::default();
+        self.look = Some((Arc::clone(&look), now));
+        Nudge { look, ended: Arc::clone(&self.ended) }
     }
 }
 
-/// The time of the first in a queue that nobody reads yet. Those before it are removed.
-fn due(queue: &mut Queue) -> Option<Instant> {
-    while let Some((connection, due)) = queue.front() {
-        if connection.upgrade().is_some_and(|connection| !connection.is_read()) {
-            return Some(*due);
-        }
-        queue.pop_front();
-    }
-    None
+fn is_unread(connection: &Weak<Connection>) -> bool {
+    connection.upgrade().is_some_and(|connection| !connection.is_read())
 }
 
 impl Gate for Gatekeeper {
@@ -346,10 +394,9 @@ mod tests {
     use super::*;
     use crate::server::connections::Connections;
     use rustix::net::{AddressFamily, SocketType, socketpair};
-    use std::iter;
 
     #[test]
-    fn the_pool_is_made_to_look_once_for_each_that_it_forgot() {
+    fn the_pool_looks_for_one_at_a_time_and_once_for_each_that_it_forgot() {
         let connections = Connections::default();
         let connect = || {
             let (ours, _) =
@@ -358,42 +405,39 @@ mod tests {
             let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
             connections.add(Socket::new(ours), nobody, 0)
         };
-        let mut unread = Unread::default();
-        let come = Instant::now();
-        assert_eq!((unread.due(), unread.take_forgotten(come)), (None, false));
-
+        let mut unread = Unread::new().expect("a descriptor");
+        let came = Instant::now();
+        assert_eq!(unread.wait(came), Wait::ForClients);
         let all: Vec<_> = (0..64).map(|_| connect()).collect();
-        for connection in &all {
-            unread.add(connection, come);
-        }
-        assert_eq!(unread.due(), Some(come + FORGOTTEN_AFTER));
-        assert!(!unread.take_forgotten(come));
+        let with_time = |connection| (Arc::downgrade(connection), came);
+        unread.connections.extend(all.iter().map(with_time));
+        assert_eq!(unread.wait(came), Wait::For(FORGOTTEN_AFTER));
 
-        // All at the same time, but for one that was read.
+        // One after the other, without a pause, until all but one have a thread.
         all[7].set_read();
-        let forgotten = come + FORGOTTEN_AFTER;
-        let looks = |unread: &mut Unread, now| {
-            iter::from_fn(|| unread.take_forgotten(now).then_some(())).count()
-        };
-        assert_eq!(looks(&mut unread, forgotten), 63);
-
-        // Another comes, and is waited for no longer than the first.
-        let late = connect();
-        unread.add(&late, forgotten);
-        assert_eq!(unread.due(), Some(forgotten + FORGOTTEN_AFTER));
-        assert_eq!(looks(&mut unread, forgotten + FORGOTTEN_AFTER), 1);
-
-        // Those that are not read even then have their turns again.
-        let again = forgotten + LOOKED_FOR_AGAIN_AFTER;
-        assert_eq!(unread.due(), Some(again));
-        for connection in &all[..60] {
+        let now = came + FORGOTTEN_AFTER;
+        for connection in all.iter().filter(|connection| !connection.is_read()).take(62) {
+            assert_eq!(unread.wait(now), Wait::Over);
+            let nudge = unread.look(now);
+            assert_eq!(unread.wait(now), Wait::For(LOOK_TIME_MAX));
             connection.set_read();
+            drop(nudge);
         }
-        assert_eq!(looks(&mut unread, again), 4);
-        assert_eq!(unread.due(), Some(again + FORGOTTEN_AFTER));
-        for connection in all.iter().chain([&late]) {
-            connection.set_read();
-        }
-        assert_eq!((unread.due(), looks(&mut unread, again + LOOKED_FOR_AGAIN_AFTER)), (None, 0));
+        // The last look of the round finds nobody, so there is a pause.
+        assert_eq!(unread.wait(now), Wait::Over);
+        drop(unread.look(now));
+        assert_eq!(unread.wait(now), Wait::For(FORGOTTEN_AFTER));
+        assert_eq!(unread.wait(now + FORGOTTEN_AFTER), Wait::Over);
+
+        // The pool may forget its own look. Whoever begins to read meanwhile needs none.
+        let now = now + FORGOTTEN_AFTER;
+        let nudge = unread.look(now);
+        assert_eq!(unread.wait(now), Wait::For(LOOK_TIME_MAX));
+        assert_eq!(unread.wait(now + LOOK_TIME_MAX), Wait::For(FORGOTTEN_AFTER));
+        assert_eq!(unread.wait(now + LOOK_TIME_MAX + FORGOTTEN_AFTER), Wait::Over);
+        all[63].set_read();
+        assert_eq!(unread.wait(now), Wait::ForClients);
+        drop(nudge);
+        assert_eq!(unread.wait(now), Wait::ForClients);
     }
 }
