@@ -107,14 +107,14 @@ impl Account {
         self.max().map(|_max| self.left().saturating_add(beyond))
     }
 
-    /// Returns true if it holds more than the bound, whatever is lent.
-    pub fn holds_too_much(&self) -> bool {
-        self.held() > self.bound()
-    }
-
     /// Returns true if so many bytes more do not fit within the bound.
     pub fn is_over(&self, more: u64) -> bool {
-        self.taken().saturating_add(more) > self.bound()
+        self.exceeds(more, 0)
+    }
+
+    /// The same where some bytes of what is taken do not count.
+    pub fn exceeds(&self, more: u64, spared: u64) -> bool {
+        self.taken().saturating_add(more) > self.bound().saturating_add(spared)
     }
 
     /// Returns true if it is over the bound by so many bytes.

@@ -242,14 +242,16 @@ impl Maps {
         Ok(Untold { is_stored: true, bell, old: None })
     }
 
-    /// Puts an entry in place of the one under the same key, which is returned.
+    /// Puts an entry in place of the one under the same key, which is returned unless both
+    /// have one large value.
     pub fn replace_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> Option<Packed> {
         if let Some(cache) = &self.cache
             && let Some(old) = map.get(key)
         {
             cache.replaced(old, &packed);
         }
-        map.replace(key, packed)
+        let has_same_value = map.get(key).is_some_and(|old| old.shares_value(&packed));
+        map.replace(key, packed).filter(|_| !has_same_value)
     }
 
     /// Puts an entry into a map that has grown for it, under a new key. Returns the bytes

@@ -33,6 +33,7 @@ use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// The most entries that a write evicts beside those of its own number.
 const EVICTIONS_MAX: usize = 16;
@@ -86,6 +87,31 @@ const UPLOADS_DEBT_BYTES: u64 = 1 << 20;
 /// The entries that the evictor removes between two looks at the time.
 const EVICTED_AT_ONCE: usize = 512;
 
+/// The longest time that a write is taken to have an entry in hand that it has replaced.
+const IN_HAND_TIME_MAX: Duration = Duration::from_millis(20);
+
+/// Entries that are removed and yet are being sent: the account has them.
+#[derive(Default)]
+struct Lent {
+    /// In the order of their removal.
+    entries: Vec<Packed>,
+    /// The time at which the last of them was removed.
+    last: Option<Instant>,
+}
+
+impl Lent {
+    /// The bytes of the last one, if no other is lent, while whoever has replaced it may have
+    /// it in hand: a write does not push out for these what it has written.
+    fn bytes_in_hand(&self) -> u64 {
+        let is_in_hand = self.last.is_some_and(|last| last.elapsed() < IN_HAND_TIME_MAX);
+        let Some((last, others)) = self.entries.split_last().filter(|_| is_in_hand) else {
+            return 0;
+        };
+        let is_alone = last.is_lent() && !others.iter().any(Packed::is_lent);
+        if is_alone { last.cost() } else { 0 }
+    }
+}
+
 /// The record of uses of a store that evicts, and its evictor.
 pub struct Cache {
     frequencies: Frequencies,
@@ -100,8 +126,7 @@ pub struct Cache {
     due: AtomicU64,
     /// The next of the expiries that were noted since the last look at all maps began.
     due_since: AtomicU64,
-    /// Entries that are removed and yet are being sent: the account has them.
-    lent: Mutex<Vec<Packed>>,
+    lent: Mutex<Lent>,
     /// The bytes that uploads want beside what is stored.
     wanted: AtomicU64,
     /// Set while uploads wait for memory to come together, or the process takes far too much.
@@ -259,7 +284,7 @@ impl Cache {
         }
     }
 
-    fn lent(&self) -> MutexGuard<'_, Vec<Packed>> {
+    fn lent(&self) -> MutexGuard<'_, Lent> {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -327,7 +352,7 @@ impl Memory {
         if !self.0.account.can_hold(wanted) {
             return Ok(Err(Error::Full));
         }
-        self.0.make_room(wanted, EVICTIONS_MAX, Pace::AtOnce);
+        self.0.make_room(wanted, 0, EVICTIONS_MAX, Pace::AtOnce);
         match self.attempt_and_settle(op, Pace::AtOnce) {
             Ok(effect) => Ok(Ok(effect)),
             Err(Undone::Busy(op) | Undone::Full(op, _)) => Err(op),
@@ -343,7 +368,7 @@ impl Memory {
                 Err(Undone::Busy(back)) => op = back,
                 Err(Undone::Full(_, wanted)) if !self.0.account.can_hold(wanted) => break,
                 Err(Undone::Full(back, wanted)) => {
-                    self.0.make_room(wanted, usize::MAX, Pace::AtLength);
+                    self.0.make_room(wanted, 0, usize::MAX, Pace::AtLength);
                     op = back;
                 }
             }
@@ -395,7 +420,9 @@ impl Maps {
             return Some(old);
         }
         self.account.lend(old.cost());
-        cache.lent().push(old);
+        let mut lent = cache.lent();
+        lent.last = Some(Instant::now());
+        lent.entries.push(old);
         None
     }
 
@@ -403,14 +430,14 @@ impl Maps {
     fn take_back(&self, cache: &Cache) -> bool {
         let mut sent = Vec::new();
         let mut lent = cache.lent();
-        lent.retain(|packed| {
+        lent.entries.retain(|packed| {
             let is_lent = packed.is_lent();
             if !is_lent {
                 sent.push(packed.clone());
             }
             is_lent
         });
-        let has_others = !lent.is_empty();
+        let has_others = !lent.entries.is_empty();
         drop(lent);
         for packed in sent {
             self.account.take_back(packed.cost());
@@ -422,11 +449,11 @@ impl Maps {
     /// so many keys may wait for.
     pub fn settle(&self, keys: usize) {
         let Some(cache) = &self.cache else { return };
-        // What the write itself has in hand of an entry is lent for a moment.
-        if !self.account.holds_too_much() {
+        if !self.account.is_over(0) {
             return;
         }
-        self.make_room(0, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
+        let spared = cache.lent().bytes_in_hand();
+        self.make_room(0, spared, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
         if cache.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES_MAX {
             // The evictor has no time for it.
             cache.evicted_bytes.store(0, Ordering::Relaxed);
@@ -437,15 +464,16 @@ impl Maps {
         }
     }
 
-    /// Evicts until there is room for so many bytes, or so many entries are gone. Returns
-    /// the number of those.
-    pub fn make_room(&self, bytes: u64, evictions_max: usize, pace: Pace) -> usize {
+    /// Evicts until there is room for so many bytes but for those spared, or so many entries
+    /// are gone. Returns the number of these.
+    pub fn make_room(&self, bytes: u64, spared: u64, evictions_max: usize, pace: Pace) -> usize {
         let Some(cache) = &self.cache else { return 0 };
-        if self.account.is_over(bytes) {
+        let is_over = || self.account.exceeds(bytes, spared);
+        if is_over() {
             self.take_back(cache);
         }
         let mut gone = 0;
-        while gone < evictions_max && self.account.is_over(bytes) {
+        while gone < evictions_max && is_over() {
             match self.evict_some(cache, evictions_max - gone, pace) {
                 0 => break,
                 some => gone += some,
@@ -584,7 +612,8 @@ fn run(maps: &Weak<Maps>, rung: &Receiver<()>) {
         has_lent = maps.take_back(cache);
         let wanted = cache.wanted.swap(0, Ordering::Relaxed);
         loop {
-            let evicted = maps.make_room(wanted, EVICTED_AT_ONCE, Pace::AtLength);
+            let spared = cache.lent().bytes_in_hand();
+            let evicted = maps.make_room(wanted, spared, EVICTED_AT_ONCE, Pace::AtLength);
             looks.look(&maps, cache);
             if evicted < EVICTED_AT_ONCE {
                 break;

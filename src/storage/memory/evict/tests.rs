@@ -383,9 +383,9 @@ fn a_write_waits_for_few_evictions() {
     for number in 0..10_000 {
         set(&memory, &format!("key {number}"), 100).unwrap();
     }
-    assert!(memory.0.make_room(MIB, EVICTIONS_MAX, Pace::AtOnce) <= EVICTIONS_MAX);
-    assert_eq!(memory.0.make_room(MIB, 5, Pace::AtOnce), 5);
-    assert!(memory.0.make_room(MIB, usize::MAX, Pace::AtLength) > 2000);
+    assert!(memory.0.make_room(MIB, 0, EVICTIONS_MAX, Pace::AtOnce) <= EVICTIONS_MAX);
+    assert_eq!(memory.0.make_room(MIB, 0, 5, Pace::AtOnce), 5);
+    assert!(memory.0.make_room(MIB, 0, usize::MAX, Pace::AtLength) > 2000);
     assert!(!memory.0.account.is_over(MIB));
 }
 
@@ -405,7 +405,7 @@ fn what_is_being_sent_has_its_room_though_it_is_removed() {
     assert!(memory.held() < 10 * MIB, "{} are held", memory.held());
     drop(sent);
     memory.0.cache.as_ref().unwrap().ring();
-    wait_until("waiting for room", || memory.0.cache.as_ref().unwrap().lent().is_empty());
+    wait_until("waiting for room", || !memory.0.take_back(memory.0.cache.as_ref().unwrap()));
     (0..20).for_each(|number| set(&memory, &text(number), 1 << 20).unwrap());
     wait_until_settled(&memory);
     assert!(memory.held() > 13 * MIB, "{} are held", memory.held());
@@ -436,6 +436,25 @@ fn what_a_write_replaces_does_not_push_out_what_it_has_written() {
         value_bytes(&memory, "a") == Some(6 << 20)
     };
     assert!((0..20).any(|_| stays()));
+}
+
+#[test]
+fn what_is_sent_again_and_again_takes_its_room_once() {
+    let memory = evicting(8 * MIB);
+    set(&memory, "a", 3 << 20).unwrap();
+    let sent = memory.get(&key("a")).unwrap();
+    // The value stays the same, and only the time at which it expires is another.
+    for hours in 1..20 {
+        let expiry = Time::now().after(Duration::from_secs(hours * 3600));
+        let change: Change = Box::new(move |before| {
+            Decision::Replace(before.cloned().expect("it is there").with_expiry(Some(expiry)))
+        });
+        memory.update(key("a"), change).unwrap();
+        memory.0.take_back(memory.0.cache.as_ref().unwrap());
+    }
+    assert!(!memory.0.account.is_over(4 * MIB));
+    assert_eq!((value_bytes(&memory, "a"), evicted(&memory)), (Some(3 << 20), 0));
+    drop(sent);
 }
 
 #[test]

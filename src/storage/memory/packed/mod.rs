@@ -374,6 +374,16 @@ impl Packed {
         self.whole().is_some_and(|whole| !whole.value.is_unique())
     }
 
+    /// Returns true if both have one value, and that is large: none of it is freed with one.
+    pub fn shares_value(&self, other: &Self) -> bool {
+        match (self.whole(), other.whole()) {
+            (Some(one), Some(other)) => {
+                (one.value.as_ptr(), one.value.len()) == (other.value.as_ptr(), other.value.len())
+            }
+            (_, _) => false,
+        }
+    }
+
     /// Returns true if there are other references to it.
     pub fn is_shared(&self) -> bool {
         self.header().references.load(Ordering::Acquire) > 1
