@@ -78,20 +78,15 @@ struct State {
 struct Unread {
     /// These connections in the order in which they came, each with the time of that.
     connections: VecDeque<(Weak<Connection>, Instant)>,
-    /// The look that is under way, and the time at which it began.
-    look: Option<(Arc<Look>, Instant)>,
-    /// The time at which one has ended that was the last of a round.
+    /// The look that is under way: set once that is over; and the time at which it began.
+    look: Option<(Arc<AtomicBool>, Instant)>,
+    /// The time at which the last look has ended.
     looked_at: Option<Instant>,
-    /// The looks that are left of the round: one for each connection that was forgotten.
+    /// The looks that are left of a round, which has one for each that was forgotten at
+    /// its beginning.
     left: usize,
     /// Readable once a look has ended.
     ended: Arc<OwnedFd>,
-}
-
-/// A look of the pool.
-#[derive(Default)]
-struct Look {
-    is_over: AtomicBool,
 }
 
 /// What the gate waits for beside clients.
@@ -159,7 +154,7 @@ impl AcceptThread {
 
 /// A connection that ends at once, and so makes the pool look.
 struct Nudge {
-    look: Arc<Look>,
+    is_over: Arc<AtomicBool>,
     ended: Arc<OwnedFd>,
 }
 
@@ -177,7 +172,7 @@ impl Stream for Nudge {
 
 impl Drop for Nudge {
     fn drop(&mut self) {
-        self.look.is_over.store(true, Ordering::Release);
+        self.is_over.store(true, Ordering::Release);
         rustix::io::write(&self.ended, &1_u64.to_ne_bytes()).ok();
     }
 }
@@ -334,9 +329,9 @@ impl Unread {
 
     /// What to wait for.
     fn wait(&mut self, now: Instant) -> Wait {
-        if let Some((look, begun)) = &self.look {
+        if let Some((is_over, begun)) = &self.look {
             let left = LOOK_TIME_MAX.saturating_sub(now.saturating_duration_since(*begun));
-            if !look.is_over.load(Ordering::Acquire) && !left.is_zero() {
+            if !is_over.load(Ordering::Acquire) && !left.is_zero() {
                 return Wait::For(left);
             }
             self.look = None;
@@ -362,9 +357,9 @@ impl Unread {
         let forgotten = self.connections.iter().filter(is_forgotten).count();
         let left = if self.left == 0 { forgotten } else { forgotten.min(self.left) };
         self.left = left.saturating_sub(1);
-        let look = Arc::<Look>::default();
-        self.look = Some((Arc::clone(&look), now));
-        Nudge { look, ended: Arc::clone(&self.ended) }
+        let is_over = Arc::<AtomicBool>::default();
+        self.look = Some((Arc::clone(&is_over), now));
+        Nudge { is_over, ended: Arc::clone(&self.ended) }
     }
 }
 
