@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -282,23 +282,27 @@ fn a_replica_that_breaks_off_anywhere_ends_in_the_true_state(store: Store) {
     const CHANGES: usize = 250;
     let random = Random::of_this_run();
     let server = Fixture::over(store);
-    let has_ended = AtomicBool::new(false);
+    let forms = [Form::Text, Form::Lines, Form::Events];
+    let (has_ended, deaf) = (AtomicBool::new(false), AtomicUsize::new(forms.len()));
     thread::scope(|scope| {
         let ended = Ended(&has_ended);
         let write = |writer| {
             let (mut random, mut connection) = (random.fork(writer), server.connect());
+            let (deaf, last) = (&deaf, Instant::now() + PATIENCE);
             scope.spawn(move || {
-                for number in 0..CHANGES {
+                // On a busy machine it takes a while until all have heard of a change.
+                let is_heard = || deaf.load(Ordering::Relaxed) == 0 || Instant::now() > last;
+                for number in (0..).take_while(|&number| number < CHANGES || !is_heard()) {
                     change(&mut connection, &mut random, number);
                 }
             })
         };
         let writers: Vec<_> = (0..WRITERS).map(write).collect();
         let keep = |(fork, form)| {
-            let (mut random, server, has_ended) = (random.fork(fork), &server, &has_ended);
-            scope.spawn(move || keep_replica(server, form, &mut random, has_ended))
+            let (mut random, server) = (random.fork(fork), &server);
+            let (has_ended, deaf) = (&has_ended, &deaf);
+            scope.spawn(move || keep_replica(server, form, &mut random, has_ended, deaf))
         };
-        let forms = [Form::Text, Form::Lines, Form::Events];
         let replicas: Vec<_> = (WRITERS..).zip(forms).map(keep).collect();
         for writer in writers {
             writer.join().expect("a writer ends well");
@@ -311,27 +315,31 @@ fn a_replica_that_breaks_off_anywhere_ends_in_the_true_state(store: Store) {
 }
 
 /// Keeps a replica that breaks off again and again until the writers have ended, and
-/// compares it with the store then.
-fn keep_replica(server: &Fixture, form: Form, random: &mut Random, has_ended: &AtomicBool) {
+/// compares it with the store then. Once it has heard, there is one less who is deaf.
+fn keep_replica(
+    server: &Fixture,
+    form: Form,
+    random: &mut Random,
+    has_ended: &AtomicBool,
+    deaf: &AtomicUsize,
+) {
     let mut replica = Replica::new(form);
-    let mut breaks = 0;
-    let last = Instant::now() + PATIENCE;
-    let has_heard = |replica: &Replica| replica.changes > 0 && replica.resets > 0;
-    // On a busy machine it may hear nothing for a while.
-    while !has_ended.load(Ordering::Relaxed)
-        || breaks < 20
-        || !(has_heard(&replica) || Instant::now() > last)
-    {
+    let (mut breaks, mut has_heard) = (0, false);
+    while !has_ended.load(Ordering::Relaxed) || breaks < 20 {
         let mut stream = replica.open(server, random.below(2000));
         // It breaks off in a silence, too.
         stream.connection.set_patience(Duration::from_millis(100));
         replica.follow(&mut stream, |_| false);
         breaks += 1;
+        if !has_heard && replica.changes > 0 && replica.resets > 0 {
+            has_heard = true;
+            deaf.fetch_sub(1, Ordering::Relaxed);
+        }
         if random.below(10) == 0 {
             replica.forget();
         }
     }
-    assert!(has_heard(&replica));
+    assert!(has_heard, "{} changes, {} resets", replica.changes, replica.resets);
     let mut connection = server.connect();
     let end = Instant::now() + PATIENCE;
     let mut stream = replica.open(server, usize::MAX);
