@@ -61,7 +61,7 @@ async function attempt(action) {
 
 const isAsking = () => document.querySelector('dialog[open]');
 
-// Gives the value of the button that closes the dialog.
+// Gives the value of the closing button.
 function ask(title, content, buttons) {
 	const choices = entries(buttons).map(([value, label], at) => make('button', { value, formNoValidate: at > 0, className: at ? '' : 'first' }, label));
 	const form = make('form', { method: 'dialog' }, make('h2', {}, title), ...content, make('div', {}, ...choices));
@@ -79,7 +79,7 @@ function ask(title, content, buttons) {
 const base = location.origin + location.pathname.replace(/\/?$/, '/');
 let token = sessionStorage.getItem(base);
 let rights = { mayWrite: false, prefixes: [] };
-// After a 401 nobody is asked again until there is another token.
+// After a 401 nobody is asked until there is another token.
 let isShutOut = false;
 
 const isGranted = (text) => !rights.prefixes.length || rights.prefixes.some((prefix) => text.startsWith(prefix));
@@ -103,11 +103,10 @@ const isUnreachable = (key) => /^\.\.?$/.test(key);
 
 function refused(status, text, etag) {
 	const texts = { 401: `this store ${token ? 'does not know the' : 'asks for a'} token`, 403: `${text}: use another token, or ask who runs the store` };
-	// A proxy's text is a page.
 	return assign(new Error(texts[status] ?? (/^[^<]/.test(text) ? text : `the store answers ${status}`)), { status, etag });
 }
 
-// The response of a success, or of the status that is taken as one. It breaks off after silence.
+// The response of a success, or of a status taken as one. It breaks off after silence.
 async function send(method, path, { headers, takes, patience = SILENCE_MS, signals = [], body, onPart = ignore } = {}) {
 	const sent = token;
 	const call = new AbortController();
@@ -216,6 +215,7 @@ let root = new Level('');
 // Open rows, and a level behind its loaded rows if it has more.
 let lines = [];
 let active = null;
+let isToReveal = false;
 let drawn = new Map();
 let rowNumber = 0;
 const rowHeight = matchMedia('(pointer: coarse)').matches ? 40 : 24;
@@ -277,6 +277,7 @@ const loadMore = (level) => attempt(async () => {
 
 function setOpen(row, isOpen) {
 	row.isOpen = isOpen;
+	isToReveal &&= isOpen;
 	if (row.children) return refresh();
 	row.children = new Level(row.text, row.level.depth + 1);
 	return loadMore(row.children);
@@ -321,7 +322,7 @@ function onTreeKey(event) {
 
 const currentPrefix = () => (active?.isFolder ? active.text : active?.level.prefix ?? filter);
 
-// Opens what was open.
+// Opens what was open, and is yet.
 async function reload() {
 	const level = new Level(filter);
 	if (!isGranted(filter)) {
@@ -335,9 +336,16 @@ async function reload() {
 			if (row) await again(assign(row, { isOpen: true, children: new Level(text, now.depth + 1) }).children, children);
 		}
 	};
+	const keep = (now, old) => old.rows.forEach(({ text, isOpen, children }) => {
+		const row = now.byText.get(text);
+		if (!row?.isOpen) return;
+		row.isOpen = isOpen;
+		keep(row.children, children);
+	});
 	const isSame = root.prefix === filter;
 	await again(level, isSame ? root : level);
 	if (level.prefix !== filter) return;
+	if (isSame) keep(level, root);
 	root = level;
 	isToReveal ||= active?.text === entry?.key;
 	if (!isSame) {
@@ -348,7 +356,7 @@ async function reload() {
 	await reveal();
 }
 
-// The rows on a key's way, and the level that lacks the next.
+// The rows on a key's way; the level without the next.
 function pathTo(key) {
 	const path = [];
 	for (let level = root; level && key.startsWith(level.prefix); level = path.at(-1).children) {
@@ -358,8 +366,6 @@ function pathTo(key) {
 	}
 	return { path };
 }
-
-let isToReveal = false;
 
 // Opens the folders of the open key, and marks it.
 async function reveal() {
@@ -415,7 +421,7 @@ let entry = null;
 let readings = 0;
 
 const isJson = (type) => /^[^;]*[/+]json *(;|$)/i.test(type);
-// A text without a type may be JSON as well.
+// A text without a type may be JSON.
 const isParsed = (type, text) => (isJson(type) || !type || type === TEXT) && /^\s*[[{]/.test(text) && tryTo(() => [JSON.parse(text)]);
 const textOf = (bytes) => tryTo(() => new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes), null);
 
@@ -439,7 +445,7 @@ async function read(key) {
 	return { ...seen, bytes, size: bytes.length, text: text?.includes('\0') ? null : text };
 }
 
-// JSON with each member on a line, and its tokens as they are.
+// JSON, a member a line, tokens as they are.
 function format(json) {
 	let depth = 0;
 	const line = (by) => `\n${'  '.repeat(Math.min(depth += by, 40))}`;
@@ -506,7 +512,7 @@ async function readAgain() {
 	await reveal();
 }
 
-// The value is drawn only if it is another one.
+// Only another value is drawn.
 function showEntry(isChanged = true) {
 	const { key, isMissing, isLoading, text } = entry;
 	const draft = drafts.get(key);
@@ -557,7 +563,6 @@ function showFacts() {
 		entry.isOver = true;
 		readAgain().catch(ignore);
 	}
-	// One that stays can be selected.
 	for (const [id, text] of entries({ type, size: sizeText(size), ttl, etag })) if (ui[id].textContent !== text) ui[id].textContent = text;
 }
 
@@ -589,7 +594,7 @@ function copyCommand() {
 
 // Writing:
 
-// By key: what was read of the entry, and what was typed.
+// By key: the entry as read, and the text typed.
 const drafts = new Map();
 
 function edit(draft = { etag: entry.etag, type: entry.type, original: entry.text }) {
@@ -606,7 +611,7 @@ function stopEditing(key) {
 	if (entry?.key === key) return load(key);
 }
 
-// A text field knows one kind of line ends: in a mixture it has signs for the others.
+// A text field knows one kind of line end: of a mixture others get signs.
 const SIGN = '\u240d';
 const isMixed = (text) => text.includes('\r') && /\r(?!\n)|(?<!\r)\n/.test(text);
 
@@ -624,7 +629,7 @@ async function save() {
 	if (!text) fail('Not saved: value cannot be empty');
 	draft.isSaving = ui.text.readOnly = true;
 	try {
-		// An ETag is of the value alone, and not of its type.
+		// An ETag is not of the type.
 		const headers = draft.etag && (await sendTo(key, 'HEAD', '', { takes: 404 })).headers;
 		if (headers?.get('ETag') === draft.etag) draft.type = headers?.get('Content-Type') ?? draft.type;
 		try { if (isJson(draft.type) || isParsed(draft.type, original)) JSON.parse(text); } catch ({ message }) { fail(`Not saved: ${message}`); }
@@ -649,7 +654,7 @@ async function save() {
 	}
 }
 
-// False: the entry is not the one that was read.
+// False: the entry is not the one read.
 async function put(key, { etag, type }, body, ttl = etag && 'ttl=keep') {
 	const headers = { ...(etag ? { 'If-Match': etag } : { 'If-None-Match': '*' }), ...typeField(type, body) };
 	return (await sendTo(key, 'PUT', ttl, { headers, body, takes: 412 })).ok;
@@ -737,7 +742,7 @@ function progress(text, part) {
 	ui.progress.value = part ?? 0;
 }
 
-// With the progress that `fetch` does not tell.
+// `fetch` tells no progress.
 const upload = (method, path, headers, file, onProgress) => new Promise((done, reject) => {
 	const request = new XMLHttpRequest();
 	const putOff = debounce(() => request.abort(), LONG_MS);
@@ -755,7 +760,7 @@ const upload = (method, path, headers, file, onProgress) => new Promise((done, r
 	request.send(new Blob([file]));
 });
 
-// The files that were dropped, each with its path.
+// The dropped files, each with its path.
 async function filesOf({ items }) {
 	const call = (object, method) => new Promise((...ends) => object[method](...ends));
 	const walk = async (item) => {
@@ -819,7 +824,6 @@ async function exportFile() {
 	progress(`exported ${keys}`);
 }
 
-// A link has no token.
 function download(event) {
 	if (!token) return;
 	event.preventDefault();
@@ -841,7 +845,6 @@ function changed(key, event) {
 	return applyChanges();
 }
 
-// Five times a second at most.
 async function applyChanges() {
 	if (isApplying) return;
 	isApplying = true;
@@ -857,7 +860,7 @@ async function applyChanges() {
 	isApplying = false;
 }
 
-// Until the stream ends, or it is not known what has changed.
+// Until the stream ends, or changes are unknown.
 async function watch(prefix, sinces, signal, wait) {
 	const since = sinces.get(prefix);
 	const response = await send('GET', address('watch', prefix, since && `since=${since}`, wait), { signals: [signal] });
@@ -921,7 +924,7 @@ async function live(start) {
 	}
 }
 
-// Of a browser's six connections to a host the window in front may hold one.
+// Of six connections to a host the window in front may hold one.
 async function follow(sinces, signal, isInFront) {
 	const prefixes = [...sinces.keys()];
 	if (isInFront && prefixes.length === 1) return watch(prefixes[0], sinces, signal);
