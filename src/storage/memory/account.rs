@@ -112,14 +112,9 @@ impl Account {
         self.exceeds(more, 0)
     }
 
-    /// The same where some bytes of what is taken do not count.
+    /// The same past the bound and so many bytes that are spared.
     pub fn exceeds(&self, more: u64, spared: u64) -> bool {
         self.taken().saturating_add(more) > self.bound().saturating_add(spared)
-    }
-
-    /// Returns true if it is over the bound by so many bytes.
-    pub fn is_over_by(&self, bytes: u64) -> bool {
-        self.taken() > self.bound().saturating_add(bytes)
     }
 
     /// Returns true if so many bytes may fit once other entries are gone: an eighth is left

@@ -242,15 +242,14 @@ impl Maps {
         Ok(Untold { is_stored: true, bell, old: None })
     }
 
-    /// Puts an entry in place of the one under the same key, which is returned unless both
-    /// have one large value.
+    /// Puts an entry in place of the one under the same key, which is returned. A store
+    /// that evicts returns none if both have one large value: that is not lent.
     pub fn replace_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> Option<Packed> {
-        if let Some(cache) = &self.cache
-            && let Some(old) = map.get(key)
-        {
+        let Some(cache) = &self.cache else { return map.replace(key, packed) };
+        let has_same_value = map.get(key).is_some_and(|old| {
             cache.replaced(old, &packed);
-        }
-        let has_same_value = map.get(key).is_some_and(|old| old.shares_value(&packed));
+            old.shares_value(&packed)
+        });
         map.replace(key, packed).filter(|_| !has_same_value)
     }
 

@@ -406,7 +406,7 @@ impl Maps {
         if left + UPLOADS_BYTES_MIN < bytes.min(most + UPLOADS_BYTES_MIN) {
             cache.want(bytes.saturating_sub(UPLOADS_BYTES_MIN).min(most));
         }
-        if self.account.is_over_by(UPLOADS_DEBT_BYTES) || !self.has_memory_for(cache, coming) {
+        if self.account.exceeds(0, UPLOADS_DEBT_BYTES) || !self.has_memory_for(cache, coming) {
             return 0;
         }
         left.min(most) + UPLOADS_BYTES_MIN
