@@ -103,6 +103,7 @@ const isUnreachable = (key) => /^\.\.?$/.test(key);
 
 function refused(status, text, etag) {
 	const texts = { 401: `this store ${token ? 'does not know the' : 'asks for a'} token`, 403: `${text}: use another token, or ask who runs the store` };
+	// A proxy's text is a page.
 	return assign(new Error(texts[status] ?? (/^[^<]/.test(text) ? text : `the store answers ${status}`)), { status, etag });
 }
 
