@@ -57,6 +57,17 @@ pub fn use_own_arena() -> bool {
     }
 }
 
+/// Calls `wait`, during which the allocator keeps no blocks for the calling thread alone,
+/// and no list of them: it is for what takes long and allocates little.
+pub fn without_cache<T>(wait: impl FnOnce() -> T) -> T {
+    // SAFETY: the parameter is a `bool`.
+    let set_cache = |mut is_used: bool| unsafe { set(c"thread.tcache.enabled", &mut is_used) };
+    set_cache(false);
+    let waited = wait();
+    set_cache(true);
+    waited
+}
+
 /// Gives all pages back to the system that nothing is left in, now and not a second later.
 /// Returns false if that is not known.
 pub fn give_back_pages() -> bool {

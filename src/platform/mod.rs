@@ -12,4 +12,6 @@ pub mod process;
 pub mod scheduling;
 pub mod size_classes;
 pub mod sockets;
+#[cfg(all(target_os = "linux", not(portable)))]
+pub mod stack;
 pub mod threads;

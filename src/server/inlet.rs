@@ -25,7 +25,7 @@ use super::request::{self, Head, Meaning, Request};
 use super::uploads::Reservation;
 use crate::api::grammar::is_tchar;
 use crate::api::{Import, Operation, Refusal, Reply};
-use crate::platform::threads;
+use crate::platform::{allocator, stack, threads};
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
 use std::panic::{self, AssertUnwindSafe};
@@ -75,12 +75,16 @@ struct Input {
     is_heard: bool,
     /// The client has ended its side.
     has_ended: bool,
+    /// The bytes of the stand-in for the next request that tiny_http has.
+    given: usize,
 }
 
 /// The outcome of reading the next request.
 enum Next {
     /// There is one.
     Request,
+    /// Nothing of it has come for a while.
+    Quiet,
     /// There is none, and the last one is not answered yet.
     Left,
     /// There is none, and the connection is over.
@@ -101,18 +105,24 @@ impl Inlet {
     }
 
     /// Takes the next request and leaves it with the connection.
+    // Its frame is not on the stack of a thread that rests.
+    #[inline(never)]
     fn next(&self, input: &mut Input) -> Next {
         if input.is_heard && self.connection.pipeline.read_out() {
             return Next::Left;
         }
-        if !input.is_over
-            && let Some(request) = self.request(input)
-        {
-            input.is_over = request.head.is_last();
-            let is_all = request.meaning.is_ok() && input.unused().is_empty();
-            input.is_heard = input.is_over && !input.has_ended && (is_all || request.is_stream());
-            if self.connection.pipeline.push(request) {
-                return Next::Request;
+        if !input.is_over && self.connection.pipeline.wait_for_room() {
+            if self.is_quiet(input) {
+                return Next::Quiet;
+            }
+            if let Some(request) = self.request(input) {
+                input.is_over = request.head.is_last();
+                let is_all = request.meaning.is_ok() && input.unused().is_empty();
+                input.is_heard =
+                    input.is_over && !input.has_ended && (is_all || request.is_stream());
+                if self.connection.pipeline.push(request) {
+                    return Next::Request;
+                }
             }
         }
         if input.has_ended {
@@ -125,6 +135,23 @@ impl Inlet {
         Next::End
     }
 
+    /// Whether there is nothing of a request yet, after a while of waiting for it.
+    fn is_quiet(&self, input: &mut Input) -> bool {
+        let connection = &self.connection;
+        input.unused().is_empty()
+            && Wire { connection, input }.receive_soon(HEAD_STEP_BYTES).is_none()
+    }
+
+    /// Waits until something comes on a quiet connection, with as little memory as can be.
+    fn rest(&self, input: &mut Input) {
+        input.buffer = Vec::new();
+        self.connection.pipeline.trim();
+        allocator::without_cache(|| {
+            stack::give_back_unused();
+            self.connection.socket.wait_for_input();
+        });
+    }
+
     /// Discards input until the client hangs up or is cut.
     fn linger(&self, input: &mut Input) {
         while !input.has_ended {
@@ -135,9 +162,6 @@ impl Inlet {
 
     /// Reads a whole request; `None` if none comes.
     fn request(&self, input: &mut Input) -> Option<Request> {
-        if !self.connection.pipeline.wait_for_room() {
-            return None;
-        }
         let head_bytes = match self.head_end(input)? {
             Ok(bytes) => bytes,
             Err(err) => {
@@ -308,14 +332,21 @@ impl Stream for Inlet {
         }
         // A panic below leaves it as it is, and the connection is over then.
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input)));
-        match (next, buffer.get_mut(..STAND_IN.len())) {
-            (Ok(Next::Request), Some(room)) => {
-                room.copy_from_slice(STAND_IN);
-                STAND_IN.len()
+        let next = loop {
+            if input.given > 0 {
+                self.rest(&mut input);
             }
-            (Ok(Next::Left), _) => 0,
-            (next, _) => {
+            match panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input))) {
+                // It lets go of what has handed the connection on with its first byte.
+                Ok(Next::Quiet) if input.given == 0 => return input.give(1, buffer),
+                Ok(Next::Quiet) => {}
+                next => break next,
+            }
+        };
+        match next {
+            Ok(Next::Request) => input.give(STAND_IN.len(), buffer),
+            Ok(Next::Left) => 0,
+            next => {
                 let connections = &self.dispatcher.connections;
                 if next.is_err() {
                     connections.count_cut(&self.connection, Cut::Panicked);
@@ -336,6 +367,16 @@ impl Stream for Inlet {
 }
 
 impl Input {
+    /// Gives tiny_http the stand-in up to that byte, and returns the number of bytes.
+    fn give(&mut self, end: usize, buffer: &mut [u8]) -> usize {
+        let bytes = STAND_IN.get(self.given..end).unwrap_or_default();
+        // tiny_http has a buffer of many times the stand-in.
+        let Some(room) = buffer.get_mut(..bytes.len()) else { return 0 };
+        room.copy_from_slice(bytes);
+        self.given = end % STAND_IN.len();
+        bytes.len()
+    }
+
     fn unused(&self) -> &[u8] {
         self.buffer.get(self.used..).unwrap_or_default()
     }
@@ -355,19 +396,30 @@ impl Input {
 impl Wire<'_> {
     /// Receives up to about so many bytes; 0 at the end or after an error.
     fn receive(&mut self, bytes: usize) -> usize {
+        loop {
+            match self.receive_soon(bytes) {
+                Some(received) => return received,
+                None => self.connection.socket.wait_for_input(),
+            }
+        }
+    }
+
+    /// The same; `None` if nothing has come for a while.
+    fn receive_soon(&mut self, bytes: usize) -> Option<usize> {
         let input = &mut *self.input;
         if input.used > 0 {
             input.buffer.drain(..input.used);
             input.used = 0;
         }
         if input.has_ended {
-            return 0;
+            return Some(0);
         }
         input.buffer.reserve(bytes);
-        let received = self.connection.socket.receive(&mut input.buffer, usize::MAX).unwrap_or(0);
+        let received = self.connection.socket.receive(&mut input.buffer, usize::MAX);
+        let received = received.unwrap_or(Some(0))?;
         input.has_ended = received == 0;
         self.connection.add_received(received);
-        received
+        Some(received)
     }
 }
 
@@ -400,7 +452,13 @@ impl Source for Wire<'_> {
     /// What has not come yet is received where it stays.
     fn append(&mut self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
         if self.input.unused().is_empty() && !self.input.has_ended {
-            let received = self.connection.socket.receive(buffer, bytes_max)?;
+            let socket = &self.connection.socket;
+            let received = loop {
+                match socket.receive(buffer, bytes_max)? {
+                    Some(received) => break received,
+                    None => socket.wait_for_input(),
+                }
+            };
             self.input.has_ended = received == 0;
             self.connection.add_received(received);
             return Ok(received);

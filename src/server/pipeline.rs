@@ -163,6 +163,11 @@ impl Pipeline {
         is_taken
     }
 
+    /// Gives back the room for requests that none has.
+    pub fn trim(&self) {
+        self.lock().waiting.shrink_to_fit();
+    }
+
     /// Takes tiny_http's call for a request. Gives the request that is in work
     /// from now on, unless another is.
     pub fn ring(&self) -> Option<Request> {

@@ -7,12 +7,16 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::net::sockopt::Timeout;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+/// How long a thread waits for input until it hears that none has come.
+const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// The bytes discarded at once.
 const DISCARD_STEP_BYTES: usize = 16 * 1024;
@@ -36,6 +40,9 @@ impl Socket {
 
     /// The socket behind a descriptor that was just accepted.
     pub fn new(descriptor: OwnedFd) -> Self {
+        // Without it none hears of that.
+        rustix::net::sockopt::set_socket_timeout(&descriptor, Timeout::Recv, Some(QUIET_AFTER))
+            .ok();
         Self { descriptor, ends_by_reset: AtomicBool::new(false), sent: AtomicU64::new(0) }
     }
 
@@ -102,8 +109,9 @@ impl Socket {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Receives up to so many bytes into the spare room of `buffer`; 0 at the end. Blocks.
-    pub fn receive(&self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+    /// Receives up to so many bytes into the spare room of `buffer`; 0 at the end, and `None`
+    /// if nothing has come for a second. Blocks.
+    pub fn receive(&self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<Option<usize>> {
         let room = buffer.spare_capacity_mut();
         let bytes = bytes_max.min(room.len());
         let room = room.get_mut(..bytes).unwrap_or_default();
@@ -111,10 +119,20 @@ impl Socket {
             let received = rustix::net::recv(&self.descriptor, &mut *room, RecvFlags::empty());
             received.map(|((bytes, _), _)| bytes.len())
         };
-        let received = retry_on_intr(receive)?;
+        let received = match retry_on_intr(receive) {
+            Err(Errno::AGAIN) => return Ok(None),
+            received => received?,
+        };
         // SAFETY: the kernel has written so many bytes there.
         unsafe { buffer.set_len(buffer.len() + received) };
-        Ok(received)
+        Ok(Some(received))
+    }
+
+    /// Waits until there is input, or its end.
+    pub fn wait_for_input(&self) {
+        let mut socket = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        // Where it fails, the next receiving says why.
+        poll(&mut socket, None).ok();
     }
 
     /// Whether the peer has reset the connection, or both sides have ended it.
@@ -204,6 +222,7 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
+    use std::thread;
 
     fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -236,7 +255,7 @@ mod tests {
         assert_eq!(socket.send_now(b"12345").expect("the client is there"), 5);
         client.read_exact(&mut [0; 5]).expect("five bytes");
         client.write_all(b"x").expect("the server is there");
-        assert_eq!(socket.receive(&mut Vec::with_capacity(1), 1).expect("a byte"), 1);
+        assert_eq!(socket.receive(&mut Vec::with_capacity(1), 1).expect("a byte"), Some(1));
         assert_eq!(socket.acknowledged(), Some(before + 5));
         assert!(!socket.has_unconfirmed());
         let unread = vec![b'x'; 16 << 20];
@@ -264,5 +283,43 @@ mod tests {
         client.write_all(b"GET / HTTP/1.1\r\n").expect("the server is there");
         client.shutdown(std::net::Shutdown::Write).expect("an open connection");
         assert!(!socket.is_over());
+    }
+
+    #[test]
+    fn who_waits_for_input_hears_of_it_and_of_each_end() {
+        let ends: [fn(&Socket, TcpStream) -> Option<TcpStream>; 5] = [
+            |_, mut client| {
+                client.write_all(b"x").expect("the server is there");
+                Some(client)
+            },
+            |_, _| None,
+            |_, client| {
+                let client = socket2::Socket::from(client);
+                client.set_linger(Some(Duration::ZERO)).expect("a socket takes a linger time");
+                None
+            },
+            |socket, client| {
+                socket.cut();
+                Some(client)
+            },
+            |socket, client| {
+                socket.set_ends_by_reset(true);
+                socket.cut();
+                Some(client)
+            },
+        ];
+        for (number, end) in ends.into_iter().enumerate() {
+            let (socket, client) = pair();
+            let mut buffer = Vec::with_capacity(10);
+            assert_eq!(socket.receive(&mut buffer, 10).ok(), Some(None), "nothing comes");
+            thread::scope(|scope| {
+                let waiting = scope.spawn(|| socket.wait_for_input());
+                let client = end(&socket, client);
+                waiting.join().expect("it does not panic");
+                let received = socket.receive(&mut buffer, 10);
+                assert!(!matches!(received, Ok(None)), "end {number}");
+                drop(client);
+            });
+        }
     }
 }
