@@ -1,4 +1,5 @@
-//! The names of the program's threads, as `top -H` shows them.
+//! The program's threads: their names, as `top -H` shows them, and the memory of those that
+//! wait for a client.
 
 #![cfg(target_os = "linux")]
 
@@ -146,4 +147,30 @@ fn the_thread_that_looks_at_the_tokens_has_a_name() {
         let found = names(&process);
         tells_threads_apart(&found) && found.contains_key("token-file")
     });
+}
+
+/// A connection costs a thread. Where its client has nothing to say, that gives back most of
+/// its memory, and serves it as before once it says something.
+#[cfg(not(portable))]
+#[test]
+fn a_connection_that_is_quiet_holds_little_memory() {
+    const CLIENTS: usize = 400;
+    const FALL_KIB_EACH: usize = 8;
+    let process = Process::start(&["--idle-timeout", "10m"]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| process.connect()).collect();
+    for round in 0..2 {
+        let mut highest = 0;
+        for (client, connection) in clients.iter_mut().enumerate() {
+            let key = format!("/kv/{client}");
+            let value = format!("value {round} of {client}");
+            assert_eq!(connection.put(&key, value.as_bytes()).status(), 200, "{key}");
+            assert_eq!(connection.get(&key).text(), value);
+            highest = highest.max(process.memory_kib("RssAnon"));
+        }
+        wait_until("they have given it back", || {
+            let resident = process.memory_kib("RssAnon");
+            println!("{highest} KiB at most, {resident} KiB now");
+            resident + (FALL_KIB_EACH * CLIENTS) as u64 <= highest
+        });
+    }
 }

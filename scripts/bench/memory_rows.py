@@ -17,6 +17,9 @@ from .requests import (
 from .servers import Redis, start_go, start_redis
 from .table import BYTES_EACH, CPU, MEBIBYTES, P50, P99, RATE, THROUGHPUT, Line
 
+# How long the connections are idle before their memory is measured.
+IDLE_SECONDS = 3
+
 
 def get(bench):
     """GET of 100 bytes, 64 connections"""
@@ -157,6 +160,7 @@ def idle_bytes(start, count):
             starved = drive(clients, lambda client: parsed(client.data), 20)
             if starved:
                 raise Wrong(f"{server.name}: {len(starved)} of {count} connections not answered")
+            time.sleep(IDLE_SECONDS)
             return {"each": (server.resident() - before) / count}
         finally:
             close(clients)

@@ -39,7 +39,7 @@
 //! | messages to a service manager | `tests/service_manager.rs` |
 //! | no descriptors, threads or address space | `tests/faults.rs` |
 //! | the probes while it stops, or its disk hangs | `tests/probes.rs` |
-//! | the names of its threads | `tests/threads.rs` |
+//! | the names of its threads, and what idle ones hold | `tests/threads.rs` |
 //! | the system's clock is set | `tests/clock.rs` |
 //! | the directory of a durable store: its owner, its files, its versions | `tests/working_dir.rs` |
 //! | a durable store that is killed | `tests/crashes.rs` |

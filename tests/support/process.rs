@@ -177,14 +177,19 @@ impl Process {
         self.child.id()
     }
 
-    /// What it takes of one kind of memory, `VmHWM`, in MiB.
-    pub fn memory_mib(&self, name: &str) -> u64 {
+    /// What it takes of one kind of memory, as `VmHWM`, in KiB.
+    pub fn memory_kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.expect("it runs");
         let mut lines = status.lines();
         let text = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let kib = text.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.expect("Linux tells") / 1024
+        kib.expect("Linux tells")
+    }
+
+    /// The same in MiB.
+    pub fn memory_mib(&self, name: &str) -> u64 {
+        self.memory_kib(name) / 1024
     }
 
     /// Kills it where the test fails: for threads that ask it until it ends.
