@@ -20,11 +20,15 @@ pub(crate) struct PortFile {
     file: File,
 }
 
-/// Has a port file for `path` be sure to be written.
+/// Has a port file for `path` be sure to be written. A device, a pipe or a link that is there stays:
+/// a file in the place of `/dev/null` or `/dev/stdout` would harm the whole machine.
 pub(crate) fn reserve(path: &Path, settings: Settings) -> Result<Reserved, String> {
     let complain = |err: io::Error| complaint(path, &err);
     if path.is_dir() {
         return Err(complain(io::ErrorKind::IsADirectory.into()));
+    }
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(complain(io::Error::other("what is there is no plain file")));
     }
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let mut builder = Builder::new();

@@ -4,7 +4,8 @@
 
 use crate::support::process::{Process, command, output};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 fn text(path: &Path) -> &str {
@@ -79,6 +80,26 @@ fn one_that_cannot_be_written_is_one_line_and_1_before_anything_is_served() {
         assert!(!stdout.contains("http://"), "{stdout}");
         assert_eq!(names(directory.path()), [""; 0], "{path}");
     }
+}
+
+#[test]
+fn a_device_a_pipe_or_a_link_in_its_place_stays() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [file, link, socket] = ["file", "link", "socket"].map(|name| directory.path().join(name));
+    fs::write(&file, "1\n").expect("a file");
+    symlink(&file, &link).expect("a link");
+    drop(UnixListener::bind(&socket).expect("a socket"));
+    for path in [&link, &socket] {
+        let before = fs::symlink_metadata(path).expect("it is there").file_type();
+        let output = output(command(&["--port", "0", "--port-file", text(path)]));
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let complaint = format!("port file {}: what is there is no plain file\n", path.display());
+        assert!(stderr.ends_with(&complaint), "{stderr}");
+        assert_eq!(fs::symlink_metadata(path).expect("it is there").file_type(), before);
+        assert_eq!(names(directory.path()).len(), 3);
+    }
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "1\n");
 }
 
 #[test]
