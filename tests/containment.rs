@@ -556,6 +556,26 @@ mod watched {
     }
 
     #[test]
+    fn over_the_cap_clients_who_never_ask_make_room_for_those_who_do() {
+        let server = server_with(|config| config.connections_max = Some(8));
+        let silent: Vec<Connection> = (0..8).map(|_| server.connect()).collect();
+        // Their requests might still be on their way before.
+        thread::sleep(Duration::from_millis(1200));
+        let mut others = Vec::new();
+        for _ in 0..8 {
+            let mut other = server.connect();
+            // From far away, so that the watchdog sees the connection before the request.
+            thread::sleep(Duration::from_millis(150));
+            assert_eq!(other.get("/healthz").status(), 200, "one that asks");
+            others.push(other);
+        }
+        for mut connection in silent {
+            assert_eq!(connection.response().status(), 503);
+            connection.expect_closed();
+        }
+    }
+
+    #[test]
     fn over_the_cap_with_all_at_work_the_newest_connection_is_refused() {
         let server = server_with(|config| config.connections_max = Some(8));
         let upload = |index| stuck_upload(&server, &format!("/kv/{index}"));

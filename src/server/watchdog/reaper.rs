@@ -141,7 +141,7 @@ impl Reaper {
         let (mut silent, mut others) = (Vec::new(), Vec::new());
         for connection in idle {
             let Some(watch) = self.watches.get(&connection.id) else { continue };
-            match watch.silent_since() {
+            match watch.silent_since(now) {
                 Some(since) => silent.push((since, connection)),
                 None => others.push((Reverse(watch.since), connection)),
             }
@@ -150,6 +150,11 @@ impl Reaper {
         others.sort_by_key(|(since, _)| *since);
         let turned_away = over.saturating_sub(silent.len());
         for (_, connection) in silent.into_iter().take(over) {
+            if connection.activity().begun == 0 {
+                // Who has not had any answer would not try again.
+                refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
+                continue;
+            }
             connections.dismiss(connection, Cut::Cap);
             if !connection.socket.has_unconfirmed() {
                 connections.give_up(connection, Cut::Cap);

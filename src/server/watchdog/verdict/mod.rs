@@ -18,6 +18,9 @@ const PARTS_BYTES_MIN: u64 = 1 << 20;
 /// up (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The time in which a new client, whose request may be on its way, is not silent.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+
 /// The most bytes that a client may send after its last response, for as long as a
 /// request may take.
 const LINGER_BYTES_MAX: u64 = 256 << 20;
@@ -66,10 +69,11 @@ impl Watch {
         Self { seen: activity, mark: None, since: now, base: 0, begun_at: None }
     }
 
-    /// The beginning of its silence, if it has had a response and no other request
-    /// has begun to come.
-    pub fn silent_since(&self) -> Option<Instant> {
-        let is_silent = self.begun_at.is_none() && self.seen.begun > 0;
+    /// The beginning of its silence, if no request has begun to come. A client that has
+    /// had no response yet has a moment for its first one.
+    pub fn silent_since(&self, now: Instant) -> Option<Instant> {
+        let is_new = self.seen.begun == 0 && now.duration_since(self.since) < FIRST_REQUEST_GRACE;
+        let is_silent = self.begun_at.is_none() && !is_new;
         is_silent.then_some(self.since)
     }
 

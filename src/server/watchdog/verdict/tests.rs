@@ -80,12 +80,22 @@ fn silence_is_borne_until_the_idle_timeout() {
 fn a_request_starts_the_silence_anew() {
     let mut script = Script::served();
     assert_eq!(script.after_ms(59_000), Verdict::Wait);
-    let since = script.watch.silent_since().expect("it is silent");
+    let since = script.watch.silent_since(script.now).expect("it is silent");
     (script.activity.begun, script.activity.received) = (2, 200);
     assert_eq!(script.after_ms(2000), Verdict::Wait);
-    assert!(script.watch.silent_since().is_some_and(|later| later > since));
+    assert!(script.watch.silent_since(script.now).is_some_and(|later| later > since));
     assert_eq!(script.after_ms(59_000), Verdict::Wait);
     assert_eq!(script.after_ms(2000), Verdict::Idle);
+}
+
+#[test]
+fn a_new_client_is_silent_once_it_had_time_for_a_request() {
+    let mut script = Script::new();
+    let began = script.now;
+    assert_eq!(script.after_ms(999), Verdict::Wait);
+    assert_eq!(script.watch.silent_since(script.now), None);
+    assert_eq!(script.after_ms(1), Verdict::Wait);
+    assert_eq!(script.watch.silent_since(script.now), Some(began));
 }
 
 #[test]
@@ -95,7 +105,7 @@ fn a_request_that_has_begun_is_waited_for_until_its_timeout() {
         script.activity.is_coming = true;
         assert_eq!(script.after_ms(20), Verdict::Wait);
         assert!(script.watch.is_mid_request());
-        assert_eq!(script.watch.silent_since(), None);
+        assert_eq!(script.watch.silent_since(script.now), None);
         // One byte more now and then makes no difference.
         for _ in 0..29 {
             script.activity.received += 1;
