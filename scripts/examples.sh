@@ -289,6 +289,7 @@ rm copy
 gives 0 'changed\n' cache "$NAME.conf" copy
 check_file 'a copy that is gone comes back' body copy
 gives 0 'unchanged\n' cache "$NAME.conf" copy 20ms
+gives 2 '' cache "$NAME.conf" .
 example cache "$NAME.conf" copy 1m >cached &
 waiting=$!
 run config "$NAME.conf" tr A-Z a-z
@@ -355,6 +356,9 @@ check_file 'a backup that fails leaves the one before' before.ndjson saved.ndjso
 URL=$SOURCE
 check 'and nothing else' 'saved.ndjson' "$(echo saved*)"
 gives 2 '' backup restore saved.ndjson
+ln -s saved.ndjson link
+gives 2 '' backup save link
+check_that 'a backup replaces no link' test -L link
 
 # One of a store that is written to. Each batch has the same value for two keys, at
 # the two ends of the export.
@@ -405,6 +409,9 @@ if has_slots; then
     summary
 fi
 
+mkfifo pipe
+gives 2 '' replica "$SOURCE" "$TARGET" pipe
+check_that 'a replica puts no file in the place of a pipe' test -p pipe
 gives 1 '' replica "$SOURCE" "$TARGET" position
 check_match 'a store with keys of its own is no replica' 'keys of its own$' "$(cat stderr)"
 answer 200 '' curl -X DELETE "$TARGET/clear"

@@ -21,6 +21,11 @@ url=${URL:-http://127.0.0.1:8888}
 file=$2
 
 save() {
+    # A rename would put a file in the place of a device or a link, as /dev/stdout is.
+    if [ -L "$file" ] || { [ -e "$file" ] && [ ! -f "$file" ]; }; then
+        echo "$0: no plain file: $file" >&2
+        exit 2
+    fi
     # Beside the file, so that it takes the file's place at once.
     new=$(mktemp "$file.XXXXXX")
     trap 'rm -f "$new"' EXIT

@@ -24,6 +24,12 @@ from=$1
 to=$2
 file=$3
 
+# A rename would put a file in the place of a device or a link, as /dev/stdout is.
+if [ -L "$file" ] || { [ -e "$file" ] && [ ! -f "$file" ]; }; then
+    echo "$0: no plain file: $file" >&2
+    exit 2
+fi
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
