@@ -9,6 +9,7 @@ use crate::support::wrappers::under;
 use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 /// Runs the program to its end: its exit code, what it printed and what it
 /// complained about.
@@ -126,6 +127,36 @@ fn a_request_that_was_taken_is_answered_before_the_end() {
     assert_eq!(answer.header("Connection"), Some("close"));
     upload.expect_closed();
     assert_eq!(process.end().0, Some(0));
+}
+
+/// A container may be paused, or a virtual machine moved.
+#[test]
+fn what_came_while_the_process_stood_still_is_answered() {
+    let process = Process::start(&["--idle-timeout", "8s", "--request-timeout", "8s"]);
+    let open = |index: usize| {
+        let mut connection = process.connect();
+        assert_eq!(connection.get("/healthz").status(), 200);
+        if index.is_multiple_of(2) {
+            connection.send(put_head("/kv/half", 10));
+            connection.send("begun");
+        }
+        connection
+    };
+    let mut connections: Vec<Connection> = (0..40).map(open).collect();
+    process.signal("STOP");
+    for (index, connection) in connections.iter_mut().enumerate() {
+        if index.is_multiple_of(2) {
+            connection.send("ended");
+        } else {
+            connection.send(get_head("/healthz"));
+        }
+    }
+    thread::sleep(Duration::from_secs(9));
+    process.signal("CONT");
+    for connection in &mut connections {
+        assert_eq!(connection.response().status(), 200);
+    }
+    assert_eq!(process.stop().0, Some(0));
 }
 
 #[test]

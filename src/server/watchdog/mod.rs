@@ -10,6 +10,7 @@
 //! - starts a new accept loop where the last one has ended,
 //! - empties the server for a shutdown.
 
+mod clock;
 mod complaints;
 mod reaper;
 mod verdict;
@@ -19,6 +20,7 @@ use super::dispatch::Dispatcher;
 use super::limits::Limits;
 use super::mailbox::Command;
 use crate::platform::scheduling;
+use clock::Clock;
 use complaints::Complaints;
 use crossbeam_channel::Sender;
 use reaper::Reaper;
@@ -43,6 +45,8 @@ pub struct Watchdog {
     dispatcher: Arc<Dispatcher>,
     acceptor: Acceptor,
     reaper: Reaper,
+    /// The reaper's time.
+    clock: Clock,
     complaints: Complaints,
     /// Hears when no connection is left.
     drained: Option<Sender<()>>,
@@ -59,7 +63,8 @@ impl Watchdog {
         Self {
             dispatcher,
             acceptor,
-            reaper: Reaper::new(limits),
+            reaper: Reaper::new(limits, now),
+            clock: Clock::new(now),
             complaints: Complaints::default(),
             drained: None,
             is_crowded: false,
@@ -117,7 +122,7 @@ impl Watchdog {
                 Command::Complain(text) => self.complaints.warn("accept", &text),
                 Command::Drain(drained) => {
                     self.acceptor.close();
-                    self.reaper.draining_since = Some(Instant::now());
+                    self.reaper.draining_since = Some(self.clock.at(Instant::now()));
                     self.drained = Some(drained);
                     self.next_inspection = Instant::now();
                 }
@@ -128,14 +133,15 @@ impl Watchdog {
 
     /// Inspects the connections and the accept loop.
     fn inspect(&mut self, now: Instant) {
-        let Self { dispatcher, reaper, complaints, acceptor, .. } = self;
+        let Self { dispatcher, reaper, clock, complaints, acceptor, .. } = self;
+        let time = clock.at(now);
         let connections = &dispatcher.connections;
         let open = connections.all();
-        reaper.inspect(dispatcher, &open, now);
-        if let Some(complaint) = reaper.enforce_cap(dispatcher, &open, now) {
+        reaper.inspect(dispatcher, &open, time);
+        if let Some(complaint) = reaper.enforce_cap(dispatcher, &open, time) {
             complaints.warn("cap", &complaint);
         }
-        if mem::take(&mut self.is_crowded) && reaper.cut_slowest(connections, &open, now) {
+        if mem::take(&mut self.is_crowded) && reaper.cut_slowest(connections, &open, time) {
             let slow = "a client takes a large answer slowly, and was cut for others";
             complaints.warn("slow", slow);
         }

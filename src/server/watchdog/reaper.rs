@@ -48,10 +48,9 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// A reaper that enforces these limits.
-    pub fn new(limits: Limits) -> Self {
-        let watches = HashMap::new();
-        Self { limits, watches, next_look: Instant::now(), draining_since: None }
+    /// A reaper that enforces these limits from `now` on.
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        Self { limits, watches: HashMap::new(), next_look: now, draining_since: None }
     }
 
     /// Whether the server stops.
