@@ -346,6 +346,28 @@ fn large_values_that_are_read_stay() {
     hot_keys_stay(8 << 10);
 }
 
+/// A large batch is few files, which have as many bytes as writes wait for.
+#[test]
+fn a_store_that_is_not_full_evicts_nothing() {
+    const BYTES: usize = 1000;
+    const EACH: u64 = 400;
+    const KEYS: u64 = 10 * EACH;
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path(), LIMIT, WhenFull::Evict);
+    for first in (0..KEYS).step_by(usize::try_from(EACH).expect("few")) {
+        let expiry = Time::now().after(Duration::from_secs(3600 + first));
+        let expiry = (first >= KEYS / 3).then_some(expiry);
+        let ops = (first..first + EACH).map(|number| {
+            (key(scattered(number)), BatchOp::Set(entry(number, BYTES).with_expiry(expiry)))
+        });
+        store.batch(ops.collect()).unwrap_or_else(|err| panic!("{first}: {err}"));
+        // It becomes a file.
+        thread::sleep(4 * SAMPLE_INTERVAL);
+    }
+    assert_eq!(metric(&store, "lkv_evicted_total"), 0);
+    assert_eq!(keys(&store).len() as u64, KEYS);
+}
+
 /// A batch takes effect while what it was decided on is there.
 #[test]
 fn a_key_that_a_batch_reads_is_not_evicted_for_it() {

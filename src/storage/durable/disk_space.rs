@@ -22,7 +22,7 @@
 
 use super::generation::{KEYSPACES, Keyspaces};
 use super::journal;
-use super::tree::{BLOBS, MEMTABLE_BYTES, TABLE_BYTES};
+use super::tree::{BLOBS, Level, MEMTABLE_BYTES, TABLE_BYTES};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
@@ -72,6 +72,9 @@ const STEP_PARTS: u64 = 4;
 /// is in the level below.
 const L0_PARTS: u64 = 4;
 
+/// Compaction starts at this many L0 files, or at the bytes at which writes wait.
+pub const L0_FILES_TO_COMPACT: u8 = 4;
+
 /// Eviction goes on until so many bytes are spare, as one part in so many of a limit, and up
 /// to some. It begins below half of that.
 const AHEAD_SHARE: u64 = 8;
@@ -117,6 +120,8 @@ pub struct Scale {
     pub journal: u64,
     /// The blobs that nothing refers to and that are left by compaction, at most.
     pub stale: u64,
+    /// Writes wait at so many bytes of L0, however few files.
+    pub l0_max: u64,
 }
 
 impl Scale {
@@ -126,6 +131,7 @@ impl Scale {
         table: TABLE_BYTES,
         journal: JOURNAL_BYTES,
         stale: u64::MAX,
+        l0_max: u64::MAX,
     };
 
     /// Those of a store with a limit: so many of its files take it.
@@ -134,8 +140,20 @@ impl Scale {
         let table = (bytes / LIMIT_TABLES_MAX).max(LIMIT_TABLE_BYTES);
         let table = table.min(memtable / MEMTABLE_TABLES).min(TABLE_BYTES);
         let journal = (bytes / LIMIT_JOURNAL_SHARE).min(JOURNAL_BYTES);
-        Self { memtable, table, journal, stale: bytes / LIMIT_STALE_SHARE }
+        let (stale, l0_max) = (bytes / LIMIT_STALE_SHARE, reserved_bytes(bytes) / L0_PARTS);
+        Self { memtable, table, journal, stale, l0_max }
     }
+
+    /// Returns true if L0 is to be merged.
+    pub fn is_due(&self, l0: Level) -> bool {
+        l0.files >= L0_FILES_TO_COMPACT.into() || l0.bytes >= self.l0_max
+    }
+}
+
+/// The part of merges of a limit.
+fn reserved_bytes(limit: u64) -> u64 {
+    let least = STEP_BYTES.min(limit / LIMIT_STEP_SHARE);
+    (limit / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX)
 }
 
 /// The disk that the folder of a database is on, and the limit of its directory.
@@ -283,7 +301,7 @@ impl DiskSpace {
 
     /// L0 waits to be merged from so many bytes on, so that it still can be.
     pub fn l0_bytes_max(&self) -> u64 {
-        self.limit.as_ref().map_or(u64::MAX, |limit| limit.reserved() / L0_PARTS)
+        self.scale().l0_max
     }
 
     /// Eviction goes on until so many bytes are spare; `None` without a limit.
@@ -357,8 +375,7 @@ impl DiskSpace {
 impl Limit {
     /// The part of merges.
     fn reserved(&self) -> u64 {
-        let least = STEP_BYTES.min(self.bytes / LIMIT_STEP_SHARE);
-        (self.bytes / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX)
+        reserved_bytes(self.bytes)
     }
 
     fn ahead_bytes(&self) -> u64 {

@@ -424,7 +424,7 @@ impl Upkeep {
             [(keys, &mut compactors.keys), (expiring, &mut compactors.expiring)]
         {
             let Some(to) = empty_level_above(keyspace) else { continue };
-            if keyspace.l0_runs() > 1 && keyspace.l0_bytes() <= free_bytes {
+            if keyspace.l0_runs() > 1 && keyspace.l0().bytes <= free_bytes {
                 live.database().compact(keyspace, &Step::Merge { from: 0, to })?;
                 (compactor.has_obsolete_files, compactor.vain_runs) = (true, 0);
                 return Ok(true);
@@ -440,7 +440,7 @@ impl Upkeep {
     /// L0 has as many runs, or with a limit as many bytes, as can be merged.
     fn has_l0_stall(&self) -> bool {
         let bytes_max = self.live.disk_space.l0_bytes_max();
-        let has_bytes = |keyspace: &Keyspace| keyspace.l0_bytes() >= bytes_max;
+        let has_bytes = |keyspace: &Keyspace| keyspace.l0().bytes >= bytes_max;
         self.keyspaces().l0_runs() >= L0_RUNS_MAX
             || (bytes_max < u64::MAX && self.keyspaces().each().into_iter().any(has_bytes))
     }

@@ -17,11 +17,12 @@
 mod picker;
 mod run;
 
+use super::disk_space::Scale;
 use super::live::Live;
 use super::patience::Round;
-use super::tree::{self, Keyspace};
+use super::tree::{self, Keyspace, Level};
 use crate::platform::scheduling;
-use picker::{FINENESS_MAX, Goal, L0_FILES_TO_COMPACT, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
+use picker::{FINENESS_MAX, Goal, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
 pub use run::wait_for_flush;
 use run::{Run, shape_of};
 use std::mem;
@@ -139,8 +140,8 @@ impl Compactor {
         if self.running.is_some() || (has_failed && time_max.is_none()) {
             return;
         }
-        let l0_files = keyspace.l0_files();
-        let Some(goal) = self.goal(trigger, l0_files, || keyspace.approximate_len()) else {
+        let (l0, scale) = (keyspace.l0(), live.disk_space.scale());
+        let Some(goal) = self.goal(trigger, scale, l0, || keyspace.approximate_len()) else {
             return;
         };
         let is_limited = live.disk_space.is_limited();
@@ -151,7 +152,7 @@ impl Compactor {
         let free_bytes = {
             let (disk_space, keyspaces) =
                 (live.disk_space.clone(), Arc::clone(&live.generation.keyspaces));
-            let is_kept = goal == Goal::ReduceL0 && l0_files < L0_FILES_URGENT;
+            let is_kept = goal == Goal::ReduceL0 && l0.files < L0_FILES_URGENT;
             move || {
                 // A step before has made files obsolete.
                 disk_space.note_release();
@@ -165,7 +166,7 @@ impl Compactor {
             may_resplit: self.resplits <= FINENESS_MAX,
             whole_bytes_max: WHOLE_BYTES_MAX,
             is_limited,
-            scale: live.disk_space.scale(),
+            scale,
         };
         let all_free_bytes = || live.disk_space.free_bytes(&live.generation.keyspaces, 0);
         // What a limit has for merges is lent to nobody else.
@@ -211,21 +212,26 @@ impl Compactor {
         self.failed_at = Some(Instant::now());
     }
 
-    /// The goal of the next run, of a tree of so many L0 files and keys.
-    fn goal(&self, trigger: Trigger, l0_files: usize, keys: impl FnOnce() -> u64) -> Option<Goal> {
+    /// The goal of the next run, of a tree of this L0 and so many keys.
+    fn goal(
+        &self,
+        trigger: Trigger,
+        scale: Scale,
+        l0: Level,
+        keys: impl FnOnce() -> u64,
+    ) -> Option<Goal> {
         let has_changed = || self.changes >= (keys() / KEYS_EACH).max(CHANGES_MIN);
         let reclaims = match trigger {
             Trigger::Write => false,
             Trigger::Idle => self.unfinished == Some(Goal::Reclaim) || has_changed(),
             Trigger::Evict(_) | Trigger::NoSpace(_) => {
-                l0_files < L0_RUNS_MAX_TO_RECLAIM && (self.has_deletions_left() || has_changed())
+                l0.files < L0_RUNS_MAX_TO_RECLAIM && (self.has_deletions_left() || has_changed())
             }
         };
         if reclaims {
             return Some(Goal::Reclaim);
         }
-        let is_due = l0_files >= L0_FILES_TO_COMPACT.into();
-        (is_due || self.unfinished == Some(Goal::ReduceL0)).then_some(Goal::ReduceL0)
+        (scale.is_due(l0) || self.unfinished == Some(Goal::ReduceL0)).then_some(Goal::ReduceL0)
     }
 
     /// Whether a reclaim would give enough space back.

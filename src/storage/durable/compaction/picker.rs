@@ -16,11 +16,8 @@
 //! moves them back to L0, to be split into smaller ones. lsm-tree picks the files
 //! of a step; the step bounds what it may pick.
 
-use super::super::disk_space::Scale;
+use super::super::disk_space::{L0_FILES_TO_COMPACT, Scale};
 use super::super::tree::{BLOB_REWRITE_SHARE, Level, Step};
-
-/// Compaction starts at this many L0 files.
-pub const L0_FILES_TO_COMPACT: u8 = 4;
 
 /// A tree larger than this, without blobs, is not merged as a whole, and neither
 /// are two of its levels.
@@ -154,9 +151,7 @@ impl Picker {
             let steps = self.steps_of_l0(shape, space);
             return match steps.into_iter().nth(tries) {
                 Some(step) => Pick::Step(step),
-                None if tries > 0 && shape.l0().files < L0_FILES_TO_COMPACT.into() => {
-                    Pick::Stop(RunEnd::Done)
-                }
+                None if tries > 0 && !self.scale.is_due(shape.l0()) => Pick::Stop(RunEnd::Done),
                 None => early,
             };
         }
@@ -208,7 +203,12 @@ impl Picker {
         let small_bytes = (SMALL_STEP_SHARE * self.scale.table).min(shape.table_bytes());
         let mut steps = Vec::new();
         if shape.first_levels_bytes().max(small_bytes) <= free {
-            steps.push(leveled(L0_FILES_TO_COMPACT, self.scale.table));
+            // Few files may have as many bytes.
+            let files = u8::try_from(shape.l0().files).unwrap_or(u8::MAX);
+            let is_due = self.scale.is_due(shape.l0());
+            let l0_files =
+                if is_due { files.min(L0_FILES_TO_COMPACT) } else { L0_FILES_TO_COMPACT };
+            steps.push(leveled(l0_files, self.scale.table));
         }
         if small_bytes <= free {
             let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn within_a_limit_l0_is_reduced_where_the_level_below_fits_too() {
-        let scale = Scale { memtable: MIB, table: MIB, ..Scale::USUAL };
+        let scale = Scale { memtable: MIB, table: MIB, l0_max: 4 * MIB, ..Scale::USUAL };
         let limited = Picker { is_limited: true, scale, ..picker(Goal::ReduceL0) };
         let all = || Pick::Step(leveled(L0_FILES_TO_COMPACT, MIB));
         let below = || Pick::Step(leveled(9, MIB));
@@ -438,6 +438,8 @@ mod tests {
         let few = shape([(2, 2), (0, 0), (12, 12), (60, 60)]);
         let exhausted = limited.pick(&few, space(20, 0), EXHAUSTED);
         assert_eq!(exhausted, Pick::Stop(RunEnd::Done));
+        let large = shape([(2, 4), (0, 0), (12, 12), (60, 60)]);
+        assert_eq!(limited.pick(&large, space(20, 0), BEGUN), Pick::Step(leveled(2, MIB)));
     }
 
     #[test]

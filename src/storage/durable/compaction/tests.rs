@@ -143,8 +143,15 @@ fn a_run_has_the_goal_of_its_trigger() {
         (waits, 20, 250, 250, reclaim, reduce),
     ] {
         let compactor = Compactor { changes, deletions, unfinished, ..Compactor::default() };
-        let goal = compactor.goal(trigger, l0_files, || 1000);
+        let l0 = Level { files: l0_files, bytes: 0 };
+        let goal = compactor.goal(trigger, Scale::USUAL, l0, || 1000);
         assert_eq!(goal, expected, "{trigger:?} {l0_files} {changes} {deletions} {unfinished:?}");
+    }
+    // Within a limit writes wait at so many bytes, which few files may have.
+    let scale = Scale { l0_max: 4096, ..Scale::USUAL };
+    for (bytes, expected) in [(4095, None), (4096, reduce)] {
+        let goal = Compactor::default().goal(Write, scale, Level { files: 1, bytes }, || 1000);
+        assert_eq!(goal, expected, "{bytes}");
     }
 }
 

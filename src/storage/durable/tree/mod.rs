@@ -642,11 +642,10 @@ impl Keyspace {
         self.0.tree.l0_run_count()
     }
 
-    /// The bytes of L0.
-    pub fn l0_bytes(&self) -> u64 {
+    pub fn l0(&self) -> Level {
         let version = self.0.tree.current_version();
-        let Some(l0) = version.level(0) else { return 0 };
-        l0.size()
+        let l0 = version.level(0);
+        l0.map_or_else(Level::default, |l0| Level { files: l0.table_count(), bytes: l0.size() })
     }
 
     /// The numbers of its tables, and of its blob files.
