@@ -346,6 +346,40 @@ fn large_values_that_are_read_stay() {
     hot_keys_stay(8 << 10);
 }
 
+/// Lasting keys stay while others come and expire, of which no more are there at once than
+/// there is room for.
+#[test]
+fn small_values_that_have_expired_go_first() {
+    const BYTES: usize = 100;
+    const LASTING: u64 = 10_000;
+    const EXPIRING: u64 = 15_000;
+    const ROUNDS: u64 = 8;
+    const TTL: Duration = Duration::from_millis(400);
+    const WRITE_INTERVAL: Duration = Duration::from_millis(50);
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path(), LIMIT, WhenFull::Evict);
+    fill(&store, 0..LASTING, BYTES);
+    for round in 1..=ROUNDS {
+        let first = round * (LASTING + EXPIRING);
+        let mut last = Time::now();
+        for number in (first..first + EXPIRING).step_by(100) {
+            last = Time::now().after(TTL);
+            let ops = (number..number + 100).map(|number| {
+                let entry = entry(number, BYTES).with_expiry(Some(last));
+                (key(scattered(number)), BatchOp::Set(entry))
+            });
+            store.batch(ops.collect()).unwrap_or_else(|err| panic!("{number}: {err}"));
+        }
+        while Time::now() <= last {
+            // What is idle is merged.
+            fill(&store, 0..1, BYTES);
+            thread::sleep(WRITE_INTERVAL);
+        }
+    }
+    let stay = count_of(&keys(&store), 0..LASTING);
+    assert!(stay as u64 * 10 > LASTING * 9, "{stay} of {LASTING}");
+}
+
 /// A large batch is few files, which have as many bytes as writes wait for.
 #[test]
 fn a_store_that_is_not_full_evicts_nothing() {

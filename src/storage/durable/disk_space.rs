@@ -80,6 +80,9 @@ pub const L0_FILES_TO_COMPACT: u8 = 4;
 const AHEAD_SHARE: u64 = 8;
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
 
+/// Garbage is worth a merge from one part in so many of that on.
+const GARBAGE_SHARE: u64 = 2;
+
 /// Where a full store refuses writes this part of a limit is left for deletions.
 const DELETIONS_SHARE: u64 = 16;
 
@@ -307,6 +310,11 @@ impl DiskSpace {
     /// Eviction goes on until so many bytes are spare; `None` without a limit.
     pub fn ahead_bytes(&self) -> Option<u64> {
         self.limit.as_ref().map(|limit| limit.ahead_bytes())
+    }
+
+    /// Fewer bytes that were overwritten, or swept, are not worth a merge of a tree.
+    pub fn garbage_bytes_min(&self) -> u64 {
+        self.ahead_bytes().unwrap_or(0) / GARBAGE_SHARE
     }
 
     /// The bytes that a store which refuses writes leaves for deletions.

@@ -19,7 +19,7 @@
 //! deletes is there until a reclaim has met it, which `upkeep` sees to.
 
 use super::commit_group::Draft;
-use super::expiry::{self, Sweep};
+use super::expiry::{self, Removed, Sweep};
 use super::generation::{Both, KEYS_END, Keyspaces, Tree};
 use super::live::Live;
 use super::tree::{Blob, Keyspace, Result, Size, Stretch, StretchItem};
@@ -43,6 +43,13 @@ const STRETCH_BYTES_MAX: u64 = 1 << 20;
 
 /// The most stretches that a step looks at.
 const STRETCHES_MAX: u32 = 8;
+
+/// A small record that expires is so many items of its tree, with those of the index.
+const SMALL_ITEMS: u64 = 3;
+
+/// A reclaim of small records that were swept is worth it once they are one part in so many
+/// of the tables.
+const SWEPT_SHARE: u64 = 4;
 
 /// The most keys of one step of those that expire, and the most that it looks at.
 const EXPIRING_KEYS_MAX: usize = 256;
@@ -89,7 +96,9 @@ pub struct Eviction {
     evicted_bytes: [u64; PLACES.len()],
     /// The uses of the keys that the hands have met.
     met: Met,
-    /// The bytes that were evicted of each tree and that no reclaim has met.
+    /// The bytes of small records that were swept: too few yet to be awaited.
+    swept_bytes: u64,
+    /// The bytes that were evicted of each tree, or swept, and that no reclaim has met.
     pub awaited: Both<u64>,
 }
 
@@ -145,6 +154,7 @@ impl Eviction {
             expiring_from: Vec::new(),
             evicted_bytes: [0; PLACES.len()],
             met: Met::within(bytes_max / MET_SHARE),
+            swept_bytes: 0,
             awaited: Both::default(),
         }
     }
@@ -153,11 +163,23 @@ impl Eviction {
     pub fn forget(&mut self) {
         (self.tables_from, self.expiring_from) = (Vec::new(), Vec::new());
         (self.blob_files_from, self.awaited) = (Both::default(), Both::default());
+        self.swept_bytes = 0;
     }
 
-    /// Notes that so many keys were swept, of which most may be large.
-    pub fn note_swept(&mut self, keys: usize, expiring: &Keyspace) {
-        self.awaited.expiring += keys as u64 * bytes_each(expiring);
+    /// Notes keys that were swept.
+    pub fn note_swept(&mut self, removed: Removed, keyspaces: &Keyspaces) {
+        let (small, large) = ((removed.keys - removed.large) as u64, removed.large as u64);
+        let Keyspaces { keys, expiring, .. } = keyspaces;
+        self.awaited.expiring += large * bytes_each(expiring, expiring.disk_bytes());
+        self.swept_bytes += small * SMALL_ITEMS * bytes_each(keys, keys.table_bytes());
+    }
+
+    /// Awaits small records that were swept from a reclaim once they are at least so many
+    /// bytes, and enough of their tree, most of which it merges.
+    pub fn await_swept(&mut self, keys: &Keyspace, bytes_min: u64) {
+        if self.swept_bytes >= bytes_min.max(keys.table_bytes() / SWEPT_SHARE) {
+            self.awaited.keys += mem::take(&mut self.swept_bytes);
+        }
     }
 
     /// Notes the writes of a group.
@@ -203,10 +225,7 @@ impl Eviction {
 
     /// The places with any bytes, first the one that has given the least for its size.
     fn places(&self, keys: &Keyspace, expiring: &Keyspace) -> Vec<Place> {
-        let sizes = [keys, expiring].map(|keyspace| {
-            let blob_bytes = keyspace.blob_bytes();
-            [keyspace.disk_bytes().saturating_sub(blob_bytes), blob_bytes]
-        });
+        let sizes = [keys, expiring].map(|it| [it.table_bytes(), it.blob_bytes()]);
         let mut places: Vec<(u64, Place)> = PLACES
             .into_iter()
             .zip(sizes.into_iter().flatten().zip(self.evicted_bytes))
@@ -489,11 +508,11 @@ impl Eviction {
     }
 }
 
-/// The bytes of a record, about. A deletion takes next to nothing.
-fn bytes_each(keyspace: &Keyspace) -> u64 {
-    let in_tables = keyspace.table_items().saturating_sub(keyspace.table_deletions());
-    let records = in_tables + keyspace.memtable_items() as u64;
-    (keyspace.disk_bytes() + keyspace.memtable_bytes()) / records.max(1)
+/// The bytes of an item in the tables, about, of so many of all. A deletion takes next to
+/// nothing.
+fn bytes_each(keyspace: &Keyspace, bytes: u64) -> u64 {
+    let items = keyspace.table_items().saturating_sub(keyspace.table_deletions());
+    bytes / items.max(1)
 }
 
 /// Behind all records that expire.
@@ -560,6 +579,10 @@ impl Met {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Revision;
+    use crate::storage::durable::generation::Generation;
+    use crate::storage::durable::journal::Stamp;
+    use crate::storage::durable::tree::Database;
 
     fn candidates(uses: &[u8]) -> Vec<Candidate> {
         let key = |number: usize| Key::new(number.to_string()).expect("a key");
@@ -602,6 +625,34 @@ mod tests {
             assert_eq!(uses(&goes), evicted, "{found:?}");
             assert_eq!(stays.len(), expected.len(), "{found:?}");
         }
+    }
+
+    /// Small records are among the keys, and are awaited once a merge of these is worth it.
+    #[test]
+    fn swept_records_are_awaited_from_the_tree_that_has_them() {
+        const KEYS: usize = 1000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        let database = Database::open(&data).unwrap_or_else(|err| panic!("{err}"));
+        let revision = Revision { birth: 1, place: 1 };
+        let generation = Generation::begin(&database, &data, Stamp::new(), 0, revision);
+        let keyspaces = generation.expect("it begins").keyspaces;
+        for number in 0..KEYS {
+            keyspaces.keys.insert(format!("{number:04}"), [0; 100]).expect("it is written");
+        }
+        keyspaces.keys.flush_and_wait().expect("it is flushed");
+
+        let mut eviction = Eviction::new(1 << 20, super::uses(1 << 20), Waiters::default());
+        let few = Removed { keys: 10, large: 0 };
+        eviction.note_swept(few, &keyspaces);
+        eviction.await_swept(&keyspaces.keys, 1);
+        assert_eq!(eviction.awaited.each(), [&0; 2]);
+        eviction.note_swept(Removed { keys: KEYS / 2, large: 0 }, &keyspaces);
+        eviction.await_swept(&keyspaces.keys, u64::MAX);
+        assert_eq!(eviction.awaited.each(), [&0; 2]);
+        eviction.await_swept(&keyspaces.keys, 1);
+        assert!(eviction.awaited.keys > keyspaces.keys.table_bytes() / 2);
+        assert_eq!(eviction.awaited.expiring, 0);
     }
 
     #[test]

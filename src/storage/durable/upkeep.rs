@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! spare ◄── drop of tables
-//!       ◄── release ◄── reclaim ◄── awaited ◄── deletion
+//!       ◄── release ◄── reclaim ◄── awaited ◄── deletion, sweep
 //!                               ◄── garbage ◄── overwriting
 //! ```
 
@@ -264,7 +264,11 @@ impl Upkeep {
         self.live.check_place()?;
         let floor = self.live.database().visible_number();
         let Live { generation, changes, .. } = &self.live;
-        let removed = self.sweep.step(self.live.database(), generation, changes, until)?;
+        let swept = self.sweep.step(self.live.database(), generation, changes, until)?;
+        if let Some(eviction) = &mut self.eviction {
+            eviction.note_swept(swept, &generation.keyspaces);
+        }
+        let removed = swept.keys;
         if removed > 0 {
             self.live.note(floor, removed * KEY_BYTES_MAX);
         }
@@ -586,6 +590,11 @@ impl Upkeep {
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Way> {
         self.end_runs()?;
+        let Self { live, eviction, .. } = self;
+        let garbage_min = live.disk_space.garbage_bytes_min();
+        if let Some(eviction) = eviction {
+            eviction.await_swept(live.generation.keys(), garbage_min);
+        }
         let missing = self.missing_bytes(wanted_bytes);
         if missing <= 0 && !is_waited {
             return Ok(Way::Enough);
@@ -664,8 +673,6 @@ impl Upkeep {
     fn evict_once(&mut self, until: Time, is_spared: &dyn Fn(&Key) -> bool) -> Result<usize> {
         let swept = if self.has_expired(until) { self.sweep(until)? } else { 0 };
         if swept > 0 {
-            let Self { live, eviction: Some(eviction), .. } = self else { return Ok(swept) };
-            eviction.note_swept(swept, live.generation.expiring());
             return Ok(swept);
         }
         self.evict_some(false, is_spared)
@@ -694,14 +701,17 @@ impl Upkeep {
         if self.reclaim.is_running || self.is_compacting() || Instant::now() < self.reclaim.next {
             return;
         }
-        let garbage_min = self.live.disk_space.ahead_bytes().unwrap_or(0) / 2;
+        let garbage_min = self.live.disk_space.garbage_bytes_min();
         let Self { live, compactors, reclaim, eviction: Some(eviction), .. } = self else { return };
         let [keys, expiring] = live.generation.keyspaces.each();
         let free_bytes = live.disk_space.free_bytes(&live.generation.keyspaces, 0);
         let worth = |keyspace: &Keyspace, written: u64| {
             // Else it takes longer than it is worth.
-            let table_bytes = keyspace.disk_bytes().saturating_sub(keyspace.blob_bytes());
-            if written >= garbage_min && 2 * table_bytes < free_bytes { written } else { 0 }
+            if written >= garbage_min && 2 * keyspace.table_bytes() < free_bytes {
+                written
+            } else {
+                0
+            }
         };
         let garbage = Both {
             keys: worth(keys, reclaim.garbage.keys),

@@ -158,6 +158,13 @@ pub struct Tally {
     pub deletions: usize,
 }
 
+/// How many keys a step of a sweep has removed, and how many of them had large records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub keys: usize,
+    pub large: usize,
+}
+
 /// Removes expired keys, a few at a time.
 pub struct Sweep {
     next: Instant,
@@ -281,19 +288,19 @@ impl Sweep {
         self.large.deletions += 1;
     }
 
-    /// Removes some of the keys that have expired by now, tells the watchers, and counts
-    /// them.
+    /// Removes some of the keys that have expired by now, and tells the watchers.
     pub fn step(
         &mut self,
         database: &Database,
         generation: &Generation,
         changes: &Changes,
         now: Time,
-    ) -> Result<usize> {
+    ) -> Result<Removed> {
         let begun = Instant::now();
         let (keys, expiring) = (generation.keys(), generation.expiring());
         let entries = self.next_entries(keys, now);
         let expired: Vec<&str> = entries.iter().filter_map(Swept::expired).collect();
+        let large = entries.iter().filter(|it| it.due.is_some_and(|due| due.is_large)).count();
         if !entries.is_empty() {
             let revision = changes.revision_behind(expired.iter().copied());
             let mut batch = generation.batch(database, revision);
@@ -315,7 +322,7 @@ impl Sweep {
         self.has_more = entries.len() == STEP_KEYS_MAX;
         let busy = INTERVAL_BUSY.max(begun.elapsed() * INTERVAL_BUSY_SHARE);
         self.next = Instant::now() + if self.has_more { busy } else { INTERVAL };
-        Ok(expired.len())
+        Ok(Removed { keys: expired.len(), large })
     }
 
     /// The next entries of the index that are due, which are not looked at again.

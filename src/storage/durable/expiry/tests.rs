@@ -81,8 +81,13 @@ impl Index {
 
     /// Takes one step at a moment; gives how many keys it has removed.
     fn step(&mut self, milliseconds: u64) -> usize {
+        self.removed(milliseconds).keys
+    }
+
+    fn removed(&mut self, milliseconds: u64) -> Removed {
         let Self { sweep, generation, database, changes, .. } = self;
-        sweep.step(database, generation, changes, moment(milliseconds)).expect("it is written")
+        let removed = sweep.step(database, generation, changes, moment(milliseconds));
+        removed.expect("it is written")
     }
 
     fn is_empty(&self) -> bool {
@@ -111,6 +116,16 @@ fn the_index_is_in_order_of_time() {
     assert!(entries.is_sorted(), "{entries:?}");
     assert_eq!(parse(&entries[2]), Some((moment(256), &b"a"[..])));
     assert_eq!(parse(&[0xff]), None);
+}
+
+#[test]
+fn large_records_that_are_swept_are_counted() {
+    let mut index = Index::new();
+    index.set("small", moment(1));
+    index.set_large("large", 1);
+    index.set_large("later", 2);
+    assert_eq!(index.removed(1), Removed { keys: 2, large: 1 });
+    assert_eq!(index.removed(2), Removed { keys: 1, large: 1 });
 }
 
 #[test]

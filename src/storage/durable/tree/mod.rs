@@ -660,6 +660,11 @@ impl Keyspace {
         self.0.disk_space()
     }
 
+    /// Those of its tables.
+    pub fn table_bytes(&self) -> u64 {
+        self.disk_bytes().saturating_sub(self.blob_bytes())
+    }
+
     /// The bytes of blobs that nothing refers to.
     pub fn stale_blob_bytes(&self) -> u64 {
         self.0.fragmented_blob_bytes()
