@@ -268,12 +268,19 @@ pub mod socket {
 
         /// Sends all of `bytes`, which may block.
         pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+            self.send_both_now(bytes, &[])
+        }
+
+        /// The same of two pieces, one after the other.
+        pub fn send_both_now(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
             let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let writer = writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-            writer.write_all(bytes)?;
+            writer.write_all(first)?;
+            writer.write_all(second)?;
             writer.flush()?;
-            self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            Ok(bytes.len())
+            let bytes = first.len() + second.len();
+            self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+            Ok(bytes)
         }
 
         pub fn sent(&self) -> u64 {

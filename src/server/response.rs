@@ -16,6 +16,10 @@ use tiny_http::StatusCode;
 /// A body up to this size is sent in one write with its head.
 pub const SMALL_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
+/// A body up to this size is copied behind its head: that takes less time than to tell the
+/// system of another place.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
 /// The usual size of a head.
 const HEAD_BYTES_USUAL: usize = 512;
 
@@ -148,18 +152,33 @@ impl Response {
     /// The head, and as much of the body as belongs into the same write.
     pub fn first_piece(&self) -> Piece {
         let body = self.body();
-        let first = body.get(..SMALL_RESPONSE_BYTES_MAX).unwrap_or(body);
+        let mut piece = self.head_piece();
+        if self.body_end() == BodyEnd::LastChunk && !body.is_empty() {
+            piece.append(format!("{:x}\r\n", body.len()).as_bytes());
+        }
+        piece.append(body.get(..SMALL_RESPONSE_BYTES_MAX).unwrap_or(body));
+        if self.is_small() {
+            piece.append(self.chunk_end());
+        }
+        piece
+    }
+
+    /// The first piece of a small response without parts, and the body if that is not in
+    /// it: to copy a longer one takes its time.
+    pub fn first_piece_and_body(&self) -> (Piece, &[u8]) {
+        if self.body().len() <= COPIED_BYTES_MAX {
+            (self.first_piece(), &[])
+        } else {
+            (self.head_piece(), self.body())
+        }
+    }
+
+    /// The head, unless it was sent.
+    fn head_piece(&self) -> Piece {
         let mut bytes = SPARE.take();
-        bytes.reserve(HEAD_BYTES_USUAL + first.len());
+        bytes.reserve(HEAD_BYTES_USUAL);
         if self.progress.status.is_none() {
             self.write_head(&mut bytes);
-        }
-        if self.body_end() == BodyEnd::LastChunk && !body.is_empty() {
-            bytes.extend_from_slice(format!("{:x}\r\n", body.len()).as_bytes());
-        }
-        bytes.extend_from_slice(first);
-        if self.is_small() {
-            bytes.extend_from_slice(self.chunk_end());
         }
         Piece(bytes)
     }
@@ -167,8 +186,8 @@ impl Response {
     /// All of it in one piece, in place of its body.
     pub fn take_piece(&mut self) -> Piece {
         let mut piece = self.first_piece();
-        piece.0.extend_from_slice(self.second_piece());
-        piece.0.extend_from_slice(self.third_piece());
+        piece.append(self.second_piece());
+        piece.append(self.third_piece());
         self.progress.body_bytes = self.body_bytes();
         self.reply.drop_body();
         piece
@@ -235,6 +254,13 @@ impl Response {
         // One loop for each kind of them, not one that asks for the kind each time.
         self.reply.headers().for_each(|(name, value)| put(bytes, [name, ": ", value, "\r\n"]));
         put(bytes, ["\r\n"]);
+    }
+}
+
+impl Piece {
+    /// Adds bytes behind it.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
     }
 }
 
@@ -387,6 +413,23 @@ mod tests {
             assert_eq!(taken.body_bytes(), whole.body_bytes());
             assert!(taken.second_piece().is_empty() && taken.third_piece().is_empty());
             assert!(taken.has_rest());
+        }
+    }
+
+    #[test]
+    fn a_body_apart_is_the_rest_of_the_first_piece() {
+        for bytes in [0, 1, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1, SMALL_RESPONSE_BYTES_MAX] {
+            for method in ["GET", "HEAD"] {
+                let head = head(method, Persistence::KeepAlive, true);
+                let response = Response::new(Reply::text("x".repeat(bytes)), &head, false);
+                let (mut first, body) = response.first_piece_and_body();
+                let is_apart = method == "GET" && bytes > COPIED_BYTES_MAX;
+                assert_eq!(body.len(), if is_apart { bytes } else { 0 }, "{method} {bytes}");
+                first.append(body);
+                let length = format!("Content-Length: {bytes}\r\n");
+                assert!(String::from_utf8_lossy(&first).contains(&length), "{method} {bytes}");
+                assert_eq!(first.len(), response.first_piece().len(), "{method} {bytes}");
+            }
         }
     }
 

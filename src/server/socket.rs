@@ -8,8 +8,8 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::Timeout;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
-use std::io;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +20,9 @@ const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// The bytes discarded at once.
 const DISCARD_STEP_BYTES: usize = 16 * 1024;
+
+/// To send blocks nobody, and the end of the peer raises no signal.
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// An accepted connection. It is closed when this is dropped.
 #[derive(Debug)]
@@ -93,8 +96,21 @@ impl Socket {
     /// Sends as much of `bytes` as there is room for, and returns its length. Never
     /// blocks.
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        match rustix::net::send(&self.descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-        {
+        self.note_sent(rustix::net::send(&self.descriptor, bytes, SEND_FLAGS))
+    }
+
+    /// The same of two pieces, one after the other.
+    pub fn send_both_now(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        if second.is_empty() {
+            return self.send_now(first);
+        }
+        let pieces = [first, second].map(IoSlice::new);
+        let mut nothing = SendAncillaryBuffer::default();
+        self.note_sent(rustix::net::sendmsg(&self.descriptor, &pieces, &mut nothing, SEND_FLAGS))
+    }
+
+    fn note_sent(&self, outcome: Result<usize, Errno>) -> io::Result<usize> {
+        match outcome {
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(0),
             Err(err) => Err(err.into()),
             Ok(sent) => {
@@ -246,6 +262,23 @@ mod tests {
         let mut got = Vec::new();
         client.read_to_end(&mut got).expect("the bytes and their end");
         assert_eq!(got.len(), sent);
+    }
+
+    #[test]
+    fn pieces_are_sent_one_after_the_other() {
+        let (socket, mut client) = pair();
+        for [first, second] in [[&b"a"[..], b"bc"], [b"", b"d"], [b"e", b""]] {
+            let sent = socket.send_both_now(first, second);
+            assert_eq!(sent.expect("the client is there"), first.len() + second.len());
+        }
+        let large = vec![b'x'; 1 << 20];
+        while socket.send_both_now(b"f", &large).expect("the client is there") > 0 {}
+        let sent = socket.sent();
+        drop(socket);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).expect("the bytes and their end");
+        assert_eq!(got.len() as u64, sent);
+        assert!(got.starts_with(b"abcdefx"));
     }
 
     #[test]

@@ -301,15 +301,16 @@ impl Dispatcher {
         let ends = self.api.is_draining() && !job.connection.pipeline.has_waiting();
         let mut response = Response::new(reply, &job.head, ends);
         if response.is_small() && !response.has_rest() {
-            let bytes = response.first_piece();
-            match job.connection.socket.send_now(&bytes) {
-                Ok(sent) if sent < bytes.len() => {
+            let (mut first, body) = response.first_piece_and_body();
+            match job.connection.socket.send_both_now(&first, body) {
+                Ok(sent) if sent < first.len() + body.len() => {
+                    first.append(body);
                     let place = self.senders.place();
-                    self.senders.send(Transfer::begun(job, response, Some(place), bytes, sent));
+                    self.senders.send(Transfer::begun(job, response, Some(place), first, sent));
                 }
                 outcome => {
                     if outcome.is_err() {
-                        response.note_cut(0, &bytes);
+                        response.note_cut(0, &first);
                     }
                     self.finish(job, &response, outcome.map(|_| ()));
                 }
