@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// The most operations that wait for a thread; past them others are refused.
 const QUEUE_MAX: usize = 4096;
@@ -76,10 +77,15 @@ thread_local! {
     static FOLLOWING: Cell<Option<(Op, Completion)>> = const { Cell::new(None) };
 }
 
-/// Performs one operation after the other until the pool is dropped.
+/// Performs one operation after the other until the pool is dropped. A step of a walk that
+/// has to rest is told after that, so that the next one comes no sooner on any thread.
 fn run(queue: &Receiver<(Op, Completion)>, perform: impl Fn(Op) -> Outcome) {
     while let Some((op, completion)) = FOLLOWING.take().or_else(|| queue.recv().ok()) {
+        let (is_walk, began) = (matches!(op, Op::List(_) | Op::Count(_)), Instant::now());
         let outcome = outcome_of(|| perform(op));
+        if is_walk {
+            scheduling::rest(began.elapsed());
+        }
         IS_TELLING.set(true);
         completion.tell(outcome);
         IS_TELLING.set(false);
