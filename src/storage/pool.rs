@@ -1,7 +1,7 @@
 //! The threads of an engine for operations that take long or wait for a disk.
 
 use super::completion::Completion;
-use super::{Done, Error, Op, Outcome};
+use super::{Done, Error, Op, Outcome, PAGE_KEYS_MAX};
 use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
 use std::cell::Cell;
@@ -81,7 +81,7 @@ thread_local! {
 /// has to rest is told after that, so that the next one comes no sooner on any thread.
 fn run(queue: &Receiver<(Op, Completion)>, perform: impl Fn(Op) -> Outcome) {
     while let Some((op, completion)) = FOLLOWING.take().or_else(|| queue.recv().ok()) {
-        let (is_walk, began) = (matches!(op, Op::List(_) | Op::Count(_)), Instant::now());
+        let (is_walk, began) = (is_of_walk(&op), Instant::now());
         let outcome = outcome_of(|| perform(op));
         if is_walk {
             scheduling::rest(began.elapsed());
@@ -90,6 +90,12 @@ fn run(queue: &Receiver<(Op, Completion)>, perform: impl Fn(Op) -> Outcome) {
         completion.tell(outcome);
         IS_TELLING.set(false);
     }
+}
+
+/// Whether an operation may be one step of many. A short page is asked for by itself.
+fn is_of_walk(op: &Op) -> bool {
+    matches!(op, Op::Count(_))
+        || matches!(op, Op::List(listing) if listing.keys_max >= PAGE_KEYS_MAX)
 }
 
 /// The outcome of an operation. A panic is its failure.
