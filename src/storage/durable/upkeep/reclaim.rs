@@ -1,0 +1,358 @@
+//! The room for writes in a store that evicts, and what gives it back.
+//!
+//! Keys are evicted ahead of the writes, in steps that wait for nothing, and a
+//! write that finds no space has the same steps taken until there is some. Before keys go
+//! it is reckoned what those that went before, and values that were overwritten, will give
+//! back:
+//!
+//! ```text
+//! spare ◄── drop of tables
+//!       ◄── release ◄── reclaim ◄── awaited ◄── deletion, sweep
+//!                               ◄── garbage ◄── overwriting
+//! ```
+
+use super::super::commit_group::Draft;
+use super::super::compaction::{Compactor, L0_RUNS_MAX, Trigger};
+use super::super::disk_space::Balance;
+use super::super::eviction::Evicted;
+use super::super::generation::Both;
+use super::super::patience::Ending;
+use super::super::tree::{BLOB_VALUE_BYTES_MIN, Keyspace, Result};
+use super::{Upkeep, WAIT_MAX};
+use crate::storage::{Key, Time, record};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time between two writes in which keys are evicted, but for the last step.
+const EVICTION_TIME: Duration = Duration::from_millis(4);
+
+/// The time of one run that gives back what was evicted, and between two beginnings.
+pub const RECLAIM_TIME: Duration = Duration::from_secs(1);
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The time between two steps that nothing came of.
+const WAY_WAIT: Duration = Duration::from_millis(1);
+
+/// A write that has waited for longer has the moments dropped that are held: merges give
+/// back nothing that a moment has.
+const MOMENTS_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How many merges are tried where nothing can be evicted.
+const VAIN_STEPS_MAX: u32 = 3;
+
+/// The compaction that gives back what was evicted or overwritten.
+pub struct Reclaim {
+    is_running: bool,
+    /// What was awaited as it began.
+    awaited: Both<u64>,
+    /// It may give back more than that.
+    has_garbage: bool,
+    /// The bytes of large values that were written to each tree since one began, and that
+    /// may have overwritten others.
+    garbage: Both<u64>,
+    /// Eviction has begun and not come to its end.
+    is_ahead: bool,
+    /// The next does not begin before this.
+    next: Instant,
+}
+
+/// The outcome of a step on the way to spare bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// They are spare.
+    Enough,
+    /// Something went.
+    Made,
+    /// Something is under way that will give space back.
+    Awaited,
+    /// Nothing is left that could go.
+    Nothing,
+}
+
+impl Reclaim {
+    pub fn new() -> Self {
+        Self {
+            is_running: false,
+            awaited: Both::default(),
+            has_garbage: false,
+            garbage: Both::default(),
+            is_ahead: false,
+            next: Instant::now(),
+        }
+    }
+}
+
+impl Upkeep {
+    pub fn evicts(&self) -> bool {
+        self.eviction.is_some()
+    }
+
+    /// Evicts some keys, and has a reclaim give them back, if writes will need the space
+    /// soon. Returns true if there is more to do. Blocks for no compaction.
+    pub fn evict_ahead(&mut self) -> Result<bool> {
+        let Some(ahead) = self.live.disk_space.ahead_bytes().filter(|_| self.evicts()) else {
+            return Ok(false);
+        };
+        self.end_runs()?;
+        let begins_below = if self.reclaim.is_ahead { ahead } else { ahead / 2 };
+        self.reclaim.is_ahead = self.missing_bytes(begins_below) > 0;
+        let begun = Instant::now();
+        while self.reclaim.is_ahead {
+            match self.make_way(ahead, false, Time::now(), &|_| false)? {
+                Way::Enough => self.reclaim.is_ahead = false,
+                Way::Nothing => return Ok(false),
+                Way::Made if begun.elapsed() < EVICTION_TIME => {}
+                Way::Made | Way::Awaited => return Ok(true),
+            }
+        }
+        Ok(self.reclaim.is_running)
+    }
+
+    /// Has keys evicted until so many bytes are spare, for a write submitted at `since`, and
+    /// waits for that as long as there is patience.
+    pub fn evict_for(
+        &mut self,
+        needed_bytes: u64,
+        since: Instant,
+        until: Time,
+        is_hurried: impl Fn() -> bool,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Ending> {
+        let ahead = self.live.disk_space.ahead_bytes().unwrap_or(0);
+        // Each byte may be written twice.
+        let wanted = (2 * needed_bytes).max(ahead);
+        let mut vain_steps = 0;
+        loop {
+            // What others have given back counts too.
+            self.live.disk_space.note_release();
+            if self.spare_bytes() >= needed_bytes {
+                return Ok(Ending::Enough);
+            }
+            if is_hurried() || since.elapsed() > WAIT_MAX {
+                return Ok(Ending::TooLong);
+            }
+            if since.elapsed() > MOMENTS_WAIT_MAX && self.moments.drop_oldest() {
+                continue;
+            }
+            match self.make_way(wanted, true, until, is_spared)? {
+                Way::Made => {}
+                Way::Enough | Way::Awaited => thread::sleep(WAY_WAIT),
+                // What is above the bottom can go once it is merged.
+                Way::Nothing if vain_steps < VAIN_STEPS_MAX => {
+                    vain_steps += 1;
+                    self.compactors.each_mut().into_iter().for_each(|it| it.is_awaited = true);
+                    self.begin_compaction(Trigger::Evict(RECLAIM_TIME));
+                }
+                Way::Nothing => return Ok(Ending::NothingMore),
+            }
+        }
+    }
+
+    /// Takes a step on the way to so many spare bytes. Blocks for no compaction, but has one
+    /// end early that is in the way of a write that waits.
+    fn make_way(
+        &mut self,
+        wanted_bytes: u64,
+        is_waited: bool,
+        until: Time,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<Way> {
+        self.end_runs()?;
+        let Self { live, eviction, .. } = self;
+        let garbage_min = live.disk_space.garbage_bytes_min();
+        if let Some(eviction) = eviction {
+            eviction.await_swept(live.generation.keys(), garbage_min);
+        }
+        let missing = self.missing_bytes(wanted_bytes);
+        if missing <= 0 && !is_waited {
+            return Ok(Way::Enough);
+        }
+        let Balance { files, merges, .. } = self.balance();
+        let has_memtables = self.keyspaces().sealed_memtables() > 0;
+        if merges < self.live.disk_space.l0_bytes_max().cast_signed()
+            && !has_memtables
+            && !self.has_l0_stall()
+        {
+            if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
+                self.release_obsolete_files()?;
+                self.live.disk_space.note_release();
+                return Ok(Way::Awaited);
+            }
+            if merges < 0 && self.moments.drop_oldest() {
+                return Ok(Way::Made);
+            }
+        }
+        self.begin_reclaim();
+        let awaits_garbage = self.reclaim.is_running && self.reclaim.has_garbage;
+        // What is evicted and what stays is written, and a merge under way may take the rest.
+        let bytes = self.live.disk_space.eviction_bytes_max();
+        let awaits_merge =
+            self.is_compacting() && self.live.disk_space.is_overdrawn(self.keyspaces(), bytes);
+        if missing > self.awaited_bytes().cast_signed() && !awaits_garbage && !awaits_merge {
+            if self.evict_once(until, is_spared)? > 0 {
+                return Ok(Way::Made);
+            }
+            if is_waited || files < 0 {
+                // Tables are dropped between two runs.
+                self.compactors.keys.stop();
+            }
+        }
+        if self.is_compacting()
+            || has_memtables
+            || self.remover.is_running()
+            || (self.awaited_bytes() > 0 && Instant::now() < self.reclaim.next)
+        {
+            return Ok(Way::Awaited);
+        }
+        if !is_waited {
+            return Ok(Way::Nothing);
+        }
+        if self.keyspaces().memtable_bytes() > 0 && !self.has_l0_stall() {
+            self.flush()?;
+            return Ok(Way::Awaited);
+        }
+        let was_awaited = self.awaited_bytes() > 0;
+        if let Some(eviction) = &mut self.eviction {
+            // No reclaim can give that back.
+            eviction.awaited = Both::default();
+        }
+        let has_made = self.moments.drop_oldest() || was_awaited;
+        Ok(if has_made { Way::Made } else { Way::Nothing })
+    }
+
+    fn balance(&self) -> Balance {
+        let unlimited = Balance { files: i64::MAX, journals: u64::MAX, merges: i64::MAX };
+        self.live.disk_space.balance(self.keyspaces()).unwrap_or(unlimited)
+    }
+
+    /// How many bytes more are to be given back for so many to be spare.
+    fn missing_bytes(&self, wanted_bytes: u64) -> i64 {
+        let of_disk = self.live.disk_space.spare_bytes_of_disk(self.keyspaces());
+        let spare = self.balance().files.min(i64::try_from(of_disk).unwrap_or(i64::MAX));
+        wanted_bytes.cast_signed().saturating_sub(spare)
+    }
+
+    /// The bytes that were evicted and that a reclaim gives back.
+    fn awaited_bytes(&self) -> u64 {
+        self.eviction.as_ref().map_or(0, |eviction| eviction.awaited.each().into_iter().sum())
+    }
+
+    /// Sweeps, or else evicts some keys: how many.
+    fn evict_once(&mut self, until: Time, is_spared: &dyn Fn(&Key) -> bool) -> Result<usize> {
+        let swept = if self.has_expired(until) { self.sweep(until)? } else { 0 };
+        if swept > 0 {
+            return Ok(swept);
+        }
+        self.evict_some(false, is_spared)
+    }
+
+    /// The same without a sweep, and from tables first if that is asked for or nothing else
+    /// would come back.
+    pub(super) fn evict_some(
+        &mut self,
+        tables_first: bool,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Result<usize> {
+        let (may_drop, is_stuck) = (!self.compactors.keys.is_running(), self.is_stuck());
+        let Self { live, sweep, eviction: Some(eviction), .. } = self else { return Ok(0) };
+        let Evicted { keys, deletions, changes } =
+            eviction.step(live, sweep, may_drop, tables_first || is_stuck, is_spared)?;
+        self.compactors.keys.note(deletions + changes, deletions);
+        // A drop, or a flush of what was written, may leave some.
+        self.compactors.keys.has_obsolete_files |= keys > 0;
+        self.has_written()?;
+        Ok(keys)
+    }
+
+    /// Begins to reclaim what was evicted or overwritten, unless it has just been tried.
+    fn begin_reclaim(&mut self) {
+        if self.reclaim.is_running || self.is_compacting() || Instant::now() < self.reclaim.next {
+            return;
+        }
+        let garbage_min = self.live.disk_space.garbage_bytes_min();
+        let Self { live, compactors, reclaim, eviction: Some(eviction), .. } = self else { return };
+        let [keys, expiring] = live.generation.keyspaces.each();
+        let free_bytes = live.disk_space.free_bytes(&live.generation.keyspaces, 0);
+        let worth = |keyspace: &Keyspace, written: u64| {
+            // Else it takes longer than it is worth.
+            if written >= garbage_min && 2 * keyspace.table_bytes() < free_bytes {
+                written
+            } else {
+                0
+            }
+        };
+        let garbage = Both {
+            keys: worth(keys, reclaim.garbage.keys),
+            expiring: worth(expiring, reclaim.garbage.expiring),
+        };
+        let awaited = &eviction.awaited;
+        let [of_keys, of_expiring] =
+            [awaited.keys + garbage.keys, awaited.expiring + garbage.expiring];
+        if of_keys + of_expiring == 0 {
+            return;
+        }
+        reclaim.next = Instant::now() + RECLAIM_INTERVAL;
+        let trigger = Trigger::Evict(RECLAIM_TIME);
+        if of_keys >= of_expiring {
+            compactors.keys.is_awaited = true;
+            compactors.keys.begin(live, keys, trigger);
+            reclaim.awaited = Both { keys: awaited.keys, expiring: 0 };
+            (reclaim.garbage.keys, reclaim.has_garbage) = (0, garbage.keys > 0);
+        } else {
+            compactors.expiring.is_awaited = true;
+            compactors.expiring.begin(live, expiring, trigger);
+            reclaim.awaited = Both { keys: 0, expiring: awaited.expiring };
+            (reclaim.garbage.expiring, reclaim.has_garbage) = (0, garbage.expiring > 0);
+        }
+        self.reclaim.is_running = self.is_compacting();
+    }
+
+    /// Ends runs that are done, and releases the files of a reclaim.
+    fn end_runs(&mut self) -> Result<()> {
+        for compactor in self.compactors.each_mut() {
+            compactor.has_finished();
+        }
+        if !self.reclaim.is_running || self.is_compacting() || self.has_l0_stall() {
+            return Ok(());
+        }
+        self.reclaim.is_running = false;
+        self.release_obsolete_files()?;
+        self.live.disk_space.note_release();
+        // A run that was cut short, or that had L0 to reduce, has given nothing back.
+        let [of_keys, of_expiring] = self.compactors.each().map(Compactor::has_reclaimed);
+        if let Some(eviction) = &mut self.eviction {
+            let Both { keys, expiring } = &self.reclaim.awaited;
+            let awaited = &mut eviction.awaited;
+            awaited.keys = awaited.keys.saturating_sub(if of_keys { *keys } else { 0 });
+            awaited.expiring =
+                awaited.expiring.saturating_sub(if of_expiring { *expiring } else { 0 });
+        }
+        Ok(())
+    }
+
+    /// Notes what may be garbage once it is overwritten, or what it overwrites.
+    pub(super) fn note_garbage(&mut self, draft: &Draft) {
+        if !self.evicts() {
+            return;
+        }
+        for record in draft.records.values().filter_map(|drafted| drafted.record.as_ref()) {
+            let Both { keys, expiring } = &mut self.reclaim.garbage;
+            let bytes = record.len() as u64;
+            if bytes >= BLOB_VALUE_BYTES_MIN.into() {
+                *if record::expiry(record).is_some() { expiring } else { keys } += bytes;
+            }
+        }
+    }
+
+    /// Forgets what went, and what was overwritten, in other trees.
+    pub(super) fn forget_evicted(&mut self) {
+        (self.reclaim.awaited, self.reclaim.garbage) = (Both::default(), Both::default());
+        if let Some(eviction) = &mut self.eviction {
+            eviction.forget();
+        }
+    }
+
+    pub fn has_expired(&self, until: Time) -> bool {
+        self.sweep.has_expired(self.live.generation.keys(), until)
+    }
+}
