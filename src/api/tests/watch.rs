@@ -437,6 +437,16 @@ fn one_that_waits_is_answered_with_the_first_changes_or_at_the_end() {
         set(&memory, "b", "x");
         assert_eq!(asked.join().unwrap().0, "put * b\nready *\n");
     });
+
+    // So is what comes between its beginning and its first look.
+    let next = memory.changes().unwrap().revision();
+    let target = format!("/watch?since={next}&wait=10m");
+    let call = Call { method: "GET", target: &target, fields: &[], body_bytes: None };
+    let Step::Wait(waiting) = api.try_now(api.admit(&call).decision.unwrap(), Bytes::new()) else {
+        panic!("it waits")
+    };
+    set(&memory, "c", "x");
+    assert_eq!(masked(text(&api.take(Step::Wait(waiting)))), "put * c\nready *\n");
 }
 
 #[test]

@@ -138,8 +138,9 @@ impl Stream {
         }
         match read {
             Read::Changes(changes) => {
-                if self.ends() && self.target().is_none() {
-                    // All of what is there by now is told before the end.
+                if self.ends() && !matches!(self.phase, Phase::CatchingUp(_)) {
+                    // All of what is there by now is told before the end, also what came
+                    // just behind the beginning.
                     self.phase = Phase::CatchingUp(self.source.changes.revision());
                 }
                 self.tell(changes)
