@@ -412,6 +412,9 @@ fi
 mkfifo pipe
 gives 2 '' replica "$SOURCE" "$TARGET" pipe
 check_that 'a replica puts no file in the place of a pipe' test -p pipe
+ln -s saved.ndjson other.new
+gives 2 '' replica "$SOURCE" "$TARGET" other
+check_that 'and writes to no file that a link names' test -L other.new -a ! -e other
 gives 1 '' replica "$SOURCE" "$TARGET" position
 check_match 'a store with keys of its own is no replica' 'keys of its own$' "$(cat stderr)"
 answer 200 '' curl -X DELETE "$TARGET/clear"

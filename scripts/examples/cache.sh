@@ -23,10 +23,12 @@ value=${URL:-http://127.0.0.1:8888}/kv/$1${3:+?wait=$3}
 file=$2
 
 # A rename would put a file in the place of a device or a link, as /dev/stdout is.
-if [ -L "$file" ] || { [ -e "$file" ] && [ ! -f "$file" ]; }; then
-    echo "$0: no plain file: $file" >&2
-    exit 2
-fi
+for path in "$file" "$file.etag"; do
+    if [ -L "$path" ] || { [ -e "$path" ] && [ ! -f "$path" ]; }; then
+        echo "$0: no plain file: $path" >&2
+        exit 2
+    fi
+done
 
 # Beside the file, so that the new one takes its place at once.
 new=$(mktemp -d "$file.XXXXXX")

@@ -25,10 +25,12 @@ to=$2
 file=$3
 
 # A rename would put a file in the place of a device or a link, as /dev/stdout is.
-if [ -L "$file" ] || { [ -e "$file" ] && [ ! -f "$file" ]; }; then
-    echo "$0: no plain file: $file" >&2
-    exit 2
-fi
+for path in "$file" "$file.new"; do
+    if [ -L "$path" ] || { [ -e "$path" ] && [ ! -f "$path" ]; }; then
+        echo "$0: no plain file: $path" >&2
+        exit 2
+    fi
+done
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
