@@ -20,19 +20,6 @@ pub const SLICE_SHORT: Duration = Duration::from_micros(100);
 /// processor yet.
 const TURN: Duration = Duration::from_micros(200);
 
-/// The turn of a walk over many keys.
-const WALK_TURN: Duration = Duration::from_micros(100);
-
-/// The rest of a walk behind its turn, in lengths of that, so a walk beside others takes
-/// up to three times as long.
-const RESTS: u32 = 2;
-
-/// The longest rest.
-const REST_MAX: Duration = Duration::from_millis(2);
-
-/// To yield takes so long only where another thread was ready, and ran.
-const YIELD_NOTICED: Duration = Duration::from_micros(20);
-
 /// Gives the calling thread, and those that it starts, a short slice: they run
 /// soon after they wake up, before threads with longer slices.
 ///
@@ -66,26 +53,6 @@ pub fn give_way() {
     }
 }
 
-/// Has a thread that walks over many keys, and has worked for so long since the last call,
-/// rest once it has had its turn, if others wait for the processor. Where nobody does it
-/// costs a system call. To yield alone is not enough: it leaves a walk, its sender and its
-/// client their shares of a processor, and those make requests beside them twice as slow.
-pub fn rest(worked: Duration) {
-    let worked = WALKED.get() + worked;
-    if worked < WALK_TURN {
-        return WALKED.set(worked);
-    }
-    WALKED.set(Duration::ZERO);
-    let began = Instant::now();
-    thread::yield_now();
-    thread::sleep(rest_after(worked, began.elapsed()));
-}
-
-/// The rest behind so much work, if a yield has taken so long.
-fn rest_after(worked: Duration, yielded: Duration) -> Duration {
-    if yielded < YIELD_NOTICED { Duration::ZERO } else { REST_MAX.min(worked * RESTS) }
-}
-
 /// Has other threads that are ready go first, so that the calling one takes all that they
 /// bring at once. Where there are none it costs a system call.
 pub fn gather() {
@@ -95,7 +62,6 @@ pub fn gather() {
 thread_local! {
     static HAS_TIME: Cell<bool> = const { Cell::new(false) };
     static TURN_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
-    static WALKED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// Says of the calling thread that nobody waits for it: it has the time for what comes of
@@ -142,22 +108,5 @@ mod linux {
         // SAFETY: the kernel reads `size` bytes of a structure that outlives the call.
         // It changes how the calling thread is scheduled and nothing else.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_walk_rests_twice_as_long_as_it_works_where_others_wait_and_not_for_ever() {
-        let (short, long) = (Duration::from_micros(1), Duration::from_secs(60));
-        for worked in [WALK_TURN, WALK_TURN * 3, REST_MAX / 2] {
-            assert_eq!(rest_after(worked, short), Duration::ZERO);
-            assert_eq!(rest_after(worked, YIELD_NOTICED), worked + worked);
-            assert_eq!(rest_after(worked, long), worked + worked);
-        }
-        assert_eq!(rest_after(long, short), Duration::ZERO);
-        assert_eq!(rest_after(long, long), REST_MAX);
     }
 }

@@ -1,14 +1,13 @@
 //! The threads of an engine for operations that take long or wait for a disk.
 
 use super::completion::Completion;
-use super::{Done, Error, Op, Outcome, PAGE_KEYS_MAX};
+use super::{Done, Error, Op, Outcome};
 use crate::platform::scheduling;
 use crossbeam_channel::{Receiver, Sender};
 use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 /// The most operations that wait for a thread; past them others are refused.
 const QUEUE_MAX: usize = 4096;
@@ -77,25 +76,14 @@ thread_local! {
     static FOLLOWING: Cell<Option<(Op, Completion)>> = const { Cell::new(None) };
 }
 
-/// Performs one operation after the other until the pool is dropped. A step of a walk that
-/// has to rest is told after that, so that the next one comes no sooner on any thread.
+/// Performs one operation after the other until the pool is dropped.
 fn run(queue: &Receiver<(Op, Completion)>, perform: impl Fn(Op) -> Outcome) {
     while let Some((op, completion)) = FOLLOWING.take().or_else(|| queue.recv().ok()) {
-        let (is_walk, began) = (is_of_walk(&op), Instant::now());
         let outcome = outcome_of(|| perform(op));
-        if is_walk {
-            scheduling::rest(began.elapsed());
-        }
         IS_TELLING.set(true);
         completion.tell(outcome);
         IS_TELLING.set(false);
     }
-}
-
-/// Whether an operation may be one step of many. A short page is asked for by itself.
-fn is_of_walk(op: &Op) -> bool {
-    matches!(op, Op::Count(_))
-        || matches!(op, Op::List(listing) if listing.keys_max >= PAGE_KEYS_MAX)
 }
 
 /// The outcome of an operation. A panic is its failure.

@@ -123,44 +123,20 @@ fn count(range: Range, counted: u64) -> Pending {
     Pending { op, answer: Answer::Then(Box::new(then)) }
 }
 
-/// Lists all keys, in parts of a page each, or of several where those of an export are short.
+/// Lists all keys, in parts of a page each.
 fn all(listing: Listing, form: Form) -> Pending {
-    part(listing, form, Vec::new())
-}
-
-/// Reads the pages of a part, behind those that were read before.
-fn part(listing: Listing, form: Form, mut pages: Vec<Page>) -> Pending {
     list(listing.clone(), move |mut page| {
         let moment = std::mem::take(&mut page.moment);
         let next = page.next.take().map(|start| Listing { moment, ..from(listing, start) });
-        // An empty one has passed expired keys, as many as one step passes.
-        if next.is_none() || !page.is_empty() {
-            pages.push(page);
-        }
         match next {
-            Some(next)
-                if pages.is_empty() || (next.moment == Moment::Hold && !are_whole_part(&pages)) =>
-            {
-                Step::Pending(part(next, form, pages))
-            }
+            // Expired keys, as many as one step passes.
+            Some(next) if page.is_empty() => Step::Pending(all(next, form)),
             next => {
                 let rest = next.map(|next| Rest::new(move || Step::Pending(all(next, form))));
-                Step::Reply(form.reply(pages, rest))
+                Step::Reply(form.reply(vec![page], rest))
             }
         }
     })
-}
-
-/// Returns true once some pages have as much as one that is full.
-fn are_whole_part(pages: &[Page]) -> bool {
-    let keys: usize = pages.iter().map(Page::len).sum();
-    keys >= PAGE_KEYS_MAX || pages.iter().map(bytes_of).sum::<usize>() >= PAGE_BYTES_MAX
-}
-
-/// The bytes of the keys and values of a page.
-fn bytes_of(page: &Page) -> usize {
-    let keys: usize = page.keys().map(str::len).sum();
-    keys + page.entries().iter().map(|entry| entry.value().len()).sum::<usize>()
 }
 
 /// The page of a list with a limit, on its way.
@@ -212,7 +188,8 @@ impl Paging {
     /// Adds a page of the storage. Returns false if there is no memory for it.
     fn add(&mut self, page: Page) -> bool {
         self.keys += page.len();
-        self.bytes += bytes_of(&page);
+        self.bytes += page.keys().map(str::len).sum::<usize>();
+        self.bytes += page.entries().iter().map(|entry| entry.value().len()).sum::<usize>();
         self.pages.push(page);
         self.form.has_entries() || self.allowance.grow_to(self.bytes)
     }
