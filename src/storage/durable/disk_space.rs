@@ -123,7 +123,7 @@ pub struct Scale {
     pub journal: u64,
     /// The blobs that nothing refers to and that are left by compaction, at most.
     pub stale: u64,
-    /// Writes wait at so many bytes of L0, however few files.
+    /// Writes wait at so many bytes of L0, however few files, so that it still can be merged.
     pub l0_max: u64,
 }
 
@@ -300,11 +300,6 @@ impl DiskSpace {
             let journal = self.journal_bytes().unwrap_or(0).min(journal_max);
             (free + journal).saturating_sub(kept).min(journal_max)
         })
-    }
-
-    /// L0 waits to be merged from so many bytes on, so that it still can be.
-    pub fn l0_bytes_max(&self) -> u64 {
-        self.scale().l0_max
     }
 
     /// Eviction goes on until so many bytes are spare; `None` without a limit.
@@ -608,7 +603,7 @@ mod tests {
             // Two bytes for each that is written.
             assert!(parts + 2 * space.write_bytes_max() <= bytes, "{bytes}");
             // All of L0, and a level of four tables.
-            let all = space.l0_bytes_max() + 4 * scale.memtable + 4 * scale.table;
+            let all = scale.l0_max + 4 * scale.memtable + 4 * scale.table;
             assert!(all <= limit.reserved(), "{bytes}");
         }
     }

@@ -164,11 +164,11 @@ fn files_are_merged_here_and_not_by_the_database() {
     while tree.live.database().active_compactions() > 0 {
         thread::sleep(WAIT);
     }
-    let before = tree.keyspace().l0_files();
+    let before = tree.keyspace().l0().files;
     assert!(before >= 5, "{before} files");
     tree.begin(&mut compactor, Trigger::Write);
     assert!(compactor.finish() && compactor.unfinished.is_none());
-    assert_eq!(tree.keyspace().l0_files(), 0);
+    assert_eq!(tree.keyspace().l0().files, 0);
     tree.holds(0..100, Some(&[5; 100]));
     tree.begin(&mut compactor, Trigger::Write);
     assert!(!compactor.is_running(), "there is nothing to do");
@@ -310,7 +310,7 @@ fn a_single_file_of_deletions_is_split_once_there_is_another() {
     tree.write((0..KEYS).step_by(2), None);
     let full = tree.table_bytes();
     assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Early { .. })));
-    assert_eq!(tree.keyspace().l0_files(), 1);
+    assert_eq!(tree.keyspace().l0().files, 1);
     tree.widen_bounds();
     assert!(matches!(tree.reclaim().run(), Ok(RunEnd::Done)));
     let left = tree.table_bytes();

@@ -288,7 +288,7 @@ impl Database {
             Step::MoveToL0 { level } => {
                 // A flush meanwhile would put newer files below these.
                 let _lock = tree.get_flush_lock();
-                if keyspace.l0_files() == 0 {
+                if keyspace.l0().files == 0 {
                     compact(Arc::new(MoveDown(level, 0)))?;
                 }
                 return Ok(());
@@ -633,15 +633,12 @@ impl Keyspace {
         levels.map(|level| Level { files: level.table_count(), bytes: level.size() }).collect()
     }
 
-    pub fn l0_files(&self) -> usize {
-        self.0.tree.level_table_count(0).unwrap_or(0)
-    }
-
     /// The sorted runs of L0: a read looks into each.
     pub fn l0_runs(&self) -> usize {
         self.0.tree.l0_run_count()
     }
 
+    /// L0 alone, without a list of all.
     pub fn l0(&self) -> Level {
         let version = self.0.tree.current_version();
         let l0 = version.level(0);

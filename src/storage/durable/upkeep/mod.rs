@@ -170,6 +170,10 @@ impl Upkeep {
         Ok(())
     }
 
+    pub fn has_expired(&self, until: Time) -> bool {
+        self.sweep.has_expired(self.live.generation.keys(), until)
+    }
+
     /// Removes some of the keys that had expired by then, and counts them.
     pub fn sweep(&mut self, until: Time) -> Result<usize> {
         if !self.wait_out_write_stall(0, &|_| false)? {
@@ -357,7 +361,7 @@ impl Upkeep {
 
     /// L0 has as many runs, or with a limit as many bytes, as can be merged.
     fn has_l0_stall(&self) -> bool {
-        let bytes_max = self.live.disk_space.l0_bytes_max();
+        let bytes_max = self.live.disk_space.scale().l0_max;
         let has_bytes = |keyspace: &Keyspace| keyspace.l0().bytes >= bytes_max;
         self.keyspaces().l0_runs() >= L0_RUNS_MAX
             || (bytes_max < u64::MAX && self.keyspaces().each().into_iter().any(has_bytes))

@@ -169,7 +169,7 @@ impl Upkeep {
         }
         let Balance { files, merges, .. } = self.balance();
         let has_memtables = self.keyspaces().sealed_memtables() > 0;
-        if merges < self.live.disk_space.l0_bytes_max().cast_signed()
+        if merges < self.live.disk_space.scale().l0_max.cast_signed()
             && !has_memtables
             && !self.has_l0_stall()
         {
@@ -350,9 +350,5 @@ impl Upkeep {
         if let Some(eviction) = &mut self.eviction {
             eviction.forget();
         }
-    }
-
-    pub fn has_expired(&self, until: Time) -> bool {
-        self.sweep.has_expired(self.live.generation.keys(), until)
     }
 }
