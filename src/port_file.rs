@@ -20,8 +20,8 @@ pub(crate) struct PortFile {
     file: File,
 }
 
-/// Has a port file for `path` be sure to be written. A device, a pipe or a link that is there stays:
-/// a file in the place of `/dev/null` or `/dev/stdout` would harm the whole machine.
+/// Has a port file for `path` be sure to be written. A device, a pipe or a link that is
+/// there stays: a file in the place of `/dev/null` would harm the whole machine.
 pub(crate) fn reserve(path: &Path, settings: Settings) -> Result<Reserved, String> {
     let complain = |err: io::Error| complaint(path, &err);
     if path.is_dir() {

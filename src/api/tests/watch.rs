@@ -28,6 +28,15 @@ fn ask(api: &Api, line: &str, fields: &[(&str, &str)]) -> Reply {
     reply
 }
 
+/// A request that waits, before its first look.
+fn begin_wait(api: &Api, target: &str) -> Arc<dyn Waiting> {
+    let call = Call { method: "GET", target, fields: &[], body_bytes: None };
+    let Step::Wait(waiting) = api.try_now(api.admit(&call).decision.unwrap(), Bytes::new()) else {
+        panic!("it waits")
+    };
+    waiting
+}
+
 fn text(reply: &Reply) -> &str {
     std::str::from_utf8(reply.body()).unwrap()
 }
@@ -440,11 +449,7 @@ fn one_that_waits_is_answered_with_the_first_changes_or_at_the_end() {
 
     // So is what comes between its beginning and its first look.
     let next = memory.changes().unwrap().revision();
-    let target = format!("/watch?since={next}&wait=10m");
-    let call = Call { method: "GET", target: &target, fields: &[], body_bytes: None };
-    let Step::Wait(waiting) = api.try_now(api.admit(&call).decision.unwrap(), Bytes::new()) else {
-        panic!("it waits")
-    };
+    let waiting = begin_wait(&api, &format!("/watch?since={next}&wait=10m"));
     set(&memory, "c", "x");
     assert_eq!(masked(text(&api.take(Step::Wait(waiting)))), "put * c\nready *\n");
 }
@@ -703,11 +708,7 @@ fn a_long_history_of_others_is_passed() {
     }
     // One that is ended meanwhile is told how far all is.
     let end = last_revision(&ask(&api, "GET /watch?wait=1ms", &[]));
-    let target = format!("/watch?prefix=c&since={start}&wait");
-    let call = Call { method: "GET", target: &target, fields: &[], body_bytes: None };
-    let Step::Wait(waiting) = api.try_now(api.admit(&call).decision.unwrap(), Bytes::new()) else {
-        panic!("it waits")
-    };
+    let waiting = begin_wait(&api, &format!("/watch?prefix=c&since={start}&wait"));
     waiting.end();
     assert_eq!(last_revision(&api.take(Step::Wait(waiting))), end);
 }
@@ -797,10 +798,7 @@ fn a_stream_that_is_ended_has_a_last_part() {
     assert!(!last.has_rest());
 
     // So is one that waits for the first changes.
-    let call = Call { method: "GET", target: "/watch?wait=10m", fields: &[], body_bytes: None };
-    let Step::Wait(waiting) = api.try_now(api.admit(&call).decision.unwrap(), Bytes::new()) else {
-        panic!("it waits")
-    };
+    let waiting = begin_wait(&api, "/watch?wait=10m");
     waiting.end();
     assert_eq!(masked(text(&api.take(Step::Wait(waiting)))), "ready *\n");
 }
