@@ -60,6 +60,7 @@ pub fn recover(
     let verified = check(data, has_inventory)?;
     let stamp = Stamp::new();
     let database = Database::open(data.path())?;
+    database.number_above(verified.names.highest);
     let generation = generation_in_use(&database, data, stamp)?;
     let revision = revision::last(generation.keys())?.unwrap_or_else(Revision::newborn);
     // Before anything is written that it lists, or removed that the one before lists.
@@ -82,4 +83,91 @@ pub fn generation_in_use(
 
 fn unlistable(err: io::Error) -> OpenError {
     OpenError::io("its inventory cannot be written", err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::directory::Directory;
+    use super::*;
+
+    /// A new store's directory, and its data.
+    fn directory(place: &Path) -> (Directory, Arc<Data>) {
+        let mut directory = Directory::take(place).expect("it is free");
+        directory.found(found).expect("it is made");
+        let data = Arc::new(directory.data().expect("it is there"));
+        (directory, data)
+    }
+
+    /// Makes the keyspaces of the generation that this number has, as a clear does that is
+    /// cut short behind that.
+    fn begin_of_clear(database: &Database, number: u64) {
+        for name in [number.to_string(), format!("{number}.expiring")] {
+            database.keyspace(&name).expect("it is made");
+        }
+    }
+
+    fn clear(recovered: &mut Recovered, data: &Data) {
+        let Recovered { database, generation, inventory, revision } = recovered;
+        let next = generation.next(database, data.path(), *revision).expect("it begins");
+        inventory.begin(&next).expect("it is listed");
+        std::mem::replace(generation, next).remove(database).expect("it is removed");
+    }
+
+    #[test]
+    fn a_clear_that_was_cut_short_is_no_trouble_for_the_next_one() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (directory, data) = directory(place.path());
+        let recover = || {
+            let recovered = recover(&data, true, || directory.finish());
+            recovered.unwrap_or_else(|err| panic!("{err}"))
+        };
+        for number in 1..4 {
+            begin_of_clear(&recover().database, number);
+            // Removes what was begun.
+            let mut recovered = recover();
+            clear(&mut recovered, &data);
+            recovered.generation.keys().insert("key", "value").expect("it is written");
+            recovered.database.sync().expect("it is synced");
+            let in_use = recovered.generation.ids();
+            drop(recovered);
+
+            let recovered = recover();
+            assert_eq!(recovered.generation.ids(), in_use);
+            let held = recovered.generation.keys().get("key").expect("it can be read");
+            assert_eq!(held.as_deref(), Some(&b"value"[..]));
+            drop(recovered);
+            let verified = verify::verify(data.path(), true).expect("it is good");
+            let named: Vec<u64> = verified.names.by_number.into_keys().collect();
+            assert_eq!(named, in_use, "no name is left of what was removed");
+        }
+    }
+
+    #[test]
+    fn names_that_earlier_programs_left_are_no_trouble() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (directory, data) = directory(place.path());
+        let recover = || recover(&data, true, || directory.finish());
+        begin_of_clear(&recover().unwrap_or_else(|err| panic!("{err}")).database, 1);
+        // As they did: with numbers that may be too low.
+        let database = Database::open(data.path()).expect("it opens");
+        let generation = generation_in_use(&database, &data, Stamp::new()).expect("it is there");
+        generation.remove_others(&database).expect("they are removed");
+        let revision = Revision::newborn();
+        let inventory = Inventory::new(Stamp::new(), generation.ids(), &[]);
+        let mut keeper = inventory::Keeper::new(Arc::clone(&data), inventory);
+        let next = generation.next(&database, data.path(), revision).expect("it begins");
+        keeper.begin(&next).expect("it is listed");
+        generation.remove(&database).expect("it is removed");
+        let in_use = next.ids();
+        drop(next);
+        drop(database);
+        drop(keeper);
+        let verified = verify::verify(data.path(), true).expect("it is good");
+        assert!(verified.names.by_number.len() > 2, "a name is left");
+        let mut recovered = recover().unwrap_or_else(|err| panic!("{err}"));
+        assert_eq!(recovered.generation.ids(), in_use);
+        clear(&mut recovered, &data);
+        drop(recovered);
+        recover().unwrap_or_else(|err| panic!("{err}"));
+    }
 }

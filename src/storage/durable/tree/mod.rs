@@ -239,6 +239,15 @@ impl Database {
         WriteBatch { batch, database: self.clone(), is_seen_at_once: false }
     }
 
+    /// Numbers what comes from now on above this. At its opening a database looks for the
+    /// highest number in its keyspaces, and not in the list of their names: there a removal
+    /// with too low a number has no effect. Not while a batch is committed.
+    pub fn number_above(&self, number: u64) {
+        let next = number + 1;
+        self.0.supervisor.seqno.fetch_max(next);
+        self.0.supervisor.snapshot_tracker.set(next);
+    }
+
     /// All batches with lower sequence numbers can be read.
     pub fn visible_number(&self) -> u64 {
         self.0.visible_seqno()

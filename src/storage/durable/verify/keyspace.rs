@@ -50,15 +50,25 @@ pub fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
     Ok(highest)
 }
 
-/// Checks the keyspace in `folder` that names all others, as a whole; gives
-/// their names by their numbers.
-pub fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, OpenError> {
+/// The list of the keyspaces.
+#[derive(Debug)]
+pub struct Names {
+    /// Their names, by their numbers.
+    pub by_number: BTreeMap<u64, String>,
+    /// The highest sequence number in the list; zero if it is empty.
+    pub highest: u64,
+}
+
+/// Checks the keyspace in `folder` that names all others, as a whole.
+pub fn names(folder: &Path, walk: &mut Walk) -> Result<Names, OpenError> {
     let mut found: BTreeMap<u64, Option<String>> = BTreeMap::new();
+    let mut highest = 0;
     each_table(folder, walk, |path, named, table, _| {
         let damaged = || changed(path.to_owned());
         if checksum(path)? != named.checksum {
             return Err(damaged());
         }
+        highest = highest.max(table.highest_number());
         for Item { key, value } in table.items().ok_or_else(damaged)? {
             let Some((&NAME_PREFIX, id)) = key.user_key.split_first() else { continue };
             let id = id.first_chunk().map(|id| u64::from_be_bytes(*id)).ok_or_else(damaged)?;
@@ -68,7 +78,8 @@ pub fn names(folder: &Path, walk: &mut Walk) -> Result<BTreeMap<u64, String>, Op
         }
         Ok(())
     })?;
-    Ok(found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect())
+    let by_number = found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect();
+    Ok(Names { by_number, highest })
 }
 
 /// Checks the files of a keyspace's manifest, and hands out the tables.

@@ -25,6 +25,7 @@ use super::held;
 use super::inventory::{Inventory, Listed};
 use super::journal::{self, Journals};
 use super::open_error::OpenError;
+use keyspace::Names;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -47,6 +48,8 @@ const WHOLE_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Verified {
     pub journals: Journals,
+    /// The list of its keyspaces.
+    pub names: Names,
     /// The files that others may read or write.
     pub open_to_others: Vec<PathBuf>,
 }
@@ -80,7 +83,7 @@ pub fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
     if has_inventory {
         walk.file(&data.join(Inventory::NAME))?;
     }
-    let trees = keyspaces(data, inventory.as_ref(), &mut walk)?;
+    let (names, trees) = keyspaces(data, inventory.as_ref(), &mut walk)?;
     let whole_bytes = |number: u64| {
         let listed = inventory.iter().flat_map(|inventory| &inventory.journals);
         let listed = listed.filter(|listed| listed.number == number);
@@ -89,7 +92,7 @@ pub fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
     let stamp = inventory.as_ref().map(|inventory| inventory.stamp);
     let journals = Journals::read(data, stamp, whole_bytes)?;
     are_all_there(data, &journals, inventory.as_ref(), &trees)?;
-    Ok(Verified { journals, open_to_others: walk.open_to_others })
+    Ok(Verified { journals, names, open_to_others: walk.open_to_others })
 }
 
 /// Checks that no journal is missing that anything is in which no table has.
@@ -118,13 +121,13 @@ fn are_all_there(
     }
 }
 
-/// Checks the keyspaces of the database in `data`; gives those that it will
-/// open, each with the highest sequence number in its tables.
+/// Checks the keyspaces of the database in `data`; gives the list of them, and those that
+/// it will open, each with the highest sequence number in its tables.
 fn keyspaces(
     data: &Path,
     inventory: Option<&Inventory>,
     walk: &mut Walk,
-) -> Result<BTreeMap<u64, Option<u64>>, OpenError> {
+) -> Result<(Names, BTreeMap<u64, Option<u64>>), OpenError> {
     let folder = data.join(KEYSPACES);
     walk.folder(&folder)?;
     let mut there = Vec::new();
@@ -138,7 +141,8 @@ fn keyspaces(
         there.push(number);
     }
     let path = |number: u64| folder.join(number.to_string());
-    let names = keyspace::names(&path(NAMES), walk)?;
+    let list = keyspace::names(&path(NAMES), walk)?;
+    let names = &list.by_number;
     let in_use = inventory.map_or([None, None], |inventory| inventory.keyspaces.map(Some));
     for number in in_use.into_iter().flatten() {
         if !names.contains_key(&number) || !there.contains(&number) {
@@ -149,14 +153,16 @@ fn keyspaces(
     for number in names.keys().filter(|number| there.contains(number)) {
         trees.insert(*number, keyspace::check(&path(*number), walk)?);
     }
-    // One that was just begun may be without its folder once power was lost, but
-    // then there is the one that it was to follow.
+    // One that was just begun may be without its folder once power was lost, and earlier
+    // programs left names of what they had removed. Without an inventory it can only be
+    // said that there has to be another then.
     if let Some((number, _)) = names.iter().find(|(number, _)| !trees.contains_key(number))
-        && !has_whole_generation(&names, &trees)
+        && inventory.is_none()
+        && !has_whole_generation(names, &trees)
     {
         return Err(OpenError::Missing { file: path(*number) });
     }
-    Ok(trees)
+    Ok((list, trees))
 }
 
 /// Whether there is a keyspace of keys, and the one that belongs to it.
