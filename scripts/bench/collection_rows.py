@@ -11,11 +11,12 @@ import statistics
 import subprocess
 import time
 
-from lib import Wrong, end_with_parent, parsed
+from lib import Wrong, end_with_parent, parsed, wait_for
 
 from .loads import CONNECTIONS, Load, gets, puts
 from .requests import (
-    VALUE, ask, close, drive, get_request, open_clients, path_of, put_request, received)
+    PATIENCE_SECONDS, VALUE, ask, close, drive, get_request, open_clients, path_of, put_request,
+    received)
 from .servers import Servers, start_redis
 from .table import CPU, KEYS, OPERATIONS, P50, P99, P999, RATE
 
@@ -183,20 +184,37 @@ def others_beside(bench, store, count):
 
 @contextlib.contextmanager
 def without_pause(store, target):
-    """Has curl ask the same over and over, on one connection, while the block runs."""
-    url = f'url = "http://127.0.0.1:{store.port}{target}"\noutput = "/dev/null"\n'
-    asks = os.path.join(store.folder, "asks")
+    """Has curl ask the same over and over, on one connection, while the block runs. It has
+    read by then what it is to ask, for which it takes a processor for some tenths of a
+    second."""
+    asks, first = (os.path.join(store.folder, name) for name in ("asks", "first"))
+
+    def transfer(path, output):
+        return f'url = "http://127.0.0.1:{store.port}{path}"\noutput = "{output}"\n'
+
     with open(asks, "w") as file:
-        file.write(url * 100_000)
+        file.write(transfer("/healthz", first) + transfer(target, "/dev/null") * 100_000)
     curl = subprocess.Popen(["curl", "-sSf", "--fail-early", "-K", asks], text=True,
                             stderr=subprocess.PIPE, preexec_fn=end_with_parent)
-    try:
-        yield
+
+    def check():
         if curl.poll() is not None:
             raise Wrong(f"curl {target} has ended with {curl.returncode}: {curl.stderr.read()}")
+
+    def has_begun():
+        check()
+        return os.path.exists(first) and os.path.getsize(first) > 0
+
+    try:
+        if not wait_for(has_begun, PATIENCE_SECONDS):
+            raise Wrong(f"curl {target} does not begin")
+        yield
+        check()
     finally:
         curl.kill()
         curl.communicate()
+        if os.path.exists(first):
+            os.remove(first)
 
 
 # Waits.

@@ -6,13 +6,17 @@
 
 use super::maps::{Maps, read};
 use super::packed::Packed;
-use crate::storage::page::{Builder, KeyTexts, Listing, Page, Range, Start};
+use crate::storage::page::{Builder, KeyTexts, Listing, Moment, Page, Range, Start};
 use crate::storage::{Key, PAGE_KEYS_MAX, Time};
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::Ordering;
 
 /// The most expired keys that a page passes before it ends, about.
 const PASSED_MAX: usize = 2000;
+
+/// The most keys of a page of an export: as each is looked up in the maps, it takes as long
+/// as a page of all keys does without.
+const EXPORT_KEYS_MAX: usize = 250;
 
 /// The state of the maps at the start of a page that may meet expired keys.
 #[derive(Clone, Copy)]
@@ -37,8 +41,14 @@ impl Maps {
         due.sweeps % 2 == 1 || self.sweeps.load(Ordering::Acquire) != due.sweeps
     }
 
-    /// Reads a page.
+    /// Reads a page. Each of an export is short, and none is of an earlier moment.
     pub fn list(&self, listing: &Listing) -> Page {
+        if listing.moment == Moment::Hold && listing.keys_max > EXPORT_KEYS_MAX {
+            let listing = Listing { keys_max: EXPORT_KEYS_MAX, ..listing.clone() };
+            let mut page = self.list(&listing);
+            page.moment = listing.moment;
+            return page;
+        }
         let due = self.due();
         let (mut builder, mut keys, mut passed) = (Builder::new(listing), KeyTexts::default(), 0);
         while let Some(bounds) = builder.bounds() {

@@ -8,7 +8,7 @@ use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op};
 use crate::platform::allocator;
 use crate::storage::threads::{Ended, Start};
 use crate::storage::{
-    BatchOp, Blocking as _, Decision, Effect, Limits, Listing, PAGE_KEYS_MAX, Range, Read,
+    BatchOp, Blocking as _, Decision, Effect, Limits, Listing, Moment, PAGE_KEYS_MAX, Range, Read,
     Revision, Storage as _, Time, Watched,
 };
 use bytes::Bytes;
@@ -1125,4 +1125,27 @@ fn no_key_and_no_byte_is_lost_where_keys_come_and_go_and_passes_are_made() {
         }
     }
     assert!(!crate::platform::size_classes::HAS_SLABS || moved > 0);
+}
+
+/// Each key of it is looked up, so a page as long as others would take several times as long.
+#[test]
+fn pages_of_an_export_are_short_and_none_is_left_out() {
+    let memory = Memory::new();
+    let keys: Vec<String> = (0..600).map(|number| format!("{number:03}")).collect();
+    for name in &keys {
+        memory.set(key(name), entry(5)).unwrap();
+    }
+    let mut listing = Listing { with_entries: true, moment: Moment::Hold, ..pages_of(1000) };
+    let (mut lengths, mut listed) = (Vec::new(), Vec::new());
+    loop {
+        let page = memory.list(listing.clone()).unwrap();
+        lengths.push(page.entries().len());
+        listed.extend(page.keys().map(str::to_owned));
+        let Some(start) = page.next else { break };
+        listing =
+            Listing { range: Range { start, ..listing.range }, moment: page.moment, ..listing };
+    }
+    assert_eq!((lengths, listed), (vec![250, 250, 100], keys));
+    let page = memory.list(Listing { with_entries: true, ..pages_of(1000) }).unwrap();
+    assert_eq!(page.len(), 600, "a page of a client's is of one moment");
 }

@@ -113,7 +113,8 @@ pub struct Page {
     /// The start of the rest; none once the end was reached. A page may have few keys,
     /// or none, and others behind it.
     pub next: Option<Start>,
-    /// The moment for the pages that follow: [`Moment::Held`] if one is held.
+    /// The moment for the pages that follow: [`Moment::Held`] if one is held. An engine that
+    /// cannot may say [`Moment::Hold`]: its pages of an export are short.
     pub moment: Moment,
     /// A key behind the page was seen: the rest has one. Without that it may have none.
     pub is_followed: bool,
