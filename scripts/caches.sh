@@ -24,8 +24,25 @@
 #                  }
 #              }
 #     Nx       export NX_SELF_HOSTED_REMOTE_CACHE_SERVER=http://store:8888/kv/nx
+#     moon     in .moon/workspace.yml:
+#              remote:
+#                host: 'http://store:8888'
+#                api: 'http'
+#                cache:
+#                  instanceName: 'kv/moon'
+#     Nix      nix copy --to http://store:8888/kv/nix PATH, and --from
+#     DVC      dvc remote add --default store http://store:8888/kv/dvc
+#              dvc remote modify store method PUT
+#     Terraform, for its state, by one at a time: with a lock_address it adds an ?ID=
+#              to each PUT, which is 400
+#              backend "http" {
+#                address       = "http://store:8888/kv/terraform/state"
+#                update_method = "PUT"
+#              }
 #
-# All of them read with GET, write with PUT, and take 404 for "not there".
+# All of them read with GET, write with PUT, and take 404 for "not there". An empty file
+# is no value: DVC cannot push it, moon keeps nothing of a task that makes one, and Bazel
+# 2.1, which uploads one with each build, never finds anything (4.2 does).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh

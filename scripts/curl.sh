@@ -443,7 +443,10 @@ manual_runs() {
 }
 different='^$'
 if has_slots; then
-    # Its queue has no {tag}.
+    # Its queue has no {tag}, and it says so.
+    check 'it says what is another on a cluster' 2 "$(grep -c 'In front of a cluster' manual)"
+    answer_status 201 curl -d 'resize 1.png' "$URL/kv?prefix=%7Btry%7D/job:"
+    answer 200 'resize 1.png' curl -X DELETE "$URL/kv?take=%7Btry%7D/job:"
     different='/kv?take=\|/watch?'
     answer 409 'keys are in different slots\n' curl -X DELETE "$URL/kv?take=try/job:"
 fi

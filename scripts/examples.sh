@@ -222,6 +222,22 @@ cat popped-* | sort >popped
 check_file 'of five that pop, each item goes to one' pushed popped
 gives 1 '' queue pop "$NAME"
 
+# Names with what has a meaning in a URL, or to curl.
+
+odd="$NAME #1?ttl=1s&b%41/../{c}"
+encoded="$NAME%20%231%3Fttl=1s%26b%2541/../%7Bc%7D"
+gives 0 '1\n' counter "$odd"
+gives 0 '3\n' counter "$odd" 2
+answer 200 "counter/$encoded\n" curl "$URL/kv?prefix=counter/$NAME%20"
+gives 0 "lock/$encoded\n" lock "$odd" curl -q -sS "$URL/kv?prefix=lock/$NAME%20"
+gives 0 '' limit "$odd" 1 60
+gives 1 '' limit "$odd" 1 60
+gives 0 '' log append "$odd" 'a line'
+answer 200 'a line\n' curl --path-as-is "$URL/kv/log/$encoded"
+gives 0 '' queue push "$odd" 'an item'
+gives 1 '' queue pop "$NAME"
+gives 0 'an item' queue pop "$odd"
+
 # A transfer.
 
 answer 200 '' curl -X PUT -d 100 "$URL/kv/%7Baccount%7D/$NAME-a"

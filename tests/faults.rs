@@ -131,6 +131,33 @@ fn out_of_descriptors_it_lives_and_serves_again() {
 }
 
 #[test]
+fn with_too_few_descriptors_it_does_not_listen() {
+    const ENOUGH: usize = 4;
+    let place = Place::new();
+    let arguments = place.arguments();
+    let arguments = arguments.each_ref().map(String::as_str);
+    for arguments in [&[][..], &arguments] {
+        let mut served = 0;
+        for limit in 8..=64 {
+            let what = format!("{limit} descriptors, {arguments:?}");
+            let script = format!("ulimit -n {limit}; exec \"$@\"");
+            match Process::try_run(under(&["sh", "-c", &script, "sh"], None, arguments)) {
+                Ok(process) => {
+                    assert_eq!(process.connect().get("/livez").status(), 200, "{what}");
+                    assert_ends_well(process, &what);
+                    served += 1;
+                }
+                Err(log) => assert!(log.contains("Too many open files"), "{what}: {log}"),
+            }
+            if served == ENOUGH {
+                break;
+            }
+        }
+        assert_eq!(served, ENOUGH, "{arguments:?}: 64 are enough");
+    }
+}
+
+#[test]
 fn refused_threads_it_lives_and_serves_again() {
     if !there_is("setpriv") || !there_is("prlimit") || !is_root() {
         return;

@@ -11,7 +11,7 @@
 # It shows revalidation: curl sends the ETag of the copy (--etag-compare), and
 # 304 says that the copy is still right; with a time, once that is over without a
 # change (?wait). It prints `changed` or `unchanged`. If it fails, the copy stays
-# as it is. The ETag is kept in FILE.etag.
+# as it is. The ETag is kept in FILE.etag. The key is as in a URL, percent-encoded.
 
 set -euo pipefail
 

@@ -9,7 +9,8 @@
 #
 # It shows compare-and-set: the new value goes in only if the one it was made
 # from is still there (If-Match with its ETag), else all of it is done again.
-# The value keeps its type and, with ?ttl=keep, its expiry.
+# The value keeps its type and, with ?ttl=keep, its expiry. The key is as in a URL,
+# percent-encoded.
 
 set -euo pipefail
 

@@ -16,7 +16,9 @@ if [ $# -lt 1 ]; then
     echo "usage: $0 NAME [BY]" >&2
     exit 2
 fi
-counter=${URL:-http://127.0.0.1:8888}/kv/counter/$1
+# Percent-encoded, each byte of it: a name may have any characters.
+name=$(printf '%s' "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
+counter=${URL:-http://127.0.0.1:8888}/kv/counter/$name
 by=${2:-1}
 
 case $by in

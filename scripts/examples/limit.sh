@@ -15,7 +15,9 @@ if [ $# -ne 3 ]; then
     echo "usage: $0 NAME MAX SECONDS" >&2
     exit 2
 fi
-limit=${URL:-http://127.0.0.1:8888}/kv/limit/$1
+# Percent-encoded, each byte of it: a name may have any characters.
+name=$(printf '%s' "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
+limit=${URL:-http://127.0.0.1:8888}/kv/limit/$name
 
 count=$(curl -fsS -X POST "$limit?incr&ttl=$3") || exit 2
 [ "$count" -le "$2" ]

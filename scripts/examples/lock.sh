@@ -18,7 +18,9 @@ if [ $# -lt 2 ]; then
     echo "usage: $0 NAME COMMAND..." >&2
     exit 2
 fi
-lock=${URL:-http://127.0.0.1:8888}/kv/lock/$1
+# Percent-encoded, each byte of it: a name may have any characters.
+name=$(printf '%s' "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
+lock=${URL:-http://127.0.0.1:8888}/kv/lock/$name
 ttl=${TTL:-60s}
 shift
 

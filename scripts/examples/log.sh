@@ -18,7 +18,9 @@ if [ $# -lt 2 ]; then
     echo "usage: $0 append NAME [LINE] | $0 tail NAME" >&2
     exit 2
 fi
-log=${URL:-http://127.0.0.1:8888}/kv/log/$2
+# Percent-encoded, each byte of it: a name may have any characters.
+name=$(printf '%s' "$2" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
+log=${URL:-http://127.0.0.1:8888}/kv/log/$name
 
 append() {
     curl -fsS -X POST --data-binary @- -H 'Content-Type: text/plain; charset=utf-8' "$log?append"

@@ -19,8 +19,10 @@ if [ $# -lt 2 ]; then
     exit 2
 fi
 url=${URL:-http://127.0.0.1:8888}/kv
+# Percent-encoded, each byte of it: a name may have any characters.
+name=$(printf '%s' "$2" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
 # The braces {...} have a cluster keep all of a queue in one place.
-prefix=queue/%7B$2%7D/
+prefix=queue/%7B$name%7D/
 
 pop() {
     local status

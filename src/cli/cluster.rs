@@ -291,10 +291,14 @@ mod tests {
         assert_eq!(login(b"secret"), Ok((None, password("secret"))));
         assert_eq!(login(b"a secret \r\n"), Ok((None, password("a secret "))));
         assert_eq!(login(b"ann\nsecret\n"), Ok((password("ann"), password("secret"))));
+        assert_eq!(login(b"\xef\xbb\xbfsecret\r\n"), Ok((None, password("secret"))));
+        let of_two = Ok((password("ann"), password("\u{feff}secret")));
+        assert_eq!(login("\u{feff}ann\n\u{feff}secret\n".as_bytes()), of_two);
         assert_eq!(login(b"of it\n"), Ok((password("ann"), password("of it"))));
         for (bytes, mentioned) in [
             (&b""[..], "empty"),
             (b"\n", "empty"),
+            (b"\xef\xbb\xbf", "empty"),
             (b"ann\n\n", "empty"),
             (b"\nsecret\n", "empty"),
             (b"ann\nsecret\nmore\n", "two lines"),

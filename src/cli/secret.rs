@@ -65,13 +65,15 @@ impl Content {
         Ok(Self { bytes, is_regular: metadata.is_file(), is_open_to_all })
     }
 
-    /// The text; an error says which line is wrong.
+    /// The text, without the byte order mark that some editors put before it; an error
+    /// says which line is wrong.
     pub fn text(&self) -> Result<&str, String> {
-        std::str::from_utf8(&self.bytes).map_err(|err| {
+        let text = std::str::from_utf8(&self.bytes).map_err(|err| {
             let before = self.bytes.get(..err.valid_up_to()).unwrap_or_default();
             let line = memchr::memchr_iter(b'\n', before).count() + 1;
             format!("line {line}: it is not UTF-8")
-        })
+        })?;
+        Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
     }
 }
 

@@ -206,6 +206,14 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_token() {
+        let mut fixture = Fixture::new();
+        fixture.write(["\u{feff}", TOKENS[1], "\r\n"].concat());
+        fixture.look();
+        fixture.assert_let_in(&TOKENS[1..2]);
+    }
+
+    #[test]
     fn the_longest_file_is_taken() {
         let mut fixture = Fixture::new();
         let start = format!("{}\n#", TOKENS[1]);

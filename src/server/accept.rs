@@ -68,14 +68,17 @@ impl Acceptor {
         })
     }
 
-    /// Waits until the accept loop has come to the gate. It does not where the
-    /// standard library accepts in another way than this program knows of.
+    /// Waits until the accept loop has come to the gate. It does not where tiny_http's
+    /// threads cannot be started, or where the standard library accepts in another way
+    /// than this program knows of.
     pub fn wait_until_begun(&self, patience: Duration) -> io::Result<()> {
         const PAUSE: Duration = Duration::from_micros(100);
         let end = Instant::now() + patience;
         while !self.current.thread.has_begun() {
             if Instant::now() > end {
-                return Err(io::Error::other("tiny_http does not accept through the gate"));
+                return Err(io::Error::other(
+                    "tiny_http cannot start its threads, or does not accept through the gate",
+                ));
             }
             thread::sleep(PAUSE);
         }

@@ -8,6 +8,8 @@
 //! so the cap falls as streams take theirs.
 
 use crate::platform::descriptors;
+use std::io;
+use std::net::TcpListener;
 use std::time::Duration;
 
 /// The deadlines and limits of connections, which the watchdog enforces.
@@ -66,6 +68,12 @@ const THREADS_RESERVED: u64 = 16;
 /// Address space of a connection's thread: nearly all is the standard library's
 /// stack, the rest the allocator's cache.
 const THREAD_BYTES: u64 = (2 << 20) + (256 << 10);
+
+/// Takes the descriptors of a connection, and one more for the next, which is turned
+/// away. Fails where the process does not have so many left.
+pub fn reserve_connection(listener: &TcpListener) -> io::Result<Vec<TcpListener>> {
+    (0..=DESCRIPTORS_EACH).map(|_| listener.try_clone()).collect()
+}
 
 impl Room {
     /// The room beside the server's own threads and the storage's descriptors, and no

@@ -202,7 +202,9 @@ impl Server {
         }
         let limits =
             Limits { idle_timeout: config.idle_timeout, request_timeout: config.request_timeout };
+        let first = listeners.first().map(limits::reserve_connection).transpose()?;
         let acceptor = Acceptor::new(listeners, leaders, Arc::clone(&dispatcher))?;
+        drop(first);
         acceptor.wait_until_begun(START_PATIENCE)?;
         let watchdog = Watchdog::new(limits, Arc::clone(&dispatcher), acceptor);
         let (alive, watchdog_ended) = crossbeam_channel::bounded::<()>(0);

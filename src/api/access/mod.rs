@@ -75,13 +75,14 @@ impl Access {
     /// Lets the caller in, or refuses it before anything is told.
     pub fn admit(
         &self,
+        target: Target<'_>,
         fields: Fields<'_>,
         token_use: impl FnOnce() -> TokenUse,
         cors: Option<&Cors>,
     ) -> Result<Caller, Refusal> {
         let rights = match &self.tokens {
             None => {
-                self.hosts.check(fields)?;
+                self.hosts.check(target, fields)?;
                 Rights::All
             }
             Some(tokens) => match token_use() {

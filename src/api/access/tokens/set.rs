@@ -93,7 +93,6 @@ impl TokenSet {
     /// token there may be `sha256:` and its digest. Without a right it is `rw`, without a
     /// prefix for all keys. Prefixes are percent-decoded once.
     pub fn parse(text: &str) -> Result<Self, InvalidTokens> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut grants = HashMap::new();
         let mut lines_of = HashMap::new();
         for (line, text) in (1..).zip(text.lines()) {
