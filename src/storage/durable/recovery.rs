@@ -18,6 +18,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The list of keyspaces is rewritten without what was deleted once that is more than this.
+const DELETED_NAMES_MAX: usize = 100;
+
 /// A database that is open, the generation in use, the inventory of both, and the position
 /// in the history.
 pub struct Recovered {
@@ -62,7 +65,7 @@ pub fn recover(
     put_right(data.path(), &verified)?;
     let stamp = Stamp::new();
     let database = Database::open(data.path())?;
-    database.number_above(verified.names.highest);
+    database.number_above(verified.names.highest.max(verified.journals.highest));
     let generation = generation_in_use(&database, data, stamp)?;
     let revision = revision::last(generation.keys())?.unwrap_or_else(Revision::newborn);
     // Before anything is written that it lists, or removed that the one before lists.
@@ -74,8 +77,9 @@ pub fn recover(
     Ok(Recovered { database, generation, inventory, revision })
 }
 
-/// Puts right what the database would not: removes what a crash has left half written, and
-/// has the trees forget what they count of blob files that are gone.
+/// Puts right what the database would not: removes what a crash has left half written, has
+/// the trees forget what they count of blob files that are gone, and shortens the list of
+/// keyspaces.
 fn put_right(data: &Path, verified: &Verified) -> Result<(), OpenError> {
     for file in &verified.left_files {
         if let Err(err) = fs::remove_file(file) {
@@ -88,6 +92,11 @@ fn put_right(data: &Path, verified: &Verified) -> Result<(), OpenError> {
         for name in standby.keyspace_names() {
             standby.keyspace(&name)?.forget_gone_blobs()?;
         }
+    }
+    if verified.names.deleted > DELETED_NAMES_MAX
+        && let Err(err) = Database::compact_list(data)
+    {
+        log::debug!("the list of keyspaces stays as it is: {err}");
     }
     Ok(())
 }
@@ -108,7 +117,7 @@ fn unlistable(err: io::Error) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::super::directory::Directory;
-    use super::super::generation::KEYS_END;
+    use super::super::generation::{KEYS_END, MARK};
     use super::*;
 
     /// A new store's directory, and its data.
@@ -190,6 +199,35 @@ mod tests {
         clear(&mut recovered, &data);
         drop(recovered);
         recover().unwrap_or_else(|err| panic!("{err}"));
+    }
+
+    /// The journal has them in order, whatever has become of their keyspaces.
+    #[test]
+    fn batches_are_numbered_above_those_of_keyspaces_that_are_gone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (directory, data) = directory(place.path());
+        let recover = || {
+            let recovered = recover(&data, true, || directory.finish());
+            recovered.unwrap_or_else(|err| panic!("{err}"))
+        };
+        let Recovered { database, generation, revision, .. } = recover();
+        let next = generation.next(&database, data.path(), revision).expect("it begins");
+        // It is not in use without its mark, and so is removed.
+        let mut batch = next.batch(&database, revision);
+        batch.remove(next.keys(), MARK);
+        batch.commit().expect("it is written");
+        let ids = generation.ids();
+        drop((next, generation, database));
+        recover();
+        // That had the numbers of the removal.
+        Database::compact_list(data.path()).expect("it is rewritten");
+
+        let Recovered { database, generation, revision, .. } = recover();
+        assert_eq!(generation.ids(), ids);
+        let batch = generation.batch(&database, revision);
+        batch.commit().expect("it is written");
+        drop((generation, database));
+        recover();
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub fn check(folder: &Path, walk: &mut Walk) -> Result<Tree, OpenError> {
 pub struct Names {
     /// Their names, by their numbers.
     pub by_number: BTreeMap<u64, String>,
+    /// How many were deleted and are in the list yet.
+    pub deleted: usize,
     /// The highest sequence number in the list; zero if it is empty.
     pub highest: u64,
 }
@@ -100,8 +102,10 @@ pub fn names(folder: &Path, walk: &mut Walk) -> Result<Names, OpenError> {
         }
         Ok(())
     })?;
-    let by_number = found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect();
-    Ok(Names { by_number, highest })
+    let all = found.len();
+    let by_number: BTreeMap<u64, String> =
+        found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect();
+    Ok(Names { deleted: all - by_number.len(), by_number, highest })
 }
 
 /// Checks the files of a keyspace's manifest, and hands out the tables.
