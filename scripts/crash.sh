@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
 # Kills the durable store with SIGKILL at random moments while clients write,
-# again and again, and checks that every acknowledged write is there.
+# again and again, also while it starts, clears or evicts, and checks that every
+# acknowledged write is there.
 #
 #     scripts/crash.sh                 a hundred rounds, some minutes
 #     scripts/crash.sh --short         ten rounds
@@ -23,4 +24,5 @@ need python3 'kills' || summary
 find_program
 counted crash.py --program "$BIN" --directory "$WORK/store" --rounds "$rounds"
 counted crash.py --program "$BIN" --directory "$WORK/large" --rounds $((rounds / 4 + 1)) --large
+counted crash.py --program "$BIN" --directory "$WORK/evict" --rounds $((rounds / 4 + 1)) --evict
 summary

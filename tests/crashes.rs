@@ -801,7 +801,7 @@ fn killed_at_any_change_of_a_start_it_is_started_again() {
     });
 }
 
-/// The same while it is written to, cleared and closed.
+/// The same while it is written to, cleared and closed, and then cleared and killed once more.
 #[test]
 fn killed_at_any_change_of_a_clear_it_is_started_again() {
     if !there_is("strace") {
@@ -825,6 +825,12 @@ fn killed_at_any_change_of_a_clear_it_is_started_again() {
         wait(&mut strace).expect("it ends with what it follows");
         // What was not acknowledged may have happened as well.
         is_started_again(&place, done < 2, done > 2);
+        // Of what was left then, a name may be given anew, or a number.
+        let process = place.start();
+        assert_eq!(process.connect().call("DELETE", "/clear").status(), 200);
+        process.signal("KILL");
+        process.end();
+        is_started_again(&place, false, false);
         if done > 3 {
             assert!(n > 10, "only {n} changes");
             break;

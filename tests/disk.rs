@@ -251,6 +251,26 @@ fn what_the_journal_holds_is_synced_before_it_is_seen() {
     holds(&mut process.connect(), "kept", b"kept");
 }
 
+#[test]
+fn clears_leave_no_files() {
+    let place = Place::with_a_store();
+    let process = place.start();
+    let mut connection = process.connect();
+    for _ in 0..30 {
+        acknowledged(&mut connection, "one", b"1");
+        assert_eq!(connection.call("DELETE", "/clear").status(), 200);
+    }
+    let files = || {
+        let folders = ["data/keyspaces", "data/keyspaces/0", "data/keyspaces/0/tables"];
+        let entries = folders.map(|folder| fs::read_dir(place.path().join(folder)));
+        entries.into_iter().map(|entries| entries.expect("a folder").count()).sum::<usize>()
+    };
+    wait_until("they are removed", || files() < 30);
+    let (code, log) = process.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("WARN"), "{log}");
+}
+
 /// A file that was synced is lost with its name, and that is the folder's.
 #[test]
 fn the_folders_of_new_files_are_synced() {

@@ -22,6 +22,10 @@ use std::time::{Duration, Instant, SystemTime};
 /// The libraries with verbose logs, by the start of their targets.
 const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
 
+/// Where one of them warns that it could not remove an obsolete file: the engine on disk has
+/// removed some before it.
+const OF_OBSOLETE_FILES: &str = "lsm_tree::table::inner";
+
 /// The longest text of a line: the longest target that is served fits, with every
 /// byte escaped.
 const TEXT_BYTES_MAX: usize = 20 * 1024;
@@ -97,7 +101,10 @@ impl Log for Logger {
         // These libraries log a line for each record that is read at a start.
         let is_insides = metadata.level() > Level::Warn
             && LOQUACIOUS.iter().any(|library| target.starts_with(library));
-        self.lines.enabled(metadata) && !is_insides && !target.starts_with(LIBRARY_LOG_TARGET)
+        self.lines.enabled(metadata)
+            && !is_insides
+            && target != OF_OBSOLETE_FILES
+            && !target.starts_with(LIBRARY_LOG_TARGET)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -293,9 +293,12 @@ fn holds_at_most(path: &Path, is_right: impl FnOnce(&[u8]) -> bool) -> io::Resul
     Ok(metadata.is_file() && metadata.len() <= FORMAT_BYTES_MAX && is_right(&fs::read(path)?))
 }
 
-/// Whether a text is a beginning of one that [`write_format`] writes, in any version.
+/// Whether a text is a beginning of one that [`write_format`] writes, in any version. Once
+/// power was lost zeros may be in the place of the rest.
 fn is_start_of_format(text: &[u8]) -> bool {
     let fixed = format!("{FORMAT_NAME} ").into_bytes();
+    let written = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let text = text.get(..written).unwrap_or_default();
     match text.strip_prefix(&fixed[..]) {
         None => fixed.starts_with(text),
         Some(version) => {
@@ -341,6 +344,22 @@ fn write_format(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_format_that_was_begun_is_ours_and_no_other_text() {
+        let is_ours = |text: &[u8]| is_start_of_format(text);
+        let whole = format!("{FORMAT_NAME} {FORMAT_VERSION}\n").into_bytes();
+        for bytes in 0..=whole.len() {
+            let mut text = whole.clone();
+            text.truncate(bytes);
+            assert!(is_ours(&text), "{bytes} bytes");
+            text.resize(whole.len(), 0);
+            assert!(is_ours(&text), "{bytes} bytes, and zeros");
+        }
+        for text in ["x", "little-key-value x", "\0little", "little-key-value 3\nmore"] {
+            assert!(!is_ours(text.as_bytes()), "{text:?}");
+        }
+    }
 
     #[test]
     fn its_lock_ends_with_it_whoever_has_the_descriptor_too() {

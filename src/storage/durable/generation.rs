@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const EXPIRING: &str = ".expiring";
 
 /// The mark of a generation that is in use. Keys are UTF-8, so this is none.
-const MARK: [u8; 1] = [0xff];
+pub const MARK: [u8; 1] = [0xff];
 
 /// Before and behind all other keys, but for some that are nothing but zeros.
 /// Compaction merges a file into the next level only if its bounds overlap files

@@ -13,9 +13,13 @@ use super::revision;
 use super::tree::Database;
 use super::verify::{self, Verified};
 use crate::storage::Revision;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+
+/// The list of keyspaces is rewritten without what was deleted once that is more than this.
+const DELETED_NAMES_MAX: usize = 100;
 
 /// A database that is open, the generation in use, the inventory of both, and the position
 /// in the history.
@@ -58,9 +62,10 @@ pub fn recover(
     finish: impl FnOnce() -> Result<(), OpenError>,
 ) -> Result<Recovered, OpenError> {
     let verified = check(data, has_inventory)?;
+    put_right(data.path(), &verified)?;
     let stamp = Stamp::new();
     let database = Database::open(data.path())?;
-    database.number_above(verified.names.highest);
+    database.number_above(verified.names.highest.max(verified.journals.highest));
     let generation = generation_in_use(&database, data, stamp)?;
     let revision = revision::last(generation.keys())?.unwrap_or_else(Revision::newborn);
     // Before anything is written that it lists, or removed that the one before lists.
@@ -70,6 +75,30 @@ pub fn recover(
     generation.remove_others(&database)?;
     let inventory = inventory::Keeper::new(Arc::clone(data), inventory);
     Ok(Recovered { database, generation, inventory, revision })
+}
+
+/// Puts right what the database would not: removes what a crash has left half written, has
+/// the trees forget what they count of blob files that are gone, and shortens the list of
+/// keyspaces.
+fn put_right(data: &Path, verified: &Verified) -> Result<(), OpenError> {
+    for file in &verified.left_files {
+        if let Err(err) = fs::remove_file(file) {
+            log::debug!("{} stays: {err}", file.display());
+        }
+    }
+    if verified.counts_gone_blobs {
+        // Threads of the database might make a file with the number of another at once.
+        let standby = Database::open_standby(data)?;
+        for name in standby.keyspace_names() {
+            standby.keyspace(&name)?.forget_gone_blobs()?;
+        }
+    }
+    if verified.names.deleted > DELETED_NAMES_MAX
+        && let Err(err) = Database::compact_list(data)
+    {
+        log::debug!("the list of keyspaces stays as it is: {err}");
+    }
+    Ok(())
 }
 
 /// The generation in use of an open database. Its batches have the stamp.
@@ -88,6 +117,7 @@ fn unlistable(err: io::Error) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::super::directory::Directory;
+    use super::super::generation::{KEYS_END, MARK};
     use super::*;
 
     /// A new store's directory, and its data.
@@ -169,5 +199,110 @@ mod tests {
         clear(&mut recovered, &data);
         drop(recovered);
         recover().unwrap_or_else(|err| panic!("{err}"));
+    }
+
+    /// The journal has them in order, whatever has become of their keyspaces.
+    #[test]
+    fn batches_are_numbered_above_those_of_keyspaces_that_are_gone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (directory, data) = directory(place.path());
+        let recover = || {
+            let recovered = recover(&data, true, || directory.finish());
+            recovered.unwrap_or_else(|err| panic!("{err}"))
+        };
+        let Recovered { database, generation, revision, .. } = recover();
+        let next = generation.next(&database, data.path(), revision).expect("it begins");
+        // It is not in use without its mark, and so is removed.
+        let mut batch = next.batch(&database, revision);
+        batch.remove(next.keys(), MARK);
+        batch.commit().expect("it is written");
+        let ids = generation.ids();
+        drop((next, generation, database));
+        recover();
+        // That had the numbers of the removal.
+        Database::compact_list(data.path()).expect("it is rewritten");
+
+        let Recovered { database, generation, revision, .. } = recover();
+        assert_eq!(generation.ids(), ids);
+        let batch = generation.batch(&database, revision);
+        batch.commit().expect("it is written");
+        drop((generation, database));
+        recover();
+    }
+
+    #[test]
+    fn a_keyspace_that_was_removed_in_part_is_removed() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (directory, data) = directory(place.path());
+        let recover = || {
+            let recovered = recover(&data, true, || directory.finish());
+            recovered.unwrap_or_else(|err| panic!("{err}"))
+        };
+        let database = recover().database;
+        begin_of_clear(&database, 1);
+        let folder = database.keyspace("1").expect("it is there").path().to_owned();
+        drop(database);
+        // Before all other files of it.
+        fs::remove_file(folder.join("current")).expect("it was there");
+        let mut recovered = recover();
+        assert!(!folder.exists());
+        clear(&mut recovered, &data);
+    }
+
+    #[test]
+    fn a_file_that_takes_the_place_of_a_manifest_is_not_left() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (directory, data) = directory(place.path());
+        let list = data.path().join("keyspaces/0");
+        let keyspace = recover(&data, true, || directory.finish()).map(|recovered| {
+            let keys = recovered.generation.keys();
+            keys.path().to_owned()
+        });
+        let folders = [list, keyspace.unwrap_or_else(|err| panic!("{err}"))];
+        let left = folders.map(|folder| folder.join(".tmp0aB1cD"));
+        for file in &left {
+            fs::write(file, b"half").expect("it is written");
+        }
+        recover(&data, true, || directory.finish()).unwrap_or_else(|err| panic!("{err}"));
+        assert!(left.iter().all(|file| !file.exists()));
+    }
+
+    /// A drop of tables leaves the count of a file that goes with them.
+    #[test]
+    fn a_blob_file_is_not_taken_for_an_earlier_one_of_its_number() {
+        const LARGE: [u8; 5000] = [b'x'; 5000];
+        let place = tempfile::tempdir().expect("a directory");
+        let (directory, data) = directory(place.path());
+        let recover = || {
+            let recovered = recover(&data, true, || directory.finish());
+            recovered.unwrap_or_else(|err| panic!("{err}"))
+        };
+        let recovered = recover();
+        let keys = recovered.generation.keys();
+        let insert = |key: String, value: &[u8]| keys.insert(key, value).expect("it is written");
+        (0..1000).for_each(|key| insert(format!("{key:03}"), &[b'x'; 100]));
+        insert("500".to_owned(), &LARGE);
+        keys.flush_and_wait().expect("it is in a file");
+        keys.merge(16 << 10).expect("it is in the last level");
+        insert("newer".to_owned(), b"x");
+        keys.flush_and_wait().expect("it is in a file");
+        let files = keys.blob_files();
+        assert_eq!(files.len(), 1);
+        let stretch = keys.bottom_stretch(b"300", &KEYS_END, 64 << 10).expect("there are tables");
+        assert!(keys.drop_stretch(&recovered.database, &stretch).expect("it is dropped"));
+        assert_eq!(keys.get("500").expect("it can be read"), None);
+        assert!(keys.blob_files().is_empty());
+        drop(recovered);
+
+        let recovered = recover();
+        let keys = recovered.generation.keys();
+        keys.insert("another", LARGE).expect("it is written");
+        keys.flush_and_wait().expect("it is in a file");
+        assert_eq!(keys.blob_files(), files, "it has another number");
+        for _ in 0..2 {
+            keys.merge(1 << 20).expect("it is in the last level");
+        }
+        let held = keys.get("another").expect("it can be read");
+        assert_eq!(held.as_deref(), Some(&LARGE[..]));
     }
 }

@@ -212,6 +212,7 @@ fn replace_lock(data: &Path) -> io::Result<()> {
 /// of the files last before another database does without the journal.
 fn flush(database: &Database, generation: &mut Generation) -> tree::Result<()> {
     for keyspace in generation.keyspaces.each() {
+        keyspace.forget_gone_blobs()?;
         database.flush(keyspace)?;
     }
     generation.sync_blob_names()

@@ -113,6 +113,8 @@ pub struct Journal {
 #[derive(Debug)]
 pub struct Journals {
     pub all: Vec<Journal>,
+    /// The sequence number of the last batch; zero if there is none.
+    pub highest: u64,
     torn: Option<(PathBuf, u64)>,
 }
 
@@ -146,7 +148,7 @@ impl Journals {
             let Scan { whole_bytes, last_batches, .. } = scan;
             all.push(Journal { number, whole_bytes, last_batches });
         }
-        Ok(Self { all, torn })
+        Ok(Self { all, highest: highest.unwrap_or(0), torn })
     }
 
     /// Cuts off a write that a crash has left unfinished. Gives where that was.

@@ -5,12 +5,14 @@
 //! ```
 //!
 //! A file is made by a flush, so the lower its number the older are its values. It is
-//! removed once compaction has met the last deletion of these.
+//! removed once compaction has met the last deletion of these, or with the last table that
+//! refers to it.
 
 use super::{BLOBS, Database, Keyspace, Result};
 use crate::storage::durable::decoder::Decoder;
 use bytes::Bytes;
 use fjall::AbstractTree as _;
+use lsm_tree::blob_tree::{FragmentationEntry, FragmentationMap};
 use lsm_tree::{InternalValue, Tree, ValueType};
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read as _};
@@ -70,6 +72,22 @@ impl Keyspace {
         let mut numbers: Vec<u64> = version.blob_files.list_ids().copied().collect();
         numbers.sort_unstable();
         numbers
+    }
+
+    /// Has the tree forget how many values were stale in blob files that are gone. It does
+    /// not where a drop of tables has removed them, and from its next opening on it gives
+    /// the number of the last one to another file, which it would take for stale, and remove.
+    pub fn forget_gone_blobs(&self) -> Result<()> {
+        let version = self.0.tree.current_version();
+        let is_gone = |file: &u64| !version.blob_files.contains_key(*file);
+        // A change to what it counts has it look which files are there.
+        let nothing = |file: &u64| (*file, FragmentationEntry::new(0, 0, 0));
+        let mut change = FragmentationMap::default();
+        change.extend(version.gc_stats().keys().filter(|file| is_gone(file)).map(nothing));
+        if !change.is_empty() {
+            self.0.tree.register_tables(&[], None, Some(change), &[], 0)?;
+        }
+        Ok(())
     }
 
     /// The bytes of all blob files.

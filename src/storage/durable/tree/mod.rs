@@ -28,6 +28,7 @@
 mod blob_files;
 mod bottom;
 mod held_tree;
+mod list;
 mod moments;
 mod orphans;
 pub mod table_file;
@@ -41,6 +42,7 @@ use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, AnyTree, DatabaseBuilder, KeyspaceCreateOptions, Readable as _};
 use fjall::{KvSeparationOptions, OwnedWriteBatch, PersistMode, UserKey, UserValue};
 use held_tree::{HeldItem, HeldItems, HeldTree};
+use list::List;
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
 use moments::Moments;
 use orphans::NewFiles;
@@ -178,7 +180,7 @@ fn files_max(limit: u64) -> u64 {
 /// A handle to a database; it is closed with the last handle to it or to one of
 /// its keyspaces.
 #[derive(Clone)]
-pub struct Database(fjall::Database, Arc<Moments>);
+pub struct Database(fjall::Database, Arc<Moments>, Arc<List>);
 
 impl Database {
     /// Opens the database in a folder, or makes an empty one.
@@ -190,7 +192,7 @@ impl Database {
             .max_journaling_size(JOURNALS_BYTES_MAX)
             // Of more than one the first waits busily for the others behind each flush.
             .worker_threads(1);
-        Self::build(builder)
+        Self::build(folder, builder)
     }
 
     /// Opens the database without threads, to read it while another is there. It
@@ -200,15 +202,15 @@ impl Database {
             .cache_size(STANDBY_CACHE_BYTES)
             .max_cached_files(Some(STANDBY_FILES_MAX))
             .worker_threads_unchecked(0);
-        Self::build(builder)
+        Self::build(folder, builder)
     }
 
-    fn build(builder: DatabaseBuilder<fjall::Database>) -> Result<Self> {
+    fn build(folder: &Path, builder: DatabaseBuilder<fjall::Database>) -> Result<Self> {
         let builder = builder.manual_journal_persist(true);
         unless_panic(|| {
             let database = builder.open()?;
             let moments = Arc::new(Moments::new(&database));
-            Ok(Self(database, moments))
+            Ok(Self(database, moments, Arc::new(List::of(folder))))
         })
     }
 
@@ -225,12 +227,15 @@ impl Database {
 
     /// Opens a keyspace, or makes an empty one.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        Ok(Keyspace(self.0.keyspace(name, options)?, Arc::clone(&self.1)))
+        let keyspace = self.2.change(|| self.0.keyspace(name, options))?;
+        Ok(Keyspace(keyspace, Arc::clone(&self.1)))
     }
 
     /// Deletes a keyspace, and its files with the last handle to it.
     pub fn delete_keyspace(&self, keyspace: Keyspace) -> Result<()> {
-        Ok(self.0.delete_keyspace(keyspace.0)?)
+        self.2.change(|| self.0.delete_keyspace(keyspace.0))?;
+        self.2.remove_obsolete_files();
+        Ok(())
     }
 
     /// A batch that is synced as it is committed.
@@ -240,8 +245,9 @@ impl Database {
     }
 
     /// Numbers what comes from now on above this. At its opening a database looks for the
-    /// highest number in its keyspaces, and not in the list of their names: there a removal
-    /// with too low a number has no effect. Not while a batch is committed.
+    /// highest number in its keyspaces, and not in the list of these, where a removal with
+    /// too low a number has no effect, nor in batches of keyspaces that were removed, which
+    /// others are to follow in the journal. Not while a batch is committed.
     pub fn number_above(&self, number: u64) {
         let next = number + 1;
         self.0.supervisor.seqno.fetch_max(next);
@@ -371,7 +377,7 @@ impl WriteBatch {
 
     /// Writes it to the journal, syncs that, and lets readers see it. One at a time.
     pub fn commit(self) -> Result<()> {
-        let Self { batch, database: Database(database, moments), is_seen_at_once } = self;
+        let Self { batch, database: Database(database, moments, _), is_seen_at_once } = self;
         let commit = || batch.commit();
         moments.commit(&database, is_seen_at_once, commit).map_err(Error::of_the_journal)
     }

@@ -91,7 +91,7 @@ fn seen(snapshot: &Snapshot, keyspace: &Keyspace) -> [Bytes; 2] {
 #[test]
 fn a_batch_under_way_is_in_no_snapshot_and_tears_plain_reads() {
     let (database, keyspace, _folder) = pair();
-    let Database(inner, moments) = &database;
+    let Database(inner, moments, _) = &database;
     let read = || keyspace.get("a").expect("it can be read");
     for (number, is_seen_at_once) in [("1", true), ("2", false), ("3", true)] {
         let before = seen(&keyspace.snapshot(), &keyspace);
@@ -119,7 +119,7 @@ fn a_batch_under_way_is_in_no_snapshot_and_tears_plain_reads() {
 #[test]
 fn half_of_a_batch_that_has_panicked_is_never_seen() {
     let (database, keyspace, _folder) = pair();
-    let Database(inner, moments) = &database;
+    let Database(inner, moments, _) = &database;
     let half = || {
         keyspace.0.insert("a", "1")?;
         panic!("a part of a test");
@@ -134,7 +134,7 @@ fn half_of_a_batch_that_has_panicked_is_never_seen() {
 #[test]
 fn a_snapshot_behind_a_plain_read_shows_what_that_has_met() {
     let (database, keyspace, _folder) = pair();
-    let Database(inner, moments) = &database;
+    let Database(inner, moments, _) = &database;
     let waits_for_nothing = || {
         keyspace.wait_for_batch();
         Ok(())
@@ -267,4 +267,42 @@ fn the_blobs_of_a_file_are_those_that_nothing_hides() {
         })
         .collect();
     assert_eq!(found, [vec![0, 1, 2, 4, 6, 8, 9], vec![7]]);
+}
+
+/// The database alone would keep each version of it, and the files of each.
+#[test]
+fn the_list_of_keyspaces_takes_no_more_the_more_were_deleted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let database = Database::open(&data).expect("it is made");
+    let list = data.join("keyspaces/0");
+    let files = || {
+        let folders = [list.clone(), list.join("tables")];
+        let entries = folders.iter().flat_map(|it| fs::read_dir(it).expect("a folder"));
+        entries.map(|entry| entry.expect("it can be read").path()).collect::<Vec<_>>()
+    };
+    let delete_another = |number: usize| {
+        let keyspace = database.keyspace(&number.to_string()).expect("it is made");
+        database.delete_keyspace(keyspace).expect("it is deleted");
+    };
+    let kept = database.keyspace("kept").expect("it is made");
+    (0..4).for_each(delete_another);
+    let before = files().len();
+    (4..40).for_each(delete_another);
+    assert!(files().len() <= before + 4, "{:?}", files());
+    assert_eq!(database.keyspace_names(), ["kept"]);
+    let id = kept.id();
+    drop((kept, database));
+
+    let items_bytes = || -> u64 {
+        let tables = fs::read_dir(list.join("tables")).expect("a folder");
+        tables.map(|table| table.expect("it can be read").metadata().expect("it is").len()).sum()
+    };
+    let before = items_bytes();
+    Database::compact_list(&data).expect("nothing is in its way");
+    let after = items_bytes();
+    assert!(after < before / 4, "{after} of {before} bytes");
+    let database = Database::open(&data).expect("it opens");
+    assert_eq!(database.keyspace_names(), ["kept"]);
+    assert_eq!(database.keyspace("kept").expect("it is there").id(), id);
 }

@@ -15,6 +15,9 @@ const CURRENT: &str = "current";
 const TABLES: &str = "tables";
 const BLOBS: &str = "blobs";
 
+/// The beginning of the name of a `current` that is not in its place yet.
+const UNFINISHED: &str = ".tmp";
+
 /// The only kind of checksum.
 const XXH3: u8 = 0;
 
@@ -34,20 +37,39 @@ struct Named {
 struct Manifest {
     tables: Vec<Named>,
     blobs: Vec<u64>,
+    /// The blob files that it has a count of stale values for.
+    counted: Vec<u64>,
+}
+
+/// A keyspace that was found good.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree {
+    /// The highest sequence number in its tables.
+    pub highest: Option<u64>,
+    /// A count of stale values is left of a blob file that is gone, whose number the
+    /// database would give to another.
+    pub counts_gone_blobs: bool,
+}
+
+/// Whether a crash has left the keyspace in `folder` begun, or half removed: the database
+/// opens none that has no manifest.
+pub fn is_unfinished(folder: &Path) -> Result<bool, OpenError> {
+    Ok(!folder.join(CURRENT).try_exists().map_err(unreadable)?)
 }
 
 /// Checks the keyspace in `folder`, but for blocks and values, which have
-/// checksums of their own. Gives the highest sequence number in its tables.
-pub fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
+/// checksums of their own.
+pub fn check(folder: &Path, walk: &mut Walk) -> Result<Tree, OpenError> {
     let mut highest = None;
-    each_table(folder, walk, |path, named, table, walk| {
+    let Manifest { blobs, counted, .. } = each_table(folder, walk, |path, named, table, walk| {
         highest = highest.max(Some(table.highest_number()));
         if walk.takes_whole(path)? && checksum(path)? != named.checksum {
             check_references(path, table)?;
         }
         Ok(())
     })?;
-    Ok(highest)
+    let last = blobs.iter().max();
+    Ok(Tree { highest, counts_gone_blobs: counted.iter().any(|id| Some(id) > last) })
 }
 
 /// The list of the keyspaces.
@@ -55,6 +77,8 @@ pub fn check(folder: &Path, walk: &mut Walk) -> Result<Option<u64>, OpenError> {
 pub struct Names {
     /// Their names, by their numbers.
     pub by_number: BTreeMap<u64, String>,
+    /// How many were deleted and are in the list yet.
+    pub deleted: usize,
     /// The highest sequence number in the list; zero if it is empty.
     pub highest: u64,
 }
@@ -78,8 +102,10 @@ pub fn names(folder: &Path, walk: &mut Walk) -> Result<Names, OpenError> {
         }
         Ok(())
     })?;
-    let by_number = found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect();
-    Ok(Names { by_number, highest })
+    let all = found.len();
+    let by_number: BTreeMap<u64, String> =
+        found.into_iter().filter_map(|(id, name)| Some((id, name?))).collect();
+    Ok(Names { deleted: all - by_number.len(), by_number, highest })
 }
 
 /// Checks the files of a keyspace's manifest, and hands out the tables.
@@ -87,9 +113,15 @@ fn each_table(
     folder: &Path,
     walk: &mut Walk,
     mut look: impl FnMut(&Path, &Named, &TableFile, &mut Walk) -> Result<(), OpenError>,
-) -> Result<(), OpenError> {
+) -> Result<Manifest, OpenError> {
     walk.folder(folder)?;
-    walk.names(folder)?;
+    for name in walk.names(folder)? {
+        if name.to_string_lossy().starts_with(UNFINISHED) {
+            let path = folder.join(name);
+            walk.file(&path)?;
+            walk.left_files.push(path);
+        }
+    }
     let manifest = Manifest::read(folder, walk)?;
     let tables = folder.join(TABLES);
     walk.folder(&tables)?;
@@ -107,14 +139,14 @@ fn each_table(
         Err(OpenError::Missing { .. }) => BTreeSet::new(),
         found => found.and_then(|()| numbers(&blobs, walk))?,
     };
-    for id in manifest.blobs {
+    for id in &manifest.blobs {
         let path = blobs.join(id.to_string());
-        if !there.contains(&id) {
+        if !there.contains(id) {
             return Err(OpenError::Missing { file: path });
         }
         check_blobs(&path)?;
     }
-    Ok(())
+    Ok(manifest)
 }
 
 impl Manifest {
@@ -137,10 +169,10 @@ impl Manifest {
         }
         let mut archive = Archive::open(&path)?;
         let (tables, blobs) = (archive.section(b"tables")?, archive.section(b"blob_files")?);
-        match (tables_in(&tables), blobs_in(&blobs)) {
-            (Some(tables), Some(blobs)) => Ok(Self { tables, blobs }),
-            (None, _) | (_, None) => Err(changed(path)),
-        }
+        let counts = archive.section(b"blob_gc_stats")?;
+        let manifest = tables_in(&tables).zip(blobs_in(&blobs)).zip(counted_in(&counts));
+        let ((tables, blobs), counted) = manifest.ok_or_else(|| changed(path.clone()))?;
+        Ok(Self { tables, blobs, counted })
     }
 }
 
@@ -174,6 +206,18 @@ fn blobs_in(section: &[u8]) -> Option<Vec<u64>> {
         blobs.push(id);
     }
     Some(blobs)
+}
+
+/// The blob files in a section of counts: of each its number, the number of its stale
+/// values, their bytes, and their bytes on the disk.
+fn counted_in(section: &[u8]) -> Option<Vec<u64>> {
+    let mut decoder = Decoder(section);
+    let mut counted = Vec::new();
+    for _ in 0..decoder.u32()? {
+        counted.push(decoder.u64()?);
+        decoder.take(size_of::<u32>() + 2 * size_of::<u64>())?;
+    }
+    Some(counted)
 }
 
 /// The files in a folder, which are named by numbers.

@@ -25,7 +25,7 @@ use super::held;
 use super::inventory::{Inventory, Listed};
 use super::journal::{self, Journals};
 use super::open_error::OpenError;
-use keyspace::Names;
+use keyspace::{Names, Tree};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -50,6 +50,10 @@ pub struct Verified {
     pub journals: Journals,
     /// The list of its keyspaces.
     pub names: Names,
+    /// A tree counts values of blob files that are gone, see [`Tree`].
+    pub counts_gone_blobs: bool,
+    /// Unfinished files that the database leaves.
+    pub left_files: Vec<PathBuf>,
     /// The files that others may read or write.
     pub open_to_others: Vec<PathBuf>,
 }
@@ -92,7 +96,9 @@ pub fn verify(data: &Path, has_inventory: bool) -> Result<Verified, OpenError> {
     let stamp = inventory.as_ref().map(|inventory| inventory.stamp);
     let journals = Journals::read(data, stamp, whole_bytes)?;
     are_all_there(data, &journals, inventory.as_ref(), &trees)?;
-    Ok(Verified { journals, names, open_to_others: walk.open_to_others })
+    let counts_gone_blobs = trees.values().any(|tree| tree.counts_gone_blobs);
+    let Walk { left_files, open_to_others, .. } = walk;
+    Ok(Verified { journals, names, counts_gone_blobs, left_files, open_to_others })
 }
 
 /// Checks that no journal is missing that anything is in which no table has.
@@ -100,7 +106,7 @@ fn are_all_there(
     data: &Path,
     journals: &Journals,
     inventory: Option<&Inventory>,
-    trees: &BTreeMap<u64, Option<u64>>,
+    trees: &BTreeMap<u64, Tree>,
 ) -> Result<(), OpenError> {
     let missing = |number: u64| OpenError::Missing { file: data.join(format!("{number}.jnl")) };
     let Some(newest) = journals.all.last() else {
@@ -110,7 +116,7 @@ fn are_all_there(
     let Some(Inventory { keyspaces: [keys, _], journals: listed, .. }) = inventory else {
         return Ok(());
     };
-    let in_tables = trees.get(keys).copied().flatten();
+    let in_tables = trees.get(keys).and_then(|tree| tree.highest);
     let is_there = |listed: &&Listed| journals.all.iter().any(|it| it.number == listed.number);
     match listed.iter().find(|listed| {
         !is_there(listed)
@@ -122,12 +128,12 @@ fn are_all_there(
 }
 
 /// Checks the keyspaces of the database in `data`; gives the list of them, and those that
-/// it will open, each with the highest sequence number in its tables.
+/// it will open.
 fn keyspaces(
     data: &Path,
     inventory: Option<&Inventory>,
     walk: &mut Walk,
-) -> Result<(Names, BTreeMap<u64, Option<u64>>), OpenError> {
+) -> Result<(Names, BTreeMap<u64, Tree>), OpenError> {
     let folder = data.join(KEYSPACES);
     walk.folder(&folder)?;
     let mut there = Vec::new();
@@ -143,15 +149,20 @@ fn keyspaces(
     let path = |number: u64| folder.join(number.to_string());
     let list = keyspace::names(&path(NAMES), walk)?;
     let names = &list.by_number;
-    let in_use = inventory.map_or([None, None], |inventory| inventory.keyspaces.map(Some));
-    for number in in_use.into_iter().flatten() {
-        if !names.contains_key(&number) || !there.contains(&number) {
-            return Err(OpenError::Missing { file: path(number) });
+    let in_use: Vec<u64> = inventory.iter().flat_map(|inventory| inventory.keyspaces).collect();
+    for number in &in_use {
+        if !names.contains_key(number) || !there.contains(number) {
+            return Err(OpenError::Missing { file: path(*number) });
         }
     }
     let mut trees = BTreeMap::new();
-    for number in names.keys().filter(|number| there.contains(number)) {
-        trees.insert(*number, keyspace::check(&path(*number), walk)?);
+    for &number in names.keys().filter(|number| there.contains(number)) {
+        // The name may be left of one that was removed in part.
+        let may_be_unfinished = inventory.is_some() && !in_use.contains(&number);
+        if may_be_unfinished && keyspace::is_unfinished(&path(number))? {
+            continue;
+        }
+        trees.insert(number, keyspace::check(&path(number), walk)?);
     }
     // One that was just begun may be without its folder once power was lost, and earlier
     // programs left names of what they had removed. Without an inventory it can only be
@@ -166,7 +177,7 @@ fn keyspaces(
 }
 
 /// Whether there is a keyspace of keys, and the one that belongs to it.
-fn has_whole_generation(names: &BTreeMap<u64, String>, trees: &BTreeMap<u64, Option<u64>>) -> bool {
+fn has_whole_generation(names: &BTreeMap<u64, String>, trees: &BTreeMap<u64, Tree>) -> bool {
     let is_whole = |name: &str| {
         let mut of_it = names.iter().filter(|(_, other)| *other == name);
         of_it.all(|(number, _)| trees.contains_key(number))
@@ -191,6 +202,7 @@ fn unreadable(err: io::Error) -> OpenError {
 /// A walk through all files.
 #[derive(Default)]
 struct Walk {
+    left_files: Vec<PathBuf>,
     open_to_others: Vec<PathBuf>,
     /// How much was read as a whole.
     whole_bytes: u64,

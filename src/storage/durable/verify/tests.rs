@@ -310,7 +310,8 @@ fn a_journal_is_missing_unless_all_of_it_is_in_tables() {
         (&[6], Some(1000), Some(7)),
     ];
     for (numbers, in_tables, wanted) in table {
-        let trees = BTreeMap::from([(3, in_tables), (4, Some(7))]);
+        let tree = |highest| Tree { highest, counts_gone_blobs: false };
+        let trees = BTreeMap::from([(3, tree(in_tables)), (4, tree(Some(7)))]);
         let missing = match are_all_there(data.path(), &there(numbers), Some(&inventory), &trees) {
             Ok(()) => None,
             Err(OpenError::Missing { file }) => journal::number(&file),
