@@ -25,8 +25,8 @@ pub enum Command {
     WatchLeader,
     /// Inspect all connections now.
     Inspect,
-    /// Have the slowest client of a large response make room for others.
-    Crowded,
+    /// Cut the slowest client of a large response, which has to make room for others.
+    CutSlowest,
     /// Log this warning, unless its like was logged a short while ago.
     Complain(String),
     /// End every connection once its request is answered, and send when none is

@@ -462,7 +462,7 @@ pub mod watchdog {
                         Command::Stop => return self.acceptor.retire_all(),
                         Command::WatchLeader
                         | Command::Inspect
-                        | Command::Crowded
+                        | Command::CutSlowest
                         | Command::Complain(_) => {}
                     }
                 }

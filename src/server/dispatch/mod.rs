@@ -74,7 +74,7 @@ const SENDING_MAX: usize = 512;
 /// From so many operations under way at the storage on, the leader lets threads go first
 /// that are ready: what they bring is submitted, and done, together with what is there.
 /// Those that pass over many keys gain nothing by it.
-const SUBMITTED_CROWD_MIN: usize = 8;
+const GATHERING_MIN: usize = 8;
 
 /// Moves requests through one server, whose threads share it.
 pub struct Dispatcher {
@@ -183,11 +183,11 @@ impl Dispatcher {
         self.submitted.load(Ordering::Relaxed)
     }
 
-    /// Whether a crowd of operations is under way at the storage, which gain by others that
-    /// come with them.
-    pub fn has_crowd(&self) -> bool {
+    /// Whether so many operations are under way at the storage that they gain by others that
+    /// are gathered to come with them.
+    pub fn gains_by_gathering(&self) -> bool {
         let walks = self.walks.load(Ordering::Relaxed);
-        self.submitted().saturating_sub(walks) >= SUBMITTED_CROWD_MIN
+        self.submitted().saturating_sub(walks) >= GATHERING_MIN
     }
 
     /// Waits for a worker's next task.
@@ -327,7 +327,7 @@ impl Dispatcher {
             let place = (!response.is_stream()).then(|| self.senders.place());
             self.senders.send(Transfer::new(job, response, place));
         } else {
-            self.watchdog.send(Command::Crowded);
+            self.watchdog.send(Command::CutSlowest);
             self.respond(job, Refusal::Overloaded.into());
         }
     }

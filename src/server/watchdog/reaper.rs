@@ -22,7 +22,7 @@ const BEGUN_GRACE: Duration = Duration::from_millis(300);
 const LINGER_DRAINING: Duration = Duration::from_millis(500);
 
 /// The time that a client may take to hang up, while others wait for room.
-const LINGER_CROWDED: Duration = Duration::from_millis(20);
+const LINGER_AT_CAP: Duration = Duration::from_millis(20);
 
 /// The bytes behind a last request that one inspection throws away.
 const DISCARD_BYTES_MAX: usize = 1 << 20;
@@ -130,7 +130,7 @@ impl Reaper {
         // Whoever has had the last response makes room for others.
         for connection in closing {
             let watch = self.watches.get(&connection.id);
-            if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_CROWDED) {
+            if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_AT_CAP) {
                 connections.give_up(connection, Cut::Cap);
             }
         }
