@@ -112,12 +112,13 @@ struct NextPart {
     place: Option<Place>,
 }
 
-/// Marks a call on this thread that asks for a part. One that comes within the call is a
-/// sender's, so that no stack grows; one that comes later was waited for.
-struct AskedFor;
+/// Marks that this thread is within [`Api::wait`], for a part of a stream. A part that is
+/// given within the call goes to a sender, so that no stack grows; one that is given later
+/// is written where it is given.
+struct WithinWait;
 
 thread_local! {
-    static IS_ASKED_FOR: Cell<bool> = const { Cell::new(false) };
+    static IS_WITHIN_WAIT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A worker's task, which waits for no client.
@@ -381,16 +382,16 @@ impl Dispatcher {
     /// Has a stream wait for its next part. Never blocks.
     fn wait_for_part(&self, waiting: Arc<dyn Waiting>, next: NextPart) {
         self.note_wait(&next.job.connection, &waiting, Stage::Streaming);
-        let is_asked_for = AskedFor::begin();
+        let within_wait = WithinWait::begin();
         self.api.wait(waiting, |reply| {
             next.job.connection.pipeline.stop_waiting();
-            if AskedFor::is_now() || Socket::SEND_MAY_BLOCK {
+            if WithinWait::is_now() || Socket::SEND_MAY_BLOCK {
                 next.queue(reply);
             } else {
                 next.write(reply);
             }
         });
-        drop(is_asked_for);
+        drop(within_wait);
     }
 
     /// Ends a response whose next part cannot be had, so that its client knows.
@@ -474,20 +475,20 @@ impl NextPart {
     }
 }
 
-impl AskedFor {
+impl WithinWait {
     fn begin() -> Self {
-        IS_ASKED_FOR.set(true);
+        IS_WITHIN_WAIT.set(true);
         Self
     }
 
     fn is_now() -> bool {
-        IS_ASKED_FOR.get()
+        IS_WITHIN_WAIT.get()
     }
 }
 
-impl Drop for AskedFor {
+impl Drop for WithinWait {
     fn drop(&mut self) {
-        IS_ASKED_FOR.set(false);
+        IS_WITHIN_WAIT.set(false);
     }
 }
 
