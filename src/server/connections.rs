@@ -91,7 +91,7 @@ pub struct Connection {
     /// A stream was admitted.
     has_stream: AtomicBool,
     /// tiny_http has neither a thread nor a descriptor for it any more.
-    is_left: AtomicBool,
+    is_released: AtomicBool,
     /// It is counted among those that were cut.
     is_cut: AtomicBool,
     /// The head of a request whose body is awaited.
@@ -141,7 +141,7 @@ impl Connections {
             pipeline: Pipeline::default(),
             is_read: AtomicBool::new(false),
             has_stream: AtomicBool::new(false),
-            is_left: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             awaited: Mutex::default(),
             received: AtomicU64::new(0),
@@ -175,11 +175,11 @@ impl Connections {
         true
     }
 
-    /// Notes that tiny_http has neither a thread nor a descriptor for a connection.
-    pub fn leave(&self, connection: &Connection) {
+    /// Notes that tiny_http has neither a thread nor a descriptor for a connection any more.
+    pub fn release(&self, connection: &Connection) {
         let open = self.lock();
         if open.by_id.contains_key(&connection.id)
-            && !connection.is_left.swap(true, Ordering::Relaxed)
+            && !connection.is_released.swap(true, Ordering::Relaxed)
         {
             self.settle(open, connection);
         }
@@ -370,7 +370,7 @@ impl Connection {
     /// Whether it costs no more than a stream does. That does not change while the
     /// connections are locked.
     pub fn is_stream(&self) -> bool {
-        self.has_stream.load(Ordering::Relaxed) && self.is_left.load(Ordering::Relaxed)
+        self.has_stream.load(Ordering::Relaxed) && self.is_released.load(Ordering::Relaxed)
     }
 
     /// Notes the head of a request whose body has not come, for the last words where it
@@ -438,17 +438,17 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_counts_as_one_once_tiny_http_has_left_it() {
-        for is_left_first in [false, true] {
+    fn a_stream_counts_as_one_once_tiny_http_has_released_it() {
+        for is_released_first in [false, true] {
             let (connections, add) = connections();
             let (one, other) = (add(&connections), add(&connections));
             assert_eq!(fill(&connections), (2, 13));
-            for step in [is_left_first, !is_left_first] {
+            for step in [is_released_first, !is_released_first] {
                 assert!(!one.is_stream());
                 // Each may be told twice.
                 for _ in 0..2 {
                     if step {
-                        connections.leave(&one);
+                        connections.release(&one);
                     } else {
                         assert!(connections.admit_stream(&one));
                     }
@@ -458,7 +458,7 @@ mod tests {
             assert_eq!(fill(&connections), (1, 12));
             assert_eq!(connections.count(), 2);
             connections.end(&one);
-            connections.leave(&one);
+            connections.release(&one);
             assert!(connections.admit_stream(&one), "nobody is there to be refused");
             assert_eq!(fill(&connections), (1, 13));
             connections.end(&other);
@@ -478,7 +478,7 @@ mod tests {
         assert_eq!(fill(&connections), (13, 13));
         assert!(!connections.wait_for_room(Duration::ZERO));
         for stream in &streams {
-            connections.leave(stream);
+            connections.release(stream);
         }
         assert_eq!(fill(&connections), (1, 9));
         assert!(connections.wait_for_room(Duration::ZERO));
@@ -495,7 +495,7 @@ mod tests {
             let waiting = scope.spawn(|| connections.wait_for_room(Duration::from_secs(25)));
             for connection in all.iter().take(2) {
                 assert!(connections.admit_stream(connection));
-                connections.leave(connection);
+                connections.release(connection);
             }
             assert!(waiting.join().expect("it does not panic"));
         });

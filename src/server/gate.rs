@@ -168,7 +168,7 @@ impl Stream for Nudge {
         0
     }
 
-    fn left(&self) {}
+    fn released(&self) {}
 }
 
 impl Drop for Nudge {

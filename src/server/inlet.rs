@@ -57,8 +57,8 @@ pub struct Inlet {
     connection: Arc<Connection>,
     // Nobody but tiny_http's thread for this connection locks it.
     input: Mutex<Input>,
-    /// tiny_http is done with one of its two descriptors.
-    is_half_left: AtomicBool,
+    /// tiny_http has released one of its two descriptors.
+    is_half_released: AtomicBool,
 }
 
 /// Input that was received and not used yet.
@@ -70,9 +70,9 @@ struct Input {
     used: usize,
     /// No request is read any more.
     is_over: bool,
-    /// Nobody has to hear out the client of the last one: it came with all that its
-    /// client had to say, or its response goes on.
-    is_heard: bool,
+    /// No reader is needed behind the last one: it came with all that its client had to
+    /// say, or its response goes on.
+    needs_no_reader: bool,
     /// The client has ended its side.
     has_ended: bool,
     /// The bytes of the stand-in for the next request that tiny_http has.
@@ -85,8 +85,8 @@ enum Next {
     Request,
     /// Nothing of it has come for a while.
     Quiet,
-    /// There is none, and the last one is not answered yet.
-    Left,
+    /// There is none, and no reader is needed until the last one is answered.
+    ReadOut,
     /// There is none, and the connection is over.
     End,
 }
@@ -100,16 +100,16 @@ struct Wire<'a> {
 impl Inlet {
     /// The way in from `connection`.
     pub fn new(dispatcher: Arc<Dispatcher>, connection: Arc<Connection>) -> Self {
-        let (input, is_half_left) = (Mutex::default(), AtomicBool::new(false));
-        Self { dispatcher, connection, input, is_half_left }
+        let (input, is_half_released) = (Mutex::default(), AtomicBool::new(false));
+        Self { dispatcher, connection, input, is_half_released }
     }
 
     /// Takes the next request and leaves it with the connection.
     // Its frame is not on the stack of a thread that rests.
     #[inline(never)]
     fn next(&self, input: &mut Input) -> Next {
-        if input.is_heard && self.connection.pipeline.read_out() {
-            return Next::Left;
+        if input.needs_no_reader && self.connection.pipeline.read_out() {
+            return Next::ReadOut;
         }
         if !input.is_over && self.connection.pipeline.wait_for_room() {
             if self.is_quiet(input) {
@@ -118,7 +118,7 @@ impl Inlet {
             if let Some(request) = self.request(input) {
                 input.is_over = request.head.is_last();
                 let is_all = request.meaning.is_ok() && input.unused().is_empty();
-                input.is_heard =
+                input.needs_no_reader =
                     input.is_over && !input.has_ended && (is_all || request.is_stream());
                 if self.connection.pipeline.push(request) {
                     return Next::Request;
@@ -345,7 +345,7 @@ impl Stream for Inlet {
         };
         match next {
             Ok(Next::Request) => input.give(STAND_IN.len(), buffer),
-            Ok(Next::Left) => 0,
+            Ok(Next::ReadOut) => 0,
             next => {
                 let connections = &self.dispatcher.connections;
                 if next.is_err() {
@@ -357,11 +357,11 @@ impl Stream for Inlet {
         }
     }
 
-    fn left(&self) {
+    fn released(&self) {
         if !self.connection.pipeline.is_read_out() {
             self.dispatcher.connections.end(&self.connection);
-        } else if self.is_half_left.swap(true, Ordering::Relaxed) {
-            self.dispatcher.connections.leave(&self.connection);
+        } else if self.is_half_released.swap(true, Ordering::Relaxed) {
+            self.dispatcher.connections.release(&self.connection);
         }
     }
 }
