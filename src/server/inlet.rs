@@ -126,7 +126,7 @@ impl Inlet {
             }
         }
         if input.has_ended {
-            self.connection.pipeline.end_waits();
+            self.connection.pipeline.note_client_end();
         }
         // A client may end its side and wait for its answers; and one that goes
         // on to send has to wait for them.

@@ -255,7 +255,7 @@ impl Pipeline {
 
     /// Notes that the request in work waits, in this stage. Where nobody can be there for
     /// its answer the wait ends.
-    pub fn wait(&self, waiting: &Arc<dyn Waiting>, now: Stage) {
+    pub fn note_wait(&self, waiting: &Arc<dyn Waiting>, now: Stage) {
         let mut state = self.lock();
         state.wait = Some(Arc::clone(waiting));
         let is_over = state.has_ended || state.life != Life::Open;
@@ -268,8 +268,8 @@ impl Pipeline {
         }
     }
 
-    /// Notes that it waits no more.
-    pub fn stop_waiting(&self) {
+    /// Notes that the request in work waits no more.
+    pub fn note_wait_end(&self) {
         let mut state = self.lock();
         let waiting = state.wait.take();
         if state.stage == Some(Stage::Waiting) {
@@ -295,7 +295,7 @@ impl Pipeline {
 
     /// Notes that the client has ended its side: it may want its answers all the same,
     /// but none of them waits.
-    pub fn end_waits(&self) {
+    pub fn note_client_end(&self) {
         self.lock().has_ended = true;
         self.end_wait();
     }

@@ -260,7 +260,7 @@ impl Dispatcher {
         self.note_wait(&job.connection, &waiting, Stage::Waiting);
         let dispatcher = Arc::clone(self);
         self.api.wait(waiting, move |reply| {
-            job.connection.pipeline.stop_waiting();
+            job.connection.pipeline.note_wait_end();
             // One that waits takes no time of the storage, so it is not counted there.
             let has_time = dispatcher.submitted.load(Ordering::Relaxed) == 0;
             dispatcher.complete(job, reply, has_time);
@@ -270,7 +270,7 @@ impl Dispatcher {
     /// Notes that the request in work waits, so that the wait ends with its client and
     /// with the server.
     fn note_wait(&self, connection: &Connection, waiting: &Arc<dyn Waiting>, stage: Stage) {
-        connection.pipeline.wait(waiting, stage);
+        connection.pipeline.note_wait(waiting, stage);
         if self.api.is_draining() {
             waiting.end();
         }
@@ -384,7 +384,7 @@ impl Dispatcher {
         self.note_wait(&next.job.connection, &waiting, Stage::Streaming);
         let within_wait = WithinWait::begin();
         self.api.wait(waiting, |reply| {
-            next.job.connection.pipeline.stop_waiting();
+            next.job.connection.pipeline.note_wait_end();
             if WithinWait::is_now() || Socket::SEND_MAY_BLOCK {
                 next.queue(reply);
             } else {

@@ -66,7 +66,7 @@ impl Reaper {
         let is_look = now >= self.next_look;
         if is_look {
             self.next_look = now + LOOK_INTERVAL;
-            end_waits(open);
+            note_client_ends(open);
         }
         for connection in open {
             let activity = connection.activity();
@@ -198,14 +198,14 @@ impl Meter for Connection {
 
 /// Ends the waits of clients that have left. Their readers see it where they are not
 /// busy with what came behind.
-fn end_waits(open: &[Arc<Connection>]) {
+fn note_client_ends(open: &[Arc<Connection>]) {
     for connection in open {
         let (stage, socket) = (connection.activity().stage, &connection.socket);
         let has_left = (stage == Some(Stage::Waiting) && socket.has_peer_left())
             // Nobody reads it on, and an end behind much that is unread would not come.
             || (stage == Some(Stage::Streaming) && !socket.discard(DISCARD_BYTES_MAX));
         if has_left {
-            connection.pipeline.end_waits();
+            connection.pipeline.note_client_end();
         }
     }
 }
