@@ -393,7 +393,7 @@ impl Maps {
             for old in old {
                 drop(self.lend(old));
             }
-            self.heed_freed();
+            self.wake_defragmenter_if_due();
         }
         Ok(effects)
     }

@@ -111,7 +111,7 @@ struct Filter(Box<[u64]>);
 
 impl Maps {
     /// Has a pass made once enough has been freed.
-    pub fn heed_freed(&self) {
+    pub fn wake_defragmenter_if_due(&self) {
         if !self.has_freed_much() {
             return;
         }
@@ -130,7 +130,7 @@ impl Maps {
 
     /// Has a pass made for a process that takes too much, unless it would gain no more than
     /// the last one.
-    pub fn seek_memory(&self) {
+    pub fn wake_defragmenter_if_of_use(&self) {
         if !self.defragmenter.is_dense.load(Ordering::Relaxed) || self.has_freed_much() {
             self.wake_defragmenter();
         }

@@ -259,7 +259,7 @@ impl Maps {
     /// that the index grows by.
     pub fn insert_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> i64 {
         if let Some(cache) = &self.cache {
-            cache.came(key, &packed, self.account.held());
+            cache.inserted(key, &packed, self.account.held());
         }
         map.insert(key, packed);
         self.index.insert(key.key())
@@ -315,7 +315,7 @@ impl Maps {
         self.waiters.changed(key, is_stored);
         if let Some(old) = old {
             drop(self.lend(old));
-            self.heed_freed();
+            self.wake_defragmenter_if_due();
         }
     }
 
@@ -324,7 +324,7 @@ impl Maps {
     pub fn take_out(&self, map: &mut Map, key: Hashed<'_>) -> Option<Packed> {
         let removed = map.remove(key)?;
         if let Some(cache) = &self.cache {
-            cache.went(key);
+            cache.removed(key);
         }
         self.account.record(0, self.index.remove(key.key()).cast_unsigned());
         Some(removed)

@@ -241,7 +241,7 @@ impl Cache {
     }
 
     /// Notes an entry under a key that was absent, in a store that holds so many bytes.
-    pub fn came(&self, key: Hashed<'_>, packed: &Packed, held: u64) {
+    pub fn inserted(&self, key: Hashed<'_>, packed: &Packed, held: u64) {
         let group = Group::of(key.shard(KEYS_SHARDS));
         self.keys_of(group).fetch_add(1, Ordering::Relaxed);
         // What comes to a full store takes the place of another, and is younger than all
@@ -267,7 +267,7 @@ impl Cache {
     }
 
     /// Notes that a key has gone.
-    pub fn went(&self, key: Hashed<'_>) {
+    pub fn removed(&self, key: Hashed<'_>) {
         self.keys_of(Group::of(key.shard(KEYS_SHARDS))).fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -344,7 +344,7 @@ impl Cache {
 impl Memory {
     /// Does `op` if it takes no longer than a few evictions, else gives it back.
     pub(super) fn try_evicting(&self, op: Op) -> Result<Outcome, Op> {
-        let (op, wanted) = match self.attempt_and_settle(op, Pace::AtOnce) {
+        let (op, wanted) = match self.attempt_and_evict(op, Pace::AtOnce) {
             Ok(effect) => return Ok(Ok(effect)),
             Err(Undone::Busy(op)) => return Err(op),
             Err(Undone::Full(op, wanted)) => (op, wanted),
@@ -353,7 +353,7 @@ impl Memory {
             return Ok(Err(Error::Full));
         }
         self.0.make_room(wanted, 0, EVICTIONS_MAX, Pace::AtOnce);
-        match self.attempt_and_settle(op, Pace::AtOnce) {
+        match self.attempt_and_evict(op, Pace::AtOnce) {
             Ok(effect) => Ok(Ok(effect)),
             Err(Undone::Busy(op) | Undone::Full(op, _)) => Err(op),
         }
@@ -363,7 +363,7 @@ impl Memory {
     /// and nothing goes for that.
     pub(super) fn perform_evicting(&self, mut op: Op) -> Outcome {
         for _ in 0..ROUNDS_MAX {
-            match self.attempt_and_settle(op, Pace::AtLength) {
+            match self.attempt_and_evict(op, Pace::AtLength) {
                 Ok(effect) => return Ok(effect),
                 Err(Undone::Busy(back)) => op = back,
                 Err(Undone::Full(_, wanted)) if !self.0.account.can_hold(wanted) => break,
@@ -376,7 +376,8 @@ impl Memory {
         Err(Error::Full)
     }
 
-    fn attempt_and_settle(&self, op: Op, pace: Pace) -> Result<Effect, Undone> {
+    /// Does `op`, and evicts a few entries if that has brought the store over its bound.
+    fn attempt_and_evict(&self, op: Op, pace: Pace) -> Result<Effect, Undone> {
         let keys = match &op {
             Op::Get(_) | Op::Delete(_) | Op::Clear | Op::List(_) | Op::Count(_) => None,
             Op::Set(..) | Op::Update(..) | Op::UpdateFirst(..) => Some(1),
@@ -384,7 +385,7 @@ impl Memory {
         };
         let effect = self.attempt(op, pace)?;
         if let Some(keys) = keys {
-            self.0.settle(keys);
+            self.0.evict_to_bound(keys);
         }
         Ok(effect)
     }
@@ -447,7 +448,7 @@ impl Maps {
 
     /// Evicts some entries where the store is over its bound, as many at most as a write of
     /// so many keys may wait for.
-    pub fn settle(&self, keys: usize) {
+    pub fn evict_to_bound(&self, keys: usize) {
         let Some(cache) = &self.cache else { return };
         if !self.account.is_over(0) {
             return;

@@ -103,7 +103,7 @@ impl Maps {
         }
         cache.is_tight.store(true, Ordering::Relaxed);
         cache.ring();
-        self.seek_memory();
+        self.wake_defragmenter_if_of_use();
         false
     }
 
@@ -159,7 +159,7 @@ impl Looks {
         let (interval, part) = if is_tight { (FALL_INTERVAL_SHORT, 2) } else { (FALL_INTERVAL, 4) };
         if over > 0 && self.fell.elapsed() >= interval {
             maps.account.move_bound(over / part, 0);
-            maps.seek_memory();
+            maps.wake_defragmenter_if_of_use();
             self.fell = self.looked;
         }
     }

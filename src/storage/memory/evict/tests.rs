@@ -538,8 +538,8 @@ fn all_shards_follow_the_leaders_that_miss_less() {
             .filter(|text| Group::of(keyed.hashed(text).shard(KEYS_SHARDS)) == group)
             .take(100)
             .for_each(|text| {
-                cache.came(keyed.hashed(&text), &Packed::new(&text, &entry(1)), u64::MAX);
-                cache.went(keyed.hashed(&text));
+                cache.inserted(keyed.hashed(&text), &Packed::new(&text, &entry(1)), u64::MAX);
+                cache.removed(keyed.hashed(&text));
             });
     };
     come(Group::Often);
