@@ -25,8 +25,8 @@ pub struct Connections {
     last_id: AtomicU64,
     /// Those that the server has ended.
     cuts: Cuts,
-    /// The traffic as it was told last: it never falls.
-    told: (AtomicU64, AtomicU64),
+    /// The highest traffic that was reported: no later report is below it.
+    reported: (AtomicU64, AtomicU64),
     /// Wakes the gate, which waits for room.
     roomier: Condvar,
     is_waited_for: AtomicBool,
@@ -170,7 +170,7 @@ impl Connections {
             && !connection.has_stream.swap(true, Ordering::Relaxed)
         {
             open.with_stream += 1;
-            self.settle(open, connection);
+            self.count_stream(open, connection);
         }
         true
     }
@@ -181,20 +181,21 @@ impl Connections {
         if open.by_id.contains_key(&connection.id)
             && !connection.is_released.swap(true, Ordering::Relaxed)
         {
-            self.settle(open, connection);
+            self.count_stream(open, connection);
         }
     }
 
-    /// Counts a connection as a stream if it has come to be one.
-    fn settle(&self, mut open: MutexGuard<'_, Open>, connection: &Connection) {
+    /// Counts a connection as a stream if it has just come to be one.
+    fn count_stream(&self, mut open: MutexGuard<'_, Open>, connection: &Connection) {
         if connection.is_stream() {
             open.streams += 1;
             drop(open);
-            self.tell_of_room();
+            self.notify_of_room();
         }
     }
 
-    fn tell_of_room(&self) {
+    /// Wakes the gate, if it waits for room.
+    fn notify_of_room(&self) {
         if self.is_waited_for.load(Ordering::Relaxed) {
             self.roomier.notify_all();
         }
@@ -212,7 +213,7 @@ impl Connections {
         }
         drop(open);
         if was_open {
-            self.tell_of_room();
+            self.notify_of_room();
             connection.pipeline.end(Life::Cut);
         }
     }
@@ -310,11 +311,13 @@ impl Connections {
         for connection in &open {
             traffic.add(connection.traffic());
         }
-        // Bytes that come to a connection after its end are lost, and may have been told.
-        let told = |last: &AtomicU64, now| last.fetch_max(now, Ordering::Relaxed).max(now);
-        let (received, sent) = &self.told;
-        traffic =
-            Traffic { received: told(received, traffic.received), sent: told(sent, traffic.sent) };
+        // Bytes that come to a connection after its end are lost, and may have been reported.
+        let highest = |last: &AtomicU64, now| last.fetch_max(now, Ordering::Relaxed).max(now);
+        let (received, sent) = &self.reported;
+        traffic = Traffic {
+            received: highest(received, traffic.received),
+            sent: highest(sent, traffic.sent),
+        };
         let total = self.last_id.load(Ordering::Relaxed);
         let with_stream_max = self.room.streams_max;
         Census { open, total, max, with_stream, with_stream_max, traffic }
@@ -445,7 +448,7 @@ mod tests {
             assert_eq!(fill(&connections), (2, 13));
             for step in [is_released_first, !is_released_first] {
                 assert!(!one.is_stream());
-                // Each may be told twice.
+                // Each may come twice.
                 for _ in 0..2 {
                     if step {
                         connections.release(&one);
