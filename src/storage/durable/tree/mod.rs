@@ -364,7 +364,7 @@ impl WriteBatch {
         self.batch.len()
     }
 
-    /// Has [`Keyspace::untorn`] reads meet all of it or nothing.
+    /// Has [`Keyspace::optimistic_read`] reads meet all of it or nothing.
     pub fn be_seen_at_once(&mut self) {
         self.is_seen_at_once = true;
     }
@@ -503,10 +503,10 @@ impl Keyspace {
         self.1.wait_for(self.highest_number());
     }
 
-    /// Reads plainly from its database, unless that may have met some of a batch that is
-    /// seen at once.
-    pub fn untorn<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
-        self.1.untorn(read)
+    /// Reads plainly from its database; `None` if that may have met some of a batch that is
+    /// seen at once, and no more of it.
+    pub fn optimistic_read<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
+        self.1.optimistic_read(read)
     }
 
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
