@@ -241,7 +241,7 @@ fn serve(plan: &Plan, child: Option<Child>, signals: &Caught, url: &str, streams
         log::info!("stopping: the command has ended");
     } else {
         signals.wait();
-        let cause = if signals.are_of_hangup() { ": the terminal is gone (SIGHUP)" } else { "" };
+        let cause = if signals.are_hangups() { ": the terminal is gone (SIGHUP)" } else { "" };
         log::info!("stopping{cause}");
     }
 }
