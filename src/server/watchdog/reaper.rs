@@ -76,29 +76,12 @@ impl Reaper {
             }
             let watch = self.watches.entry(connection.id);
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
-            match watch.inspect(activity, now, &self.limits, &**connection) {
-                Verdict::Wait => {}
-                Verdict::Idle => connections.dismiss(connection, Cut::Idle),
-                Verdict::Late => {
-                    let refusal = Refusal::RequestTimeout;
-                    if !connections.end_upload(connection)
-                        && !refuse(dispatcher, connection, refusal, Cut::Late)
-                    {
-                        connections.cut(connection, Cut::Late);
-                    }
-                }
-                Verdict::Gone => connections.cut(connection, Cut::Gone),
-            }
+            let verdict = watch.inspect(activity, now, &self.limits, &**connection);
+            execute(verdict, dispatcher, connection);
             if activity.is_closing {
                 let lasts = now.duration_since(watch.since);
-                let is_let_go = self.is_draining() && lasts > LINGER_DRAINING;
-                if is_let_go && !connection.socket.has_unconfirmed() {
-                    connections.cut(connection, Cut::Draining);
-                } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX)
-                {
-                    // Nobody else hears this client out.
-                    connections.end(connection);
-                }
+                let is_over = self.draining_since.is_some() && lasts > LINGER_DRAINING;
+                linger(connections, connection, is_over);
             } else if let Some(since) = self.draining_since
                 && activity.stage.is_none()
                 && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
@@ -136,33 +119,36 @@ impl Reaper {
         }
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
-        let idle = staying.into_iter().filter(|connection| connection.pipeline.is_idle());
+        let [silent, others] = self.idle_in_order(staying, now);
+        let turned_away = over.saturating_sub(silent.len());
+        for connection in silent.into_iter().take(over) {
+            dismiss_silent(dispatcher, connection);
+        }
+        for connection in others.into_iter().take(turned_away) {
+            refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
+        }
+        Some(format!("{cap} connections are open, which is as many as may be"))
+    }
+
+    /// The idle ones among some connections, in the order in which they have to go: the
+    /// silent ones, from the one that was silent longest, and the others from the newest.
+    fn idle_in_order<'a>(
+        &self,
+        staying: Vec<&'a Arc<Connection>>,
+        now: Instant,
+    ) -> [Vec<&'a Connection>; 2] {
         let (mut silent, mut others) = (Vec::new(), Vec::new());
-        for connection in idle {
+        for connection in staying.into_iter().filter(|staying| staying.pipeline.is_idle()) {
             let Some(watch) = self.watches.get(&connection.id) else { continue };
             match watch.silent_since(now) {
-                Some(since) => silent.push((since, connection)),
-                None => others.push((Reverse(watch.since), connection)),
+                Some(since) => silent.push((since, &**connection)),
+                None => others.push((Reverse(watch.since), &**connection)),
             }
         }
         silent.sort_by_key(|(since, _)| *since);
         others.sort_by_key(|(since, _)| *since);
-        let turned_away = over.saturating_sub(silent.len());
-        for (_, connection) in silent.into_iter().take(over) {
-            if connection.activity().begun == 0 {
-                // Who has not had any answer would not try again.
-                refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
-                continue;
-            }
-            connections.dismiss(connection, Cut::Cap);
-            if !connection.socket.has_unconfirmed() {
-                connections.give_up(connection, Cut::Cap);
-            }
-        }
-        for (_, connection) in others.into_iter().take(turned_away) {
-            refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
-        }
-        Some(format!("{cap} connections are open, which is as many as may be"))
+        let silent = silent.into_iter().map(|(_, connection)| connection).collect();
+        [silent, others.into_iter().map(|(_, connection)| connection).collect()]
     }
 
     /// Cuts the slowest client of a large response, if it has hardly moved for a
@@ -193,6 +179,46 @@ impl Meter for Connection {
 
     fn has_unconfirmed(&self) -> bool {
         self.socket.has_unconfirmed()
+    }
+}
+
+/// Does with a connection as the verdict on it says.
+fn execute(verdict: Verdict, dispatcher: &Dispatcher, connection: &Connection) {
+    let connections = &dispatcher.connections;
+    match verdict {
+        Verdict::Wait => {}
+        Verdict::Idle => connections.dismiss(connection, Cut::Idle),
+        Verdict::Late => {
+            if !connections.end_upload(connection)
+                && !refuse(dispatcher, connection, Refusal::RequestTimeout, Cut::Late)
+            {
+                connections.cut(connection, Cut::Late);
+            }
+        }
+        Verdict::Gone => connections.cut(connection, Cut::Gone),
+    }
+}
+
+/// Hears out the client of a connection that is closing, where nobody else does. Cuts it
+/// once its time is over and it has confirmed its last response.
+fn linger(connections: &Connections, connection: &Connection, is_over: bool) {
+    if is_over && !connection.socket.has_unconfirmed() {
+        connections.cut(connection, Cut::Draining);
+    } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX) {
+        connections.end(connection);
+    }
+}
+
+/// Ends a silent connection for the room that it takes.
+fn dismiss_silent(dispatcher: &Dispatcher, connection: &Connection) {
+    if connection.activity().begun == 0 {
+        // Who has not had any answer would not try again.
+        refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
+        return;
+    }
+    dispatcher.connections.dismiss(connection, Cut::Cap);
+    if !connection.socket.has_unconfirmed() {
+        dispatcher.connections.give_up(connection, Cut::Cap);
     }
 }
 
