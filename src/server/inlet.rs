@@ -22,6 +22,7 @@ use super::incoming::{self, Awaited};
 use super::job::Job;
 use super::pipeline::Stage;
 use super::request::{self, Head, Meaning, Request};
+use super::socket::Socket;
 use super::uploads::Reservation;
 use crate::api::grammar::is_tchar;
 use crate::api::{Import, Operation, Refusal, Reply};
@@ -396,12 +397,8 @@ impl Input {
 impl Wire<'_> {
     /// Receives up to about so many bytes; 0 at the end or after an error.
     fn receive(&mut self, bytes: usize) -> usize {
-        loop {
-            match self.receive_soon(bytes) {
-                Some(received) => return received,
-                None => self.connection.socket.wait_for_input(),
-            }
-        }
+        let socket = &self.connection.socket;
+        until_received(socket, || self.receive_soon(bytes))
     }
 
     /// The same; `None` if nothing has come for a while.
@@ -417,9 +414,25 @@ impl Wire<'_> {
         input.buffer.reserve(bytes);
         let received = self.connection.socket.receive(&mut input.buffer, usize::MAX);
         let received = received.unwrap_or(Some(0))?;
-        input.has_ended = received == 0;
-        self.connection.add_received(received);
+        self.note(received);
         Some(received)
+    }
+
+    /// Notes that so many bytes were received, or the end.
+    fn note(&mut self, received: usize) {
+        self.input.has_ended = received == 0;
+        self.connection.add_received(received);
+    }
+}
+
+/// The outcome of receiving once something has come, however long that takes: `receive`
+/// gives `None` if nothing has come for a while.
+fn until_received<T>(socket: &Socket, mut receive: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(received) = receive() {
+            return received;
+        }
+        socket.wait_for_input();
     }
 }
 
@@ -453,14 +466,9 @@ impl Source for Wire<'_> {
     fn append(&mut self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
         if self.input.unused().is_empty() && !self.input.has_ended {
             let socket = &self.connection.socket;
-            let received = loop {
-                match socket.receive(buffer, bytes_max)? {
-                    Some(received) => break received,
-                    None => socket.wait_for_input(),
-                }
-            };
-            self.input.has_ended = received == 0;
-            self.connection.add_received(received);
+            let received =
+                until_received(socket, || socket.receive(buffer, bytes_max).transpose())?;
+            self.note(received);
             return Ok(received);
         }
         let bytes = bytes_max.min(self.input.unused().len());
