@@ -1,6 +1,8 @@
 use super::*;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
