@@ -249,7 +249,8 @@ impl Gatekeeper {
         Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
     }
 
-    /// Sees to an error of the system's that is not the end.
+    /// Logs an error of the system that may pass, and waits so that it is not met at once
+    /// again. One that is the client's is no reason for either.
     fn wait_out(&self, err: &io::Error) {
         let is_of_client = matches!(
             err.kind(),

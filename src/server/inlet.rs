@@ -338,7 +338,7 @@ impl Stream for Inlet {
                 self.rest(&mut input);
             }
             match panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input))) {
-                // It lets go of what has handed the connection on with its first byte.
+                // tiny_http frees what it holds for a new connection at the first byte.
                 Ok(Next::Quiet) if input.given == 0 => return input.give(1, buffer),
                 Ok(Next::Quiet) => {}
                 next => break next,
