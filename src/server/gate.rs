@@ -131,12 +131,12 @@ impl AcceptThread {
         Self { number, started_at: Instant::now(), has_begun, has_ended }
     }
 
-    /// Whether it has come to the gate.
+    /// Returns true if it has come to the gate.
     pub fn has_begun(&self) -> bool {
         self.has_begun.load(Ordering::Relaxed)
     }
 
-    /// Whether its thread has ended, or does not come.
+    /// Returns true if its thread has ended, or does not come.
     pub fn is_over(&self) -> bool {
         let is_late = || self.started_at.elapsed() > BEGUN_WITHIN;
         self.has_ended.load(Ordering::Relaxed) || (!self.has_begun() && is_late())

@@ -136,7 +136,8 @@ impl Inlet {
         Next::End
     }
 
-    /// Whether there is nothing of a request yet, after a while of waiting for it.
+    /// Returns true if there is nothing of a request yet, after a while of waiting for
+    /// it.
     fn is_quiet(&self, input: &mut Input) -> bool {
         let connection = &self.connection;
         input.unused().is_empty()
@@ -509,7 +510,7 @@ fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Refusal
     Ok(None)
 }
 
-/// Whether this byte can begin a method, or an empty line before it.
+/// Returns true if this byte can begin a method, or an empty line before it.
 fn begins_a_head(byte: u8) -> bool {
     is_tchar(byte) || byte == b'\r'
 }

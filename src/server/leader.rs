@@ -119,7 +119,7 @@ impl Leadership {
         }
     }
 
-    /// Whether the leader is at a request.
+    /// Returns true if the leader is at a request.
     pub fn is_handling(&self) -> bool {
         !matches!(self.lock().phase, Phase::Taking)
     }

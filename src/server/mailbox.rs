@@ -15,7 +15,7 @@ pub struct Mailbox {
     // Threads of the server's own put commands here, a few each.
     commands: Mutex<Vec<Command>>,
     arrived: Condvar,
-    /// Whether the watchdog sleeps for long.
+    /// The watchdog sleeps for long.
     is_quiet: AtomicBool,
 }
 

@@ -86,7 +86,7 @@ pub struct Connection {
     pub socket: Socket,
     /// Its requests.
     pub pipeline: Pipeline,
-    /// Whether a thread of tiny_http has begun to read it.
+    /// A thread of tiny_http has begun to read it.
     is_read: AtomicBool,
     /// A stream was admitted.
     has_stream: AtomicBool,
@@ -360,18 +360,18 @@ impl Connection {
         self.is_read.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a thread of tiny_http has begun to read it.
+    /// Returns true if a thread of tiny_http has begun to read it.
     pub fn is_read(&self) -> bool {
         self.is_read.load(Ordering::Relaxed)
     }
 
-    /// Whether a thread of tiny_http reads it, and sees to its end.
+    /// Returns true if a thread of tiny_http reads it, and sees to its end.
     pub fn has_reader(&self) -> bool {
         self.is_read() && !self.pipeline.is_read_out()
     }
 
-    /// Whether it costs no more than a stream does. That does not change while the
-    /// connections are locked.
+    /// Returns true if it costs no more than a stream does. That does not change while
+    /// the connections are locked.
     pub fn is_stream(&self) -> bool {
         self.has_stream.load(Ordering::Relaxed) && self.is_released.load(Ordering::Relaxed)
     }

@@ -184,8 +184,8 @@ impl Dispatcher {
         self.submitted.load(Ordering::Relaxed)
     }
 
-    /// Whether so many operations are under way at the storage that they gain by others that
-    /// are gathered to come with them.
+    /// Returns true if so many operations are under way at the storage that they gain by
+    /// others that are gathered to come with them.
     pub fn gains_by_gathering(&self) -> bool {
         let walks = self.walks.load(Ordering::Relaxed);
         self.submitted().saturating_sub(walks) >= GATHERING_MIN
@@ -426,7 +426,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a log wants requests as they came.
+    /// Returns true if a log wants requests as they came.
     pub fn is_logging(&self) -> bool {
         self.access_log.is_some() || log::log_enabled!(log::Level::Debug)
     }

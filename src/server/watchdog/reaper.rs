@@ -41,7 +41,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 pub struct Reaper {
     limits: Limits,
     watches: HashMap<u64, Watch>,
-    /// When those that wait are looked at again.
+    /// The time at which those that wait are looked at again.
     next_look: Instant,
     /// Every connection ends from then on, once its request is answered.
     pub draining_since: Option<Instant>,
@@ -53,7 +53,7 @@ impl Reaper {
         Self { limits, watches: HashMap::new(), next_look: now, draining_since: None }
     }
 
-    /// Whether the server stops.
+    /// Returns true if the server stops.
     pub fn is_draining(&self) -> bool {
         self.draining_since.is_some()
     }
@@ -151,8 +151,8 @@ impl Reaper {
         [silent, others.into_iter().map(|(_, connection)| connection).collect()]
     }
 
-    /// Cuts the slowest client of a large response, if it has hardly moved for a
-    /// while. Returns whether there was one.
+    /// Cuts the slowest client of a large response, if it has hardly moved for a while.
+    /// Returns true if there was one.
     pub fn cut_slowest(
         &self,
         connections: &Connections,

@@ -175,7 +175,7 @@ impl Committer {
         self.looked_at = Instant::now();
     }
 
-    /// How long to wait for the next write.
+    /// The longest wait for the next write.
     fn idle_time_max(&self) -> Duration {
         if self.is_evicting {
             return EVICTION_INTERVAL;

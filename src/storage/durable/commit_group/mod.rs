@@ -41,7 +41,7 @@ pub enum KeyOp {
 /// The writes that wait for their outcome, with their effects.
 pub type Completions = Vec<(Completion, Effect)>;
 
-/// What decisions are made on beside a draft.
+/// The committed state that decisions are made on, beneath a draft.
 #[derive(Clone, Copy)]
 pub struct Committed<'a> {
     pub keyspaces: &'a Arc<Keyspaces>,
@@ -50,12 +50,12 @@ pub struct Committed<'a> {
 
 /// Writes and their changes.
 pub struct CommitGroup {
-    /// When it was begun. Entries that decisions were made on expire later.
+    /// The time at which it was begun. Entries that decisions were made on expire later.
     pub begun: Time,
     pub draft: Draft,
     /// Some changes are to be seen at once.
     pub has_batch: bool,
-    /// How many operations were decided.
+    /// The number of operations that were decided.
     pub ops: usize,
     pub completions: Completions,
 }

@@ -102,7 +102,7 @@ pub struct Eviction {
     pub awaited: Both<u64>,
 }
 
-/// What a step has done.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evicted {
     /// Keys that went.
@@ -120,7 +120,7 @@ struct Candidate {
     /// The record, if that is in a table.
     record: Option<Bytes>,
     bytes: u64,
-    /// How often it was used lately.
+    /// Its uses of late.
     uses: u8,
 }
 

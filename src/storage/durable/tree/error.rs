@@ -39,12 +39,12 @@ impl Error {
         Self::Uncertain { what, source: source.into() }
     }
 
-    /// Whether nothing may be written before the next start.
+    /// Returns true if nothing may be written before the next start.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Uncertain { .. } | Self::Database(fjall::Error::Unrecoverable))
     }
 
-    /// Whether the disk, or this process's share of it, is full.
+    /// Returns true if the disk, or this process's share of it, is full.
     pub fn is_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
 

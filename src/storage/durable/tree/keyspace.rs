@@ -74,23 +74,23 @@ impl Keyspace {
         self.0.iter().map(|entry| Ok(entry.size()?))
     }
 
-    /// How many keys and deletions there are, about.
+    /// The number of keys and deletions, about.
     pub fn approximate_len(&self) -> u64 {
         self.0.approximate_len() as u64
     }
 
-    /// How many items its tables have, deletions among them.
+    /// The number of items in its tables, deletions among them.
     pub fn table_items(&self) -> u64 {
         let version = self.0.tree.current_version();
         version.iter_tables().map(|table| table.metadata.item_count).sum()
     }
 
-    /// How many of them are deletions.
+    /// The number of deletions among them.
     pub fn table_deletions(&self) -> u64 {
         self.0.tree.tombstone_count()
     }
 
-    /// How many items the active memtable has.
+    /// The number of items in the active memtable.
     pub fn memtable_items(&self) -> usize {
         self.0.tree.active_memtable().len()
     }
@@ -105,7 +105,7 @@ impl Keyspace {
         }
     }
 
-    /// How many batches of its database are in no table of it, about.
+    /// The number of batches of its database that are in no table of it, about.
     pub fn unflushed_batches(&self) -> u64 {
         let flushed = self.0.tree.get_highest_persisted_seqno().unwrap_or(0);
         self.highest_number().unwrap_or(0).saturating_sub(flushed)
@@ -145,7 +145,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// How many memtables wait to be flushed.
+    /// The number of memtables that wait to be flushed.
     pub fn sealed_memtables(&self) -> usize {
         self.0.tree.sealed_memtable_count()
     }
@@ -279,7 +279,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// How many versions it keeps.
+    /// The number of versions that it keeps.
     pub fn versions(&self) -> usize {
         1 + self.0.tree.version_free_list_len()
     }

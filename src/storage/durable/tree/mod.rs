@@ -52,16 +52,16 @@ use std::sync::Arc;
 /// The block cache, in bytes.
 const CACHE_BYTES: u64 = 32 << 20;
 
-/// How many files are kept open beside the journal at most, and one part in so
-/// many of the descriptors that the system allows.
+/// The most files that are kept open beside the journal, and one part in so many of
+/// the descriptors that the system allows.
 const FILES_MAX: u64 = 64;
 const FILES_SHARE: u64 = 16;
 
 /// The database takes no fewer.
 const FILES_MIN: u64 = 10;
 
-/// How many descriptors the database needs beside those: journals, the files
-/// that flushes and compactions read and write, directories.
+/// The descriptors that the database needs beside those: of journals, of the files
+/// that flushes and compactions read and write, of directories.
 const DESCRIPTORS_BESIDE: u64 = 64;
 const DESCRIPTORS_BESIDE_SHARE: u64 = 8;
 
@@ -69,20 +69,20 @@ const DESCRIPTORS_BESIDE_SHARE: u64 = 8;
 const STANDBY_CACHE_BYTES: u64 = 4 << 20;
 const STANDBY_FILES_MAX: usize = 8;
 
-/// How large the journals grow until what they hold is flushed.
+/// The size of the journals at which their content is flushed.
 const JOURNALS_BYTES_MAX: u64 = 192 << 20;
 
 /// The size at which both memtables of a generation are flushed.
 pub const MEMTABLE_BYTES: u64 = 16 << 20;
 
-/// How large a file of a level is: the smaller, the less space a step takes.
+/// The size of a file of a level: the smaller, the less space a step takes.
 pub const TABLE_BYTES: u64 = 4 << 20;
 
 /// Values from this size on go to blob files, so that compaction does not copy
 /// them.
 pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
 
-/// How large a blob file is. Of the stale ones a compaction rewrites one in so
+/// The size of a blob file. Of the stale ones a compaction rewrites one in so
 /// many: the fewer, the less space that takes meanwhile.
 const BLOB_FILE_BYTES: u64 = 8 << 20;
 pub const BLOB_REWRITE_SHARE: u8 = 20;
