@@ -1,4 +1,4 @@
-//! Set dueling: which of the two aims of an eviction misses less.
+//! Set dueling: which of the two policies of eviction misses less.
 //!
 //! Some requests are for what was used often (LFU), and some for what was used lately (LRU).
 //! A few shards find out which: of these leaders, some evict by the one and some by the
@@ -7,18 +7,18 @@
 //! Nothing here knows entries: it counts the keys of each group of shards, and misses.
 
 use super::SAMPLED;
-use crate::storage::frequency::{Aim, chance};
+use crate::storage::frequency::{Policy, chance};
 use crate::storage::memory::map::Hashed;
 use crate::storage::memory::maps::KEYS_SHARDS;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
-/// Of so many shards one leads with each of the aims.
+/// Of so many shards one leads with each of the policies.
 const LEADERS_EVERY: usize = 32;
 
 /// With fewer keys all shards are alike: those of a group are too few.
 const KEYS_GROUPED: usize = SAMPLED * LEADERS_EVERY;
 
-/// The part of the keys by which one aim has to miss more than the other until all follow
+/// The part of the keys by which one policy has to miss more than the other until all follow
 /// that.
 const LEAD_PART: usize = 64;
 const LEAD_MIN: usize = 32;
@@ -28,23 +28,23 @@ const LEAD_MIN: usize = 32;
 pub struct Dueling {
     /// The keys of each group of shards.
     keys: [AtomicUsize; 3],
-    /// The misses of the leaders that evict by [`Aim::Often`], less those of the others.
+    /// The misses of the leaders that evict by [`Policy::Lfu`], less those of the others.
     lead: AtomicI32,
 }
 
-/// A group of shards that evict by the same aim.
+/// A group of shards that evict by the same policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// The leaders of [`Aim::Often`].
-    Often,
-    /// The leaders of [`Aim::Lately`].
-    Lately,
+    /// The leaders of [`Policy::Lfu`].
+    Lfu,
+    /// The leaders of [`Policy::Lru`].
+    Lru,
     /// All others.
     Followers,
 }
 
 impl Group {
-    pub const ALL: [Self; 3] = [Self::Often, Self::Lately, Self::Followers];
+    pub const ALL: [Self; 3] = [Self::Lfu, Self::Lru, Self::Followers];
 
     /// The group of a key.
     pub fn of_key(key: Hashed<'_>) -> Self {
@@ -54,8 +54,8 @@ impl Group {
     /// The group of a shard.
     pub fn of(shard: usize) -> Self {
         match shard % LEADERS_EVERY {
-            0 => Self::Often,
-            1 => Self::Lately,
+            0 => Self::Lfu,
+            1 => Self::Lru,
             _ => Self::Followers,
         }
     }
@@ -64,7 +64,7 @@ impl Group {
     pub fn shards(self) -> usize {
         let leaders = KEYS_SHARDS / LEADERS_EVERY;
         match self {
-            Self::Often | Self::Lately => leaders,
+            Self::Lfu | Self::Lru => leaders,
             Self::Followers => KEYS_SHARDS - 2 * leaders,
         }
     }
@@ -73,8 +73,8 @@ impl Group {
     pub fn shard(self, place: usize) -> usize {
         const FOLLOWERS: usize = LEADERS_EVERY - 2;
         match self {
-            Self::Often => place * LEADERS_EVERY,
-            Self::Lately => place * LEADERS_EVERY + 1,
+            Self::Lfu => place * LEADERS_EVERY,
+            Self::Lru => place * LEADERS_EVERY + 1,
             Self::Followers => place / FOLLOWERS * LEADERS_EVERY + 2 + place % FOLLOWERS,
         }
     }
@@ -99,8 +99,8 @@ impl Dueling {
     /// Notes a miss in a group: a key that comes was not there.
     pub fn missed(&self, group: Group) {
         let missed = match group {
-            Group::Often => 1,
-            Group::Lately => -1,
+            Group::Lfu => 1,
+            Group::Lru => -1,
             Group::Followers => return,
         };
         let most = i32::try_from((self.keys() / LEAD_PART).max(LEAD_MIN)).unwrap_or(i32::MAX);
@@ -114,10 +114,10 @@ impl Dueling {
     }
 
     fn keys_of(&self, group: Group) -> &AtomicUsize {
-        let [often, lately, followers] = &self.keys;
+        let [lfu, lru, followers] = &self.keys;
         match group {
-            Group::Often => often,
-            Group::Lately => lately,
+            Group::Lfu => lfu,
+            Group::Lru => lru,
             Group::Followers => followers,
         }
     }
@@ -137,13 +137,13 @@ impl Dueling {
         })
     }
 
-    /// The aim of a group, or where there is none.
-    pub fn aim(&self, group: Option<Group>) -> Aim {
-        let is_lately = match group {
-            Some(Group::Often) => false,
-            Some(Group::Lately) => true,
+    /// The policy of a group, or where there is none.
+    pub fn policy(&self, group: Option<Group>) -> Policy {
+        let is_lru = match group {
+            Some(Group::Lfu) => false,
+            Some(Group::Lru) => true,
             Some(Group::Followers) | None => self.lead.load(Ordering::Relaxed) > 0,
         };
-        if is_lately { Aim::Lately } else { Aim::Often }
+        if is_lru { Policy::Lru } else { Policy::Lfu }
     }
 }

@@ -366,7 +366,7 @@ impl Maps {
     /// The entries of the least worth among some neighbours, of a group if there is one.
     #[allow(clippy::cast_precision_loss, reason = "a byte more or less is none")]
     fn victims(&self, cache: &Cache, group: Option<Group>) -> Victims {
-        let (turn, aim) = (cache.frequencies.turn(), cache.dueling.aim(group));
+        let (turn, policy) = (cache.frequencies.turn(), cache.dueling.policy(group));
         let held = self.account.held().max(1) as f32;
         let (mut victims, mut looked) = (Victims::new(), 0);
         let shards = group.map_or(KEYS_SHARDS, Group::shards);
@@ -391,7 +391,7 @@ impl Maps {
                 let worth = if is_spared {
                     SPARED_WORTH - age
                 } else {
-                    access.worth(turn, aim) - cost.log2()
+                    access.worth(turn, policy) - cost.log2()
                 };
                 let rank = victims.partition_point(|(less, _)| *less < worth);
                 if rank < (looked / SAMPLED_EACH).max(1) {

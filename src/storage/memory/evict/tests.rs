@@ -2,7 +2,7 @@
 
 use super::super::tests::{PATIENCE, counted, entry, key, set, update, value_bytes, wait_until};
 use super::*;
-use crate::storage::frequency::Aim;
+use crate::storage::frequency::Policy;
 use crate::storage::{
     BatchOp, Blocking as _, Change, Decision, Entry, Limits, Listing, PAGE_KEYS_MAX, Range, Read,
     Storage as _, Subject, Watched, Watcher, WhenFull,
@@ -531,7 +531,7 @@ fn uploads_do_not_wait_for_memory_that_the_store_cannot_give() {
 #[test]
 fn all_shards_follow_the_leaders_that_miss_less() {
     let cache = Cache::new(MIB);
-    assert_eq!(cache.dueling.aim(Some(Group::Followers)), Aim::Often);
+    assert_eq!(cache.dueling.policy(Some(Group::Followers)), Policy::Lfu);
     let keyed = super::super::map::Keyed::default();
     let come = |group| {
         (0..)
@@ -543,10 +543,10 @@ fn all_shards_follow_the_leaders_that_miss_less() {
                 cache.removed(keyed.hashed(&text));
             });
     };
-    come(Group::Often);
-    assert_eq!(cache.dueling.aim(Some(Group::Followers)), Aim::Lately);
-    come(Group::Lately);
-    assert_eq!(cache.dueling.aim(Some(Group::Followers)), Aim::Often);
+    come(Group::Lfu);
+    assert_eq!(cache.dueling.policy(Some(Group::Followers)), Policy::Lru);
+    come(Group::Lru);
+    assert_eq!(cache.dueling.policy(Some(Group::Followers)), Policy::Lfu);
     assert_eq!(cache.dueling.keys(), 0);
 }
 
