@@ -32,7 +32,7 @@ use crate::storage::{Effect, Error, Event, Op, Outcome, Time, Wanted};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use dueling::{Dueling, Group};
 use lent::Lent;
-use resident::{LOOK_BYTES_MAX, LOOK_INTERVAL_SHORT, Looks, Resident};
+use resident::{CHECK_BYTES_MAX, CHECK_INTERVAL_SHORT, Governor, Resident};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -76,7 +76,7 @@ const UPLOADS_PART: u64 = 8;
 /// With a greater debt no upload begins.
 const UPLOADS_DEBT_BYTES: u64 = 1 << 20;
 
-/// The entries that the evictor removes before it looks at the process again.
+/// The entries that the evictor removes before it checks the process again.
 const EVICTED_AT_ONCE: usize = 512;
 
 /// The record of uses of a store that evicts, and its evictor.
@@ -84,7 +84,7 @@ pub struct Cache {
     frequencies: Frequencies,
     dueling: Dueling,
     evicted: AtomicU64,
-    /// The bytes evicted since the last look at resident memory.
+    /// The bytes evicted since the last check of resident memory.
     evicted_bytes: AtomicU64,
     /// The next expiry of all maps, in milliseconds, or an earlier moment.
     due: AtomicU64,
@@ -292,12 +292,12 @@ impl Maps {
         }
         let spared = cache.lent().bytes_in_hand();
         self.make_room(0, spared, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
-        if cache.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES_MAX {
+        if cache.evicted_bytes.load(Ordering::Relaxed) >= CHECK_BYTES_MAX {
             // The evictor has no time for it.
             cache.evicted_bytes.store(0, Ordering::Relaxed);
-            self.look_at_memory();
+            self.trim_memory();
         }
-        if self.account.is_over(0) || cache.is_look_due() {
+        if self.account.is_over(0) || cache.is_check_due() {
             cache.ring();
         }
     }
@@ -438,9 +438,9 @@ pub fn start_evictor(maps: &Arc<Maps>) {
 }
 
 fn run(maps: &Weak<Maps>, rung: &Receiver<()>) {
-    let (mut looks, mut has_lent) = (Looks::new(), false);
+    let (mut governor, mut has_lent) = (Governor::new(), false);
     loop {
-        let interval = if has_lent { LOOK_INTERVAL_SHORT } else { looks.interval() };
+        let interval = if has_lent { CHECK_INTERVAL_SHORT } else { governor.interval() };
         match rung.recv_timeout(interval) {
             Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -452,7 +452,7 @@ fn run(maps: &Weak<Maps>, rung: &Receiver<()>) {
         loop {
             let spared = cache.lent().bytes_in_hand();
             let evicted = maps.make_room(wanted, spared, EVICTED_AT_ONCE, Pace::AtLength);
-            looks.look(&maps, cache);
+            governor.govern(&maps, cache);
             if evicted < EVICTED_AT_ONCE {
                 break;
             }
