@@ -204,7 +204,8 @@ pub fn close(opened: Opened) {
 }
 
 impl Gatekeeper {
-    /// Waits for the next connection.
+    /// Waits for the next connection, or gives a nudge that is due. `None` if there is
+    /// neither for now.
     fn accept(&self, state: &mut State) -> io::Result<Option<Arc<dyn Stream>>> {
         if let Err(err) = state.refill() {
             self.wait_out(&err);
@@ -238,15 +239,24 @@ impl Gatekeeper {
                 return Ok(None);
             }
         };
-        let socket = Socket::new(descriptor);
-        if socket.is_over() {
-            return Ok(None);
-        }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let connection = connections.add(socket, peer, self.accept_thread.number);
+        Ok(self.admit(state, Socket::new(descriptor), peer))
+    }
+
+    /// Adds a connection that was accepted; `None` if it is over already.
+    fn admit(
+        &self,
+        state: &mut State,
+        socket: Socket,
+        peer: SocketAddr,
+    ) -> Option<Arc<dyn Stream>> {
+        if socket.is_over() {
+            return None;
+        }
+        let connection = self.dispatcher.connections.add(socket, peer, self.accept_thread.number);
         state.unread.connections.push_back((Arc::downgrade(&connection), Instant::now()));
-        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
+        Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection)))
     }
 
     /// Logs an error of the system that may pass, and waits so that it is not met at once
