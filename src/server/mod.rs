@@ -12,8 +12,11 @@
 //! - `dispatch`: the way from there to the `response`, by way of the storage and
 //!   the `sender` where it takes time.
 //!
-//! The `access_log` is told of each response. The `watchdog` keeps every deadline, and the
-//! `report` tells of all that is going on. The meaning of a request is the
+//! Beside that way, `connections` are the open ones, each a `socket` and a `pipeline`, within
+//! the `limits` of the system; `uploads` bounds the memory of bodies, and `completions` is
+//! the way back from the storage. The `watchdog` keeps every deadline: it hears of things by
+//! its `mailbox`, and its `cuts` are counted. The `access_log` is told of each response, and
+//! the `report` tells of all that is going on. The meaning of a request is the
 //! [`api`](crate::api)'s; nothing here knows it.
 
 #![cfg_attr(
