@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A signal to stop that comes before the command stops the start, one that comes while it
-//! runs is passed on to it, and a later one ends the process where it stands.
+//! runs is forwarded to it, and a later one ends the process where it stands.
 
 use crate::signals::{Caught, FirstSignal, Stop, Uncaught};
 use crate::system::{self, Settings};
@@ -52,12 +52,12 @@ impl Child {
     ) -> io::Result<(Self, Caught)> {
         let (stop, caught) = Caught::new();
         let shared = Arc::new(Shared { phase: Mutex::new(Phase::Awaited), stop });
-        let hearer = Arc::clone(&shared);
+        let receiver = Arc::clone(&shared);
         let first = FirstSignal::default();
-        uncaught.hear(move |signal, is_of_terminal| {
+        uncaught.handle_each(move |signal, is_of_terminal| {
             first.note();
-            if let Some(code) = hearer.hear(signal, is_of_terminal) {
-                first.wait_apart();
+            if let Some(code) = receiver.handle(signal, is_of_terminal) {
+                first.wait_out_pair();
                 end(code);
             }
         })?;
@@ -97,8 +97,8 @@ impl Child {
 }
 
 impl Shared {
-    /// Takes a signal. Returns the exit code if the process has to end at once.
-    fn hear(&self, signal: i32, is_of_terminal: bool) -> Option<u8> {
+    /// Handles a signal. Returns the exit code if the process has to end at once.
+    fn handle(&self, signal: i32, is_of_terminal: bool) -> Option<u8> {
         let mut phase = self.lock();
         match &*phase {
             Phase::Awaited => {
@@ -107,8 +107,8 @@ impl Shared {
                 self.stop.stop(code);
             }
             Phase::Running(child) => {
-                if !(is_of_terminal && has_heard(child, signal))
-                    && let Err(err) = pass_on(child, signal)
+                if !(is_of_terminal && has_received(child, signal))
+                    && let Err(err) = forward(child, signal)
                 {
                     log::warn!("cannot pass signal {signal} on to the command: {err}");
                 }
@@ -157,7 +157,7 @@ fn code_of(status: ExitStatus) -> u8 {
 /// goes to every process of the foreground, which is one process group, and a hang-up to
 /// the leader of the session alone.
 #[cfg(unix)]
-fn has_heard(child: &SharedChild, signal: i32) -> bool {
+fn has_received(child: &SharedChild, signal: i32) -> bool {
     use nix::unistd::{Pid, getpgid, getpgrp};
 
     let child = i32::try_from(child.id()).map(Pid::from_raw);
@@ -165,9 +165,9 @@ fn has_heard(child: &SharedChild, signal: i32) -> bool {
     signal == nix::libc::SIGINT && group == Some(getpgrp())
 }
 
-/// A stopped command goes on for it.
+/// Forwards a signal to the command, which goes on for it if it is stopped.
 #[cfg(unix)]
-fn pass_on(child: &SharedChild, signal: i32) -> io::Result<()> {
+fn forward(child: &SharedChild, signal: i32) -> io::Result<()> {
     use shared_child::unix::SharedChildExt;
 
     child.send_signal(signal)?;
@@ -175,12 +175,12 @@ fn pass_on(child: &SharedChild, signal: i32) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn has_heard(_child: &SharedChild, _signal: i32) -> bool {
+fn has_received(_child: &SharedChild, _signal: i32) -> bool {
     true
 }
 
-/// A console has sent it to every process on it.
+/// The same where a console has sent it to every process on it.
 #[cfg(not(unix))]
-fn pass_on(_child: &SharedChild, _signal: i32) -> io::Result<()> {
+fn forward(_child: &SharedChild, _signal: i32) -> io::Result<()> {
     Ok(())
 }

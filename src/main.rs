@@ -48,34 +48,31 @@ fn main() -> ExitCode {
     system::survive_file_limit();
     system::save_address_space();
     system::keep_files_private();
-    let (options, command) = match Task::read(std::env::args_os()) {
-        Ok(Task::Serve(options)) => (options, None),
-        Ok(Task::Run(options, command)) => (options, Some(command)),
-        Ok(Task::Health(url)) => {
-            let Err(line) = health::check(&url) else { return ExitCode::SUCCESS };
-            complain(LogFormat::Text, &line);
-            return ExitCode::from(FAILURE);
-        }
-        Err(Instead::Print(text)) => return print(&text),
-        Err(Instead::Complain(line)) => {
-            complain(LogFormat::Text, &line);
-            return ExitCode::from(BAD_USAGE);
-        }
-    };
+    match Task::read(std::env::args_os()) {
+        Ok(Task::Serve(options)) => start(*options, None, settings),
+        Ok(Task::Run(options, command)) => start(*options, Some(command), settings),
+        Ok(Task::Health(url)) => match health::check(&url) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(line) => fail(LogFormat::Text, &line, FAILURE),
+        },
+        Err(Instead::Print(text)) => print(&text),
+        Err(Instead::Complain(line)) => fail(LogFormat::Text, &line, BAD_USAGE),
+    }
+}
+
+/// Starts a store and runs it, as long as its command if there is one.
+fn start(options: Options, command: Option<Vec<OsString>>, settings: Settings) -> ExitCode {
     let format = options.log_format;
-    let plan = match Plan::new(*options, command, settings) {
+    let plan = match Plan::new(options, command, settings) {
         Ok(plan) => plan,
-        Err((code, line)) => {
-            complain(format, &line);
-            return ExitCode::from(code);
-        }
+        Err((code, line)) => return fail(format, &line, code),
     };
     let uncaught = Uncaught::new();
     let streams = match Streams::new(format, plan.command.is_none()) {
         Ok(streams) => streams,
         Err(err) => {
-            complain(format, &format!("cannot start a thread for the output: {err}"));
-            return ExitCode::from(FAILURE);
+            let line = format!("cannot start a thread for the output: {err}");
+            return fail(format, &line, FAILURE);
         }
     };
     let code = match run(&plan, uncaught, &streams) {
@@ -241,7 +238,7 @@ fn serve(plan: &Plan, child: Option<Child>, signals: &Caught, url: &str, streams
         log::info!("stopping: the command has ended");
     } else {
         signals.wait();
-        let cause = if signals.are_of_hangup() { ": the terminal is gone (SIGHUP)" } else { "" };
+        let cause = if signals.are_hangups() { ": the terminal is gone (SIGHUP)" } else { "" };
         log::info!("stopping{cause}");
     }
 }
@@ -405,16 +402,18 @@ fn print(text: &str) -> ExitCode {
     if let Err(err) = printed
         && err.kind() != io::ErrorKind::BrokenPipe
     {
-        complain(LogFormat::Text, &format!("cannot write to standard output: {err}"));
-        return ExitCode::from(FAILURE);
+        let line = format!("cannot write to standard output: {err}");
+        return fail(LogFormat::Text, &line, FAILURE);
     }
     ExitCode::SUCCESS
 }
 
-/// Writes a message for the user where there is no thread for it yet.
-fn complain(format: LogFormat, line: &str) {
+/// Writes a message for the user where there is no thread for it yet, and gives the exit
+/// code.
+fn fail(format: LogFormat, line: &str, code: u8) -> ExitCode {
     let mut bytes = format.complaint(&line);
     bytes.push(b'\n');
     // Nobody has to read it.
     io::stderr().write_all(&bytes).ok();
+    ExitCode::from(code)
 }

@@ -5,7 +5,7 @@
 //! the same way, with another exit code, for nobody has asked for it. A signal
 //! that was ignored when the program was started stays ignored, as `nohup` has it.
 //!
-//! Beside a command they are the command's: [`child`](crate::child) hears each.
+//! Beside a command they are the command's: [`child`](crate::child) handles each.
 
 #[cfg(unix)]
 use crate::system;
@@ -80,11 +80,11 @@ impl Uncaught {
         Ok(caught)
     }
 
-    /// Has `heard` called with the number of each that is not ignored, and with true if
+    /// Has `handler` called with the number of each that is not ignored, and with true if
     /// the terminal has sent it, to every process in its foreground; on a thread that
     /// lives as long as the process.
     #[cfg(unix)]
-    pub fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
+    pub fn handle_each(self, handler: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
         let mut signals = SigSet::from_iter(SIGNALS);
         for signal in self.ignored {
             signals.remove(signal);
@@ -92,7 +92,7 @@ impl Uncaught {
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             loop {
                 if let Some((signal, is_of_terminal)) = system::wait_for(&signals) {
-                    heard(signal as i32, is_of_terminal);
+                    handler(signal as i32, is_of_terminal);
                 }
             }
         })?;
@@ -101,9 +101,9 @@ impl Uncaught {
 
     /// The same where Ctrl-C is the only one, and the terminal's.
     #[cfg(not(unix))]
-    pub fn hear(self, heard: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
+    pub fn handle_each(self, handler: impl Fn(i32, bool) + Send + 'static) -> io::Result<()> {
         const INTERRUPT: i32 = 2;
-        ctrlc::set_handler(move || heard(INTERRUPT, true)).map_err(io::Error::other)
+        ctrlc::set_handler(move || handler(INTERRUPT, true)).map_err(io::Error::other)
     }
 
     /// Unblocks the others, and starts a thread that waits for SIGHUP: the handler
@@ -136,7 +136,7 @@ fn catch_requests(stop: Stop, end: impl Fn() + Send + 'static) -> io::Result<()>
     let first = FirstSignal::default();
     let handler = move || {
         if !first.note() {
-            first.wait_apart();
+            first.wait_out_pair();
             end();
         }
         stop.stop(0);
@@ -150,8 +150,8 @@ impl FirstSignal {
         self.0.set(Instant::now()).is_ok()
     }
 
-    /// Waits until a signal is no longer one of two that were sent together.
-    pub fn wait_apart(&self) {
+    /// Waits until a second signal is not one of a pair any more that was sent together.
+    pub fn wait_out_pair(&self) {
         let passed = self.0.get().map_or(SIGNALS_APART, Instant::elapsed);
         thread::sleep(SIGNALS_APART.saturating_sub(passed));
     }
@@ -198,8 +198,9 @@ impl Caught {
         self.code.load(Ordering::Relaxed)
     }
 
-    /// Returns true if nobody has asked to stop but the terminal by its end.
-    pub fn are_of_hangup(&self) -> bool {
+    /// Returns true if all of them were SIGHUP: nobody has asked to stop but the terminal, by
+    /// its end.
+    pub fn are_hangups(&self) -> bool {
         self.exit_code() == HUNG_UP
     }
 }

@@ -143,7 +143,7 @@ mod tests {
     const SHA512: &str = "sha-512=:Bxh/Q9IdEbR/1hSYcgLFXtR4f99SeWX+r9/VTjg77++F26ieTGGvLcx41TN8T5+O71zt3XIp+KDS53H+XfbP4Q==:";
     const OTHER: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
 
-    /// Whether the content is the one that the fields mean.
+    /// Returns true if the content is the one that the fields mean.
     fn verdict(fields: &[(&str, &str)]) -> Result<bool, Refusal> {
         let Some(digests) = Digests::parse(Fields(fields))? else { return Ok(true) };
         let matches = digests.clone().check(CONTENT).is_ok();

@@ -131,15 +131,15 @@ pub struct Api {
     is_draining: Arc<AtomicBool>,
 }
 
-/// The API's word on the head of a call.
+/// The API's decision on the head of a call, and what the reply depends on beside it.
 pub struct Admission {
     /// The operation, or the reply in its place.
     pub decision: Result<Operation, Reply>,
     /// The path, by its place in the table of routes.
     pub route: RouteId,
-    /// The word of the reply to a browser (CORS), where some origins are allowed.
+    /// The fields of the reply for a browser (CORS), where some origins are allowed.
     pub cors: Option<Box<Cors>>,
-    /// The number of the set of tokens that the caller was let in by, or before.
+    /// The number of the set of tokens that the caller was let in by, or of an earlier one.
     pub tokens: u64,
     /// The form of the reply if it is an error.
     pub error_form: ErrorForm,

@@ -1,8 +1,8 @@
-//! The file of tokens: read at the start, and looked at from then on.
+//! The file of tokens: read at the start, and polled from then on.
 //!
-//! A look reads the file anew by its path. So a change is seen however it came: written in
+//! A poll reads the file anew by its path. So a change is seen however it came: written in
 //! place, by a rename over it, or behind a link, as Kubernetes has it, and with whatever
-//! times. It is taken up once two looks have found the same, as a file may be half written;
+//! times. It is taken up once two polls have found the same, as a file may be half written;
 //! a file that is no good changes nothing. The text is not kept, only its digest.
 
 use super::secret::{self, Content};
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// The interval of looks. After two of them, at most, a change is taken up.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The interval of polls. After two of them, at most, a change is taken up.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The flag that names the file.
 const FLAG: &str = "--token-file";
@@ -30,7 +30,7 @@ pub struct TokenFile {
     has_warned: bool,
     /// The finding that was taken up or told of last.
     settled: Finding,
-    /// The finding of the last look.
+    /// The finding of the last poll.
     last: Finding,
 }
 
@@ -51,21 +51,21 @@ impl TokenFile {
     /// Puts the tokens of the file in the place of `tokens` at each change from now on,
     /// on a thread that lives as long as the process. The log is told.
     pub fn follow(mut self, tokens: Tokens) -> io::Result<()> {
-        self.look(&tokens);
+        self.poll(&tokens);
         if self.is_regular {
             let thread = thread::Builder::new().name("token-file".to_owned());
             thread.spawn(move || {
                 loop {
-                    thread::sleep(LOOK_INTERVAL);
-                    self.look(&tokens);
+                    thread::sleep(POLL_INTERVAL);
+                    self.poll(&tokens);
                 }
             })?;
         }
         Ok(())
     }
 
-    /// Looks at the file, and takes it up if it has changed and stays so.
-    fn look(&mut self, tokens: &Tokens) {
+    /// Reads the file anew, and takes it up if it has changed and stays so.
+    fn poll(&mut self, tokens: &Tokens) {
         let content = match fs::metadata(&self.path) {
             // To open a pipe might never end.
             Ok(metadata) if !metadata.is_file() => Err("it is not a file".to_owned()),
@@ -120,7 +120,7 @@ mod tests {
     const TOKENS: [&str; 3] =
         ["correct-horse-battery", "staple-of-a-sentence", "a-third-one-of-them"];
 
-    /// A file that is looked at when the test says so.
+    /// A file that is polled when the test says so.
     struct Fixture {
         file: TokenFile,
         tokens: Tokens,
@@ -136,14 +136,14 @@ mod tests {
             Self { file, tokens: Tokens::new(set), _directory: directory }
         }
 
-        /// Writes the file, and looks at it.
+        /// Writes the file, and polls it.
         fn write(&mut self, bytes: impl AsRef<[u8]>) {
             fs::write(&self.file.path, bytes).unwrap();
-            self.look();
+            self.poll();
         }
 
-        fn look(&mut self) {
-            self.file.look(&self.tokens);
+        fn poll(&mut self) {
+            self.file.poll(&self.tokens);
         }
 
         /// The tokens that let a caller in.
@@ -163,20 +163,20 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_taken_up_once_two_looks_have_found_the_same() {
+    fn a_change_is_taken_up_once_two_polls_have_found_the_same() {
         let mut fixture = Fixture::new();
-        fixture.look();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[..1]);
         fixture.write(TOKENS[1]);
         fixture.assert_let_in(&TOKENS[..1]);
         fixture.write(TOKENS[1..].join("\n"));
         fixture.assert_let_in(&TOKENS[..1]);
-        fixture.look();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[1..]);
         // Back and forth in between is no change.
         fixture.write(TOKENS[0]);
         fixture.write(TOKENS[1..].join("\n"));
-        fixture.look();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[1..]);
     }
 
@@ -187,21 +187,21 @@ mod tests {
         let bad: [&[u8]; 4] = [b"", b"short", b"staple-of-a-sentence\n#\xff", too_long.as_bytes()];
         for bytes in bad {
             fixture.write(bytes);
-            fixture.look();
+            fixture.poll();
             fixture.assert_let_in(&TOKENS[..1]);
             assert_eq!(fixture.file.settled, fixture.file.last, "it is told of once");
         }
         fs::remove_file(&fixture.file.path).unwrap();
-        fixture.look();
-        fixture.look();
+        fixture.poll();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[..1]);
         fs::create_dir(&fixture.file.path).unwrap();
-        fixture.look();
-        fixture.look();
+        fixture.poll();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[..1]);
         fs::remove_dir(&fixture.file.path).unwrap();
         fixture.write(TOKENS[2]);
-        fixture.look();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[2..]);
     }
 
@@ -209,7 +209,7 @@ mod tests {
     fn a_byte_order_mark_is_no_part_of_the_first_token() {
         let mut fixture = Fixture::new();
         fixture.write(["\u{feff}", TOKENS[1], "\r\n"].concat());
-        fixture.look();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[1..2]);
     }
 
@@ -219,7 +219,7 @@ mod tests {
         let start = format!("{}\n#", TOKENS[1]);
         let comment = " ".repeat((1 << 20) - start.len());
         fixture.write(start + &comment);
-        fixture.look();
+        fixture.poll();
         fixture.assert_let_in(&TOKENS[1..2]);
     }
 }

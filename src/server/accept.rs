@@ -85,8 +85,8 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Starts another accept loop where the last one has ended. Returns whether it
-    /// has; after each try it waits longer for the next.
+    /// Starts another accept loop where the last one has ended. Returns true if it has;
+    /// after each try it waits longer for the next.
     pub fn replace_ended(&mut self, now: Instant) -> io::Result<bool> {
         if !self.current.thread.is_over() {
             if self.current.thread.has_begun() {
@@ -133,8 +133,8 @@ impl Acceptor {
         });
     }
 
-    /// Has another worker lead where a leader is stuck. Returns whether any is at
-    /// a request.
+    /// Has another worker lead where a leader is stuck. Returns true if any is at a
+    /// request.
     pub fn displace_stuck(&self, now: Instant) -> bool {
         let mut is_busy = false;
         for leadership in self.loops().flat_map(|accept_loop| &accept_loop.leaderships) {

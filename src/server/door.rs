@@ -12,7 +12,7 @@
 //!   address, which is how a request of tiny_http's names its connection, and
 //!   learns the second descriptor that tiny_http makes of the first.
 //! - `recv` asks the connection's [`Stream`].
-//! - `shutdown` tells that tiny_http is done with a descriptor.
+//! - `shutdown` tells that tiny_http releases a descriptor.
 //!
 //! Every other descriptor passes through to the system untouched. A panic
 //! must not leave a function that C calls, so each ends here.
@@ -39,8 +39,8 @@ pub trait Stream: Send + Sync {
     fn id(&self) -> u64;
     /// Waits for bytes; 0 once there will be none.
     fn read(&self, buffer: &mut [u8]) -> usize;
-    /// tiny_http is done with one of its two descriptors. May be called twice.
-    fn left(&self);
+    /// tiny_http has released one of its two descriptors. May be called twice.
+    fn released(&self);
 }
 
 /// The meaning of a descriptor.
@@ -144,13 +144,13 @@ fn admit(number: RawFd, gate: &dyn Gate) -> io::Result<(RawFd, libc::sockaddr_in
         };
         let id = stream.id();
         if !slots().set(descriptor.as_raw_fd(), Some(Slot::Stream(Arc::clone(&stream)))) {
-            stream.left();
+            stream.released();
             continue;
         }
         let earlier = ADMITTED.replace(Some(stream));
         // It was lost between here and its thread.
         if let Some(earlier) = earlier {
-            earlier.left();
+            earlier.released();
         }
         return Ok((descriptor.into_raw_fd(), address(id)));
     }
@@ -285,7 +285,7 @@ unsafe extern "C" fn shutdown(number: libc::c_int, how: libc::c_int) -> libc::c_
         return done.try_into().unwrap_or(-1);
     };
     slots().set(number, None);
-    panic::catch_unwind(AssertUnwindSafe(|| stream.left())).ok();
+    panic::catch_unwind(AssertUnwindSafe(|| stream.released())).ok();
     0
 }
 
@@ -303,7 +303,7 @@ mod tests {
     #[derive(Default)]
     struct Three {
         read: AtomicUsize,
-        left: AtomicUsize,
+        released: AtomicUsize,
     }
 
     impl Gate for Once {
@@ -325,8 +325,8 @@ mod tests {
             if first { 3 } else { 0 }
         }
 
-        fn left(&self) {
-            self.left.fetch_add(1, Ordering::Relaxed);
+        fn released(&self) {
+            self.released.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(got, b"abc");
         read_half.shutdown(Shutdown::Read).expect("it is ours to end");
         write_half.shutdown(Shutdown::Write).expect("it is ours to end");
-        assert_eq!(three.left.load(Ordering::Relaxed), 2);
+        assert_eq!(three.released.load(Ordering::Relaxed), 2);
 
         let end = listener.accept().expect_err("the gate is closed");
         assert_eq!(end.raw_os_error(), Some(libc::EINVAL));

@@ -9,7 +9,7 @@
 //! tiny_http's pool of threads also forgets connections: a burst of more than
 //! it has idle threads is queued, and nobody begins with those that are left
 //! over until another connection ends. They are noticed here, for nobody reads
-//! them, and a connection that ends at once makes the pool look again.
+//! them, and a nudge makes the pool look again: a connection that ends at once.
 
 use super::connections::{Connection, Fill};
 use super::dispatch::Dispatcher;
@@ -37,8 +37,8 @@ pub const LISTENERS_MAX: usize = usize::MAX;
 /// After this time without a thread a connection is taken to be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(2);
 
-/// After this time without an end a look of the pool is taken to be forgotten itself.
-const LOOK_TIME_MAX: Duration = Duration::from_millis(20);
+/// After this time without an end a nudge is taken to be forgotten itself.
+const NUDGE_TIME_MAX: Duration = Duration::from_millis(20);
 
 /// The pause after an error of the system.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
@@ -72,33 +72,33 @@ struct State {
     turn: usize,
 }
 
-/// Connections that no thread has begun to read, and the looks of tiny_http's pool for
-/// them. A look costs a thread and finds one. There is one at a time: before its thread
-/// has run, those that were started earlier have mostly begun to read theirs.
+/// Connections that no thread has begun to read, and the nudges by which tiny_http's pool
+/// finds them. A nudge costs a thread and finds one. There is one at a time: before its
+/// thread has run, those that were started earlier have mostly begun to read theirs.
 struct Unread {
     /// These connections in the order in which they came, each with the time of that.
     connections: VecDeque<(Weak<Connection>, Instant)>,
-    /// The look that is under way: set once that is over; and the time at which it began.
-    look: Option<(Arc<AtomicBool>, Instant)>,
-    /// The time at which the last look has ended.
-    looked_at: Option<Instant>,
-    /// The looks that are left of a round, which has one for each that was forgotten at
-    /// its beginning.
-    left: usize,
-    /// Readable once a look has ended.
-    ended: Arc<OwnedFd>,
+    /// The nudge that is under way: a flag, set once that is over, and its beginning.
+    nudge: Option<(Arc<AtomicBool>, Instant)>,
+    /// The time at which the last nudge was found to be over.
+    last_nudge: Option<Instant>,
+    /// The nudges that are left of a round, which has one for each connection that was
+    /// forgotten at its beginning.
+    nudges_left: usize,
+    /// Readable once a nudge has ended.
+    nudge_ended: Arc<OwnedFd>,
 }
 
-/// What the gate waits for beside clients.
+/// The gate's next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    /// For nothing.
-    ForClients,
-    /// For the end of a look, or for so long: then that or the first of the unread
-    /// connections is taken to be forgotten.
-    For(Duration),
-    /// The pool is to look.
-    Over,
+enum Step {
+    /// Wait for a client, however long.
+    Wait,
+    /// Wait for a client until the nudge has ended, or for so long: then that or the first
+    /// of the unread connections is taken to be forgotten.
+    WaitUpTo(Duration),
+    /// Nudge the pool.
+    Nudge,
 }
 
 /// The thread of an accept loop of tiny_http's.
@@ -131,12 +131,12 @@ impl AcceptThread {
         Self { number, started_at: Instant::now(), has_begun, has_ended }
     }
 
-    /// Whether it has come to the gate.
+    /// Returns true if it has come to the gate.
     pub fn has_begun(&self) -> bool {
         self.has_begun.load(Ordering::Relaxed)
     }
 
-    /// Whether its thread has ended, or does not come.
+    /// Returns true if its thread has ended, or does not come.
     pub fn is_over(&self) -> bool {
         let is_late = || self.started_at.elapsed() > BEGUN_WITHIN;
         self.has_ended.load(Ordering::Relaxed) || (!self.has_begun() && is_late())
@@ -152,9 +152,10 @@ impl AcceptThread {
     }
 }
 
-/// A connection that ends at once, and so makes the pool look.
+/// A connection that ends at once, and so makes the pool look for another.
 struct Nudge {
     is_over: Arc<AtomicBool>,
+    /// Made readable at its end.
     ended: Arc<OwnedFd>,
 }
 
@@ -167,7 +168,7 @@ impl Stream for Nudge {
         0
     }
 
-    fn left(&self) {}
+    fn released(&self) {}
 }
 
 impl Drop for Nudge {
@@ -203,7 +204,8 @@ pub fn close(opened: Opened) {
 }
 
 impl Gatekeeper {
-    /// Waits for the next connection.
+    /// Waits for the next connection, or gives a nudge that is due. `None` if there is
+    /// neither for now.
     fn accept(&self, state: &mut State) -> io::Result<Option<Arc<dyn Stream>>> {
         if let Err(err) = state.refill() {
             self.wait_out(&err);
@@ -216,8 +218,8 @@ impl Gatekeeper {
         if count >= max {
             // Forgotten connections take up room as well.
             let now = Instant::now();
-            if state.unread.wait(now) == Wait::Over {
-                return Ok(Some(Arc::new(state.unread.look(now))));
+            if state.unread.next_step(now) == Step::Nudge {
+                return Ok(Some(Arc::new(state.unread.nudge(now))));
             }
             self.dispatcher.watchdog.send(Command::Inspect);
             if !connections.wait_for_room(FORGOTTEN_AFTER) {
@@ -225,7 +227,7 @@ impl Gatekeeper {
             }
         }
         let Some(listener) = state.wait_for_client(&self.listeners) else {
-            return Ok(Some(Arc::new(state.unread.look(Instant::now()))));
+            return Ok(Some(Arc::new(state.unread.nudge(Instant::now()))));
         };
         let (descriptor, peer) = match rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)
         {
@@ -237,18 +239,28 @@ impl Gatekeeper {
                 return Ok(None);
             }
         };
-        let socket = Socket::new(descriptor);
-        if socket.is_over() {
-            return Ok(None);
-        }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let peer = peer.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let connection = connections.add(socket, peer, self.accept_thread.number);
-        state.unread.connections.push_back((Arc::downgrade(&connection), Instant::now()));
-        Ok(Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection))))
+        Ok(self.admit(state, Socket::new(descriptor), peer))
     }
 
-    /// Sees to an error of the system's that is not the end.
+    /// Adds a connection that was accepted; `None` if it is over already.
+    fn admit(
+        &self,
+        state: &mut State,
+        socket: Socket,
+        peer: SocketAddr,
+    ) -> Option<Arc<dyn Stream>> {
+        if socket.is_over() {
+            return None;
+        }
+        let connection = self.dispatcher.connections.add(socket, peer, self.accept_thread.number);
+        state.unread.connections.push_back((Arc::downgrade(&connection), Instant::now()));
+        Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection)))
+    }
+
+    /// Logs an error of the system that may pass, and waits so that it is not met at once
+    /// again. One that is the client's is no reason for either.
     fn wait_out(&self, err: &io::Error) {
         let is_of_client = matches!(
             err.kind(),
@@ -285,24 +297,24 @@ impl State {
 
     /// Waits for something to accept and gives the socket where it is, each in its
     /// turn, or the only one at once: to accept waits as well. `None` if tiny_http's
-    /// pool has to be made to look before that.
+    /// pool has to be nudged before that.
     fn wait_for_client<'a>(&mut self, listeners: &'a [TcpListener]) -> Option<&'a TcpListener> {
         loop {
-            let timeout = match self.unread.wait(Instant::now()) {
-                Wait::Over => return None,
-                Wait::For(left) => Timespec::try_from(left).ok(),
-                Wait::ForClients => None,
+            let timeout = match self.unread.next_step(Instant::now()) {
+                Step::Nudge => return None,
+                Step::WaitUpTo(left) => Timespec::try_from(left).ok(),
+                Step::Wait => None,
             };
             if let ([only], None) = (listeners, timeout) {
                 return Some(only);
             }
             let polled = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN));
-            let ended = PollFd::new(&self.unread.ended, PollFlags::IN);
+            let ended = PollFd::new(&self.unread.nudge_ended, PollFlags::IN);
             let mut polled: Vec<_> = polled.chain([ended]).collect();
             // An interrupted wait is made up for by the next.
             poll(&mut polled, timeout.as_ref()).ok();
             if polled.last().is_some_and(|ended| !ended.revents().is_empty()) {
-                rustix::io::read(&self.unread.ended, &mut [0; 8]).ok();
+                rustix::io::read(&self.unread.nudge_ended, &mut [0; 8]).ok();
             }
             let turns = (self.turn..).take(listeners.len()).map(|turn| turn % listeners.len());
             for turn in turns {
@@ -317,49 +329,49 @@ impl State {
 
 impl Unread {
     fn new() -> io::Result<Self> {
-        let ended = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let nudge_ended = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             connections: VecDeque::new(),
-            look: None,
-            looked_at: None,
-            left: 0,
-            ended: Arc::new(ended),
+            nudge: None,
+            last_nudge: None,
+            nudges_left: 0,
+            nudge_ended: Arc::new(nudge_ended),
         })
     }
 
-    /// What to wait for.
-    fn wait(&mut self, now: Instant) -> Wait {
-        if let Some((is_over, begun)) = &self.look {
-            let left = LOOK_TIME_MAX.saturating_sub(now.saturating_duration_since(*begun));
+    /// The gate's next step for the sake of these.
+    fn next_step(&mut self, now: Instant) -> Step {
+        if let Some((is_over, begun)) = &self.nudge {
+            let left = NUDGE_TIME_MAX.saturating_sub(now.saturating_duration_since(*begun));
             if !is_over.load(Ordering::Acquire) && !left.is_zero() {
-                return Wait::For(left);
+                return Step::WaitUpTo(left);
             }
-            self.look = None;
-            self.looked_at = Some(now);
+            self.nudge = None;
+            self.last_nudge = Some(now);
         }
         while self.connections.front().is_some_and(|(connection, _)| !is_unread(connection)) {
             self.connections.pop_front();
         }
         let Some((_, came)) = self.connections.front() else {
-            self.left = 0;
-            return Wait::ForClients;
+            self.nudges_left = 0;
+            return Step::Wait;
         };
-        let since = self.looked_at.map_or(*came, |looked_at| looked_at.max(*came));
+        let since = self.last_nudge.map_or(*came, |nudge| nudge.max(*came));
         let left = FORGOTTEN_AFTER.saturating_sub(now.saturating_duration_since(since));
-        if self.left > 0 || left.is_zero() { Wait::Over } else { Wait::For(left) }
+        if self.nudges_left > 0 || left.is_zero() { Step::Nudge } else { Step::WaitUpTo(left) }
     }
 
-    /// Begins a look, of a new round if there is none: as many as are forgotten by now.
-    fn look(&mut self, now: Instant) -> Nudge {
+    /// Begins a nudge, of a new round if there is none: as many as are forgotten by now.
+    fn nudge(&mut self, now: Instant) -> Nudge {
         let is_forgotten = |(connection, came): &&(Weak<Connection>, Instant)| {
             is_unread(connection) && now.saturating_duration_since(*came) >= FORGOTTEN_AFTER
         };
         let forgotten = self.connections.iter().filter(is_forgotten).count();
-        let left = if self.left == 0 { forgotten } else { forgotten.min(self.left) };
-        self.left = left.saturating_sub(1);
+        let left = if self.nudges_left == 0 { forgotten } else { forgotten.min(self.nudges_left) };
+        self.nudges_left = left.saturating_sub(1);
         let is_over = Arc::<AtomicBool>::default();
-        self.look = Some((Arc::clone(&is_over), now));
-        Nudge { is_over, ended: Arc::clone(&self.ended) }
+        self.nudge = Some((Arc::clone(&is_over), now));
+        Nudge { is_over, ended: Arc::clone(&self.nudge_ended) }
     }
 }
 
@@ -391,7 +403,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketType, socketpair};
 
     #[test]
-    fn the_pool_looks_for_one_at_a_time_and_once_for_each_that_it_forgot() {
+    fn there_is_one_nudge_at_a_time_and_one_for_each_connection_that_was_forgotten() {
         let connections = Connections::default();
         let connect = || {
             let (ours, _) =
@@ -402,37 +414,37 @@ mod tests {
         };
         let mut unread = Unread::new().expect("a descriptor");
         let came = Instant::now();
-        assert_eq!(unread.wait(came), Wait::ForClients);
+        assert_eq!(unread.next_step(came), Step::Wait);
         let all: Vec<_> = (0..64).map(|_| connect()).collect();
         let with_time = |connection| (Arc::downgrade(connection), came);
         unread.connections.extend(all.iter().map(with_time));
-        assert_eq!(unread.wait(came), Wait::For(FORGOTTEN_AFTER));
+        assert_eq!(unread.next_step(came), Step::WaitUpTo(FORGOTTEN_AFTER));
 
         // One after the other, without a pause, until all but one have a thread.
         all[7].set_read();
         let now = came + FORGOTTEN_AFTER;
         for connection in all.iter().filter(|connection| !connection.is_read()).take(62) {
-            assert_eq!(unread.wait(now), Wait::Over);
-            let nudge = unread.look(now);
-            assert_eq!(unread.wait(now), Wait::For(LOOK_TIME_MAX));
+            assert_eq!(unread.next_step(now), Step::Nudge);
+            let nudge = unread.nudge(now);
+            assert_eq!(unread.next_step(now), Step::WaitUpTo(NUDGE_TIME_MAX));
             connection.set_read();
             drop(nudge);
         }
-        // The last look of the round finds nobody, so there is a pause.
-        assert_eq!(unread.wait(now), Wait::Over);
-        drop(unread.look(now));
-        assert_eq!(unread.wait(now), Wait::For(FORGOTTEN_AFTER));
-        assert_eq!(unread.wait(now + FORGOTTEN_AFTER), Wait::Over);
+        // The last nudge of the round finds nobody, so there is a pause.
+        assert_eq!(unread.next_step(now), Step::Nudge);
+        drop(unread.nudge(now));
+        assert_eq!(unread.next_step(now), Step::WaitUpTo(FORGOTTEN_AFTER));
+        assert_eq!(unread.next_step(now + FORGOTTEN_AFTER), Step::Nudge);
 
-        // The pool may forget its own look. Whoever begins to read meanwhile needs none.
+        // The pool may forget a nudge itself. Whoever begins to read meanwhile needs none.
         let now = now + FORGOTTEN_AFTER;
-        let nudge = unread.look(now);
-        assert_eq!(unread.wait(now), Wait::For(LOOK_TIME_MAX));
-        assert_eq!(unread.wait(now + LOOK_TIME_MAX), Wait::For(FORGOTTEN_AFTER));
-        assert_eq!(unread.wait(now + LOOK_TIME_MAX + FORGOTTEN_AFTER), Wait::Over);
+        let nudge = unread.nudge(now);
+        assert_eq!(unread.next_step(now), Step::WaitUpTo(NUDGE_TIME_MAX));
+        assert_eq!(unread.next_step(now + NUDGE_TIME_MAX), Step::WaitUpTo(FORGOTTEN_AFTER));
+        assert_eq!(unread.next_step(now + NUDGE_TIME_MAX + FORGOTTEN_AFTER), Step::Nudge);
         all[63].set_read();
-        assert_eq!(unread.wait(now), Wait::ForClients);
+        assert_eq!(unread.next_step(now), Step::Wait);
         drop(nudge);
-        assert_eq!(unread.wait(now), Wait::ForClients);
+        assert_eq!(unread.next_step(now), Step::Wait);
     }
 }

@@ -78,7 +78,7 @@ impl Inbox {
         }
     }
 
-    /// Whether leading has ended for good.
+    /// Returns true if leading has ended for good.
     pub fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Relaxed)
     }

@@ -22,6 +22,7 @@ use super::incoming::{self, Awaited};
 use super::job::Job;
 use super::pipeline::Stage;
 use super::request::{self, Head, Meaning, Request};
+use super::socket::Socket;
 use super::uploads::Reservation;
 use crate::api::grammar::is_tchar;
 use crate::api::{Import, Operation, Refusal, Reply};
@@ -57,8 +58,8 @@ pub struct Inlet {
     connection: Arc<Connection>,
     // Nobody but tiny_http's thread for this connection locks it.
     input: Mutex<Input>,
-    /// tiny_http is done with one of its two descriptors.
-    is_half_left: AtomicBool,
+    /// tiny_http has released one of its two descriptors.
+    is_half_released: AtomicBool,
 }
 
 /// Input that was received and not used yet.
@@ -70,9 +71,9 @@ struct Input {
     used: usize,
     /// No request is read any more.
     is_over: bool,
-    /// Nobody has to hear out the client of the last one: it came with all that its
-    /// client had to say, or its response goes on.
-    is_heard: bool,
+    /// No reader is needed behind the last one: it came with all that its client had to
+    /// say, or its response goes on.
+    needs_no_reader: bool,
     /// The client has ended its side.
     has_ended: bool,
     /// The bytes of the stand-in for the next request that tiny_http has.
@@ -85,8 +86,8 @@ enum Next {
     Request,
     /// Nothing of it has come for a while.
     Quiet,
-    /// There is none, and the last one is not answered yet.
-    Left,
+    /// There is none, and no reader is needed until the last one is answered.
+    ReadOut,
     /// There is none, and the connection is over.
     End,
 }
@@ -100,16 +101,16 @@ struct Wire<'a> {
 impl Inlet {
     /// The way in from `connection`.
     pub fn new(dispatcher: Arc<Dispatcher>, connection: Arc<Connection>) -> Self {
-        let (input, is_half_left) = (Mutex::default(), AtomicBool::new(false));
-        Self { dispatcher, connection, input, is_half_left }
+        let (input, is_half_released) = (Mutex::default(), AtomicBool::new(false));
+        Self { dispatcher, connection, input, is_half_released }
     }
 
     /// Takes the next request and leaves it with the connection.
     // Its frame is not on the stack of a thread that rests.
     #[inline(never)]
     fn next(&self, input: &mut Input) -> Next {
-        if input.is_heard && self.connection.pipeline.read_out() {
-            return Next::Left;
+        if input.needs_no_reader && self.connection.pipeline.read_out() {
+            return Next::ReadOut;
         }
         if !input.is_over && self.connection.pipeline.wait_for_room() {
             if self.is_quiet(input) {
@@ -118,7 +119,7 @@ impl Inlet {
             if let Some(request) = self.request(input) {
                 input.is_over = request.head.is_last();
                 let is_all = request.meaning.is_ok() && input.unused().is_empty();
-                input.is_heard =
+                input.needs_no_reader =
                     input.is_over && !input.has_ended && (is_all || request.is_stream());
                 if self.connection.pipeline.push(request) {
                     return Next::Request;
@@ -126,7 +127,7 @@ impl Inlet {
             }
         }
         if input.has_ended {
-            self.connection.pipeline.end_waits();
+            self.connection.pipeline.note_client_end();
         }
         // A client may end its side and wait for its answers; and one that goes
         // on to send has to wait for them.
@@ -135,7 +136,8 @@ impl Inlet {
         Next::End
     }
 
-    /// Whether there is nothing of a request yet, after a while of waiting for it.
+    /// Returns true if there is nothing of a request yet, after a while of waiting for
+    /// it.
     fn is_quiet(&self, input: &mut Input) -> bool {
         let connection = &self.connection;
         input.unused().is_empty()
@@ -337,7 +339,7 @@ impl Stream for Inlet {
                 self.rest(&mut input);
             }
             match panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input))) {
-                // It lets go of what has handed the connection on with its first byte.
+                // tiny_http frees what it holds for a new connection at the first byte.
                 Ok(Next::Quiet) if input.given == 0 => return input.give(1, buffer),
                 Ok(Next::Quiet) => {}
                 next => break next,
@@ -345,7 +347,7 @@ impl Stream for Inlet {
         };
         match next {
             Ok(Next::Request) => input.give(STAND_IN.len(), buffer),
-            Ok(Next::Left) => 0,
+            Ok(Next::ReadOut) => 0,
             next => {
                 let connections = &self.dispatcher.connections;
                 if next.is_err() {
@@ -357,11 +359,11 @@ impl Stream for Inlet {
         }
     }
 
-    fn left(&self) {
+    fn released(&self) {
         if !self.connection.pipeline.is_read_out() {
             self.dispatcher.connections.end(&self.connection);
-        } else if self.is_half_left.swap(true, Ordering::Relaxed) {
-            self.dispatcher.connections.leave(&self.connection);
+        } else if self.is_half_released.swap(true, Ordering::Relaxed) {
+            self.dispatcher.connections.release(&self.connection);
         }
     }
 }
@@ -396,12 +398,8 @@ impl Input {
 impl Wire<'_> {
     /// Receives up to about so many bytes; 0 at the end or after an error.
     fn receive(&mut self, bytes: usize) -> usize {
-        loop {
-            match self.receive_soon(bytes) {
-                Some(received) => return received,
-                None => self.connection.socket.wait_for_input(),
-            }
-        }
+        let socket = &self.connection.socket;
+        until_received(socket, || self.receive_soon(bytes))
     }
 
     /// The same; `None` if nothing has come for a while.
@@ -417,9 +415,25 @@ impl Wire<'_> {
         input.buffer.reserve(bytes);
         let received = self.connection.socket.receive(&mut input.buffer, usize::MAX);
         let received = received.unwrap_or(Some(0))?;
-        input.has_ended = received == 0;
-        self.connection.add_received(received);
+        self.note(received);
         Some(received)
+    }
+
+    /// Notes that so many bytes were received, or the end.
+    fn note(&mut self, received: usize) {
+        self.input.has_ended = received == 0;
+        self.connection.add_received(received);
+    }
+}
+
+/// The outcome of receiving once something has come, however long that takes: `receive`
+/// gives `None` if nothing has come for a while.
+fn until_received<T>(socket: &Socket, mut receive: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(received) = receive() {
+            return received;
+        }
+        socket.wait_for_input();
     }
 }
 
@@ -453,14 +467,9 @@ impl Source for Wire<'_> {
     fn append(&mut self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
         if self.input.unused().is_empty() && !self.input.has_ended {
             let socket = &self.connection.socket;
-            let received = loop {
-                match socket.receive(buffer, bytes_max)? {
-                    Some(received) => break received,
-                    None => socket.wait_for_input(),
-                }
-            };
-            self.input.has_ended = received == 0;
-            self.connection.add_received(received);
+            let received =
+                until_received(socket, || socket.receive(buffer, bytes_max).transpose())?;
+            self.note(received);
             return Ok(received);
         }
         let bytes = bytes_max.min(self.input.unused().len());
@@ -501,7 +510,7 @@ fn look_for_end(bytes: &[u8], looked_at: usize) -> Result<Option<usize>, Refusal
     Ok(None)
 }
 
-/// Whether this byte can begin a method, or an empty line before it.
+/// Returns true if this byte can begin a method, or an empty line before it.
 fn begins_a_head(byte: u8) -> bool {
     is_tchar(byte) || byte == b'\r'
 }

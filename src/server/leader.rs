@@ -88,7 +88,8 @@ impl Leadership {
     }
 
     /// The leader's next request, which may be one that a leader before it has
-    /// taken. Unless the turn has ended, it does not until this is called again.
+    /// taken. Fails once the turn has ended. After `None` the turn lasts at least
+    /// until this is called again; during a request it may end.
     pub fn next(&self, turn: Turn) -> Result<Option<(Job, Meaning)>, Exit> {
         let mut state = self.lock();
         if state.turn != turn {
@@ -118,7 +119,7 @@ impl Leadership {
         }
     }
 
-    /// Whether the leader is at a request.
+    /// Returns true if the leader is at a request.
     pub fn is_handling(&self) -> bool {
         !matches!(self.lock().phase, Phase::Taking)
     }

@@ -69,7 +69,7 @@ fn listen_once(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Whether an error tells of an address that this machine does not have, or this
+/// Returns true if an error tells of an address that this machine does not have, or this
 /// build does not serve.
 fn is_absent(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)

@@ -15,7 +15,7 @@ pub struct Mailbox {
     // Threads of the server's own put commands here, a few each.
     commands: Mutex<Vec<Command>>,
     arrived: Condvar,
-    /// Whether the watchdog sleeps for long.
+    /// The watchdog sleeps for long.
     is_quiet: AtomicBool,
 }
 
@@ -25,8 +25,8 @@ pub enum Command {
     WatchLeader,
     /// Inspect all connections now.
     Inspect,
-    /// Have the slowest client of a large response make room for others.
-    Crowded,
+    /// Cut the slowest client of a large response, which has to make room for others.
+    CutSlowest,
     /// Log this warning, unless its like was logged a short while ago.
     Complain(String),
     /// End every connection once its request is answered, and send when none is

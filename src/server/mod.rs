@@ -12,8 +12,11 @@
 //! - `dispatch`: the way from there to the `response`, by way of the storage and
 //!   the `sender` where it takes time.
 //!
-//! The `access_log` is told of each response. The `watchdog` keeps every deadline, and the
-//! `report` tells of all that is going on. The meaning of a request is the
+//! Beside that way, `connections` are the open ones, each a `socket` and a `pipeline`, within
+//! the `limits` of the system; `uploads` bounds the memory of bodies, and `completions` is
+//! the way back from the storage. The `watchdog` keeps every deadline: it hears of things by
+//! its `mailbox`, and its `cuts` are counted. The `access_log` is told of each response, and
+//! the `report` tells of all that is going on. The meaning of a request is the
 //! [`api`](crate::api)'s; nothing here knows it.
 
 #![cfg_attr(
@@ -69,7 +72,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dispatch::{Dispatcher, Task};
 use limits::{Limits, Room};
 use mailbox::Command;
-use sender::Senders;
+use sender::{SenderLoop, Senders};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -192,14 +195,7 @@ impl Server {
         let source = Arc::downgrade(&dispatcher);
         dispatcher.api.metrics().add_source(source);
         let mut threads = workers::start(workers, &dispatcher)?;
-        for (number, sender) in loops.into_iter().enumerate() {
-            let dispatcher = Arc::clone(&dispatcher);
-            let run = move || {
-                sender.run(|transfer, outcome| dispatcher.take_back(transfer, outcome));
-            };
-            let thread = thread::Builder::new().name(format!("sender-{number}"));
-            threads.push(thread.stack_size(workers::STACK_BYTES).spawn(run)?);
-        }
+        threads.extend(start_senders(loops, &dispatcher)?);
         let limits =
             Limits { idle_timeout: config.idle_timeout, request_timeout: config.request_timeout };
         let first = listeners.first().map(limits::reserve_connection).transpose()?;
@@ -254,6 +250,22 @@ impl Server {
         }
         self.dispatcher.api.metrics().lines()
     }
+}
+
+/// Starts a thread for each of these loops.
+fn start_senders(
+    loops: Vec<SenderLoop>,
+    dispatcher: &Arc<Dispatcher>,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let start = |(number, sender): (usize, SenderLoop)| {
+        let dispatcher = Arc::clone(dispatcher);
+        let run = move || {
+            sender.run(|transfer, outcome| dispatcher.take_back(transfer, outcome));
+        };
+        let thread = thread::Builder::new().name(format!("sender-{number}"));
+        thread.stack_size(workers::STACK_BYTES).spawn(run)
+    };
+    loops.into_iter().enumerate().map(start).collect()
 }
 
 fn end(thread: JoinHandle<()>) {

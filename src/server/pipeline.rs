@@ -21,7 +21,7 @@ pub struct Pipeline {
     state: Mutex<State>,
     /// Wakes the reader, which waits for its turn.
     turn: Condvar,
-    /// Whether part of a request has come that was not read as a whole.
+    /// Part of a request has come that was not read as a whole.
     is_coming: AtomicBool,
 }
 
@@ -121,9 +121,9 @@ pub struct Activity {
     pub stage: Option<Stage>,
     /// The bytes received so far.
     pub received: u64,
-    /// Whether part of a request has come that was not read as a whole.
+    /// Part of a request has come that was not read as a whole.
     pub is_coming: bool,
-    /// Whether the last response was written.
+    /// The last response was written.
     pub is_closing: bool,
 }
 
@@ -191,7 +191,7 @@ impl Pipeline {
         state.begin()
     }
 
-    /// Whether requests wait behind the one in work.
+    /// Returns true if requests wait behind the one in work.
     pub fn has_waiting(&self) -> bool {
         !self.lock().waiting.is_empty()
     }
@@ -248,14 +248,14 @@ impl Pipeline {
         is_uploading
     }
 
-    /// Whether a body which is taken as it comes is late.
+    /// Returns true if a body which is taken as it comes is late.
     pub fn is_upload_late(&self) -> bool {
         self.lock().upload == Upload::Late
     }
 
     /// Notes that the request in work waits, in this stage. Where nobody can be there for
     /// its answer the wait ends.
-    pub fn wait(&self, waiting: &Arc<dyn Waiting>, now: Stage) {
+    pub fn note_wait(&self, waiting: &Arc<dyn Waiting>, now: Stage) {
         let mut state = self.lock();
         state.wait = Some(Arc::clone(waiting));
         let is_over = state.has_ended || state.life != Life::Open;
@@ -268,8 +268,8 @@ impl Pipeline {
         }
     }
 
-    /// Notes that it waits no more.
-    pub fn stop_waiting(&self) {
+    /// Notes that the request in work waits no more.
+    pub fn note_wait_end(&self) {
         let mut state = self.lock();
         let waiting = state.wait.take();
         if state.stage == Some(Stage::Waiting) {
@@ -279,7 +279,7 @@ impl Pipeline {
         drop(waiting);
     }
 
-    /// Whether nobody can be there for more of an answer than is under way.
+    /// Returns true if nobody can be there for more of an answer than is under way.
     pub fn is_ending(&self) -> bool {
         let state = self.lock();
         state.has_ended || state.life != Life::Open
@@ -295,7 +295,7 @@ impl Pipeline {
 
     /// Notes that the client has ended its side: it may want its answers all the same,
     /// but none of them waits.
-    pub fn end_waits(&self) {
+    pub fn note_client_end(&self) {
         self.lock().has_ended = true;
         self.end_wait();
     }
@@ -344,7 +344,7 @@ impl Pipeline {
         state.is_read_out
     }
 
-    /// Whether the reader has left, and others see to the connection's end.
+    /// Returns true if the reader has left, and others see to the connection's end.
     pub fn is_read_out(&self) -> bool {
         self.lock().is_read_out
     }
@@ -379,7 +379,7 @@ impl Pipeline {
         (occupation, requests)
     }
 
-    /// Whether no request is in work, none waits and none has begun to come.
+    /// Returns true if no request is in work, none waits and none has begun to come.
     pub fn is_idle(&self) -> bool {
         let state = self.lock();
         state.stage.is_none() && state.waiting.is_empty() && !self.is_coming.load(Ordering::Relaxed)

@@ -231,10 +231,10 @@ pub mod socket {
     }
 
     impl Socket {
-        /// Whether it is given up after one response.
+        /// It is given up after one response.
         pub const SERVES_ONE: bool = true;
 
-        /// Whether to send waits for the peer.
+        /// To send waits for the peer.
         pub const SEND_MAY_BLOCK: bool = true;
 
         pub fn new(writer: Writer, dispatcher: Arc<Dispatcher>, peer: SocketAddr) -> Self {
@@ -462,7 +462,7 @@ pub mod watchdog {
                         Command::Stop => return self.acceptor.retire_all(),
                         Command::WatchLeader
                         | Command::Inspect
-                        | Command::Crowded
+                        | Command::CutSlowest
                         | Command::Complain(_) => {}
                     }
                 }

@@ -28,7 +28,7 @@ pub struct Head {
     pub method: &'static str,
     /// The connection's fate after the response.
     pub persistence: Persistence,
-    /// Whether the client knows chunks, as HTTP/1.1 does (RFC 9112, 6.1).
+    /// The client knows chunks, as HTTP/1.1 does (RFC 9112, 6.1).
     pub takes_chunks: bool,
     /// Memory reserved for its body, if that is not small.
     pub reserved: Option<Box<Reservation>>,
@@ -36,7 +36,7 @@ pub struct Head {
     pub came: Instant,
     /// The route, for the metrics.
     pub route: RouteId,
-    /// What the reply has to tell a browser.
+    /// The fields of the reply for a browser (CORS).
     pub cors: Option<Box<Cors>>,
     /// The number of the set of tokens that it was admitted by.
     pub tokens: u64,
@@ -96,24 +96,24 @@ impl Head {
         Self { method, came, route, cors, error_form, line, ..Self::unknown() }
     }
 
-    /// Whether no request comes after this one.
+    /// Returns true if no request comes after this one.
     pub fn is_last(&self) -> bool {
         self.persistence == Persistence::Close
     }
 
-    /// Whether the response has no body, only its length (RFC 9110, 9.3.2).
+    /// Returns true if the response has no body, only its length (RFC 9110, 9.3.2).
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
 
-    /// Whether it changes nothing (RFC 9110, 9.2.1).
+    /// Returns true if it changes nothing (RFC 9110, 9.2.1).
     pub fn is_safe(&self) -> bool {
         matches!(self.method, "GET" | "HEAD")
     }
 }
 
 impl Request {
-    /// Whether its response has no end of its own.
+    /// Returns true if its response has no end of its own.
     pub fn is_stream(&self) -> bool {
         self.meaning.as_ref().is_ok_and(|(operation, _)| operation.is_stream())
     }
@@ -191,7 +191,7 @@ fn text_of(value: &[u8]) -> Cow<'_, str> {
     str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
 }
 
-/// Whether the request line ends in a version of HTTP, supported or not.
+/// Returns true if the request line ends in a version of HTTP, supported or not.
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let word = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();

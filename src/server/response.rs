@@ -89,22 +89,22 @@ impl Response {
         Self::new(reply.into(), &Head::unknown(), true)
     }
 
-    /// Whether it fits one write.
+    /// Returns true if it fits one write.
     pub fn is_small(&self) -> bool {
         self.body().len() <= SMALL_RESPONSE_BYTES_MAX
     }
 
-    /// Whether another part follows.
+    /// Returns true if another part follows.
     pub fn has_rest(&self) -> bool {
         self.reply.has_rest()
     }
 
-    /// Whether it is one of several parts, or may be.
+    /// Returns true if it is one of several parts, or may be.
     pub fn is_in_parts(&self) -> bool {
         self.progress.body_end != BodyEnd::Length
     }
 
-    /// Whether it is a part of a stream.
+    /// Returns true if it is a part of a stream.
     pub fn is_stream(&self) -> bool {
         self.progress.is_stream
     }
@@ -115,7 +115,7 @@ impl Response {
         sent.unwrap_or_else(|| self.reply.status())
     }
 
-    /// Whether it stands for a part that cannot be had, of which nothing is sent.
+    /// Returns true if it stands for a part that cannot be had, of which nothing is sent.
     pub fn breaks_off(&self) -> bool {
         self.progress.status.is_some() && self.reply.status() >= 400
     }

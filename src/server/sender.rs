@@ -37,7 +37,7 @@ pub struct Transfer {
     first: Piece,
     /// The bytes written so far, of all.
     sent: usize,
-    /// Whether epoll watches its socket.
+    /// Its socket is watched by epoll.
     is_watched: bool,
 }
 

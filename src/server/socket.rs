@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How long a thread waits for input until it hears that none has come.
+/// The wait for input after which a thread hears that none has come.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// The bytes discarded at once.
@@ -35,10 +35,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Whether it serves one request and ends.
+    /// It serves one request and ends.
     pub const SERVES_ONE: bool = false;
 
-    /// Whether [`Self::send_now`] waits for the peer.
+    /// [`Self::send_now`] waits for the peer.
     pub const SEND_MAY_BLOCK: bool = false;
 
     /// The socket behind a descriptor that was just accepted.
@@ -151,14 +151,14 @@ impl Socket {
         poll(&mut socket, None).ok();
     }
 
-    /// Whether the peer has reset the connection, or both sides have ended it.
+    /// Returns true if the peer has reset the connection, or both sides have ended it.
     /// Never blocks.
     pub fn is_over(&self) -> bool {
         self.has_any(PollFlags::HUP | PollFlags::ERR)
     }
 
-    /// Whether the peer has ended its side, or the connection, whatever is unread.
-    /// Never blocks.
+    /// Returns true if the peer has ended its side, or the connection, whatever is
+    /// unread. Never blocks.
     pub fn has_peer_left(&self) -> bool {
         self.has_any(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     }
@@ -184,12 +184,12 @@ impl Socket {
         true
     }
 
-    /// Whether there is unread input.
+    /// Returns true if there is unread input.
     pub fn has_unread(&self) -> bool {
         rustix::io::ioctl_fionread(&self.descriptor).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Whether some output is not confirmed by the peer.
+    /// Returns true if some output is not confirmed by the peer.
     pub fn has_unconfirmed(&self) -> bool {
         // The end of the stream counts as one.
         const END: libc::c_int = 1;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
-/// The time after which it looks again for room that the storage may have made.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// The time after which it asks again for room that the storage may have made.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The least memory for bodies where the storage has no limit.
 const UNLIMITED_BYTES_MIN: u64 = 1 << 30;
@@ -35,9 +35,9 @@ struct State {
     bytes: u64,
     /// Those of the last piece of each.
     coming: u64,
-    /// One of them goes on past the maximum, by a longest value at most, so that those who
-    /// wait for each other do not wait in vain.
-    is_led: bool,
+    /// One of them has overdrawn: it goes on past the maximum, by a longest value at most,
+    /// so that those who wait for each other do not wait in vain.
+    is_overdrawn: bool,
     /// The number of bodies that have ended.
     ended: u64,
 }
@@ -48,8 +48,8 @@ pub struct Reservation {
     bytes: u64,
     /// Those of its last piece: what was reserved before has come.
     coming: u64,
-    /// It is the one that goes on.
-    leads: bool,
+    /// It is the one that has overdrawn.
+    has_overdrawn: bool,
 }
 
 /// The limit on bytes of bodies: the storage's room, if that is limited, or else as many
@@ -72,7 +72,7 @@ impl Uploads {
 impl Reservation {
     /// An empty reservation.
     pub fn new(uploads: &Arc<Uploads>) -> Self {
-        Self { uploads: Arc::clone(uploads), bytes: 0, coming: 0, leads: false }
+        Self { uploads: Arc::clone(uploads), bytes: 0, coming: 0, has_overdrawn: false }
     }
 
     /// Reserves `more` bytes of what bodies for an API may take. Blocks for a while if
@@ -96,11 +96,11 @@ impl Reservation {
             let bytes_max = max(Wanted { bytes: wanted, coming });
             let fits = wanted <= bytes_max;
             let is_alone = state.bytes == self.bytes;
-            let may_lead = (self.leads || !state.is_led)
+            let may_overdraw = (self.has_overdrawn || !state.is_overdrawn)
                 && (is_alone || wanted <= bytes_max.saturating_add(longest));
-            if fits || (may_lead && bytes_max > 0) {
-                self.leads |= !fits;
-                state.is_led |= !fits;
+            if fits || (may_overdraw && bytes_max > 0) {
+                self.has_overdrawn |= !fits;
+                state.is_overdrawn |= !fits;
                 (state.bytes, state.coming) = (wanted, coming);
                 self.bytes += more;
                 self.coming = more;
@@ -114,7 +114,7 @@ impl Reservation {
             if left.is_zero() {
                 return false;
             }
-            let freed = self.uploads.freed.wait_timeout(state, left.min(LOOK_INTERVAL));
+            let freed = self.uploads.freed.wait_timeout(state, left.min(POLL_INTERVAL));
             (state, _) = freed.unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -126,7 +126,7 @@ impl Drop for Reservation {
             let mut state = self.uploads.state();
             state.bytes -= self.bytes;
             state.coming -= self.coming;
-            state.is_led &= !self.leads;
+            state.is_overdrawn &= !self.has_overdrawn;
             state.ended += 1;
             drop(state);
             self.uploads.freed.notify_all();

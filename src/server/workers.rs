@@ -57,7 +57,7 @@ pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -
         if leadership.inbox.is_closed() {
             return Exit::Retired;
         }
-        let requests = leadership.inbox.receive(|| dispatcher.has_crowd());
+        let requests = leadership.inbox.receive(|| dispatcher.gains_by_gathering());
         dispatcher.watchdog.watch_leader();
         for request in requests {
             match panic::catch_unwind(AssertUnwindSafe(|| inlet::enter(dispatcher, request))) {

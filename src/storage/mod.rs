@@ -3,7 +3,16 @@
 //! Nothing here knows HTTP. An engine is used through one shared
 //! `dyn Storage` by many threads at once; its locks live inside it and are
 //! never held across a socket call. A new engine is a folder here that implements
-//! [`Storage`], and a line in the tests that run on every engine.
+//! [`Storage`], and a line in the tests that run on every engine. What they share:
+//!
+//! - `entry`, `record`, `time`: a value with its metadata, its form in bytes, and the clock
+//!   by which it expires;
+//! - `page`: lists, page by page;
+//! - `waiters`, `changes`, `agenda`: who waits for a key, who watches many, and the threads
+//!   that wake both; `prefixes` finds those of a key;
+//! - `pool`, `completion`: threads for what takes long, and the end of an operation;
+//! - `frequency`: the record of uses, for an engine that evicts;
+//! - `report`: the metrics of every engine.
 
 mod agenda;
 mod changes;

@@ -7,7 +7,7 @@
 //! | the wall clock is set | forward | back |
 //! | --- | --- | --- |
 //! | while a store runs, in memory or durable | nothing changes | nothing changes |
-//! | while a durable store is down | the rest of a lifetime is shorter by that | the time down counts less, or not at all |
+//! | while a durable store is down | a TTL ends earlier by that | the time down counts less, or not at all |
 //!
 //! A durable store keeps expiries as times, and with them a [`Reading`] of both
 //! clocks: after a step, every few seconds while something that expires is

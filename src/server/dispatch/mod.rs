@@ -74,7 +74,7 @@ const SENDING_MAX: usize = 512;
 /// From so many operations under way at the storage on, the leader lets threads go first
 /// that are ready: what they bring is submitted, and done, together with what is there.
 /// Those that pass over many keys gain nothing by it.
-const SUBMITTED_CROWD_MIN: usize = 8;
+const GATHERING_MIN: usize = 8;
 
 /// Moves requests through one server, whose threads share it.
 pub struct Dispatcher {
@@ -112,12 +112,13 @@ struct NextPart {
     place: Option<Place>,
 }
 
-/// Marks a call on this thread that asks for a part. One that comes within the call is a
-/// sender's, so that no stack grows; one that comes later was waited for.
-struct AskedFor;
+/// Marks that this thread is within [`Api::wait`], for a part of a stream. A part that is
+/// given within the call goes to a sender, so that no stack grows; one that is given later
+/// is written where it is given.
+struct WithinWait;
 
 thread_local! {
-    static IS_ASKED_FOR: Cell<bool> = const { Cell::new(false) };
+    static IS_WITHIN_WAIT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A worker's task, which waits for no client.
@@ -183,11 +184,11 @@ impl Dispatcher {
         self.submitted.load(Ordering::Relaxed)
     }
 
-    /// Whether a crowd of operations is under way at the storage, which gain by others that
-    /// come with them.
-    pub fn has_crowd(&self) -> bool {
+    /// Returns true if so many operations are under way at the storage that they gain by
+    /// others that are gathered to come with them.
+    pub fn gains_by_gathering(&self) -> bool {
         let walks = self.walks.load(Ordering::Relaxed);
-        self.submitted().saturating_sub(walks) >= SUBMITTED_CROWD_MIN
+        self.submitted().saturating_sub(walks) >= GATHERING_MIN
     }
 
     /// Waits for a worker's next task.
@@ -259,7 +260,7 @@ impl Dispatcher {
         self.note_wait(&job.connection, &waiting, Stage::Waiting);
         let dispatcher = Arc::clone(self);
         self.api.wait(waiting, move |reply| {
-            job.connection.pipeline.stop_waiting();
+            job.connection.pipeline.note_wait_end();
             // One that waits takes no time of the storage, so it is not counted there.
             let has_time = dispatcher.submitted.load(Ordering::Relaxed) == 0;
             dispatcher.complete(job, reply, has_time);
@@ -269,7 +270,7 @@ impl Dispatcher {
     /// Notes that the request in work waits, so that the wait ends with its client and
     /// with the server.
     fn note_wait(&self, connection: &Connection, waiting: &Arc<dyn Waiting>, stage: Stage) {
-        connection.pipeline.wait(waiting, stage);
+        connection.pipeline.note_wait(waiting, stage);
         if self.api.is_draining() {
             waiting.end();
         }
@@ -327,7 +328,7 @@ impl Dispatcher {
             let place = (!response.is_stream()).then(|| self.senders.place());
             self.senders.send(Transfer::new(job, response, place));
         } else {
-            self.watchdog.send(Command::Crowded);
+            self.watchdog.send(Command::CutSlowest);
             self.respond(job, Refusal::Overloaded.into());
         }
     }
@@ -381,16 +382,16 @@ impl Dispatcher {
     /// Has a stream wait for its next part. Never blocks.
     fn wait_for_part(&self, waiting: Arc<dyn Waiting>, next: NextPart) {
         self.note_wait(&next.job.connection, &waiting, Stage::Streaming);
-        let is_asked_for = AskedFor::begin();
+        let within_wait = WithinWait::begin();
         self.api.wait(waiting, |reply| {
-            next.job.connection.pipeline.stop_waiting();
-            if AskedFor::is_now() || Socket::SEND_MAY_BLOCK {
+            next.job.connection.pipeline.note_wait_end();
+            if WithinWait::is_now() || Socket::SEND_MAY_BLOCK {
                 next.queue(reply);
             } else {
                 next.write(reply);
             }
         });
-        drop(is_asked_for);
+        drop(within_wait);
     }
 
     /// Ends a response whose next part cannot be had, so that its client knows.
@@ -425,7 +426,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a log wants requests as they came.
+    /// Returns true if a log wants requests as they came.
     pub fn is_logging(&self) -> bool {
         self.access_log.is_some() || log::log_enabled!(log::Level::Debug)
     }
@@ -474,20 +475,20 @@ impl NextPart {
     }
 }
 
-impl AskedFor {
+impl WithinWait {
     fn begin() -> Self {
-        IS_ASKED_FOR.set(true);
+        IS_WITHIN_WAIT.set(true);
         Self
     }
 
     fn is_now() -> bool {
-        IS_ASKED_FOR.get()
+        IS_WITHIN_WAIT.get()
     }
 }
 
-impl Drop for AskedFor {
+impl Drop for WithinWait {
     fn drop(&mut self) {
-        IS_ASKED_FOR.set(false);
+        IS_WITHIN_WAIT.set(false);
     }
 }
 

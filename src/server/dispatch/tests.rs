@@ -525,7 +525,7 @@ mod in_parts {
         }
         let is_streaming = connection.activity().stage == Some(Stage::Streaming);
         assert!(is_streaming, "{:?}", connection.activity());
-        connection.pipeline.end_waits();
+        connection.pipeline.note_client_end();
         assert_eq!(read_to_end(&mut client), ("5\r\nover\n\r\n0\r\n\r\n".to_owned(), false));
         fixture.wait_for_end();
     }
@@ -626,7 +626,7 @@ mod in_parts {
         type End = fn(&Fixture, &Connection);
         let ends: [End; 2] = [
             |fixture, _| fixture.dispatcher.drain(),
-            |_, connection| connection.pipeline.end_waits(),
+            |_, connection| connection.pipeline.note_client_end(),
         ];
         for end in ends {
             let fixture = Fixture::new();

@@ -63,8 +63,7 @@ pub enum Persistence {
 pub struct Framing {
     /// The body's length.
     pub length: Length,
-    /// Whether the client waits for a 100 before it sends its body (RFC 9110,
-    /// 10.1.1).
+    /// The client waits for a 100 before it sends its body (RFC 9110, 10.1.1).
     pub expects_continue: bool,
     /// The connection's fate after the response.
     pub persistence: Persistence,

@@ -50,8 +50,9 @@ pub struct Watchdog {
     complaints: Complaints,
     /// Hears when no connection is left.
     drained: Option<Sender<()>>,
-    /// A large response was refused since the last inspection.
-    is_crowded: bool,
+    /// A large response was refused since the last inspection: the slowest client of one has
+    /// to make room.
+    cuts_slowest: bool,
     busy_until: Instant,
     next_inspection: Instant,
 }
@@ -67,7 +68,7 @@ impl Watchdog {
             clock: Clock::new(now),
             complaints: Complaints::default(),
             drained: None,
-            is_crowded: false,
+            cuts_slowest: false,
             busy_until: now,
             next_inspection: now,
         }
@@ -118,7 +119,7 @@ impl Watchdog {
                 Command::Stop => return ControlFlow::Break(()),
                 Command::WatchLeader => self.busy_until = Instant::now() + BUSY_FOR,
                 Command::Inspect => self.next_inspection = Instant::now(),
-                Command::Crowded => self.is_crowded = true,
+                Command::CutSlowest => self.cuts_slowest = true,
                 Command::Complain(text) => self.complaints.warn("accept", &text),
                 Command::Drain(drained) => {
                     self.acceptor.close();
@@ -141,7 +142,7 @@ impl Watchdog {
         if let Some(complaint) = reaper.enforce_cap(dispatcher, &open, time) {
             complaints.warn("cap", &complaint);
         }
-        if mem::take(&mut self.is_crowded) && reaper.cut_slowest(connections, &open, time) {
+        if mem::take(&mut self.cuts_slowest) && reaper.cut_slowest(connections, &open, time) {
             let slow = "a client takes a large answer slowly, and was cut for others";
             complaints.warn("slow", slow);
         }

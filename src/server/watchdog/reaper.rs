@@ -22,7 +22,7 @@ const BEGUN_GRACE: Duration = Duration::from_millis(300);
 const LINGER_DRAINING: Duration = Duration::from_millis(500);
 
 /// The time that a client may take to hang up, while others wait for room.
-const LINGER_CROWDED: Duration = Duration::from_millis(20);
+const LINGER_AT_CAP: Duration = Duration::from_millis(20);
 
 /// The bytes behind a last request that one inspection throws away.
 const DISCARD_BYTES_MAX: usize = 1 << 20;
@@ -41,7 +41,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 pub struct Reaper {
     limits: Limits,
     watches: HashMap<u64, Watch>,
-    /// When those that wait are looked at again.
+    /// The time at which those that wait are looked at again.
     next_look: Instant,
     /// Every connection ends from then on, once its request is answered.
     pub draining_since: Option<Instant>,
@@ -53,7 +53,7 @@ impl Reaper {
         Self { limits, watches: HashMap::new(), next_look: now, draining_since: None }
     }
 
-    /// Whether the server stops.
+    /// Returns true if the server stops.
     pub fn is_draining(&self) -> bool {
         self.draining_since.is_some()
     }
@@ -66,7 +66,7 @@ impl Reaper {
         let is_look = now >= self.next_look;
         if is_look {
             self.next_look = now + LOOK_INTERVAL;
-            end_waits(open);
+            note_client_ends(open);
         }
         for connection in open {
             let activity = connection.activity();
@@ -76,29 +76,12 @@ impl Reaper {
             }
             let watch = self.watches.entry(connection.id);
             let watch = watch.or_insert_with(|| Watch::new(activity, now));
-            match watch.inspect(activity, now, &self.limits, &**connection) {
-                Verdict::Wait => {}
-                Verdict::Idle => connections.dismiss(connection, Cut::Idle),
-                Verdict::Late => {
-                    let refusal = Refusal::RequestTimeout;
-                    if !connections.end_upload(connection)
-                        && !refuse(dispatcher, connection, refusal, Cut::Late)
-                    {
-                        connections.cut(connection, Cut::Late);
-                    }
-                }
-                Verdict::Gone => connections.cut(connection, Cut::Gone),
-            }
+            let verdict = watch.inspect(activity, now, &self.limits, &**connection);
+            execute(verdict, dispatcher, connection);
             if activity.is_closing {
                 let lasts = now.duration_since(watch.since);
-                let is_let_go = self.is_draining() && lasts > LINGER_DRAINING;
-                if is_let_go && !connection.socket.has_unconfirmed() {
-                    connections.cut(connection, Cut::Draining);
-                } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX)
-                {
-                    // Nobody else hears this client out.
-                    connections.end(connection);
-                }
+                let is_over = self.draining_since.is_some() && lasts > LINGER_DRAINING;
+                linger(connections, connection, is_over);
             } else if let Some(since) = self.draining_since
                 && activity.stage.is_none()
                 && (!watch.is_mid_request() || now.duration_since(since) > BEGUN_GRACE)
@@ -130,43 +113,46 @@ impl Reaper {
         // Whoever has had the last response makes room for others.
         for connection in closing {
             let watch = self.watches.get(&connection.id);
-            if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_CROWDED) {
+            if watch.is_some_and(|watch| now.duration_since(watch.since) > LINGER_AT_CAP) {
                 connections.give_up(connection, Cut::Cap);
             }
         }
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
-        let idle = staying.into_iter().filter(|connection| connection.pipeline.is_idle());
-        let (mut silent, mut others) = (Vec::new(), Vec::new());
-        for connection in idle {
-            let Some(watch) = self.watches.get(&connection.id) else { continue };
-            match watch.silent_since(now) {
-                Some(since) => silent.push((since, connection)),
-                None => others.push((Reverse(watch.since), connection)),
-            }
-        }
-        silent.sort_by_key(|(since, _)| *since);
-        others.sort_by_key(|(since, _)| *since);
+        let [silent, others] = self.idle_in_order(staying, now);
         let turned_away = over.saturating_sub(silent.len());
-        for (_, connection) in silent.into_iter().take(over) {
-            if connection.activity().begun == 0 {
-                // Who has not had any answer would not try again.
-                refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
-                continue;
-            }
-            connections.dismiss(connection, Cut::Cap);
-            if !connection.socket.has_unconfirmed() {
-                connections.give_up(connection, Cut::Cap);
-            }
+        for connection in silent.into_iter().take(over) {
+            dismiss_silent(dispatcher, connection);
         }
-        for (_, connection) in others.into_iter().take(turned_away) {
+        for connection in others.into_iter().take(turned_away) {
             refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
         }
         Some(format!("{cap} connections are open, which is as many as may be"))
     }
 
-    /// Cuts the slowest client of a large response, if it has hardly moved for a
-    /// while. Returns whether there was one.
+    /// The idle ones among some connections, in the order in which they have to go: the
+    /// silent ones, from the one that was silent longest, and the others from the newest.
+    fn idle_in_order<'a>(
+        &self,
+        staying: Vec<&'a Arc<Connection>>,
+        now: Instant,
+    ) -> [Vec<&'a Connection>; 2] {
+        let (mut silent, mut others) = (Vec::new(), Vec::new());
+        for connection in staying.into_iter().filter(|staying| staying.pipeline.is_idle()) {
+            let Some(watch) = self.watches.get(&connection.id) else { continue };
+            match watch.silent_since(now) {
+                Some(since) => silent.push((since, &**connection)),
+                None => others.push((Reverse(watch.since), &**connection)),
+            }
+        }
+        silent.sort_by_key(|(since, _)| *since);
+        others.sort_by_key(|(since, _)| *since);
+        let silent = silent.into_iter().map(|(_, connection)| connection).collect();
+        [silent, others.into_iter().map(|(_, connection)| connection).collect()]
+    }
+
+    /// Cuts the slowest client of a large response, if it has hardly moved for a while.
+    /// Returns true if there was one.
     pub fn cut_slowest(
         &self,
         connections: &Connections,
@@ -196,16 +182,56 @@ impl Meter for Connection {
     }
 }
 
+/// Does with a connection as the verdict on it says.
+fn execute(verdict: Verdict, dispatcher: &Dispatcher, connection: &Connection) {
+    let connections = &dispatcher.connections;
+    match verdict {
+        Verdict::Wait => {}
+        Verdict::Idle => connections.dismiss(connection, Cut::Idle),
+        Verdict::Late => {
+            if !connections.end_upload(connection)
+                && !refuse(dispatcher, connection, Refusal::RequestTimeout, Cut::Late)
+            {
+                connections.cut(connection, Cut::Late);
+            }
+        }
+        Verdict::Gone => connections.cut(connection, Cut::Gone),
+    }
+}
+
+/// Hears out the client of a connection that is closing, where nobody else does. Cuts it
+/// once its time is over and it has confirmed its last response.
+fn linger(connections: &Connections, connection: &Connection, is_over: bool) {
+    if is_over && !connection.socket.has_unconfirmed() {
+        connections.cut(connection, Cut::Draining);
+    } else if !connection.has_reader() && !connection.socket.discard(DISCARD_BYTES_MAX) {
+        connections.end(connection);
+    }
+}
+
+/// Ends a silent connection for the room that it takes.
+fn dismiss_silent(dispatcher: &Dispatcher, connection: &Connection) {
+    if connection.activity().begun == 0 {
+        // Who has not had any answer would not try again.
+        refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
+        return;
+    }
+    dispatcher.connections.dismiss(connection, Cut::Cap);
+    if !connection.socket.has_unconfirmed() {
+        dispatcher.connections.give_up(connection, Cut::Cap);
+    }
+}
+
 /// Ends the waits of clients that have left. Their readers see it where they are not
 /// busy with what came behind.
-fn end_waits(open: &[Arc<Connection>]) {
+fn note_client_ends(open: &[Arc<Connection>]) {
     for connection in open {
         let (stage, socket) = (connection.activity().stage, &connection.socket);
         let has_left = (stage == Some(Stage::Waiting) && socket.has_peer_left())
             // Nobody reads it on, and an end behind much that is unread would not come.
             || (stage == Some(Stage::Streaming) && !socket.discard(DISCARD_BYTES_MAX));
         if has_left {
-            connection.pipeline.end_waits();
+            connection.pipeline.note_client_end();
         }
     }
 }

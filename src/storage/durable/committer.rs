@@ -175,7 +175,7 @@ impl Committer {
         self.looked_at = Instant::now();
     }
 
-    /// How long to wait for the next write.
+    /// The longest wait for the next write.
     fn idle_time_max(&self) -> Duration {
         if self.is_evicting {
             return EVICTION_INTERVAL;
@@ -280,29 +280,20 @@ impl Committer {
         if spare_bytes >= needed_bytes {
             return spare_bytes;
         }
-        let status = Arc::clone(&self.status);
-        let is_hurried = || status.is_hurried();
-        // Failures were logged.
-        if self.upkeep.evicts() {
-            let evict = |upkeep: &mut Upkeep| {
-                upkeep.evict_for(needed_bytes, since, until, is_hurried, is_spared)
-            };
-            let ending = self.guarded(evict).ok();
-            self.note_made(needed_bytes, begun, ending);
-            self.is_evicting = true;
-            match ending {
-                // Files that come to be meanwhile have their space.
-                Some(Ending::Enough) => return self.upkeep.spare_bytes().max(needed_bytes),
-                Some(Ending::TooLong) | None => return self.upkeep.spare_bytes(),
-                Some(Ending::NothingMore) => {}
-            }
+        if self.upkeep.evicts()
+            && let Some(bytes) = self.evict_for(needed_bytes, until, since, begun, is_spared)
+        {
+            return bytes;
         }
         let is_due = self.make_space_at <= begun || self.upkeep.has_expired(until);
         let enough = self.upkeep.live.disk_space.ahead_bytes().unwrap_or(u64::MAX);
         let enough = enough.min(SPARE_BYTES_ENOUGH);
         let patience = Patience::begin(needed_bytes, enough, spare_bytes, since, begun);
         let Some(mut patience) = patience.filter(|_| is_due) else { return spare_bytes };
+        let status = Arc::clone(&self.status);
+        let is_hurried = || status.is_hurried();
         let make_space = |upkeep: &mut Upkeep| upkeep.make_space(&mut patience, until, is_hurried);
+        // A failure was logged.
         let ending = self.guarded(make_space).ok();
         self.note_made(needed_bytes, begun, ending);
         let (bytes, took) = (self.upkeep.spare_bytes_for_growth(), begun.elapsed());
@@ -311,6 +302,33 @@ impl Committer {
             self.make_space_at = Instant::now() + took.min(MAKE_SPACE_INTERVAL_MAX);
         }
         bytes
+    }
+
+    /// Evicts keys for a write; gives the bytes that can be written then, or `None` if
+    /// nothing more can be evicted.
+    fn evict_for(
+        &mut self,
+        needed_bytes: u64,
+        until: Time,
+        since: Instant,
+        begun: Instant,
+        is_spared: &dyn Fn(&Key) -> bool,
+    ) -> Option<u64> {
+        let status = Arc::clone(&self.status);
+        let is_hurried = || status.is_hurried();
+        let evict = |upkeep: &mut Upkeep| {
+            upkeep.evict_for(needed_bytes, since, until, is_hurried, is_spared)
+        };
+        // A failure was logged.
+        let ending = self.guarded(evict).ok();
+        self.note_made(needed_bytes, begun, ending);
+        self.is_evicting = true;
+        match ending {
+            // Files that come to be meanwhile have their space.
+            Some(Ending::Enough) => Some(self.upkeep.spare_bytes().max(needed_bytes)),
+            Some(Ending::TooLong) | None => Some(self.upkeep.spare_bytes()),
+            Some(Ending::NothingMore) => None,
+        }
     }
 
     fn note_made(&self, needed_bytes: u64, begun: Instant, ending: Option<Ending>) {

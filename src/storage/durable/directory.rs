@@ -184,12 +184,12 @@ impl Data {
         &self.folder.path
     }
 
-    /// Whether its files are reached wherever the directory is moved.
+    /// Returns true if its files are reached wherever the directory is moved.
     pub fn goes_along(&self) -> bool {
         self.name != self.folder.path
     }
 
-    /// Whether nobody has moved or removed the directory, or begun another there.
+    /// Returns true if nobody has moved or removed the directory, or begun another there.
     pub fn is_where_it_was(&self) -> bool {
         Identity::of(&self.folder.metadata).is_at(&self.name)
     }
@@ -287,14 +287,14 @@ fn look_once(folder: &Path) -> Result<(State, Vec<String>), OpenError> {
     Err(OpenError::Missing { file: folder.join(DATA) })
 }
 
-/// Whether a path is a file, and no link, with such a short text.
+/// Returns true if a path is a file, and no link, with such a short text.
 fn holds_at_most(path: &Path, is_right: impl FnOnce(&[u8]) -> bool) -> io::Result<bool> {
     let metadata = fs::symlink_metadata(path)?;
     Ok(metadata.is_file() && metadata.len() <= FORMAT_BYTES_MAX && is_right(&fs::read(path)?))
 }
 
-/// Whether a text is a beginning of one that [`write_format`] writes, in any version. Once
-/// power was lost zeros may be in the place of the rest.
+/// Returns true if a text is a beginning of one that [`write_format`] writes, in any
+/// version. Once power was lost zeros may be in the place of the rest.
 fn is_start_of_format(text: &[u8]) -> bool {
     let fixed = format!("{FORMAT_NAME} ").into_bytes();
     let written = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);

@@ -35,7 +35,7 @@ impl Identity {
         }
     }
 
-    /// Whether `path` names it, and not by a link.
+    /// Returns true if `path` names it, and not by a link.
     pub fn is_at(self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|metadata| Self::of(&metadata) == self)
     }

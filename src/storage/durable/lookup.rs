@@ -11,7 +11,7 @@ use crate::storage::{Entry, Error, Key, record};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// How often the record of one reference is looked for.
+/// The most looks for the record of one reference.
 const LOOKS_MAX: u32 = 8;
 
 /// The entry under `key`, expired or not.

@@ -158,8 +158,8 @@ impl Durable {
     /// The smallest limit of the bytes of a directory.
     pub const DISK_BYTES_MIN: u64 = disk_space::LIMIT_BYTES_MIN;
 
-    /// How many descriptors a store may have open at most: fewer where the
-    /// system allows few.
+    /// The most descriptors that a store may have open: fewer where the system
+    /// allows few.
     pub fn descriptors_max() -> u64 {
         tree::descriptors_max()
     }

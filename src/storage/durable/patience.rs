@@ -17,7 +17,7 @@ const PIECE: Duration = Duration::from_secs(1);
 /// for no longer than a piece if less will do.
 pub const SPARE_BYTES_ENOUGH: u64 = 16 << 20;
 
-/// How many rounds in a row may be idle. A single L0 file is left for the next
+/// The most idle rounds in a row. A single L0 file is left for the next
 /// round, in which there are two, and a failure may not come again.
 const IDLE_ROUNDS_MAX: u32 = 4;
 
@@ -101,7 +101,7 @@ impl Patience {
         spare_bytes >= self.needed_bytes
     }
 
-    /// Whether more can be spared than at the beginning, or could at some time.
+    /// Returns true if more can be spared than at the beginning, or could at some time.
     pub fn has_gained(&self) -> bool {
         self.most_bytes > self.first_bytes
     }

@@ -25,7 +25,7 @@ impl Pins {
         lives
     }
 
-    /// Whether an entry that was read under `key` lives at this moment.
+    /// Returns true if an entry that was read under `key` lives at this moment.
     pub fn lives(&self, key: &Key, entry: &Entry) -> bool {
         entry.lives(Time::now) || self.lock().get(key).copied() == entry.expiry()
     }

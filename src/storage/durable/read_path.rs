@@ -80,7 +80,7 @@ impl ReadPath {
     /// written last or read lately, and small. Never blocks.
     pub fn get_in_memory(&self, key: &Key) -> Option<Entry> {
         let Keyspaces { keys, cache, .. } = &*self.keyspaces();
-        let record = keys.untorn(|| keys.get_in_memtable(key.as_str().as_bytes()))?;
+        let record = keys.optimistic_read(|| keys.get_in_memtable(key.as_str().as_bytes()))?;
         let entry = match record.filter(|record| record::referred(record).is_none()) {
             Some(record) if record.len() > READ_AT_ONCE_BYTES_MAX => None,
             Some(record) => record::decode(record).ok(),
@@ -141,7 +141,7 @@ impl ReadPath {
 /// seen at once.
 fn whole_entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
     let keys = &keyspaces.keys;
-    keys.untorn(|| entry_in(keyspaces, key)).unwrap_or_else(|| {
+    keys.optimistic_read(|| entry_in(keyspaces, key)).unwrap_or_else(|| {
         let snapshot = keys.snapshot();
         entry_by(keyspaces, key, |keyspace, key| snapshot.get(keyspace, key))
     })

@@ -55,7 +55,7 @@ impl Remover {
         }
     }
 
-    /// Whether a removal is under way.
+    /// Returns true if a removal is under way.
     pub fn is_running(&mut self) -> bool {
         // A panic there was logged.
         self.thread.take_if(|thread| thread.is_finished()).map(JoinHandle::join);

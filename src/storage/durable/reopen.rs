@@ -177,7 +177,7 @@ impl Reopener {
         self.retired.push(old.keyspaces);
     }
 
-    /// Whether all handles to closed databases are gone. The last one is never a
+    /// Returns true if all handles to closed databases are gone. The last one is never a
     /// reader's, which would have to wait for files to be closed.
     pub fn is_released(&mut self) -> bool {
         self.retired.retain(|keyspaces| Arc::strong_count(keyspaces) > 1);

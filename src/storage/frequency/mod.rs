@@ -10,7 +10,8 @@
 //! ```
 //!
 //! This is forward decay (Cormode and others, 2009): a priority never has to be aged, as it
-//! is the newer uses that weigh more. Priorities are compared by their distance from that of the present, so they may wrap around.
+//! is the newer uses that weigh more. Priorities are compared by their distance from that of
+//! the present, so they may wrap around.
 //!
 //! Time passes with what is replaced, and not by a clock: in one turnover a cache replaces
 //! as many entries as it has. So what is of use stays for as long as nothing better comes.
@@ -47,7 +48,7 @@ const BUCKET_SLOTS: usize = 16;
 const ENDS_BY_TURNOVER: f32 = 0.05;
 
 /// The worth that a key loses in a turnover without a use, where the last one counts alone.
-const LATELY_OCTAVES: f32 = 2.0;
+const LRU_OCTAVES: f32 = 2.0;
 
 /// The result of [`Frequencies::of`] for one use at present, and the step with which twice
 /// as many uses raise it.
@@ -82,11 +83,11 @@ pub struct Access(u32);
 
 /// The order in which keys are evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aim {
-    /// The least often used one first (LFU).
-    Often,
-    /// The one first whose last use was the longest ago (LRU).
-    Lately,
+pub enum Policy {
+    /// The least often used one first.
+    Lfu,
+    /// The one first whose last use was the longest ago.
+    Lru,
 }
 
 impl Frequencies {
@@ -282,11 +283,11 @@ impl Access {
 
     /// The use that an entry will be of, as a logarithm to base two: the entry of the least
     /// goes first.
-    pub fn worth(self, turn: Turn, aim: Aim) -> f32 {
+    pub fn worth(self, turn: Turn, policy: Policy) -> f32 {
         let age = self.age(turn);
-        match aim {
-            Aim::Lately => -age * LATELY_OCTAVES,
-            Aim::Often => {
+        match policy {
+            Policy::Lru => -age * LRU_OCTAVES,
+            Policy::Lfu => {
                 let priority =
                     f32::from(self.priority().distance(turn)) / f32::from(1_u16 << MANTISSA_BITS);
                 let uses = (priority + age / HALF_LIFE_TURNOVERS).exp2();

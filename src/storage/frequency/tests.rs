@@ -41,14 +41,14 @@ proptest! {
     ) {
         let (then, now) = (turn(start), turn(start + pause));
         let used = |times| (1..times).fold(Access::first(then, None), |seen, _| seen.again(then));
-        let worth = |access: Access, at| access.worth(at, Aim::Often);
+        let worth = |access: Access, at| access.worth(at, Policy::Lfu);
         let (seldom, often) = (used(few), used(few * more));
         prop_assert!(worth(seldom, then) < worth(often, then));
         let since = Access::first(turn(start + pause.min(0.9)), None);
         prop_assert!(since.age(then) <= 0.0 && since.age(now) < 20.1);
         for access in [seldom, often] {
             prop_assert!(worth(access, now) < worth(access, then));
-            prop_assert!(access.worth(now, Aim::Lately) < seldom.worth(then, Aim::Lately));
+            prop_assert!(access.worth(now, Policy::Lru) < seldom.worth(then, Policy::Lru));
         }
     }
 }
@@ -70,8 +70,8 @@ fn a_great_many_uses_are_told_from_more() {
 fn one_that_is_silent_for_too_long_is_worth_less_than_one_that_never_was_often() {
     let (start, end) = (turn(100.0), turn(101.0));
     let often = (0..1000).fold(Access::first(start, None), |seen, _| seen.again(start));
-    assert!(often.worth(start, Aim::Often) > Access::first(start, None).worth(start, Aim::Often));
-    assert!(often.worth(end, Aim::Often) < Access::first(start, None).worth(end, Aim::Often));
+    assert!(often.worth(start, Policy::Lfu) > Access::first(start, None).worth(start, Policy::Lfu));
+    assert!(often.worth(end, Policy::Lfu) < Access::first(start, None).worth(end, Policy::Lfu));
 }
 
 /// Large values pass the time of many turnovers while somebody looks for what may go.

@@ -355,32 +355,12 @@ impl Maps {
         }
         let growth = self.pay(&mut drafts.list, &mut locked)?;
         let (mut grown, mut old) = (0_i64, Vec::with_capacity(drafts.list.len()));
-        let mut is_removing = false;
         for draft in &mut drafts.list {
-            let (map, key) = (locked.map(draft), draft.key);
-            match mem::replace(&mut draft.fate, Fate::Keep) {
-                Fate::Keep => {
-                    self.note_use(draft.read.as_ref().and_then(|(read, _)| read.as_ref()));
-                }
-                Fate::Remove => {
-                    let Some(removed) = self.take_out(map, key) else { continue };
-                    draft.event = Some(self.removal(Event::Delete, &removed));
-                    is_removing = true;
-                    old.push(removed);
-                }
-                Fate::Replace(packed) => {
-                    draft.event = Some(Event::Put);
-                    self.shard(key).expect_expiry(&packed);
-                    if draft.is_there {
-                        old.extend(self.replace_in(map, key, packed));
-                    } else {
-                        grown += self.insert_in(map, key, packed);
-                    }
-                }
-            }
+            grown += self.apply_one(draft, locked.map(draft), &mut old);
         }
         self.account.settle(growth, grown);
-        if is_removing {
+        let is_removal = |draft: &Draft<'_>| draft.event.is_some_and(|event| event != Event::Put);
+        if drafts.list.iter().any(is_removal) {
             locked.maps.iter_mut().for_each(|map| self.shrink(map));
         }
         let bell = self.changes.append_all(drafts.changes());
@@ -393,9 +373,35 @@ impl Maps {
             for old in old {
                 drop(self.lend(old));
             }
-            self.heed_freed();
+            self.wake_defragmenter_if_due();
         }
         Ok(effects)
+    }
+
+    /// Does to a map what a draft says, and notes its change; the entry that was there is
+    /// added to `old`. Returns the bytes that the index grows by for a new key.
+    fn apply_one(&self, draft: &mut Draft<'_>, map: &mut Map, old: &mut Vec<Packed>) -> i64 {
+        let key = draft.key;
+        match mem::replace(&mut draft.fate, Fate::Keep) {
+            Fate::Keep => {
+                self.note_use(draft.read.as_ref().and_then(|(read, _)| read.as_ref()));
+            }
+            Fate::Remove => {
+                if let Some(removed) = self.take_out(map, key) {
+                    draft.event = Some(self.removal(Event::Delete, &removed));
+                    old.push(removed);
+                }
+            }
+            Fate::Replace(packed) => {
+                draft.event = Some(Event::Put);
+                self.shard(key).expect_expiry(&packed);
+                if !draft.is_there {
+                    return self.insert_in(map, key, packed);
+                }
+                old.extend(self.replace_in(map, key, packed));
+            }
+        }
+        0
     }
 
     /// Has the account pay for all that was decided, and the maps grow. Returns the bytes

@@ -52,8 +52,8 @@ const PARTS: usize = 256;
 const MOVED_PART: usize = 16;
 const MOVED_BYTES_MIN: usize = 4 << 20;
 
-/// The bytes moved between two looks at resident memory.
-const LOOK_BYTES: u64 = 1 << 20;
+/// The bytes moved until memory is trimmed once more.
+const TRIM_BYTES: u64 = 1 << 20;
 
 /// The most passes one after the other. What others write meanwhile may take all that
 /// is gained.
@@ -111,7 +111,7 @@ struct Filter(Box<[u64]>);
 
 impl Maps {
     /// Has a pass made once enough has been freed.
-    pub fn heed_freed(&self) {
+    pub fn wake_defragmenter_if_due(&self) {
         if !self.has_freed_much() {
             return;
         }
@@ -130,7 +130,7 @@ impl Maps {
 
     /// Has a pass made for a process that takes too much, unless it would gain no more than
     /// the last one.
-    pub fn seek_memory(&self) {
+    pub fn wake_defragmenter_if_of_use(&self) {
         if !self.defragmenter.is_dense.load(Ordering::Relaxed) || self.has_freed_much() {
             self.wake_defragmenter();
         }
@@ -185,18 +185,18 @@ impl Maps {
         let is_in = |packed: &Packed| {
             has(packed.address()) || (sparse.has_values && packed.addresses().into_iter().any(has))
         };
-        let (mut moved, mut looked) = (0, 0);
+        let (mut moved, mut trimmed) = (0, 0);
         self.visit(|map, part| {
             if read(map).part(part.clone()).any(is_in) {
                 moved += write(map).relocate_part(part, is_in, has) as u64;
             }
             // Else what is moved next comes to what this has left.
-            if moved - looked >= LOOK_BYTES {
-                looked = moved;
-                self.look_at_memory();
+            if moved - trimmed >= TRIM_BYTES {
+                trimmed = moved;
+                self.trim_memory();
             }
         });
-        self.look_at_memory();
+        self.trim_memory();
         moved
     }
 

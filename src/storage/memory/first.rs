@@ -34,10 +34,10 @@ impl Memory {
                 continue;
             }
             let Some(before) = map.get(hashed).cloned().and_then(Packed::into_living) else {
-                let changed = self.0.remove_from(&mut map, Event::Delete, hashed);
+                let notification = self.0.remove_from(&mut map, Event::Delete, hashed);
                 drop(map);
-                if let Some(changed) = changed {
-                    self.0.tell(key.as_str(), changed);
+                if let Some(notification) = notification {
+                    self.0.notify(key.as_str(), notification);
                 }
                 match pace {
                     Pace::AtOnce => return Err(Undone::Busy(Op::UpdateFirst(prefix, change))),
@@ -46,14 +46,14 @@ impl Memory {
             };
             let changed = self.change_in(shard, &mut map, hashed, Some(&before), &mut change);
             drop(map);
-            let (after, changed) = match changed {
+            let (after, notification) = match changed {
                 Ok(changed) => changed,
                 Err(Full { wanted }) => {
                     return Err(Undone::Full(Op::UpdateFirst(prefix, change), wanted));
                 }
             };
-            if let Some(changed) = changed {
-                self.0.tell(key.as_str(), changed);
+            if let Some(notification) = notification {
+                self.0.notify(key.as_str(), notification);
             }
             let updated = Updated { before: Some(before), after };
             return Ok(Effect::UpdatedFirst(Some((key, updated).into())));

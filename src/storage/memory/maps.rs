@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! put, remove: under the lock of the key's map   map ─► account ─► index ─► change log
-//!              behind it                         tell: watchers, waiters, the old entry freed
+//!              behind it                         notify: watchers, waiters, the old entry freed
 //! ```
 //!
 //! Every change of an entry goes this way: a write's, a batch's, a sweep's and an eviction's.
@@ -67,8 +67,10 @@ pub struct Shard {
     pub due: AtomicU64,
 }
 
-/// A change of a key that is to be told behind the lock of its map.
-pub struct Untold {
+/// The news of a change of a key, for those who watch it or wait for it: given behind the
+/// lock of its map.
+#[must_use = "nobody hears of a change without it"]
+pub struct Notification {
     is_stored: bool,
     bell: Bell,
     /// The entry before, to be freed there too.
@@ -203,10 +205,10 @@ impl Maps {
         if !expected.is_met(&map, key) {
             return Ok(false);
         }
-        let changed = self.put_in(shard, &mut map, key, packed)?;
+        let notification = self.put_in(shard, &mut map, key, packed)?;
         drop(map);
 
-        self.tell(key.key(), changed);
+        self.notify(key.key(), notification);
         Ok(true)
     }
 
@@ -217,7 +219,7 @@ impl Maps {
         map: &mut Map,
         key: Hashed<'_>,
         packed: Packed,
-    ) -> Result<Untold, Packed> {
+    ) -> Result<Notification, Packed> {
         shard.expect_expiry(&packed);
         let taken = packed.cost();
         if let Some(old) = map.get(key) {
@@ -226,7 +228,7 @@ impl Maps {
             }
             let old = self.replace_in(map, key, packed);
             let bell = self.changes.append(Event::Put, key.key());
-            return Ok(Untold { is_stored: true, bell, old });
+            return Ok(Notification { is_stored: true, bell, old });
         }
         let growth = map.growth_for(&[key.hash()]);
         let index_growth = self.index.growth_max(NewKeys::one(key.key()));
@@ -239,7 +241,7 @@ impl Maps {
         }
         self.account.settle(index_growth, self.insert_in(map, key, packed));
         let bell = self.changes.append(Event::Put, key.key());
-        Ok(Untold { is_stored: true, bell, old: None })
+        Ok(Notification { is_stored: true, bell, old: None })
     }
 
     /// Puts an entry in place of the one under the same key, which is returned. A store
@@ -257,7 +259,7 @@ impl Maps {
     /// that the index grows by.
     pub fn insert_in(&self, map: &mut Map, key: Hashed<'_>, packed: Packed) -> i64 {
         if let Some(cache) = &self.cache {
-            cache.came(key, &packed, self.account.held());
+            cache.inserted(key, &packed, self.account.held());
         }
         map.insert(key, packed);
         self.index.insert(key.key())
@@ -270,22 +272,27 @@ impl Maps {
         if !expected.is_met(&map, key) {
             return false;
         }
-        let changed = self.remove_from(&mut map, event, key);
+        let notification = self.remove_from(&mut map, event, key);
         drop(map);
 
-        if let Some(changed) = changed {
-            self.tell(key.key(), changed);
+        if let Some(notification) = notification {
+            self.notify(key.key(), notification);
         }
         true
     }
 
     /// Removes `key` from a map, if it is there.
-    pub fn remove_from(&self, map: &mut Map, event: Event, key: Hashed<'_>) -> Option<Untold> {
+    pub fn remove_from(
+        &self,
+        map: &mut Map,
+        event: Event,
+        key: Hashed<'_>,
+    ) -> Option<Notification> {
         let old = self.take_out(map, key)?;
         self.account.record(old.cost(), 0);
         self.shrink(map);
         let bell = self.changes.append(self.removal(event, &old), key.key());
-        Some(Untold { is_stored: false, bell, old: Some(old) })
+        Some(Notification { is_stored: false, bell, old: Some(old) })
     }
 
     /// Counts an entry that was removed for its expiry, if that is over, or to make room;
@@ -301,13 +308,14 @@ impl Maps {
         Event::Expire
     }
 
-    /// Tells of a change, behind the lock of its map.
-    pub fn tell(&self, key: &str, Untold { is_stored, bell, old }: Untold) {
+    /// Notifies all who watch a key or wait for it, behind the lock of its map, and frees the
+    /// entry before.
+    pub fn notify(&self, key: &str, Notification { is_stored, bell, old }: Notification) {
         drop(bell);
         self.waiters.changed(key, is_stored);
         if let Some(old) = old {
             drop(self.lend(old));
-            self.heed_freed();
+            self.wake_defragmenter_if_due();
         }
     }
 
@@ -316,7 +324,7 @@ impl Maps {
     pub fn take_out(&self, map: &mut Map, key: Hashed<'_>) -> Option<Packed> {
         let removed = map.remove(key)?;
         if let Some(cache) = &self.cache {
-            cache.went(key);
+            cache.removed(key);
         }
         self.account.record(0, self.index.remove(key.key()).cast_unsigned());
         Some(removed)

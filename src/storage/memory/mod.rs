@@ -43,7 +43,7 @@ use crate::platform::scheduling;
 use account::Full;
 use map::{Hashed, Map};
 pub use maps::KEYS_SHARDS;
-use maps::{Expected, Maps, Shard, Untold, write};
+use maps::{Expected, Maps, Notification, Shard, write};
 use packed::Packed;
 use std::sync::{
     Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult, Weak,
@@ -257,17 +257,18 @@ impl Memory {
         let shard = self.0.shard(key);
         let mut map = write(&shard.map);
         let before = map.get(key).cloned().and_then(Packed::into_living);
-        let (after, changed) = self.change_in(shard, &mut map, key, before.as_ref(), change)?;
+        let (after, notification) =
+            self.change_in(shard, &mut map, key, before.as_ref(), change)?;
         drop(map);
 
-        if let Some(changed) = changed {
-            self.0.tell(key.key(), changed);
+        if let Some(notification) = notification {
+            self.0.notify(key.key(), notification);
         }
         Ok(Updated { before, after })
     }
 
     /// Decides on a change of a map and does it. Returns the entry since then, and the
-    /// change to be told.
+    /// notification to be given.
     fn change_in(
         &self,
         shard: &Shard,
@@ -275,14 +276,14 @@ impl Memory {
         key: Hashed<'_>,
         before: Option<&Entry>,
         change: &mut Change,
-    ) -> Result<(Option<Entry>, Option<Untold>), Full> {
+    ) -> Result<(Option<Entry>, Option<Notification>), Full> {
         Ok(match change(before) {
             Decision::Keep | Decision::Refuse => (before.cloned(), None),
             Decision::Remove => (None, self.0.remove_from(map, Event::Delete, key)),
             Decision::Replace(entry) => {
                 let packed = self.packed(key, &entry);
-                let changed = self.0.put_in(shard, map, key, packed);
-                (Some(entry), Some(changed.map_err(Full::of)?))
+                let put = self.0.put_in(shard, map, key, packed);
+                (Some(entry), Some(put.map_err(Full::of)?))
             }
         })
     }

@@ -55,14 +55,7 @@ impl Line {
     ) -> Result<(Key, BatchOp, Self), Refusal> {
         let mut members = Members::parse(body.get(place).unwrap_or_default())?;
         let value = members.take_value(|text| body.slice_ref(text))?;
-        let method = match (members.method.as_deref(), &value) {
-            (Some(_), _) if members.expires.is_some() || members.has_etag => {
-                return Err(Refusal::LineExported);
-            }
-            (Some(method), _) => method,
-            (None, Some(_)) => "PUT",
-            (None, None) => return Err(Refusal::LineEmpty),
-        };
+        let method = method_of(&members, value.is_some())?;
         let target = Target::parse(members.path.as_deref().unwrap_or_default());
         // The way of most lines, and a short one.
         if method == "PUT" && target.query.is_empty() && members.are_plain() {
@@ -77,13 +70,13 @@ impl Line {
                 Ok(Self::of_read(key, read, told, spent.next()))
             }
             (Operation::Write(write), value) if value.is_none() || write.verb.stores_body() => {
-                let write = match expiry {
-                    Some(expiry) => write.with_expiry(expiry)?,
-                    None => write,
+                let value = value.unwrap_or_default();
+                let Some(expiry) = expiry else {
+                    return Self::of_write(write, value, value_bytes_max, spent);
                 };
-                let is_over = expiry.is_some_and(|expiry| expiry <= Time::now());
-                let (key, op, line) =
-                    Self::of_write(write, value.unwrap_or_default(), value_bytes_max, spent)?;
+                let write = write.with_expiry(expiry)?;
+                let is_over = expiry <= Time::now();
+                let (key, op, line) = Self::of_write(write, value, value_bytes_max, spent)?;
                 Ok(if is_over { Self::without_effect(key) } else { (key, op, line) })
             }
             (Operation::Wait(_), _) => Err(Refusal::QueryUnknown),
@@ -204,6 +197,16 @@ impl Other {
         }
         let entry = entry.filter(|_| reply.status() == 200);
         Ok(OtherAnswer { reply, entry, told })
+    }
+}
+
+/// The method of a line, which is `PUT` in one of an export: that has a value and no method.
+fn method_of<'a>(members: &'a Members<'_>, has_value: bool) -> Result<&'a str, Refusal> {
+    match members.method.as_deref() {
+        Some(_) if members.expires.is_some() || members.has_etag => Err(Refusal::LineExported),
+        Some(method) => Ok(method),
+        None if has_value => Ok("PUT"),
+        None => Err(Refusal::LineEmpty),
     }
 }
 

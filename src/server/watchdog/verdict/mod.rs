@@ -30,7 +30,7 @@ const LINGER_BYTES_MAX: u64 = 256 << 20;
 pub trait Meter {
     /// Bytes that the peer has confirmed; `None` if that cannot be told.
     fn acknowledged(&self) -> Option<u64>;
-    /// Whether some bytes are not confirmed.
+    /// Returns true if some bytes are not confirmed.
     fn has_unconfirmed(&self) -> bool;
 }
 
@@ -77,7 +77,7 @@ impl Watch {
         is_silent.then_some(self.since)
     }
 
-    /// Whether part of a request has come and no request is in work.
+    /// Returns true if part of a request has come and no request is in work.
     pub fn is_mid_request(&self) -> bool {
         self.begun_at.is_some()
     }

@@ -158,7 +158,7 @@ pub struct Tally {
     pub deletions: usize,
 }
 
-/// How many keys a step of a sweep has removed, and how many of them had large records.
+/// The keys that a step of a sweep has removed, and those of them with large records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     pub keys: usize,
@@ -192,13 +192,13 @@ impl Sweep {
         }
     }
 
-    /// Whether anything is left that has expired by a moment.
+    /// Returns true if anything is left that has expired by a moment.
     pub fn has_expired(&self, keyspace: &Keyspace, until: Time) -> bool {
         let until = index_behind(until);
         self.from < until && keyspace.keys(&self.from, &until).next().is_some()
     }
 
-    /// Whether the clocks were set since the last note, or need a first one.
+    /// Returns true if the clocks were set since the last note, or need a first one.
     pub fn has_clock_step(&self, keyspaces: &Keyspaces) -> bool {
         keyspaces.has_index() && self.clocks.is_none_or(|noted| noted.has_step_to(Reading::now()))
     }

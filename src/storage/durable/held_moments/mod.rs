@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 /// The most memtables that are held, each of which may have been flushed since.
 const MEMTABLES_MAX: usize = 16;
 
-/// How long one that is dropped may still be read: longer than a page takes.
+/// The longest time that one that is dropped may still be read: longer than a page takes.
 const PAGE_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// The time between two looks at that.
@@ -126,7 +126,7 @@ impl HeldMoments {
 }
 
 impl Register {
-    /// How many memtables are held.
+    /// The number of memtables that are held.
     fn memtables(&self) -> usize {
         let numbers = self.views.values().filter_map(|view| view.held_memtable());
         numbers.collect::<BTreeSet<_>>().len()

@@ -290,9 +290,9 @@ impl Scan {
     }
 }
 
-/// Whether another batch with a higher number begins in `bytes`, behind the broken
-/// one. It was begun once the broken one was synced, so it need not be whole itself.
-/// A value may hold a copy of an earlier batch, but of no later one.
+/// Returns true if another batch with a higher number begins in `bytes`, behind the
+/// broken one. It was begun once the broken one was synced, so it need not be whole
+/// itself. A value may hold a copy of an earlier batch, but of no later one.
 fn has_stamp_over(highest: Option<u64>, stamp: Stamp, bytes: &[u8]) -> bool {
     // Of the first batch of all only itself can tell, which may be damaged too.
     let own_number = || bytes.get(5..)?.first_chunk().map(|number| u64::from_le_bytes(*number));
@@ -355,7 +355,7 @@ fn after_item(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether a file holds nothing but zeros from `at` on.
+/// Returns true if a file holds nothing but zeros from `at` on.
 fn is_zero(mut file: &File, mut at: u64) -> io::Result<bool> {
     const PART_BYTES: usize = 64 * 1024;
     let (mut part, zeros) = (vec![0; PART_BYTES], vec![0; PART_BYTES]);
@@ -410,8 +410,8 @@ struct Floor {
 }
 
 impl JournalBatch {
-    /// Whether its number, which no checksum covers, is possible after a batch with
-    /// the number `highest`.
+    /// Returns true if its number, which no checksum covers, is possible after a batch
+    /// with the number `highest`.
     fn can_follow(&self, highest: Option<u64>) -> bool {
         let floor = self.floor.map(|floor| floor.number);
         let floor = floor.or(highest.map(|highest| highest + 1)).unwrap_or(0);

@@ -50,8 +50,9 @@ impl Moments {
         }
     }
 
-    /// Reads plainly, unless that may have met some of a batch that is seen at once.
-    pub fn untorn<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
+    /// Reads plainly, as under a seqlock; `None` if that may have met some of a batch that is
+    /// seen at once, and no more of it.
+    pub fn optimistic_read<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
         let before = self.count.load(Ordering::Acquire);
         if !before.is_multiple_of(2) {
             return None;

@@ -57,7 +57,7 @@ impl TableFile {
     }
 }
 
-/// Whether bytes are a block with the right checksum.
+/// Returns true if bytes are a block with the right checksum.
 pub fn is_block(mut bytes: &[u8]) -> bool {
     unless_panic(|| Block::from_reader(&mut bytes, CompressionType::None)).is_some()
 }

@@ -1,6 +1,8 @@
 use super::*;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
@@ -99,15 +101,15 @@ fn a_batch_under_way_is_in_no_snapshot_and_tears_plain_reads() {
             keyspace.0.insert("a", number)?;
             keyspace.0.rotate_memtable_and_wait()?;
             assert_eq!(seen(&keyspace.snapshot(), &keyspace), before);
-            let found = keyspace.untorn(read);
+            let found = keyspace.optimistic_read(read);
             assert_eq!(found.is_none(), is_seen_at_once);
             keyspace.0.insert("b", number)
         };
         moments.commit(inner, is_seen_at_once, under_way).expect("it is written");
         assert_eq!(seen(&keyspace.snapshot(), &keyspace), [number, number]);
-        assert_eq!(keyspace.untorn(read), Some(Some(Bytes::from(number))));
+        assert_eq!(keyspace.optimistic_read(read), Some(Some(Bytes::from(number))));
     }
-    let torn = keyspace.untorn(|| {
+    let torn = keyspace.optimistic_read(|| {
         let mut batch = database.batch();
         batch.insert(&keyspace, "a", "4");
         batch.be_seen_at_once();
@@ -128,7 +130,7 @@ fn half_of_a_batch_that_has_panicked_is_never_seen() {
     assert!(half.is_err());
     keyspace.wait_for_batch();
     assert_eq!(seen(&keyspace.snapshot(), &keyspace), ["0", "0"]);
-    assert_eq!(keyspace.untorn(|| keyspace.get("a").ok()), None);
+    assert_eq!(keyspace.optimistic_read(|| keyspace.get("a").ok()), None);
 }
 
 #[test]

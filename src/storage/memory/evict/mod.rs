@@ -12,51 +12,43 @@
 //! it, so of two that are used as often the larger goes first. What has just been used is
 //! spared, for its writer may read it next.
 //!
-//! Some requests are for what was used often (LFU), and some for what was used lately (LRU).
-//! A few shards find out which (set dueling): of these leaders, some evict by the one and
-//! some by the other, and all other shards follow the leaders that miss less.
+//! Some requests are for what was used often (LFU), and some for what was used lately (LRU):
+//! `dueling` finds out which. `lent` keeps what is removed and yet being sent in the account,
+//! and `resident` the process within its limit.
 //!
 //! Expired entries go as a sweep removes them, and an eviction is a removal like any other,
 //! under the lock of its map alone. Whoever evicts holds no lock of the store.
 
+mod dueling;
+mod lent;
 mod resident;
 
 use super::map::Hashed;
 use super::maps::{Expected, KEYS_SHARDS, Maps, Shard, read};
 use super::packed::Packed;
 use super::{Memory, Pace, Undone, unless_taken};
-use crate::storage::frequency::{Access, Aim, Frequencies, chance};
+use crate::storage::frequency::{Access, Frequencies, chance};
 use crate::storage::{Effect, Error, Event, Op, Outcome, Time, Wanted};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use resident::{LOOK_BYTES_MAX, LOOK_INTERVAL_SHORT, Looks, Resident};
+use dueling::{Dueling, Group};
+use lent::Lent;
+use resident::{CHECK_BYTES_MAX, CHECK_INTERVAL_SHORT, Governor, Resident};
 use smallvec::SmallVec;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
 
 /// The most entries that a write evicts beside those of its own number.
 const EVICTIONS_MAX: usize = 16;
 
-/// The entries that a step looks at.
-const SAMPLED: usize = 48;
-
 /// The rounds of an operation that others take the room of.
 const ROUNDS_MAX: usize = 64;
 
+/// The entries that a step looks at.
+const SAMPLED: usize = 48;
+
 /// Of so many that were looked at one is evicted.
 const SAMPLED_EACH: usize = 12;
-
-/// Of so many shards one leads with each of the aims.
-const LEADERS_EVERY: usize = 32;
-
-/// With fewer keys a step looks at all shards alike: those of a group are too few.
-const KEYS_GROUPED: usize = SAMPLED * LEADERS_EVERY;
-
-/// The part of the keys by which one aim has to miss more than the other until all follow
-/// that.
-const LEAD_PART: usize = 64;
-const LEAD_MIN: usize = 32;
 
 /// An entry is spared for this part of a turnover after its last use, and for as long as
 /// twice its own bytes take to be replaced.
@@ -84,43 +76,15 @@ const UPLOADS_PART: u64 = 8;
 /// With a greater debt no upload begins.
 const UPLOADS_DEBT_BYTES: u64 = 1 << 20;
 
-/// The entries that the evictor removes between two looks at the time.
+/// The entries that the evictor removes before it checks the process again.
 const EVICTED_AT_ONCE: usize = 512;
-
-/// The longest time that a write is taken to have an entry in hand that it has replaced.
-const IN_HAND_TIME_MAX: Duration = Duration::from_millis(20);
-
-/// Entries that are removed and yet are being sent: the account has them.
-#[derive(Default)]
-struct Lent {
-    /// In the order of their removal.
-    entries: Vec<Packed>,
-    /// The time at which the last of them was removed.
-    last: Option<Instant>,
-}
-
-impl Lent {
-    /// The bytes of the last one, if no other is lent, while whoever has replaced it may have
-    /// it in hand: a write does not push out for these what it has written.
-    fn bytes_in_hand(&self) -> u64 {
-        let is_in_hand = self.last.is_some_and(|last| last.elapsed() < IN_HAND_TIME_MAX);
-        let Some((last, others)) = self.entries.split_last().filter(|_| is_in_hand) else {
-            return 0;
-        };
-        let is_alone = last.is_lent() && !others.iter().any(Packed::is_lent);
-        if is_alone { last.cost() } else { 0 }
-    }
-}
 
 /// The record of uses of a store that evicts, and its evictor.
 pub struct Cache {
     frequencies: Frequencies,
-    /// The keys of each group of shards.
-    keys: [AtomicUsize; 3],
-    /// The misses of the leaders that evict by [`Aim::Often`], less those of the others.
-    lead: AtomicI32,
+    dueling: Dueling,
     evicted: AtomicU64,
-    /// The bytes evicted since the last look at resident memory.
+    /// The bytes evicted since the last check of resident memory.
     evicted_bytes: AtomicU64,
     /// The next expiry of all maps, in milliseconds, or an earlier moment.
     due: AtomicU64,
@@ -138,54 +102,11 @@ pub struct Cache {
     evictor: OnceLock<Sender<()>>,
 }
 
-/// A group of shards that evict by the same aim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Group {
-    /// The leaders of [`Aim::Often`].
-    Often,
-    /// The leaders of [`Aim::Lately`].
-    Lately,
-    /// All others.
-    Followers,
-}
-
 /// The entries of the least worth so far, ascending.
 type Victims = SmallVec<[(f32, Packed); SAMPLED / SAMPLED_EACH]>;
 
 /// Neighbours of a map, with the bits of their uses.
 type Sample<'a> = SmallVec<[(&'a Packed, u32); 64]>;
-
-impl Group {
-    const ALL: [Self; 3] = [Self::Often, Self::Lately, Self::Followers];
-
-    /// The group of a shard.
-    fn of(shard: usize) -> Self {
-        match shard % LEADERS_EVERY {
-            0 => Self::Often,
-            1 => Self::Lately,
-            _ => Self::Followers,
-        }
-    }
-
-    /// The number of its shards.
-    fn shards(self) -> usize {
-        let leaders = KEYS_SHARDS / LEADERS_EVERY;
-        match self {
-            Self::Often | Self::Lately => leaders,
-            Self::Followers => KEYS_SHARDS - 2 * leaders,
-        }
-    }
-
-    /// The number of one of its shards.
-    fn shard(self, place: usize) -> usize {
-        const FOLLOWERS: usize = LEADERS_EVERY - 2;
-        match self {
-            Self::Often => place * LEADERS_EVERY,
-            Self::Lately => place * LEADERS_EVERY + 1,
-            Self::Followers => place / FOLLOWERS * LEADERS_EVERY + 2 + place % FOLLOWERS,
-        }
-    }
-}
 
 impl Cache {
     /// That of an empty store of so many bytes.
@@ -193,8 +114,7 @@ impl Cache {
         let keys = (bytes_max / BYTES_EACH_KEY).min(RECORDED_KEYS_MAX);
         Self {
             frequencies: Frequencies::with_keys(usize::try_from(keys).unwrap_or(usize::MAX)),
-            keys: Default::default(),
-            lead: AtomicI32::new(0),
+            dueling: Dueling::default(),
             evicted: AtomicU64::new(0),
             evicted_bytes: AtomicU64::new(0),
             due: AtomicU64::new(u64::MAX),
@@ -241,39 +161,32 @@ impl Cache {
     }
 
     /// Notes an entry under a key that was absent, in a store that holds so many bytes.
-    pub fn came(&self, key: Hashed<'_>, packed: &Packed, held: u64) {
-        let group = Group::of(key.shard(KEYS_SHARDS));
-        self.keys_of(group).fetch_add(1, Ordering::Relaxed);
+    pub fn inserted(&self, key: Hashed<'_>, packed: &Packed, held: u64) {
+        let group = Group::of_key(key);
+        self.dueling.inserted(group);
         // What comes to a full store takes the place of another, and is younger than all
         // that was used before.
         let turnover = match held / packed.cost().max(1) {
             // It takes that of many, and those that come one after the other are told apart.
             few @ ..LARGE_PARTS => usize::try_from(few).unwrap_or(usize::MAX).max(1),
-            _ => self.keys(),
+            _ => self.dueling.keys(),
         };
         self.frequencies.pass(turnover);
         let remembered = self.frequencies.recall(key.hash());
         let access = Access::first(self.frequencies.turn(), remembered);
         packed.access().store(access.to_bits(), Ordering::Relaxed);
         self.expect_expiry(packed);
-        let missed = match group {
-            Group::Often => 1,
-            Group::Lately => -1,
-            Group::Followers => return,
-        };
-        let most = i32::try_from((self.keys() / LEAD_PART).max(LEAD_MIN)).unwrap_or(i32::MAX);
-        let lead = self.lead.load(Ordering::Relaxed).saturating_add(missed);
-        self.lead.store(lead.clamp(-most, most), Ordering::Relaxed);
+        self.dueling.missed(group);
     }
 
     /// Notes that a key has gone.
-    pub fn went(&self, key: Hashed<'_>) {
-        self.keys_of(Group::of(key.shard(KEYS_SHARDS))).fetch_sub(1, Ordering::Relaxed);
+    pub fn removed(&self, key: Hashed<'_>) {
+        self.dueling.removed(Group::of_key(key));
     }
 
     /// Notes that all keys have gone. All maps are locked.
     pub fn clear(&self) {
-        self.keys.iter().for_each(|keys| keys.store(0, Ordering::Relaxed));
+        self.dueling.clear();
     }
 
     /// Notes the expiry of an entry, behind that of its shard.
@@ -282,10 +195,6 @@ impl Cache {
             self.due_since.fetch_min(expiry.to_bits(), Ordering::SeqCst);
             self.due.fetch_min(expiry.to_bits(), Ordering::SeqCst);
         }
-    }
-
-    fn lent(&self) -> MutexGuard<'_, Lent> {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for room for uploads.
@@ -300,51 +209,12 @@ impl Cache {
             evictor.try_send(()).ok();
         }
     }
-
-    /// The number of keys.
-    fn keys(&self) -> usize {
-        self.keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum()
-    }
-
-    fn keys_of(&self, group: Group) -> &AtomicUsize {
-        let [often, lately, followers] = &self.keys;
-        match group {
-            Group::Often => often,
-            Group::Lately => lately,
-            Group::Followers => followers,
-        }
-    }
-
-    /// The group that a key by chance is in; none to choose among all of them.
-    fn group(&self) -> Option<Group> {
-        let keys = self.keys();
-        if keys < KEYS_GROUPED {
-            return None;
-        }
-        let mut place = chance() as usize % keys;
-        Group::ALL.into_iter().find(|group| {
-            let keys = self.keys_of(*group).load(Ordering::Relaxed);
-            let is_in = place < keys;
-            place = place.wrapping_sub(keys);
-            is_in
-        })
-    }
-
-    /// The aim of a group, or where there is none.
-    fn aim(&self, group: Option<Group>) -> Aim {
-        let is_lately = match group {
-            Some(Group::Often) => false,
-            Some(Group::Lately) => true,
-            Some(Group::Followers) | None => self.lead.load(Ordering::Relaxed) > 0,
-        };
-        if is_lately { Aim::Lately } else { Aim::Often }
-    }
 }
 
 impl Memory {
     /// Does `op` if it takes no longer than a few evictions, else gives it back.
     pub(super) fn try_evicting(&self, op: Op) -> Result<Outcome, Op> {
-        let (op, wanted) = match self.attempt_and_settle(op, Pace::AtOnce) {
+        let (op, wanted) = match self.attempt_and_evict(op, Pace::AtOnce) {
             Ok(effect) => return Ok(Ok(effect)),
             Err(Undone::Busy(op)) => return Err(op),
             Err(Undone::Full(op, wanted)) => (op, wanted),
@@ -353,7 +223,7 @@ impl Memory {
             return Ok(Err(Error::Full));
         }
         self.0.make_room(wanted, 0, EVICTIONS_MAX, Pace::AtOnce);
-        match self.attempt_and_settle(op, Pace::AtOnce) {
+        match self.attempt_and_evict(op, Pace::AtOnce) {
             Ok(effect) => Ok(Ok(effect)),
             Err(Undone::Busy(op) | Undone::Full(op, _)) => Err(op),
         }
@@ -363,7 +233,7 @@ impl Memory {
     /// and nothing goes for that.
     pub(super) fn perform_evicting(&self, mut op: Op) -> Outcome {
         for _ in 0..ROUNDS_MAX {
-            match self.attempt_and_settle(op, Pace::AtLength) {
+            match self.attempt_and_evict(op, Pace::AtLength) {
                 Ok(effect) => return Ok(effect),
                 Err(Undone::Busy(back)) => op = back,
                 Err(Undone::Full(_, wanted)) if !self.0.account.can_hold(wanted) => break,
@@ -376,7 +246,8 @@ impl Memory {
         Err(Error::Full)
     }
 
-    fn attempt_and_settle(&self, op: Op, pace: Pace) -> Result<Effect, Undone> {
+    /// Does `op`, and evicts a few entries if that has brought the store over its bound.
+    fn attempt_and_evict(&self, op: Op, pace: Pace) -> Result<Effect, Undone> {
         let keys = match &op {
             Op::Get(_) | Op::Delete(_) | Op::Clear | Op::List(_) | Op::Count(_) => None,
             Op::Set(..) | Op::Update(..) | Op::UpdateFirst(..) => Some(1),
@@ -384,7 +255,7 @@ impl Memory {
         };
         let effect = self.attempt(op, pace)?;
         if let Some(keys) = keys {
-            self.0.settle(keys);
+            self.0.evict_to_bound(keys);
         }
         Ok(effect)
     }
@@ -412,54 +283,21 @@ impl Maps {
         left.min(most) + UPLOADS_BYTES_MIN
     }
 
-    /// Keeps an entry that was removed in the account while it is being sent. Returns it
-    /// if it is not.
-    pub fn lend(&self, old: Packed) -> Option<Packed> {
-        let Some(cache) = &self.cache else { return Some(old) };
-        if !old.is_lent() {
-            return Some(old);
-        }
-        self.account.lend(old.cost());
-        let mut lent = cache.lent();
-        lent.last = Some(Instant::now());
-        lent.entries.push(old);
-        None
-    }
-
-    /// Lets go of the lent entries that were sent. Returns true if there are others.
-    fn take_back(&self, cache: &Cache) -> bool {
-        let mut sent = Vec::new();
-        let mut lent = cache.lent();
-        lent.entries.retain(|packed| {
-            let is_lent = packed.is_lent();
-            if !is_lent {
-                sent.push(packed.clone());
-            }
-            is_lent
-        });
-        let has_others = !lent.entries.is_empty();
-        drop(lent);
-        for packed in sent {
-            self.account.take_back(packed.cost());
-        }
-        has_others
-    }
-
     /// Evicts some entries where the store is over its bound, as many at most as a write of
     /// so many keys may wait for.
-    pub fn settle(&self, keys: usize) {
+    pub fn evict_to_bound(&self, keys: usize) {
         let Some(cache) = &self.cache else { return };
         if !self.account.is_over(0) {
             return;
         }
         let spared = cache.lent().bytes_in_hand();
         self.make_room(0, spared, EVICTIONS_MAX + 2 * keys, Pace::AtOnce);
-        if cache.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES_MAX {
+        if cache.evicted_bytes.load(Ordering::Relaxed) >= CHECK_BYTES_MAX {
             // The evictor has no time for it.
             cache.evicted_bytes.store(0, Ordering::Relaxed);
-            self.look_at_memory();
+            self.trim_memory();
         }
-        if self.account.is_over(0) || cache.is_look_due() {
+        if self.account.is_over(0) || cache.is_check_due() {
             cache.ring();
         }
     }
@@ -490,7 +328,7 @@ impl Maps {
             Some(expired) => return expired,
             None => return 0,
         }
-        let mut victims = self.victims(cache, cache.group());
+        let mut victims = self.victims(cache, cache.dueling.group());
         if victims.is_empty() {
             // Its keys have gone since.
             victims = self.victims(cache, None);
@@ -528,7 +366,7 @@ impl Maps {
     /// The entries of the least worth among some neighbours, of a group if there is one.
     #[allow(clippy::cast_precision_loss, reason = "a byte more or less is none")]
     fn victims(&self, cache: &Cache, group: Option<Group>) -> Victims {
-        let (turn, aim) = (cache.frequencies.turn(), cache.aim(group));
+        let (turn, policy) = (cache.frequencies.turn(), cache.dueling.policy(group));
         let held = self.account.held().max(1) as f32;
         let (mut victims, mut looked) = (Victims::new(), 0);
         let shards = group.map_or(KEYS_SHARDS, Group::shards);
@@ -553,7 +391,7 @@ impl Maps {
                 let worth = if is_spared {
                     SPARED_WORTH - age
                 } else {
-                    access.worth(turn, aim) - cost.log2()
+                    access.worth(turn, policy) - cost.log2()
                 };
                 let rank = victims.partition_point(|(less, _)| *less < worth);
                 if rank < (looked / SAMPLED_EACH).max(1) {
@@ -600,9 +438,9 @@ pub fn start_evictor(maps: &Arc<Maps>) {
 }
 
 fn run(maps: &Weak<Maps>, rung: &Receiver<()>) {
-    let (mut looks, mut has_lent) = (Looks::new(), false);
+    let (mut governor, mut has_lent) = (Governor::new(), false);
     loop {
-        let interval = if has_lent { LOOK_INTERVAL_SHORT } else { looks.interval() };
+        let interval = if has_lent { CHECK_INTERVAL_SHORT } else { governor.interval() };
         match rung.recv_timeout(interval) {
             Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -614,7 +452,7 @@ fn run(maps: &Weak<Maps>, rung: &Receiver<()>) {
         loop {
             let spared = cache.lent().bytes_in_hand();
             let evicted = maps.make_room(wanted, spared, EVICTED_AT_ONCE, Pace::AtLength);
-            looks.look(&maps, cache);
+            governor.govern(&maps, cache);
             if evicted < EVICTED_AT_ONCE {
                 break;
             }

@@ -2,7 +2,7 @@
 //! some MiB.
 //!
 //! ```text
-//! a look, a few times a second   too much: pages given back ──► yet too much: lower the bound
+//! a check, a few times a second  too much: pages given back ──► yet too much: lower the bound
 //!                                enough left: raise it
 //! an upload, before each piece   too much: it waits
 //! ```
@@ -17,23 +17,23 @@ use crate::storage::memory::maps::Maps;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The interval between two looks at resident memory, and the bytes that are evicted
+/// The interval between two checks of resident memory, and the bytes that are evicted
 /// until there is one.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-const LOOK_BYTES: u64 = 4 << 20;
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+const CHECK_BYTES: u64 = 4 << 20;
 
-/// The bytes evicted past which a write looks itself.
-pub const LOOK_BYTES_MAX: u64 = 8 << 20;
+/// The bytes evicted past which a write trims memory itself.
+pub const CHECK_BYTES_MAX: u64 = 8 << 20;
 
 /// The interval while there is too much of it, or while removed entries are lent.
-pub const LOOK_INTERVAL_SHORT: Duration = Duration::from_millis(30);
+pub const CHECK_INTERVAL_SHORT: Duration = Duration::from_millis(30);
 
 /// The interval between two falls of the bound: until then what was evicted may come
 /// together and be given back. The second is that while memory is tight.
 const FALL_INTERVAL: Duration = Duration::from_secs(1);
 const FALL_INTERVAL_SHORT: Duration = Duration::from_millis(250);
 
-/// The bound rises by this part of the headroom with each look.
+/// The bound rises by this part of the headroom with each check.
 const RISE_PART: u64 = 16;
 
 /// The resident bytes beyond the limit past which pages are given back at once.
@@ -77,8 +77,8 @@ impl Memory {
 impl Cache {
     /// Returns true if so much was evicted that the process may take too much memory: what
     /// is freed is not given back at once.
-    pub fn is_look_due(&self) -> bool {
-        self.evicted_bytes.load(Ordering::Relaxed) >= LOOK_BYTES
+    pub fn is_check_due(&self) -> bool {
+        self.evicted_bytes.load(Ordering::Relaxed) >= CHECK_BYTES
     }
 
     /// Returns true while uploads wait for memory to come together, or the process takes far
@@ -103,13 +103,13 @@ impl Maps {
         }
         cache.is_tight.store(true, Ordering::Relaxed);
         cache.ring();
-        self.seek_memory();
+        self.wake_defragmenter_if_of_use();
         false
     }
 
     /// Gives pages back if the process has more than the limit and some MiB. Returns its
     /// headroom after that, if it is known.
-    pub fn look_at_memory(&self) -> Option<Headroom> {
+    pub fn trim_memory(&self) -> Option<Headroom> {
         let tell = self.cache.as_ref().and_then(|cache| cache.resident.get())?;
         let allowed = self.account.max()?.saturating_add(RESIDENT_BEYOND_BYTES);
         let mut resident = tell()?;
@@ -121,46 +121,47 @@ impl Maps {
     }
 }
 
-/// The looks of the evictor at the process.
-pub struct Looks {
-    /// The last look.
-    looked: Instant,
-    /// The last fall of the bound.
-    fell: Instant,
-    /// The interval until the next look.
+/// The evictor's governor of the bound: it checks the memory of the process, and has the
+/// bound fall or rise.
+pub struct Governor {
+    /// The time of the last check.
+    checked_at: Instant,
+    /// The time of the last fall of the bound.
+    fell_at: Instant,
+    /// The interval until the next check.
     interval: Duration,
 }
 
-impl Looks {
+impl Governor {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { looked: now, fell: now, interval: LOOK_INTERVAL }
+        Self { checked_at: now, fell_at: now, interval: CHECK_INTERVAL }
     }
 
-    /// The interval until the next look.
+    /// The interval until the next check.
     pub fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// Looks at the process, if that is due. What it takes too much is elsewhere, or among
+    /// Checks the process, if that is due. What it takes too much is elsewhere, or among
     /// entries that stay: so the bound falls step by step.
-    pub fn look(&mut self, maps: &Maps, cache: &Cache) {
-        if !cache.is_look_due() && self.looked.elapsed() < self.interval {
+    pub fn govern(&mut self, maps: &Maps, cache: &Cache) {
+        if !cache.is_check_due() && self.checked_at.elapsed() < self.interval {
             return;
         }
         cache.evicted_bytes.store(0, Ordering::Relaxed);
-        self.looked = Instant::now();
-        let Headroom { over, left } = maps.look_at_memory().unwrap_or_default();
+        self.checked_at = Instant::now();
+        let Headroom { over, left } = maps.trim_memory().unwrap_or_default();
         maps.account.move_bound(0, left / RISE_PART);
         let over = over.saturating_sub(RESIDENT_SPARE_BYTES);
-        self.interval = if over > 0 { LOOK_INTERVAL_SHORT } else { LOOK_INTERVAL };
+        self.interval = if over > 0 { CHECK_INTERVAL_SHORT } else { CHECK_INTERVAL };
         let is_far_over = over > RESIDENT_TIGHT_BYTES;
         let is_tight = cache.is_tight.swap(is_far_over, Ordering::Relaxed) || is_far_over;
         let (interval, part) = if is_tight { (FALL_INTERVAL_SHORT, 2) } else { (FALL_INTERVAL, 4) };
-        if over > 0 && self.fell.elapsed() >= interval {
+        if over > 0 && self.fell_at.elapsed() >= interval {
             maps.account.move_bound(over / part, 0);
-            maps.seek_memory();
-            self.fell = self.looked;
+            maps.wake_defragmenter_if_of_use();
+            self.fell_at = self.checked_at;
         }
     }
 }

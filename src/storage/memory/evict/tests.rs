@@ -2,6 +2,7 @@
 
 use super::super::tests::{PATIENCE, counted, entry, key, set, update, value_bytes, wait_until};
 use super::*;
+use crate::storage::frequency::Policy;
 use crate::storage::{
     BatchOp, Blocking as _, Change, Decision, Entry, Limits, Listing, PAGE_KEYS_MAX, Range, Read,
     Storage as _, Subject, Watched, Watcher, WhenFull,
@@ -174,7 +175,7 @@ proptest! {
         prop_assert_eq!(told.keys.into_iter().collect::<Vec<_>>(), keys);
         prop_assert_eq!(told.evictions, evicted(&memory));
         prop_assert_eq!(memory.held(), counted(&memory));
-        prop_assert_eq!(memory.0.cache.as_ref().unwrap().keys(), told_keys(&memory));
+        prop_assert_eq!(memory.0.cache.as_ref().unwrap().dueling.keys(), told_keys(&memory));
     }
 }
 
@@ -530,23 +531,23 @@ fn uploads_do_not_wait_for_memory_that_the_store_cannot_give() {
 #[test]
 fn all_shards_follow_the_leaders_that_miss_less() {
     let cache = Cache::new(MIB);
-    assert_eq!(cache.aim(Some(Group::Followers)), Aim::Often);
+    assert_eq!(cache.dueling.policy(Some(Group::Followers)), Policy::Lfu);
     let keyed = super::super::map::Keyed::default();
     let come = |group| {
         (0..)
             .map(|number| number.to_string())
-            .filter(|text| Group::of(keyed.hashed(text).shard(KEYS_SHARDS)) == group)
+            .filter(|text| Group::of_key(keyed.hashed(text)) == group)
             .take(100)
             .for_each(|text| {
-                cache.came(keyed.hashed(&text), &Packed::new(&text, &entry(1)), u64::MAX);
-                cache.went(keyed.hashed(&text));
+                cache.inserted(keyed.hashed(&text), &Packed::new(&text, &entry(1)), u64::MAX);
+                cache.removed(keyed.hashed(&text));
             });
     };
-    come(Group::Often);
-    assert_eq!(cache.aim(Some(Group::Followers)), Aim::Lately);
-    come(Group::Lately);
-    assert_eq!(cache.aim(Some(Group::Followers)), Aim::Often);
-    assert_eq!(cache.keys(), 0);
+    come(Group::Lfu);
+    assert_eq!(cache.dueling.policy(Some(Group::Followers)), Policy::Lru);
+    come(Group::Lru);
+    assert_eq!(cache.dueling.policy(Some(Group::Followers)), Policy::Lfu);
+    assert_eq!(cache.dueling.keys(), 0);
 }
 
 #[test]
@@ -619,7 +620,7 @@ fn after_concurrent_calls_at_the_limit_the_account_is_right() {
     assert_eq!(told.keys.into_iter().collect::<Vec<_>>(), keys(&memory));
     assert_eq!(told.evictions, evicted(&memory));
     assert_eq!(memory.held(), counted(&memory));
-    assert_eq!(memory.0.cache.as_ref().unwrap().keys(), told_keys(&memory));
+    assert_eq!(memory.0.cache.as_ref().unwrap().dueling.keys(), told_keys(&memory));
 }
 
 #[test]

@@ -1,22 +1,23 @@
 //! A commit group: writes that are committed together, each decided on the outcome of
 //! those before it.
 //!
-//! The operations of a batch are decided on a draft over the group's own, which is
+//! The operations of a batch are decided on a `draft` over the group's own, which is
 //! merged whole or dropped. A change to the first key with a prefix walks along the keys
 //! in the keyspaces and those of the group's draft side by side.
 
+mod draft;
+
 use super::firsts::{First, Firsts};
 use super::generation::Keyspaces;
-use super::lookup::{entry_in, entry_of};
+use super::lookup::entry_in;
 use super::pins::Pins;
 use super::walk::View;
 use crate::storage::completion::Completion;
-use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Error, Event, Key, Range, Time};
+use crate::storage::{BatchOp, Change, Decision, Effect, Entry, Error, Key, Range, Time};
 use crate::storage::{Updated, record};
-use bytes::Bytes;
-use std::collections::btree_map::Entry::{Occupied, Vacant};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::mem;
+pub use draft::Draft;
+use draft::{Drafted, Record, bytes_of};
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -37,13 +38,10 @@ pub enum KeyOp {
     Decide(Change),
 }
 
-/// A record to be written, or `None` to delete the key.
-pub type Record = Option<Bytes>;
-
 /// The writes that wait for their outcome, with their effects.
 pub type Completions = Vec<(Completion, Effect)>;
 
-/// What decisions are made on beside a draft.
+/// The committed state that decisions are made on, beneath a draft.
 #[derive(Clone, Copy)]
 pub struct Committed<'a> {
     pub keyspaces: &'a Arc<Keyspaces>,
@@ -52,38 +50,14 @@ pub struct Committed<'a> {
 
 /// Writes and their changes.
 pub struct CommitGroup {
-    /// When it was begun. Entries that decisions were made on expire later.
+    /// The time at which it was begun. Entries that decisions were made on expire later.
     pub begun: Time,
     pub draft: Draft,
     /// Some changes are to be seen at once.
     pub has_batch: bool,
-    /// How many operations were decided.
+    /// The number of operations that were decided.
     pub ops: usize,
     pub completions: Completions,
-}
-
-/// Changes that are not committed yet.
-#[derive(Default)]
-pub struct Draft {
-    /// The last record of each changed key.
-    pub records: BTreeMap<Key, Drafted>,
-    /// Earlier changes of these keys, with their places.
-    overtaken: Vec<(usize, Event, Key)>,
-    /// Keys that a batch was decided on and leaves as they are.
-    kept: HashSet<Key>,
-    /// The place behind all records.
-    end: usize,
-    /// The bytes of all keys and records.
-    pub bytes: usize,
-    /// The values that decisions were made on, held until the outcome is told.
-    seen_bytes: usize,
-}
-
-/// A record of a draft.
-pub struct Drafted {
-    pub record: Record,
-    /// Its place among all that were put there.
-    place: usize,
 }
 
 /// The outcome of a write that is not of the group yet.
@@ -141,108 +115,12 @@ impl Decided {
     /// The bytes of its keys and records, unless it makes the store no larger.
     pub fn growth_bytes(&self) -> Option<usize> {
         match &self.changes {
-            Changes::One(key, Some(record)) => Some(bytes(key, Some(record))),
+            Changes::One(key, Some(record)) => Some(bytes_of(key, Some(record))),
             Changes::Batch(draft) if draft.records.values().any(Drafted::is_stored) => {
                 Some(draft.bytes)
             }
             Changes::Nothing | Changes::One(_, None) | Changes::Batch(_) => None,
         }
-    }
-}
-
-impl Drafted {
-    fn is_stored(&self) -> bool {
-        self.record.is_some()
-    }
-
-    fn event(&self) -> Event {
-        if self.is_stored() { Event::Put } else { Event::Delete }
-    }
-}
-
-impl Draft {
-    /// Returns true for a key that it changes, or that a batch of it was decided on.
-    pub fn depends_on(&self, key: &Key) -> bool {
-        self.records.contains_key(key) || self.kept.contains(key)
-    }
-
-    /// The keys under which something is stored, each with the bytes of that.
-    pub fn stored(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.records.iter().filter_map(|(key, drafted)| {
-            let record = drafted.record.as_ref()?;
-            Some((key.as_str(), bytes(key, Some(record))))
-        })
-    }
-
-    /// The changes in the order in which they were made.
-    pub fn events(&self) -> impl Iterator<Item = (Event, &str)> {
-        let last = self.records.iter().map(|(key, last)| (last.place, last.event(), key));
-        let overtaken = self.overtaken.iter().map(|(place, event, key)| (*place, *event, key));
-        let mut events: Vec<_> = last.chain(overtaken).collect();
-        events.sort_unstable_by_key(|(place, ..)| *place);
-        events.into_iter().map(|(_, event, key)| (event, key.as_str()))
-    }
-
-    /// The entry under `key`, if that was changed.
-    fn entry(&self, key: &Key) -> Option<Result<Option<Entry>, Error>> {
-        let record = self.records.get(key)?.record.clone();
-        let entry = record.map(|record| entry_of(key, record)).transpose();
-        // No reader has seen this one, so none sees it come back.
-        Some(entry.map(|entry| entry.filter(|entry| entry.lives(Time::now))))
-    }
-
-    fn put(&mut self, key: Key, record: Record) {
-        self.put_at(self.end, key, record);
-    }
-
-    /// Puts a record in a place.
-    fn put_at(&mut self, place: usize, key: Key, record: Record) {
-        self.end = self.end.max(place + 1);
-        self.bytes += bytes(&key, record.as_ref());
-        match self.records.entry(key) {
-            Vacant(vacant) => drop(vacant.insert(Drafted { record, place })),
-            Occupied(mut occupied) => {
-                let last = mem::replace(occupied.get_mut(), Drafted { record, place });
-                let key = occupied.key();
-                self.bytes -= bytes(key, last.record.as_ref());
-                self.overtaken.push((last.place, last.event(), key.clone()));
-            }
-        }
-    }
-
-    /// The keys under which something was stored that is deleted again.
-    fn stored_and_deleted(&self) -> Vec<Key> {
-        let is_deleted = |key: &&Key| self.records.get(*key).is_some_and(|last| !last.is_stored());
-        let overtaken = self.overtaken.iter().map(|(_, _, key)| key);
-        overtaken.filter(is_deleted).cloned().collect()
-    }
-
-    /// Leaves a key as it is, under which it stores nothing.
-    fn forget_change(&mut self, key: &Key) {
-        if let Some((key, last)) = self.records.remove_entry(key) {
-            self.bytes -= bytes(&key, last.record.as_ref());
-            self.kept.insert(key);
-        }
-    }
-
-    /// Forgets what would be changed, and why.
-    fn forget_changes(&mut self) {
-        (self.records, self.bytes) = (BTreeMap::new(), 0);
-        self.kept.clear();
-    }
-
-    fn see(&mut self, effect: &Effect) {
-        let updated = match effect {
-            Effect::Updated(updated) => updated,
-            Effect::UpdatedFirst(Some(first)) => &first.1,
-            Effect::Found(_)
-            | Effect::Done
-            | Effect::Batch(_)
-            | Effect::UpdatedFirst(None)
-            | Effect::Listed(_)
-            | Effect::Counted(..) => return,
-        };
-        self.seen_bytes += updated.before.as_ref().map_or(0, |before| before.value().len());
     }
 }
 
@@ -254,7 +132,7 @@ impl CommitGroup {
 
     /// The bytes that it holds in memory, about.
     pub fn held_bytes(&self) -> usize {
-        self.draft.bytes + self.draft.seen_bytes
+        self.draft.held_bytes()
     }
 
     /// Decides a write.
@@ -290,7 +168,7 @@ impl CommitGroup {
             draft.see(&effect);
             effects.push(effect);
             match fate {
-                Fate::Kept => drop(draft.kept.insert(key)),
+                Fate::Kept => draft.keep(key),
                 Fate::Written(record) => draft.put(key, record),
                 Fate::Refused => {
                     draft.forget_changes();
@@ -413,27 +291,22 @@ impl CommitGroup {
         let Decided { changes, effect } = decided;
         self.ops += if let Effect::Batch(effects) = &effect { effects.len() } else { 1 };
         self.draft.see(&effect);
-        let end = self.draft.end;
         match changes {
             Changes::Nothing => {}
-            Changes::One(key, record) => self.put_at(end, key, record, firsts),
-            Changes::Batch(draft) => {
-                self.draft.seen_bytes += draft.seen_bytes;
-                self.draft.kept.extend(draft.kept);
-                self.has_batch |= draft.records.len() > 1;
-                for (key, Drafted { record, place }) in draft.records {
-                    self.put_at(end + place, key, record, firsts);
+            Changes::One(key, record) => {
+                if record.is_some() {
+                    firsts.put(&key);
                 }
+                self.draft.put(key, record);
+            }
+            Changes::Batch(draft) => {
+                self.has_batch |= draft.records.len() > 1;
+                let stored = draft.records.iter().filter(|(_, drafted)| drafted.is_stored());
+                stored.for_each(|(key, _)| firsts.put(key));
+                self.draft.merge(draft);
             }
         }
         self.completions.push((completion, effect));
-    }
-
-    fn put_at(&mut self, place: usize, key: Key, record: Record, firsts: &mut Firsts) {
-        if record.is_some() {
-            firsts.put(&key);
-        }
-        self.draft.put_at(place, key, record);
     }
 }
 
@@ -452,14 +325,11 @@ fn decide(before: Option<Entry>, mut change: Change) -> Result<(Fate, Updated), 
     Ok((fate, Updated { before, after }))
 }
 
-/// The bytes of a change.
-fn bytes(key: &Key, record: Option<&Bytes>) -> usize {
-    key.as_str().len() + record.map_or(0, Bytes::len)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Event;
+    use bytes::Bytes;
 
     fn key(text: &str) -> Key {
         Key::new(text).expect("a key")
@@ -506,7 +376,7 @@ mod tests {
         assert!(!conditional.depends_on(&key("other")));
         let mut draft = Draft::default();
         draft.put(key("one"), None);
-        draft.kept.insert(key("read"));
+        draft.keep(key("read"));
         let batch = Decided { changes: Changes::Batch(draft), effect: Effect::Batch(Vec::new()) };
         let (mut group, mut firsts) = (CommitGroup::begin(), Firsts::default());
         for (text, depends) in [("one", true), ("read", true), ("other", false)] {

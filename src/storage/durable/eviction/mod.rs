@@ -18,15 +18,18 @@
 //! committer's, or a batch and the drop of tables: no write comes in between. What a step
 //! deletes is there until a reclaim has met it, which `upkeep` sees to.
 
+mod histogram;
+
 use super::commit_group::Draft;
 use super::expiry::{self, Removed, Sweep};
 use super::generation::{Both, KEYS_END, Keyspaces, Tree};
 use super::live::Live;
-use super::tree::{Blob, Keyspace, Result, Size, Stretch, StretchItem};
+use super::tree::{Blob, Keyspace, Result, Size, Stretch, StretchItem, WriteBatch};
 use crate::storage::frequency::Frequencies;
 use crate::storage::waiters::Waiters;
 use crate::storage::{Event, Key, Time, record};
 use bytes::Bytes;
+use histogram::Histogram;
 use std::cmp::Reverse;
 use std::mem;
 use std::sync::Arc;
@@ -57,9 +60,6 @@ const EXPIRING_ITEMS_MAX: usize = 4096;
 
 /// The median is of one part in so many of the store.
 const MET_SHARE: u64 = 4;
-
-/// Where less than one part in so many goes all is left as it is.
-const GONE_SHARE: u64 = 8;
 
 /// What a place has given is told in so many parts of its size, and counts by one part in
 /// so many less after each step.
@@ -95,22 +95,14 @@ pub struct Eviction {
     /// The bytes that were evicted of each place.
     evicted_bytes: [u64; PLACES.len()],
     /// The uses of the keys that the hands have met.
-    met: Met,
+    met: Histogram,
     /// The bytes of small records that were swept: too few yet to be awaited.
     swept_bytes: u64,
     /// The bytes that were evicted of each tree, or swept, and that no reclaim has met.
     pub awaited: Both<u64>,
 }
 
-/// Bytes by how often their keys were used, of what was met lately.
-struct Met {
-    bytes: [u64; 1 << u8::BITS],
-    all: u64,
-    /// What was met before counts half once there is as much again.
-    bytes_max: u64,
-}
-
-/// What a step has done.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evicted {
     /// Keys that went.
@@ -128,7 +120,7 @@ struct Candidate {
     /// The record, if that is in a table.
     record: Option<Bytes>,
     bytes: u64,
-    /// How often it was used lately.
+    /// Its uses of late.
     uses: u8,
 }
 
@@ -153,7 +145,7 @@ impl Eviction {
             blob_files_from: Both::default(),
             expiring_from: Vec::new(),
             evicted_bytes: [0; PLACES.len()],
-            met: Met::within(bytes_max / MET_SHARE),
+            met: Histogram::within(bytes_max / MET_SHARE),
             swept_bytes: 0,
             awaited: Both::default(),
         }
@@ -441,8 +433,8 @@ impl Eviction {
         Ok(candidates)
     }
 
-    /// Writes again to its tree what is kept, deletes what is evicted unless it goes with a stretch,
-    /// and tells of it.
+    /// Writes again to its tree what is kept, deletes what is evicted unless it goes with a
+    /// stretch, and tells of it.
     fn apply(
         &mut self,
         live: &mut Live,
@@ -455,33 +447,21 @@ impl Eviction {
         let floor = live.database().visible_number();
         let keyspaces: Arc<Keyspaces> = Arc::clone(&live.generation.keyspaces);
         let mut batch = live.batch_of(evicted.iter().map(|it| it.key.as_str()));
-        let mut bytes = 0;
-        let mut done = Evicted::default();
-        for (key, record) in kept {
-            let record = match record {
-                Some(record) => Some(record),
-                None => keyspace.get(&key)?,
-            };
-            let Some(record) = record else { continue };
-            bytes += key.len() + record.len();
-            done.changes += 1;
-            batch.insert(keyspace, key, record);
-        }
+        let (changes, rewritten_bytes) = rewrite(&mut batch, keyspace, kept)?;
         let now = Time::now();
         let mut events = Vec::with_capacity(evicted.len());
-        for Candidate { key, record, .. } in evicted {
-            let expiry = match record {
-                Some(record) => record::referred(record).or_else(|| record::expiry(record)),
-                None => expiry::found(&keyspaces, key),
-            };
+        let (mut deletions, mut deleted_bytes) = (0, 0);
+        for candidate in evicted {
+            let (key, expiry) = (&candidate.key, candidate.expiry(&keyspaces));
             if stretch.is_none() || expiry.is_some() {
                 sweep.put(&mut batch, &keyspaces, key, None);
-                bytes += key.as_str().len();
-                done.deletions += 1;
+                deleted_bytes += key.as_str().len();
+                deletions += 1;
             }
             let has_expired = expiry.is_some_and(|expiry| expiry <= now);
             events.push((if has_expired { Event::Expire } else { Event::Evict }, expiry, key));
         }
+        let bytes = rewritten_bytes + deleted_bytes;
         live.check_place()?;
         live.note(floor, bytes);
         // None of them is found in the cache once it is in no table.
@@ -496,7 +476,6 @@ impl Eviction {
         };
         drop(invalidation);
         events.retain(|(_, expiry, _)| is_dropped || expiry.is_some());
-        done.keys = events.len();
         live.append(events.iter().map(|(event, _, key)| (*event, key.as_str())));
         for (_, _, key) in &events {
             self.waiters.changed(key.as_str(), false);
@@ -504,8 +483,39 @@ impl Eviction {
         let evicted = events.iter().filter(|(event, ..)| *event == Event::Evict).count();
         live.figures.note_evicted(evicted);
         live.figures.note_expired(events.len() - evicted);
-        Ok(done)
+        Ok(Evicted { keys: events.len(), deletions, changes })
     }
+}
+
+impl Candidate {
+    /// The expiry of its entry, if it has one.
+    fn expiry(&self, keyspaces: &Keyspaces) -> Option<Time> {
+        match &self.record {
+            Some(record) => record::referred(record).or_else(|| record::expiry(record)),
+            None => expiry::found(keyspaces, &self.key),
+        }
+    }
+}
+
+/// Writes records again to their tree, each given or looked up. Returns their number, and the
+/// bytes of them and their keys.
+fn rewrite(
+    batch: &mut WriteBatch,
+    keyspace: &Keyspace,
+    kept: Vec<(Bytes, Option<Bytes>)>,
+) -> Result<(usize, usize)> {
+    let (mut changes, mut bytes) = (0, 0);
+    for (key, record) in kept {
+        let record = match record {
+            Some(record) => Some(record),
+            None => keyspace.get(&key)?,
+        };
+        let Some(record) = record else { continue };
+        bytes += key.len() + record.len();
+        changes += 1;
+        batch.insert(keyspace, key, record);
+    }
+    Ok((changes, bytes))
 }
 
 /// The bytes of an item in the tables, about, of so many of all. A deletion takes next to
@@ -523,59 +533,6 @@ fn key_of(bytes: &[u8]) -> Option<Key> {
     Key::new(str::from_utf8(bytes).ok()?).ok()
 }
 
-impl Met {
-    /// Nothing, and so many bytes at most from then on.
-    fn within(bytes_max: u64) -> Self {
-        Self { bytes: [0; 1 << u8::BITS], all: 0, bytes_max }
-    }
-
-    fn note(&mut self, uses: u8, bytes: u64) {
-        if let Some(noted) = self.bytes.get_mut(usize::from(uses)) {
-            *noted += bytes;
-            self.all += bytes;
-        }
-        if self.all > self.bytes_max {
-            self.bytes.iter_mut().for_each(|bytes| *bytes /= 2);
-            self.all = self.bytes.iter().sum();
-        }
-    }
-
-    /// The uses of the median.
-    fn median(&self) -> u8 {
-        let mut bytes = 0;
-        let reaches_half = |each: &u64| {
-            bytes += each;
-            bytes >= self.all.div_ceil(2)
-        };
-        let median = self.bytes.iter().position(reaches_half);
-        median.and_then(|uses| u8::try_from(uses).ok()).unwrap_or(u8::MAX)
-    }
-
-    /// Splits candidates into those that are kept, and those that go: all that are of no
-    /// more use than the median. None goes where that would give little, unless some must:
-    /// then it is at least half of them.
-    fn split(&mut self, candidates: Vec<Candidate>, is_urgent: bool) -> [Vec<Candidate>; 2] {
-        for candidate in &candidates {
-            self.note(candidate.uses, candidate.bytes);
-        }
-        let mut median = self.median();
-        if is_urgent {
-            let mut own: Vec<u8> = candidates.iter().map(|it| it.uses).collect();
-            own.sort_unstable();
-            let middle = own.get(own.len() / 2).copied();
-            median = median.max(middle.unwrap_or(0));
-        }
-        let bytes_of = |candidates: &[Candidate]| candidates.iter().map(|it| it.bytes).sum::<u64>();
-        let all = bytes_of(&candidates);
-        let (mut kept, mut evicted): (Vec<_>, Vec<_>) =
-            candidates.into_iter().partition(|it| it.uses > median);
-        if !is_urgent && bytes_of(&evicted) < all / GONE_SHARE {
-            kept.append(&mut evicted);
-        }
-        [kept, evicted]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -583,49 +540,6 @@ mod tests {
     use crate::storage::durable::generation::Generation;
     use crate::storage::durable::journal::Stamp;
     use crate::storage::durable::tree::Database;
-
-    fn candidates(uses: &[u8]) -> Vec<Candidate> {
-        let key = |number: usize| Key::new(number.to_string()).expect("a key");
-        let candidate = |(number, uses): (usize, &u8)| Candidate {
-            key: key(number),
-            under: Bytes::new(),
-            record: None,
-            bytes: 100,
-            uses: *uses,
-        };
-        uses.iter().enumerate().map(candidate).collect()
-    }
-
-    fn uses(candidates: &[Candidate]) -> Vec<u8> {
-        candidates.iter().map(|candidate| candidate.uses).collect()
-    }
-
-    #[test]
-    fn what_is_used_more_than_the_median_of_all_stays() {
-        let met = |written: &[(u8, u64)]| {
-            let mut met = Met::within(10_000);
-            for (uses, bytes) in written {
-                met.note(*uses, *bytes);
-            }
-            met
-        };
-        let once = &[(64, 5000)][..];
-        for (written, found, is_urgent, kept, evicted) in [
-            (once, &[64, 80, 0, 72][..], false, &[80, 72][..], &[64, 0][..]),
-            // Nothing goes of a file of keys in use, unless something must.
-            (once, &[80, 81, 82, 83], false, &[], &[]),
-            (once, &[80, 81, 82, 83], true, &[83], &[80, 81, 82]),
-            (once, &[90; 9], true, &[], &[90; 9]),
-            // So little is not worth it.
-            (once, &[64, 90, 90, 90, 90, 90, 90, 90, 90], false, &[], &[]),
-            (&[(80, 5000)], &[80, 81, 64], false, &[81], &[80, 64]),
-        ] {
-            let [stays, goes] = met(written).split(candidates(found), is_urgent);
-            let expected = if evicted.is_empty() { found } else { kept };
-            assert_eq!(uses(&goes), evicted, "{found:?}");
-            assert_eq!(stays.len(), expected.len(), "{found:?}");
-        }
-    }
 
     /// Small records are among the keys, and are awaited once a merge of these is worth it.
     #[test]
@@ -653,14 +567,5 @@ mod tests {
         eviction.await_swept(&keyspaces.keys, 1);
         assert!(eviction.awaited.keys > keyspaces.keys.table_bytes() / 2);
         assert_eq!(eviction.awaited.expiring, 0);
-    }
-
-    #[test]
-    fn what_was_met_long_ago_counts_less() {
-        let mut met = Met::within(1000);
-        met.note(80, 900);
-        assert_eq!(met.median(), 80);
-        (0..9).for_each(|_| met.note(64, 300));
-        assert_eq!(met.median(), 64);
     }
 }

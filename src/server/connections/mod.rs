@@ -25,8 +25,8 @@ pub struct Connections {
     last_id: AtomicU64,
     /// Those that the server has ended.
     cuts: Cuts,
-    /// The traffic as it was told last: it never falls.
-    told: (AtomicU64, AtomicU64),
+    /// The highest traffic that was reported: no later report is below it.
+    reported: (AtomicU64, AtomicU64),
     /// Wakes the gate, which waits for room.
     roomier: Condvar,
     is_waited_for: AtomicBool,
@@ -86,12 +86,12 @@ pub struct Connection {
     pub socket: Socket,
     /// Its requests.
     pub pipeline: Pipeline,
-    /// Whether a thread of tiny_http has begun to read it.
+    /// A thread of tiny_http has begun to read it.
     is_read: AtomicBool,
     /// A stream was admitted.
     has_stream: AtomicBool,
     /// tiny_http has neither a thread nor a descriptor for it any more.
-    is_left: AtomicBool,
+    is_released: AtomicBool,
     /// It is counted among those that were cut.
     is_cut: AtomicBool,
     /// The head of a request whose body is awaited.
@@ -141,7 +141,7 @@ impl Connections {
             pipeline: Pipeline::default(),
             is_read: AtomicBool::new(false),
             has_stream: AtomicBool::new(false),
-            is_left: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             awaited: Mutex::default(),
             received: AtomicU64::new(0),
@@ -170,31 +170,32 @@ impl Connections {
             && !connection.has_stream.swap(true, Ordering::Relaxed)
         {
             open.with_stream += 1;
-            self.settle(open, connection);
+            self.count_stream(open, connection);
         }
         true
     }
 
-    /// Notes that tiny_http has neither a thread nor a descriptor for a connection.
-    pub fn leave(&self, connection: &Connection) {
+    /// Notes that tiny_http has neither a thread nor a descriptor for a connection any more.
+    pub fn release(&self, connection: &Connection) {
         let open = self.lock();
         if open.by_id.contains_key(&connection.id)
-            && !connection.is_left.swap(true, Ordering::Relaxed)
+            && !connection.is_released.swap(true, Ordering::Relaxed)
         {
-            self.settle(open, connection);
+            self.count_stream(open, connection);
         }
     }
 
-    /// Counts a connection as a stream if it has come to be one.
-    fn settle(&self, mut open: MutexGuard<'_, Open>, connection: &Connection) {
+    /// Counts a connection as a stream if it has just come to be one.
+    fn count_stream(&self, mut open: MutexGuard<'_, Open>, connection: &Connection) {
         if connection.is_stream() {
             open.streams += 1;
             drop(open);
-            self.tell_of_room();
+            self.notify_of_room();
         }
     }
 
-    fn tell_of_room(&self) {
+    /// Wakes the gate, if it waits for room.
+    fn notify_of_room(&self) {
         if self.is_waited_for.load(Ordering::Relaxed) {
             self.roomier.notify_all();
         }
@@ -212,7 +213,7 @@ impl Connections {
         }
         drop(open);
         if was_open {
-            self.tell_of_room();
+            self.notify_of_room();
             connection.pipeline.end(Life::Cut);
         }
     }
@@ -310,11 +311,13 @@ impl Connections {
         for connection in &open {
             traffic.add(connection.traffic());
         }
-        // Bytes that come to a connection after its end are lost, and may have been told.
-        let told = |last: &AtomicU64, now| last.fetch_max(now, Ordering::Relaxed).max(now);
-        let (received, sent) = &self.told;
-        traffic =
-            Traffic { received: told(received, traffic.received), sent: told(sent, traffic.sent) };
+        // Bytes that come to a connection after its end are lost, and may have been reported.
+        let highest = |last: &AtomicU64, now| last.fetch_max(now, Ordering::Relaxed).max(now);
+        let (received, sent) = &self.reported;
+        traffic = Traffic {
+            received: highest(received, traffic.received),
+            sent: highest(sent, traffic.sent),
+        };
         let total = self.last_id.load(Ordering::Relaxed);
         let with_stream_max = self.room.streams_max;
         Census { open, total, max, with_stream, with_stream_max, traffic }
@@ -357,20 +360,20 @@ impl Connection {
         self.is_read.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a thread of tiny_http has begun to read it.
+    /// Returns true if a thread of tiny_http has begun to read it.
     pub fn is_read(&self) -> bool {
         self.is_read.load(Ordering::Relaxed)
     }
 
-    /// Whether a thread of tiny_http reads it, and sees to its end.
+    /// Returns true if a thread of tiny_http reads it, and sees to its end.
     pub fn has_reader(&self) -> bool {
         self.is_read() && !self.pipeline.is_read_out()
     }
 
-    /// Whether it costs no more than a stream does. That does not change while the
-    /// connections are locked.
+    /// Returns true if it costs no more than a stream does. That does not change while
+    /// the connections are locked.
     pub fn is_stream(&self) -> bool {
-        self.has_stream.load(Ordering::Relaxed) && self.is_left.load(Ordering::Relaxed)
+        self.has_stream.load(Ordering::Relaxed) && self.is_released.load(Ordering::Relaxed)
     }
 
     /// Notes the head of a request whose body has not come, for the last words where it
@@ -417,87 +420,4 @@ impl Connection {
 }
 
 #[cfg(all(test, target_os = "linux", not(portable)))]
-mod tests {
-    use super::*;
-    use std::net::{Ipv4Addr, TcpListener};
-
-    /// Connections of which there may be 12, or 8 beside 12 streams, and the way to add some.
-    fn connections() -> (Connections, impl Fn(&Connections) -> Arc<Connection>) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let add = move |connections: &Connections| {
-            let socket = Socket::new(listener.try_clone().expect("a descriptor").into());
-            connections.add(socket, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), 0)
-        };
-        (Connections::within(Room::within(39, 100, None, Some(12))), add)
-    }
-
-    fn fill(connections: &Connections) -> (usize, usize) {
-        let Fill { count, max } = connections.fill();
-        assert_eq!(connections.count(), connections.all().len());
-        (count, max)
-    }
-
-    #[test]
-    fn a_stream_counts_as_one_once_tiny_http_has_left_it() {
-        for is_left_first in [false, true] {
-            let (connections, add) = connections();
-            let (one, other) = (add(&connections), add(&connections));
-            assert_eq!(fill(&connections), (2, 13));
-            for step in [is_left_first, !is_left_first] {
-                assert!(!one.is_stream());
-                // Each may be told twice.
-                for _ in 0..2 {
-                    if step {
-                        connections.leave(&one);
-                    } else {
-                        assert!(connections.admit_stream(&one));
-                    }
-                }
-            }
-            assert!(one.is_stream() && !other.is_stream());
-            assert_eq!(fill(&connections), (1, 12));
-            assert_eq!(connections.count(), 2);
-            connections.end(&one);
-            connections.leave(&one);
-            assert!(connections.admit_stream(&one), "nobody is there to be refused");
-            assert_eq!(fill(&connections), (1, 13));
-            connections.end(&other);
-            assert_eq!(fill(&connections), (0, 13));
-        }
-    }
-
-    #[test]
-    fn no_more_streams_are_admitted_than_may_be() {
-        let (connections, add) = connections();
-        let streams: Vec<_> = (0..12).map(|_| add(&connections)).collect();
-        for stream in &streams {
-            assert!(connections.admit_stream(stream));
-        }
-        let another = add(&connections);
-        assert!(!connections.admit_stream(&another));
-        assert_eq!(fill(&connections), (13, 13));
-        assert!(!connections.wait_for_room(Duration::ZERO));
-        for stream in &streams {
-            connections.leave(stream);
-        }
-        assert_eq!(fill(&connections), (1, 9));
-        assert!(connections.wait_for_room(Duration::ZERO));
-        assert!(!connections.admit_stream(&another), "they are still there");
-        connections.end(&streams[0]);
-        assert!(connections.admit_stream(&another));
-    }
-
-    #[test]
-    fn a_connection_that_becomes_a_stream_makes_room() {
-        let (connections, add) = connections();
-        let all: Vec<_> = (0..13).map(|_| add(&connections)).collect();
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| connections.wait_for_room(Duration::from_secs(25)));
-            for connection in all.iter().take(2) {
-                assert!(connections.admit_stream(connection));
-                connections.leave(connection);
-            }
-            assert!(waiting.join().expect("it does not panic"));
-        });
-    }
-}
+mod tests;
