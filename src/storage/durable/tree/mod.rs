@@ -21,6 +21,9 @@
 //! - As long as a `snapshot` lives a tree keeps all versions since, with the memtables and
 //!   files of each, and compaction keeps all values since. So no snapshot lives for long:
 //!   see `held_tree`.
+//! - The database forgets nothing of its list of keyspaces: see `list`.
+//! - After a drop of tables a tree counts the stale values of blob files that are gone:
+//!   see `forget_gone_blobs`.
 //!
 //! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
 //! Nothing here knows of entries, expiry or clients.
