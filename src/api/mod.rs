@@ -192,7 +192,7 @@ impl Api {
         let found = routes::find(target.path);
         let decide = || {
             let token_use = || found.token_use(call.method, target.query);
-            let caller = self.access.admit(target, fields, token_use, cors.as_deref())?;
+            let caller = self.access.admit(fields, token_use, cors.as_deref())?;
             caller.check_length(call.body_bytes)?;
             let operation = if cors.as_deref().is_some_and(Cors::is_preflight) {
                 found.options()

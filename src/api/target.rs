@@ -32,11 +32,6 @@ impl<'a> Target<'a> {
         Self { authority, path, query }
     }
 
-    /// The host and port of an absolute-form target.
-    pub fn own_authority(&self) -> Option<&'a str> {
-        self.authority
-    }
-
     /// The host and port that the call is for: from an absolute-form target, or
     /// else from `Host` (RFC 9112, 3.2.2).
     pub fn authority(&self, fields: Fields<'a>) -> Option<&'a str> {

@@ -75,14 +75,13 @@ impl Access {
     /// Lets the caller in, or refuses it before anything is told.
     pub fn admit(
         &self,
-        target: Target<'_>,
         fields: Fields<'_>,
         token_use: impl FnOnce() -> TokenUse,
         cors: Option<&Cors>,
     ) -> Result<Caller, Refusal> {
         let rights = match &self.tokens {
             None => {
-                self.hosts.check(target, fields)?;
+                self.hosts.check(fields)?;
                 Rights::All
             }
             Some(tokens) => match token_use() {
