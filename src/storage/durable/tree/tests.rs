@@ -308,3 +308,50 @@ fn the_list_of_keyspaces_takes_no_more_the_more_were_deleted() {
     assert_eq!(database.keyspace_names(), ["kept"]);
     assert_eq!(database.keyspace("kept").expect("it is there").id(), id);
 }
+
+/// A step that fails behind the replacement of `current`, as where there is no descriptor for
+/// the sync of its folder, is on the disk, and the database goes on from before it.
+#[test]
+fn files_of_the_list_of_keyspaces_stay_where_the_database_is_a_version_behind() {
+    let place = tempfile::tempdir().expect("a folder");
+    let data = place.path().join("data");
+    let database = Database::open(&data).expect("it is made");
+    database.keyspace("first").expect("it is made");
+    let list = data.join("keyspaces/0");
+    let folders = ["", "tables"];
+    let files = |list: &Path| -> Vec<PathBuf> {
+        let entries = folders.iter().flat_map(|it| fs::read_dir(list.join(it)).expect("a folder"));
+        entries.map(|entry| entry.expect("it can be read").path()).collect()
+    };
+    let before = files(&list);
+
+    // The step is taken elsewhere.
+    let elsewhere = place.path().join("elsewhere");
+    let other = elsewhere.join("keyspaces/0");
+    fs::create_dir_all(other.join("tables")).expect("it is made");
+    for file in before.iter().filter(|file| file.is_file()) {
+        let to = other.join(file.strip_prefix(&list).expect("it is in it"));
+        fs::copy(file, to).expect("it is copied");
+    }
+    Database::compact_list(&elsewhere).expect("nothing is in its way");
+    let mut made = Vec::new();
+    for file in files(&other).iter().filter(|file| file.is_file()) {
+        let to = list.join(file.strip_prefix(&other).expect("it is in it"));
+        made.extend((!to.exists()).then(|| to.clone()));
+        fs::copy(file, to).expect("it is copied");
+    }
+    assert_eq!(made.len(), 2, "a manifest and a table: {made:?}");
+
+    database.2.remove_obsolete_files();
+    let mut tables = before.iter().filter(|file| file.starts_with(list.join("tables")));
+    assert!(tables.all(|table| table.exists()), "{:?}", files(&list));
+    // It would have another number.
+    let table = made.iter().find(|file| file.ends_with("tables/1"));
+    fs::remove_file(table.expect("it is the second")).expect("it is there");
+    database.keyspace("second").expect("it is made");
+    drop(database);
+    let database = Database::open(&data).expect("it opens");
+    let mut names = database.keyspace_names();
+    names.sort();
+    assert_eq!(names, ["first", "second"]);
+}

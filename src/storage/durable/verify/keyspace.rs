@@ -72,6 +72,13 @@ pub fn check(folder: &Path, walk: &mut Walk) -> Result<Tree, OpenError> {
     Ok(Tree { highest, counts_gone_blobs: counted.iter().any(|id| Some(id) > last) })
 }
 
+/// The numbers of the tables that a manifest names.
+pub fn tables(manifest: &Path) -> Result<Vec<u64>, OpenError> {
+    let section = Archive::open(manifest)?.section(b"tables")?;
+    let tables = tables_in(&section).ok_or_else(|| changed(manifest.to_owned()))?;
+    Ok(tables.iter().map(|named| named.id).collect())
+}
+
 /// The list of the keyspaces.
 #[derive(Debug)]
 pub struct Names {

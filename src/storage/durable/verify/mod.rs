@@ -25,6 +25,7 @@ use super::held;
 use super::inventory::{Inventory, Listed};
 use super::journal::{self, Journals};
 use super::open_error::OpenError;
+pub use keyspace::tables;
 use keyspace::{Names, Tree};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
