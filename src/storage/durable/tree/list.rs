@@ -7,10 +7,9 @@
 //! replacement of `current`, it goes on from the one that it had.
 
 use super::{Database, Result};
-use crate::storage::durable::decoder::Decoder;
 use crate::storage::durable::generation::KEYSPACES;
 use crate::storage::durable::verify;
-use lsm_tree::file::{CURRENT_VERSION_FILE, TABLES_FOLDER};
+use lsm_tree::file::TABLES_FOLDER;
 use lsm_tree::{AbstractTree as _, Config, SequenceNumberCounter};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -66,15 +65,14 @@ fn folder(data: &Path) -> PathBuf {
     data.join(KEYSPACES).join(LIST)
 }
 
-/// The first of `current` is the number of the last version on the disk.
 fn remove_obsolete_files(folder: &Path) -> io::Result<()> {
-    let current = fs::read(folder.join(CURRENT_VERSION_FILE))?;
-    let last = Decoder(&current).u64().ok_or(io::ErrorKind::InvalidData)?;
+    let last = verify::last_version(folder)?;
     let (kept, mut obsolete): (Vec<_>, Vec<_>) =
         numbered(folder, "v")?.into_iter().partition(|(number, _)| last.abs_diff(*number) <= 1);
     let mut tables = HashSet::new();
-    for (_, manifest) in kept.into_iter().filter(|(number, _)| *number <= last) {
-        tables.extend(verify::tables(&manifest).map_err(io::Error::other)?);
+    for (version, _) in kept.into_iter().filter(|(number, _)| *number <= last) {
+        let [of_version, _] = verify::files_of(folder, version)?;
+        tables.extend(of_version);
     }
     let all = numbered(&folder.join(TABLES_FOLDER), "")?;
     obsolete.extend(all.into_iter().filter(|(number, _)| !tables.contains(number)));

@@ -1,5 +1,6 @@
 use super::*;
 use bytes::Bytes;
+use lsm_tree::{Config, SequenceNumberCounter};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -269,6 +270,52 @@ fn the_blobs_of_a_file_are_those_that_nothing_hides() {
         })
         .collect();
     assert_eq!(found, [vec![0, 1, 2, 4, 6, 8, 9], vec![7]]);
+}
+
+/// It fails behind the replacement of `current`, as where no descriptor is left for the sync
+/// of its folder.
+#[test]
+fn a_compaction_that_fails_once_it_is_on_the_disk_leaves_its_files() {
+    const KEYS: usize = 1000;
+    let place = tempfile::tempdir().expect("a folder");
+    let [data, elsewhere] = ["data", "elsewhere"].map(|it| place.path().join(it));
+    let database = Database::open(&data).expect("it is made");
+    let keyspace = database.keyspace("keys").expect("it is made");
+    let large = [b'x'; 5000];
+    for key in 0..KEYS {
+        keyspace
+            .insert(key.to_be_bytes(), if key % 2 == 0 { &large[..] } else { b"small" })
+            .expect("it is written");
+    }
+    keyspace.flush_and_wait().expect("it is in a file");
+    let copy = |from: &Path, to: &Path| {
+        for folder in ["", "tables", BLOBS] {
+            fs::create_dir_all(to.join(folder)).expect("it is made");
+            for entry in fs::read_dir(from.join(folder)).expect("a folder") {
+                let from = entry.expect("it can be read").path();
+                if from.is_file() {
+                    let name = from.file_name().expect("it has one");
+                    fs::copy(&from, to.join(folder).join(name)).expect("it is copied");
+                }
+            }
+        }
+    };
+    let compacted = keyspace.without_orphans(|_tree| {
+        copy(keyspace.path(), &elsewhere);
+        let number = SequenceNumberCounter::default;
+        let config = Config::new(&elsewhere, number(), number());
+        let other = config.with_kv_separation(Some(KvSeparationOptions::default())).open()?;
+        other.major_compact(1 << 10, 0)?;
+        copy(&elsewhere, keyspace.path());
+        Err(io::Error::other("no descriptor").into())
+    });
+    assert!(compacted.is_err());
+    drop((keyspace, database));
+    let database = Database::open(&data).expect("all files are there");
+    let keyspace = database.keyspace("keys").expect("it is there");
+    for key in 0..KEYS {
+        assert!(keyspace.get(key.to_be_bytes()).expect("it can be read").is_some(), "{key}");
+    }
 }
 
 /// The database alone would keep each version of it, and the files of each.
