@@ -22,9 +22,10 @@ use std::time::{Duration, Instant, SystemTime};
 /// The libraries with verbose logs, by the start of their targets.
 const LOQUACIOUS: [&str; 2] = ["fjall", "lsm_tree"];
 
-/// Where one of them warns that it could not remove an obsolete file: the engine on disk has
-/// removed some before it.
+/// Where one of them warns that it could not remove an obsolete file, and a part of the text
+/// if the file is gone: the engine on disk has removed some before it.
 const OF_OBSOLETE_FILES: &str = "lsm_tree::table::inner";
+const OF_GONE_FILE: &str = "NotFound";
 
 /// The longest text of a line: the longest target that is served fits, with every
 /// byte escaped.
@@ -101,14 +102,14 @@ impl Log for Logger {
         // These libraries log a line for each record that is read at a start.
         let is_insides = metadata.level() > Level::Warn
             && LOQUACIOUS.iter().any(|library| target.starts_with(library));
-        self.lines.enabled(metadata)
-            && !is_insides
-            && target != OF_OBSOLETE_FILES
-            && !target.starts_with(LIBRARY_LOG_TARGET)
+        self.lines.enabled(metadata) && !is_insides && !target.starts_with(LIBRARY_LOG_TARGET)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        let is_of_gone_file = || {
+            record.target() == OF_OBSOLETE_FILES && record.args().to_string().contains(OF_GONE_FILE)
+        };
+        if !self.enabled(record.metadata()) || is_of_gone_file() {
             return;
         }
         let Some(left_out) = self.admit(record, Instant::now()) else { return };
@@ -275,6 +276,21 @@ mod tests {
         assert!(rest.starts_with("[WARN] ") && rest.ends_with(" it's \"so\"\n"), "{log}");
         let debug = logged(|logger| logger.log(&record(Level::Debug, format_args!("so"), 1)));
         assert!(debug.contains(" [DEBUG] (") && debug.ends_with(") so\n"), "{debug}");
+    }
+
+    #[test]
+    fn an_obsolete_file_that_cannot_be_removed_is_told_of_unless_it_is_gone() {
+        let warning = |kind: io::ErrorKind| {
+            logged(|logger| {
+                let err = io::Error::from(kind);
+                let args = format_args!("Failed to cleanup deleted table: {err:?}");
+                let mut record = Record::builder();
+                record.level(Level::Warn).target("lsm_tree::table::inner");
+                logger.log(&record.args(args).build());
+            })
+        };
+        assert_eq!(warning(io::ErrorKind::NotFound), "");
+        assert!(warning(io::ErrorKind::PermissionDenied).contains("PermissionDenied"));
     }
 
     #[test]

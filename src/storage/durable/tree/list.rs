@@ -2,13 +2,19 @@
 //!
 //! The database keeps all that was ever in it, and, until it is closed, every version of
 //! the tree with its files. So the files are removed here that no reader needs, and at a
-//! start what was deleted. Nobody reads an older version than the last.
+//! start what was deleted. Nobody reads an older version than the last of the database,
+//! which is the last on the disk, or the one before: where it failed behind the
+//! replacement of `current`, it goes on from the one that it had.
 
 use super::{Database, Result};
 use crate::storage::durable::generation::KEYSPACES;
-use lsm_tree::{AbstractTree as _, AnyTree, Config, SequenceNumberCounter};
+use crate::storage::durable::verify;
+use lsm_tree::file::TABLES_FOLDER;
+use lsm_tree::{AbstractTree as _, Config, SequenceNumberCounter};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::{fs, io};
 
 /// The number of the list among the keyspaces.
 const LIST: &str = "0";
@@ -35,11 +41,10 @@ impl List {
         change()
     }
 
-    /// Removes the files that are not of its last version. The database will try to as it is
-    /// closed.
+    /// Removes the files that are of neither of its last two versions. The database will try
+    /// to as it is closed.
     pub fn remove_obsolete_files(&self) {
-        // To open a tree removes them.
-        if let Err(err) = self.change(|| open(&self.folder)) {
+        if let Err(err) = self.change(|| remove_obsolete_files(&self.folder)) {
             log::debug!("obsolete files of the list of keyspaces stay: {err}");
         }
     }
@@ -49,7 +54,8 @@ impl Database {
     /// Rewrites the list of the database in a folder, which nobody has open, without what
     /// was deleted: sequence numbers of that are not in it any more.
     pub fn compact_list(folder: &Path) -> Result<()> {
-        let list = open(&self::folder(folder))?;
+        let number = SequenceNumberCounter::default;
+        let list = Config::new(self::folder(folder), number(), number()).open()?;
         list.major_compact(TABLE_BYTES, u64::MAX)?;
         Ok(())
     }
@@ -59,7 +65,28 @@ fn folder(data: &Path) -> PathBuf {
     data.join(KEYSPACES).join(LIST)
 }
 
-fn open(folder: &Path) -> lsm_tree::Result<AnyTree> {
-    let number = SequenceNumberCounter::default;
-    Config::new(folder, number(), number()).open()
+fn remove_obsolete_files(folder: &Path) -> io::Result<()> {
+    let last = verify::last_version(folder)?;
+    let (kept, mut obsolete): (Vec<_>, Vec<_>) =
+        numbered(folder, "v")?.into_iter().partition(|(number, _)| last.abs_diff(*number) <= 1);
+    let mut tables = HashSet::new();
+    for (version, _) in kept.into_iter().filter(|(number, _)| *number <= last) {
+        let [of_version, _] = verify::files_of(folder, version)?;
+        tables.extend(of_version);
+    }
+    let all = numbered(&folder.join(TABLES_FOLDER), "")?;
+    obsolete.extend(all.into_iter().filter(|(number, _)| !tables.contains(number)));
+    obsolete.into_iter().try_for_each(|(_, file)| fs::remove_file(file))
+}
+
+/// The files of a folder that are named by a number behind this.
+fn numbered(folder: &Path, before: &str) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(before)?.parse().ok());
+        files.extend(number.map(|number| (number, entry.path())));
+    }
+    Ok(files)
 }

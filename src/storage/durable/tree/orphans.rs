@@ -3,6 +3,7 @@
 //! disk they are the space that was left.
 
 use super::BLOBS;
+use crate::storage::durable::verify;
 use fjall::{AbstractTree as _, Keyspace};
 use lsm_tree::Table;
 use lsm_tree::file::TABLES_FOLDER;
@@ -23,14 +24,18 @@ impl NewFiles {
         Ok(Self { tables_from: keyspace.tree.next_table_id(), blobs_from })
     }
 
-    /// Removes those that the tree's version does not have, and counts them. No
-    /// other compaction may have run since: what it replaced could still be read.
+    /// Removes those that neither the tree's version has nor the last one on the disk, which
+    /// is the next if it failed once that was there, and counts them. No other compaction may
+    /// have run since: what it replaced could still be read.
     pub fn remove_orphans(&self, keyspace: &Keyspace) -> io::Result<usize> {
         // A flush installs no version while this is held.
         let _lock = keyspace.tree.get_flush_lock();
         let version = keyspace.tree.current_version();
-        let tables: HashSet<u64> = version.iter_tables().map(Table::id).collect();
-        let blobs: HashSet<u64> = version.blob_files.list_ids().copied().collect();
+        let last = verify::last_version(keyspace.path())?;
+        let on_disk = verify::files_of(keyspace.path(), last)?;
+        let [mut tables, mut blobs] = on_disk.map(HashSet::<u64>::from_iter);
+        tables.extend(version.iter_tables().map(Table::id));
+        blobs.extend(version.blob_files.list_ids());
         let kinds = [(TABLES_FOLDER, self.tables_from, tables), (BLOBS, self.blobs_from, blobs)];
         let mut removed = 0;
         for (folder, from, in_use) in kinds {

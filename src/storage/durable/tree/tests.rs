@@ -1,5 +1,6 @@
 use super::*;
 use bytes::Bytes;
+use lsm_tree::{Config, SequenceNumberCounter};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -271,6 +272,52 @@ fn the_blobs_of_a_file_are_those_that_nothing_hides() {
     assert_eq!(found, [vec![0, 1, 2, 4, 6, 8, 9], vec![7]]);
 }
 
+/// It fails behind the replacement of `current`, as where no descriptor is left for the sync
+/// of its folder.
+#[test]
+fn a_compaction_that_fails_once_it_is_on_the_disk_leaves_its_files() {
+    const KEYS: usize = 1000;
+    let place = tempfile::tempdir().expect("a folder");
+    let [data, elsewhere] = ["data", "elsewhere"].map(|it| place.path().join(it));
+    let database = Database::open(&data).expect("it is made");
+    let keyspace = database.keyspace("keys").expect("it is made");
+    let large = [b'x'; 5000];
+    for key in 0..KEYS {
+        keyspace
+            .insert(key.to_be_bytes(), if key % 2 == 0 { &large[..] } else { b"small" })
+            .expect("it is written");
+    }
+    keyspace.flush_and_wait().expect("it is in a file");
+    let copy = |from: &Path, to: &Path| {
+        for folder in ["", "tables", BLOBS] {
+            fs::create_dir_all(to.join(folder)).expect("it is made");
+            for entry in fs::read_dir(from.join(folder)).expect("a folder") {
+                let from = entry.expect("it can be read").path();
+                if from.is_file() {
+                    let name = from.file_name().expect("it has one");
+                    fs::copy(&from, to.join(folder).join(name)).expect("it is copied");
+                }
+            }
+        }
+    };
+    let compacted = keyspace.without_orphans(|_tree| {
+        copy(keyspace.path(), &elsewhere);
+        let number = SequenceNumberCounter::default;
+        let config = Config::new(&elsewhere, number(), number());
+        let other = config.with_kv_separation(Some(KvSeparationOptions::default())).open()?;
+        other.major_compact(1 << 10, 0)?;
+        copy(&elsewhere, keyspace.path());
+        Err(io::Error::other("no descriptor").into())
+    });
+    assert!(compacted.is_err());
+    drop((keyspace, database));
+    let database = Database::open(&data).expect("all files are there");
+    let keyspace = database.keyspace("keys").expect("it is there");
+    for key in 0..KEYS {
+        assert!(keyspace.get(key.to_be_bytes()).expect("it can be read").is_some(), "{key}");
+    }
+}
+
 /// The database alone would keep each version of it, and the files of each.
 #[test]
 fn the_list_of_keyspaces_takes_no_more_the_more_were_deleted() {
@@ -307,4 +354,51 @@ fn the_list_of_keyspaces_takes_no_more_the_more_were_deleted() {
     let database = Database::open(&data).expect("it opens");
     assert_eq!(database.keyspace_names(), ["kept"]);
     assert_eq!(database.keyspace("kept").expect("it is there").id(), id);
+}
+
+/// A step that fails behind the replacement of `current`, as where there is no descriptor for
+/// the sync of its folder, is on the disk, and the database goes on from before it.
+#[test]
+fn files_of_the_list_of_keyspaces_stay_where_the_database_is_a_version_behind() {
+    let place = tempfile::tempdir().expect("a folder");
+    let data = place.path().join("data");
+    let database = Database::open(&data).expect("it is made");
+    database.keyspace("first").expect("it is made");
+    let list = data.join("keyspaces/0");
+    let folders = ["", "tables"];
+    let files = |list: &Path| -> Vec<PathBuf> {
+        let entries = folders.iter().flat_map(|it| fs::read_dir(list.join(it)).expect("a folder"));
+        entries.map(|entry| entry.expect("it can be read").path()).collect()
+    };
+    let before = files(&list);
+
+    // The step is taken elsewhere.
+    let elsewhere = place.path().join("elsewhere");
+    let other = elsewhere.join("keyspaces/0");
+    fs::create_dir_all(other.join("tables")).expect("it is made");
+    for file in before.iter().filter(|file| file.is_file()) {
+        let to = other.join(file.strip_prefix(&list).expect("it is in it"));
+        fs::copy(file, to).expect("it is copied");
+    }
+    Database::compact_list(&elsewhere).expect("nothing is in its way");
+    let mut made = Vec::new();
+    for file in files(&other).iter().filter(|file| file.is_file()) {
+        let to = list.join(file.strip_prefix(&other).expect("it is in it"));
+        made.extend((!to.exists()).then(|| to.clone()));
+        fs::copy(file, to).expect("it is copied");
+    }
+    assert_eq!(made.len(), 2, "a manifest and a table: {made:?}");
+
+    database.2.remove_obsolete_files();
+    let mut tables = before.iter().filter(|file| file.starts_with(list.join("tables")));
+    assert!(tables.all(|table| table.exists()), "{:?}", files(&list));
+    // It would have another number.
+    let table = made.iter().find(|file| file.ends_with("tables/1"));
+    fs::remove_file(table.expect("it is the second")).expect("it is there");
+    database.keyspace("second").expect("it is made");
+    drop(database);
+    let database = Database::open(&data).expect("it opens");
+    let mut names = database.keyspace_names();
+    names.sort();
+    assert_eq!(names, ["first", "second"]);
 }

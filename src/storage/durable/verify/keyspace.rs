@@ -72,6 +72,23 @@ pub fn check(folder: &Path, walk: &mut Walk) -> Result<Tree, OpenError> {
     Ok(Tree { highest, counts_gone_blobs: counted.iter().any(|id| Some(id) > last) })
 }
 
+/// The number of the last version of the keyspace in `folder`.
+pub fn last_version(folder: &Path) -> io::Result<u64> {
+    let current = fs::read(folder.join(CURRENT))?;
+    Ok(Decoder(&current).u64().ok_or(io::ErrorKind::InvalidData)?)
+}
+
+/// The numbers of the tables, and of the blob files, that the manifest of a version names.
+pub fn files_of(folder: &Path, version: u64) -> io::Result<[Vec<u64>; 2]> {
+    let path = folder.join(format!("v{version}"));
+    let sections = Archive::open(&path)
+        .and_then(|mut archive| Ok((archive.section(b"tables")?, archive.section(b"blob_files")?)));
+    let (tables, blobs) = sections.map_err(io::Error::other)?;
+    let files = tables_in(&tables).zip(blobs_in(&blobs));
+    let (tables, blobs) = files.ok_or(io::ErrorKind::InvalidData)?;
+    Ok([tables.iter().map(|named| named.id).collect(), blobs])
+}
+
 /// The list of the keyspaces.
 #[derive(Debug)]
 pub struct Names {

@@ -26,6 +26,7 @@ use super::inventory::{Inventory, Listed};
 use super::journal::{self, Journals};
 use super::open_error::OpenError;
 use keyspace::{Names, Tree};
+pub use keyspace::{files_of, last_version};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
