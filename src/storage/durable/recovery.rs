@@ -119,13 +119,28 @@ mod tests {
     use super::super::directory::Directory;
     use super::super::generation::{KEYS_END, MARK};
     use super::*;
+    use tempfile::TempDir;
 
     /// A new store's directory, and its data.
-    fn directory(place: &Path) -> (Directory, Arc<Data>) {
-        let mut directory = Directory::take(place).expect("it is free");
-        directory.found(found).expect("it is made");
-        let data = Arc::new(directory.data().expect("it is there"));
-        (directory, data)
+    struct Place {
+        _folder: TempDir,
+        directory: Directory,
+        data: Arc<Data>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a directory");
+            let mut directory = Directory::take(folder.path()).expect("it is free");
+            directory.found(found).expect("it is made");
+            let data = Arc::new(directory.data().expect("it is there"));
+            Self { _folder: folder, directory, data }
+        }
+
+        fn recover(&self) -> Recovered {
+            let recovered = recover(&self.data, true, || self.directory.finish());
+            recovered.unwrap_or_else(|err| panic!("{err}"))
+        }
     }
 
     /// Makes the keyspaces of the generation that this number has, as a clear does that is
@@ -145,23 +160,19 @@ mod tests {
 
     #[test]
     fn a_clear_that_was_cut_short_is_no_trouble_for_the_next_one() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (directory, data) = directory(place.path());
-        let recover = || {
-            let recovered = recover(&data, true, || directory.finish());
-            recovered.unwrap_or_else(|err| panic!("{err}"))
-        };
+        let place = Place::new();
+        let data = &place.data;
         for number in 1..4 {
-            begin_of_clear(&recover().database, number);
+            begin_of_clear(&place.recover().database, number);
             // Removes what was begun.
-            let mut recovered = recover();
-            clear(&mut recovered, &data);
+            let mut recovered = place.recover();
+            clear(&mut recovered, data);
             recovered.generation.keys().insert("key", "value").expect("it is written");
             recovered.database.sync().expect("it is synced");
             let in_use = recovered.generation.ids();
             drop(recovered);
 
-            let recovered = recover();
+            let recovered = place.recover();
             assert_eq!(recovered.generation.ids(), in_use);
             let held = recovered.generation.keys().get("key").expect("it can be read");
             assert_eq!(held.as_deref(), Some(&b"value"[..]));
@@ -174,17 +185,16 @@ mod tests {
 
     #[test]
     fn names_that_earlier_programs_left_are_no_trouble() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (directory, data) = directory(place.path());
-        let recover = || recover(&data, true, || directory.finish());
-        begin_of_clear(&recover().unwrap_or_else(|err| panic!("{err}")).database, 1);
+        let place = Place::new();
+        let data = &place.data;
+        begin_of_clear(&place.recover().database, 1);
         // As they did: with numbers that may be too low.
         let database = Database::open(data.path()).expect("it opens");
-        let generation = generation_in_use(&database, &data, Stamp::new()).expect("it is there");
+        let generation = generation_in_use(&database, data, Stamp::new()).expect("it is there");
         generation.remove_others(&database).expect("they are removed");
         let revision = Revision::newborn();
         let inventory = Inventory::new(Stamp::new(), generation.ids(), &[]);
-        let mut keeper = inventory::Keeper::new(Arc::clone(&data), inventory);
+        let mut keeper = inventory::Keeper::new(Arc::clone(data), inventory);
         let next = generation.next(&database, data.path(), revision).expect("it begins");
         keeper.begin(&next).expect("it is listed");
         generation.remove(&database).expect("it is removed");
@@ -194,23 +204,19 @@ mod tests {
         drop(keeper);
         let verified = verify::verify(data.path(), true).expect("it is good");
         assert!(verified.names.by_number.len() > 2, "a name is left");
-        let mut recovered = recover().unwrap_or_else(|err| panic!("{err}"));
+        let mut recovered = place.recover();
         assert_eq!(recovered.generation.ids(), in_use);
-        clear(&mut recovered, &data);
+        clear(&mut recovered, data);
         drop(recovered);
-        recover().unwrap_or_else(|err| panic!("{err}"));
+        place.recover();
     }
 
     /// The journal has them in order, whatever has become of their keyspaces.
     #[test]
     fn batches_are_numbered_above_those_of_keyspaces_that_are_gone() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (directory, data) = directory(place.path());
-        let recover = || {
-            let recovered = recover(&data, true, || directory.finish());
-            recovered.unwrap_or_else(|err| panic!("{err}"))
-        };
-        let Recovered { database, generation, revision, .. } = recover();
+        let place = Place::new();
+        let data = &place.data;
+        let Recovered { database, generation, revision, .. } = place.recover();
         let next = generation.next(&database, data.path(), revision).expect("it begins");
         // It is not in use without its mark, and so is removed.
         let mut batch = next.batch(&database, revision);
@@ -218,52 +224,45 @@ mod tests {
         batch.commit().expect("it is written");
         let ids = generation.ids();
         drop((next, generation, database));
-        recover();
+        place.recover();
         // That had the numbers of the removal.
         Database::compact_list(data.path()).expect("it is rewritten");
 
-        let Recovered { database, generation, revision, .. } = recover();
+        let Recovered { database, generation, revision, .. } = place.recover();
         assert_eq!(generation.ids(), ids);
         let batch = generation.batch(&database, revision);
         batch.commit().expect("it is written");
         drop((generation, database));
-        recover();
+        place.recover();
     }
 
     #[test]
     fn a_keyspace_that_was_removed_in_part_is_removed() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (directory, data) = directory(place.path());
-        let recover = || {
-            let recovered = recover(&data, true, || directory.finish());
-            recovered.unwrap_or_else(|err| panic!("{err}"))
-        };
-        let database = recover().database;
+        let place = Place::new();
+        let data = &place.data;
+        let database = place.recover().database;
         begin_of_clear(&database, 1);
         let folder = database.keyspace("1").expect("it is there").path().to_owned();
         drop(database);
         // Before all other files of it.
         fs::remove_file(folder.join("current")).expect("it was there");
-        let mut recovered = recover();
+        let mut recovered = place.recover();
         assert!(!folder.exists());
-        clear(&mut recovered, &data);
+        clear(&mut recovered, data);
     }
 
     #[test]
     fn a_file_that_takes_the_place_of_a_manifest_is_not_left() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (directory, data) = directory(place.path());
+        let place = Place::new();
+        let data = &place.data;
         let list = data.path().join("keyspaces/0");
-        let keyspace = recover(&data, true, || directory.finish()).map(|recovered| {
-            let keys = recovered.generation.keys();
-            keys.path().to_owned()
-        });
-        let folders = [list, keyspace.unwrap_or_else(|err| panic!("{err}"))];
+        let keyspace = place.recover().generation.keys().path().to_owned();
+        let folders = [list, keyspace];
         let left = folders.map(|folder| folder.join(".tmp0aB1cD"));
         for file in &left {
             fs::write(file, b"half").expect("it is written");
         }
-        recover(&data, true, || directory.finish()).unwrap_or_else(|err| panic!("{err}"));
+        place.recover();
         assert!(left.iter().all(|file| !file.exists()));
     }
 
@@ -271,13 +270,8 @@ mod tests {
     #[test]
     fn a_blob_file_is_not_taken_for_an_earlier_one_of_its_number() {
         const LARGE: [u8; 5000] = [b'x'; 5000];
-        let place = tempfile::tempdir().expect("a directory");
-        let (directory, data) = directory(place.path());
-        let recover = || {
-            let recovered = recover(&data, true, || directory.finish());
-            recovered.unwrap_or_else(|err| panic!("{err}"))
-        };
-        let recovered = recover();
+        let place = Place::new();
+        let recovered = place.recover();
         let keys = recovered.generation.keys();
         let insert = |key: String, value: &[u8]| keys.insert(key, value).expect("it is written");
         (0..1000).for_each(|key| insert(format!("{key:03}"), &[b'x'; 100]));
@@ -294,7 +288,7 @@ mod tests {
         assert!(keys.blob_files().is_empty());
         drop(recovered);
 
-        let recovered = recover();
+        let recovered = place.recover();
         let keys = recovered.generation.keys();
         keys.insert("another", LARGE).expect("it is written");
         keys.flush_and_wait().expect("it is in a file");
