@@ -8,7 +8,7 @@ use super::{Walk, changed, number, unreadable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 const CURRENT: &str = "current";
@@ -80,13 +80,8 @@ pub fn last_version(folder: &Path) -> io::Result<u64> {
 
 /// The numbers of the tables, and of the blob files, that the manifest of a version names.
 pub fn files_of(folder: &Path, version: u64) -> io::Result<[Vec<u64>; 2]> {
-    let path = folder.join(format!("v{version}"));
-    let sections = Archive::open(&path)
-        .and_then(|mut archive| Ok((archive.section(b"tables")?, archive.section(b"blob_files")?)));
-    let (tables, blobs) = sections.map_err(io::Error::other)?;
-    let files = tables_in(&tables).zip(blobs_in(&blobs));
-    let (tables, blobs) = files.ok_or(io::ErrorKind::InvalidData)?;
-    Ok([tables.iter().map(|named| named.id).collect(), blobs])
+    let manifest = Manifest::parse(&version_file(folder, version)).map_err(io::Error::other)?;
+    Ok([manifest.tables.iter().map(|named| named.id).collect(), manifest.blobs])
 }
 
 /// The list of the keyspaces.
@@ -179,18 +174,28 @@ impl Manifest {
         else {
             return Err(damaged());
         };
-        let path = folder.join(format!("v{id}"));
+        let path = version_file(folder, id);
         walk.file(&path)?;
         if self::checksum(&path)? != checksum {
             return Err(changed(path));
         }
-        let mut archive = Archive::open(&path)?;
+        Self::parse(&path)
+    }
+
+    /// Parses the manifest in a file, whatever its checksum.
+    fn parse(path: &Path) -> Result<Self, OpenError> {
+        let mut archive = Archive::open(path)?;
         let (tables, blobs) = (archive.section(b"tables")?, archive.section(b"blob_files")?);
         let counts = archive.section(b"blob_gc_stats")?;
         let manifest = tables_in(&tables).zip(blobs_in(&blobs)).zip(counted_in(&counts));
-        let ((tables, blobs), counted) = manifest.ok_or_else(|| changed(path.clone()))?;
+        let ((tables, blobs), counted) = manifest.ok_or_else(|| changed(path.to_owned()))?;
         Ok(Self { tables, blobs, counted })
     }
+}
+
+/// The manifest of a version of the keyspace in `folder`.
+fn version_file(folder: &Path, version: u64) -> PathBuf {
+    folder.join(format!("v{version}"))
 }
 
 /// The tables in a section: of each level its runs, of each run its tables.
