@@ -20,9 +20,9 @@
 //! deletions, so one can begin however full the store is. In a store that is above its limit
 //! a merge may take that part too: nothing else makes it smaller.
 
-use super::generation::{KEYSPACES, Keyspaces};
+use super::generation::Keyspaces;
 use super::journal;
-use super::tree::{BLOBS, Level, MEMTABLE_BYTES, TABLE_BYTES};
+use super::tree::{BLOBS, KEYSPACES, Level, MEMTABLE_BYTES, TABLE_BYTES};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;

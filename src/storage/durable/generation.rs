@@ -14,7 +14,7 @@ use super::directory;
 use super::entry_cache::EntryCache;
 use super::journal::{FLOOR_KEY, Stamp};
 use super::revision::{self, REVISION_KEY};
-use super::tree::{Database, Keyspace, MEMTABLE_BYTES, Result, WriteBatch};
+use super::tree::{Database, KEYSPACES, Keyspace, MEMTABLE_BYTES, Result, WriteBatch};
 use crate::storage::{KEY_BYTES_MAX, Revision};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,9 +34,6 @@ const LAST_KEY: [u8; 2] = [0xff, 0xff];
 
 /// All keys of entries are below this, and most of the engine's own are not.
 pub const KEYS_END: [u8; 1] = [0xff];
-
-/// The database's folder of keyspaces.
-pub const KEYSPACES: &str = "keyspaces";
 
 /// One of the keyspaces of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@
 //! which is the last on the disk, or the one before: where it failed behind the
 //! replacement of `current`, it goes on from the one that it had.
 
+use super::orphans::numbered_files;
 use super::{Database, Result};
-use crate::storage::durable::generation::KEYSPACES;
 use crate::storage::durable::verify;
 use lsm_tree::file::TABLES_FOLDER;
 use lsm_tree::{AbstractTree as _, Config, SequenceNumberCounter};
@@ -15,6 +15,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, io};
+
+/// The database's folder of keyspaces.
+pub const KEYSPACES: &str = "keyspaces";
 
 /// The number of the list among the keyspaces.
 const LIST: &str = "0";
@@ -67,26 +70,15 @@ fn folder(data: &Path) -> PathBuf {
 
 fn remove_obsolete_files(folder: &Path) -> io::Result<()> {
     let last = verify::last_version(folder)?;
-    let (kept, mut obsolete): (Vec<_>, Vec<_>) =
-        numbered(folder, "v")?.into_iter().partition(|(number, _)| last.abs_diff(*number) <= 1);
+    let (kept, mut obsolete): (Vec<_>, Vec<_>) = numbered_files(folder, "v")?
+        .into_iter()
+        .partition(|(number, _)| last.abs_diff(*number) <= 1);
     let mut tables = HashSet::new();
     for (version, _) in kept.into_iter().filter(|(number, _)| *number <= last) {
         let [of_version, _] = verify::files_of(folder, version)?;
         tables.extend(of_version);
     }
-    let all = numbered(&folder.join(TABLES_FOLDER), "")?;
+    let all = numbered_files(&folder.join(TABLES_FOLDER), "")?;
     obsolete.extend(all.into_iter().filter(|(number, _)| !tables.contains(number)));
     obsolete.into_iter().try_for_each(|(_, file)| fs::remove_file(file))
-}
-
-/// The files of a folder that are named by a number behind this.
-fn numbered(folder: &Path, before: &str) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(before)?.parse().ok());
-        files.extend(number.map(|number| (number, entry.path())));
-    }
-    Ok(files)
 }

@@ -8,7 +8,7 @@ use fjall::{AbstractTree as _, Keyspace};
 use lsm_tree::Table;
 use lsm_tree::file::TABLES_FOLDER;
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 /// The files of a tree that are made after a moment, by their numbers.
@@ -19,7 +19,8 @@ pub struct NewFiles {
 
 impl NewFiles {
     pub fn from_now(keyspace: &Keyspace) -> io::Result<Self> {
-        let last_blob = files(keyspace, BLOBS)?.into_iter().map(|(number, _)| number).max();
+        let blobs = numbered_files(&keyspace.path().join(BLOBS), "")?;
+        let last_blob = blobs.into_iter().map(|(number, _)| number).max();
         let blobs_from = last_blob.map_or(0, |last| last + 1);
         Ok(Self { tables_from: keyspace.tree.next_table_id(), blobs_from })
     }
@@ -39,7 +40,7 @@ impl NewFiles {
         let kinds = [(TABLES_FOLDER, self.tables_from, tables), (BLOBS, self.blobs_from, blobs)];
         let mut removed = 0;
         for (folder, from, in_use) in kinds {
-            for (number, path) in files(keyspace, folder)? {
+            for (number, path) in numbered_files(&keyspace.path().join(folder), "")? {
                 if number >= from && !in_use.contains(&number) {
                     fs::remove_file(path)?;
                     removed += 1;
@@ -50,16 +51,18 @@ impl NewFiles {
     }
 }
 
-/// The files of a folder that are named by a number; none if it is not there.
-fn files(keyspace: &Keyspace, folder: &str) -> io::Result<Vec<(u64, PathBuf)>> {
+/// The files of a folder that are named by a number behind a prefix; none if it is not
+/// there.
+pub fn numbered_files(folder: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
-    let entries = match fs::read_dir(keyspace.path().join(folder)) {
+    let entries = match fs::read_dir(folder) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(files),
         entries => entries?,
     };
     for entry in entries {
         let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
         // A file that is gone by now is no orphan.
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if let Some(number) = number.filter(|_| is_file) {

@@ -25,6 +25,7 @@ use super::held;
 use super::inventory::{Inventory, Listed};
 use super::journal::{self, Journals};
 use super::open_error::OpenError;
+use super::tree::KEYSPACES;
 use keyspace::{Names, Tree};
 pub use keyspace::{files_of, last_version};
 use std::collections::BTreeMap;
@@ -33,8 +34,7 @@ use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// The folder of keyspaces, and the one that names the others.
-const KEYSPACES: &str = "keyspaces";
+/// The keyspace that names the others.
 const NAMES: u64 = 0;
 
 const VERSION: &str = "version";
