@@ -131,10 +131,10 @@ impl Observed {
         Samples::of(&self.api)
     }
 
-    /// Waits until a sample has that value.
+    /// Waits until a sample has that value. A sample of requests is there from the first on.
     #[track_caller]
     fn wait_for(&self, name: &str, value: u64) {
-        wait_until(&format!("{name} is {value}"), || self.samples().get(name) == value);
+        wait_until(&format!("{name} is {value}"), || self.samples().find(name) == Some(value));
     }
 
     /// Waits until so many connections are in each state.
@@ -176,6 +176,12 @@ impl Samples {
     #[track_caller]
     fn get(&self, name: &str) -> u64 {
         self.text(name).parse().expect("a whole number")
+    }
+
+    /// The same of a sample that may not be there yet.
+    #[track_caller]
+    fn find(&self, name: &str) -> Option<u64> {
+        self.0.get(name).map(|value| value.parse().expect("a whole number"))
     }
 
     #[track_caller]
