@@ -6,10 +6,9 @@
 //! which is the last on the disk, or the one before: where it failed behind the
 //! replacement of `current`, it goes on from the one that it had.
 
+use super::manifest::{Current, Manifest, TABLES};
 use super::orphans::numbered_files;
 use super::{Database, Result};
-use crate::storage::durable::verify;
-use lsm_tree::file::TABLES_FOLDER;
 use lsm_tree::{AbstractTree as _, Config, SequenceNumberCounter};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -69,16 +68,16 @@ fn folder(data: &Path) -> PathBuf {
 }
 
 fn remove_obsolete_files(folder: &Path) -> io::Result<()> {
-    let last = verify::last_version(folder)?;
+    let Current { version: last, .. } = Current::read(folder)?;
     let (kept, mut obsolete): (Vec<_>, Vec<_>) = numbered_files(folder, "v")?
         .into_iter()
         .partition(|(number, _)| last.abs_diff(*number) <= 1);
     let mut tables = HashSet::new();
     for (version, _) in kept.into_iter().filter(|(number, _)| *number <= last) {
-        let [of_version, _] = verify::files_of(folder, version)?;
-        tables.extend(of_version);
+        let manifest = Manifest::of_version(folder, version)?;
+        tables.extend(manifest.tables.iter().map(|table| table.id));
     }
-    let all = numbered_files(&folder.join(TABLES_FOLDER), "")?;
+    let all = numbered_files(&folder.join(TABLES), "")?;
     obsolete.extend(all.into_iter().filter(|(number, _)| !tables.contains(number)));
     obsolete.into_iter().try_for_each(|(_, file)| fs::remove_file(file))
 }

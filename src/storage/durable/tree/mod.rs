@@ -28,12 +28,14 @@
 //! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
 //! Nothing here knows of entries, expiry or clients.
 
+pub mod archive;
 mod blob_files;
 mod bottom;
 mod error;
 mod held_tree;
 mod keyspace;
 mod list;
+pub mod manifest;
 mod moments;
 mod orphans;
 mod snapshot;
@@ -50,6 +52,7 @@ pub use keyspace::{Keyspace, Level};
 pub use list::KEYSPACES;
 use list::List;
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
+pub use manifest::BLOBS;
 use moments::Moments;
 pub use snapshot::{Items, Snapshot};
 use std::path::Path;
@@ -92,9 +95,6 @@ pub const BLOB_VALUE_BYTES_MIN: u32 = 4096;
 /// many: the fewer, the less space that takes meanwhile.
 const BLOB_FILE_BYTES: u64 = 8 << 20;
 pub const BLOB_REWRITE_SHARE: u8 = 20;
-
-/// A tree's folder of blob files.
-pub const BLOBS: &str = "blobs";
 
 /// The most descriptors that a database has open: fewer where the system allows
 /// few.

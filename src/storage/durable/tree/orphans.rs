@@ -2,11 +2,9 @@
 //! and in no version. The database removes them at its next start only; on a full
 //! disk they are the space that was left.
 
-use super::BLOBS;
-use crate::storage::durable::verify;
+use super::manifest::{BLOBS, Current, Manifest, TABLES};
 use fjall::{AbstractTree as _, Keyspace};
 use lsm_tree::Table;
-use lsm_tree::file::TABLES_FOLDER;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -32,12 +30,13 @@ impl NewFiles {
         // A flush installs no version while this is held.
         let _lock = keyspace.tree.get_flush_lock();
         let version = keyspace.tree.current_version();
-        let last = verify::last_version(keyspace.path())?;
-        let on_disk = verify::files_of(keyspace.path(), last)?;
-        let [mut tables, mut blobs] = on_disk.map(HashSet::<u64>::from_iter);
+        let Current { version: last, .. } = Current::read(keyspace.path())?;
+        let on_disk = Manifest::of_version(keyspace.path(), last)?;
+        let mut tables: HashSet<u64> = on_disk.tables.iter().map(|table| table.id).collect();
+        let mut blobs = HashSet::<u64>::from_iter(on_disk.blobs);
         tables.extend(version.iter_tables().map(Table::id));
         blobs.extend(version.blob_files.list_ids());
-        let kinds = [(TABLES_FOLDER, self.tables_from, tables), (BLOBS, self.blobs_from, blobs)];
+        let kinds = [(TABLES, self.tables_from, tables), (BLOBS, self.blobs_from, blobs)];
         let mut removed = 0;
         for (folder, from, in_use) in kinds {
             for (number, path) in numbered_files(&keyspace.path().join(folder), "")? {

@@ -1,5 +1,4 @@
-//! A table in a file, read without a database: for `verify`, which parses all
-//! other files itself.
+//! A table in a file, read without a database.
 
 use lsm_tree::table::Block;
 use lsm_tree::{Cache, Checksum, CompressionType, Table};

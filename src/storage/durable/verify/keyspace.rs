@@ -2,44 +2,21 @@
 
 use super::super::decoder::Decoder;
 use super::super::open_error::OpenError;
+use super::super::tree::archive::Archive;
+use super::super::tree::manifest::{self, BLOBS, CURRENT, Current, Manifest, NamedTable, TABLES};
 use super::super::tree::table_file::{self, Item, ItemKind, TableFile};
-use super::archive::Archive;
 use super::{Walk, changed, number, unreadable};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
-
-const CURRENT: &str = "current";
-const TABLES: &str = "tables";
-const BLOBS: &str = "blobs";
 
 /// The beginning of the name of a `current` that is not in its place yet.
 const UNFINISHED: &str = ".tmp";
 
-/// The only kind of checksum.
-const XXH3: u8 = 0;
-
 /// The key of a keyspace's name, before its number in big-endian.
 const NAME_PREFIX: u8 = b'n';
-
-/// A table that a manifest names.
-#[derive(Clone, Copy)]
-struct Named {
-    id: u64,
-    level: usize,
-    checksum: u128,
-    global_number: u64,
-}
-
-/// The files of a manifest, tables in the order in which they are searched.
-struct Manifest {
-    tables: Vec<Named>,
-    blobs: Vec<u64>,
-    /// The blob files that it has a count of stale values for.
-    counted: Vec<u64>,
-}
 
 /// A keyspace that was found good.
 #[derive(Clone, Copy, Debug)]
@@ -70,18 +47,6 @@ pub fn check(folder: &Path, walk: &mut Walk) -> Result<Tree, OpenError> {
     })?;
     let last = blobs.iter().max();
     Ok(Tree { highest, counts_gone_blobs: counted.iter().any(|id| Some(id) > last) })
-}
-
-/// The number of the last version of the keyspace in `folder`.
-pub fn last_version(folder: &Path) -> io::Result<u64> {
-    let current = fs::read(folder.join(CURRENT))?;
-    Ok(Decoder(&current).u64().ok_or(io::ErrorKind::InvalidData)?)
-}
-
-/// The numbers of the tables, and of the blob files, that the manifest of a version names.
-pub fn files_of(folder: &Path, version: u64) -> io::Result<[Vec<u64>; 2]> {
-    let manifest = Manifest::parse(&version_file(folder, version)).map_err(io::Error::other)?;
-    Ok([manifest.tables.iter().map(|named| named.id).collect(), manifest.blobs])
 }
 
 /// The list of the keyspaces.
@@ -124,7 +89,7 @@ pub fn names(folder: &Path, walk: &mut Walk) -> Result<Names, OpenError> {
 fn each_table(
     folder: &Path,
     walk: &mut Walk,
-    mut look: impl FnMut(&Path, &Named, &TableFile, &mut Walk) -> Result<(), OpenError>,
+    mut look: impl FnMut(&Path, &NamedTable, &TableFile, &mut Walk) -> Result<(), OpenError>,
 ) -> Result<Manifest, OpenError> {
     walk.folder(folder)?;
     for name in walk.names(folder)? {
@@ -134,7 +99,7 @@ fn each_table(
             walk.left_files.push(path);
         }
     }
-    let manifest = Manifest::read(folder, walk)?;
+    let manifest = read_manifest(folder, walk)?;
     let tables = folder.join(TABLES);
     walk.folder(&tables)?;
     let there = numbers(&tables, walk)?;
@@ -161,85 +126,25 @@ fn each_table(
     Ok(manifest)
 }
 
-impl Manifest {
-    /// Reads the manifest of the keyspace in `folder` that is in use.
-    fn read(folder: &Path, walk: &mut Walk) -> Result<Self, OpenError> {
-        let current = folder.join(CURRENT);
-        let damaged = || changed(current.clone());
-        walk.file(&current)?;
-        let bytes = fs::read(&current).map_err(unreadable)?;
-        let mut decoder = Decoder(&bytes);
-        let (Some(id), Some(checksum), Some(XXH3), []) =
-            (decoder.u64(), decoder.u128(), decoder.u8(), decoder.0)
-        else {
-            return Err(damaged());
-        };
-        let path = version_file(folder, id);
-        walk.file(&path)?;
-        if self::checksum(&path)? != checksum {
-            return Err(changed(path));
-        }
-        Self::parse(&path)
+/// Reads the manifest of the keyspace in `folder` that is in use.
+fn read_manifest(folder: &Path, walk: &mut Walk) -> Result<Manifest, OpenError> {
+    let path = folder.join(CURRENT);
+    walk.file(&path)?;
+    let current = whole(&path, Current::read(folder))?;
+    let path = manifest::version_file(folder, current.version);
+    walk.file(&path)?;
+    if checksum(&path)? != current.checksum {
+        return Err(changed(path));
     }
-
-    /// Parses the manifest in a file, whatever its checksum.
-    fn parse(path: &Path) -> Result<Self, OpenError> {
-        let mut archive = Archive::open(path)?;
-        let (tables, blobs) = (archive.section(b"tables")?, archive.section(b"blob_files")?);
-        let counts = archive.section(b"blob_gc_stats")?;
-        let manifest = tables_in(&tables).zip(blobs_in(&blobs)).zip(counted_in(&counts));
-        let ((tables, blobs), counted) = manifest.ok_or_else(|| changed(path.to_owned()))?;
-        Ok(Self { tables, blobs, counted })
-    }
+    whole(&path, Manifest::read(&path))
 }
 
-/// The manifest of a version of the keyspace in `folder`.
-fn version_file(folder: &Path, version: u64) -> PathBuf {
-    folder.join(format!("v{version}"))
-}
-
-/// The tables in a section: of each level its runs, of each run its tables.
-fn tables_in(section: &[u8]) -> Option<Vec<Named>> {
-    let mut decoder = Decoder(section);
-    let mut tables = Vec::new();
-    for level in 0..decoder.u8()?.into() {
-        for _ in 0..decoder.u8()? {
-            for _ in 0..decoder.u32()? {
-                let (id, kind, checksum) = (decoder.u64()?, decoder.u8()?, decoder.u128()?);
-                let global_number = decoder.u64()?;
-                if kind != XXH3 {
-                    return None;
-                }
-                tables.push(Named { id, level, checksum, global_number });
-            }
-        }
-    }
-    Some(tables)
-}
-
-fn blobs_in(section: &[u8]) -> Option<Vec<u64>> {
-    let mut decoder = Decoder(section);
-    let mut blobs = Vec::new();
-    for _ in 0..decoder.u32()? {
-        let (id, kind, _checksum) = (decoder.u64()?, decoder.u8()?, decoder.u128()?);
-        if kind != XXH3 {
-            return None;
-        }
-        blobs.push(id);
-    }
-    Some(blobs)
-}
-
-/// The blob files in a section of counts: of each its number, the number of its stale
-/// values, their bytes, and their bytes on the disk.
-fn counted_in(section: &[u8]) -> Option<Vec<u64>> {
-    let mut decoder = Decoder(section);
-    let mut counted = Vec::new();
-    for _ in 0..decoder.u32()? {
-        counted.push(decoder.u64()?);
-        decoder.take(size_of::<u32>() + 2 * size_of::<u64>())?;
-    }
-    Some(counted)
+/// What was read of a file, if that is as it was written.
+fn whole<T>(path: &Path, read: io::Result<T>) -> Result<T, OpenError> {
+    read.map_err(|err| {
+        let is_changed = err.kind() == io::ErrorKind::InvalidData;
+        if is_changed { changed(path.to_owned()) } else { unreadable(err) }
+    })
 }
 
 /// The files in a folder, which are named by numbers.
@@ -259,16 +164,17 @@ fn numbers(folder: &Path, walk: &mut Walk) -> Result<BTreeSet<u64>, OpenError> {
 }
 
 /// Opens a table that is the one named.
-fn open_table(path: &Path, named: &Named) -> Result<TableFile, OpenError> {
+fn open_table(path: &Path, named: &NamedTable) -> Result<TableFile, OpenError> {
     // The database believes this much of a file before it looks for damage.
-    Archive::open(path)?;
+    whole(path, Archive::open(path))?;
     let table = TableFile::open(path, named.level, named.checksum, named.global_number);
     table.filter(|table| table.id() == named.id).ok_or_else(|| changed(path.to_owned()))
 }
 
 /// Checks the metadata of a blob file.
 fn check_blobs(path: &Path) -> Result<(), OpenError> {
-    let meta = Archive::open(path)?.section(b"meta")?;
+    let meta = Archive::open(path).and_then(|mut archive| archive.section(b"meta"));
+    let meta = whole(path, meta)?;
     match meta.strip_prefix(b"META") {
         Some(block) if table_file::is_block(block) => Ok(()),
         Some(_) | None => Err(changed(path.to_owned())),

@@ -18,7 +18,6 @@
 //! A crash leaves a keyspace without a `current` only where it is not named yet,
 //! or not any more, and files that the manifest does not name anywhere.
 
-mod archive;
 mod keyspace;
 
 use super::held;
@@ -27,7 +26,6 @@ use super::journal::{self, Journals};
 use super::open_error::OpenError;
 use super::tree::KEYSPACES;
 use keyspace::{Names, Tree};
-pub use keyspace::{files_of, last_version};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};

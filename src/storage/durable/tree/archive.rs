@@ -11,11 +11,9 @@
 //! in little-endian. The database asks for memory by numbers that it has not
 //! checked.
 
-use super::super::decoder::Decoder;
-use super::super::open_error::OpenError;
-use super::{changed, unreadable};
+use crate::storage::durable::decoder::Decoder;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
@@ -28,44 +26,43 @@ const TRAILER_BYTES: usize = TRAILER.len() + 32;
 const CONTENTS_BYTES_MAX: u64 = 1 << 16;
 
 /// An open file, and where its sections are.
-pub struct Archive<'a> {
-    path: &'a Path,
+pub struct Archive {
     file: File,
     sections: Vec<(Vec<u8>, Range<u64>)>,
 }
 
-impl<'a> Archive<'a> {
-    /// Opens the file at `path` if its contents are whole.
-    pub fn open(path: &'a Path) -> Result<Self, OpenError> {
-        let mut file = File::open(path).map_err(unreadable)?;
-        let bytes = file.metadata().map_err(unreadable)?.len();
-        let damaged = || changed(path.to_owned());
-        let end = bytes.checked_sub(TRAILER_BYTES as u64).ok_or_else(damaged)?;
+impl Archive {
+    /// Opens the file at `path`. [`ErrorKind::InvalidData`] if its contents are not whole.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        let end = bytes.checked_sub(TRAILER_BYTES as u64).ok_or(ErrorKind::InvalidData)?;
         let trailer = read_at(&mut file, end..bytes)?;
         let mut trailer = Decoder(&trailer);
         let (magic, checksum) = (trailer.take(TRAILER.len()), trailer.u128());
         let (Some(from), Some(length)) = (trailer.u64(), trailer.u64()) else {
-            return Err(damaged());
+            return Err(ErrorKind::InvalidData.into());
         };
         let is_whole = magic == Some(&TRAILER)
             && length <= CONTENTS_BYTES_MAX
             && from.checked_add(length) == Some(end);
         if !is_whole {
-            return Err(damaged());
+            return Err(ErrorKind::InvalidData.into());
         }
         let contents = read_at(&mut file, from..end)?;
         let is_right = checksum == Some(xxh3_128(&contents));
-        let sections = sections(&contents).filter(|_| is_right).ok_or_else(damaged)?;
+        let sections = sections(&contents).filter(|_| is_right);
+        let sections = sections.ok_or(ErrorKind::InvalidData)?;
         if sections.iter().any(|(_, range)| range.end > from) {
-            return Err(damaged());
+            return Err(ErrorKind::InvalidData.into());
         }
-        Ok(Self { path, file, sections })
+        Ok(Self { file, sections })
     }
 
-    /// The bytes of a section that is not large.
-    pub fn section(&mut self, name: &[u8]) -> Result<Vec<u8>, OpenError> {
+    /// The bytes of a section that is not large. [`ErrorKind::InvalidData`] if it has no such.
+    pub fn section(&mut self, name: &[u8]) -> io::Result<Vec<u8>> {
         let range = self.sections.iter().find(|(other, _)| other == name);
-        let Some((_, range)) = range else { return Err(changed(self.path.to_owned())) };
+        let (_, range) = range.ok_or(ErrorKind::InvalidData)?;
         read_at(&mut self.file, range.clone())
     }
 }
@@ -84,9 +81,9 @@ fn sections(contents: &[u8]) -> Option<Vec<(Vec<u8>, Range<u64>)>> {
     Some(sections)
 }
 
-fn read_at(file: &mut File, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
+fn read_at(file: &mut File, range: Range<u64>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(range.start)).map_err(unreadable)?;
-    file.take(range.end - range.start).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.seek(SeekFrom::Start(range.start))?;
+    file.take(range.end - range.start).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
