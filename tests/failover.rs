@@ -752,6 +752,42 @@ fn the_shutdown_answers_what_was_taken_though_its_node_does_not() {
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// As where a whole machine stands still for a while.
+#[test]
+fn a_front_that_stood_still_blames_no_node_for_it() {
+    /// Longer than a node may be silent.
+    const STOOD: Duration = Duration::from_millis(1500);
+    /// The front looks at its nodes once more after that.
+    const SOON: Duration = Duration::from_millis(90);
+    if !cluster::is_there() {
+        return;
+    }
+    let servers = Servers::start();
+    let master = servers.master_of("key");
+    let process = Process::start(&["--cluster", &servers.addrs()]);
+    let mut connection = process.connect();
+    for _ in 0..10 {
+        assert_eq!(connection.put("/kv/key", b"before").status(), 200);
+        master.stop();
+        connection.send(format!("{}after", put_head("/kv/key", 5)));
+        wait_until("it has the request", || has_read_everything(process.addr()));
+        wait_until("the node has it", || !has_read_everything(master.addr()));
+        process.signal("STOP");
+        thread::sleep(STOOD);
+        process.signal("CONT");
+        let begun = Instant::now();
+        master.go_on();
+        let answer = connection.response();
+        // On a machine that has much else to do the node may be late itself.
+        if begun.elapsed() < SOON {
+            assert_eq!(answer.status(), 200, "{}", answer.text());
+            break;
+        }
+        wait_until("its node is back", || connection.put("/kv/key", b"back").status() == 200);
+    }
+    assert_eq!(process.stop().0, Some(0));
+}
+
 #[test]
 fn histories_stay_linearizable_while_a_master_is_killed() {
     let Some(stage) = Stage::of_fronts(2, 1) else { return };

@@ -6,5 +6,6 @@ pub mod node;
 pub mod protocol;
 pub mod replies;
 pub mod router;
+pub mod tick;
 pub mod topology;
 pub mod traffic;

@@ -14,6 +14,7 @@ use super::link::{Conversation, LinkError, Terms};
 use super::node::{Busy, Node};
 use super::protocol::{Commands, Reply};
 use super::replies::{Verdict, shown, verdict};
+use super::tick::Tick;
 use super::topology::{Answer, Map, Schedule, ask, candidates};
 use super::traffic::{Job, Traffic, count};
 use crate::storage::agenda::Agenda;
@@ -62,9 +63,6 @@ pub struct Request {
     pub done: Completion,
 }
 
-/// The time between two looks at the deadlines.
-const TICK: Duration = Duration::from_millis(100);
-
 /// The redirections that are followed at once.
 const REDIRECTS_AT_ONCE: u8 = 3;
 
@@ -104,7 +102,7 @@ pub struct Router {
 /// Work for later.
 enum Work {
     Send(Box<Job>),
-    Tick,
+    Tick(Tick),
 }
 
 impl Router {
@@ -150,7 +148,7 @@ impl Router {
         if !self.agenda.has_thread(iter::once_with(|| "node-retries".to_owned()), run) {
             return Err(io::Error::other("too many").into());
         }
-        self.agenda.add(Work::Tick);
+        self.agenda.add(Work::Tick(Tick::first(Instant::now())));
         let (this, schedule) = (Arc::downgrade(self), Arc::clone(&self.schedule));
         thread::Builder::new().name("topology".to_owned()).spawn(move || {
             let mut turn = 0;
@@ -389,12 +387,16 @@ impl Router {
         match work {
             Work::Send(mut job) if job.deadline <= Instant::now() => job.give_up(false),
             Work::Send(job) => self.route(job),
-            Work::Tick => {
-                let nodes: Vec<_> = self.map().nodes().map(Arc::clone).collect();
-                for node in nodes {
-                    node.tick();
+            Work::Tick(tick) => {
+                let is_late = tick.is_late(Instant::now());
+                if !is_late {
+                    let nodes: Vec<_> = self.map().nodes().map(Arc::clone).collect();
+                    for node in nodes {
+                        node.tick();
+                    }
                 }
-                self.agenda.add_timer(Instant::now() + TICK, 0, Work::Tick);
+                let next = Tick::next(Instant::now(), is_late);
+                self.agenda.add_timer(next.due, 0, Work::Tick(next));
             }
         }
     }
