@@ -757,8 +757,8 @@ fn the_shutdown_answers_what_was_taken_though_its_node_does_not() {
 fn a_front_that_stood_still_blames_no_node_for_it() {
     /// Longer than a node may be silent.
     const STOOD: Duration = Duration::from_millis(1500);
-    /// The front looks at its nodes once more after that.
-    const SOON: Duration = Duration::from_millis(90);
+    /// Shorter than that.
+    const SOON: Duration = Duration::from_millis(900);
     if !cluster::is_there() {
         return;
     }

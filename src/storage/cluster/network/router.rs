@@ -389,11 +389,9 @@ impl Router {
             Work::Send(job) => self.route(job),
             Work::Tick(tick) => {
                 let is_late = tick.is_late(Instant::now());
-                if !is_late {
-                    let nodes: Vec<_> = self.map().nodes().map(Arc::clone).collect();
-                    for node in nodes {
-                        node.tick();
-                    }
+                let nodes: Vec<_> = self.map().nodes().map(Arc::clone).collect();
+                for node in nodes {
+                    if is_late { node.excuse_silence() } else { node.tick() }
                 }
                 let next = Tick::next(Instant::now(), is_late);
                 self.agenda.add_timer(next.due, 0, Work::Tick(next));

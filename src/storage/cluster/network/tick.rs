@@ -22,8 +22,8 @@ impl Tick {
         Self { due: now, follows_late: false }
     }
 
-    /// Returns true if it comes late, so that the next one is to look in its place: replies
-    /// may have come that nobody has read yet. The next one is not late, whenever it comes.
+    /// Returns true if it comes late: replies may have come that nobody has read yet, so the
+    /// next one is to look in its place. That is not late, whenever it comes.
     pub fn is_late(self, now: Instant) -> bool {
         !self.follows_late && now.saturating_duration_since(self.due) >= LATE_MIN
     }

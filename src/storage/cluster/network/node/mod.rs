@@ -319,6 +319,11 @@ impl Node {
         }
     }
 
+    /// Has its silence begin now: what came before may not be read yet.
+    pub fn excuse_silence(&self) {
+        self.lock().silence.since = Instant::now();
+    }
+
     /// The bytes that were read; and those that were written, while the oldest request
     /// has not left yet.
     fn progress(&self, state: &State) -> u64 {
