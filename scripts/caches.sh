@@ -144,7 +144,7 @@ built "$sources" 0 hit
 
 # Another store takes its place, so the port has to be the same.
 kill -KILL "$SERVER_PID"
-exit_code "$SERVER_PID" 10
+exit_code "$SERVER_PID" "$PATIENCE"
 check 'the store is killed' 137 "$CODE"
 check_that 'a build without a store' build without
 check 'without: the objects are those of the first build' '' "$(diff -rq cold without || true)"
@@ -164,7 +164,7 @@ check 'the store is where it was' "$STORE" "$URL"
 built "$sources" 0 again
 
 # A cache that is too small for it loses what it was to keep, and no more.
-stop_server 12
+stop_server "$PATIENCE"
 head -c 300000 /dev/urandom | od -An -tu1 -v | tr -s ' \n' ',,' | sed 's/^,//; s/,$//' >bytes
 printf 'const unsigned char bytes[] = {' | cat - bytes >sources/large.c
 echo '};' >>sources/large.c

@@ -36,7 +36,7 @@ ANSWERS = 200
 # The contract: so much later than a node is given up, its slots are written to again.
 BACK_SECONDS = NODE_TIMEOUT_MILLIS / 1000 + 3
 # What is taken of a busy machine besides.
-MARGIN_SECONDS = 15
+MARGIN_SECONDS = 25
 # A front's connections are one to each master, and two for what goes on beside.
 CONNECTIONS_MORE = 2
 

@@ -25,7 +25,7 @@ import threading
 from lib import Checks, Store, ask, wait_for
 
 KEYS = 40
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 # What the journal sets aside behind its end is all the same.
 JOURNAL_ROOM_BYTES = 64
 

@@ -356,6 +356,12 @@ all_are_told() {
     [ "$evicted" -gt 0 ] && [ "$((evicted + $(curl "$URL/kv?count")))" = "$1" ]
 }
 
+# shellcheck disable=SC2317,SC2329 # `within` calls it.
+told_are_counted() {
+    ask "$URL/metrics"
+    [ "$(grep -c '^evict ' "$WORK/told")" = "$(sed -n 's/^lkv_evicted_total //p' "$WORK/body")" ]
+}
+
 # evicts COUNT FILE FLAG...: a store with these flags takes the file under so many keys, of
 # which not all fit, and tells of those that it lets go.
 evicts() {
@@ -370,8 +376,7 @@ evicts() {
     answer_file 200 "$file" curl "$URL/kv/$count"
     answer 200 'ok\n' curl "$URL/readyz"
     check_that 'each key is there, or was evicted and told' within "$PATIENCE" all_are_told "$count"
-    ask "$URL/metrics"
-    check 'and counted' "$(grep -c '^evict ' "$WORK/told")" "$(sed -n 's/^lkv_evicted_total //p' "$WORK/body")"
+    check_that 'and counted' within "$PATIENCE" told_are_counted
     stop_server "$PATIENCE"
 }
 

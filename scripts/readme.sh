@@ -7,7 +7,7 @@
 #     ENGINE=durable scripts/readme.sh               on the durable engine
 #     ENGINE=cluster scripts/readme.sh               in front of a cluster
 #
-# It needs an empty store, so it always starts one. A watch is ended after two seconds.
+# It needs an empty store, so it always starts one. A watch is ended after five seconds.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -29,7 +29,7 @@ without_numbers() {
 # run COMMAND: as in a terminal, on our server.
 run() {
     local patience=60
-    case $1 in *'curl -sN '*) patience=2 ;; esac
+    case $1 in *'curl -sN '*) patience=5 ;; esac
     printf 'no-progress-meter\nmax-time = %s\n' "$patience" >"$WORK/.curlrc"
     CURL_HOME=$WORK bash -c "${1//http:\/\/127.0.0.1:8888/$URL}" 2>&1 || true
 }

@@ -32,7 +32,7 @@ GROWTH_MIB = 192
 # tiny_http keeps four threads without work, and the last ones are slow to go.
 THREADS_MORE = 8
 DESCRIPTORS_MORE = 8
-PATIENCE_SECONDS = 15
+PATIENCE_SECONDS = 60
 
 
 # The honest clients.
@@ -215,7 +215,8 @@ def main():
     if options.pid:
         # A case counts descriptors, so the honest connections come first.
         each = 3
-        wait_for(lambda: server.descriptors() >= before[0] + each * HONEST_CLIENTS, 10, 0.05)
+        wait_for(lambda: server.descriptors() >= before[0] + each * HONEST_CLIENTS,
+                 PATIENCE_SECONDS, 0.05)
     os.nice(5)
     done, wrong = hostile_rounds(Plan(server, options), time.monotonic() + options.seconds)
     seen = json.loads(honest.communicate(timeout=120)[0])

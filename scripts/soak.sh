@@ -20,8 +20,9 @@ need python3 'the soak' || summary
 request_timeout=${REQUEST_TIMEOUT:-30}
 idle_timeout=${IDLE_TIMEOUT:-60}
 if [ -z "$URL" ]; then
-    request_timeout=1
-    idle_timeout=2
+    # A shared machine may stand still for a second.
+    request_timeout=2
+    idle_timeout=3
     start_server --request-timeout "${request_timeout}s" --idle-timeout "${idle_timeout}s"
 fi
 

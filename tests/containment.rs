@@ -179,8 +179,8 @@ mod watched {
     /// How many large answers are under way at most.
     const SENDING_MAX: usize = 512;
 
-    /// Well below the shutdown timeout of a test's server, 10 s.
-    const SOON: Duration = Duration::from_secs(4);
+    /// A timeout that nobody waits for the end of.
+    const LONG: Duration = Duration::from_secs(3600);
 
     fn server_with(change: impl FnOnce(&mut Config)) -> Fixture {
         let mut config = Fixture::config();
@@ -338,7 +338,7 @@ mod watched {
     /// its answers; then it gets every one.
     #[test]
     fn deep_pipelines_harm_nobody_and_are_answered_whole() {
-        let server = Fixture::start();
+        let server = server_with(|config| config.shutdown_timeout = LONG);
         assert_eq!(server.connect().put("/kv/large", &vec![b'x'; 8 << 20]).status(), 200);
         let large = format!("X-Field: {}\r\n", "x".repeat(1990)).repeat(30);
         let large = format!("GET /healthz HTTP/1.1\r\nHost: test\r\n{large}\r\n");
@@ -367,9 +367,8 @@ mod watched {
                 }
             });
         }
-        let since = Instant::now();
+        // They do not hold it.
         server.stop();
-        assert!(since.elapsed() < SOON, "stopping took {:?}", since.elapsed());
     }
 
     #[test]
@@ -894,7 +893,7 @@ mod watched {
 
     #[test]
     fn requests_that_do_not_come_hold_no_server_that_stops() {
-        let server = Fixture::start();
+        let server = server_with(|config| config.shutdown_timeout = LONG);
         let mut clients = Vec::new();
         for beginning in ["", "GET /healthz HTTP/1.1\r\nHo", &put_head("/kv/key", 100)] {
             for _ in 0..MANY {
@@ -906,22 +905,21 @@ mod watched {
                 clients.extend([fresh, idle]);
             }
         }
-        let since = Instant::now();
         server.stop();
-        assert!(since.elapsed() < SOON, "stopping took {:?}", since.elapsed());
     }
 
     #[test]
     fn an_upload_that_is_stuck_is_left_behind_at_the_shutdown_timeout() {
         const TIMEOUT: Duration = Duration::from_millis(700);
         let store = engines::memory();
-        let config = Config { shutdown_timeout: TIMEOUT, ..Fixture::config() };
+        let config =
+            Config { shutdown_timeout: TIMEOUT, request_timeout: LONG, ..Fixture::config() };
         let server = Fixture::with(Arc::clone(&store), VALUE_BYTES_MAX, &config);
         let upload = stuck_upload(&server, "/kv/key");
         let since = Instant::now();
         server.stop();
         let took = since.elapsed();
-        assert!((TIMEOUT..TIMEOUT + SOON).contains(&took), "stopping took {took:?}");
+        assert!((TIMEOUT..PATIENCE).contains(&took), "stopping took {took:?}");
         assert_eq!(store.get(&Key::new("key").expect("a key")), Ok(None));
         drop(upload);
     }

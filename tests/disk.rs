@@ -139,14 +139,16 @@ fn many_waiting_writers_share_a_sync_and_readers_do_not_wait() {
 fn increments_of_one_number_share_a_sync() {
     const CLIENTS: usize = 50;
     const EACH: usize = 4;
+    // Long enough that all clients come to wait for it, on a busy machine too.
+    const DELAY: Duration = Duration::from_secs(1);
     if !there_is("strace") {
         return;
     }
-    let place = Place::new();
-    let trace = place.directory.path().join("trace");
-    let inject = format!("inject={SYNCS}:delay_enter=200000");
-    let options =
-        ["-o", &trace.display().to_string(), "-e", &format!("trace={SYNCS}"), "-e", &inject];
+    let place = Place::with_a_store();
+    let (trace, journal) = (place.directory.path().join("trace"), place.file("data/0.jnl"));
+    let inject = format!("inject={SYNCS}:delay_enter={}", DELAY.as_micros());
+    let (output, calls) = (trace.display().to_string(), format!("trace={SYNCS}"));
+    let options = ["-o", &output, "-e", &calls, "-e", &inject, "-P", &journal];
     let process = place.start_under_strace(&options);
     let (before, addr) = (settled(&process, &trace), process.addr());
     let start = Start::new(CLIENTS);

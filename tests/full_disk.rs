@@ -615,8 +615,9 @@ fn a_list_that_holds_space_is_cut_off_before_a_write_is_refused() {
         has_time.store(false, Ordering::Relaxed);
         let last = slow.join().expect("a client ends well");
         assert!(!last.ends_with(b"\r\n0\r\n\r\n"), "that looks like the end of the list");
-        let cuts = process.log().matches("a list is cut off: the space").count();
-        assert_eq!(cuts, round, "{}", process.log());
+        let cuts = || process.log().matches("a list is cut off: the space").count();
+        wait_until("it is logged", || cuts() >= round);
+        assert_eq!(cuts(), round, "{}", process.log());
     }
     holds(&mut connection, "000", &value(2));
     ends_well(process);

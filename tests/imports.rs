@@ -424,11 +424,15 @@ mod watched {
         drop(other);
     }
 
+    /// The time that a client is waited for: the server has read by then what was sent at
+    /// once, on a busy machine too.
+    const TIMEOUT: Duration = Duration::from_secs(3);
+
     /// A server whose clients have to be quick, and its store.
     fn server_in_a_hurry() -> (Fixture, Store) {
-        let (store, timeout) = (engines::memory(), Duration::from_millis(300));
+        let store = engines::memory();
         let config =
-            Config { request_timeout: timeout, idle_timeout: timeout, ..Fixture::config() };
+            Config { request_timeout: TIMEOUT, idle_timeout: TIMEOUT, ..Fixture::config() };
         (Fixture::with(Arc::clone(&store), VALUE_BYTES_MAX, &config), store)
     }
 
@@ -436,36 +440,42 @@ mod watched {
     fn one_that_stalls_is_told_of_the_whole_lines_that_came() {
         let line = lines(0..1).len();
         // In the first bytes, in a line, in a piece that is not full, and behind a full one.
-        for bytes in [0, line + 1, 100 * line + 7, (PIECE_ENTRIES + 10) * line] {
-            let body = &lines(0..PIECE_ENTRIES + 10).into_bytes()[..bytes];
-            let whole = bytes / line;
-            let chunk = [format!("{:x}\r\n", 2 * line * PIECE_ENTRIES).as_bytes(), body].concat();
-            let known = [head_of(1 << 30).as_bytes(), body].concat();
-            for request in [known, [CHUNKED.as_bytes(), &chunk].concat()] {
-                let (server, store) = server_in_a_hurry();
-                let mut connection = server.connect();
-                connection.send(request);
-                let text = format!("the request took too long; {whole} were stored\n");
-                says(&connection.response(), 408, &text);
-                // Whoever was refused is not listened to.
-                connection.try_send(lines(whole..3 * PIECE_ENTRIES)).ok();
-                connection.expect_closed();
-                server.stop();
-                assert_eq!(first_there(&mut server_over(&store).connect()), whole);
+        thread::scope(|scope| {
+            for bytes in [0, line + 1, 100 * line + 7, (PIECE_ENTRIES + 10) * line] {
+                let body = &lines(0..PIECE_ENTRIES + 10).into_bytes()[..bytes];
+                let chunk = format!("{:x}\r\n", 2 * line * PIECE_ENTRIES);
+                let known = [head_of(1 << 30).as_bytes(), body].concat();
+                for request in [known, [CHUNKED.as_bytes(), chunk.as_bytes(), body].concat()] {
+                    scope.spawn(move || stalls_behind(&request, bytes / line));
+                }
             }
-        }
+        });
+    }
+
+    /// The answer to that, behind which nothing comes, tells of so many lines.
+    #[track_caller]
+    fn stalls_behind(request: &[u8], whole: usize) {
+        let (server, store) = server_in_a_hurry();
+        let mut connection = server.connect();
+        connection.send(request);
+        let text = format!("the request took too long; {whole} were stored\n");
+        says(&connection.response(), 408, &text);
+        // Whoever was refused is not listened to.
+        connection.try_send(lines(whole..3 * PIECE_ENTRIES)).ok();
+        connection.expect_closed();
+        server.stop();
+        assert_eq!(first_there(&mut server_over(&store).connect()), whole);
     }
 
     #[test]
     fn one_that_waits_for_the_storage_is_not_cut() {
-        const TIMEOUT: Duration = Duration::from_millis(200);
         let config = Config { request_timeout: TIMEOUT, ..Fixture::config() };
         let (server, gated, opened) = server_at_gate(&config);
         let mut connection = server.connect();
         let body = lines(0..PIECE_ENTRIES);
         connection.send(head_of(body.len()) + &body);
         wait_until("it waits", || gated.batches.load(Ordering::SeqCst) == 1);
-        thread::sleep(4 * TIMEOUT);
+        thread::sleep(2 * TIMEOUT);
         drop(opened);
         says(&connection.response(), 200, "1000\n");
     }

@@ -426,13 +426,16 @@ mod watched {
 
     #[test]
     fn a_client_who_is_slow_and_takes_it_is_not_cut() {
-        let (server, _) = endless_server();
+        // On a busy machine its small buffer makes it slow enough by itself.
+        const LONG: Duration = Duration::from_secs(8);
+        let endless = Listed { is_endless: true, ..Listed::of(PART_KEYS) };
+        let (server, _) = server_with(endless, |config| config.request_timeout = LONG);
         let mut client = ask(&server, &get_head("/kv"));
         let mut piece = vec![0; 2 << 20];
-        let end = Instant::now() + 5 * TIMEOUT / 2;
+        let end = Instant::now() + 5 * LONG / 2;
         while Instant::now() < end {
             client.read_exact(&mut piece).expect("the list goes on");
-            thread::sleep(TIMEOUT / 6);
+            thread::sleep(LONG / 16);
         }
     }
 

@@ -388,7 +388,7 @@ fn the_database_is_opened_anew_while_nobody_writes() {
     // of files would still have to be synced.
     assert_eq!(store_all(&mut connection, 0..VALUES - 2), 0);
     // Slow enough that the last write is acknowledged before it.
-    let fault = Fault::Call("fsync:error=EIO:delay_enter=300000");
+    let fault = Fault::Call("fsync:error=EIO:delay_enter=3000000");
     let end = fault.begin(&place, &process);
     acknowledged(&mut connection, "last", &value(0));
     wait_until("it fails", || connection.get("/healthz").status() == 503);

@@ -288,7 +288,7 @@ fn a_replica_that_breaks_off_anywhere_ends_in_the_true_state(store: Store) {
         let ended = Ended(&has_ended);
         let write = |writer| {
             let (mut random, mut connection) = (random.fork(writer), server.connect());
-            let (deaf, last) = (&deaf, Instant::now() + PATIENCE);
+            let (deaf, last) = (&deaf, Instant::now() + 4 * PATIENCE);
             scope.spawn(move || {
                 // On a busy machine it takes a while until all have heard of a change.
                 let is_heard = || deaf.load(Ordering::Relaxed) == 0 || Instant::now() > last;
@@ -327,8 +327,9 @@ fn keep_replica(
     let (mut breaks, mut has_heard) = (0, false);
     while !has_ended.load(Ordering::Relaxed) || breaks < 20 {
         let mut stream = replica.open(server, random.below(2000));
-        // It breaks off in a silence, too.
-        stream.connection.set_patience(Duration::from_millis(100));
+        // It breaks off in a silence, too, which may be that of a busy machine.
+        let silence = Duration::from_millis(if has_heard { 100 } else { 1000 });
+        stream.connection.set_patience(silence);
         replica.follow(&mut stream, |_| false);
         breaks += 1;
         if !has_heard && replica.changes > 0 && replica.resets > 0 {

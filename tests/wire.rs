@@ -498,7 +498,7 @@ fn a_refused_upload_is_answered_without_its_body() {
 
 #[test]
 fn a_silent_connection_is_closed_after_the_idle_timeout() {
-    let config = Config { idle_timeout: Duration::from_secs(1), ..Fixture::config() };
+    let config = Config { idle_timeout: Duration::from_secs(3), ..Fixture::config() };
     let server = Fixture::with(engines::memory(), VALUE_BYTES_MAX, &config);
     let silent = server.connect();
     let mut idle = server.connect();

@@ -143,7 +143,7 @@ export async function policy(scene) {
     for (const attempt of attempts) {
       try { attempt(); } catch { /* Refused at once. */ }
     }
-    for (let tries = 0; tries < 200 && seen.size < 4; tries += 1) await new Promise(done => setTimeout(done, 50));
+    for (let tries = 0; tries < 1200 && seen.size < 4; tries += 1) await new Promise(done => setTimeout(done, 50));
     return [window.owned, [...seen]];
   });
   checks.check('what is put into it does not run', undefined, owned);

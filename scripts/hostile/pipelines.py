@@ -3,7 +3,7 @@ as it has to take, and answers that nobody reads."""
 
 import threading
 
-from .plan import everything, push, statuses
+from .plan import everything, has_begun, push, statuses
 from .server import GET_BIG, HEALTH, HOST
 
 
@@ -25,15 +25,10 @@ def pipeline_overrun(plan):
     wrong, remarks = [], []
     for count in (1002, 1100, 3000, 20000):
         for _ in range(plan.pick(3, 8)):
-            with plan.server.connect(timeout=8) as client:
+            with plan.server.connect(timeout=plan.patience) as client:
                 sender = threading.Thread(target=push, args=(client, HEALTH * count))
                 sender.start()
-
-                def all_there(pieces):
-                    return len(pieces) % 8 == 0 and len(statuses(b"".join(pieces))) >= count
-
-                client.settimeout(1.5)
-                data, ended = everything(client, until=all_there)
+                data, ended = everything(client, until=has_begun(count))
                 sender.join(10)
                 codes = statuses(data)
                 if len(codes) < count and not ended:
@@ -49,16 +44,10 @@ def deep_pipelines(plan):
     wrong = []
     request = HEALTH[:-2] + b"X: " + b"y" * (250 - len(HEALTH) - 5) + b"\r\n\r\n"
     for _ in range(plan.pick(4, 40)):
-        with plan.server.connect(timeout=5) as client:
+        with plan.server.connect(timeout=plan.patience) as client:
             sender = threading.Thread(target=push, args=(client, request * 1000))
             sender.start()
-            found = [0]
-
-            def all_there(pieces):
-                found[0] += pieces[-1].count(b"HTTP/1.1 ")
-                return found[0] >= 1000
-
-            codes = statuses(everything(client, until=all_there)[0])
+            codes = statuses(everything(client, until=has_begun(1000))[0])
             sender.join(10)
         if codes != [200] * 1000:
             others = [code for code in codes if code != 200]

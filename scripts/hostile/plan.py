@@ -87,8 +87,27 @@ def everything(client, until=None):
         return b"".join(pieces), True
 
 
+# The bytes of a status line up to the space behind its code.
+STATUS_BYTES = len(b"HTTP/1.1 200 ")
+
+
 def statuses(data):
     return [int(code) for code in re.findall(rb"HTTP/1\.[01] (\d\d\d) ", data)]
+
+
+def has_begun(count):
+    """For `everything`: true once so many answers have begun to come."""
+    found, rest = 0, b""
+
+    def is_there(pieces):
+        nonlocal found, rest
+        data = rest + pieces[-1]
+        found += len(statuses(data))
+        # One that is cut in two is found with the next piece.
+        rest = data[1 - STATUS_BYTES:]
+        return found >= count
+
+    return is_there
 
 
 def push(client, data):

@@ -25,7 +25,7 @@ def judged(case, plan):
     before = (server.memory(), server.threads(), server.descriptors()) if server.pid else None
     if before:
         server.forget_peak()
-    honest = Honest(server)
+    honest = Honest(server, plan.idle_timeout)
     start = time.monotonic()
     try:
         result = case.run(plan)
@@ -101,7 +101,7 @@ def run_cases(plan, cases, checks):
         if len(wrong) > 5:
             print(f"    and {len(wrong) - 5} more")
         try:
-            if not wait_for(lambda: plan.server.ask(HEALTH, 5)[0] == 200, 10 + plan.patience):
+            if not wait_for(lambda: plan.server.ask(HEALTH)[0] == 200, 10 + plan.patience):
                 raise ConnectionError("not 200")
         except OSError as err:
             checks.count(False)
@@ -113,7 +113,7 @@ def main():
     options = parsed_arguments()
     server = Server(options.url, options.pid)
     if options.honest:
-        be_honest(server)
+        be_honest(server, options.idle_timeout)
         return
 
     allow_many_sockets()

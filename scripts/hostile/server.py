@@ -8,6 +8,8 @@ import socket
 from lib import answer
 
 BIG_BYTES = 9_000_000
+# An answer that takes so many seconds is none.
+PATIENCE = 30
 HOST = b"Host: hostile\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
 GET_BIG = b"GET /kv/hostile:big HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -23,7 +25,7 @@ class Server:
         self.addr = (host.strip("[]"), int(port))
         self.pid = pid
 
-    def connect(self, timeout=10.0, receive_bytes=None, segment_bytes=None):
+    def connect(self, timeout=PATIENCE, receive_bytes=None, segment_bytes=None):
         family = socket.AF_INET6 if ":" in self.addr[0] else socket.AF_INET
         client = socket.socket(family)
         if receive_bytes:
@@ -35,7 +37,7 @@ class Server:
         client.connect(self.addr)
         return client
 
-    def ask(self, request, timeout=10.0):
+    def ask(self, request, timeout=PATIENCE):
         """The status and the body of the answer on a new connection."""
         with self.connect(timeout) as client:
             client.sendall(request)

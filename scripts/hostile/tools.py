@@ -6,7 +6,10 @@ import subprocess
 
 def slowhttptest(plan, *mode):
     seconds = plan.pick(4, 15)
-    command = ["slowhttptest", *mode, "-c", "200", "-r", "200", "-l", str(seconds), "-p", "2", "-v", "1"]
+    # Its own probe has to be answered in time.
+    patience = plan.pick(20, 2)
+    command = ["slowhttptest", *mode, "-c", "200", "-r", "200", "-l", str(seconds),
+               "-p", str(patience), "-v", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     available = re.findall(r"service available:\s+(\w+)", text)
@@ -35,7 +38,7 @@ def slowhttptest_reads(plan):
 def apache_bench(plan):
     """ab -k, 16 connections"""
     requests = plan.pick(5000, 50_000)
-    done = subprocess.run(["ab", "-k", "-q", "-s", "10", "-n", str(requests), "-c", "16",
+    done = subprocess.run(["ab", "-k", "-q", "-s", str(plan.patience), "-n", str(requests), "-c", "16",
                            plan.server.url + "/kv/hostile:victim"],
                           capture_output=True, text=True, timeout=120)
     figures = dict(re.findall(r"(?m)^([\w /-]+):\s+(\d+)", done.stdout))

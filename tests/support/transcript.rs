@@ -31,8 +31,8 @@
 //!   nothing added.
 //! - In an answer the status and the body are exact, and the version is
 //!   HTTP/1.1; no body in the transcript is no body on the wire, and `*` is any
-//!   but none. `\*` in a body is any position in a history, which differs from run
-//!   to run. Of the header fields those in the transcript have to be there, `*`
+//!   but none. `\*` in a body is any position in a history, or any number, such as that of
+//!   the seconds left: these differ from run to run. Of the header fields those in the transcript have to be there, `*`
 //!   with any value, `!` not at all.
 //! - `= connect` opens another connection, `= closed` means that the server
 //!   closes this one, having sent nothing more. `= wait 20 ms` lets that time
@@ -91,7 +91,7 @@ enum Step {
     Answer { status_line: String, fields: Vec<Field>, body: Body },
 }
 
-/// The pieces of a body, between which there are positions.
+/// The pieces of a body, between which there are positions or numbers.
 #[derive(Clone, Debug, PartialEq)]
 struct Body(Vec<Vec<u8>>);
 
@@ -301,10 +301,10 @@ impl Step {
 }
 
 impl Body {
-    const POSITION: &str = "\\*";
+    const VARYING: &str = "\\*";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.split(Self::POSITION).map(unescape).collect::<Result<_, _>>().map(Self)
+        text.split(Self::VARYING).map(unescape).collect::<Result<_, _>>().map(Self)
     }
 
     fn is(&self, body: &[u8]) -> bool {
@@ -317,16 +317,19 @@ impl Body {
         let (first, more) = self.0.split_first()?;
         let mut rest = body.strip_prefix(&**first)?;
         for piece in more {
-            let is_position = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';
-            let (position, behind) = rest.split_at(rest.iter().take_while(is_position).count());
-            std::str::from_utf8(position).ok()?.parse::<Revision>().ok()?;
+            let is_part = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';
+            let (varying, behind) = rest.split_at(rest.iter().take_while(is_part).count());
+            let text = std::str::from_utf8(varying).ok()?;
+            if text.parse::<Revision>().is_err() && text.parse::<u64>().is_err() {
+                return None;
+            }
             rest = behind.strip_prefix(&**piece)?;
         }
         Some(rest)
     }
 
     fn shown(&self) -> String {
-        shown(&self.0.join(Self::POSITION.as_bytes()))
+        shown(&self.0.join(Self::VARYING.as_bytes()))
     }
 }
 

@@ -16,6 +16,7 @@ mod in_parts {
     use crate::server::workers;
     use crate::storage::{Done, Entry, Error, Key, Memory, Op, Outcome, Storage};
     use bytes::Bytes;
+    use socket2::{Domain, SockRef, Type};
     use std::collections::VecDeque;
     use std::io::{ErrorKind, Read as _};
     use std::mem;
@@ -81,7 +82,27 @@ mod in_parts {
         fn connect(&self) -> (Arc<Connection>, TcpStream) {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let client = TcpStream::connect(listener.local_addr().expect("an address"));
-            let client = client.expect("a listener");
+            self.accept(&listener, client.expect("a listener"))
+        }
+
+        /// The same with buffers that are soon full.
+        fn connect_with_small_buffers(&self) -> (Arc<Connection>, TcpStream) {
+            const BYTES: usize = 128 << 10;
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            // What is accepted takes it over.
+            SockRef::from(&listener).set_send_buffer_size(BYTES).expect("a size");
+            let client = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            client.set_recv_buffer_size(BYTES).expect("a size");
+            let addr = listener.local_addr().expect("an address");
+            client.connect(&addr.into()).expect("a listener");
+            self.accept(&listener, client.into())
+        }
+
+        fn accept(
+            &self,
+            listener: &TcpListener,
+            client: TcpStream,
+        ) -> (Arc<Connection>, TcpStream) {
             client.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
             let (accepted, peer) = listener.accept().expect("a client");
             let socket = Socket::new(accepted.into());
@@ -310,7 +331,7 @@ mod in_parts {
         let fixture = Fixture::new();
         let counts = Arc::new(Counts::default());
         let ask = |_| {
-            let (connection, client) = fixture.connect();
+            let (connection, client) = fixture.connect_with_small_buffers();
             let endless = counted(usize::MAX, 100_000, Arc::clone(&counts));
             fixture.answer(&connection, CHUNKED, endless);
             client

@@ -282,9 +282,11 @@ fn of_a_line_that_polls_the_first_looks_for_all() {
             assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((1, false)));
             bench.park(&first, 1);
         }
-        // The next one is the first then.
+        // The next one is the first then. That one may have been woken once more before.
         drop(first);
-        assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((2, false)));
+        let mut woken = iter::repeat_with(|| bench.woken.recv_timeout(LONG / 2));
+        let next = woken.by_ref().take(2).find(|woken| *woken != Ok((1, false)));
+        assert_eq!(next, Some(Ok((2, false))));
         bench.park(&second, 2);
         assert_eq!(bench.woken.recv_timeout(LONG / 2), Ok((2, false)));
     }

@@ -10,7 +10,8 @@ fn a_request_too_many_is_refused_at_once() {
     let fake = Fake::start();
     fake.script("GET", vec![Answer::Silence]);
     let router = front(&fake);
-    let told: Vec<_> = (0..REQUESTS_MAX).map(|_| send_for(&router, get(), false, SHORT)).collect();
+    // None of them ends before the last one is sent.
+    let told: Vec<_> = (0..REQUESTS_MAX).map(|_| send(&router, get(), false)).collect();
     assert_eq!(router.traffic().pending(), REQUESTS_MAX);
     assert_eq!(outcome(&send(&router, get(), false)), Err(Error::Overloaded));
     assert!(told.iter().all(|told| outcome(told) == DOWN));
@@ -30,8 +31,9 @@ fn bytes_too_many_are_refused_but_alone() {
     let patience = Duration::from_secs(19);
     assert_eq!(outcome(&send_for(&router, large(), true, patience)), ok);
     until("it is over", || router.traffic().pending() == 0);
-    let pending = send_for(&router, get(), false, SHORT);
-    assert_eq!(outcome(&send(&router, large(), true)), Err(Error::Overloaded));
+    let another = large();
+    let pending = send(&router, get(), false);
+    assert_eq!(outcome(&send(&router, another, true)), Err(Error::Overloaded));
     assert_eq!(outcome(&pending), DOWN);
 }
 

@@ -48,9 +48,9 @@ fn a_node_that_reads_nothing_holds_nothing_for_long() {
     let fake = Fake::start();
     fake.script("GET", vec![Answer::Silence]);
     let router = front(&fake);
+    let set = Commands::default().with(&[b"SET", b"a", &vec![b'v'; 48 << 20]]);
     let read = send_for(&router, get(), false, SHORT);
-    let value = vec![b'v'; 48 << 20];
-    let large = send_for(&router, Commands::default().with(&[b"SET", b"a", &value]), true, SHORT);
+    let large = send_for(&router, set, true, SHORT);
     until("the second is being sent", || router.traffic().sent.load(Ordering::Relaxed) == 2);
     let waiting = send_for(&router, incr(), true, SHORT);
     assert_eq!(outcome(&read), DOWN);
@@ -149,8 +149,10 @@ fn a_reply_that_drips_holds_nothing_for_long() {
     let reply = b"$100\r\nvalue".to_vec();
     fake.script("GET", vec![Answer::Slowly(reply, Duration::from_millis(300))]);
     let router = front(&fake);
-    let read = send_for(&router, get(), false, SHORT);
-    let write = send_for(&router, incr(), true, SHORT);
+    // Less than the reply takes.
+    let patience = Duration::from_secs(2);
+    let read = send_for(&router, get(), false, patience);
+    let write = send_for(&router, incr(), true, patience);
     assert_eq!(outcome(&read), DOWN);
     assert_eq!(outcome(&write), Err(Error::OutcomeUnknown));
 }
@@ -162,7 +164,8 @@ fn late_replies_go_to_nobody_else() {
         Answer::Slowly(format!("$20\r\n{:20}\r\n", "late").into(), Duration::from_millis(100));
     fake.script("GET", vec![late, text("next")]);
     let router = front(&fake);
-    let patience = Duration::from_millis(300);
+    // Less than the reply takes.
+    let patience = Duration::from_secs(1);
     assert_eq!(outcome(&send_for(&router, get(), false, patience)), DOWN);
     assert_eq!(outcome(&send(&router, get(), false)), value(b"next"));
     assert_eq!(fake.asked("PING").len(), 1, "the connection was cut");

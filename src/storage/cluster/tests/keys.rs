@@ -352,8 +352,11 @@ fn an_update_that_always_loses_is_not_done_at_its_deadline() {
         let are_unknown = outcomes.iter().all(|outcome| *outcome == Err(Error::OutcomeUnknown));
         assert!(are_unknown && outcomes.len() < 8, "{outcomes:?}");
         let begin = Instant::now();
-        outcomes.push(told(&submit(&front, Op::Update(key("a"), increment()))));
-        assert!(begin.elapsed() >= Duration::from_secs(5));
+        let outcome = told(&submit(&front, Op::Update(key("a"), increment())));
+        // Or a node that stood still was cut off.
+        let is_unknown = outcome == Err(Error::OutcomeUnknown);
+        assert!(is_unknown || begin.elapsed() >= Duration::from_secs(5));
+        outcomes.push(outcome);
     }
 }
 
