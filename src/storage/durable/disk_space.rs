@@ -389,16 +389,8 @@ impl Limit {
     /// meanwhile. In a store that was larger before it had the limit they are enough for a
     /// step in any case.
     fn step_bytes(&self, folder: &Path, keyspaces: &Keyspaces) -> u64 {
-        let Balance { files, merges, .. } = self.balance(folder, keyspaces);
-        let excess = (self.bytes / LIMIT_EXCESS_SHARE).cast_signed();
+        let within = self.bytes_for_merges(self.balance(folder, keyspaces));
         let reserved = self.reserved();
-        // Deletions may be written meanwhile.
-        let overdrawn = (files - self.overdraft()).min(0);
-        // What is far from being needed is lent to merges.
-        let ahead = self.ahead_bytes().cast_signed();
-        let borrowed = ((files - ahead) / 2).clamp(0, (reserved.cast_signed() - merges).max(0));
-        let within = overdrawn + merges.max(0) + excess + borrowed;
-        let within = within.min(merges + borrowed).max(0).cast_unsigned();
         let (used, overhead) = {
             let measured = self.lock();
             (measured.used, measured.overhead.max(0).cast_unsigned())
@@ -412,6 +404,19 @@ impl Limit {
         };
         // A step reckons with what the trees tell.
         left - left * overhead / used.trees.max(overhead).max(1)
+    }
+
+    /// The part of merges as far as nothing else has taken it or may take it meanwhile.
+    fn bytes_for_merges(&self, Balance { files, merges, .. }: Balance) -> u64 {
+        let excess = (self.bytes / LIMIT_EXCESS_SHARE).cast_signed();
+        let (reserved, overdraft) = (self.reserved().cast_signed(), self.overdraft());
+        // Deletions may be written meanwhile, up to the overdraft: past that they wait.
+        let overdrawn = (files - overdraft).max(-overdraft).min(files).min(0);
+        // What is far from being needed is lent to merges.
+        let ahead = self.ahead_bytes().cast_signed();
+        let borrowed = ((files - ahead) / 2).clamp(0, (reserved - merges).max(0));
+        let within = overdrawn + merges.max(0) + excess + borrowed;
+        within.min(merges + borrowed).max(0).cast_unsigned()
     }
 
     fn balance(&self, folder: &Path, keyspaces: &Keyspaces) -> Balance {
@@ -589,6 +594,25 @@ mod tests {
             let balance = Balance { files, journals, merges: 0 };
             assert_eq!(balance.spare_bytes(), spare, "{files} {journals}");
             assert_eq!(balance.files_after(spare), files.min(0), "{files} {journals}");
+        }
+    }
+
+    /// Else nothing would ever give back what they have taken.
+    #[test]
+    fn deletions_leave_enough_for_the_merge_that_they_wait_for() {
+        for bits in 24..44 {
+            let space = DiskSpace::new(PathBuf::new(), 1 << bits);
+            let limit = space.limit.as_ref().expect("it has one");
+            let (merges, overdraft) = (limit.reserved().cast_signed(), limit.overdraft());
+            let left = |files| {
+                let balance = Balance { files, journals: 0, merges };
+                limit.bytes_for_merges(balance).cast_signed()
+            };
+            // As many as are written where merges have given back all that they could.
+            let small = merges / STEP_PARTS.cast_signed();
+            assert!(left(small - merges) >= small, "{bits}");
+            // Where more of them are let in meanwhile, these have their space.
+            assert!(left(0) <= left(-overdraft) + merges / 100, "{bits}");
         }
     }
 

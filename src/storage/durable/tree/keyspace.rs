@@ -1,5 +1,6 @@
 //! A keyspace: plain reads of it, and the state of its tree.
 
+use super::bottom::{first, last};
 use super::moments::Moments;
 use super::orphans::NewFiles;
 use super::{BLOBS, Error, Result, Snapshot, unless_panic};
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use fjall::{AbstractTree as _, AnyTree};
 #[cfg(test)]
 use fjall::{UserKey, UserValue};
+use lsm_tree::Table;
 use std::collections::HashSet;
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -175,6 +177,30 @@ impl Keyspace {
         let version = self.0.tree.current_version();
         let levels = version.iter_levels();
         levels.map(|level| Level { files: level.table_count(), bytes: level.size() }).collect()
+    }
+
+    /// The bytes of the smallest merge of files of the level above the last one into that: as
+    /// a leveled step picks it, files of the last level, and all those above that have no keys
+    /// beside theirs.
+    pub fn least_merge_bytes(&self) -> Option<u64> {
+        let version = self.0.tree.current_version();
+        let tables = |level: usize| -> Vec<&Table> {
+            let runs = version.level(level).into_iter().flat_map(|level| level.iter());
+            runs.flat_map(|run| run.iter()).collect()
+        };
+        let last_level = version.level_count().checked_sub(1)?;
+        let (above, below) = (tables(last_level.checked_sub(1)?), tables(last_level));
+        let bytes = |tables: &[&Table]| tables.iter().map(|it| it.metadata.file_size).sum::<u64>();
+        let merges = above.iter().filter_map(|table| {
+            let from = below.partition_point(|it| first(it) <= first(table)).checked_sub(1)?;
+            let until = below.partition_point(|it| last(it) < last(table));
+            let window = below.get(from..=until)?;
+            let [lower, upper] = [first(window.first()?), last(window.last()?)];
+            let from = above.partition_point(|it| first(it) < lower);
+            let until = above.partition_point(|it| last(it) <= upper);
+            Some(bytes(window) + bytes(above.get(from..until)?))
+        });
+        merges.min()
     }
 
     /// The sorted runs of L0: a read looks into each.
