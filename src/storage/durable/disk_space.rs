@@ -22,7 +22,7 @@
 
 use super::generation::Keyspaces;
 use super::journal;
-use super::tree::{BLOBS, KEYSPACES, Level, MEMTABLE_BYTES, TABLE_BYTES};
+use super::tree::{BLOBS, Files, KEYSPACES, Level, MEMTABLE_BYTES, TABLE_BYTES};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
@@ -178,8 +178,6 @@ struct Measured {
     at: Option<Instant>,
     took: Duration,
     used: Used,
-    /// What the files of the trees take beside what the trees tell of them.
-    overhead: i64,
     /// The bytes that were written since.
     written: u64,
 }
@@ -192,12 +190,34 @@ struct Used {
     journals: u64,
     /// Those of the files of the trees.
     trees: u64,
+    /// What these take beside what the trees tell of them.
+    overhead: i64,
 }
 
 impl Used {
     /// Those of neither.
     fn others(self) -> u64 {
         self.all.saturating_sub(self.journals + self.trees)
+    }
+
+    /// Adds the files of a tree that a walk has met. Merges go on meanwhile, so it may have
+    /// met files that are the tree's no more, and not all that are.
+    fn add_files(&mut self, own: &Files, met: &[File]) {
+        let (mut blob_files, mut blob_file_bytes) = (0, 0);
+        for file in met {
+            if file.is_blob && own.blobs.contains(&file.number) {
+                blob_files += 1;
+                blob_file_bytes += file.bytes;
+            } else if let Some(told) = own.tables.get(&file.number).filter(|_| !file.is_blob) {
+                self.trees += file.bytes;
+                self.overhead += file.bytes.cast_signed() - told.cast_signed();
+            }
+        }
+        self.trees += blob_file_bytes;
+        // A tree tells no more than the sum of them.
+        if blob_files == own.blobs.len() {
+            self.overhead += blob_file_bytes.cast_signed() - own.blob_bytes.cast_signed();
+        }
     }
 }
 
@@ -391,10 +411,8 @@ impl Limit {
     fn step_bytes(&self, folder: &Path, keyspaces: &Keyspaces) -> u64 {
         let within = self.bytes_for_merges(self.balance(folder, keyspaces));
         let reserved = self.reserved();
-        let (used, overhead) = {
-            let measured = self.lock();
-            (measured.used, measured.overhead.max(0).cast_unsigned())
-        };
+        let used = self.lock().used;
+        let overhead = used.overhead.max(0).cast_unsigned();
         let left = if !self.is_larger(used) {
             within
         } else if used.all > self.bytes {
@@ -425,17 +443,15 @@ impl Limit {
         if measured.at.is_none_or(|at| at.elapsed() >= pause) {
             let begun = Instant::now();
             let used = used(folder, keyspaces);
-            let told = keyspaces.disk_bytes().cast_signed();
-            let overhead = used.trees.cast_signed().saturating_sub(told);
             let took = begun.elapsed();
-            *measured = Measured { at: Some(Instant::now()), took, used, overhead, written: 0 };
+            *measured = Measured { at: Some(Instant::now()), took, used, written: 0 };
         }
-        let Measured { used, overhead, written, .. } = *measured;
+        let Measured { used, written, .. } = *measured;
         drop(measured);
         let scale = Scale::of_limit(self.bytes);
         let (journals, reserved) = (used.journals + written, self.reserved());
         let unflushed = keyspaces.unflushed_bytes_of(scale.memtable);
-        let trees = keyspaces.disk_bytes().saturating_add_signed(overhead);
+        let trees = keyspaces.disk_bytes().saturating_add_signed(used.overhead);
         let others = used.others();
         let taken =
             trees + unflushed + journals.max(scale.journal) + others.max(reserved) + BESIDE_BYTES;
@@ -500,12 +516,7 @@ fn used(folder: &Path, keyspaces: &Keyspaces) -> Used {
     walk.add_folder(folder, None).ok();
     let Walk { mut used, files } = walk;
     for (keyspace, (_, files)) in keyspaces.each().into_iter().zip(files) {
-        let own = keyspace.file_numbers();
-        let is_own = |file: &&File| {
-            let [tables, blobs] = &own;
-            if file.is_blob { blobs } else { tables }.contains(&file.number)
-        };
-        used.trees += files.iter().filter(is_own).map(|file| file.bytes).sum::<u64>();
+        used.add_files(&keyspace.files(), &files);
     }
     used
 }
@@ -594,6 +605,27 @@ mod tests {
             let balance = Balance { files, journals, merges: 0 };
             assert_eq!(balance.spare_bytes(), spare, "{files} {journals}");
             assert_eq!(balance.files_after(spare), files.min(0), "{files} {journals}");
+        }
+    }
+
+    /// Else more would be evicted, or written, by as much as a merge has taken away or added.
+    #[test]
+    fn what_files_take_beside_their_bytes_is_told_of_the_same_files() {
+        let file = |is_blob, number, bytes| File { is_blob, number, bytes };
+        let tables = [(1, 100), (2, 1000)].into();
+        let own = Files { tables, blobs: [1, 7].into(), blob_bytes: 5000 };
+        let small = [file(false, 1, 110), file(false, 9, 50_000)];
+        let all = [file(false, 2, 1020), file(true, 7, 4000), file(true, 1, 1300)];
+        for (met, trees, overhead) in [
+            (&[][..], 0, 0),
+            (&small, 110, 10),
+            (&all, 6320, 320),
+            // One of two blob files.
+            (&all[..2], 5020, 20),
+        ] {
+            let mut used = Used::default();
+            used.add_files(&own, met);
+            assert_eq!((used.trees, used.overhead), (trees, overhead), "{}", met.len());
         }
     }
 

@@ -9,7 +9,7 @@ use fjall::{AbstractTree as _, AnyTree};
 #[cfg(test)]
 use fjall::{UserKey, UserValue};
 use lsm_tree::Table;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::ControlFlow;
 #[cfg(test)]
@@ -21,6 +21,16 @@ use std::sync::Arc;
 pub struct Level {
     pub files: usize,
     pub bytes: u64,
+}
+
+/// The files of one version of a tree.
+pub struct Files {
+    /// The bytes of each table by its number, but for what it has beside its data.
+    pub tables: HashMap<u64, u64>,
+    /// The numbers of its blob files.
+    pub blobs: HashSet<u64>,
+    /// The bytes of all blobs.
+    pub blob_bytes: u64,
 }
 
 /// A handle to a keyspace: an LSM tree of a database.
@@ -215,11 +225,12 @@ impl Keyspace {
         l0.map_or_else(Level::default, |l0| Level { files: l0.table_count(), bytes: l0.size() })
     }
 
-    /// The numbers of its tables, and of its blob files.
-    pub fn file_numbers(&self) -> [HashSet<u64>; 2] {
+    /// The files of its present version.
+    pub fn files(&self) -> Files {
         let version = self.0.tree.current_version();
-        let tables = version.iter_tables().map(lsm_tree::Table::id).collect();
-        [tables, version.blob_files.list_ids().copied().collect()]
+        let tables = version.iter_tables().map(|it| (it.id(), it.metadata.file_size)).collect();
+        let blobs = version.blob_files.list_ids().copied().collect();
+        Files { tables, blobs, blob_bytes: version.blob_files.on_disk_size() }
     }
 
     /// The bytes of all its files, but for what a table has beside its data.
