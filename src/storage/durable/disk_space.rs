@@ -22,7 +22,7 @@
 
 use super::generation::Keyspaces;
 use super::journal;
-use super::tree::{BLOBS, KEYSPACES, Level, MEMTABLE_BYTES, TABLE_BYTES};
+use super::tree::{BLOBS, Files, KEYSPACES, Level, MEMTABLE_BYTES, TABLE_BYTES};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
@@ -178,8 +178,6 @@ struct Measured {
     at: Option<Instant>,
     took: Duration,
     used: Used,
-    /// What the files of the trees take beside what the trees tell of them.
-    overhead: i64,
     /// The bytes that were written since.
     written: u64,
 }
@@ -192,12 +190,34 @@ struct Used {
     journals: u64,
     /// Those of the files of the trees.
     trees: u64,
+    /// What these take beside what the trees tell of them.
+    overhead: i64,
 }
 
 impl Used {
     /// Those of neither.
     fn others(self) -> u64 {
         self.all.saturating_sub(self.journals + self.trees)
+    }
+
+    /// Adds the files of a tree that a walk has met. Merges go on meanwhile, so it may have
+    /// met files that are the tree's no more, and not all that are.
+    fn add_files(&mut self, own: &Files, met: &[File]) {
+        let (mut blob_files, mut blob_file_bytes) = (0, 0);
+        for file in met {
+            if file.is_blob && own.blobs.contains(&file.number) {
+                blob_files += 1;
+                blob_file_bytes += file.bytes;
+            } else if let Some(told) = own.tables.get(&file.number).filter(|_| !file.is_blob) {
+                self.trees += file.bytes;
+                self.overhead += file.bytes.cast_signed() - told.cast_signed();
+            }
+        }
+        self.trees += blob_file_bytes;
+        // A tree tells no more than the sum of them.
+        if blob_files == own.blobs.len() {
+            self.overhead += blob_file_bytes.cast_signed() - own.blob_bytes.cast_signed();
+        }
     }
 }
 
@@ -389,20 +409,10 @@ impl Limit {
     /// meanwhile. In a store that was larger before it had the limit they are enough for a
     /// step in any case.
     fn step_bytes(&self, folder: &Path, keyspaces: &Keyspaces) -> u64 {
-        let Balance { files, merges, .. } = self.balance(folder, keyspaces);
-        let excess = (self.bytes / LIMIT_EXCESS_SHARE).cast_signed();
+        let within = self.bytes_for_merges(self.balance(folder, keyspaces));
         let reserved = self.reserved();
-        // Deletions may be written meanwhile.
-        let overdrawn = (files - self.overdraft()).min(0);
-        // What is far from being needed is lent to merges.
-        let ahead = self.ahead_bytes().cast_signed();
-        let borrowed = ((files - ahead) / 2).clamp(0, (reserved.cast_signed() - merges).max(0));
-        let within = overdrawn + merges.max(0) + excess + borrowed;
-        let within = within.min(merges + borrowed).max(0).cast_unsigned();
-        let (used, overhead) = {
-            let measured = self.lock();
-            (measured.used, measured.overhead.max(0).cast_unsigned())
-        };
+        let used = self.lock().used;
+        let overhead = used.overhead.max(0).cast_unsigned();
         let left = if !self.is_larger(used) {
             within
         } else if used.all > self.bytes {
@@ -414,23 +424,34 @@ impl Limit {
         left - left * overhead / used.trees.max(overhead).max(1)
     }
 
+    /// The part of merges as far as nothing else has taken it or may take it meanwhile.
+    fn bytes_for_merges(&self, Balance { files, merges, .. }: Balance) -> u64 {
+        let excess = (self.bytes / LIMIT_EXCESS_SHARE).cast_signed();
+        let (reserved, overdraft) = (self.reserved().cast_signed(), self.overdraft());
+        // Deletions may be written meanwhile, up to the overdraft: past that they wait.
+        let overdrawn = (files - overdraft).max(-overdraft).min(files).min(0);
+        // What is far from being needed is lent to merges.
+        let ahead = self.ahead_bytes().cast_signed();
+        let borrowed = ((files - ahead) / 2).clamp(0, (reserved - merges).max(0));
+        let within = overdrawn + merges.max(0) + excess + borrowed;
+        within.min(merges + borrowed).max(0).cast_unsigned()
+    }
+
     fn balance(&self, folder: &Path, keyspaces: &Keyspaces) -> Balance {
         let mut measured = self.lock();
         let pause = WALK_INTERVAL.max(measured.took * WALK_TIMES);
         if measured.at.is_none_or(|at| at.elapsed() >= pause) {
             let begun = Instant::now();
             let used = used(folder, keyspaces);
-            let told = keyspaces.disk_bytes().cast_signed();
-            let overhead = used.trees.cast_signed().saturating_sub(told);
             let took = begun.elapsed();
-            *measured = Measured { at: Some(Instant::now()), took, used, overhead, written: 0 };
+            *measured = Measured { at: Some(Instant::now()), took, used, written: 0 };
         }
-        let Measured { used, overhead, written, .. } = *measured;
+        let Measured { used, written, .. } = *measured;
         drop(measured);
         let scale = Scale::of_limit(self.bytes);
         let (journals, reserved) = (used.journals + written, self.reserved());
         let unflushed = keyspaces.unflushed_bytes_of(scale.memtable);
-        let trees = keyspaces.disk_bytes().saturating_add_signed(overhead);
+        let trees = keyspaces.disk_bytes().saturating_add_signed(used.overhead);
         let others = used.others();
         let taken =
             trees + unflushed + journals.max(scale.journal) + others.max(reserved) + BESIDE_BYTES;
@@ -495,12 +516,7 @@ fn used(folder: &Path, keyspaces: &Keyspaces) -> Used {
     walk.add_folder(folder, None).ok();
     let Walk { mut used, files } = walk;
     for (keyspace, (_, files)) in keyspaces.each().into_iter().zip(files) {
-        let own = keyspace.file_numbers();
-        let is_own = |file: &&File| {
-            let [tables, blobs] = &own;
-            if file.is_blob { blobs } else { tables }.contains(&file.number)
-        };
-        used.trees += files.iter().filter(is_own).map(|file| file.bytes).sum::<u64>();
+        used.add_files(&keyspace.files(), &files);
     }
     used
 }
@@ -589,6 +605,46 @@ mod tests {
             let balance = Balance { files, journals, merges: 0 };
             assert_eq!(balance.spare_bytes(), spare, "{files} {journals}");
             assert_eq!(balance.files_after(spare), files.min(0), "{files} {journals}");
+        }
+    }
+
+    /// Else more would be evicted, or written, by as much as a merge has taken away or added.
+    #[test]
+    fn what_files_take_beside_their_bytes_is_told_of_the_same_files() {
+        let file = |is_blob, number, bytes| File { is_blob, number, bytes };
+        let tables = [(1, 100), (2, 1000)].into();
+        let own = Files { tables, blobs: [1, 7].into(), blob_bytes: 5000 };
+        let small = [file(false, 1, 110), file(false, 9, 50_000)];
+        let all = [file(false, 2, 1020), file(true, 7, 4000), file(true, 1, 1300)];
+        for (met, trees, overhead) in [
+            (&[][..], 0, 0),
+            (&small, 110, 10),
+            (&all, 6320, 320),
+            // One of two blob files.
+            (&all[..2], 5020, 20),
+        ] {
+            let mut used = Used::default();
+            used.add_files(&own, met);
+            assert_eq!((used.trees, used.overhead), (trees, overhead), "{}", met.len());
+        }
+    }
+
+    /// Else nothing would ever give back what they have taken.
+    #[test]
+    fn deletions_leave_enough_for_the_merge_that_they_wait_for() {
+        for bits in 24..44 {
+            let space = DiskSpace::new(PathBuf::new(), 1 << bits);
+            let limit = space.limit.as_ref().expect("it has one");
+            let (merges, overdraft) = (limit.reserved().cast_signed(), limit.overdraft());
+            let left = |files| {
+                let balance = Balance { files, journals: 0, merges };
+                limit.bytes_for_merges(balance).cast_signed()
+            };
+            // As many as are written where merges have given back all that they could.
+            let small = merges / STEP_PARTS.cast_signed();
+            assert!(left(small - merges) >= small, "{bits}");
+            // Where more of them are let in meanwhile, these have their space.
+            assert!(left(0) <= left(-overdraft) + merges / 100, "{bits}");
         }
     }
 

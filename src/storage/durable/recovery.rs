@@ -262,8 +262,11 @@ mod tests {
         for file in &left {
             fs::write(file, b"half").expect("it is written");
         }
+        let folder = data.path().join("keyspaces/0/.tmpfolder");
+        fs::create_dir(&folder).expect("it is made");
         place.recover();
         assert!(left.iter().all(|file| !file.exists()));
+        assert!(folder.exists(), "it is of somebody else");
     }
 
     /// A drop of tables leaves the count of a file that goes with them.

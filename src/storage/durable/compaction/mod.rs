@@ -20,7 +20,7 @@ mod run;
 use super::disk_space::Scale;
 use super::live::Live;
 use super::patience::Round;
-use super::tree::{self, Keyspace, Level};
+use super::tree::{self, Keyspace, Level, Step};
 use crate::platform::scheduling;
 use picker::{FINENESS_MAX, Goal, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
 pub use run::wait_for_flush;
@@ -354,6 +354,11 @@ impl Compactor {
             self.stop();
         }
     }
+}
+
+/// The step that merges L0 into the empty level above all that have anything.
+pub fn l0_step_above(keyspace: &Keyspace, scale: Scale, free_bytes: u64) -> Option<Step> {
+    shape_of(keyspace).l0_step_above(scale, free_bytes)
 }
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub struct Shape {
     /// L0 first.
     pub levels: Vec<Level>,
     pub blob_bytes: u64,
+    /// The smallest merge of files of the level above the last one into that.
+    pub least_merge_bytes: Option<u64>,
 }
 
 /// The disk, in bytes.
@@ -235,13 +237,18 @@ impl Picker {
             steps.push(Step::Move { from: lowest, to: deepest });
         }
         // No level may hold anything where L0 may have no file.
-        let table_bytes = (spare_bytes / STEP_FILES_MAX).min(self.scale.table);
+        let small_bytes = (spare_bytes / STEP_FILES_MAX).min(self.scale.table);
+        // Many small files take more of the disk than few large ones, and are needed only where
+        // a step hardly fits.
+        let fits = shape.least_merge_bytes.is_some_and(|bytes| bytes <= spare_bytes / 2);
+        let parts = if fits { STEP_SHARE } else { STEP_FILES_MAX };
+        let table_bytes = (spare_bytes / parts).min(self.scale.table);
         steps.push(leveled(0, table_bytes));
         // Where the files of the lowest level overlap too much, files of the levels
         // above are merged into them, and they are split.
         let [first, .., _] = filled[..] else { return steps };
         let above_bytes = shape.table_bytes() - shape.last().bytes;
-        let table_bytes = self.fine_bytes(above_bytes, shape, spare_bytes).min(table_bytes);
+        let table_bytes = self.fine_bytes(above_bytes, shape, spare_bytes).min(small_bytes);
         let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
         for &level in filled.iter().rev().skip(1) {
             // This level is too large by more than any other.
@@ -330,6 +337,34 @@ impl Shape {
         space.free.saturating_sub(space.kept + self.blob_step_bytes())
     }
 
+    /// The step that merges L0 into the empty level above all that have anything, into files
+    /// each of which overlaps no more of these than a step can take; `None` if a level is
+    /// much larger than the next. lsm-tree takes that level where all others are too large, and
+    /// L0, of two files or more, where none of these would be half too large one level below
+    /// its own.
+    pub fn l0_step_above(&self, scale: Scale, free_bytes: u64) -> Option<Step> {
+        let steps = self.table_bytes() / (free_bytes / 2).max(1);
+        let table_bytes_min = STEP_TABLE_BYTES_MIN.min(scale.table);
+        let table_bytes = (self.l0().bytes / steps.max(1)).clamp(table_bytes_min, scale.table);
+        let mut filled = self.levels.iter().skip(1).skip_while(|level| level.files == 0);
+        let mut above_bytes = filled.next().map_or(0, |level| level.bytes);
+        let mut target_bytes = table_bytes;
+        let mut level_ratios = Vec::new();
+        for level in filled {
+            let next_bytes =
+                if level.files == 0 { above_bytes / 7 * 8 } else { level.bytes / 8 * 7 };
+            if 3 * next_bytes < 2 * above_bytes {
+                return None;
+            }
+            level_ratios.push(ratio(next_bytes, target_bytes));
+            (above_bytes, target_bytes) = (level.bytes.max(above_bytes), next_bytes);
+        }
+        if level_ratios.is_empty() {
+            level_ratios.push(LEVEL_RATIO);
+        }
+        Some(Step::Leveled { l0_files: 1, table_bytes, level_ratios })
+    }
+
     /// The next step of a resplit: all levels above the last one are merged, from
     /// below, and moved to L0.
     pub fn resplit(&self, space: Space) -> Option<Step> {
@@ -344,6 +379,11 @@ impl Shape {
             _ => None,
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "both sides leave room")]
+fn ratio(bytes: u64, of_bytes: u64) -> f32 {
+    bytes as f32 / of_bytes.max(1) as f32
 }
 
 fn leveled(l0_files: u8, table_bytes: u64) -> Step {
@@ -362,7 +402,7 @@ mod tests {
         let level = |(files, mib): (usize, u64)| Level { files, bytes: mib * MIB };
         let empty = Level::default();
         let levels = vec![level(l0), empty, empty, empty, level(l4), level(l5), level(l6)];
-        Shape { levels, blob_bytes: 0 }
+        Shape { levels, blob_bytes: 0, least_merge_bytes: None }
     }
 
     fn space(free_mib: u64, kept_mib: u64) -> Space {
@@ -483,6 +523,17 @@ mod tests {
             let pick =
                 picker(Goal::Reclaim).pick(&shape(levels), space(2 * free_mib, free_mib), BEGUN);
             assert_eq!(pick, expected, "{levels:?} {free_mib}");
+        }
+    }
+
+    /// Many small files would take more of the disk.
+    #[test]
+    fn a_merge_that_fits_makes_files_of_the_usual_size() {
+        for (least_mib, table_bytes) in [(32, TABLE_BYTES), (33, MIB)] {
+            let mut shape = shape([(0, 0), (0, 0), (9, 36), (500, 2000)]);
+            shape.least_merge_bytes = Some(least_mib * MIB);
+            let pick = picker(Goal::Reclaim).pick(&shape, space(64, 0), BEGUN);
+            assert_eq!(pick, Pick::Step(leveled(0, table_bytes)), "{least_mib}");
         }
     }
 

@@ -151,7 +151,8 @@ impl Run {
 pub fn shape_of(keyspace: &Keyspace) -> Shape {
     let levels = keyspace.levels();
     let table_bytes: u64 = levels.iter().map(|level| level.bytes).sum();
-    Shape { levels, blob_bytes: keyspace.disk_bytes().saturating_sub(table_bytes) }
+    let blob_bytes = keyspace.disk_bytes().saturating_sub(table_bytes);
+    Shape { levels, blob_bytes, least_merge_bytes: keyspace.least_merge_bytes() }
 }
 
 /// Waits until sealed memtables are flushed; `false` if that takes too long, or

@@ -476,6 +476,43 @@ fn small_files_of_a_level_go_on_where_one_above_them_cannot() {
 }
 
 #[test]
+fn the_least_merge_is_the_one_that_a_step_takes() {
+    let mut letters = Letters::new();
+    letters.write(1, 50, Some(b'b'));
+    letters.tree.compact(&leveled(1, 32 << 10));
+    let keyspace = letters.tree.keyspace();
+    let least = keyspace.least_merge_bytes().expect("there is one");
+    let first = keyspace.next_table_id();
+    letters.tree.compact(&leveled(0, TABLE_BYTES));
+    let merged = keyspace.merged_bytes(first);
+    assert!(merged <= least && merged > least / 2, "{merged} of {least}");
+    letters.hold();
+}
+
+/// As small files, each of which a step can take down.
+#[test]
+fn l0_goes_to_an_empty_level_above_all_others() {
+    let mut letters = Letters::new();
+    for level in (1..=5).rev() {
+        letters.write(level, 40, Some(b'b'));
+        letters.tree.widen_bounds();
+        letters.write(level + 20, 40, Some(b'c'));
+        let (before, shape) = (letters.tree.files(), letters.tree.shape());
+        let step = shape.l0_step_above(Scale::USUAL, FREE_BYTES).expect("none is much larger");
+        letters.tree.compact(&step);
+        let after = letters.tree.files();
+        let expected = [&[0], &before[1..]].concat();
+        let others = |files: &[usize]| [&files[..level], &files[level + 1..]].concat();
+        assert_eq!(others(&after), others(&expected), "{step:?}");
+        assert!(after[level] > 4, "{after:?}");
+        letters.hold();
+    }
+    let mut shape = letters.tree.shape();
+    shape.levels[4].bytes = 2 * shape.levels[5].bytes;
+    assert_eq!(shape.l0_step_above(Scale::USUAL, FREE_BYTES), None);
+}
+
+#[test]
 fn a_run_that_is_stuck_behind_its_own_obsolete_files_has_more_to_do() {
     for (ended, has_stepped, has_more) in [
         (RunEnd::Stuck, true, true),

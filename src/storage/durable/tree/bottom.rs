@@ -211,10 +211,10 @@ fn stretch_of(levels: &[Vec<&Table>], bottom: &[&Table]) -> Option<Stretch> {
     Some(Stretch { bounds, bottom, above, bytes })
 }
 
-fn first(table: &Table) -> &[u8] {
+pub fn first(table: &Table) -> &[u8] {
     table.metadata.key_range.min()
 }
 
-fn last(table: &Table) -> &[u8] {
+pub fn last(table: &Table) -> &[u8] {
     table.metadata.key_range.max()
 }

@@ -1,5 +1,6 @@
 //! A keyspace: plain reads of it, and the state of its tree.
 
+use super::bottom::{first, last};
 use super::moments::Moments;
 use super::orphans::NewFiles;
 use super::{BLOBS, Error, Result, Snapshot, unless_panic};
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use fjall::{AbstractTree as _, AnyTree};
 #[cfg(test)]
 use fjall::{UserKey, UserValue};
-use std::collections::HashSet;
+use lsm_tree::Table;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::ControlFlow;
 #[cfg(test)]
@@ -19,6 +21,16 @@ use std::sync::Arc;
 pub struct Level {
     pub files: usize,
     pub bytes: u64,
+}
+
+/// The files of one version of a tree.
+pub struct Files {
+    /// The bytes of each table by its number, but for what it has beside its data.
+    pub tables: HashMap<u64, u64>,
+    /// The numbers of its blob files.
+    pub blobs: HashSet<u64>,
+    /// The bytes of all blobs.
+    pub blob_bytes: u64,
 }
 
 /// A handle to a keyspace: an LSM tree of a database.
@@ -177,6 +189,30 @@ impl Keyspace {
         levels.map(|level| Level { files: level.table_count(), bytes: level.size() }).collect()
     }
 
+    /// The bytes of the smallest merge of files of the level above the last one into that: as
+    /// a leveled step picks it, files of the last level, and all those above that have no keys
+    /// beside theirs.
+    pub fn least_merge_bytes(&self) -> Option<u64> {
+        let version = self.0.tree.current_version();
+        let tables = |level: usize| -> Vec<&Table> {
+            let runs = version.level(level).into_iter().flat_map(|level| level.iter());
+            runs.flat_map(|run| run.iter()).collect()
+        };
+        let last_level = version.level_count().checked_sub(1)?;
+        let (above, below) = (tables(last_level.checked_sub(1)?), tables(last_level));
+        let bytes = |tables: &[&Table]| tables.iter().map(|it| it.metadata.file_size).sum::<u64>();
+        let merges = above.iter().filter_map(|table| {
+            let from = below.partition_point(|it| first(it) <= first(table)).checked_sub(1)?;
+            let until = below.partition_point(|it| last(it) < last(table));
+            let window = below.get(from..=until)?;
+            let [lower, upper] = [first(window.first()?), last(window.last()?)];
+            let from = above.partition_point(|it| first(it) < lower);
+            let until = above.partition_point(|it| last(it) <= upper);
+            Some(bytes(window) + bytes(above.get(from..until)?))
+        });
+        merges.min()
+    }
+
     /// The sorted runs of L0: a read looks into each.
     pub fn l0_runs(&self) -> usize {
         self.0.tree.l0_run_count()
@@ -189,11 +225,12 @@ impl Keyspace {
         l0.map_or_else(Level::default, |l0| Level { files: l0.table_count(), bytes: l0.size() })
     }
 
-    /// The numbers of its tables, and of its blob files.
-    pub fn file_numbers(&self) -> [HashSet<u64>; 2] {
+    /// The files of its present version.
+    pub fn files(&self) -> Files {
         let version = self.0.tree.current_version();
-        let tables = version.iter_tables().map(lsm_tree::Table::id).collect();
-        [tables, version.blob_files.list_ids().copied().collect()]
+        let tables = version.iter_tables().map(|it| (it.id(), it.metadata.file_size)).collect();
+        let blobs = version.blob_files.list_ids().copied().collect();
+        Files { tables, blobs, blob_bytes: version.blob_files.on_disk_size() }
     }
 
     /// The bytes of all its files, but for what a table has beside its data.

@@ -48,7 +48,7 @@ pub use error::{Error, Result, unless_panic};
 use fjall::compaction::Leveled;
 use fjall::{AbstractTree as _, DatabaseBuilder, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{OwnedWriteBatch, PersistMode, UserKey, UserValue};
-pub use keyspace::{Keyspace, Level};
+pub use keyspace::{Files, Keyspace, Level};
 pub use list::KEYSPACES;
 use list::List;
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};

@@ -347,7 +347,15 @@ impl Upkeep {
         {
             let Some(to) = empty_level_above(keyspace) else { continue };
             if keyspace.l0_runs() > 1 && keyspace.l0().bytes <= free_bytes {
-                live.database().compact(keyspace, &Step::Merge { from: 0, to })?;
+                let (database, runs) = (live.database(), keyspace.l0_runs());
+                let scale = live.disk_space.scale();
+                if let Some(step) = compaction::l0_step_above(keyspace, scale, free_bytes) {
+                    database.compact(keyspace, &step)?;
+                }
+                if keyspace.l0_runs() >= runs {
+                    // As one file.
+                    database.compact(keyspace, &Step::Merge { from: 0, to })?;
+                }
                 (compactor.has_obsolete_files, compactor.vain_runs) = (true, 0);
                 return Ok(true);
             }

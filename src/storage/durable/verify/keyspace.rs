@@ -95,8 +95,10 @@ fn each_table(
     for name in walk.names(folder)? {
         if name.to_string_lossy().starts_with(UNFINISHED) {
             let path = folder.join(name);
-            walk.file(&path)?;
-            walk.left_files.push(path);
+            // A folder of that name is of somebody else.
+            if !walk.metadata(&path)?.is_dir() {
+                walk.left_files.push(path);
+            }
         }
     }
     let manifest = read_manifest(folder, walk)?;
