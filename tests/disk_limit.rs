@@ -42,7 +42,7 @@ fn open(path: &Path, bytes: u64, when_full: WhenFull) -> Durable {
     Durable::open_with_limits(path, limits).unwrap_or_else(|err| panic!("{err}"))
 }
 
-fn key(text: impl Into<Box<str>>) -> Key {
+fn key(text: impl AsRef<str>) -> Key {
     Key::new(text).expect("a key")
 }
 

@@ -31,6 +31,7 @@ mod time;
 mod waiters;
 
 use crate::metrics::Exposition;
+use smol_str::SmolStr;
 use std::borrow::Borrow;
 use std::sync::Arc;
 
@@ -85,9 +86,10 @@ impl Default for Limits {
 /// The longest key, in bytes of its UTF-8.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-/// A key: UTF-8 of 1 to [`KEY_BYTES_MAX`] bytes.
+/// A key: UTF-8 of 1 to [`KEY_BYTES_MAX`] bytes. A short one is no allocation, which
+/// another thread would free.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Box<str>);
+pub struct Key(SmolStr);
 
 /// A text that is not a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +109,11 @@ impl Borrow<str> for Key {
 
 impl Key {
     /// The key of a text of any characters.
-    pub fn new(text: impl Into<Box<str>>) -> Result<Self, InvalidKey> {
-        let text = text.into();
+    pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidKey> {
+        let text = text.as_ref();
         match text.len() {
             0 => Err(InvalidKey::Empty),
-            1..=KEY_BYTES_MAX => Ok(Self(text)),
+            1..=KEY_BYTES_MAX => Ok(Self(SmolStr::new(text))),
             _ => Err(InvalidKey::TooLong),
         }
     }
