@@ -757,6 +757,8 @@ fn the_shutdown_answers_what_was_taken_though_its_node_does_not() {
 /// As where a whole machine stands still for a while.
 #[test]
 fn a_front_that_stood_still_blames_no_node_for_it() {
+    /// Several looks at the nodes.
+    const LOOKS: Duration = Duration::from_millis(300);
     /// Longer than a node may be silent.
     const STOOD: Duration = Duration::from_millis(1500);
     /// Shorter than that.
@@ -774,6 +776,8 @@ fn a_front_that_stood_still_blames_no_node_for_it() {
         connection.send(format!("{}after", put_head("/kv/key", 5)));
         wait_until("it has the request", || has_read_everything(process.addr()));
         wait_until("the node has it", || !has_read_everything(master.addr()));
+        // Its silence begins with a look that finds nothing new.
+        thread::sleep(LOOKS);
         process.signal("STOP");
         thread::sleep(STOOD);
         process.signal("CONT");
