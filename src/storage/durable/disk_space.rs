@@ -406,8 +406,8 @@ impl Limit {
     }
 
     /// The bytes that a step of compaction finds free: none of those that writes may take
-    /// meanwhile. In a store that was larger before it had the limit they are enough for a
-    /// step in any case.
+    /// meanwhile. In a store that was larger before it had the limit a step has its part in
+    /// any case.
     fn step_bytes(&self, folder: &Path, keyspaces: &Keyspaces) -> u64 {
         let within = self.bytes_for_merges(self.balance(folder, keyspaces));
         let reserved = self.reserved();
@@ -421,7 +421,9 @@ impl Limit {
             within.max(reserved / STEP_PARTS)
         };
         // A step reckons with what the trees tell.
-        left - left * overhead / used.trees.max(overhead).max(1)
+        let trees = u128::from(used.trees.max(overhead).max(1));
+        let beside = u128::from(left) * u128::from(overhead) / trees;
+        left.saturating_sub(u64::try_from(beside).unwrap_or(left))
     }
 
     /// The part of merges as far as nothing else has taken it or may take it meanwhile.

@@ -352,7 +352,10 @@ impl Upkeep {
                 if let Some(step) = compaction::l0_step_above(keyspace, scale, free_bytes) {
                     database.compact(keyspace, &step)?;
                 }
-                if keyspace.l0_runs() >= runs {
+                // Memtables may have been flushed meanwhile.
+                let has_moved =
+                    keyspace.l0_runs() < runs || empty_level_above(keyspace) != Some(to);
+                if !has_moved {
                     // As one file.
                     database.compact(keyspace, &Step::Merge { from: 0, to })?;
                 }
