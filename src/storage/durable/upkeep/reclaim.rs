@@ -182,7 +182,9 @@ impl Upkeep {
                 return Ok(Way::Made);
             }
         }
-        self.begin_reclaim();
+        // By one reading of the clock: what is awaited is not forgotten untried.
+        let now = Instant::now();
+        self.begin_reclaim(now);
         let awaits_garbage = self.reclaim.is_running && self.reclaim.has_garbage;
         // What is evicted and what stays is written, and a merge under way may take the rest.
         let bytes = self.live.disk_space.eviction_bytes_max();
@@ -200,7 +202,7 @@ impl Upkeep {
         if self.is_compacting()
             || has_memtables
             || self.remover.is_running()
-            || (self.awaited_bytes() > 0 && Instant::now() < self.reclaim.next)
+            || (self.awaited_bytes() > 0 && now < self.reclaim.next)
         {
             return Ok(Way::Awaited);
         }
@@ -265,8 +267,8 @@ impl Upkeep {
     }
 
     /// Begins to reclaim what was evicted or overwritten, unless it has just been tried.
-    fn begin_reclaim(&mut self) {
-        if self.reclaim.is_running || self.is_compacting() || Instant::now() < self.reclaim.next {
+    fn begin_reclaim(&mut self, now: Instant) {
+        if self.reclaim.is_running || self.is_compacting() || now < self.reclaim.next {
             return;
         }
         let garbage_min = self.live.disk_space.garbage_bytes_min();
@@ -291,7 +293,7 @@ impl Upkeep {
         if of_keys + of_expiring == 0 {
             return;
         }
-        reclaim.next = Instant::now() + RECLAIM_INTERVAL;
+        reclaim.next = now + RECLAIM_INTERVAL;
         let trigger = Trigger::Evict(RECLAIM_TIME);
         if of_keys >= of_expiring {
             compactors.keys.is_awaited = true;
