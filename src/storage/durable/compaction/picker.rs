@@ -66,7 +66,8 @@ pub struct Shape {
     /// L0 first.
     pub levels: Vec<Level>,
     pub blob_bytes: u64,
-    /// The smallest merge of files of the level above the last one into that.
+    /// The smallest merge of files of the level above the last one into that, if there is one
+    /// and a step is picked: it takes a look at all tables.
     pub least_merge_bytes: Option<u64>,
 }
 

@@ -55,7 +55,9 @@ impl Run {
                 break RunEnd::Early { has_stepped, has_moved };
             }
             let so_far = SoFar { has_stepped, has_moved, tries };
-            match self.picker.pick(&shape, self.space(), so_far) {
+            let least_merge_bytes = self.keyspace.least_merge_bytes();
+            let measured = Shape { least_merge_bytes, ..shape.clone() };
+            match self.picker.pick(&measured, self.space(), so_far) {
                 Pick::Step(step) => {
                     self.compact(&step)?;
                     let now = shape_of(&self.keyspace);
@@ -152,7 +154,7 @@ pub fn shape_of(keyspace: &Keyspace) -> Shape {
     let levels = keyspace.levels();
     let table_bytes: u64 = levels.iter().map(|level| level.bytes).sum();
     let blob_bytes = keyspace.disk_bytes().saturating_sub(table_bytes);
-    Shape { levels, blob_bytes, least_merge_bytes: keyspace.least_merge_bytes() }
+    Shape { levels, blob_bytes, least_merge_bytes: None }
 }
 
 /// Waits until sealed memtables are flushed; `false` if that takes too long, or
