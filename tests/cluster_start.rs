@@ -3,7 +3,7 @@
 
 #![cfg(unix)]
 
-use crate::support::http::{PATIENCE, get_head, has_read_everything, put_head, wait_until};
+use crate::support::http::{PATIENCE, get_head, put_head, wait_until};
 use crate::support::process::{Process, command, end_of, output, signal};
 use crate::support::server::accepts;
 use crate::support::wrappers::there_is;
@@ -498,7 +498,7 @@ fn a_cluster_that_is_gone_is_not_ready_and_holds_no_end() {
     assert_eq!(process.connect().get("/livez").status(), 200);
     let mut waiting = process.connect();
     waiting.send(get_head("/kv/a"));
-    wait_until("it is taken", || has_read_everything(process.addr()) && process.is_at_rest());
+    wait_until("it is taken", || process.has_taken_everything());
     process.signal("TERM");
     assert_eq!(waiting.response().status(), 503);
     let (code, log) = process.end();
@@ -517,7 +517,7 @@ fn what_was_taken_is_answered_before_the_end_whatever_the_node_does() {
         signal(&server.child, "STOP");
         let mut taken = process.connect();
         taken.send(put_head("/kv/b", 1) + "x");
-        wait_until("it is taken", || has_read_everything(process.addr()) && process.is_at_rest());
+        wait_until("it is taken", || process.has_taken_everything());
         process.signal("TERM");
         wait_until("it stops listening", || !accepts(process.addr()));
         if goes_on {

@@ -744,9 +744,7 @@ fn the_shutdown_answers_what_was_taken_though_its_node_does_not() {
     replica.stop();
     master.stop();
     connection.send(format!("{}after", put_head("/kv/key", 5)));
-    wait_until("it has the request", || {
-        has_read_everything(process.addr()) && process.is_at_rest()
-    });
+    wait_until("it has the request", || process.has_taken_everything());
     process.signal("TERM");
     let answer = connection.response();
     assert!([503, 504].contains(&answer.status()), "{}", answer.text());

@@ -3,9 +3,7 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::support::http::{
-    PATIENCE, get_head, has_read_everything, put_head, wait_until, wait_within,
-};
+use crate::support::http::{PATIENCE, get_head, put_head, wait_until, wait_within};
 use crate::support::place::{Place, says};
 use crate::support::process::Process;
 use crate::support::wrappers::{attach, there_is};
@@ -18,7 +16,7 @@ fn says_that_it_stops(process: Process) {
     let probes = ["/readyz", "/readyz?verbose", "/livez", "/healthz"];
     let heads = probes.map(get_head).concat();
     connection.send(get_head("/kv/absent?wait=10m") + &heads);
-    wait_until("all was taken", || has_read_everything(process.addr()) && process.is_at_rest());
+    wait_until("all was taken", || process.has_taken_everything());
     process.signal("TERM");
     says(&connection.response(), 404, "key not found\n");
     let plain = connection.response();

@@ -1,6 +1,6 @@
 //! The real program, as a person runs it.
 
-use super::http::{Connection, PATIENCE, holds_within, wait_until};
+use super::http::{Connection, PATIENCE, has_read_everything, holds_within, wait_until};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -235,6 +235,12 @@ impl Process {
     /// The same for all of its threads.
     pub fn is_at_rest(&self) -> bool {
         self.stats().all(|stat| waits(&stat))
+    }
+
+    /// Returns true if it has read all that its clients have sent it, and has nothing to do
+    /// for them but to wait.
+    pub fn has_taken_everything(&self) -> bool {
+        has_read_everything(self.addr()) && self.is_at_rest()
     }
 
     /// The state of each of its threads.
