@@ -22,6 +22,12 @@ def put_request(path, body, method=b"PUT"):
     return head % (method, path, len(body)) + body
 
 
+def marked(requests):
+    """The same requests, each of which differs from all others."""
+    return [request.replace(b"\r\n", b"\r\nX-Turn: %06d\r\n" % turn, 1)
+            for turn, request in enumerate(requests)]
+
+
 def delete_request(path):
     return b"DELETE %s HTTP/1.1\r\nHost: bench\r\n\r\n" % path
 
