@@ -184,6 +184,11 @@ impl Api {
         self.storage.room(wanted)
     }
 
+    /// Returns false if the storage answers hardly anything at once. Never blocks.
+    pub fn answers_at_once(&self) -> bool {
+        self.storage.answers_at_once()
+    }
+
     /// Checks the head of a call. Never blocks.
     pub fn admit(&self, call: &Call<'_>) -> Admission {
         let (target, fields) = (Target::parse(call.target), Fields(call.fields));

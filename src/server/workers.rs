@@ -39,7 +39,12 @@ pub fn work(dispatcher: &Arc<Dispatcher>) {
 
 /// Leads, until the turn is over.
 pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -> Exit {
-    scheduling::prefer_wakeup(scheduling::SLICE);
+    if dispatcher.api.answers_at_once() {
+        scheduling::prefer_wakeup(scheduling::SLICE);
+    } else {
+        // More has come by the time that it runs, and is submitted together.
+        scheduling::batch_priority();
+    }
     loop {
         // Once: what is completed meanwhile comes behind the next requests.
         let completed = dispatcher.completions.take().into_iter();

@@ -357,6 +357,12 @@ pub trait Storage: Send + Sync {
     /// Never blocks, never takes long.
     fn try_now(&self, op: Op) -> Result<Outcome, Op>;
 
+    /// Returns false if [`Storage::try_now`] gives nearly all operations back, as others do
+    /// them: nobody waits for the thread that submits them then. Never blocks.
+    fn answers_at_once(&self) -> bool {
+        true
+    }
+
     /// Does `op` and calls `done` once with the outcome: before this returns, or
     /// later on a thread of the engine's own. Never blocks, and takes no longer than
     /// a copy of the entry in `op`.

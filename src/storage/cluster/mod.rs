@@ -113,6 +113,10 @@ impl Storage for Cluster {
         }
     }
 
+    fn answers_at_once(&self) -> bool {
+        false
+    }
+
     fn submit(&self, op: Op, done: Done) {
         let (front, completion) = (&self.0, Completion::from(done));
         match op {
