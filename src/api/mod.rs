@@ -184,9 +184,9 @@ impl Api {
         self.storage.room(wanted)
     }
 
-    /// Returns false if the storage answers hardly anything at once. Never blocks.
-    pub fn answers_at_once(&self) -> bool {
-        self.storage.answers_at_once()
+    /// Returns true while the storage gains by operations that come together. Never blocks.
+    pub fn gathers(&self) -> bool {
+        self.storage.gathers()
     }
 
     /// Checks the head of a call. Never blocks.

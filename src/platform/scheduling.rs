@@ -44,6 +44,22 @@ pub fn batch_priority() {
     linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
 }
 
+/// How the calling thread is scheduled as it wakes up; set only where that changes.
+#[derive(Default)]
+pub struct Wakeups {
+    are_urgent: Option<bool>,
+}
+
+impl Wakeups {
+    /// [`prefer_wakeup`] where somebody waits for what it does, else [`batch_priority`].
+    pub fn set(&mut self, are_urgent: bool) {
+        if self.are_urgent.replace(are_urgent) == Some(are_urgent) {
+            return;
+        }
+        if are_urgent { prefer_wakeup(SLICE) } else { batch_priority() }
+    }
+}
+
 /// Has other threads that are ready go first, if the calling one has had its turn. Work that
 /// takes long calls it between its parts: where processors are scarce, what takes
 /// microseconds does not wait until a slice of it is over.

@@ -357,10 +357,10 @@ pub trait Storage: Send + Sync {
     /// Never blocks, never takes long.
     fn try_now(&self, op: Op) -> Result<Outcome, Op>;
 
-    /// Returns false if [`Storage::try_now`] gives nearly all operations back, as others do
-    /// them: nobody waits for the thread that submits them then. Never blocks.
-    fn answers_at_once(&self) -> bool {
-        true
+    /// Returns true while others do the operations, and so many that they gain by coming
+    /// together: who submits them may wait for more. Never blocks.
+    fn gathers(&self) -> bool {
+        false
     }
 
     /// Does `op` and calls `done` once with the outcome: before this returns, or

@@ -116,8 +116,8 @@ impl Storage for Cluster {
         }
     }
 
-    fn answers_at_once(&self) -> bool {
-        false
+    fn gathers(&self) -> bool {
+        self.0.router.traffic().waves.are_crowded()
     }
 
     fn submit(&self, op: Op, done: Done) {

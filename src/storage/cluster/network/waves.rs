@@ -15,7 +15,7 @@
 //! then waits for nothing. Nor is it for a while where most waves were not filled.
 
 use std::mem;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ pub const PATIENCE: Duration = Duration::from_millis(1);
 
 /// The requests that were under way at once, at least, where some are gathered.
 const CROWD_MIN: usize = 32;
+
+/// The requests that were under way at once, at least, where threads let others go first.
+const CROWDED_MIN: usize = 8;
 
 /// The requests of a wave, at most: more of them would save little, and wait for longer.
 const SIZE_MAX: usize = 128;
@@ -43,6 +46,7 @@ pub trait Gathers: Send + Sync {
 pub struct Waves {
     /// The requests of a full wave; nothing is gathered if there are none.
     size: AtomicUsize,
+    are_crowded: AtomicBool,
     /// The requests since the last wave.
     gathered: AtomicUsize,
     /// The most requests that were under way at once since the last look.
@@ -67,7 +71,7 @@ struct State {
     unfilled: u32,
     /// The crowd before the last look.
     crowd: usize,
-    /// The looks to come for which nothing is state.
+    /// The looks to come for which nothing is gathered.
     looks_off: u32,
 }
 
@@ -86,9 +90,15 @@ impl Waves {
         self.ran_ns.fetch_add(ran_ns, Ordering::Relaxed);
     }
 
-    /// Returns true if requests are to be state.
+    /// Returns true if requests are to be gathered.
     pub fn are_on(&self) -> bool {
         self.size.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns true while so many requests are under way that a thread serves them best by
+    /// what it does at once for many. For a few it is to be fast.
+    pub fn are_crowded(&self) -> bool {
+        self.are_crowded.load(Ordering::Relaxed)
     }
 
     /// Takes one who begins to gather requests. Returns the number of the wave if it
@@ -134,6 +144,7 @@ impl Waves {
         state.looks_off =
             if unfilled > full { LOOKS_OFF } else { state.looks_off.saturating_sub(1) };
         let crowd = crowd.max(crowd_before);
+        self.are_crowded.store(crowd >= CROWDED_MIN, Ordering::Relaxed);
         let is_on = crowd >= CROWD_MIN && waited_ns > ran_ns / 4 && state.looks_off == 0;
         self.size.store(if is_on { (crowd / 2).min(SIZE_MAX) } else { 0 }, Ordering::Relaxed);
     }
@@ -212,6 +223,17 @@ mod tests {
             waves.note_contention(waited, ran);
             waves.look();
             assert_eq!(waves.are_on(), is_on, "at look {at}");
+        }
+    }
+
+    #[test]
+    fn a_few_requests_are_no_crowd() {
+        let waves = Waves::default();
+        assert!(!waves.are_crowded());
+        for (crowd, are_crowded) in [(7, false), (8, true), (1, true), (1, false), (64, true)] {
+            waves.note_crowd(crowd);
+            waves.look();
+            assert_eq!(waves.are_crowded(), are_crowded, "of {crowd}");
         }
     }
 

@@ -5,7 +5,7 @@ use super::super::protocol::{Decoder, Garbage, Reply};
 use super::super::router::Replies;
 use super::super::traffic::{Job, first_error};
 use super::{Node, Pending, Sent, Stand, State, cut};
-use crate::platform::scheduling::{self, Contention};
+use crate::platform::scheduling::{self, Contention, Wakeups};
 use crate::storage::{Error, Hindrance};
 use bytes::Bytes;
 use std::io::{ErrorKind, Read as _};
@@ -22,13 +22,14 @@ enum Ended {
 impl Node {
     /// Reads replies until the connection breaks.
     pub fn read(&self, mut stream: &TcpStream) {
-        // More has come by the time that it runs.
-        scheduling::batch_priority();
         scheduling::take_time();
+        let mut wakeups = Wakeups::default();
         let mut contention = Contention::of_this_thread();
         let mut decoder = Decoder::default();
         let (mut replies, mut ended) = (Vec::new(), Vec::new());
         let failure = loop {
+            // In a crowd more has come by the time that this thread runs.
+            wakeups.set(!self.traffic.waves.are_crowded());
             match stream.read(decoder.room()) {
                 Ok(0) => break "the connection has ended".to_owned(),
                 Ok(count) => {
