@@ -184,6 +184,11 @@ impl Api {
         self.storage.room(wanted)
     }
 
+    /// Returns true while the storage gains by operations that come together. Never blocks.
+    pub fn gathers(&self) -> bool {
+        self.storage.gathers()
+    }
+
     /// Checks the head of a call. Never blocks.
     pub fn admit(&self, call: &Call<'_>) -> Admission {
         let (target, fields) = (Target::parse(call.target), Fields(call.fields));

@@ -7,6 +7,9 @@
 )]
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::mem;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +44,22 @@ pub fn batch_priority() {
     linux::set_attributes(libc::SCHED_BATCH, Duration::ZERO);
 }
 
+/// How the calling thread is scheduled as it wakes up; set only where that changes.
+#[derive(Default)]
+pub struct Wakeups {
+    are_urgent: Option<bool>,
+}
+
+impl Wakeups {
+    /// [`prefer_wakeup`] where somebody waits for what it does, else [`batch_priority`].
+    pub fn set(&mut self, are_urgent: bool) {
+        if self.are_urgent.replace(are_urgent) == Some(are_urgent) {
+            return;
+        }
+        if are_urgent { prefer_wakeup(SLICE) } else { batch_priority() }
+    }
+}
+
 /// Has other threads that are ready go first, if the calling one has had its turn. Work that
 /// takes long calls it between its parts: where processors are scarce, what takes
 /// microseconds does not wait until a slice of it is over.
@@ -57,6 +76,50 @@ pub fn give_way() {
 /// bring at once. Where there are none it costs a system call.
 pub fn gather() {
     thread::yield_now();
+}
+
+/// The time between two looks at a thread's contention.
+const CONTENTION_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The contention of a thread: how long it waits for a processor beside the time for which
+/// it runs, as Linux tells. Elsewhere nothing is known.
+pub struct Contention {
+    file: Option<File>,
+    looked_at: Instant,
+    waited_ns: u64,
+    ran_ns: u64,
+}
+
+impl Contention {
+    /// That of the calling thread.
+    pub fn of_this_thread() -> Self {
+        let file = File::open("/proc/thread-self/schedstat").ok();
+        Self { file, looked_at: Instant::now(), waited_ns: 0, ran_ns: 0 }
+    }
+
+    /// The nanoseconds for which it waited, and those for which it ran, since the last look;
+    /// `None` before it is time for the next one.
+    pub fn look(&mut self) -> Option<(u64, u64)> {
+        let file = self.file.as_mut()?;
+        if self.looked_at.elapsed() < CONTENTION_INTERVAL {
+            return None;
+        }
+        self.looked_at = Instant::now();
+        let mut text = [0; 64];
+        file.rewind().ok()?;
+        let length = file.read(&mut text).ok()?;
+        let (ran_ns, waited_ns) = times(text.get(..length)?)?;
+        let ran = ran_ns.saturating_sub(mem::replace(&mut self.ran_ns, ran_ns));
+        let waited = waited_ns.saturating_sub(mem::replace(&mut self.waited_ns, waited_ns));
+        Some((waited, ran))
+    }
+}
+
+/// The time for which a thread ran, and that for which it waited, in its `schedstat`
+/// (Documentation/scheduler/sched-stats.rst).
+fn times(text: &[u8]) -> Option<(u64, u64)> {
+    let mut numbers = str::from_utf8(text).ok()?.split_ascii_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 thread_local! {
@@ -108,5 +171,34 @@ mod linux {
         // SAFETY: the kernel reads `size` bytes of a structure that outlives the call.
         // It changes how the calling thread is scheduled and nothing else.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_of_a_thread_are_read() {
+        assert_eq!(times(b"123 456 7\n"), Some((123, 456)));
+        for text in [&b""[..], b"1", b"a b c", b"1 -2 3", b"\xff 1 2"] {
+            assert_eq!(times(text), None);
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_that_runs_is_told_so() {
+        let mut contention = Contention::of_this_thread();
+        if contention.file.is_none() {
+            // A kernel without these figures.
+            return;
+        }
+        let begun = Instant::now();
+        let mut ran_ns = 0;
+        while ran_ns == 0 && begun.elapsed() < Duration::from_secs(25) {
+            ran_ns = contention.look().map_or(0, |(_, ran_ns)| ran_ns);
+        }
+        assert!(ran_ns > 0);
     }
 }

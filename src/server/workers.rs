@@ -3,7 +3,7 @@
 use super::dispatch::{Dispatcher, Task};
 use super::inlet;
 use super::leader::{Exit, Leadership, Turn};
-use crate::platform::scheduling;
+use crate::platform::scheduling::{self, Wakeups};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -39,8 +39,10 @@ pub fn work(dispatcher: &Arc<Dispatcher>) {
 
 /// Leads, until the turn is over.
 pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -> Exit {
-    scheduling::prefer_wakeup(scheduling::SLICE);
+    let mut wakeups = Wakeups::default();
     loop {
+        // Where it gathers, more has come by the time that this thread runs.
+        wakeups.set(!dispatcher.api.gathers());
         // Once: what is completed meanwhile comes behind the next requests.
         let completed = dispatcher.completions.take().into_iter();
         leadership.add(completed.map(|(job, reply)| (job, Err(reply))));

@@ -357,6 +357,12 @@ pub trait Storage: Send + Sync {
     /// Never blocks, never takes long.
     fn try_now(&self, op: Op) -> Result<Outcome, Op>;
 
+    /// Returns true while others do the operations, and so many that they gain by coming
+    /// together: who submits them may wait for more. Never blocks.
+    fn gathers(&self) -> bool {
+        false
+    }
+
     /// Does `op` and calls `done` once with the outcome: before this returns, or
     /// later on a thread of the engine's own. Never blocks, and takes no longer than
     /// a copy of the entry in `op`.

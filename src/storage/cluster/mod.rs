@@ -43,6 +43,9 @@ use take::Takes;
 use writes::each::Gate;
 use writes::lines::{KeyOp, Lines, Write};
 
+/// The descriptors of a link: its socket, and what tells how long its reader waits.
+const DESCRIPTORS_OF_LINK: u64 = 2;
+
 /// The descriptors of a front beside those of the links: to ask for the topology, and
 /// links that are made anew.
 const DESCRIPTORS_SPARE: u64 = 16;
@@ -81,7 +84,7 @@ impl Cluster {
 
     /// The descriptors that a front takes at most, with room for masters that join later.
     pub fn descriptors_max(&self) -> u64 {
-        2 * self.0.router.masters().len() as u64 + DESCRIPTORS_SPARE
+        2 * DESCRIPTORS_OF_LINK * self.0.router.masters().len() as u64 + DESCRIPTORS_SPARE
     }
 }
 
@@ -111,6 +114,10 @@ impl Storage for Cluster {
             Some(page) => Ok(Ok(Effect::Listed(page.into()))),
             None => Err(op),
         }
+    }
+
+    fn gathers(&self) -> bool {
+        self.0.router.traffic().waves.are_crowded()
     }
 
     fn submit(&self, op: Op, done: Done) {

@@ -9,3 +9,4 @@ pub mod router;
 pub mod tick;
 pub mod topology;
 pub mod traffic;
+pub mod waves;

@@ -17,6 +17,7 @@ use super::replies::{Verdict, shown, verdict};
 use super::tick::Tick;
 use super::topology::{Answer, Map, Schedule, ask, candidates};
 use super::traffic::{Job, Traffic, count};
+use super::waves;
 use crate::storage::agenda::Agenda;
 use crate::storage::cluster::config::{Address, Config, ConnectError};
 use crate::storage::{Error, Hindrance};
@@ -99,10 +100,18 @@ pub struct Router {
     warned_of_clock: Mutex<bool>,
 }
 
+/// The number of the next look at the deadlines.
+const TICK: u64 = 0;
+
+/// The number of the next look at a wave.
+const WAVE: u64 = 1;
+
 /// Work for later.
 enum Work {
     Send(Box<Job>),
     Tick(Tick),
+    /// A look at the wave of a number, which may not be full.
+    Wave(u64),
 }
 
 impl Router {
@@ -123,7 +132,7 @@ impl Router {
             traffic: Arc::default(),
             agenda: Arc::default(),
             schedule: Arc::default(),
-            number: AtomicU64::new(1),
+            number: AtomicU64::new(WAVE + 1),
             complained: Mutex::default(),
             warned_of_clock: Mutex::default(),
         });
@@ -393,10 +402,21 @@ impl Router {
                 for node in nodes {
                     if is_late { node.excuse_silence() } else { node.tick() }
                 }
+                self.traffic.waves.look();
                 let next = Tick::next(Instant::now(), is_late);
-                self.agenda.add_timer(next.due, 0, Work::Tick(next));
+                self.agenda.add_timer(next.due, TICK, Work::Tick(next));
+            }
+            Work::Wave(number) => {
+                if let Some(number) = self.traffic.waves.tend(number) {
+                    self.tend_wave(number);
+                }
             }
         }
+    }
+
+    /// Has the wave of a number looked at in a while. Never blocks.
+    pub fn tend_wave(&self, number: u64) {
+        self.agenda.add_timer(Instant::now() + waves::PATIENCE, WAVE, Work::Wave(number));
     }
 
     /// All masters that have slots, by their address.

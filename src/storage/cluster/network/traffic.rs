@@ -5,6 +5,7 @@
 
 use super::protocol::{Commands, Reply, with_script};
 use super::router::{Completion, Place, Replies, Request};
+use super::waves::Waves;
 use crate::storage::cluster::scripts::sha1_of;
 use crate::storage::{Error, Hindrance, Outage};
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub struct Traffic {
     closing: Mutex<()>,
     /// Rings as the last request ends after [`Traffic::close`].
     ended: Condvar,
+    /// Those that are written together.
+    pub waves: Waves,
     /// Requests that were sent to a node, each time.
     pub sent: AtomicU64,
     /// Requests that a node sent on to another.
@@ -67,6 +70,7 @@ impl Traffic {
         let length = commands.bytes.len();
         let requests = self.requests.fetch_add(1, Ordering::SeqCst);
         let bytes = self.bytes.fetch_add(length, Ordering::Relaxed);
+        self.waves.note_crowd(requests + 1);
         let mut job = Box::new(Job {
             place,
             bytes: Bytes::from(commands.bytes),

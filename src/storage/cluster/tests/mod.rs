@@ -9,6 +9,7 @@ mod redirections;
 mod replicas;
 mod start;
 mod stream;
+mod waves;
 
 use super::config::{Config, Seed};
 use crate::storage::cluster::network::protocol::{Commands, Reply};

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! The writer takes all that waits and writes it at once; a request that meets an idle
-//! connection is written in its place, on the thread that brings it. The reader gives each
-//! reply to the oldest request that is pending. The thread of the writer connects, starts a reader
-//! for each connection, and settles what was under way as it breaks: a request is given
-//! back to the router if it may be repeated, and of the others nobody knows more.
+//! connection, and a wave, are written in its place, on the thread that brings them. The
+//! reader gives each reply to the oldest request that is pending. The thread of the writer
+//! connects, starts a reader for each connection, and settles what was under way as it
+//! breaks: a request is given back to the router if it may be repeated, and of the others
+//! nobody knows more.
 //!
 //! A node reads nothing while it waits for its replicas, so reads are late by the time that
 //! it waits, once. If that was in vain it takes no writes, and is asked each second for a
@@ -30,6 +31,7 @@ mod writer;
 use super::link::{Conversation, LinkError, Terms};
 use super::router::{Replies, Router};
 use super::traffic::{Job, Traffic, count};
+use super::waves::Gathers;
 use crate::storage::Error;
 use crate::storage::cluster::config::Address;
 use std::collections::VecDeque;
@@ -40,7 +42,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
-use writer::{Batch, Output};
+use writer::{Batch, LARGE_BYTES_MIN, Output};
 
 /// The time for the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -66,6 +68,8 @@ const ROLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A node that the front is connected to, or tries to be.
 pub struct Node {
+    /// For the waves.
+    this: Weak<Self>,
     address: Address,
     terms: Arc<Terms>,
     traffic: Arc<Traffic>,
@@ -112,6 +116,8 @@ pub struct State {
     /// The connection, to be cut.
     stream: Option<Arc<TcpStream>>,
     queue: VecDeque<Box<Job>>,
+    /// What is in the queue waits for its wave.
+    is_gathering: bool,
     pending: VecDeque<Pending>,
     /// Writes that were done, and that replicas may not have.
     held: Vec<(Box<Job>, Replies)>,
@@ -188,6 +194,7 @@ impl Node {
             has_ended: false,
             stream: None,
             queue: VecDeque::new(),
+            is_gathering: false,
             pending: VecDeque::new(),
             held: Vec::new(),
             output: Output::default(),
@@ -196,7 +203,8 @@ impl Node {
             last_used: now,
             doubted: None,
         };
-        let node = Arc::new(Self {
+        let node = Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             address,
             terms: Arc::clone(terms),
             traffic: Arc::clone(traffic),
@@ -232,13 +240,44 @@ impl Node {
             return Err((job, busy));
         }
         let is_lone = self.traffic.pending() == 1 && Batch::is_plain(&job, &self.terms);
-        if let Some(stream) = is_lone.then(|| state.idle_stream()).flatten() {
-            self.write_one(state, &stream, job);
+        if is_lone && state.is_idle() {
+            state.queue.push_back(job);
+            self.write_in_place(state);
+        } else if self.is_to_be_gathered(&state, &job) {
+            state.queue.push_back(job);
+            self.gather(state);
         } else {
             state.queue.push_back(job);
+            state.is_gathering = false;
             self.ring(state);
         }
         Ok(())
+    }
+
+    /// Returns true if a request has to wait for its wave. Where replicas are waited for,
+    /// requests gather by that.
+    fn is_to_be_gathered(&self, state: &State, job: &Job) -> bool {
+        self.traffic.waves.are_on()
+            && (state.is_gathering || state.queue.is_empty())
+            && job.bytes.len() < LARGE_BYTES_MIN
+            && self.terms.replicas == 0
+    }
+
+    /// Leaves what is in the queue to its wave. Never blocks.
+    fn gather(&self, mut state: MutexGuard<'_, State>) {
+        let mut unattended = None;
+        if !mem::replace(&mut state.is_gathering, true)
+            && let Some(this) = self.this.upgrade()
+        {
+            unattended = self.traffic.waves.join(this);
+        }
+        drop(state);
+        if let Some(number) = unattended
+            && let Some(router) = self.router.upgrade()
+        {
+            router.tend_wave(number);
+        }
+        self.traffic.waves.add();
     }
 
     /// Returns true while it is connected.
@@ -277,6 +316,7 @@ impl Node {
     pub fn end(&self) {
         let mut state = self.lock();
         state.has_ended = true;
+        state.is_gathering = false;
         self.ring(state);
     }
 
@@ -414,6 +454,7 @@ impl Node {
         state.since = now;
         state.replicas = Replicas::new(replicas, now);
         state.output = Output::default();
+        state.is_gathering = false;
         self.written.store(0, Ordering::Relaxed);
         state.doubted = None;
         state.stream = Some(Arc::clone(stream));
@@ -430,6 +471,7 @@ impl Node {
         let held = mem::take(&mut state.held);
         let pending = mem::take(&mut state.pending);
         let queue = mem::take(&mut state.queue);
+        state.is_gathering = false;
         drop(state);
         if !has_ended {
             count(&self.traffic.broken);
@@ -462,6 +504,15 @@ impl Node {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete before anything could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gathers for Node {
+    fn write_gathered(&self) {
+        let mut state = self.lock();
+        if mem::take(&mut state.is_gathering) && !state.queue.is_empty() {
+            self.write_in_place(state);
+        }
     }
 }
 

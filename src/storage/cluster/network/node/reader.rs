@@ -5,7 +5,7 @@ use super::super::protocol::{Decoder, Garbage, Reply};
 use super::super::router::Replies;
 use super::super::traffic::{Job, first_error};
 use super::{Node, Pending, Sent, Stand, State, cut};
-use crate::platform::scheduling;
+use crate::platform::scheduling::{self, Contention, Wakeups};
 use crate::storage::{Error, Hindrance};
 use bytes::Bytes;
 use std::io::{ErrorKind, Read as _};
@@ -22,12 +22,14 @@ enum Ended {
 impl Node {
     /// Reads replies until the connection breaks.
     pub fn read(&self, mut stream: &TcpStream) {
-        // The thread that has started this one may be the writer.
-        scheduling::prefer_wakeup(scheduling::SLICE);
         scheduling::take_time();
+        let mut wakeups = Wakeups::default();
+        let mut contention = Contention::of_this_thread();
         let mut decoder = Decoder::default();
         let (mut replies, mut ended) = (Vec::new(), Vec::new());
         let failure = loop {
+            // In a crowd more has come by the time that this thread runs.
+            wakeups.set(!self.traffic.waves.are_crowded());
             match stream.read(decoder.room()) {
                 Ok(0) => break "the connection has ended".to_owned(),
                 Ok(count) => {
@@ -36,6 +38,9 @@ impl Node {
                 }
                 Err(err) if err.kind() == ErrorKind::Interrupted => continue,
                 Err(err) => break err.to_string(),
+            }
+            if let Some((waited_ns, ran_ns)) = contention.look() {
+                self.traffic.waves.note_contention(waited_ns, ran_ns);
             }
             let read = decode(&mut decoder, &mut replies);
             let taken = self.take(replies.drain(..), &mut ended);
@@ -102,7 +107,8 @@ impl Node {
             ended.extend(writes.map(|job| Ended::Done(job, too_few())));
         }
         // What has come while replicas were waited for is queued.
-        if guard.replicas.are_wanted || guard.has_ended || !guard.queue.is_empty() {
+        let has_work = !guard.queue.is_empty() && !guard.is_gathering;
+        if guard.replicas.are_wanted || guard.has_ended || has_work {
             self.ring(guard);
         }
         Ok(())

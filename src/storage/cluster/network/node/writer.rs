@@ -2,8 +2,9 @@
 //!
 //! A lone request is written by the thread that has it: that spares the time until the
 //! writer has woken up. Where others are under way, to any node, it would be sent before
-//! those that are about to follow it, and each would cost a packet. One of the two writes
-//! at a time, in the order of what is pending.
+//! those that are about to follow it, and each would cost a packet. What makes a wave is
+//! there, so it is written by the thread that has the last of it. One of the two writes at a
+//! time, in the order of what is pending.
 
 use super::super::link::Terms;
 use super::super::protocol::Commands;
@@ -13,7 +14,6 @@ use super::{Node, Pending, Sent, Stand, State};
 use crate::platform::scheduling;
 use crate::platform::sockets::send_now;
 use bytes::Bytes;
-use smallvec::SmallVec;
 use std::io::{self, ErrorKind, Write as _};
 use std::mem;
 use std::net::TcpStream;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
 /// Commands of that length are written from where they are.
-const LARGE_BYTES_MIN: usize = 32 << 10;
+pub const LARGE_BYTES_MIN: usize = 32 << 10;
 
 /// From so many requests under way on, to any node, the writer lets threads go first that
 /// are ready: they bring more. A write, and the node's reading of it, cost nearly the same
@@ -41,7 +41,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The time that replicas have once they were late.
 const WAIT_AGAIN_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The commands that are written by the thread that has them, at most.
+/// The bytes of a lone request that is written by the thread that has it, at most.
 const SMALL_BYTES_MAX: usize = 1024;
 
 /// The bytes on their way out of a connection.
@@ -51,6 +51,8 @@ pub struct Output {
     position: u64,
     /// Those that another thread could not write.
     rest: Vec<u8>,
+    /// The memory of the last batch of another thread.
+    spare: Batch,
     /// Another thread writes.
     pub is_busy: bool,
     /// The writer waits for a ring.
@@ -58,14 +60,18 @@ pub struct Output {
 }
 
 impl State {
-    /// The connection, if nothing is under way on it.
-    pub fn idle_stream(&self) -> Option<Arc<TcpStream>> {
-        let is_idle = self.output.is_asleep
+    /// Returns true if nothing is under way on the connection.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.queue.is_empty() && self.free_stream().is_some()
+    }
+
+    /// The connection, if the writer sleeps and nobody writes in its place.
+    fn free_stream(&self) -> Option<Arc<TcpStream>> {
+        let is_free = self.stand == Stand::Connected
+            && self.output.is_asleep
             && !self.output.is_busy
-            && self.pending.is_empty()
-            && self.queue.is_empty()
             && self.output.rest.is_empty();
-        self.stream.as_ref().filter(|_| is_idle).map(Arc::clone)
+        self.stream.as_ref().filter(|_| is_free).map(Arc::clone)
     }
 
     /// Returns true while the node waits for its replicas. It reads no further until then,
@@ -96,27 +102,28 @@ impl State {
 }
 
 impl Node {
-    /// Writes a request on a connection where nothing is under way, in the place of the
-    /// writer. Never blocks: the writer writes what the socket does not take.
-    pub fn write_one(&self, mut state: MutexGuard<'_, State>, stream: &TcpStream, job: Box<Job>) {
-        count(&self.traffic.sent);
-        let bytes: SmallVec<[u8; SMALL_BYTES_MAX]> = SmallVec::from_slice(&job.bytes);
-        let first_end =
-            state.output.position + job.ends.first().copied().unwrap_or_default() as u64;
-        let (at, replies) = (Instant::now(), Replies::new());
-        state.last_used = at;
-        state.output.position += bytes.len() as u64;
-        state.pending.push_back(Pending::Request(Sent { job, at, first_end, skips: 0, replies }));
+    /// Writes what is in the queue in the place of the writer, if that one sleeps. Never
+    /// blocks: the writer writes what the socket does not take.
+    pub fn write_in_place(&self, mut state: MutexGuard<'_, State>) {
+        let Some(stream) = state.free_stream().filter(|_| !state.is_held_up()) else {
+            return self.ring(state);
+        };
+        let mut batch = mem::take(&mut state.output.spare);
+        self.take_batch(&mut state, &mut batch, false);
         state.output.is_busy = true;
         drop(state);
         // The writer meets a failure once more, and ends the connection.
-        let written = send_now(stream, &bytes).unwrap_or_default();
+        let written = send_now(&stream, &batch.bytes).unwrap_or_default();
         let mut state = self.lock();
         state.output.is_busy = false;
         self.written.fetch_add(written as u64, Ordering::Relaxed);
-        state.output.rest.extend_from_slice(bytes.get(written..).unwrap_or_default());
+        for rest in [batch.bytes.get(written..).unwrap_or_default(), &batch.large, &batch.behind] {
+            state.output.rest.extend_from_slice(rest);
+        }
+        batch.clear();
+        state.output.spare = batch;
         let is_idle = state.output.rest.is_empty()
-            && state.queue.is_empty()
+            && (state.queue.is_empty() || state.is_gathering)
             && state.stand == Stand::Connected
             && !state.has_ended
             && !state.replicas.are_wanted;
@@ -148,7 +155,8 @@ impl Node {
                     return false;
                 }
                 let has_rest = !guard.output.rest.is_empty();
-                let has_work = !guard.queue.is_empty() || guard.replicas.are_wanted;
+                let has_requests = !guard.queue.is_empty() && !guard.is_gathering;
+                let has_work = has_requests || guard.replicas.are_wanted;
                 is_held_up = guard.is_held_up();
                 if has_rest || has_work && !is_held_up {
                     break;
@@ -163,7 +171,13 @@ impl Node {
                 guard = self.lock();
             }
         }
-        let (state, now) = (&mut *guard, Instant::now());
+        self.take_batch(&mut guard, batch, is_held_up);
+        true
+    }
+
+    /// Takes what is to be written next: nothing of the queue if that is held up.
+    fn take_batch(&self, state: &mut State, batch: &mut Batch, is_held_up: bool) {
+        let now = Instant::now();
         batch.bytes.append(&mut state.output.rest);
         // These have their position.
         let ahead = batch.len() as u64;
@@ -203,7 +217,6 @@ impl Node {
             }
         }
         state.output.position += batch.len() as u64 - ahead;
-        true
     }
 }
 
