@@ -373,9 +373,12 @@ impl Upkeep {
     /// L0 has as many runs, or with a limit as many bytes, as can be merged.
     fn has_l0_stall(&self) -> bool {
         let bytes_max = self.live.disk_space.scale().l0_max;
-        let has_bytes = |keyspace: &Keyspace| keyspace.l0().bytes >= bytes_max;
+        let has_bytes = |(keyspace, compactor): (&Keyspace, &Compactor)| {
+            compactor.l0_to_merge(keyspace).bytes >= bytes_max
+        };
+        let trees = || self.keyspaces().each().into_iter().zip(self.compactors.each());
         self.keyspaces().l0_runs() >= L0_RUNS_MAX
-            || (bytes_max < u64::MAX && self.keyspaces().each().into_iter().any(has_bytes))
+            || (bytes_max < u64::MAX && trees().any(has_bytes))
     }
 
     /// Begins a run if one is due. Blocks for nothing.

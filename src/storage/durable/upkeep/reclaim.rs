@@ -12,10 +12,10 @@
 //! ```
 
 use super::super::commit_group::Draft;
-use super::super::compaction::{Compactor, L0_RUNS_MAX, Trigger};
+use super::super::compaction::{L0_RUNS_MAX, Trigger};
 use super::super::disk_space::Balance;
 use super::super::eviction::Evicted;
-use super::super::generation::Both;
+use super::super::generation::{Both, Tree};
 use super::super::patience::Ending;
 use super::super::tree::{BLOB_VALUE_BYTES_MIN, Keyspace, Result};
 use super::{Upkeep, WAIT_MAX};
@@ -314,20 +314,23 @@ impl Upkeep {
         for compactor in self.compactors.each_mut() {
             compactor.has_finished();
         }
-        if !self.reclaim.is_running || self.is_compacting() || self.has_l0_stall() {
+        if !self.reclaim.is_running || self.is_compacting() {
             return Ok(());
         }
         self.reclaim.is_running = false;
         self.release_obsolete_files()?;
         self.live.disk_space.note_release();
-        // A run that was cut short, or that had L0 to reduce, has given nothing back.
-        let [of_keys, of_expiring] = self.compactors.each().map(Compactor::has_reclaimed);
-        if let Some(eviction) = &mut self.eviction {
-            let Both { keys, expiring } = &self.reclaim.awaited;
-            let awaited = &mut eviction.awaited;
-            awaited.keys = awaited.keys.saturating_sub(if of_keys { *keys } else { 0 });
-            awaited.expiring =
-                awaited.expiring.saturating_sub(if of_expiring { *expiring } else { 0 });
+        // A run that was cut short has given some back, and one that had L0 to reduce nothing.
+        let Self { live, compactors, reclaim, eviction: Some(eviction), .. } = self else {
+            return Ok(());
+        };
+        for tree in [Tree::Keys, Tree::Expiring] {
+            let awaited = *reclaim.awaited.of(tree);
+            let keyspace = live.generation.keyspaces.of(tree);
+            let (deletions, stale) = (keyspace.table_deletions(), keyspace.stale_blob_bytes());
+            let left = compactors.of(tree).left_of(awaited, deletions, stale);
+            let all = eviction.awaited.of(tree);
+            *all = all.saturating_sub(awaited - left);
         }
         Ok(())
     }
