@@ -12,7 +12,7 @@ mod reclaim;
 
 use super::commit_group::Draft;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
-use super::eviction::Eviction;
+use super::eviction::{Eviction, Giving};
 use super::expiry::{Sweep, Tally};
 use super::generation::{Both, Keyspaces};
 use super::held_moments::HeldMoments;
@@ -363,7 +363,7 @@ impl Upkeep {
                 return Ok(true);
             }
         }
-        Ok(self.evict_some(true, is_spared)? > 0)
+        Ok(self.evict_some(Giving::AtOnce, is_spared)? > 0)
     }
 
     fn has_obsolete_files(&self) -> bool {

@@ -14,7 +14,7 @@
 use super::super::commit_group::Draft;
 use super::super::compaction::{L0_RUNS_MAX, Trigger};
 use super::super::disk_space::Balance;
-use super::super::eviction::Evicted;
+use super::super::eviction::{Evicted, Giving};
 use super::super::generation::{Both, Tree};
 use super::super::patience::Ending;
 use super::super::tree::{BLOB_VALUE_BYTES_MIN, Keyspace, Result};
@@ -245,20 +245,20 @@ impl Upkeep {
         if swept > 0 {
             return Ok(swept);
         }
-        self.evict_some(false, is_spared)
+        let giving = if self.is_stuck() { Giving::AtOnceFirst } else { Giving::InTime };
+        self.evict_some(giving, is_spared)
     }
 
-    /// The same without a sweep, and from tables first if that is asked for or nothing else
-    /// would come back.
+    /// The same without a sweep.
     pub(super) fn evict_some(
         &mut self,
-        tables_first: bool,
+        giving: Giving,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<usize> {
-        let (may_drop, is_stuck) = (!self.compactors.keys.is_running(), self.is_stuck());
+        let may_drop = !self.compactors.keys.is_running();
         let Self { live, sweep, eviction: Some(eviction), .. } = self else { return Ok(0) };
         let Evicted { keys, deletions, changes } =
-            eviction.step(live, sweep, may_drop, tables_first || is_stuck, is_spared)?;
+            eviction.step(live, sweep, may_drop, giving, is_spared)?;
         self.compactors.keys.note(deletions + changes, deletions);
         // A drop, or a flush of what was written, may leave some.
         self.compactors.keys.has_obsolete_files |= keys > 0;
