@@ -24,7 +24,7 @@ use super::tree::{self, Keyspace, Level, Step};
 use crate::platform::scheduling;
 use picker::{FINENESS_MAX, Goal, Picker, RunEnd, Space, WHOLE_BYTES_MAX};
 pub use run::wait_for_flush;
-use run::{Run, shape_of};
+use run::{Progress, Run, shape_of};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,6 +70,10 @@ pub struct Compactor {
     running: Option<Running>,
     /// The goal of the last run, if it has ended before that.
     pub unfinished: Option<Goal>,
+    /// The deletions that were in the tables as the last reclaim began.
+    reclaim_deletions: Option<u64>,
+    /// The last step was one of a resplit.
+    is_resplit: bool,
     /// Resplits since anything has reached the last level or was deleted.
     resplits: u32,
     fineness: u32,
@@ -106,7 +110,7 @@ struct Running {
     changes: u64,
     deletions: u64,
     is_stopped: Arc<AtomicBool>,
-    has_stepped: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     thread: JoinHandle<tree::Result<RunEnd>>,
 }
 
@@ -140,7 +144,7 @@ impl Compactor {
         if self.running.is_some() || (has_failed && time_max.is_none()) {
             return;
         }
-        let (l0, scale) = (keyspace.l0(), live.disk_space.scale());
+        let (l0, scale) = (self.l0_to_merge(keyspace), live.disk_space.scale());
         let Some(goal) = self.goal(trigger, scale, l0, || keyspace.approximate_len()) else {
             return;
         };
@@ -178,8 +182,7 @@ impl Compactor {
             return;
         }
         self.tried_at = None;
-        let (is_stopped, has_stepped) =
-            (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (is_stopped, progress) = (Arc::<AtomicBool>::default(), Arc::<Progress>::default());
         let run = Run {
             database: live.database().clone(),
             keyspace: keyspace.clone(),
@@ -188,7 +191,7 @@ impl Compactor {
             kept_bytes,
             time_max: time_max.unwrap_or(Duration::MAX),
             is_stopped: Arc::clone(&is_stopped),
-            has_stepped: Arc::clone(&has_stepped),
+            progress: Arc::clone(&progress),
             figures: Arc::clone(&live.figures),
         };
         let work = move || {
@@ -198,7 +201,7 @@ impl Compactor {
         match thread::Builder::new().name("compactor".to_owned()).spawn(work) {
             Ok(thread) => {
                 let Self { changes, deletions, .. } = *self;
-                let running = Running { goal, changes, deletions, is_stopped, has_stepped, thread };
+                let running = Running { goal, changes, deletions, is_stopped, progress, thread };
                 self.running = Some(running);
             }
             Err(err) => self.fail(goal, &err),
@@ -257,7 +260,7 @@ impl Compactor {
             Ok(RunEnd::Done | RunEnd::Resplit | RunEnd::Stuck) => false,
             Err(_) => true,
         };
-        let has_stepped = run.has_stepped.load(Ordering::Relaxed);
+        let has_stepped = run.progress.has_stepped.load(Ordering::Relaxed);
         self.has_obsolete_files |= has_stepped || needs_release;
         // Where nothing was deleted, to move files gives back little, or nothing.
         let is_awaited = self.is_awaited || self.deletions >= CHANGES_MIN;
@@ -272,6 +275,12 @@ impl Compactor {
             Ok(RunEnd::Stuck | RunEnd::Early { has_stepped: false, .. }) | Err(_) => {
                 self.vain_runs + 1
             }
+        };
+        self.reclaim_deletions = run.progress.deletions.get().copied();
+        self.is_resplit = match &ended {
+            Ok(RunEnd::Resplit) => true,
+            Ok(RunEnd::Early { has_stepped: false, .. }) | Err(_) => self.is_resplit,
+            Ok(RunEnd::Done | RunEnd::Stuck | RunEnd::Early { has_stepped: true, .. }) => false,
         };
         match ended {
             Ok(RunEnd::Early { has_moved, .. }) => {
@@ -324,6 +333,13 @@ impl Compactor {
         was_running.then_some(self.round)
     }
 
+    /// L0 as far as it is to be merged. By itself a run that a resplit has brought there would
+    /// be moved, and not split: it waits for another one.
+    pub fn l0_to_merge(&self, keyspace: &Keyspace) -> Level {
+        let waits = self.is_resplit && keyspace.l0_runs() == 1;
+        if waits { Level::default() } else { keyspace.l0() }
+    }
+
     /// Has the run end after the step that it is at.
     pub fn stop(&self) {
         if let Some(run) = &self.running {
@@ -336,10 +352,23 @@ impl Compactor {
         (!self.is_awaited && self.unfinished.is_none()) || self.is_stuck()
     }
 
+    /// How many of so many bytes, which deletions give back once they are in the last level,
+    /// the last run has left for another, with so many deletions in the tables by now, and so
+    /// many bytes of blobs that nothing refers to: these go with the merge after that.
+    pub fn left_of(&self, bytes: u64, deletions: u64, stale_bytes: u64) -> u64 {
+        if self.has_reclaimed() {
+            return 0;
+        }
+        let Some(before) = self.reclaim_deletions else { return bytes };
+        let left = u128::from(bytes) * u128::from(deletions.min(before));
+        let left = left.checked_div(before.into()).and_then(|left| left.try_into().ok());
+        bytes.min(left.unwrap_or(0) + stale_bytes)
+    }
+
     /// Returns true if no step is small enough for the space that there is.
     pub fn is_stuck(&self) -> bool {
         let running = self.running.as_ref();
-        let steps = running.is_some_and(|run| run.has_stepped.load(Ordering::Relaxed));
+        let steps = running.is_some_and(|run| run.progress.has_stepped.load(Ordering::Relaxed));
         self.vain_runs >= VAIN_RUNS_MAX && !steps
     }
 

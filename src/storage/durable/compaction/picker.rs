@@ -69,6 +69,8 @@ pub struct Shape {
     /// The smallest merge of files of the level above the last one into that, if there is one
     /// and a step is picked: it takes a look at all tables.
     pub least_merge_bytes: Option<u64>,
+    /// Next to nothing is above the last level, where a step is picked.
+    pub is_merged: bool,
 }
 
 /// The disk, in bytes.
@@ -172,6 +174,9 @@ impl Picker {
         if tries == 0 {
             if !has_stepped && shape.table_bytes() < whole_bytes_max {
                 return Pick::Whole;
+            }
+            if shape.is_merged {
+                return Pick::Stop(RunEnd::Done);
             }
             if shape.step_bytes_min(self.scale) > spare_bytes {
                 return if has_stepped { early } else { Pick::WholeIfBelow(whole_bytes_max) };
@@ -403,7 +408,7 @@ mod tests {
         let level = |(files, mib): (usize, u64)| Level { files, bytes: mib * MIB };
         let empty = Level::default();
         let levels = vec![level(l0), empty, empty, empty, level(l4), level(l5), level(l6)];
-        Shape { levels, blob_bytes: 0, least_merge_bytes: None }
+        Shape { levels, blob_bytes: 0, least_merge_bytes: None, is_merged: false }
     }
 
     fn space(free_mib: u64, kept_mib: u64) -> Space {
@@ -583,6 +588,17 @@ mod tests {
             })
             .collect();
         assert!(sizes.is_sorted_by(|larger, smaller| larger / 4 == *smaller), "{sizes:?}");
+    }
+
+    /// A file that was made to release others has keys from all over, and no step fits.
+    #[test]
+    fn a_tree_that_is_merged_but_for_files_that_release_others_is_done() {
+        for so_far in [BEGUN, STEPPED] {
+            let mut shape = shape([(2, 1), (0, 0), (1, 1), (500, 2000)]);
+            shape.is_merged = true;
+            let pick = picker(Goal::Reclaim).pick(&shape, space(512, 0), so_far);
+            assert_eq!(pick, Pick::Stop(RunEnd::Done), "{so_far:?}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::super::figures::Figures;
 use super::super::tree::{self, BLOB_VALUE_BYTES_MIN, Database, Keyspace, Step};
 use super::picker::{Goal, Pick, Picker, RunEnd, Shape, SoFar, Space};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,9 +31,17 @@ pub struct Run {
     /// Once this is over, no other step is begun.
     pub time_max: Duration,
     pub is_stopped: Arc<AtomicBool>,
-    /// Set once a step has changed the tree.
-    pub has_stepped: Arc<AtomicBool>,
+    pub progress: Arc<Progress>,
     pub figures: Arc<Figures>,
+}
+
+/// The progress of a run, which others look at.
+#[derive(Default)]
+pub struct Progress {
+    /// A step has changed the tree.
+    pub has_stepped: AtomicBool,
+    /// The deletions in the tables of the tree as a reclaim began.
+    pub deletions: OnceLock<u64>,
 }
 
 impl Run {
@@ -42,8 +50,11 @@ impl Run {
     pub fn run(&self) -> tree::Result<RunEnd> {
         let _compacting = self.figures.begin_compaction();
         let begun = Instant::now();
-        if self.picker.goal == Goal::Reclaim && !self.flush()? {
-            return Ok(RunEnd::Early { has_stepped: false, has_moved: false });
+        if self.picker.goal == Goal::Reclaim {
+            if !self.flush()? {
+                return Ok(RunEnd::Early { has_stepped: false, has_moved: false });
+            }
+            self.progress.deletions.get_or_init(|| self.keyspace.table_deletions());
         }
         let first = shape_of(&self.keyspace);
         let (mut shape, mut tries) = (first.clone(), 0);
@@ -56,7 +67,8 @@ impl Run {
             }
             let so_far = SoFar { has_stepped, has_moved, tries };
             let least_merge_bytes = self.keyspace.least_merge_bytes();
-            let measured = Shape { least_merge_bytes, ..shape.clone() };
+            let is_merged = self.keyspace.is_merged();
+            let measured = Shape { least_merge_bytes, is_merged, ..shape.clone() };
             match self.picker.pick(&measured, self.space(), so_far) {
                 Pick::Step(step) => {
                     self.compact(&step)?;
@@ -91,7 +103,7 @@ impl Run {
         // A flush meanwhile has made tables of L0.
         let merged_bytes = self.keyspace.merged_bytes(first);
         if merged_bytes > 0 || shape_of(&self.keyspace) != before {
-            self.has_stepped.store(true, Ordering::Relaxed);
+            self.progress.has_stepped.store(true, Ordering::Relaxed);
         }
         self.figures.note_compacted(merged_bytes);
         Ok(())
@@ -154,7 +166,7 @@ pub fn shape_of(keyspace: &Keyspace) -> Shape {
     let levels = keyspace.levels();
     let table_bytes: u64 = levels.iter().map(|level| level.bytes).sum();
     let blob_bytes = keyspace.disk_bytes().saturating_sub(table_bytes);
-    Shape { levels, blob_bytes, least_merge_bytes: None }
+    Shape { levels, blob_bytes, least_merge_bytes: None, is_merged: false }
 }
 
 /// Waits until sealed memtables are flushed; `false` if that takes too long, or

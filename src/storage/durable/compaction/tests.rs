@@ -72,7 +72,7 @@ impl Tree {
             kept_bytes: 0,
             time_max: Duration::MAX,
             is_stopped: Arc::default(),
-            has_stepped: Arc::default(),
+            progress: Arc::default(),
             figures: Arc::default(),
         }
     }
@@ -319,6 +319,59 @@ fn a_single_file_of_deletions_is_split_once_there_is_another() {
     tree.holds((1..KEYS).step_by(2), Some(&[b'x'; 1000]));
 }
 
+/// By itself it would move to where the resplit has taken it from.
+#[test]
+fn what_a_resplit_has_brought_to_l0_waits_for_another_run() {
+    let tree = Tree::new();
+    tree.write(0..1000, Some(b"before"));
+    tree.keyspace().major_compact(TABLE_BYTES).expect("it is in the last level");
+    tree.write(0..1000, Some(b"value"));
+    let keyspace = tree.keyspace();
+    let mut compactor = Compactor { is_resplit: true, ..Compactor::default() };
+    assert_eq!(compactor.l0_to_merge(keyspace), Level::default());
+    tree.widen_bounds();
+    tree.write([], None);
+    assert_eq!(compactor.l0_to_merge(keyspace), keyspace.l0());
+    compactor.is_resplit = false;
+    assert_eq!(compactor.l0_to_merge(keyspace), keyspace.l0());
+}
+
+#[test]
+fn a_file_that_releases_others_is_nothing_to_merge() {
+    let tree = Tree::new();
+    tree.write(0..100, Some(b"value"));
+    tree.keyspace().major_compact(TABLE_BYTES).expect("it is in the last level");
+    assert!(tree.keyspace().is_merged());
+    tree.widen_bounds();
+    tree.write([], None);
+    assert_eq!(tree.keyspace().l0().files, 1);
+    assert!(tree.keyspace().is_merged());
+    tree.write([7], None);
+    assert!(!tree.keyspace().is_merged(), "a deletion");
+}
+
+#[test]
+fn what_is_awaited_of_a_run_is_what_its_deletions_have_not_given_back() {
+    for (before, now, stale, left) in [
+        (Some(1000), 1000, 0, 500),
+        (Some(1000), 250, 0, 125),
+        (Some(1000), 0, 0, 0),
+        // Blobs go with the next merge.
+        (Some(1000), 250, 100, 225),
+        (Some(1000), 0, 900, 500),
+        // Others came meanwhile.
+        (Some(1000), 1500, 0, 500),
+        (Some(0), 10, 0, 0),
+        // It was no reclaim.
+        (None, 0, 0, 500),
+    ] {
+        let compactor =
+            Compactor { is_awaited: true, reclaim_deletions: before, ..Compactor::default() };
+        assert_eq!(compactor.left_of(500, now, stale), left, "{before:?} {now} {stale}");
+    }
+    assert_eq!(Compactor::default().left_of(500, 1000, 900), 0, "all of it is done");
+}
+
 fn leveled(l0_files: u8, table_bytes: u64) -> Step {
     Step::Leveled { l0_files, table_bytes, level_ratios: vec![10.0] }
 }
@@ -526,7 +579,10 @@ fn a_run_that_is_stuck_behind_its_own_obsolete_files_has_more_to_do() {
             changes: 0,
             deletions: 0,
             is_stopped: Arc::default(),
-            has_stepped: Arc::new(AtomicBool::new(has_stepped)),
+            progress: Arc::new(Progress {
+                has_stepped: AtomicBool::new(has_stepped),
+                ..Progress::default()
+            }),
             thread: thread::spawn(move || Ok(ended)),
         });
         assert!(compactor.finish());

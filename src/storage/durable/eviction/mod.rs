@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! tables      small records      the hand goes along the keys: of some tables of the bottom
-//!                                what is of use is written again, and they are dropped
+//!                                what is of use is written again, with references to large
+//!                                records that expire, and they are dropped
 //! blob files  large records      the oldest file: what is of use is written again, and the
 //!                                rest deleted, which a reclaim gives back
 //! expiring    records between    the hand goes along their time: what is of use stays, and
@@ -81,6 +82,35 @@ const PLACES: [Place; 4] = [
     Place::Expiring,
     Place::BlobFiles(Tree::Expiring),
 ];
+
+/// The time in which what goes is to give its space back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giving {
+    /// As a reclaim gets to it.
+    InTime,
+    /// The same where nothing can be dropped: no reclaim has space for a step.
+    AtOnceFirst,
+    /// Nothing goes that is not dropped.
+    AtOnce,
+}
+
+impl Giving {
+    /// The order of places, each with true if references go with the tables that have them.
+    /// A table of references is small, and the records that would go with it are not: they
+    /// are the last to go, but where a drop alone gives space back.
+    fn order(self, places: &[Place]) -> Vec<(Place, bool)> {
+        let is_dropped = |place: &Place| *place == Place::Tables;
+        let without = places.iter().map(|place| (*place, false));
+        let referred = places.iter().filter(|place| is_dropped(place)).map(|place| (*place, true));
+        let mut order: Vec<_> = without.chain(referred).collect();
+        match self {
+            Self::InTime => {}
+            Self::AtOnceFirst => order.sort_by_key(|(place, _)| !is_dropped(place)),
+            Self::AtOnce => order.retain(|(place, _)| is_dropped(place)),
+        }
+        order
+    }
+}
 
 /// The choice of keys, and the bytes that were evicted and are on the disk yet.
 pub struct Eviction {
@@ -191,18 +221,15 @@ impl Eviction {
         live: &mut Live,
         sweep: &mut Sweep,
         may_drop: bool,
-        tables_first: bool,
+        giving: Giving,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Evicted> {
         let begun = Instant::now();
-        let mut places = self.places(live.generation.keys(), live.generation.expiring());
-        if tables_first {
-            places.sort_by_key(|place| *place != Place::Tables);
-        }
-        for place in places {
+        let places = self.places(live.generation.keys(), live.generation.expiring());
+        for (place, with_referred) in giving.order(&places) {
             let evicted = match place {
                 Place::Tables if !may_drop => Evicted::default(),
-                Place::Tables => self.step_of_tables(live, sweep, is_spared)?,
+                Place::Tables => self.step_of_tables(live, sweep, with_referred, is_spared)?,
                 Place::Expiring => self.step_of_expiring(live, sweep, is_spared)?,
                 Place::BlobFiles(tree) => self.step_of_blob_files(tree, live, sweep, is_spared)?,
             };
@@ -242,12 +269,13 @@ impl Eviction {
         &mut self,
         live: &mut Live,
         sweep: &mut Sweep,
+        with_referred: bool,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Evicted> {
         // Where all that it meets is of use the hand goes on, but not for long.
         for number in 1..=STRETCHES_MAX {
             let is_urgent = number == STRETCHES_MAX;
-            let evicted = self.step_of_stretch(live, sweep, is_urgent, is_spared)?;
+            let evicted = self.step_of_stretch(live, sweep, with_referred, is_urgent, is_spared)?;
             if evicted.keys > 0 {
                 return Ok(evicted);
             }
@@ -255,10 +283,13 @@ impl Eviction {
         Ok(Evicted::default())
     }
 
+    /// Large records that expire are many times as large as the references to them, so these
+    /// stay but where nothing else would come back.
     fn step_of_stretch(
         &mut self,
         live: &mut Live,
         sweep: &mut Sweep,
+        with_referred: bool,
         is_urgent: bool,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Evicted> {
@@ -273,7 +304,9 @@ impl Eviction {
         stretch.visit(live.database(), &keys, &mut |item| {
             let StretchItem { key: under, value } = item;
             match (key_of(&under), value) {
-                (Some(key), value) if !is_spared(&key) => {
+                (Some(key), value)
+                    if !is_spared(&key) && (with_referred || !is_reference(value.as_deref())) =>
+                {
                     let bytes = value.as_ref().map_or(0, Bytes::len) + key.as_str().len();
                     let uses = self.uses.of(hash(key.as_str()));
                     let (record, bytes) = (value, bytes as u64);
@@ -284,6 +317,7 @@ impl Eviction {
         })?;
         if own.len() > candidates.len() {
             // To drop it would give little.
+            self.note_evicted(Place::Tables, stretch.bytes);
             return Ok(Evicted::default());
         }
         let [kept, evicted] = self.met.split(candidates, is_urgent);
@@ -292,8 +326,11 @@ impl Eviction {
         }
         let kept = kept.into_iter().map(|it| (it.under, it.record)).chain(own).collect();
         let bytes = stretch.bytes;
+        let referred = evicted.iter().filter(|it| is_reference(it.record.as_deref())).count();
         let done = self.apply(live, sweep, &keys, kept, &evicted, Some(&stretch))?;
         self.note_evicted(Place::Tables, bytes);
+        let expiring = live.generation.expiring();
+        self.awaited.expiring += referred as u64 * bytes_each(expiring, expiring.disk_bytes());
         Ok(done)
     }
 
@@ -409,26 +446,21 @@ impl Eviction {
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Vec<Candidate>> {
         let expiring = live.generation.expiring();
-        let items = expiring.sizes(live.database(), from, &EXPIRING_END, EXPIRING_ITEMS_MAX)?;
-        let is_end = items.len() < EXPIRING_ITEMS_MAX;
+        let (items_max, keys_max) = (EXPIRING_ITEMS_MAX, EXPIRING_KEYS_MAX);
+        let items = expiring.sizes(live.database(), from, &EXPIRING_END, items_max, keys_max)?;
+        let in_tables = items.iter().filter(|item| item.bytes.is_some()).count();
+        let is_over = items.len() < items_max && in_tables < keys_max;
+        let last = items.last().map(|item| item.key.clone()).filter(|_| !is_over);
         let mut candidates = Vec::new();
-        let mut last = None;
         for Size { key: entry, bytes } in items {
-            if candidates.len() == EXPIRING_KEYS_MAX {
-                break;
-            }
             if let Some(bytes) = bytes
                 && let Some(key) = expiry::parse(&entry).and_then(|(_, key)| key_of(key))
                 && !is_spared(&key)
             {
                 let uses = self.uses.of(hash(key.as_str()));
-                let under = entry.clone();
-                candidates.push(Candidate { key, under, record: None, bytes, uses });
+                candidates.push(Candidate { key, under: entry, record: None, bytes, uses });
             }
-            last = Some(entry);
         }
-        let is_over = is_end && candidates.len() < EXPIRING_KEYS_MAX;
-        let last = last.filter(|_| !is_over);
         self.expiring_from = last.map_or_else(Vec::new, |last| [&last[..], &[0]].concat());
         Ok(candidates)
     }
@@ -518,6 +550,11 @@ fn rewrite(
     Ok((changes, bytes))
 }
 
+/// Returns true for a reference to a large record that expires.
+fn is_reference(record: Option<&[u8]>) -> bool {
+    record.is_some_and(|record| record::referred(record).is_some())
+}
+
 /// The bytes of an item in the tables, about, of so many of all. A deletion takes next to
 /// nothing.
 fn bytes_each(keyspace: &Keyspace, bytes: u64) -> u64 {
@@ -536,10 +573,13 @@ fn key_of(bytes: &[u8]) -> Option<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Revision;
+    use crate::storage::durable::directory::Directory;
     use crate::storage::durable::generation::Generation;
     use crate::storage::durable::journal::Stamp;
+    use crate::storage::durable::recovery;
     use crate::storage::durable::tree::Database;
+    use crate::storage::{Entry, Limits, Revision};
+    use std::time::Duration;
 
     /// Small records are among the keys, and are awaited once a merge of these is worth it.
     #[test]
@@ -567,5 +607,69 @@ mod tests {
         eviction.await_swept(&keyspaces.keys, 1);
         assert!(eviction.awaited.keys > keyspaces.keys.table_bytes() / 2);
         assert_eq!(eviction.awaited.expiring, 0);
+    }
+
+    #[test]
+    fn references_are_the_last_to_go_but_where_a_drop_alone_gives_space_back() {
+        let places = [Place::Expiring, Place::Tables];
+        let (expiring, tables) = ((Place::Expiring, false), (Place::Tables, false));
+        let referred = (Place::Tables, true);
+        for (giving, expected) in [
+            (Giving::InTime, vec![expiring, tables, referred]),
+            (Giving::AtOnceFirst, vec![tables, referred, expiring]),
+            (Giving::AtOnce, vec![tables, referred]),
+        ] {
+            assert_eq!(giving.order(&places), expected, "{giving:?}");
+        }
+    }
+
+    /// Tables of references are small, and the records that they refer to are elsewhere.
+    #[test]
+    fn large_records_that_expire_go_a_few_at_a_time_or_are_awaited_with_references_to_them() {
+        const LIMIT: u64 = 16 << 20;
+        const KEYS: usize = 2000;
+        const HASHES: usize = 125;
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut directory = Directory::take(folder.path()).expect("it is free");
+        directory.found(recovery::found).expect("it is made");
+        let data = Arc::new(directory.data().expect("it is there"));
+        let recovered = recovery::recover(&data, true, || directory.finish());
+        let limits = Limits { bytes: LIMIT, ..Limits::default() };
+        let mut live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), limits);
+        let keyspaces = Arc::clone(&live.generation.keyspaces);
+        let Keyspaces { keys, expiring, .. } = &*keyspaces;
+
+        let mut sweep = Sweep::new(&keyspaces);
+        let mut batch = live.batch();
+        let expiry = Time::now().after(Duration::from_secs(3600));
+        for number in 0..KEYS {
+            let key = Key::new(format!("{number:04}")).expect("a key");
+            // It cannot be compressed.
+            let value: Vec<u8> =
+                (0..HASHES).flat_map(|at| hash(&format!("{number} {at}")).to_be_bytes()).collect();
+            let entry = Entry::new(value.into()).with_expiry(Some(expiry));
+            sweep.put(&mut batch, &keyspaces, &key, Some(record::encode(&entry).into()));
+        }
+        batch.commit().expect("they are written");
+        for keyspace in [keys, expiring] {
+            keyspace.flush_and_wait().expect("they are in a file");
+            keyspace.merge(4 << 10).expect("they are in the last level");
+        }
+        // Nothing newer goes with a stretch.
+        keys.insert([0xff, 0xfe], []).expect("it is written");
+        keys.flush_and_wait().expect("it is in a file");
+        let all = expiring.disk_bytes();
+
+        let mut eviction = Eviction::new(LIMIT, super::uses(LIMIT), Waiters::default());
+        let mut step = |giving| {
+            let evicted = eviction.step(&mut live, &mut sweep, true, giving, &|_| false);
+            (evicted.unwrap_or_else(|err| panic!("{err}")).keys, eviction.awaited.expiring)
+        };
+        let (few, _) = step(Giving::InTime);
+        assert!((1..=EXPIRING_KEYS_MAX).contains(&few), "{few} of {KEYS}");
+        let (evicted, awaited) = step(Giving::AtOnce);
+        assert!(evicted > KEYS / 2, "{evicted} of {KEYS}");
+        let bytes = (few + evicted) as u64 * (all / KEYS as u64);
+        assert!(awaited.abs_diff(bytes) <= bytes / 8, "{awaited} of {bytes} bytes");
     }
 }

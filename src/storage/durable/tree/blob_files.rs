@@ -45,25 +45,32 @@ pub struct Size {
 }
 
 impl Keyspace {
-    /// The sizes of so many items at most from one on and below another, in order.
+    /// The sizes of so many items at most from one on and below another, in order, up to the
+    /// last of so many that are in no blob file.
     pub fn sizes(
         &self,
         database: &Database,
         from: &[u8],
         until: &[u8],
         items_max: usize,
+        in_tables_max: usize,
     ) -> Result<Vec<Size>> {
         let number = database.visible_number();
         let version = self.0.tree.get_version_history_lock().get_version_for_snapshot(number);
         let bounds = from..until;
         let items = Tree::create_internal_range(version, &bounds, number, None);
-        let sizes = items.take(items_max).map(|item| {
+        let (mut sizes, mut in_tables) = (Vec::new(), 0);
+        for item in items.take(items_max) {
             let InternalValue { key, value } = item?;
             let is_blob = key.value_type == ValueType::Indirection;
             let bytes = (!is_blob).then(|| (key.user_key.len() + value.len()) as u64);
-            Ok(Size { key: key.user_key.into(), bytes })
-        });
-        sizes.collect()
+            sizes.push(Size { key: key.user_key.into(), bytes });
+            in_tables += usize::from(!is_blob);
+            if in_tables == in_tables_max {
+                break;
+            }
+        }
+        Ok(sizes)
     }
 
     /// The numbers of the blob files, the oldest first.

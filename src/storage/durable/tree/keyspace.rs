@@ -16,6 +16,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The most items of a file that is made to release others: its bounds, and what is in each
+/// batch.
+const RELEASE_ITEMS: u64 = 4;
+
 /// The files of one level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Level {
@@ -187,6 +191,19 @@ impl Keyspace {
         let version = self.0.tree.current_version();
         let levels = version.iter_levels();
         levels.map(|level| Level { files: level.table_count(), bytes: level.size() }).collect()
+    }
+
+    /// Returns true if next to nothing is above the last level: no deletions, no blobs, and of
+    /// each file no more items than one has that is made to release others.
+    pub fn is_merged(&self) -> bool {
+        let version = self.0.tree.current_version();
+        let last_level = version.level_count().saturating_sub(1);
+        let above = version.iter_levels().take(last_level).flat_map(|level| level.iter());
+        above.flat_map(|run| run.iter()).all(|table| {
+            table.metadata.item_count <= RELEASE_ITEMS
+                && table.metadata.tombstone_count == 0
+                && table.referenced_blob_bytes().is_ok_and(|bytes| bytes == 0)
+        })
     }
 
     /// The bytes of the smallest merge of files of the level above the last one into that: as

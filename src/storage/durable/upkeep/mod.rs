@@ -12,7 +12,7 @@ mod reclaim;
 
 use super::commit_group::Draft;
 use super::compaction::{self, Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
-use super::eviction::Eviction;
+use super::eviction::{Eviction, Giving};
 use super::expiry::{Sweep, Tally};
 use super::generation::{Both, Keyspaces};
 use super::held_moments::HeldMoments;
@@ -250,13 +250,13 @@ impl Upkeep {
     }
 
     /// Waits until the trees have kept up with the writes, and so many bytes can be written;
-    /// `false` if a limit leaves no way for that. Fails if they never will.
+    /// `false` if within a limit that takes too long. Fails if they never will.
     fn wait_out_write_stall(
         &mut self,
         bytes: u64,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<bool> {
-        let (mut vain_since, mut released_at) = (Instant::now(), Instant::now());
+        let (waits_since, mut released_at) = (Instant::now(), Instant::now());
         let mut awaits_merges = false;
         loop {
             let is_overdrawn = self.live.disk_space.is_overdrawn(self.keyspaces(), bytes);
@@ -267,6 +267,10 @@ impl Upkeep {
             }
             let begun = Instant::now();
             self.live.database().check()?;
+            if self.live.disk_space.is_limited() && waits_since.elapsed() > WAIT_MAX {
+                // Runs may come to nothing however many there are.
+                return Ok(false);
+            }
             if has_l0_stall {
                 self.compactors.each_mut().into_iter().for_each(Compactor::yield_to_l0);
             }
@@ -297,26 +301,26 @@ impl Upkeep {
                 self.begin_compaction(Trigger::Write);
             }
             let is_stuck = has_stall && (self.is_stuck() || !self.is_compacting());
-            if !is_stuck {
-                vain_since = begun;
-            } else if self.moments.drop_oldest() {
-                // What that has held is free.
-            } else if !self.live.disk_space.is_limited() {
-                let is_full = self.spare_bytes() == 0;
-                let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
-                return Err(io::Error::from(kind).into());
-            } else if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
-                // There are some more L0 files to the database's own limit.
-                self.release_obsolete_files_and_wait(&|| false)?;
-                continue;
-            } else if has_l0_stall && self.make_way_for_l0(is_spared)? {
-                continue;
-            } else if vain_since.elapsed() > WAIT_MAX {
-                return Ok(false);
-            } else if released_at.elapsed() > RELEASE_INTERVAL {
-                // A reader may have held files as they were released.
-                self.compactors.keys.has_obsolete_files = true;
-                released_at = Instant::now();
+            if is_stuck && !self.moments.drop_oldest() {
+                if !self.live.disk_space.is_limited() {
+                    let is_full = self.spare_bytes() == 0;
+                    let kind =
+                        if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+                    return Err(io::Error::from(kind).into());
+                }
+                if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
+                    // There are some more L0 files to the database's own limit.
+                    self.release_obsolete_files_and_wait(&|| false)?;
+                    continue;
+                }
+                if has_l0_stall && self.make_way_for_l0(is_spared)? {
+                    continue;
+                }
+                if released_at.elapsed() > RELEASE_INTERVAL {
+                    // A reader may have held files as they were released.
+                    self.compactors.keys.has_obsolete_files = true;
+                    released_at = Instant::now();
+                }
             }
             thread::sleep(STALL_WAIT);
             self.live.figures.note_stall(begun.elapsed());
@@ -363,7 +367,7 @@ impl Upkeep {
                 return Ok(true);
             }
         }
-        Ok(self.evict_some(true, is_spared)? > 0)
+        Ok(self.evict_some(Giving::AtOnce, is_spared)? > 0)
     }
 
     fn has_obsolete_files(&self) -> bool {
@@ -373,9 +377,12 @@ impl Upkeep {
     /// L0 has as many runs, or with a limit as many bytes, as can be merged.
     fn has_l0_stall(&self) -> bool {
         let bytes_max = self.live.disk_space.scale().l0_max;
-        let has_bytes = |keyspace: &Keyspace| keyspace.l0().bytes >= bytes_max;
+        let has_bytes = |(keyspace, compactor): (&Keyspace, &Compactor)| {
+            compactor.l0_to_merge(keyspace).bytes >= bytes_max
+        };
+        let trees = || self.keyspaces().each().into_iter().zip(self.compactors.each());
         self.keyspaces().l0_runs() >= L0_RUNS_MAX
-            || (bytes_max < u64::MAX && self.keyspaces().each().into_iter().any(has_bytes))
+            || (bytes_max < u64::MAX && trees().any(has_bytes))
     }
 
     /// Begins a run if one is due. Blocks for nothing.

@@ -12,10 +12,10 @@
 //! ```
 
 use super::super::commit_group::Draft;
-use super::super::compaction::{Compactor, L0_RUNS_MAX, Trigger};
+use super::super::compaction::{Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
 use super::super::disk_space::Balance;
-use super::super::eviction::Evicted;
-use super::super::generation::Both;
+use super::super::eviction::{Evicted, Giving};
+use super::super::generation::{Both, Tree};
 use super::super::patience::Ending;
 use super::super::tree::{BLOB_VALUE_BYTES_MIN, Keyspace, Result};
 use super::{Upkeep, WAIT_MAX};
@@ -167,6 +167,10 @@ impl Upkeep {
         if missing <= 0 && !is_waited {
             return Ok(Way::Enough);
         }
+        if self.keyspaces().l0_runs() >= L0_RUNS_MAX_TO_RECLAIM {
+            self.reduce_l0(is_spared)?;
+            return Ok(Way::Awaited);
+        }
         let Balance { files, merges, .. } = self.balance();
         let has_memtables = self.keyspaces().sealed_memtables() > 0;
         if merges < self.live.disk_space.scale().l0_max.cast_signed()
@@ -202,7 +206,7 @@ impl Upkeep {
         if self.is_compacting()
             || has_memtables
             || self.remover.is_running()
-            || (self.awaited_bytes() > 0 && now < self.reclaim.next)
+            || self.awaits_reclaim()
         {
             return Ok(Way::Awaited);
         }
@@ -222,6 +226,23 @@ impl Upkeep {
         Ok(if has_made { Way::Made } else { Way::Nothing })
     }
 
+    /// Has L0 merged before anything else: each eviction, reclaim and release makes another
+    /// run, and of so many the database lets a writer wait for ever.
+    fn reduce_l0(&mut self, is_spared: &dyn Fn(&Key) -> bool) -> Result<()> {
+        self.compactors.each_mut().into_iter().for_each(Compactor::yield_to_l0);
+        self.begin_compaction(Trigger::Write);
+        if self.is_compacting() || self.keyspaces().sealed_memtables() > 0 {
+            return Ok(());
+        }
+        if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
+            self.release_obsolete_files()?;
+            self.live.disk_space.note_release();
+        } else if self.is_stuck() {
+            self.make_way_for_l0(is_spared)?;
+        }
+        Ok(())
+    }
+
     fn balance(&self) -> Balance {
         let unlimited = Balance { files: i64::MAX, journals: u64::MAX, merges: i64::MAX };
         self.live.disk_space.balance(self.keyspaces()).unwrap_or(unlimited)
@@ -239,26 +260,34 @@ impl Upkeep {
         self.eviction.as_ref().map_or(0, |eviction| eviction.awaited.each().into_iter().sum())
     }
 
+    /// Returns true if a reclaim of a tree that is not stuck will give something back.
+    fn awaits_reclaim(&self) -> bool {
+        self.eviction.as_ref().is_some_and(|eviction| {
+            let mut trees = eviction.awaited.each().into_iter().zip(self.compactors.each());
+            trees.any(|(bytes, compactor)| *bytes > 0 && !compactor.is_stuck())
+        })
+    }
+
     /// Sweeps, or else evicts some keys: how many.
     fn evict_once(&mut self, until: Time, is_spared: &dyn Fn(&Key) -> bool) -> Result<usize> {
         let swept = if self.has_expired(until) { self.sweep(until)? } else { 0 };
         if swept > 0 {
             return Ok(swept);
         }
-        self.evict_some(false, is_spared)
+        let giving = if self.is_stuck() { Giving::AtOnceFirst } else { Giving::InTime };
+        self.evict_some(giving, is_spared)
     }
 
-    /// The same without a sweep, and from tables first if that is asked for or nothing else
-    /// would come back.
+    /// The same without a sweep.
     pub(super) fn evict_some(
         &mut self,
-        tables_first: bool,
+        giving: Giving,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<usize> {
-        let (may_drop, is_stuck) = (!self.compactors.keys.is_running(), self.is_stuck());
+        let may_drop = !self.compactors.keys.is_running();
         let Self { live, sweep, eviction: Some(eviction), .. } = self else { return Ok(0) };
         let Evicted { keys, deletions, changes } =
-            eviction.step(live, sweep, may_drop, tables_first || is_stuck, is_spared)?;
+            eviction.step(live, sweep, may_drop, giving, is_spared)?;
         self.compactors.keys.note(deletions + changes, deletions);
         // A drop, or a flush of what was written, may leave some.
         self.compactors.keys.has_obsolete_files |= keys > 0;
@@ -295,7 +324,12 @@ impl Upkeep {
         }
         reclaim.next = now + RECLAIM_INTERVAL;
         let trigger = Trigger::Evict(RECLAIM_TIME);
-        if of_keys >= of_expiring {
+        let is_turn_of_keys = match compactors.each().map(Compactor::is_stuck) {
+            [true, false] => of_expiring == 0,
+            [false, true] => of_keys > 0,
+            [true, true] | [false, false] => of_keys >= of_expiring,
+        };
+        if is_turn_of_keys {
             compactors.keys.is_awaited = true;
             compactors.keys.begin(live, keys, trigger);
             reclaim.awaited = Both { keys: awaited.keys, expiring: 0 };
@@ -314,20 +348,23 @@ impl Upkeep {
         for compactor in self.compactors.each_mut() {
             compactor.has_finished();
         }
-        if !self.reclaim.is_running || self.is_compacting() || self.has_l0_stall() {
+        if !self.reclaim.is_running || self.is_compacting() {
             return Ok(());
         }
         self.reclaim.is_running = false;
         self.release_obsolete_files()?;
         self.live.disk_space.note_release();
-        // A run that was cut short, or that had L0 to reduce, has given nothing back.
-        let [of_keys, of_expiring] = self.compactors.each().map(Compactor::has_reclaimed);
-        if let Some(eviction) = &mut self.eviction {
-            let Both { keys, expiring } = &self.reclaim.awaited;
-            let awaited = &mut eviction.awaited;
-            awaited.keys = awaited.keys.saturating_sub(if of_keys { *keys } else { 0 });
-            awaited.expiring =
-                awaited.expiring.saturating_sub(if of_expiring { *expiring } else { 0 });
+        // A run that was cut short has given some back, and one that had L0 to reduce nothing.
+        let Self { live, compactors, reclaim, eviction: Some(eviction), .. } = self else {
+            return Ok(());
+        };
+        for tree in [Tree::Keys, Tree::Expiring] {
+            let awaited = *reclaim.awaited.of(tree);
+            let keyspace = live.generation.keyspaces.of(tree);
+            let (deletions, stale) = (keyspace.table_deletions(), keyspace.stale_blob_bytes());
+            let left = compactors.of(tree).left_of(awaited, deletions, stale);
+            let all = eviction.awaited.of(tree);
+            *all = all.saturating_sub(awaited - left);
         }
         Ok(())
     }
@@ -352,5 +389,92 @@ impl Upkeep {
         if let Some(eviction) = &mut self.eviction {
             eviction.forget();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Limits;
+    use crate::storage::durable::directory::Directory;
+    use crate::storage::durable::eviction::{self, Eviction};
+    use crate::storage::durable::generation::Keyspaces;
+    use crate::storage::durable::live::Live;
+    use crate::storage::durable::recovery;
+    use crate::storage::waiters::Waiters;
+    use std::sync::Arc;
+    use tempfile::TempDir;
+
+    const LIMIT: u64 = 16 << 20;
+
+    /// The upkeep of a store that evicts, and its directory.
+    struct Store {
+        upkeep: Upkeep,
+        keyspaces: Arc<Keyspaces>,
+        _directory: Directory,
+        _folder: TempDir,
+    }
+
+    impl Store {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut directory = Directory::take(folder.path()).expect("it is free");
+            directory.found(recovery::found).expect("it is made");
+            let data = Arc::new(directory.data().expect("it is there"));
+            let recovered = recovery::recover(&data, true, || directory.finish());
+            let limits = Limits { bytes: LIMIT, ..Limits::default() };
+            let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), limits);
+            let keyspaces = Arc::clone(&live.generation.keyspaces);
+            let eviction = Eviction::new(LIMIT, eviction::uses(LIMIT), Waiters::default());
+            let upkeep = Upkeep::new(live, Arc::default(), Some(eviction));
+            Self { upkeep, keyspaces, _directory: directory, _folder: folder }
+        }
+
+        /// Makes an L0 run of so many keys, each with a thousand bytes.
+        fn write(&self, keys: usize) {
+            let Keyspaces { keys: keyspace, .. } = &*self.keyspaces;
+            for number in 0..keys {
+                let word = |at: usize| eviction::hash(&format!("{number} {at}")).to_be_bytes();
+                let value: Vec<u8> = (0..125).flat_map(word).collect();
+                keyspace.insert(format!("{number:04}"), value).expect("it is written");
+            }
+            keyspace.flush_and_wait().expect("it is in a file");
+        }
+    }
+
+    /// The database lets a writer wait for ever at thirty.
+    #[test]
+    fn many_l0_runs_are_merged_before_anything_is_evicted() {
+        let mut store = Store::new();
+        // The first is moved to the last level.
+        for _ in 0..=L0_RUNS_MAX_TO_RECLAIM {
+            store.write(10);
+        }
+        let Store { upkeep, keyspaces, .. } = &mut store;
+        assert!(keyspaces.l0_runs() >= L0_RUNS_MAX_TO_RECLAIM);
+        let way = upkeep.make_way(LIMIT, true, Time::now(), &|_| false);
+        assert_eq!(way.unwrap_or_else(|err| panic!("{err}")), Way::Awaited);
+        assert!(upkeep.compactors.keys.finish());
+        assert!(keyspaces.l0_runs() < L0_RUNS_MAX_TO_RECLAIM);
+    }
+
+    /// Else what is awaited of it would be awaited for ever.
+    #[test]
+    fn a_reclaim_ends_though_l0_of_the_other_tree_is_full() {
+        let mut store = Store::new();
+        for _ in 0..3 {
+            store.write(600);
+        }
+        let Store { upkeep, .. } = &mut store;
+        assert!(upkeep.has_l0_stall());
+        let eviction = upkeep.eviction.as_mut().expect("it evicts");
+        eviction.awaited.expiring = 1000;
+        upkeep.begin_reclaim(Instant::now());
+        assert!(upkeep.reclaim.is_running);
+        upkeep.compactors.expiring.finish();
+        assert!(upkeep.has_l0_stall());
+        upkeep.end_runs().unwrap_or_else(|err| panic!("{err}"));
+        assert!(!upkeep.reclaim.is_running);
+        assert_eq!(upkeep.awaited_bytes(), 0);
     }
 }
