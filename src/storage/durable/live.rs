@@ -2,15 +2,21 @@
 //! keyspaces that readers use, and the change log.
 
 use super::directory::Data;
+#[cfg(test)]
+use super::directory::Directory;
 use super::disk_space::DiskSpace;
 use super::figures::Figures;
 use super::generation::{Generation, Keyspaces};
 use super::inventory;
+#[cfg(test)]
+use super::recovery;
 use super::recovery::Recovered;
 use super::tree::{Database, Error, Keyspace, Result, WriteBatch};
 use crate::storage::{Changes, Event, Limits};
 use std::mem;
 use std::sync::{Arc, PoisonError, RwLock};
+#[cfg(test)]
+use tempfile::TempDir;
 
 pub struct Live {
     /// There is none while it is opened anew.
@@ -35,6 +41,18 @@ impl Live {
         let changes = Changes::new(limits.history_bytes, revision, true);
         let (database, figures) = (Some(database), Arc::default());
         Self { database, generation, inventory, current, disk_space, changes, figures }
+    }
+
+    /// That of a new store, and its directory, which is there as long as that is kept.
+    #[cfg(test)]
+    pub fn of_new_store(limits: Limits) -> (Self, (Directory, TempDir)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut directory = Directory::take(folder.path()).expect("it is free");
+        directory.found(recovery::found).expect("it is made");
+        let data = Arc::new(directory.data().expect("it is there"));
+        let recovered = recovery::recover(&data, true, || directory.finish());
+        let live = Self::new(recovered.unwrap_or_else(|err| panic!("{err}")), limits);
+        (live, (directory, folder))
     }
 
     /// The database that takes writes.

@@ -8,15 +8,7 @@ fn questions(fake: &Fake) -> usize {
 }
 
 fn get_from(router: &Arc<Router>, slot: u16) -> Outcome {
-    let (tell, told) = channel();
-    router.send(Request {
-        place: Place::Slot(slot),
-        commands: get(),
-        is_write: false,
-        deadline: Instant::now() + PATIENCE,
-        done: Box::new(move |outcome| tell.send(outcome).unwrap_or_default()),
-    });
-    outcome(&told)
+    outcome(&send_to(router, slot, get(), false, PATIENCE))
 }
 
 #[test]

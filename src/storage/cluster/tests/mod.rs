@@ -45,9 +45,19 @@ fn send_for(
     is_write: bool,
     patience: Duration,
 ) -> Receiver<Outcome> {
+    send_to(router, 1, commands, is_write, patience)
+}
+
+fn send_to(
+    router: &Arc<Router>,
+    slot: u16,
+    commands: Commands,
+    is_write: bool,
+    patience: Duration,
+) -> Receiver<Outcome> {
     let (tell, told) = channel();
     router.send(Request {
-        place: Place::Slot(1),
+        place: Place::Slot(slot),
         commands,
         is_write,
         deadline: Instant::now() + patience,

@@ -6,19 +6,8 @@ use crate::storage::Outage;
 /// Has requests gathered until the next look, and sends some of two nodes' slots.
 fn send_gathered(router: &Arc<Router>, count: usize) -> Vec<Receiver<Outcome>> {
     router.traffic().waves.set_on(64);
-    (0..count).map(|at| send_to(router, if at % 2 == 0 { 1 } else { 9000 })).collect()
-}
-
-fn send_to(router: &Arc<Router>, slot: u16) -> Receiver<Outcome> {
-    let (tell, told) = channel();
-    router.send(Request {
-        place: Place::Slot(slot),
-        commands: get(),
-        is_write: false,
-        deadline: Instant::now() + PATIENCE,
-        done: Box::new(move |outcome| tell.send(outcome).unwrap_or_default()),
-    });
-    told
+    let slot = |at| if at % 2 == 0 { 1 } else { 9000 };
+    (0..count).map(|at| send_to(router, slot(at), get(), false, PATIENCE)).collect()
 }
 
 fn two_nodes() -> (Fake, Fake, Arc<Router>) {

@@ -5,7 +5,6 @@ use super::*;
 use crate::storage::Limits;
 use crate::storage::durable::directory::Directory;
 use crate::storage::durable::disk_space::Scale;
-use crate::storage::durable::recovery;
 use crate::storage::durable::tree::{Step, TABLE_BYTES};
 use std::fs;
 use std::path::PathBuf;
@@ -14,19 +13,13 @@ use tempfile::TempDir;
 /// A tree of a database of its own, and the directory of that.
 struct Tree {
     live: Live,
-    _directory: Directory,
-    _folder: TempDir,
+    _directory: (Directory, TempDir),
 }
 
 impl Tree {
     fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut directory = Directory::take(folder.path()).expect("it is free");
-        directory.found(recovery::found).expect("it is made");
-        let data = Arc::new(directory.data().expect("it is there"));
-        let recovered = recovery::recover(&data, true, || directory.finish());
-        let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), Limits::default());
-        Self { live, _directory: directory, _folder: folder }
+        let (live, directory) = Live::of_new_store(Limits::default());
+        Self { live, _directory: directory }
     }
 
     /// Has the next file have keys from all over.

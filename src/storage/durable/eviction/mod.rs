@@ -573,10 +573,8 @@ fn key_of(bytes: &[u8]) -> Option<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::durable::directory::Directory;
     use crate::storage::durable::generation::Generation;
     use crate::storage::durable::journal::Stamp;
-    use crate::storage::durable::recovery;
     use crate::storage::durable::tree::Database;
     use crate::storage::{Entry, Limits, Revision};
     use std::time::Duration;
@@ -629,13 +627,8 @@ mod tests {
         const LIMIT: u64 = 16 << 20;
         const KEYS: usize = 2000;
         const HASHES: usize = 125;
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut directory = Directory::take(folder.path()).expect("it is free");
-        directory.found(recovery::found).expect("it is made");
-        let data = Arc::new(directory.data().expect("it is there"));
-        let recovered = recovery::recover(&data, true, || directory.finish());
         let limits = Limits { bytes: LIMIT, ..Limits::default() };
-        let mut live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), limits);
+        let (mut live, _directory) = Live::of_new_store(limits);
         let keyspaces = Arc::clone(&live.generation.keyspaces);
         let Keyspaces { keys, expiring, .. } = &*keyspaces;
 

@@ -400,7 +400,6 @@ mod tests {
     use crate::storage::durable::eviction::{self, Eviction};
     use crate::storage::durable::generation::Keyspaces;
     use crate::storage::durable::live::Live;
-    use crate::storage::durable::recovery;
     use crate::storage::waiters::Waiters;
     use std::sync::Arc;
     use tempfile::TempDir;
@@ -411,23 +410,17 @@ mod tests {
     struct Store {
         upkeep: Upkeep,
         keyspaces: Arc<Keyspaces>,
-        _directory: Directory,
-        _folder: TempDir,
+        _directory: (Directory, TempDir),
     }
 
     impl Store {
         fn new() -> Self {
-            let folder = tempfile::tempdir().expect("a folder");
-            let mut directory = Directory::take(folder.path()).expect("it is free");
-            directory.found(recovery::found).expect("it is made");
-            let data = Arc::new(directory.data().expect("it is there"));
-            let recovered = recovery::recover(&data, true, || directory.finish());
             let limits = Limits { bytes: LIMIT, ..Limits::default() };
-            let live = Live::new(recovered.unwrap_or_else(|err| panic!("{err}")), limits);
+            let (live, directory) = Live::of_new_store(limits);
             let keyspaces = Arc::clone(&live.generation.keyspaces);
             let eviction = Eviction::new(LIMIT, eviction::uses(LIMIT), Waiters::default());
             let upkeep = Upkeep::new(live, Arc::default(), Some(eviction));
-            Self { upkeep, keyspaces, _directory: directory, _folder: folder }
+            Self { upkeep, keyspaces, _directory: directory }
         }
 
         /// Makes an L0 run of so many keys, each with a thousand bytes.
