@@ -120,8 +120,8 @@ impl Waves {
         }
     }
 
-    /// Writes what is gathered if there was no wave since that of this number. Returns the number of
-    /// the wave that has to be tended next, after a while. Never blocks.
+    /// Writes what is gathered if there was no wave since that of this number. Returns the
+    /// number of the wave that has to be tended next, after a while. Never blocks.
     pub fn tend(&self, number: u64) -> Option<u64> {
         let mut state = self.lock();
         if state.number == number && !state.gatherers.is_empty() {
