@@ -151,8 +151,13 @@ impl Directory {
             held::close_to_others(&[folder.join(FORMAT)]);
             return Ok(());
         }
-        write_format(folder)
-            .and_then(|()| fs::rename(folder.join(FORMAT_UNFINISHED), folder.join(FORMAT)))
+        let unfinished = folder.join(FORMAT_UNFINISHED);
+        // Until the data has a format, nothing but this shows whose it is.
+        let is_written = self.state == State::Unnamed
+            && read_format(&unfinished).is_ok_and(|version| version == FORMAT_VERSION);
+        let written = if is_written { Ok(()) } else { write_format(folder) };
+        written
+            .and_then(|()| fs::rename(&unfinished, folder.join(FORMAT)))
             .and_then(|()| sync(folder))
             .map_err(unwritable)?;
         tell_of(&self.others, &self.path);
@@ -359,6 +364,21 @@ mod tests {
         for text in ["x", "little-key-value x", "\0little", "little-key-value 3\nmore"] {
             assert!(!is_ours(text.as_bytes()), "{text:?}");
         }
+    }
+
+    /// A process that is killed meanwhile would leave data that seems to be of others.
+    #[test]
+    fn the_format_of_new_data_is_not_written_twice() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let mut directory = Directory::take(folder.path()).expect("nobody has it");
+        directory.found(|_| Ok(())).expect("it is made");
+        let unfinished = File::open(folder.path().join(FORMAT_UNFINISHED)).expect("it is there");
+        let written = Identity::of(&unfinished.metadata().expect("a file"));
+        directory.finish().expect("it is finished");
+        assert!(written.is_at(&folder.path().join(FORMAT)));
+        drop(directory);
+        let again = Directory::take(folder.path()).expect("nobody has it");
+        assert_eq!(again.state, State::Whole { version: FORMAT_VERSION });
     }
 
     #[test]
