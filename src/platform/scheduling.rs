@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The leader's slice: shorter than the usual one, so the leader goes first.
-pub const SLICE: Duration = Duration::from_micros(500);
+const SLICE: Duration = Duration::from_micros(500);
 
 /// The slice of a thread whose wake-up is urgent.
 pub const SLICE_SHORT: Duration = Duration::from_micros(100);

@@ -21,26 +21,27 @@ fn two_nodes() -> (Fake, Fake, Arc<Router>) {
     (first, second, router)
 }
 
+/// Sends so many requests again and again, until there were so many waves.
+fn send_in_waves(router: &Arc<Router>, count: usize, waves: u64) {
+    // One or the other may be sent after the next look, and by itself.
+    until("there were waves", || {
+        let told = send_gathered(router, count);
+        assert!(told.iter().all(|told| outcome(told) == value(b"value")));
+        router.traffic().waves.number() >= waves
+    });
+}
+
 #[test]
 fn a_wave_goes_to_all_nodes() {
     let (first, second, router) = two_nodes();
-    // One or the other may be sent after the next look, and by itself.
-    until("there were waves", || {
-        let told = send_gathered(&router, 64);
-        assert!(told.iter().all(|told| outcome(told) == value(b"value")));
-        router.traffic().waves.number() >= 4
-    });
+    send_in_waves(&router, 64, 4);
     assert!(!first.asked("GET").is_empty() && !second.asked("GET").is_empty());
 }
 
 #[test]
 fn a_few_that_are_gathered_are_sent_in_a_moment() {
     let (_first, _second, router) = two_nodes();
-    until("there were waves", || {
-        let told = send_gathered(&router, 5);
-        assert!(told.iter().all(|told| outcome(told) == value(b"value")));
-        router.traffic().waves.number() >= 2
-    });
+    send_in_waves(&router, 5, 2);
 }
 
 #[test]

@@ -107,8 +107,7 @@ impl Node {
             ended.extend(writes.map(|job| Ended::Done(job, too_few())));
         }
         // What has come while replicas were waited for is queued.
-        let has_work = !guard.queue.is_empty() && !guard.is_gathering;
-        if guard.replicas.are_wanted || guard.has_ended || has_work {
+        if guard.replicas.are_wanted || guard.has_ended || guard.has_requests() {
             self.ring(guard);
         }
         Ok(())

@@ -65,6 +65,11 @@ impl State {
         self.pending.is_empty() && self.queue.is_empty() && self.free_stream().is_some()
     }
 
+    /// Returns true if requests are in the queue that wait for no wave.
+    pub fn has_requests(&self) -> bool {
+        !self.queue.is_empty() && !self.is_gathering
+    }
+
     /// The connection, if the writer sleeps and nobody writes in its place.
     fn free_stream(&self) -> Option<Arc<TcpStream>> {
         let is_free = self.stand == Stand::Connected
@@ -123,7 +128,7 @@ impl Node {
         batch.clear();
         state.output.spare = batch;
         let is_idle = state.output.rest.is_empty()
-            && (state.queue.is_empty() || state.is_gathering)
+            && !state.has_requests()
             && state.stand == Stand::Connected
             && !state.has_ended
             && !state.replicas.are_wanted;
@@ -155,8 +160,7 @@ impl Node {
                     return false;
                 }
                 let has_rest = !guard.output.rest.is_empty();
-                let has_requests = !guard.queue.is_empty() && !guard.is_gathering;
-                let has_work = has_requests || guard.replicas.are_wanted;
+                let has_work = guard.has_requests() || guard.replicas.are_wanted;
                 is_held_up = guard.is_held_up();
                 if has_rest || has_work && !is_held_up {
                     break;
