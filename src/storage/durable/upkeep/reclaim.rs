@@ -177,9 +177,7 @@ impl Upkeep {
             && !has_memtables
             && !self.has_l0_stall()
         {
-            if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
-                self.release_obsolete_files()?;
-                self.live.disk_space.note_release();
+            if self.release_if_l0_has_room()? {
                 return Ok(Way::Awaited);
             }
             if merges < 0 && self.moments.drop_oldest() {
@@ -234,13 +232,21 @@ impl Upkeep {
         if self.is_compacting() || self.keyspaces().sealed_memtables() > 0 {
             return Ok(());
         }
-        if self.has_obsolete_files() && self.keyspaces().l0_runs() <= L0_RUNS_MAX {
-            self.release_obsolete_files()?;
-            self.live.disk_space.note_release();
-        } else if self.is_stuck() {
+        if !self.release_if_l0_has_room()? && self.is_stuck() {
             self.make_way_for_l0(is_spared)?;
         }
         Ok(())
+    }
+
+    /// Releases obsolete files, which makes another L0 run; false if there are none, or L0 has
+    /// no room for it.
+    fn release_if_l0_has_room(&mut self) -> Result<bool> {
+        if !self.has_obsolete_files() || self.keyspaces().l0_runs() > L0_RUNS_MAX {
+            return Ok(false);
+        }
+        self.release_obsolete_files()?;
+        self.live.disk_space.note_release();
+        Ok(true)
     }
 
     fn balance(&self) -> Balance {
