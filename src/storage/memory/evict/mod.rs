@@ -144,19 +144,19 @@ impl Cache {
 
     /// Notes a use of an entry.
     pub fn used(&self, packed: &Packed) {
-        let seen = Access::from_bits(packed.access().load(Ordering::Relaxed));
+        let seen = Access::from_bits(packed.access());
         let used = seen.again(self.frequencies.turn());
         // Threads that use it at the same moment may write over each other.
         if used != seen {
-            packed.access().store(used.to_bits(), Ordering::Relaxed);
+            packed.set_access(used.to_bits());
         }
     }
 
     /// Notes an entry that takes the place of another.
     pub fn replaced(&self, old: &Packed, new: &Packed) {
-        let seen = Access::from_bits(old.access().load(Ordering::Relaxed));
+        let seen = Access::from_bits(old.access());
         let used = seen.again(self.frequencies.turn());
-        new.access().store(used.to_bits(), Ordering::Relaxed);
+        new.set_access(used.to_bits());
         self.expect_expiry(new);
     }
 
@@ -174,7 +174,7 @@ impl Cache {
         self.frequencies.pass(turnover);
         let remembered = self.frequencies.recall(key.hash());
         let access = Access::first(self.frequencies.turn(), remembered);
-        packed.access().store(access.to_bits(), Ordering::Relaxed);
+        packed.set_access(access.to_bits());
         self.expect_expiry(packed);
         self.dueling.missed(group);
     }
@@ -381,7 +381,7 @@ impl Maps {
             // All are fetched at once, and not one after the other.
             let sample: Sample<'_> = map
                 .sample(random(), SAMPLED - looked)
-                .map(|packed| (packed, packed.access().load(Ordering::Relaxed)))
+                .map(|packed| (packed, packed.access()))
                 .collect();
             for (packed, access) in sample {
                 looked += 1;
@@ -410,7 +410,7 @@ impl Maps {
     fn evict(&self, cache: &Cache, victim: &Packed) {
         let key = self.hashed(victim.key());
         if self.remove(Event::Evict, key, Expected::Same(Some(victim))) {
-            let access = Access::from_bits(victim.access().load(Ordering::Relaxed));
+            let access = Access::from_bits(victim.access());
             cache.frequencies.remember(key.hash(), access.priority());
             cache.evicted_bytes.fetch_add(victim.cost(), Ordering::Relaxed);
         }

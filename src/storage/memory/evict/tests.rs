@@ -206,7 +206,7 @@ fn a_store_that_refuses_evicts_nothing_and_records_nothing() {
     assert_eq!(told_keys(&memory), stored);
     assert!(is_there(&memory, "1"));
     let packed = memory.0.stored(memory.0.hashed("1")).unwrap();
-    assert_eq!(packed.access().load(Ordering::Relaxed), 0);
+    assert_eq!(packed.access(), 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //!                                               └─► [digest] value
 //! whole    references access key+flags 0        Bytes key [expiry] [type] [digest]
 //!                                               └─► value
-//!          u32        u32    u16       u16      an expiry has 8 bytes, a digest 16
+//!          u16        2 u16  u16       u16      an expiry has 8 bytes, a digest 16
 //! ```
 //!
 //! A value is apart where the class of one allocation would cost more than two do, and
@@ -18,8 +18,8 @@
 //! which hold from [`Packed::new`] on:
 //!
 //! - The pointer is that of an allocation of [`Packed::layout`], and all of it is written.
-//! - Nothing in it changes but the two counters, and what `Bytes` shares by itself; and
-//!   the addresses, while nobody else has it.
+//! - Nothing in it changes but `references` and `access`, and what `Bytes` shares by itself;
+//!   and the addresses, while nobody else has it.
 //! - `references` is the number of `Packed` with this pointer. The last one to be
 //!   dropped frees it, and a borrow of it outlives none of them.
 //! - The flags tell which header it has. The address in that of a value apart is of a
@@ -34,10 +34,9 @@ use bytes::Bytes;
 use std::alloc::{self, Layout};
 use std::hash::{Hash, Hasher};
 use std::mem::{self, MaybeUninit};
-use std::process;
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::{self, AtomicU32, Ordering};
+use std::sync::atomic::{self, AtomicU16, Ordering};
 
 /// The largest value without a digest: padded, it is three blocks of SHA-256.
 pub const UNDIGESTED_BYTES_MAX: usize = 3 * 64 - 9;
@@ -53,12 +52,13 @@ const DIVISIBLE_BYTES_MIN: usize = 256;
 
 /// Half of the references that can be counted: so many threads cannot add one each
 /// between the check and the end.
-const REFERENCES_MAX: u32 = u32::MAX / 2;
+const REFERENCES_MAX: u16 = u16::MAX / 2;
 
 /// The allocation of `Bytes` beside a buffer once it is shared.
 const SHARED_BUFFER_BYTES: usize = 24;
 
-/// An entry with its key. A clone is another reference to the same one.
+/// An entry with its key. A clone is another reference to the same one, or a copy once
+/// there are [`REFERENCES_MAX`].
 pub struct Packed(NonNull<Header>);
 
 /// The value of an entry, to be shared as bytes.
@@ -75,8 +75,9 @@ struct Fields<'a> {
 
 #[repr(C)]
 struct Header {
-    references: AtomicU32,
-    access: AtomicU32,
+    references: AtomicU16,
+    /// The halves of the record of its use.
+    access: [AtomicU16; 2],
     /// The length of the key less one, and the flags.
     key_and_flags: u16,
     /// The length of the value, unless that is whole.
@@ -359,8 +360,31 @@ impl Packed {
     }
 
     /// The record of its use.
-    pub fn access(&self) -> &AtomicU32 {
-        &self.header().access
+    pub fn access(&self) -> u32 {
+        let [high, low] = &self.header().access;
+        u32::from(high.load(Ordering::Relaxed)) << u16::BITS
+            | u32::from(low.load(Ordering::Relaxed))
+    }
+
+    /// Notes its use. Of threads that do so at the same moment each may leave a half.
+    pub fn set_access(&self, access: u32) {
+        let [high, low] = &self.header().access;
+        high.store((access >> u16::BITS) as u16, Ordering::Relaxed);
+        low.store((access & 0xffff) as u16, Ordering::Relaxed);
+    }
+
+    /// Another entry, which is as this one.
+    fn copy(&self) -> Self {
+        let Fields { expiry, content_type, digest, value } = self.fields();
+        let value = match self.whole() {
+            Some(whole) => whole.value.clone(),
+            None => Bytes::copy_from_slice(value),
+        };
+        let content_type = content_type.map(Into::into);
+        let entry = Entry { value, text: self.has(TEXT), digest, content_type, expiry };
+        let copy = Self::new(self.key(), &entry);
+        copy.set_access(self.access());
+        copy
     }
 
     /// Returns true if its value is too large to be changed at once.
@@ -400,7 +424,7 @@ impl Packed {
     }
 
     /// Returns true for the same allocation, or none twice. While one is held no other
-    /// can be in its place.
+    /// can be in its place; a copy is not the same.
     pub fn are_same(one: Option<&Self>, other: Option<&Self>) -> bool {
         one.map(|packed| packed.0) == other.map(|packed| packed.0)
     }
@@ -451,8 +475,8 @@ impl Header {
         let key_bytes = key_bytes.expect("a key has 1 to 1024 bytes");
         let copied = if flags & WHOLE == 0 { value_bytes } else { 0 };
         Self {
-            references: AtomicU32::new(1),
-            access: AtomicU32::new(0),
+            references: AtomicU16::new(1),
+            access: Default::default(),
             key_and_flags: key_bytes | flags,
             value_bytes: u16::try_from(copied).expect("a copied value is small"),
         }
@@ -463,7 +487,9 @@ impl Clone for Packed {
     fn clone(&self) -> Self {
         // As in `Arc`: a reference comes of another one, which orders it.
         if self.header().references.fetch_add(1, Ordering::Relaxed) >= REFERENCES_MAX {
-            process::abort();
+            // This one is left, so it is not the last.
+            self.header().references.fetch_sub(1, Ordering::Relaxed);
+            return self.copy();
         }
         Self(self.0)
     }

@@ -44,7 +44,7 @@ fn every_form_is_read_back_and_moved() {
                     let new = || entry(bytes, is_text, type_bytes, expires);
                     // It shares no value with the one that it is compared with.
                     let (mut packed, entry) = (Packed::new(&key, &new()), new());
-                    packed.access().store(7, Ordering::Relaxed);
+                    packed.set_access(0x7000_9001);
                     check(&packed, &key, &entry);
                     for [moves_head, moves_value] in
                         [[true, false], [false, true], [true, true], [false, false]]
@@ -63,7 +63,7 @@ fn every_form_is_read_back_and_moved() {
                         assert_eq!(new_value != value, moves_value && fits && sizes[1] > 0);
                         assert_eq!(packed.cost(), cost);
                         check(&packed, &key, &entry);
-                        assert_eq!(packed.access().load(Ordering::Relaxed), 7);
+                        assert_eq!(packed.access(), 0x7000_9001);
                     }
                 }
             }
@@ -73,7 +73,7 @@ fn every_form_is_read_back_and_moved() {
 
 #[test]
 fn short_entries_are_one_allocation_without_a_gap() {
-    for (key, bytes, head) in [(16, 100, 128), (16, 10, 38), (1, 0, 13), (1024, 183, 1219)] {
+    for (key, bytes, head) in [(16, 100, 126), (16, 10, 36), (1, 0, 11), (1024, 183, 1217)] {
         let packed = Packed::new(&"k".repeat(key), &entry(bytes, true, None, false));
         assert_eq!(packed.layout().size(), head, "{key} + {bytes}");
         assert_eq!(packed.cost(), allocated(head) as u64);
@@ -145,6 +145,24 @@ fn a_reader_keeps_an_entry_and_nothing_else_does() {
     assert!(packed.is_shared());
     drop(packed);
     assert_eq!(value, entry(100, true, None, false).value());
+}
+
+#[test]
+fn beyond_very_many_references_there_are_copies() {
+    for bytes in [100, 1000, 5000] {
+        let entry = entry(bytes, true, Some(10), true);
+        let packed = Packed::new("key", &entry);
+        packed.set_access(7);
+        let others: Vec<Packed> = (0..REFERENCES_MAX).map(|_| packed.clone()).collect();
+        let (last, others) = others.split_last().unwrap();
+        assert!(others.iter().all(|other| Packed::are_same(Some(other), Some(&packed))));
+        assert!(!Packed::are_same(Some(last), Some(&packed)) && !last.is_shared());
+        assert_eq!((last.access(), last.cost()), (7, packed.cost()));
+        for packed in [last, &packed] {
+            check(packed, "key", &entry);
+        }
+        assert!(packed.is_shared());
+    }
 }
 
 #[test]
