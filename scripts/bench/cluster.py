@@ -1,5 +1,7 @@
 """The nodes of a cluster, what they cost, and fronts to them."""
 
+import re
+
 from cluster.nodes import Nodes
 
 from .servers import cpu_seconds
@@ -18,6 +20,14 @@ class Cluster(Nodes):
 
     def cpu_seconds(self):
         return cpu_seconds(node.process.pid for node in self.all)
+
+    def calls(self, command):
+        """How often the masters have done a command."""
+        name, calls = f"cmdstat_{command.lower()}", 0
+        for node in self.masters():
+            found = re.match(r"calls=(\d+)", node.info("commandstats").get(name, ""))
+            calls += int(found.group(1)) if found else 0
+        return calls
 
     def owner_of(self, slot):
         """The master that has a slot."""

@@ -5,7 +5,6 @@ than the figures. The keys are spread over all masters."""
 
 import concurrent.futures
 import contextlib
-import re
 import shutil
 import socket
 import statistics
@@ -13,18 +12,21 @@ import subprocess
 import time
 
 from cluster.nodes import MASTERS, slot_of
-from lib import Wrong
+from lib import Wrong, end_with_parent, wait_for
 
 from .cluster import connections_to, front
 from .durable_rows import webdis_puts
 from .loads import CONNECTIONS, PUT_KEYS, Load, puts
 from .requests import (
-    MIB, VALUE, get_request, load_keys, path_of, put_request, received, store_value)
+    MIB, PATIENCE_SECONDS, VALUE, get_request, load_keys, path_of, put_request, received,
+    store_value)
 from .servers import Servers, start_redis, start_webdis
 from .table import CPU, MEBIBYTES, NODES_CPU, OPEN, P50, P99, RATE, Line
 
 # How many different keys are counted up.
 COUNTERS = 10_000
+# More than redis-benchmark sends before it is stopped.
+BENCHMARK_REQUESTS = 1_000_000_000
 
 
 def cluster_get(bench):
@@ -98,31 +100,35 @@ def benchmarked(bench, command):
     if not shutil.which("redis-benchmark"):
         return []
     words = {"SET": ["SET", "bench:{tag}", VALUE.decode()], "GET": ["GET", "bench:{tag}"]}
-    nodes, counts = bench.cluster(), [10_000]
-    redis_benchmark(nodes, words["SET"], 1000)
-
-    def run():
-        cpu = nodes.cpu_seconds()
-        figures = redis_benchmark(nodes, words[command], counts[-1])
-        cpu = (nodes.cpu_seconds() - cpu) / counts[-1] * 1e6
-        # It takes a number and no time.
-        counts.append(max(10_000, round(figures["rate"] * bench.seconds)))
-        return {**figures, "nodes": cpu}
-
-    run()
-    return [("redis-benchmark", run)]
+    nodes = bench.cluster()
+    with redis_benchmark(nodes, words["SET"]):
+        pass
+    return [("redis-benchmark", lambda: benchmark_figures(nodes, words[command], bench.seconds))]
 
 
-def redis_benchmark(nodes, words, count):
-    done = subprocess.run(
-        ["redis-benchmark", "--cluster", "-p", str(nodes.all[0].port), "-c", str(CONNECTIONS),
-         "-n", str(count), "--csv", *words], capture_output=True, text=True, timeout=120)
-    # The rate, then average, least, p50, p95, p99 in milliseconds.
-    found = re.search(r'(?m)^"%s [^\n]*?"((?:,"[\d.]+")+)$' % words[0], done.stdout)
-    if done.returncode or not found:
-        raise Wrong(f"redis-benchmark: {done.stdout[-100:]!r} {done.stderr[-100:]!r}")
-    rate, _, _, _, _, p99, _ = (float(text) for text in re.findall(r"[\d.]+", found.group(1)))
-    return {"rate": rate, "p99": p99 * 1000}
+def benchmark_figures(nodes, words, seconds):
+    """Figures of a run. The nodes count: its own clock has steps of 250 ms."""
+    with redis_benchmark(nodes, words):
+        begun, calls, cpu = time.monotonic(), nodes.calls(words[0]), nodes.cpu_seconds()
+        time.sleep(seconds)
+        calls, cpu = nodes.calls(words[0]) - calls, nodes.cpu_seconds() - cpu
+        return {"rate": calls / (time.monotonic() - begun), "nodes": cpu / calls * 1e6}
+
+
+@contextlib.contextmanager
+def redis_benchmark(nodes, words):
+    """redis-benchmark at work."""
+    before = nodes.calls(words[0])
+    command = ["redis-benchmark", "--cluster", "-p", str(nodes.all[0].port),
+               "-c", str(CONNECTIONS), "-n", str(BENCHMARK_REQUESTS), *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          preexec_fn=end_with_parent) as process:
+        try:
+            if not wait_for(lambda: nodes.calls(words[0]) > before + 1000, PATIENCE_SECONDS):
+                raise Wrong("redis-benchmark sends nothing")
+            yield
+        finally:
+            process.kill()
 
 
 # One connection, one key, several fronts.
