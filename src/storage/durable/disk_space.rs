@@ -23,6 +23,7 @@
 use super::generation::Keyspaces;
 use super::journal;
 use super::tree::{BLOBS, Files, KEYSPACES, Level, MEMTABLE_BYTES, TABLE_BYTES};
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
@@ -35,6 +36,11 @@ const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
 /// The same as one part in so many of a smaller disk.
 const RESERVE_SHARE: u64 = 16;
+
+/// A disk with so many bytes beside the reserve is asked for its sizes only so often: with
+/// each group of writes that would be a twelfth of the work on a lone one.
+const AMPLE_BYTES: u64 = 1 << 30;
+const ASK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The memtables that may have to be flushed, up to half of a small disk.
 const MEMORY_BYTES: u64 = 3 * MEMTABLE_BYTES;
@@ -164,6 +170,8 @@ fn reserved_bytes(limit: u64) -> u64 {
 pub struct DiskSpace {
     folder: PathBuf,
     limit: Option<Arc<Limit>>,
+    /// The sizes of the disk, and when it was asked for them, if they were ample.
+    ample: Cell<Option<(Instant, Sizes)>>,
 }
 
 /// A limit of the bytes of a directory.
@@ -236,7 +244,8 @@ impl DiskSpace {
     /// The space for the database in a folder, of a directory of so many bytes at most.
     pub fn new(folder: PathBuf, bytes_max: u64) -> Self {
         let limit = Limit { bytes: bytes_max.max(LIMIT_BYTES_MIN), measured: Mutex::default() };
-        Self { folder, limit: (bytes_max < u64::MAX).then(|| Arc::new(limit)) }
+        let limit = (bytes_max < u64::MAX).then(|| Arc::new(limit));
+        Self { folder, limit, ample: Cell::default() }
     }
 
     pub fn is_limited(&self) -> bool {
@@ -309,7 +318,7 @@ impl DiskSpace {
     /// that others have given back. Where the system does not tell, only a write that fails
     /// does.
     pub fn spare_bytes_of_disk(&self, keyspaces: &Keyspaces) -> u64 {
-        self.sizes().map_or(u64::MAX, |sizes| {
+        self.recent_sizes().map_or(u64::MAX, |sizes| {
             let (free, journal_max) = (sizes.free, sizes.journal_max());
             let kept = sizes.reserved() + keyspaces.unflushed_bytes();
             let spare = free.saturating_sub(kept);
@@ -378,6 +387,19 @@ impl DiskSpace {
     /// The bytes that the journals take; `None` where they cannot be looked at.
     pub fn journal_bytes(&self) -> Option<u64> {
         journal::disk_bytes(&self.folder).ok()
+    }
+
+    /// The sizes of the disk, as of some milliseconds ago while they are ample.
+    fn recent_sizes(&self) -> Option<Sizes> {
+        if let Some((asked_at, sizes)) = self.ample.get()
+            && asked_at.elapsed() < ASK_INTERVAL
+        {
+            return Some(sizes);
+        }
+        let sizes = self.sizes();
+        let ample = sizes.filter(Sizes::are_ample);
+        self.ample.set(ample.map(|sizes| (Instant::now(), sizes)));
+        sizes
     }
 
     #[cfg(target_os = "linux")]
@@ -571,6 +593,7 @@ fn number_of(entry: &DirEntry) -> Option<u64> {
 }
 
 /// Of a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sizes {
     total: u64,
     free: u64,
@@ -582,6 +605,11 @@ impl Sizes {
         let least = MEMORY_BYTES.min(self.total / 2).max(STEP_BYTES.min(self.total / 4));
         let reserve = (self.total / RESERVE_SHARE).clamp(least, RESERVE_BYTES_MAX);
         reserve + self.journal_max() / 2
+    }
+
+    /// Returns true if there is so much beside that nobody takes it from one look to the next.
+    fn are_ample(&self) -> bool {
+        self.free >= self.reserved() + AMPLE_BYTES
     }
 
     fn journal_max(&self) -> u64 {
@@ -608,6 +636,27 @@ mod tests {
             assert_eq!(balance.spare_bytes(), spare, "{files} {journals}");
             assert_eq!(balance.files_after(spare), files.min(0), "{files} {journals}");
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_disk_is_asked_only_so_often_while_its_sizes_are_ample() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let space = DiskSpace::new(folder.path().to_owned(), u64::MAX);
+        let known = Sizes { total: 1, free: u64::MAX };
+        space.ample.set(Some((Instant::now() + Duration::from_hours(1), known)));
+        assert_eq!(space.recent_sizes(), Some(known));
+        let long_ago = Instant::now().checked_sub(ASK_INTERVAL).expect("the clock has run so long");
+        space.ample.set(Some((long_ago, known)));
+        let sizes = space.recent_sizes().expect("the system tells them");
+        assert_ne!(sizes, known);
+        let is_known = space.ample.get().is_some_and(|(_, ample)| ample == sizes);
+        assert_eq!(is_known, sizes.are_ample());
+
+        let total = 1 << 40;
+        let least = Sizes { total, free: 0 }.reserved() + AMPLE_BYTES;
+        assert!(Sizes { total, free: least }.are_ample());
+        assert!(!Sizes { total, free: least - 1 }.are_ample());
     }
 
     /// Else more would be evicted, or written, by as much as a merge has taken away or added.
