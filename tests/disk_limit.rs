@@ -477,6 +477,62 @@ fn a_store_that_is_larger_than_its_limit_opens() {
     assert!(keys(&store).len() > 100);
 }
 
+/// Makes a store without a limit that is larger than this one: so many values in batches.
+fn larger_store(path: &Path, bytes: usize) -> u64 {
+    let written = 5 * LIMIT / 2 / (bytes as u64 + 30);
+    let store = open(path, u64::MAX, WhenFull::Refuse);
+    fill(&store, 0..written, bytes);
+    written
+}
+
+/// Files of such a store are larger than all that a limit has for merges.
+#[test]
+fn keys_can_be_deleted_from_a_store_of_large_files() {
+    const BYTES: usize = 100;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let written = larger_store(path, BYTES);
+
+    let store = open(path, LIMIT, WhenFull::Refuse);
+    assert_eq!(store.set(key("more"), entry(0, BYTES)), Err(Error::Full));
+    for first in (0..written / 100 * 80).step_by(100) {
+        let ops = (first..first + 100).map(|number| (key(scattered(number)), BatchOp::Delete));
+        store.batch(ops.collect()).unwrap_or_else(|err| panic!("{first}: {err}"));
+    }
+    wait_until("there is room", || store.set(key("more"), entry(0, BYTES)).is_ok());
+    assert!(disk_bytes(path) <= MOST);
+    let last = written - 1;
+    assert_eq!(store.get(&key(scattered(last))), Ok(Some(entry(last, BYTES))));
+}
+
+/// Nobody writes. What goes is told, and far less than all.
+fn shrinks_by_itself(bytes: usize) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let written = larger_store(path, bytes);
+
+    let store = open(path, LIMIT, WhenFull::Evict);
+    let begun = store.changes().expect("a change log").revision();
+    wait_until("it has shrunk", || disk_bytes(path) <= LIMIT);
+    let (there, gone) = at_rest(&store, begun);
+    assert_eq!((there.len() + gone.len()) as u64, written);
+    let held = (there.len() * bytes) as u64;
+    assert!(held > LIMIT / 4, "{held} bytes of {LIMIT}");
+    store.delete(&key(scattered(0))).expect("it is deleted");
+    store.set(key("more"), entry(0, bytes)).expect("there is room");
+}
+
+#[test]
+fn small_values_of_a_store_of_large_files_are_evicted() {
+    shrinks_by_itself(100);
+}
+
+/// Most of them are in the journal as well, which a flush gives back.
+#[test]
+fn large_values_of_a_store_with_a_long_journal_are_evicted() {
+    shrinks_by_itself(64 << 10);
+}
+
 /// Only what the limit asks for goes, also where a reclaim has to give it back.
 #[test]
 fn a_store_that_shrinks_keeps_what_fits() {

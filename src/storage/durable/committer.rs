@@ -190,7 +190,7 @@ impl Committer {
     /// Commits a write together with those that wait. Gives back a message
     /// that was taken and belongs to no group.
     fn take_commit_group(&mut self, first: Write) -> Option<Message> {
-        let mut group = CommitGroup::begin();
+        let (mut group, since) = (CommitGroup::begin(), first.since);
         let mut spare_bytes = self.upkeep.spare_bytes_for_growth();
         self.add(&mut group, &mut spare_bytes, first);
         if self.has_company {
@@ -218,7 +218,7 @@ impl Committer {
         self.groups += 1;
         self.writes += completions.len() as u64;
         self.upkeep.live.figures.note_group(completions.len());
-        let outcome = self.commit(&draft, has_batch);
+        let outcome = self.commit(&draft, has_batch, since);
         if outcome.is_err() {
             self.firsts.forget();
         }
@@ -290,9 +290,7 @@ impl Committer {
         let enough = enough.min(SPARE_BYTES_ENOUGH);
         let patience = Patience::begin(needed_bytes, enough, spare_bytes, since, begun);
         let Some(mut patience) = patience.filter(|_| is_due) else { return spare_bytes };
-        let status = Arc::clone(&self.status);
-        let is_hurried = || status.is_hurried();
-        let make_space = |upkeep: &mut Upkeep| upkeep.make_space(&mut patience, until, is_hurried);
+        let make_space = |upkeep: &mut Upkeep| upkeep.make_space(&mut patience, until);
         // A failure was logged.
         let ending = self.guarded(make_space).ok();
         self.note_made(needed_bytes, begun, ending);
@@ -314,11 +312,7 @@ impl Committer {
         begun: Instant,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Option<u64> {
-        let status = Arc::clone(&self.status);
-        let is_hurried = || status.is_hurried();
-        let evict = |upkeep: &mut Upkeep| {
-            upkeep.evict_for(needed_bytes, since, until, is_hurried, is_spared)
-        };
+        let evict = |upkeep: &mut Upkeep| upkeep.evict_for(needed_bytes, since, until, is_spared);
         // A failure was logged.
         let ending = self.guarded(evict).ok();
         self.note_made(needed_bytes, begun, ending);
@@ -350,8 +344,8 @@ impl Committer {
         before
     }
 
-    fn commit(&mut self, draft: &Draft, has_batch: bool) -> Result<(), Error> {
-        let mut batch = self.guarded(|upkeep| upkeep.batch(draft))?.ok_or(Error::Full)?;
+    fn commit(&mut self, draft: &Draft, has_batch: bool, since: Instant) -> Result<(), Error> {
+        let mut batch = self.guarded(|upkeep| upkeep.batch(draft, since))?.ok_or(Error::Full)?;
         if has_batch {
             batch.be_seen_at_once();
         }

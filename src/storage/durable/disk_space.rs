@@ -18,11 +18,12 @@
 //! walks by the bytes that were written. A merge begins only if it fits into its part, and
 //! into some of the spare bytes while these are many. Its part is lent to no write but
 //! deletions, so one can begin however full the store is. In a store that is above its limit
-//! a merge may take that part too: nothing else makes it smaller.
+//! a merge may take that part too: nothing else makes it smaller. Where that had another
+//! limit before, or none, and no merge of its files fits, one may take what the disk has.
 
 use super::generation::Keyspaces;
 use super::journal;
-use super::tree::{BLOBS, Files, KEYSPACES, Level, MEMTABLE_BYTES, TABLE_BYTES};
+use super::tree::{BLOBS, Files, KEYSPACES, Keyspace, Level, MEMTABLE_BYTES, TABLE_BYTES};
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
@@ -95,6 +96,9 @@ const DELETIONS_SHARE: u64 = 16;
 /// For a moment a directory may be above its limit by one part in so many: deletions are
 /// written, and values that stay are written again, however little is left.
 const LIMIT_EXCESS_SHARE: u64 = 40;
+
+/// A directory that is above its limit by more than one part in so many had another before.
+const PROMISED_EXCESS_SHARE: u64 = 20;
 
 /// The files of the trees leave more than one part in so many of a limit, unless they were
 /// larger before.
@@ -238,6 +242,9 @@ pub struct Balance {
     pub journals: u64,
     /// Those of the part of merges, less than none if obsolete files have taken more.
     pub merges: i64,
+    /// Those that journals and obsolete files have taken beyond their parts: a flush and a
+    /// release give them back.
+    pub returned: u64,
 }
 
 impl DiskSpace {
@@ -259,10 +266,32 @@ impl DiskSpace {
     /// Free bytes for a step of compaction, of which so many on the disk are kept for
     /// others; no limit where the system does not tell.
     pub fn free_bytes(&self, keyspaces: &Keyspaces, kept_bytes: u64) -> u64 {
-        let free = self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free);
         let limit = self.limit.as_ref();
         let left = limit.map_or(u64::MAX, |limit| limit.step_bytes(&self.folder, keyspaces));
-        free.saturating_sub(kept_bytes).min(left)
+        self.free_bytes_of_disk(kept_bytes).min(left)
+    }
+
+    /// The same with no regard to the limit.
+    pub fn free_bytes_of_disk(&self, kept_bytes: u64) -> u64 {
+        let free = self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free);
+        free.saturating_sub(kept_bytes)
+    }
+
+    /// Returns true if the store had another limit before, or none: it takes more than this
+    /// one, or has files that are too large for its part of merges.
+    pub fn is_outsized(&self, keyspaces: &Keyspaces) -> bool {
+        self.limit.as_ref().is_some_and(|limit| limit.is_outsized(&self.folder, keyspaces))
+    }
+
+    /// Returns true if a tree has such files.
+    pub fn has_outsized_tables(&self, keyspace: &Keyspace) -> bool {
+        self.limit.as_ref().is_some_and(|limit| limit.has_outsized_tables(keyspace))
+    }
+
+    /// Returns true if these are of L0.
+    pub fn has_outsized_l0(&self, keyspaces: &Keyspaces) -> bool {
+        let limit = self.limit.as_ref();
+        limit.is_some_and(|limit| keyspaces.each().into_iter().any(|it| limit.has_outsized_l0(it)))
     }
 
     /// Free bytes, and those that are to stay free beside the space for the memtables;
@@ -483,7 +512,23 @@ impl Limit {
             files: self.bytes.cast_signed().saturating_sub_unsigned(taken),
             journals: scale.journal.saturating_sub(journals),
             merges: reserved.cast_signed().saturating_sub_unsigned(others),
+            returned: journals.saturating_sub(scale.journal) + others.saturating_sub(reserved),
         }
+    }
+
+    fn is_outsized(&self, folder: &Path, keyspaces: &Keyspaces) -> bool {
+        self.balance(folder, keyspaces);
+        let used = self.lock().used.all;
+        used > self.bytes + self.bytes / PROMISED_EXCESS_SHARE
+            || keyspaces.each().into_iter().any(|it| self.has_outsized_tables(it))
+    }
+
+    fn has_outsized_tables(&self, keyspace: &Keyspace) -> bool {
+        self.has_outsized_l0(keyspace) || keyspace.largest_table_bytes() > self.reserved()
+    }
+
+    fn has_outsized_l0(&self, keyspace: &Keyspace) -> bool {
+        keyspace.l0().bytes > self.reserved()
     }
 
     /// Returns true if the trees took as much before the store had the limit.
@@ -632,7 +677,7 @@ mod tests {
             (0, 100, 0),
             (-10, 100, 0),
         ] {
-            let balance = Balance { files, journals, merges: 0 };
+            let balance = Balance { files, journals, merges: 0, returned: 0 };
             assert_eq!(balance.spare_bytes(), spare, "{files} {journals}");
             assert_eq!(balance.files_after(spare), files.min(0), "{files} {journals}");
         }
@@ -688,7 +733,7 @@ mod tests {
             let limit = space.limit.as_ref().expect("it has one");
             let (merges, overdraft) = (limit.reserved().cast_signed(), limit.overdraft());
             let left = |files| {
-                let balance = Balance { files, journals: 0, merges };
+                let balance = Balance { files, journals: 0, merges, returned: 0 };
                 limit.bytes_for_merges(balance).cast_signed()
             };
             // As many as are written where merges have given back all that they could.

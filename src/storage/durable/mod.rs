@@ -129,7 +129,7 @@ impl Durable {
         let moments = Arc::<HeldMoments>::default();
         let uses = is_evicting.then(|| eviction::uses(limits.bytes));
         let evicting = uses.clone().map(|uses| Eviction::new(limits.bytes, uses, waiters.clone()));
-        let upkeep = Upkeep::new(live, Arc::clone(&moments), evicting);
+        let upkeep = Upkeep::new(live, Arc::clone(&moments), Arc::clone(&status), evicting);
         let committer =
             Committer::new(upkeep, Arc::clone(&pins), Arc::clone(&status), waiters.clone(), queue);
         let committer = thread::Builder::new()

@@ -17,7 +17,8 @@
 mod picker;
 mod run;
 
-use super::disk_space::Scale;
+use super::disk_space::{DiskSpace, Scale};
+use super::generation::Keyspaces;
 use super::live::Live;
 use super::patience::Round;
 use super::tree::{self, Keyspace, Level, Step};
@@ -153,6 +154,22 @@ impl Compactor {
         if is_limited && has_just_tried {
             return;
         }
+        // A store that had another limit may have no step that fits this one.
+        let takes_disk =
+            self.vain_runs > 0 && live.disk_space.is_outsized(&live.generation.keyspaces);
+        let free_bytes = move |disk_space: &DiskSpace, keyspaces: &Keyspaces, kept_bytes| {
+            if takes_disk {
+                disk_space.free_bytes_of_disk(kept_bytes)
+            } else {
+                disk_space.free_bytes(keyspaces, kept_bytes)
+            }
+        };
+        // What a limit has for merges is lent to nobody else.
+        let kept_bytes = if is_limited && !takes_disk {
+            0
+        } else {
+            free_bytes(&live.disk_space, &live.generation.keyspaces, 0) / 2
+        };
         let free_bytes = {
             let (disk_space, keyspaces) =
                 (live.disk_space.clone(), Arc::clone(&live.generation.keyspaces));
@@ -161,7 +178,7 @@ impl Compactor {
                 // A step before has made files obsolete.
                 disk_space.note_release();
                 let kept_bytes = if is_kept { keyspaces.unflushed_bytes() } else { 0 };
-                disk_space.free_bytes(&keyspaces, kept_bytes)
+                free_bytes(&disk_space, &keyspaces, kept_bytes)
             }
         };
         let picker = Picker {
@@ -172,9 +189,6 @@ impl Compactor {
             is_limited,
             scale,
         };
-        let all_free_bytes = || live.disk_space.free_bytes(&live.generation.keyspaces, 0);
-        // What a limit has for merges is lent to nobody else.
-        let kept_bytes = if is_limited { 0 } else { all_free_bytes() / 2 };
         let space = Space { free: free_bytes(), kept: kept_bytes };
         if !picker.may_begin(&shape_of(keyspace), space) {
             self.vain_runs += 1;

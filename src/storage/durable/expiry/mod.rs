@@ -224,6 +224,12 @@ impl Sweep {
         self.next.saturating_duration_since(Instant::now())
     }
 
+    /// Has the next step come later: this one has waited for so long in vain, and writes
+    /// come in between.
+    pub fn postpone(&mut self, waited: Duration) {
+        self.next = Instant::now() + INTERVAL_BUSY.max(waited * INTERVAL_BUSY_SHARE);
+    }
+
     /// Takes the changes to the keyspace of large records since the last call.
     pub fn take_large(&mut self) -> Tally {
         mem::take(&mut self.large)

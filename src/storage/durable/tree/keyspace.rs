@@ -230,6 +230,12 @@ impl Keyspace {
         merges.min()
     }
 
+    /// The bytes of its largest table.
+    pub fn largest_table_bytes(&self) -> u64 {
+        let version = self.0.tree.current_version();
+        version.iter_tables().map(|table| table.metadata.file_size).max().unwrap_or(0)
+    }
+
     /// The sorted runs of L0: a read looks into each.
     pub fn l0_runs(&self) -> usize {
         self.0.tree.l0_run_count()

@@ -22,6 +22,7 @@ use super::look::{Seen, Trees};
 use super::patience::{Ending, Patience, Round};
 use super::remover::Remover;
 use super::reopen::{Reopened, Reopener};
+use super::status::Status;
 use super::tree::{Keyspace, Result, Step, WriteBatch, unless_panic};
 use crate::storage::{KEY_BYTES_MAX, Key, Revision, Time};
 use reclaim::{RECLAIM_TIME, Reclaim};
@@ -38,6 +39,10 @@ const SEALED_MEMTABLES_MAX: usize = 3;
 /// evicted: less than clients and proxies do, which is 30 s and more.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
+/// The longest that a sweep waits, and anybody once the store is about to close.
+const SWEEP_WAIT_MAX: Duration = Duration::from_secs(1);
+const HURRIED_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// The time between two releases of files that a reader may hold.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -48,6 +53,7 @@ pub struct Upkeep {
     pub live: Live,
     pub sweep: Sweep,
     pub moments: Arc<HeldMoments>,
+    status: Arc<Status>,
     compactors: Both<Compactor>,
     remover: Remover,
     /// There is none where a full store refuses writes.
@@ -56,11 +62,16 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    pub fn new(live: Live, moments: Arc<HeldMoments>, eviction: Option<Eviction>) -> Self {
+    pub fn new(
+        live: Live,
+        moments: Arc<HeldMoments>,
+        status: Arc<Status>,
+        eviction: Option<Eviction>,
+    ) -> Self {
         let sweep = Sweep::new(&live.generation.keyspaces);
         let (compactors, remover) = (Both::default(), Remover::default());
         let reclaim = Reclaim::new();
-        Self { live, sweep, moments, compactors, remover, eviction, reclaim }
+        Self { live, sweep, moments, status, compactors, remover, eviction, reclaim }
     }
 
     pub fn keyspaces(&self) -> &Arc<Keyspaces> {
@@ -85,11 +96,12 @@ impl Upkeep {
     }
 
     /// A batch of the changes of a draft, once the trees have kept up with those before;
-    /// `None` if they cannot within the limit.
-    pub fn batch(&mut self, draft: &Draft) -> Result<Option<WriteBatch>> {
+    /// `None` if they cannot within the limit, and the first was submitted long ago.
+    pub fn batch(&mut self, draft: &Draft, since: Instant) -> Result<Option<WriteBatch>> {
         let deletions = draft.records.values().filter(|drafted| drafted.record.is_none()).count();
         self.compactors.keys.note(draft.records.len(), deletions);
-        if !self.wait_out_write_stall(draft.bytes as u64, &|key| draft.depends_on(key))? {
+        let deadline = since + WAIT_MAX;
+        if !self.wait_out_write_stall(draft.bytes as u64, deadline, &|key| draft.depends_on(key))? {
             return Ok(None);
         }
         self.note_garbage(draft);
@@ -174,9 +186,12 @@ impl Upkeep {
         self.sweep.has_expired(self.live.generation.keys(), until)
     }
 
-    /// Removes some of the keys that had expired by then, and counts them.
+    /// Removes some of the keys that had expired by then, and counts them. Within a limit it
+    /// waits for no long stall.
     pub fn sweep(&mut self, until: Time) -> Result<usize> {
-        if !self.wait_out_write_stall(0, &|_| false)? {
+        let begun = Instant::now();
+        if !self.wait_out_write_stall(0, begun + SWEEP_WAIT_MAX, &|_| false)? {
+            self.sweep.postpone(begun.elapsed());
             return Ok(0);
         }
         self.live.check_place()?;
@@ -254,6 +269,7 @@ impl Upkeep {
     fn wait_out_write_stall(
         &mut self,
         bytes: u64,
+        deadline: Instant,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<bool> {
         let (waits_since, mut released_at) = (Instant::now(), Instant::now());
@@ -267,7 +283,9 @@ impl Upkeep {
             }
             let begun = Instant::now();
             self.live.database().check()?;
-            if self.live.disk_space.is_limited() && waits_since.elapsed() > WAIT_MAX {
+            let is_too_long = begun >= deadline
+                || (self.status.is_hurried() && waits_since.elapsed() > HURRIED_WAIT_MAX);
+            if self.live.disk_space.is_limited() && is_too_long {
                 // Runs may come to nothing however many there are.
                 return Ok(false);
             }
@@ -300,7 +318,10 @@ impl Upkeep {
             } else {
                 self.begin_compaction(Trigger::Write);
             }
-            let is_stuck = has_stall && (self.is_stuck() || !self.is_compacting());
+            // Another try takes what the disk has.
+            let has_other_try = self.live.disk_space.has_outsized_l0(self.keyspaces());
+            let is_stuck =
+                has_stall && (self.is_stuck() || (!self.is_compacting() && !has_other_try));
             if is_stuck && !self.moments.drop_oldest() {
                 if !self.live.disk_space.is_limited() {
                     let is_full = self.spare_bytes() == 0;
@@ -453,12 +474,9 @@ impl Upkeep {
 
     /// Takes keys that had expired by a moment, and deleted ones, off the disk, for as
     /// long as there is patience.
-    pub fn make_space(
-        &mut self,
-        patience: &mut Patience,
-        until: Time,
-        is_hurried: impl Fn() -> bool,
-    ) -> Result<Ending> {
+    pub fn make_space(&mut self, patience: &mut Patience, until: Time) -> Result<Ending> {
+        let status = Arc::clone(&self.status);
+        let is_hurried = || status.is_hurried();
         self.stop_compaction();
         let has_progress = self.sweep_for(patience.piece(Instant::now()), until, &is_hurried)?;
         let mut round = Round { has_progress, has_more: true };

@@ -37,6 +37,9 @@ const WAY_WAIT: Duration = Duration::from_millis(1);
 /// back nothing that a moment has.
 const MOMENTS_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// How many runs split the files of a store that had another limit before.
+const SPLIT_RUNS_MAX: u32 = 8;
+
 /// How many merges are tried where nothing can be evicted.
 const VAIN_STEPS_MAX: u32 = 3;
 
@@ -52,6 +55,8 @@ pub struct Reclaim {
     garbage: Both<u64>,
     /// Eviction has begun and not come to its end.
     is_ahead: bool,
+    /// How many more runs may split files of a tree that are too large for the limit.
+    split_runs: Both<u32>,
     /// The next does not begin before this.
     next: Instant,
 }
@@ -77,6 +82,7 @@ impl Reclaim {
             has_garbage: false,
             garbage: Both::default(),
             is_ahead: false,
+            split_runs: Both { keys: SPLIT_RUNS_MAX, expiring: SPLIT_RUNS_MAX },
             next: Instant::now(),
         }
     }
@@ -115,7 +121,6 @@ impl Upkeep {
         needed_bytes: u64,
         since: Instant,
         until: Time,
-        is_hurried: impl Fn() -> bool,
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Ending> {
         let ahead = self.live.disk_space.ahead_bytes().unwrap_or(0);
@@ -128,7 +133,7 @@ impl Upkeep {
             if self.spare_bytes() >= needed_bytes {
                 return Ok(Ending::Enough);
             }
-            if is_hurried() || since.elapsed() > WAIT_MAX {
+            if self.status.is_hurried() || since.elapsed() > WAIT_MAX {
                 return Ok(Ending::TooLong);
             }
             if since.elapsed() > MOMENTS_WAIT_MAX && self.moments.drop_oldest() {
@@ -167,11 +172,16 @@ impl Upkeep {
         if missing <= 0 && !is_waited {
             return Ok(Way::Enough);
         }
-        if self.keyspaces().l0_runs() >= L0_RUNS_MAX_TO_RECLAIM {
+        if self.keyspaces().l0_runs() >= L0_RUNS_MAX_TO_RECLAIM
+            || self.live.disk_space.has_outsized_l0(self.keyspaces())
+        {
             self.reduce_l0(is_spared)?;
             return Ok(Way::Awaited);
         }
-        let Balance { files, merges, .. } = self.balance();
+        if !self.is_split() {
+            return Ok(Way::Awaited);
+        }
+        let Balance { files, merges, returned, .. } = self.balance();
         let has_memtables = self.keyspaces().sealed_memtables() > 0;
         if merges < self.live.disk_space.scale().l0_max.cast_signed()
             && !has_memtables
@@ -186,13 +196,18 @@ impl Upkeep {
         }
         // By one reading of the clock: what is awaited is not forgotten untried.
         let now = Instant::now();
+        if returned > 0 && !has_memtables && now >= self.reclaim.next && self.end_long_journal()? {
+            self.reclaim.next = now + RECLAIM_INTERVAL;
+            return Ok(Way::Awaited);
+        }
         self.begin_reclaim(now);
         let awaits_garbage = self.reclaim.is_running && self.reclaim.has_garbage;
         // What is evicted and what stays is written, and a merge under way may take the rest.
         let bytes = self.live.disk_space.eviction_bytes_max();
         let awaits_merge =
             self.is_compacting() && self.live.disk_space.is_overdrawn(self.keyspaces(), bytes);
-        if missing > self.awaited_bytes().cast_signed() && !awaits_garbage && !awaits_merge {
+        let awaited = (self.awaited_bytes() + returned).cast_signed();
+        if missing > awaited && !awaits_garbage && !awaits_merge {
             if self.evict_once(until, is_spared)? > 0 {
                 return Ok(Way::Made);
             }
@@ -208,6 +223,10 @@ impl Upkeep {
         {
             return Ok(Way::Awaited);
         }
+        if returned > 0 && self.evict_once(until, is_spared)? > 0 {
+            // It has not come back.
+            return Ok(Way::Made);
+        }
         if !is_waited {
             return Ok(Way::Nothing);
         }
@@ -222,6 +241,27 @@ impl Upkeep {
         }
         let has_made = self.moments.drop_oldest() || was_awaited;
         Ok(if has_made { Way::Made } else { Way::Nothing })
+    }
+
+    /// Has files split that are too large for the limit, as those of a store that had another:
+    /// else far more would go with each of them than has to. Returns true once that is done.
+    fn is_split(&mut self) -> bool {
+        let Self { live, compactors, reclaim, .. } = self;
+        for tree in [Tree::Keys, Tree::Expiring] {
+            let runs = reclaim.split_runs.of(tree);
+            let (keyspace, compactor) = (live.generation.keyspaces.of(tree), compactors.of(tree));
+            if *runs > 0 && compactor.is_running() {
+                return false;
+            }
+            if *runs > 0 && live.disk_space.has_outsized_tables(keyspace) && !compactor.is_stuck() {
+                compactor.is_awaited = true;
+                compactor.begin(live, keyspace, Trigger::Evict(RECLAIM_TIME));
+                *runs -= u32::from(compactor.is_running());
+                return false;
+            }
+            *runs = 0;
+        }
+        true
     }
 
     /// Has L0 merged before anything else: each eviction, reclaim and release makes another
@@ -249,8 +289,21 @@ impl Upkeep {
         Ok(true)
     }
 
+    /// Has another journal begin if this one is long, as that of a store that had another limit;
+    /// false if it is not, or L0 has no room for what it still holds.
+    fn end_long_journal(&mut self) -> Result<bool> {
+        let is_long = self.live.disk_space.is_journal_long();
+        if !is_long || self.has_l0_stall() {
+            return Ok(false);
+        }
+        self.release_obsolete_files()?;
+        self.live.disk_space.note_release();
+        Ok(true)
+    }
+
     fn balance(&self) -> Balance {
-        let unlimited = Balance { files: i64::MAX, journals: u64::MAX, merges: i64::MAX };
+        let unlimited =
+            Balance { files: i64::MAX, journals: u64::MAX, merges: i64::MAX, returned: 0 };
         self.live.disk_space.balance(self.keyspaces()).unwrap_or(unlimited)
     }
 
@@ -425,7 +478,7 @@ mod tests {
             let (live, directory) = Live::of_new_store(limits);
             let keyspaces = Arc::clone(&live.generation.keyspaces);
             let eviction = Eviction::new(LIMIT, eviction::uses(LIMIT), Waiters::default());
-            let upkeep = Upkeep::new(live, Arc::default(), Some(eviction));
+            let upkeep = Upkeep::new(live, Arc::default(), Arc::default(), Some(eviction));
             Self { upkeep, keyspaces, _directory: directory }
         }
 
