@@ -380,6 +380,43 @@ fn small_values_that_have_expired_go_first() {
     assert!(stay as u64 * 10 > LASTING * 9, "{stay} of {LASTING}");
 }
 
+/// Lasting keys stay while others are written again and again for which there is room.
+fn lasting_keys_stay(
+    [lasting, others]: [u64; 2],
+    bytes: usize,
+    between: impl Fn(&Durable, std::ops::Range<u64>),
+) {
+    const ROUNDS: u64 = 8;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let store = open(path, LIMIT, WhenFull::Evict);
+    fill(&store, 0..lasting, bytes);
+    let (most, ()) = measured(path, || {
+        for _ in 0..ROUNDS {
+            fill(&store, lasting..lasting + others, bytes);
+            between(&store, lasting..lasting + others);
+        }
+    });
+    assert!(most <= MOST, "{most} bytes");
+    let stay = count_of(&keys(&store), 0..lasting);
+    assert!(stay as u64 * 10 >= lasting * 9, "{stay} of {lasting}");
+}
+
+#[test]
+fn large_values_that_are_overwritten_go_first() {
+    lasting_keys_stay([4, 4], 1_000_000, |_, _| ());
+}
+
+#[test]
+fn small_values_that_are_deleted_go_first() {
+    lasting_keys_stay([6000, 9000], 500, |store, numbers| {
+        for first in numbers.clone().step_by(500) {
+            let ops = (first..first + 500).map(|number| (key(scattered(number)), BatchOp::Delete));
+            store.batch(ops.collect()).expect("they are deleted");
+        }
+    });
+}
+
 /// A large batch is few files, which have as many bytes as writes wait for.
 #[test]
 fn a_store_that_is_not_full_evicts_nothing() {

@@ -25,7 +25,9 @@ use super::commit_group::Draft;
 use super::expiry::{self, Removed, Sweep};
 use super::generation::{Both, KEYS_END, Keyspaces, Tree};
 use super::live::Live;
-use super::tree::{Blob, Keyspace, Result, Size, Stretch, StretchItem, WriteBatch};
+use super::tree::{
+    BLOB_VALUE_BYTES_MIN, Blob, Keyspace, Result, Size, Stretch, StretchItem, WriteBatch,
+};
 use crate::storage::frequency::Frequencies;
 use crate::storage::waiters::Waiters;
 use crate::storage::{Event, Key, Time, record};
@@ -51,9 +53,9 @@ const STRETCHES_MAX: u32 = 8;
 /// A small record that expires is so many items of its tree, with those of the index.
 const SMALL_ITEMS: u64 = 3;
 
-/// A reclaim of small records that were swept is worth it once they are one part in so many
-/// of the tables.
-const SWEPT_SHARE: u64 = 4;
+/// A reclaim of small records that were swept or deleted is worth it once they are one part
+/// in so many of the tables.
+const REMOVED_SHARE: u64 = 4;
 
 /// The most keys of one step of those that expire, and the most that it looks at.
 const EXPIRING_KEYS_MAX: usize = 256;
@@ -126,9 +128,11 @@ pub struct Eviction {
     evicted_bytes: [u64; PLACES.len()],
     /// The uses of the keys that the hands have met.
     met: Histogram,
-    /// The bytes of small records that were swept: too few yet to be awaited.
-    swept_bytes: u64,
-    /// The bytes that were evicted of each tree, or swept, and that no reclaim has met.
+    /// The bytes of small records that were swept or deleted: too few yet to be awaited.
+    removed_bytes: u64,
+    /// The same of large records that were deleted or overwritten.
+    blob_bytes: Both<u64>,
+    /// The bytes that are gone from each tree and that no reclaim has met.
     pub awaited: Both<u64>,
 }
 
@@ -176,7 +180,8 @@ impl Eviction {
             expiring_from: Vec::new(),
             evicted_bytes: [0; PLACES.len()],
             met: Histogram::within(bytes_max / MET_SHARE),
-            swept_bytes: 0,
+            removed_bytes: 0,
+            blob_bytes: Both::default(),
             awaited: Both::default(),
         }
     }
@@ -185,7 +190,7 @@ impl Eviction {
     pub fn forget(&mut self) {
         (self.tables_from, self.expiring_from) = (Vec::new(), Vec::new());
         (self.blob_files_from, self.awaited) = (Both::default(), Both::default());
-        self.swept_bytes = 0;
+        (self.removed_bytes, self.blob_bytes) = (0, Both::default());
     }
 
     /// Notes keys that were swept.
@@ -193,14 +198,51 @@ impl Eviction {
         let (small, large) = ((removed.keys - removed.large) as u64, removed.large as u64);
         let Keyspaces { keys, expiring, .. } = keyspaces;
         self.awaited.expiring += large * bytes_each(expiring, expiring.disk_bytes());
-        self.swept_bytes += small * SMALL_ITEMS * bytes_each(keys, keys.table_bytes());
+        self.removed_bytes += small * SMALL_ITEMS * bytes_each(keys, keys.table_bytes());
     }
 
-    /// Awaits small records that were swept from a reclaim once they are at least so many
-    /// bytes, and enough of their tree, most of which it merges.
-    pub fn await_swept(&mut self, keys: &Keyspace, bytes_min: u64) {
-        if self.swept_bytes >= bytes_min.max(keys.table_bytes() / SWEPT_SHARE) {
-            self.awaited.keys += mem::take(&mut self.swept_bytes);
+    /// Notes the record under a key, which is deleted, or overwritten by a large one.
+    pub fn note_garbage(
+        &mut self,
+        keyspaces: &Keyspaces,
+        key: &Key,
+        is_overwritten: bool,
+    ) -> Result<()> {
+        let Keyspaces { keys, expiring, .. } = keyspaces;
+        let found = keys.value_bytes(key.as_str())?.unwrap_or(0);
+        if found >= BLOB_VALUE_BYTES_MIN {
+            self.blob_bytes.keys += u64::from(found);
+        } else if !is_overwritten {
+            self.removed_bytes += key.as_str().len() as u64 + u64::from(found);
+        }
+        if let Some(expiry) = expiry::found(keyspaces, key) {
+            let entry = expiry::index_entry(expiry, key);
+            self.blob_bytes.expiring += u64::from(expiring.value_bytes(&entry)?.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// Awaits small records that were swept or deleted from a reclaim once they are at least
+    /// so many bytes, and enough of their tree, most of which it merges.
+    pub fn await_removed(&mut self, keys: &Keyspace, bytes_min: u64) {
+        if self.removed_bytes >= bytes_min.max(keys.table_bytes() / REMOVED_SHARE) {
+            self.awaited.keys += mem::take(&mut self.removed_bytes);
+        }
+    }
+
+    /// Awaits large records that were deleted or overwritten, once they are at least so many
+    /// bytes of a tree that is worth a merge.
+    pub fn await_blobs(
+        &mut self,
+        keyspaces: &Keyspaces,
+        bytes_min: u64,
+        is_worth: impl Fn(&Keyspace) -> bool,
+    ) {
+        for tree in [Tree::Keys, Tree::Expiring] {
+            let bytes = self.blob_bytes.of(tree);
+            if *bytes >= bytes_min && is_worth(keyspaces.of(tree)) {
+                *self.awaited.of(tree) += mem::take(bytes);
+            }
         }
     }
 
@@ -597,12 +639,12 @@ mod tests {
         let mut eviction = Eviction::new(1 << 20, super::uses(1 << 20), Waiters::default());
         let few = Removed { keys: 10, large: 0 };
         eviction.note_swept(few, &keyspaces);
-        eviction.await_swept(&keyspaces.keys, 1);
+        eviction.await_removed(&keyspaces.keys, 1);
         assert_eq!(eviction.awaited.each(), [&0; 2]);
         eviction.note_swept(Removed { keys: KEYS / 2, large: 0 }, &keyspaces);
-        eviction.await_swept(&keyspaces.keys, u64::MAX);
+        eviction.await_removed(&keyspaces.keys, u64::MAX);
         assert_eq!(eviction.awaited.each(), [&0; 2]);
-        eviction.await_swept(&keyspaces.keys, 1);
+        eviction.await_removed(&keyspaces.keys, 1);
         assert!(eviction.awaited.keys > keyspaces.keys.table_bytes() / 2);
         assert_eq!(eviction.awaited.expiring, 0);
     }

@@ -70,6 +70,11 @@ impl Keyspace {
         Ok(self.0.contains_key(key)?)
     }
 
+    /// The bytes of the value under a key. No blob is read for that.
+    pub fn value_bytes(&self, key: impl AsRef<[u8]>) -> Result<Option<u32>> {
+        Ok(self.0.size_of(key)?)
+    }
+
     /// The value under a key in the active memtable, where the last writes are.
     pub fn get_in_memtable(&self, key: &[u8]) -> Option<Bytes> {
         let found = self.0.tree.active_memtable().get(key, u64::MAX)?;

@@ -104,7 +104,7 @@ impl Upkeep {
         if !self.wait_out_write_stall(draft.bytes as u64, deadline, &|key| draft.depends_on(key))? {
             return Ok(None);
         }
-        self.note_garbage(draft);
+        self.note_garbage(draft)?;
         let mut batch = self.live.batch_of(draft.events().map(|(_, key)| key));
         for (key, drafted) in &draft.records {
             let record = drafted.record.clone();

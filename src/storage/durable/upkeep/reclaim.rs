@@ -2,13 +2,13 @@
 //!
 //! Keys are evicted ahead of the writes, in steps that wait for nothing, and a
 //! write that finds no space has the same steps taken until there is some. Before keys go
-//! it is reckoned what those that went before, and values that were overwritten, will give
-//! back:
+//! it is reckoned what those that went before, and values that were deleted or overwritten,
+//! will give back:
 //!
 //! ```text
 //! spare ◄── drop of tables
-//!       ◄── release ◄── reclaim ◄── awaited ◄── deletion, sweep
-//!                               ◄── garbage ◄── overwriting
+//!       ◄── release ◄── reclaim ◄── awaited ◄── eviction
+//!                                           ◄── enough of: sweep, deletion, overwriting
 //! ```
 
 use super::super::commit_group::Draft;
@@ -19,7 +19,8 @@ use super::super::generation::{Both, Tree};
 use super::super::patience::Ending;
 use super::super::tree::{BLOB_VALUE_BYTES_MIN, Keyspace, Result};
 use super::{Upkeep, WAIT_MAX};
-use crate::storage::{Key, Time, record};
+use crate::storage::{Key, Time};
+use bytes::Bytes;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,16 +44,11 @@ const SPLIT_RUNS_MAX: u32 = 8;
 /// How many merges are tried where nothing can be evicted.
 const VAIN_STEPS_MAX: u32 = 3;
 
-/// The compaction that gives back what was evicted or overwritten.
+/// The compaction that gives back what was evicted, deleted or overwritten.
 pub struct Reclaim {
     is_running: bool,
     /// What was awaited as it began.
     awaited: Both<u64>,
-    /// It may give back more than that.
-    has_garbage: bool,
-    /// The bytes of large values that were written to each tree since one began, and that
-    /// may have overwritten others.
-    garbage: Both<u64>,
     /// Eviction has begun and not come to its end.
     is_ahead: bool,
     /// How many more runs may split files of a tree that are too large for the limit.
@@ -79,8 +75,6 @@ impl Reclaim {
         Self {
             is_running: false,
             awaited: Both::default(),
-            has_garbage: false,
-            garbage: Both::default(),
             is_ahead: false,
             split_runs: Both { keys: SPLIT_RUNS_MAX, expiring: SPLIT_RUNS_MAX },
             next: Instant::now(),
@@ -166,7 +160,11 @@ impl Upkeep {
         let Self { live, eviction, .. } = self;
         let garbage_min = live.disk_space.garbage_bytes_min();
         if let Some(eviction) = eviction {
-            eviction.await_swept(live.generation.keys(), garbage_min);
+            eviction.await_removed(live.generation.keys(), garbage_min);
+            // Else a merge takes longer than it is worth.
+            let free_bytes = live.disk_space.free_bytes(&live.generation.keyspaces, 0);
+            let is_worth = |keyspace: &Keyspace| 2 * keyspace.table_bytes() < free_bytes;
+            eviction.await_blobs(&live.generation.keyspaces, garbage_min, is_worth);
         }
         let missing = self.missing_bytes(wanted_bytes);
         if missing <= 0 && !is_waited {
@@ -201,13 +199,12 @@ impl Upkeep {
             return Ok(Way::Awaited);
         }
         self.begin_reclaim(now);
-        let awaits_garbage = self.reclaim.is_running && self.reclaim.has_garbage;
         // What is evicted and what stays is written, and a merge under way may take the rest.
         let bytes = self.live.disk_space.eviction_bytes_max();
         let awaits_merge =
             self.is_compacting() && self.live.disk_space.is_overdrawn(self.keyspaces(), bytes);
         let awaited = (self.awaited_bytes() + returned).cast_signed();
-        if missing > awaited && !awaits_garbage && !awaits_merge {
+        if missing > awaited && !awaits_merge {
             if self.evict_once(until, is_spared)? > 0 {
                 return Ok(Way::Made);
             }
@@ -354,30 +351,15 @@ impl Upkeep {
         Ok(keys)
     }
 
-    /// Begins to reclaim what was evicted or overwritten, unless it has just been tried.
+    /// Begins to reclaim what is awaited, unless it has just been tried.
     fn begin_reclaim(&mut self, now: Instant) {
         if self.reclaim.is_running || self.is_compacting() || now < self.reclaim.next {
             return;
         }
-        let garbage_min = self.live.disk_space.garbage_bytes_min();
         let Self { live, compactors, reclaim, eviction: Some(eviction), .. } = self else { return };
         let [keys, expiring] = live.generation.keyspaces.each();
-        let free_bytes = live.disk_space.free_bytes(&live.generation.keyspaces, 0);
-        let worth = |keyspace: &Keyspace, written: u64| {
-            // Else it takes longer than it is worth.
-            if written >= garbage_min && 2 * keyspace.table_bytes() < free_bytes {
-                written
-            } else {
-                0
-            }
-        };
-        let garbage = Both {
-            keys: worth(keys, reclaim.garbage.keys),
-            expiring: worth(expiring, reclaim.garbage.expiring),
-        };
         let awaited = &eviction.awaited;
-        let [of_keys, of_expiring] =
-            [awaited.keys + garbage.keys, awaited.expiring + garbage.expiring];
+        let [of_keys, of_expiring] = [awaited.keys, awaited.expiring];
         if of_keys + of_expiring == 0 {
             return;
         }
@@ -392,12 +374,10 @@ impl Upkeep {
             compactors.keys.is_awaited = true;
             compactors.keys.begin(live, keys, trigger);
             reclaim.awaited = Both { keys: awaited.keys, expiring: 0 };
-            (reclaim.garbage.keys, reclaim.has_garbage) = (0, garbage.keys > 0);
         } else {
             compactors.expiring.is_awaited = true;
             compactors.expiring.begin(live, expiring, trigger);
             reclaim.awaited = Both { keys: 0, expiring: awaited.expiring };
-            (reclaim.garbage.expiring, reclaim.has_garbage) = (0, garbage.expiring > 0);
         }
         self.reclaim.is_running = self.is_compacting();
     }
@@ -428,23 +408,21 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Notes what may be garbage once it is overwritten, or what it overwrites.
-    pub(super) fn note_garbage(&mut self, draft: &Draft) {
-        if !self.evicts() {
-            return;
-        }
-        for record in draft.records.values().filter_map(|drafted| drafted.record.as_ref()) {
-            let Both { keys, expiring } = &mut self.reclaim.garbage;
-            let bytes = record.len() as u64;
-            if bytes >= BLOB_VALUE_BYTES_MIN.into() {
-                *if record::expiry(record).is_some() { expiring } else { keys } += bytes;
+    /// Notes what a draft deletes, and large records that it overwrites.
+    pub(super) fn note_garbage(&mut self, draft: &Draft) -> Result<()> {
+        let Self { live, eviction: Some(eviction), .. } = self else { return Ok(()) };
+        for (key, drafted) in &draft.records {
+            let is_small = |record: &Bytes| record.len() < BLOB_VALUE_BYTES_MIN as usize;
+            if drafted.record.as_ref().is_none_or(|record| !is_small(record)) {
+                eviction.note_garbage(&live.generation.keyspaces, key, drafted.is_stored())?;
             }
         }
+        Ok(())
     }
 
     /// Forgets what went, and what was overwritten, in other trees.
     pub(super) fn forget_evicted(&mut self) {
-        (self.reclaim.awaited, self.reclaim.garbage) = (Both::default(), Both::default());
+        self.reclaim.awaited = Both::default();
         if let Some(eviction) = &mut self.eviction {
             eviction.forget();
         }
