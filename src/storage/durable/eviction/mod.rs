@@ -598,10 +598,10 @@ fn is_reference(record: Option<&[u8]>) -> bool {
 }
 
 /// The bytes of an item in the tables, about, of so many of all. A deletion takes next to
-/// nothing.
+/// nothing, so where there are only these it is none.
 fn bytes_each(keyspace: &Keyspace, bytes: u64) -> u64 {
     let items = keyspace.table_items().saturating_sub(keyspace.table_deletions());
-    bytes / items.max(1)
+    bytes.checked_div(items).unwrap_or(0)
 }
 
 /// Behind all records that expire.
@@ -647,6 +647,19 @@ mod tests {
         eviction.await_removed(&keyspaces.keys, 1);
         assert!(eviction.awaited.keys > keyspaces.keys.table_bytes() / 2);
         assert_eq!(eviction.awaited.expiring, 0);
+    }
+
+    #[test]
+    fn a_tree_of_nothing_but_deletions_has_nothing_to_give() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let database = Database::open(directory.path()).unwrap_or_else(|err| panic!("{err}"));
+        let keyspace = database.keyspace("deletions").expect("it is made");
+        let mut batch = database.batch();
+        batch.remove(&keyspace, "key");
+        batch.commit().expect("it is deleted");
+        keyspace.flush_and_wait().expect("it is in a file");
+        assert_eq!(keyspace.table_items(), 1);
+        assert_eq!(bytes_each(&keyspace, 1000), 0);
     }
 
     #[test]
