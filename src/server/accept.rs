@@ -5,6 +5,7 @@
 //! on a duplicate of the first one, while the connections of the last loop live on.
 //! Connections to the other sockets come to the same loop, through the `gate`.
 
+use super::arrivals::Arrivals;
 use super::connections::Connection;
 use super::cuts::Cut;
 use super::dispatch::{Dispatcher, Task};
@@ -177,12 +178,13 @@ impl AcceptLoop {
     ) -> io::Result<Self> {
         let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let thread = Arc::new(AcceptThread::new(number));
-        let opened = gate::open(&listener, listeners, dispatcher, &thread)?;
+        let arrivals = Arc::new(Arrivals::default());
+        let opened = gate::open(&listener, listeners, dispatcher, &thread, &arrivals)?;
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let first = number * leaders;
         let to = Arc::clone(dispatcher);
         start_leader(first, dispatcher, move || {
-            let inbox = Inbox::open(listener, leaders).map(Arc::new);
+            let inbox = Inbox::open(listener, leaders, arrivals).map(Arc::new);
             let leadership = inbox.map(|inbox| {
                 to.completions.wake_at(Arc::clone(&inbox));
                 Arc::new(Leadership::new(inbox))

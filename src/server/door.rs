@@ -21,7 +21,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -35,7 +35,7 @@ pub trait Gate: Send + Sync {
 
 /// The bytes that tiny_http reads from a connection.
 pub trait Stream: Send + Sync {
-    /// The number by which [`id_of`] knows it again.
+    /// Its number, which is in the address that tiny_http knows it by.
     fn id(&self) -> u64;
     /// Waits for bytes; 0 once there will be none.
     fn read(&self, buffer: &mut [u8]) -> usize;
@@ -68,14 +68,6 @@ pub fn forget(Opened(number, gate): Opened) {
     {
         slots().set(number, None);
     }
-}
-
-/// The number of the connection that tiny_http knows by this address.
-pub fn id_of(addr: &SocketAddr) -> Option<u64> {
-    let SocketAddr::V6(addr) = addr else { return None };
-    let octets = addr.ip().octets();
-    let (prefix, number) = octets.split_first_chunk::<8>()?;
-    (prefix == PREFIX).then(|| number.try_into().map(u64::from_be_bytes).ok()).flatten()
 }
 
 /// The prefix of addresses that nobody has: they are for discarding (RFC 6666).
@@ -293,7 +285,7 @@ unsafe extern "C" fn shutdown(number: libc::c_int, how: libc::c_int) -> libc::c_
 mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
     use std::os::fd::AsFd as _;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -328,6 +320,14 @@ mod tests {
         fn released(&self) {
             self.released.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The number of the connection that tiny_http knows by this address.
+    fn id_of(addr: &SocketAddr) -> Option<u64> {
+        let SocketAddr::V6(addr) = addr else { return None };
+        let octets = addr.ip().octets();
+        let (prefix, number) = octets.split_first_chunk::<8>()?;
+        (prefix == PREFIX).then(|| number.try_into().map(u64::from_be_bytes).ok()).flatten()
     }
 
     #[test]

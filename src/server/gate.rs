@@ -11,6 +11,7 @@
 //! over until another connection ends. They are noticed here, for nobody reads
 //! them, and a nudge makes the pool look again: a connection that ends at once.
 
+use super::arrivals::Arrivals;
 use super::connections::{Connection, Fill};
 use super::dispatch::Dispatcher;
 use super::door::{self, Gate, Opened, Stream};
@@ -55,6 +56,7 @@ struct Gatekeeper {
     listeners: Arc<[TcpListener]>,
     dispatcher: Arc<Dispatcher>,
     accept_thread: Arc<AcceptThread>,
+    arrivals: Arc<Arrivals>,
     // Nobody but the accept loop's thread locks it.
     state: Mutex<State>,
 }
@@ -185,11 +187,13 @@ pub fn open(
     listeners: &Arc<[TcpListener]>,
     dispatcher: &Arc<Dispatcher>,
     accept_thread: &Arc<AcceptThread>,
+    arrivals: &Arc<Arrivals>,
 ) -> io::Result<Opened> {
     let gatekeeper = Gatekeeper {
         listeners: Arc::clone(listeners),
         dispatcher: Arc::clone(dispatcher),
         accept_thread: Arc::clone(accept_thread),
+        arrivals: Arc::clone(arrivals),
         state: Mutex::new(State::new()?),
     };
     // A connection may be gone before it is accepted, while others come elsewhere.
@@ -256,7 +260,8 @@ impl Gatekeeper {
         }
         let connection = self.dispatcher.connections.add(socket, peer, self.accept_thread.number);
         state.unread.connections.push_back((Arc::downgrade(&connection), Instant::now()));
-        Some(Arc::new(Inlet::new(Arc::clone(&self.dispatcher), connection)))
+        let (dispatcher, arrivals) = (Arc::clone(&self.dispatcher), Arc::clone(&self.arrivals));
+        Some(Arc::new(Inlet::new(dispatcher, connection, arrivals)))
     }
 
     /// Logs an error of the system that may pass, and waits so that it is not met at once

@@ -1,7 +1,9 @@
 //! tiny_http's queue of requests.
 //!
-//! Where there is a door each is only a call to look at a connection.
+//! Where there is a door each is only a call to look at the connections that have arrived.
 
+use super::arrivals::Arrivals;
+use super::connections::Connection;
 use crate::platform::{scheduling, threads};
 use std::io;
 use std::iter;
@@ -22,13 +24,19 @@ pub struct Inbox {
     server: Arc<tiny_http::Server>,
     /// The number of leaders that take requests from it.
     leaders: usize,
+    /// The connections that it tells of.
+    arrivals: Arc<Arrivals>,
     is_closed: AtomicBool,
 }
 
 impl Inbox {
     /// Starts a tiny_http server that accepts on `listener`, for so many leaders. Panics
     /// where it cannot have its threads.
-    pub fn open(listener: TcpListener, leaders: usize) -> io::Result<Self> {
+    pub fn open(
+        listener: TcpListener,
+        leaders: usize,
+        arrivals: Arc<Arrivals>,
+    ) -> io::Result<Self> {
         // Its threads are scheduled and called as the one that starts them.
         scheduling::batch_priority();
         let open = || tiny_http::Server::from_listener(listener, None);
@@ -37,7 +45,7 @@ impl Inbox {
         // Dropping a server makes it connect to its own address, which may
         // hang or reach a stranger. One more owner keeps it from that.
         mem::forget(Arc::clone(&server));
-        Ok(Self { server, leaders, is_closed: AtomicBool::new(false) })
+        Ok(Self { server, leaders, arrivals, is_closed: AtomicBool::new(false) })
     }
 
     /// Waits for a request, and gives it with some of those that are there by then; none
@@ -50,8 +58,7 @@ impl Inbox {
         if gathers() {
             scheduling::gather();
         }
-        let share = (TAKEN_MAX / self.leaders).max(1);
-        let more = iter::repeat_with(|| self.server.try_recv()).take(share - 1);
+        let more = iter::repeat_with(|| self.server.try_recv()).take(self.share() - 1);
         iter::once(first).chain(more).map_while(|request| {
             request.unwrap_or_else(|err| {
                 // tiny_http's own word for an unblocked queue has no code. The
@@ -62,6 +69,21 @@ impl Inbox {
                 None
             })
         })
+    }
+
+    /// Takes connections with a request, in order, after [`Self::receive`]. If others are
+    /// left, a leader is woken up for them.
+    pub fn arrived(&self) -> Vec<Arc<Connection>> {
+        let (taken, are_left) = self.arrivals.take(self.share());
+        if are_left {
+            self.wake();
+        }
+        taken
+    }
+
+    /// The most requests that one leader takes at a time.
+    fn share(&self) -> usize {
+        (TAKEN_MAX / self.leaders).max(1)
     }
 
     /// Wakes a thread that waits for a request, or the next one to wait.
@@ -99,7 +121,7 @@ mod tests {
         // Its scheduling is not that of the test's thread.
         thread::spawn(move || {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-            opened.send(Inbox::open(listener, LEADERS)).expect("the test waits");
+            opened.send(Inbox::open(listener, LEADERS, Arc::default())).expect("the test waits");
         });
         let inbox = Arc::new(inbox.recv().expect("an outcome").expect("a server"));
         let (ended, ends) = crossbeam_channel::unbounded();

@@ -3,19 +3,20 @@
 //! tiny_http reads from a connection on a thread of its own, which is here
 //! whenever it reads ([`Stream::read`]). That thread takes a whole request
 //! from the socket, head and body, has it checked and admitted, and leaves it
-//! in its connection's pipeline. tiny_http itself is given the smallest request
-//! that there is, and passes it on to the leader, as a call to look there. So no
-//! byte of a client's reaches the library.
+//! in its connection's pipeline. Where a leader has to be called, tiny_http itself is given
+//! the smallest request that there is, and passes it on. So no byte of a client's reaches
+//! the library.
 //!
 //! It is the one place that waits for a client to send: a thread waits for
 //! one client, and each client has one. So an import is done here, piece by piece,
 //! and what is left in the pipeline is its reply.
 
+use super::arrivals::Arrivals;
 use super::body::{self, Body, Source};
 use super::connections::Connection;
 use super::cuts::Cut;
 use super::dispatch::Dispatcher;
-use super::door::{self, Stream};
+use super::door::Stream;
 use super::framing::{Framing, HEAD_BYTES_MAX, Length};
 use super::inbox::CONNECTION_THREAD;
 use super::incoming::{self, Awaited};
@@ -29,6 +30,7 @@ use crate::api::{Import, Operation, Refusal, Reply};
 use crate::platform::{allocator, stack, threads};
 use bytes::Bytes;
 use std::io::{self, BufRead, Read};
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// its requests in order.
 pub const LEADERS_MAX: usize = usize::MAX;
 
-/// The request that tiny_http is given in place of each. It copies the target, so that is
+/// The request that tiny_http is given as a call. It copies the target, so that is
 /// empty: the copy would be freed by another thread, past the caches of the allocator.
 const STAND_IN: &[u8] = b"GET  HTTP/1.1\r\n\r\n";
 
@@ -56,6 +58,7 @@ const BUFFER_BYTES_KEPT: usize = 4 * 1024;
 pub struct Inlet {
     dispatcher: Arc<Dispatcher>,
     connection: Arc<Connection>,
+    arrivals: Arc<Arrivals>,
     // Nobody but tiny_http's thread for this connection locks it.
     input: Mutex<Input>,
     /// tiny_http has released one of its two descriptors.
@@ -100,9 +103,13 @@ struct Wire<'a> {
 
 impl Inlet {
     /// The way in from `connection`.
-    pub fn new(dispatcher: Arc<Dispatcher>, connection: Arc<Connection>) -> Self {
+    pub fn new(
+        dispatcher: Arc<Dispatcher>,
+        connection: Arc<Connection>,
+        arrivals: Arc<Arrivals>,
+    ) -> Self {
         let (input, is_half_released) = (Mutex::default(), AtomicBool::new(false));
-        Self { dispatcher, connection, input, is_half_released }
+        Self { dispatcher, connection, arrivals, input, is_half_released }
     }
 
     /// Takes the next request and leaves it with the connection.
@@ -334,14 +341,16 @@ impl Stream for Inlet {
         }
         // A panic below leaves it as it is, and the connection is over then.
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_quiet = input.given > 0;
         let next = loop {
-            if input.given > 0 {
+            if mem::take(&mut is_quiet) {
                 self.rest(&mut input);
             }
             match panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input))) {
                 // tiny_http frees what it holds for a new connection at the first byte.
                 Ok(Next::Quiet) if input.given == 0 => return input.give(1, buffer),
-                Ok(Next::Quiet) => {}
+                Ok(Next::Quiet) => is_quiet = true,
+                Ok(Next::Request) if !self.arrivals.add(&self.connection) => {}
                 next => break next,
             }
         };
@@ -479,15 +488,13 @@ impl Source for Wire<'_> {
     }
 }
 
-/// Takes a call of tiny_http's to look at a connection. Gives its request if
-/// that is in work from now on. Never blocks.
-pub fn enter(dispatcher: &Dispatcher, call: tiny_http::Request) -> Option<(Job, Meaning)> {
-    let id = call.remote_addr().and_then(door::id_of);
+/// Takes a call of tiny_http's, which has woken a leader up: it looks at the connections
+/// that have arrived. Never blocks.
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere it is a request")]
+pub fn enter(_: &Dispatcher, call: tiny_http::Request) -> Option<(Job, Meaning)> {
     // Dropped as it is it would be answered with 500, to nobody.
     drop(call.into_writer());
-    let connection = dispatcher.connections.get(id?)?;
-    let request = connection.pipeline.ring()?;
-    Some(Job::new(connection, request))
+    None
 }
 
 /// The length of the head that `bytes` begin with, if it is complete. The

@@ -8,7 +8,8 @@
 //! - `inlet`, `framing`, `body`, `request`: its thread reads a request and leaves
 //!   it in the `pipeline` of its connection; `incoming`: a body of any length is taken
 //!   there as it comes;
-//! - `inbox`, `leader`, `workers`: tiny_http's queue tells a leader of it;
+//! - `arrivals`, `inbox`, `leader`, `workers`: a leader hears of it, by tiny_http's queue if
+//!   none was about to look;
 //! - `dispatch`: the way from there to the `response`, by way of the storage and
 //!   the `sender` where it takes time.
 //!
@@ -26,6 +27,7 @@
 
 mod accept;
 mod access_log;
+mod arrivals;
 mod body;
 mod chunked;
 mod completions;

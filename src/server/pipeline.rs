@@ -1,8 +1,8 @@
 //! The requests of one connection: a few wait, and at most one is in work.
 //!
 //! They are read ahead, and their responses keep their order because the next
-//! one begins once the last was answered. tiny_http rings once for each request
-//! that was read; the leader begins with the request then, or notes that one may
+//! one begins once the last was answered. A leader hears once of each request
+//! that was read; it begins with the request then, or notes that one may
 //! follow. Nothing here knows the socket.
 
 use super::request::Request;
@@ -32,7 +32,7 @@ struct State {
     stage: Option<Stage>,
     /// Requests that were read, in order.
     waiting: VecDeque<Request>,
-    /// The number of those that tiny_http has rung for.
+    /// The number of those that a leader has heard of.
     rung: usize,
     /// The requests read so far.
     begun: u64,
@@ -168,7 +168,7 @@ impl Pipeline {
         self.lock().waiting.shrink_to_fit();
     }
 
-    /// Takes tiny_http's call for a request. Gives the request that is in work
+    /// Notes that a leader has heard of a request. Gives the request that is in work
     /// from now on, unless another is.
     pub fn ring(&self) -> Option<Request> {
         let mut state = self.lock();
@@ -179,8 +179,8 @@ impl Pipeline {
         begun
     }
 
-    /// Ends the work on a request. Gives the next one if tiny_http has rung
-    /// for it already; it is in work then.
+    /// Ends the work on a request. Gives the next one if a leader has heard
+    /// of it already; it is in work then.
     pub fn next(&self) -> Option<Request> {
         let mut state = self.lock();
         state.stage = None;

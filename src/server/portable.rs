@@ -388,6 +388,7 @@ pub mod sender {
 
 /// Accept loops, which are tiny_http's alone.
 pub mod gate {
+    use crate::server::arrivals::Arrivals;
     use crate::server::dispatch::Dispatcher;
     use std::io;
     use std::net::TcpListener;
@@ -421,6 +422,7 @@ pub mod gate {
         _listeners: &Arc<[TcpListener]>,
         _dispatcher: &Arc<Dispatcher>,
         _thread: &Arc<AcceptThread>,
+        _arrivals: &Arc<Arrivals>,
     ) -> io::Result<()> {
         Ok(())
     }

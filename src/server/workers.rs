@@ -2,6 +2,7 @@
 
 use super::dispatch::{Dispatcher, Task};
 use super::inlet;
+use super::job::Job;
 use super::leader::{Exit, Leadership, Turn};
 use crate::platform::scheduling::{self, Wakeups};
 use std::io;
@@ -67,5 +68,9 @@ pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -
                 Err(_panic) => log::error!("a request was lost on its way in"),
             }
         }
+        leadership.add(leadership.inbox.arrived().into_iter().filter_map(|connection| {
+            let request = connection.pipeline.ring()?;
+            Some(Job::new(connection, request))
+        }));
     }
 }

@@ -153,11 +153,6 @@ impl Connections {
         connection
     }
 
-    /// The open connection of that number.
-    pub fn get(&self, id: u64) -> Option<Arc<Connection>> {
-        self.lock().by_id.get(&id).map(Arc::clone)
-    }
-
     /// Admits a stream, the last response of its connection; `false` if there are too
     /// many.
     pub fn admit_stream(&self, connection: &Connection) -> bool {
