@@ -1,15 +1,15 @@
-//! Leader/followers: a few threads, the leaders, take requests from tiny_http.
+//! Leader/followers: a few threads, the leaders, take requests as they arrive.
 //!
 //! To wake another thread up costs more than a small response does. So no thread
-//! stands between tiny_http and the workers: some of them lead, take requests and
+//! stands between the connections and the workers: some of them lead, take requests and
 //! answer them, unless they would have to wait. Operations that the storage completes
 //! later come back to a leader. The followers do the rest, and the watchdog gives a
 //! turn to one of them where a leader is stuck in a request.
 //!
 //! ```text
-//! connections ─► inbox ─┬─► leadership: turn, taken ─► handle    each leader its own,
-//! completions ──────────┼─► leadership: turn, taken ─► handle    displaced by itself
-//!                       └─► ...
+//! arrivals ────┬─► leadership: turn, taken ─► handle    each leader its own,
+//! completions ─┼─► leadership: turn, taken ─► handle    displaced by itself
+//!              └─► ...
 //! ```
 //!
 //! Any leader takes any request, and any reply of the storage: both name a connection,
@@ -17,10 +17,11 @@
 //! leader has taken is its successor's, and no other leader's.
 //!
 //! Every hand-over is under a mutex, so all that the one thread has done before it is
-//! seen by the other: that of tiny_http's queue from a connection's thread to a leader,
-//! and to one that finds the inbox closed; that of the completions from the storage;
-//! that of a leadership from a leader to its successor. A displaced leader learns of it
-//! there, before its next request, and touches none that it has not been given.
+//! seen by the other: that of the arrivals from a connection's thread to a leader; that of
+//! tiny_http's queue to one that it wakes up, and that may find the inbox closed; that of
+//! the completions from the storage; that of a leadership from a leader to its successor. A
+//! displaced leader learns of it there, before its next request, and touches none that it
+//! has not been given.
 //!
 //! This file keeps the turn, and the requests that a leader has taken. It knows
 //! nothing of their handling.
