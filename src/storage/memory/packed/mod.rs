@@ -34,6 +34,7 @@ use bytes::Bytes;
 use std::alloc::{self, Layout};
 use std::hash::{Hash, Hasher};
 use std::mem::{self, MaybeUninit};
+use std::process;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{self, AtomicU16, Ordering};
@@ -50,15 +51,18 @@ const SAVING_PART: usize = 16;
 /// No smaller allocation costs more than two.
 const DIVISIBLE_BYTES_MIN: usize = 256;
 
-/// Half of the references that can be counted: so many threads cannot add one each
-/// between the check and the end.
-const REFERENCES_MAX: u16 = u16::MAX / 2;
+/// The references to an entry from which on who reads it is lent a copy. Those that are not
+/// lent are held for a moment, by a thread a few.
+const LENT_MAX: u16 = u16::MAX / 2;
+
+/// The most references that are counted: so many threads cannot add one each between the
+/// check and the end.
+const REFERENCES_MAX: u16 = LENT_MAX / 2 * 3;
 
 /// The allocation of `Bytes` beside a buffer once it is shared.
 const SHARED_BUFFER_BYTES: usize = 24;
 
-/// An entry with its key. A clone is another reference to the same one, or a copy once
-/// there are [`REFERENCES_MAX`].
+/// An entry with its key. A clone is another reference to the same one.
 pub struct Packed(NonNull<Header>);
 
 /// The value of an entry, to be shared as bytes.
@@ -289,13 +293,14 @@ impl Packed {
         Fields { expiry, content_type, digest, value }
     }
 
-    /// The entry, expired or not. A small one copies nothing: its value is another
-    /// reference to this.
+    /// The entry, expired or not. A small one copies nothing, unless very many have it: its
+    /// value is another reference to this.
     pub fn into_entry(self) -> Entry {
-        let Fields { expiry, content_type, digest, value: _ } = self.fields();
+        let Fields { expiry, content_type, digest, value } = self.fields();
         let (text, content_type) = (self.has(TEXT), content_type.map(Into::into));
         let value = match self.whole() {
             Some(whole) => whole.value.clone(),
+            None if self.references() > LENT_MAX => Bytes::copy_from_slice(value),
             None => Bytes::from_owner(Value(self)),
         };
         Entry { value, text, digest, content_type, expiry }
@@ -373,20 +378,6 @@ impl Packed {
         low.store((access & 0xffff) as u16, Ordering::Relaxed);
     }
 
-    /// Another entry, which is as this one.
-    fn copy(&self) -> Self {
-        let Fields { expiry, content_type, digest, value } = self.fields();
-        let value = match self.whole() {
-            Some(whole) => whole.value.clone(),
-            None => Bytes::copy_from_slice(value),
-        };
-        let content_type = content_type.map(Into::into);
-        let entry = Entry { value, text: self.has(TEXT), digest, content_type, expiry };
-        let copy = Self::new(self.key(), &entry);
-        copy.set_access(self.access());
-        copy
-    }
-
     /// Returns true if its value is too large to be changed at once.
     pub fn is_large(&self) -> bool {
         self.whole().is_some_and(|whole| whole.value.len() > SMALL_BYTES_MAX)
@@ -410,7 +401,11 @@ impl Packed {
 
     /// Returns true if there are other references to it.
     pub fn is_shared(&self) -> bool {
-        self.header().references.load(Ordering::Acquire) > 1
+        self.references() > 1
+    }
+
+    fn references(&self) -> u16 {
+        self.header().references.load(Ordering::Acquire)
     }
 
     /// The expiry.
@@ -424,7 +419,7 @@ impl Packed {
     }
 
     /// Returns true for the same allocation, or none twice. While one is held no other
-    /// can be in its place; a copy is not the same.
+    /// can be in its place.
     pub fn are_same(one: Option<&Self>, other: Option<&Self>) -> bool {
         one.map(|packed| packed.0) == other.map(|packed| packed.0)
     }
@@ -487,9 +482,7 @@ impl Clone for Packed {
     fn clone(&self) -> Self {
         // As in `Arc`: a reference comes of another one, which orders it.
         if self.header().references.fetch_add(1, Ordering::Relaxed) >= REFERENCES_MAX {
-            // This one is left, so it is not the last.
-            self.header().references.fetch_sub(1, Ordering::Relaxed);
-            return self.copy();
+            process::abort();
         }
         Self(self.0)
     }
