@@ -821,6 +821,44 @@ mod watched {
     }
 
     #[test]
+    fn requests_that_come_while_nobody_leads_are_all_answered() {
+        const WORKERS: usize = 1;
+        // More than all leaders take at a time.
+        const CLIENTS: usize = 150;
+        for leaders in [1, 2, 4] {
+            let gated = Arc::new(Gated::default());
+            let server = serve_behind(&gated, leaders, WORKERS);
+            let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
+            // Each has a thread that reads it.
+            for client in &mut clients {
+                assert_eq!(client.get("/healthz").status(), 200);
+            }
+            for round in 0..5 {
+                let mut waiting = Vec::new();
+                for stuck in 1..=leaders + WORKERS {
+                    waiting.extend(stand_at_gate(&server, 1));
+                    gated.wait_for((leaders + WORKERS) * round + stuck);
+                }
+                // One call is on its way for all of these.
+                for client in &mut clients {
+                    client.send(get_head("/healthz").repeat(1 + round));
+                }
+                wait_until("all were read", || has_read_everything(server.addr()));
+                gated.open();
+                for client in &mut clients {
+                    for _ in 0..=round {
+                        assert_eq!(client.response().status(), 200, "{leaders}, round {round}");
+                    }
+                }
+                for connection in &mut waiting {
+                    assert_eq!(connection.response().status(), 404);
+                }
+                gated.shut();
+            }
+        }
+    }
+
+    #[test]
     fn slow_reads_from_a_disk_hold_up_only_what_needs_the_disk() {
         for leaders in [1, 4] {
             let gated = Arc::new(Gated { has_own_threads: true, ..Gated::default() });

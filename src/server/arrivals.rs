@@ -38,7 +38,7 @@ impl Arrivals {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux", not(portable)))]
 mod tests {
     use super::*;
     use crate::server::connections::Connections;
