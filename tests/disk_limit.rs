@@ -564,6 +564,11 @@ fn small_values_of_a_store_of_large_files_are_evicted() {
     shrinks_by_itself(100);
 }
 
+#[test]
+fn values_of_some_kilobytes_of_a_store_of_large_files_are_evicted() {
+    shrinks_by_itself(3000);
+}
+
 /// Most of them are in the journal as well, which a flush gives back.
 #[test]
 fn large_values_of_a_store_with_a_long_journal_are_evicted() {

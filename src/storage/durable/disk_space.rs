@@ -268,13 +268,14 @@ impl DiskSpace {
     pub fn free_bytes(&self, keyspaces: &Keyspaces, kept_bytes: u64) -> u64 {
         let limit = self.limit.as_ref();
         let left = limit.map_or(u64::MAX, |limit| limit.step_bytes(&self.folder, keyspaces));
-        self.free_bytes_of_disk(kept_bytes).min(left)
+        let free = self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free);
+        free.saturating_sub(kept_bytes).min(left)
     }
 
-    /// The same with no regard to the limit.
-    pub fn free_bytes_of_disk(&self, kept_bytes: u64) -> u64 {
-        let free = self.sizes().map_or(u64::MAX, |Sizes { free, .. }| free);
-        free.saturating_sub(kept_bytes)
+    /// The same with no regard to the limit, and beyond the reserve of the disk.
+    pub fn free_bytes_beyond_reserve(&self, kept_bytes: u64) -> u64 {
+        let free = |sizes: Sizes| sizes.free.saturating_sub(sizes.reserved());
+        self.sizes().map_or(u64::MAX, free).saturating_sub(kept_bytes)
     }
 
     /// Returns true if the store had another limit before, or none: it takes more than this

@@ -51,6 +51,9 @@ const L0_FILES_URGENT: usize = 16;
 /// How long nothing is tried within a limit where there was no space for a run to begin.
 const TRY_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The same where the last runs have not taken a step.
+const VAIN_TRY_INTERVAL: Duration = Duration::from_millis(200);
+
 /// How many runs in a row may take no step. A single L0 file is left for the next run, in
 /// which there are two.
 const VAIN_RUNS_MAX: u32 = 3;
@@ -86,9 +89,10 @@ pub struct Compactor {
     /// The outcome of the last run. There is more to do if another one may find something,
     /// or space for it.
     round: Round,
-    /// There was no space for a run to begin.
+    /// The last run has not taken a step, or there was no space for it to begin.
     tried_at: Option<Instant>,
-    /// The last runs that have not taken a step, or could not begin.
+    /// The last runs that have not taken a step, though none has stopped them, or that could
+    /// not begin.
     pub vain_runs: u32,
 }
 
@@ -150,7 +154,8 @@ impl Compactor {
             return;
         };
         let is_limited = live.disk_space.is_limited();
-        let has_just_tried = self.tried_at.is_some_and(|at| at.elapsed() <= TRY_INTERVAL);
+        let interval = if self.is_stuck() { VAIN_TRY_INTERVAL } else { TRY_INTERVAL };
+        let has_just_tried = self.tried_at.is_some_and(|at| at.elapsed() <= interval);
         if is_limited && has_just_tried {
             return;
         }
@@ -159,7 +164,7 @@ impl Compactor {
             self.vain_runs > 0 && live.disk_space.is_outsized(&live.generation.keyspaces);
         let free_bytes = move |disk_space: &DiskSpace, keyspaces: &Keyspaces, kept_bytes| {
             if takes_disk {
-                disk_space.free_bytes_of_disk(kept_bytes)
+                disk_space.free_bytes_beyond_reserve(kept_bytes)
             } else {
                 disk_space.free_bytes(keyspaces, kept_bytes)
             }
@@ -187,6 +192,7 @@ impl Compactor {
             may_resplit: self.resplits <= FINENESS_MAX,
             whole_bytes_max: WHOLE_BYTES_MAX,
             is_limited,
+            takes_disk,
             scale,
         };
         let space = Space { free: free_bytes(), kept: kept_bytes };
@@ -284,12 +290,16 @@ impl Compactor {
             Ok(RunEnd::Done) => true,
             Ok(RunEnd::Stuck) | Err(_) => false,
         };
+        let was_stopped = run.is_stopped.load(Ordering::Relaxed);
         self.vain_runs = match &ended {
             Ok(RunEnd::Done | RunEnd::Resplit | RunEnd::Early { has_stepped: true, .. }) => 0,
+            // It might have taken one.
+            Ok(RunEnd::Early { .. }) if was_stopped => self.vain_runs,
             Ok(RunEnd::Stuck | RunEnd::Early { has_stepped: false, .. }) | Err(_) => {
                 self.vain_runs + 1
             }
         };
+        self.tried_at = (self.vain_runs > 0).then(Instant::now);
         self.reclaim_deletions = run.progress.deletions.get().copied();
         self.is_resplit = match &ended {
             Ok(RunEnd::Resplit) => true,

@@ -132,6 +132,8 @@ pub struct Picker {
     pub whole_bytes_max: u64,
     /// The directory has a limit, of which no step takes more than there is.
     pub is_limited: bool,
+    /// A step takes what the disk has, whatever the limit.
+    pub takes_disk: bool,
     /// The sizes of memtables and files.
     pub scale: Scale,
 }
@@ -221,6 +223,12 @@ impl Picker {
         if small_bytes <= free {
             let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
             steps.push(leveled(l0_files, self.scale.table));
+        }
+        if self.takes_disk && shape.first_levels_bytes() <= free {
+            // Where another level is the one that is most too large lsm-tree takes that, and
+            // does nothing if it has no files for it.
+            let first = (1..).zip(shape.between()).find(|(_, level)| level.files > 0);
+            steps.extend(first.map(|(to, _)| Step::Merge { from: 0, to }));
         }
         steps
     }
@@ -422,6 +430,7 @@ mod tests {
             may_resplit: true,
             whole_bytes_max: WHOLE_BYTES_MAX,
             is_limited: false,
+            takes_disk: false,
             scale: Scale::USUAL,
         }
     }
@@ -480,6 +489,17 @@ mod tests {
             let so_far = SoFar { tries, ..BEGUN };
             assert_eq!(limited.pick(&shape, space, so_far), expected, "{free_mib} {tries}");
             assert_eq!(limited.may_begin(&shape, space), free_mib >= 8, "{free_mib}");
+        }
+        let beyond = Picker { takes_disk: true, ..limited };
+        for (free_mib, tries, expected) in [
+            (20, 1, below()),
+            (20, 2, Pick::Step(Step::Merge { from: 0, to: 5 })),
+            (20, 3, early(BEGUN)),
+            (19, 1, early(BEGUN)),
+        ] {
+            let (shape, space) = (shape(levels), space(free_mib, 0));
+            let so_far = SoFar { tries, ..BEGUN };
+            assert_eq!(beyond.pick(&shape, space, so_far), expected, "{free_mib} {tries}");
         }
         let few = shape([(2, 2), (0, 0), (12, 12), (60, 60)]);
         let exhausted = limited.pick(&few, space(20, 0), EXHAUSTED);

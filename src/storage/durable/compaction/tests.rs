@@ -59,6 +59,7 @@ impl Tree {
                 may_resplit: true,
                 whole_bytes_max: 0,
                 is_limited: false,
+                takes_disk: false,
                 scale: Scale::USUAL,
             },
             free_bytes: Box::new(|| u64::MAX),

@@ -171,7 +171,7 @@ impl Upkeep {
             return Ok(Way::Enough);
         }
         if self.keyspaces().l0_runs() >= L0_RUNS_MAX_TO_RECLAIM
-            || self.live.disk_space.has_outsized_l0(self.keyspaces())
+            || (self.live.disk_space.has_outsized_l0(self.keyspaces()) && !self.is_stuck())
         {
             self.reduce_l0(is_spared)?;
             return Ok(Way::Awaited);
