@@ -97,7 +97,8 @@ const DELETIONS_SHARE: u64 = 16;
 /// written, and values that stay are written again, however little is left.
 const LIMIT_EXCESS_SHARE: u64 = 40;
 
-/// A directory that is above its limit by more than one part in so many had another before.
+/// A directory is above its limit by one part in so many at most, unless it had another limit
+/// before.
 const PROMISED_EXCESS_SHARE: u64 = 20;
 
 /// The files of the trees leave more than one part in so many of a limit, unless they were

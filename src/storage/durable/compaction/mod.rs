@@ -89,7 +89,7 @@ pub struct Compactor {
     /// The outcome of the last run. There is more to do if another one may find something,
     /// or space for it.
     round: Round,
-    /// The last run has not taken a step, or there was no space for it to begin.
+    /// The last runs have not taken a step, or there was no space for one to begin.
     tried_at: Option<Instant>,
     /// The last runs that have not taken a step, though none has stopped them, or that could
     /// not begin.
@@ -299,7 +299,7 @@ impl Compactor {
                 self.vain_runs + 1
             }
         };
-        self.tried_at = (self.vain_runs > 0).then(Instant::now);
+        self.tried_at = (self.vain_runs >= VAIN_RUNS_MAX).then(Instant::now);
         self.reclaim_deletions = run.progress.deletions.get().copied();
         self.is_resplit = match &ended {
             Ok(RunEnd::Resplit) => true,

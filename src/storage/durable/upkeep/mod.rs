@@ -318,7 +318,7 @@ impl Upkeep {
             } else {
                 self.begin_compaction(Trigger::Write);
             }
-            // Another try takes what the disk has.
+            // Where a run finds no space within the limit, the next takes that of the disk.
             let has_other_try = self.live.disk_space.has_outsized_l0(self.keyspaces());
             let is_stuck =
                 has_stall && (self.is_stuck() || (!self.is_compacting() && !has_other_try));
