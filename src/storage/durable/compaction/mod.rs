@@ -299,7 +299,7 @@ impl Compactor {
                 self.vain_runs + 1
             }
         };
-        self.tried_at = (self.vain_runs >= VAIN_RUNS_MAX).then(Instant::now);
+        self.tried_at = self.is_stuck().then(Instant::now);
         self.reclaim_deletions = run.progress.deletions.get().copied();
         self.is_resplit = match &ended {
             Ok(RunEnd::Resplit) => true,
