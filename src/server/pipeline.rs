@@ -33,7 +33,7 @@ struct State {
     /// Requests that were read, in order.
     waiting: VecDeque<Request>,
     /// The number of those that a leader has heard of.
-    rung: usize,
+    announced: usize,
     /// The requests read so far.
     begun: u64,
     /// The reader waits for its turn.
@@ -170,11 +170,11 @@ impl Pipeline {
 
     /// Notes that a leader has heard of a request. Gives the request that is in work
     /// from now on, unless another is.
-    pub fn ring(&self) -> Option<Request> {
+    pub fn announce(&self) -> Option<Request> {
         let mut state = self.lock();
         let begun = state.begin();
         if begun.is_none() {
-            state.rung += 1;
+            state.announced += 1;
         }
         begun
     }
@@ -187,7 +187,7 @@ impl Pipeline {
         if state.is_waited_for && state.waiting.len() <= READ_AHEAD_MAX / 2 {
             self.turn.notify_all();
         }
-        state.rung = state.rung.checked_sub(1)?;
+        state.announced = state.announced.checked_sub(1)?;
         state.begin()
     }
 

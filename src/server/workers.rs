@@ -69,7 +69,7 @@ pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -
             }
         }
         leadership.add(leadership.inbox.arrived().into_iter().filter_map(|connection| {
-            let request = connection.pipeline.ring()?;
+            let request = connection.pipeline.announce()?;
             Some(Job::new(connection, request))
         }));
     }

@@ -114,7 +114,7 @@ mod in_parts {
             let understood = request::understand(head.as_bytes(), &self.dispatcher.api, false);
             let Ok((head, ..)) = understood else { panic!("a head: {head}") };
             assert!(connection.pipeline.push(Request { head, meaning: Err(reply) }));
-            if let Some(request) = connection.pipeline.ring() {
+            if let Some(request) = connection.pipeline.announce() {
                 let (job, meaning) = Job::new(Arc::clone(connection), request);
                 self.dispatcher.handle(job, meaning, true);
             }
@@ -126,7 +126,7 @@ mod in_parts {
             let Ok((head, _, admitted)) = understood else { panic!("a head: {head}") };
             let meaning = admitted.map(|operation| (operation, Bytes::new()));
             assert!(connection.pipeline.push(Request { head, meaning }));
-            let request = connection.pipeline.ring().expect("it is the only one");
+            let request = connection.pipeline.announce().expect("it is the only one");
             Job::new(connection, request)
         }
 
