@@ -828,25 +828,31 @@ mod watched {
         for leaders in [1, 2, 4] {
             let gated = Arc::new(Gated::default());
             let server = serve_behind(&gated, leaders, WORKERS);
-            let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
-            // Each has a thread that reads it.
-            for client in &mut clients {
-                assert_eq!(client.get("/healthz").status(), 200);
-            }
-            for round in 0..5 {
+            for round in 0..6 {
+                // After one request a connection is read by its thread, after three by leaders.
+                let (before, is_thread) = if round < 3 { (1, true) } else { (3, false) };
+                let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
+                for client in &mut clients {
+                    for _ in 0..before {
+                        assert_eq!(client.get("/healthz").status(), 200);
+                    }
+                }
                 let mut waiting = Vec::new();
                 for stuck in 1..=leaders + WORKERS {
                     waiting.extend(stand_at_gate(&server, 1));
                     gated.wait_for((leaders + WORKERS) * round + stuck);
                 }
                 // One call is on its way for all of these.
+                let requests = 1 + round % 3;
                 for client in &mut clients {
-                    client.send(get_head("/healthz").repeat(1 + round));
+                    client.send(get_head("/healthz").repeat(requests));
                 }
-                wait_until("all were read", || has_read_everything(server.addr()));
+                if is_thread {
+                    wait_until("all were read", || has_read_everything(server.addr()));
+                }
                 gated.open();
                 for client in &mut clients {
-                    for _ in 0..=round {
+                    for _ in 0..requests {
                         assert_eq!(client.response().status(), 200, "{leaders}, round {round}");
                     }
                 }

@@ -45,6 +45,35 @@ fn pipelined_requests_stay_in_order_under_several_leaders() {
     }
 }
 
+/// The reading goes back and forth between the leaders and the threads of the connections.
+#[test]
+fn requests_in_pieces_stay_in_order_under_several_leaders() {
+    const CLIENTS: usize = 12;
+    const ROUNDS: usize = 40;
+    // Some are too long to be there as a whole.
+    const LENGTHS: [usize; 5] = [0, 10, 900, 5_000, 40_000];
+    for storage in [engines::memory(), engines::durable()] {
+        let config = Config { leaders: LEADERS, ..Fixture::config() };
+        let server = Fixture::with(storage, VALUE_BYTES_MAX, &config);
+        at_once(server.addr(), CLIENTS, |client, connection| {
+            let key = format!("/kv/{client}");
+            for round in 0..ROUNDS {
+                let number = client + round;
+                let value = format!("{client}:{round}:") + &"x".repeat(LENGTHS[number % 5]);
+                let put = put_head(&key, value.len());
+                let pair = format!("{put}{value}{}", get_head(&key));
+                // Whole, or in two pieces that end anywhere, or in many.
+                let piece = [pair.len(), 1 + number * 37 % pair.len(), 1 + number % 300];
+                for piece in pair.as_bytes().chunks(piece[round % 3]) {
+                    connection.send(piece);
+                }
+                assert!(matches!(connection.response().status(), 200 | 201), "{number}");
+                assert_eq!(connection.response().text(), value);
+            }
+        });
+    }
+}
+
 #[test]
 fn as_many_threads_lead_as_there_are_leaders() {
     for leading in [1, 3] {

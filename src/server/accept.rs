@@ -5,14 +5,15 @@
 //! on a duplicate of the first one, while the connections of the last loop live on.
 //! Connections to the other sockets come to the same loop, through the `gate`.
 
-use super::arrivals::Arrivals;
 use super::connections::Connection;
 use super::cuts::Cut;
 use super::dispatch::{Dispatcher, Task};
 use super::gate::{self, AcceptThread};
 use super::inbox::Inbox;
+use super::inlet::CONNECTION_THREAD;
 use super::leader::{Exit, Leadership};
 use super::workers;
+use crate::platform::{scheduling, threads};
 use socket2::SockRef;
 use std::collections::HashSet;
 use std::io;
@@ -178,16 +179,16 @@ impl AcceptLoop {
     ) -> io::Result<Self> {
         let listener = listeners.first().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
         let thread = Arc::new(AcceptThread::new(number));
-        let arrivals = Arc::new(Arrivals::default());
-        let opened = gate::open(&listener, listeners, dispatcher, &thread, &arrivals)?;
+        let inbox = Arc::new(Inbox::new(leaders)?);
+        let opened = gate::open(&listener, listeners, dispatcher, &thread, &inbox)?;
         let (hand_over, handed_over) = crossbeam_channel::bounded(1);
         let first = number * leaders;
-        let to = Arc::clone(dispatcher);
+        let (to, at) = (Arc::clone(dispatcher), Arc::clone(&inbox));
         start_leader(first, dispatcher, move || {
-            let inbox = Inbox::open(listener, leaders, arrivals).map(Arc::new);
-            let leadership = inbox.map(|inbox| {
-                to.completions.wake_at(Arc::clone(&inbox));
-                Arc::new(Leadership::new(inbox))
+            let leadership = start_library(listener).map(|server| {
+                at.open(server);
+                to.completions.wake_at(Arc::clone(&at));
+                Arc::new(Leadership::new(at))
             });
             let first_turn = leadership.as_ref().ok().map(Arc::clone);
             // The thread that has started this waits for it.
@@ -196,9 +197,7 @@ impl AcceptLoop {
         })?;
         let lost = |_| io::Error::other("tiny_http cannot start its threads");
         let leadership = handed_over.recv().map_err(lost).flatten();
-        let leadership = leadership.inspect_err(|_| gate::close(opened))?;
-        let inbox = Arc::clone(&leadership.inbox);
-        let mut leaderships = vec![leadership];
+        let mut leaderships = vec![leadership.inspect_err(|_| gate::close(opened))?];
         for leader in 1..leaders {
             let leadership = Arc::new(Leadership::new(Arc::clone(&inbox)));
             let turn = Arc::clone(&leadership);
@@ -210,6 +209,15 @@ impl AcceptLoop {
         }
         Ok(Self { thread, inbox, leaderships })
     }
+}
+
+/// Starts a tiny_http server that accepts on `listener`. Panics where it cannot have its
+/// threads.
+fn start_library(listener: TcpListener) -> io::Result<tiny_http::Server> {
+    // Its threads are scheduled and called as the one that starts them.
+    scheduling::batch_priority();
+    let open = || tiny_http::Server::from_listener(listener, None);
+    threads::starting(CONNECTION_THREAD, open).map_err(io::Error::other)
 }
 
 /// Starts a worker, which leads first of all.

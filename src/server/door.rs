@@ -38,7 +38,7 @@ pub trait Stream: Send + Sync {
     /// Its number, which is in the address that tiny_http knows it by.
     fn id(&self) -> u64;
     /// Waits for bytes; 0 once there will be none.
-    fn read(&self, buffer: &mut [u8]) -> usize;
+    fn read(self: Arc<Self>, buffer: &mut [u8]) -> usize;
     /// tiny_http has released one of its two descriptors. May be called twice.
     fn released(&self);
 }
@@ -311,7 +311,7 @@ mod tests {
             0x1234_5678_9abc_def0
         }
 
-        fn read(&self, buffer: &mut [u8]) -> usize {
+        fn read(self: Arc<Self>, buffer: &mut [u8]) -> usize {
             let first = self.read.fetch_add(1, Ordering::Relaxed) == 0;
             buffer[..3].copy_from_slice(b"abc");
             if first { 3 } else { 0 }

@@ -11,10 +11,10 @@
 //! over until another connection ends. They are noticed here, for nobody reads
 //! them, and a nudge makes the pool look again: a connection that ends at once.
 
-use super::arrivals::Arrivals;
 use super::connections::{Connection, Fill};
 use super::dispatch::Dispatcher;
 use super::door::{self, Gate, Opened, Stream};
+use super::inbox::Inbox;
 use super::inlet::Inlet;
 use super::mailbox::Command;
 use super::socket::Socket;
@@ -56,7 +56,7 @@ struct Gatekeeper {
     listeners: Arc<[TcpListener]>,
     dispatcher: Arc<Dispatcher>,
     accept_thread: Arc<AcceptThread>,
-    arrivals: Arc<Arrivals>,
+    inbox: Arc<Inbox>,
     // Nobody but the accept loop's thread locks it.
     state: Mutex<State>,
 }
@@ -166,7 +166,7 @@ impl Stream for Nudge {
         0
     }
 
-    fn read(&self, _: &mut [u8]) -> usize {
+    fn read(self: Arc<Self>, _: &mut [u8]) -> usize {
         0
     }
 
@@ -187,13 +187,13 @@ pub fn open(
     listeners: &Arc<[TcpListener]>,
     dispatcher: &Arc<Dispatcher>,
     accept_thread: &Arc<AcceptThread>,
-    arrivals: &Arc<Arrivals>,
+    inbox: &Arc<Inbox>,
 ) -> io::Result<Opened> {
     let gatekeeper = Gatekeeper {
         listeners: Arc::clone(listeners),
         dispatcher: Arc::clone(dispatcher),
         accept_thread: Arc::clone(accept_thread),
-        arrivals: Arc::clone(arrivals),
+        inbox: Arc::clone(inbox),
         state: Mutex::new(State::new()?),
     };
     // A connection may be gone before it is accepted, while others come elsewhere.
@@ -260,8 +260,8 @@ impl Gatekeeper {
         }
         let connection = self.dispatcher.connections.add(socket, peer, self.accept_thread.number);
         state.unread.connections.push_back((Arc::downgrade(&connection), Instant::now()));
-        let (dispatcher, arrivals) = (Arc::clone(&self.dispatcher), Arc::clone(&self.arrivals));
-        Some(Arc::new(Inlet::new(dispatcher, connection, arrivals)))
+        let (dispatcher, inbox) = (Arc::clone(&self.dispatcher), Arc::clone(&self.inbox));
+        Some(Arc::new(Inlet::new(dispatcher, connection, inbox)))
     }
 
     /// Logs an error of the system that may pass, and waits so that it is not met at once

@@ -1,27 +1,36 @@
-//! The way in: a thread of tiny_http's at work for a connection of ours.
+//! The way in: how requests are read from a connection.
 //!
-//! tiny_http reads from a connection on a thread of its own, which is here
-//! whenever it reads ([`Stream::read`]). That thread takes a whole request
-//! from the socket, head and body, has it checked and admitted, and leaves it
-//! in its connection's pipeline. Where a leader has to be called, tiny_http itself is given
-//! the smallest request that there is, and passes it on. So no byte of a client's reaches
-//! the library.
+//! tiny_http reads from a connection on a thread of its own, which is here for as long as
+//! that lives ([`Stream::read`]): no byte of a client's reaches the library. The thread
+//! takes a whole request from the socket, head and body, has it checked and admitted, and
+//! leaves it in its connection's pipeline.
 //!
-//! It is the one place that waits for a client to send: a thread waits for
-//! one client, and each client has one. So an import is done here, piece by piece,
-//! and what is left in the pipeline is its reply.
+//! Once requests come as a whole it leaves the reading to the leaders, who do the same
+//! without waiting ([`Inlet::take`]), and rests until there is one that they cannot take:
+//! it is cut off, or large, or the last, or too many wait.
+//!
+//! ```text
+//!               two requests as a whole, or silence
+//!    thread ──────────────────────────────────────────► leaders
+//!  waits for its client                               take what is there
+//!           ◄──────────────────────────────────────────
+//!               one that is to be waited for; the end
+//! ```
+//!
+//! The thread is the only one that waits for a client to send: it waits for one client,
+//! and each client has one. So an import is done here, piece by piece, and what is left in
+//! the pipeline is its reply.
 
-use super::arrivals::Arrivals;
 use super::body::{self, Body, Source};
 use super::connections::Connection;
 use super::cuts::Cut;
 use super::dispatch::Dispatcher;
 use super::door::Stream;
 use super::framing::{Framing, HEAD_BYTES_MAX, Length};
-use super::inbox::CONNECTION_THREAD;
+use super::inbox::Inbox;
 use super::incoming::{self, Awaited};
 use super::job::Job;
-use super::pipeline::Stage;
+use super::pipeline::{Added, Stage};
 use super::request::{self, Head, Meaning, Request};
 use super::socket::Socket;
 use super::uploads::Reservation;
@@ -33,15 +42,19 @@ use std::io::{self, BufRead, Read};
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// The most leaders: they take calls in any order, for the pipeline of a connection gives
-/// its requests in order.
+/// The most leaders: the pipeline of a connection gives its requests in order, whoever has
+/// read them.
 pub const LEADERS_MAX: usize = usize::MAX;
 
-/// The request that tiny_http is given as a call. It copies the target, so that is
-/// empty: the copy would be freed by another thread, past the caches of the allocator.
-const STAND_IN: &[u8] = b"GET  HTTP/1.1\r\n\r\n";
+/// The name of tiny_http's threads, one for each connection.
+pub const CONNECTION_THREAD: &str = "connection";
+
+/// All that tiny_http is given: the first byte of a request, at which it frees what it holds
+/// for a new connection.
+const FIRST_BYTE: u8 = b'G';
 
 /// A body up to this size is read together with its head, refused or not, so that
 /// its connection outlives a refusal.
@@ -51,23 +64,45 @@ const SMALL_BODY_BYTES_MAX: u64 = 1024;
 const HEAD_STEP_BYTES: usize = 1024;
 const BODY_STEP_BYTES: usize = 16 * 1024;
 
-/// The most of a connection's buffer that is kept between requests.
+/// The most of a connection's buffer that is kept between requests, and the longest body
+/// that is no upload if it is there as a whole.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024;
+
+/// After so many requests as a whole, one behind the other, the reading is left to the
+/// leaders. Many clients have one.
+const WHOLE_MIN: usize = 2;
+
+/// The time after which a thread that has nothing to read gives up what it can.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// A connection, to be read from.
 pub struct Inlet {
     dispatcher: Arc<Dispatcher>,
     connection: Arc<Connection>,
-    arrivals: Arc<Arrivals>,
-    // Nobody but tiny_http's thread for this connection locks it.
-    input: Mutex<Input>,
+    inbox: Arc<Inbox>,
+    reading: Mutex<Reading>,
+    /// Wakes its thread, to which the reading was returned.
+    returned: Condvar,
+    /// tiny_http has its byte.
+    has_begun: AtomicBool,
+    /// The call of tiny_http's was made in which all is read.
+    has_read: AtomicBool,
     /// tiny_http has released one of its two descriptors.
     is_half_released: AtomicBool,
 }
 
+/// Who reads from a connection.
+enum Reading {
+    /// Its thread.
+    Thread,
+    /// The leaders, of whom one at a time holds the lock.
+    Leaders,
+    /// Its thread is to go on with this.
+    Returned(Input),
+}
+
 /// Input that was received and not used yet.
 #[derive(Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Input {
     buffer: Vec<u8>,
     /// The length of the buffer's used part.
@@ -79,16 +114,19 @@ struct Input {
     needs_no_reader: bool,
     /// The client has ended its side.
     has_ended: bool,
-    /// The bytes of the stand-in for the next request that tiny_http has.
-    given: usize,
+    /// The requests that came as a whole, one behind the other.
+    whole: usize,
 }
 
 /// The outcome of reading the next request.
 enum Next {
     /// There is one.
     Request,
-    /// Nothing of it has come for a while.
-    Quiet,
+    /// Nothing of it is there yet, and the leaders may look for it.
+    Nothing {
+        /// It has not come for a while.
+        is_quiet: bool,
+    },
     /// There is none, and no reader is needed until the last one is answered.
     ReadOut,
     /// There is none, and the connection is over.
@@ -106,10 +144,150 @@ impl Inlet {
     pub fn new(
         dispatcher: Arc<Dispatcher>,
         connection: Arc<Connection>,
-        arrivals: Arc<Arrivals>,
+        inbox: Arc<Inbox>,
     ) -> Self {
-        let (input, is_half_released) = (Mutex::default(), AtomicBool::new(false));
-        Self { dispatcher, connection, arrivals, input, is_half_released }
+        Self {
+            dispatcher,
+            connection,
+            inbox,
+            reading: Mutex::new(Reading::Thread),
+            returned: Condvar::new(),
+            has_begun: AtomicBool::new(false),
+            has_read: AtomicBool::new(false),
+            is_half_released: AtomicBool::new(false),
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Takes the requests that are there as a whole, for a leader: those whose turn has come
+    /// are added to `taken`. With anything else the reading is its thread's again. `bytes` is
+    /// room to receive in; what `is_behind` it is received as well. Never blocks.
+    pub fn take(&self, is_behind: bool, bytes: &mut Vec<u8>, taken: &mut Vec<(Job, Meaning)>) {
+        let mut reading = self.reading();
+        if !matches!(*reading, Reading::Leaders) {
+            // Another has returned it meanwhile.
+            return;
+        }
+        let mut input = Input { buffer: mem::take(bytes), ..Input::default() };
+        let take = || self.take_whole(&mut input, is_behind, taken);
+        let stays = panic::catch_unwind(AssertUnwindSafe(take)).unwrap_or_else(|_panic| {
+            self.dispatcher.connections.cut(&self.connection, Cut::Panicked);
+            false
+        });
+        let rest = input.unused().to_vec();
+        *bytes = mem::replace(&mut input.buffer, rest);
+        bytes.clear();
+        input.used = 0;
+        if !stays {
+            self.inbox.unwatch(&self.connection);
+            *reading = Reading::Returned(input);
+            self.returned.notify_one();
+        }
+    }
+
+    /// The same; `false` if its thread is to go on.
+    fn take_whole(
+        &self,
+        input: &mut Input,
+        is_behind: bool,
+        taken: &mut Vec<(Job, Meaning)>,
+    ) -> bool {
+        loop {
+            let Self { connection, .. } = self;
+            let Some(received) = (Wire { connection, input }).receive_now() else { return true };
+            while !input.unused().is_empty() {
+                let before = input.used;
+                let Some(request) = self.whole_request(input) else { return false };
+                match connection.pipeline.add(request) {
+                    Added::Begun(request) => {
+                        taken.push(Job::new(Arc::clone(connection), request));
+                    }
+                    Added::Waits => {}
+                    Added::Refused => {
+                        input.used = before;
+                        return false;
+                    }
+                }
+            }
+            if received == 0 {
+                return false;
+            }
+            // What has come since is told of again.
+            if received < input.buffer.capacity() && !is_behind {
+                return true;
+            }
+            input.buffer.clear();
+            input.used = 0;
+        }
+    }
+
+    /// The next request, if it is there as a whole and its connection goes on.
+    fn whole_request(&self, input: &mut Input) -> Option<Request> {
+        let unused = input.unused();
+        let head_bytes = look_for_end(unused, 0).ok().flatten()?;
+        if head_bytes > HEAD_BYTES_MAX {
+            return None;
+        }
+        let (head, rest) = unused.split_at_checked(head_bytes)?;
+        let Self { dispatcher, .. } = self;
+        let understood = request::understand(head, &dispatcher.api, dispatcher.is_logging());
+        let (mut head, framing, admitted) = understood.ok()?;
+        let body = rest.get(..usize::try_from(framing.length.known()?).ok()?)?;
+        let is_small = body.len() as u64 <= SMALL_BODY_BYTES_MAX;
+        if head.is_last()
+            || framing.expects_continue
+            || matches!(admitted, Ok(Operation::Import(_)))
+            || (admitted.is_err() && !is_small)
+        {
+            return None;
+        }
+        if body.len() > BUFFER_BYTES_KEPT {
+            let mut reservation = Reservation::new(&dispatcher.uploads);
+            if !reservation.reserve_now(body.len() as u64, &dispatcher.api) {
+                return None;
+            }
+            head.reserved = Some(Box::new(reservation));
+        }
+        let used = head_bytes + body.len();
+        let body = if body.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(body) };
+        input.used += used;
+        Some(Request { head, meaning: admitted.map(|operation| (operation, body)) })
+    }
+
+    /// Leaves the reading to the leaders until it is returned. Where that fails it is not.
+    fn leave(self: &Arc<Self>, is_quiet: bool) -> Input {
+        let mut reading = self.reading();
+        if let Err(err) = self.inbox.watch(self) {
+            log::debug!("{}: its thread has to read it: {err}", self.connection.peer);
+            return Input::default();
+        }
+        *reading = Reading::Leaders;
+        let is_left = |reading: &mut Reading| matches!(reading, Reading::Leaders);
+        if !is_quiet {
+            let wait = self.returned.wait_timeout_while(reading, REST_AFTER, is_left);
+            (reading, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        }
+        if is_left(&mut reading) {
+            // With as little memory as can be.
+            reading = allocator::without_cache(|| {
+                stack::give_back_unused();
+                let wait = self.returned.wait_while(reading, is_left);
+                wait.unwrap_or_else(PoisonError::into_inner)
+            });
+        }
+        match mem::replace(&mut *reading, Reading::Thread) {
+            Reading::Returned(input) => input,
+            Reading::Thread | Reading::Leaders => Input::default(),
+        }
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        // A panic is caught below it.
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the next request and leaves it with the connection.
@@ -120,8 +298,12 @@ impl Inlet {
             return Next::ReadOut;
         }
         if !input.is_over && self.connection.pipeline.wait_for_room() {
-            if self.is_quiet(input) {
-                return Next::Quiet;
+            if input.unused().is_empty() && !input.has_ended {
+                input.trim();
+                let is_quiet = input.whole < WHOLE_MIN && self.is_quiet(input);
+                if is_quiet || input.whole >= WHOLE_MIN {
+                    return Next::Nothing { is_quiet };
+                }
             }
             if let Some(request) = self.request(input) {
                 input.is_over = request.head.is_last();
@@ -147,18 +329,7 @@ impl Inlet {
     /// it.
     fn is_quiet(&self, input: &mut Input) -> bool {
         let connection = &self.connection;
-        input.unused().is_empty()
-            && Wire { connection, input }.receive_soon(HEAD_STEP_BYTES).is_none()
-    }
-
-    /// Waits until something comes on a quiet connection, with as little memory as can be.
-    fn rest(&self, input: &mut Input) {
-        input.buffer = Vec::new();
-        self.connection.pipeline.trim();
-        allocator::without_cache(|| {
-            stack::give_back_unused();
-            self.connection.socket.wait_for_input();
-        });
+        Wire { connection, input }.receive_soon(HEAD_STEP_BYTES).is_none()
     }
 
     /// Discards input until the client hangs up or is cut.
@@ -189,6 +360,7 @@ impl Inlet {
         self.connection.pipeline.set_coming(true);
         let bytes_here = input.unused().len() as u64;
         let is_here = framing.length.known().is_some_and(|bytes| bytes <= bytes_here);
+        input.whole = if is_here { input.whole + 1 } else { 0 };
         let _awaited = (!is_here).then(|| self.connection.set_awaited(&head));
         let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
         let comes_anyway = small.is_some_and(|bytes| bytes == 0 || !framing.expects_continue);
@@ -333,39 +505,37 @@ impl Stream for Inlet {
         self.connection.id
     }
 
-    fn read(&self, buffer: &mut [u8]) -> usize {
+    fn read(self: Arc<Self>, buffer: &mut [u8]) -> usize {
         if !self.connection.is_read() {
             self.connection.set_read();
             // It began with the name of the accept loop's.
             threads::set_name_once(CONNECTION_THREAD);
         }
-        // A panic below leaves it as it is, and the connection is over then.
-        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut is_quiet = input.given > 0;
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
+            return [FIRST_BYTE].as_slice().read(buffer).unwrap_or_default();
+        }
+        if self.has_read.swap(true, Ordering::Relaxed) {
+            return 0;
+        }
+        let mut input = Input::default();
         let next = loop {
-            if mem::take(&mut is_quiet) {
-                self.rest(&mut input);
-            }
             match panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input))) {
-                // tiny_http frees what it holds for a new connection at the first byte.
-                Ok(Next::Quiet) if input.given == 0 => return input.give(1, buffer),
-                Ok(Next::Quiet) => is_quiet = true,
-                Ok(Next::Request) if !self.arrivals.add(&self.connection) => {}
+                Ok(Next::Request) => self.inbox.add(&self.connection),
+                Ok(Next::Nothing { is_quiet }) => {
+                    drop(mem::take(&mut input));
+                    input = self.leave(is_quiet);
+                }
                 next => break next,
             }
         };
-        match next {
-            Ok(Next::Request) => input.give(STAND_IN.len(), buffer),
-            Ok(Next::ReadOut) => 0,
-            next => {
-                let connections = &self.dispatcher.connections;
-                if next.is_err() {
-                    connections.count_cut(&self.connection, Cut::Panicked);
-                }
-                connections.end(&self.connection);
-                0
+        if !matches!(next, Ok(Next::ReadOut)) {
+            let connections = &self.dispatcher.connections;
+            if next.is_err() {
+                connections.count_cut(&self.connection, Cut::Panicked);
             }
+            connections.end(&self.connection);
         }
+        0
     }
 
     fn released(&self) {
@@ -378,16 +548,6 @@ impl Stream for Inlet {
 }
 
 impl Input {
-    /// Gives tiny_http the stand-in up to that byte, and returns the number of bytes.
-    fn give(&mut self, end: usize, buffer: &mut [u8]) -> usize {
-        let bytes = STAND_IN.get(self.given..end).unwrap_or_default();
-        // tiny_http has a buffer of many times the stand-in.
-        let Some(room) = buffer.get_mut(..bytes.len()) else { return 0 };
-        room.copy_from_slice(bytes);
-        self.given = end % STAND_IN.len();
-        bytes.len()
-    }
-
     fn unused(&self) -> &[u8] {
         self.buffer.get(self.used..).unwrap_or_default()
     }
@@ -397,9 +557,13 @@ impl Input {
         if self.used >= self.buffer.len() {
             self.used = 0;
             self.buffer.clear();
-            if self.buffer.capacity() > BUFFER_BYTES_KEPT {
-                self.buffer = Vec::new();
-            }
+        }
+    }
+
+    /// Gives up a buffer that is too large to be kept, once it is used up.
+    fn trim(&mut self) {
+        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer = Vec::new();
         }
     }
 }
@@ -423,6 +587,15 @@ impl Wire<'_> {
         }
         input.buffer.reserve(bytes);
         let received = self.connection.socket.receive(&mut input.buffer, usize::MAX);
+        let received = received.unwrap_or(Some(0))?;
+        self.note(received);
+        Some(received)
+    }
+
+    /// Receives what is there, into the room of the buffer; 0 at the end or after an error,
+    /// and `None` if there is nothing. Never blocks.
+    fn receive_now(&mut self) -> Option<usize> {
+        let received = self.connection.socket.receive_now(&mut self.input.buffer);
         let received = received.unwrap_or(Some(0))?;
         self.note(received);
         Some(received)
@@ -486,15 +659,6 @@ impl Source for Wire<'_> {
         self.input.use_up(bytes);
         Ok(bytes)
     }
-}
-
-/// Takes a call of tiny_http's, which has woken a leader up: it looks at the connections
-/// that have arrived. Never blocks.
-#[allow(clippy::unnecessary_wraps, reason = "elsewhere it is a request")]
-pub fn enter(_: &Dispatcher, call: tiny_http::Request) -> Option<(Job, Meaning)> {
-    // Dropped as it is it would be answered with 500, to nobody.
-    drop(call.into_writer());
-    None
 }
 
 /// The length of the head that `bytes` begin with, if it is complete. The

@@ -1,13 +1,13 @@
 //! Leader/followers: a few threads, the leaders, take requests as they arrive.
 //!
 //! To wake another thread up costs more than a small response does. So no thread
-//! stands between the connections and the workers: some of them lead, take requests and
+//! stands between the connections and the workers: some of them lead, read requests and
 //! answer them, unless they would have to wait. Operations that the storage completes
 //! later come back to a leader. The followers do the rest, and the watchdog gives a
 //! turn to one of them where a leader is stuck in a request.
 //!
 //! ```text
-//! arrivals ────┬─► leadership: turn, taken ─► handle    each leader its own,
+//! inbox ───────┬─► leadership: turn, taken ─► handle    each leader its own,
 //! completions ─┼─► leadership: turn, taken ─► handle    displaced by itself
 //!              └─► ...
 //! ```
@@ -17,9 +17,9 @@
 //! leader has taken is its successor's, and no other leader's.
 //!
 //! Every hand-over is under a mutex, so all that the one thread has done before it is
-//! seen by the other: that of the arrivals from a connection's thread to a leader; that of
-//! tiny_http's queue to one that it wakes up, and that may find the inbox closed; that of
-//! the completions from the storage; that of a leadership from a leader to its successor. A
+//! seen by the other: that of a connection's reading between its thread and the leaders,
+//! and from one of them to the next; that of the arrivals from a connection's thread; that
+//! of the completions from the storage; that of a leadership from a leader to its successor. A
 //! displaced leader learns of it there, before its next request, and touches none that it
 //! has not been given.
 //!
@@ -36,9 +36,9 @@ use std::time::{Duration, Instant};
 /// A leader that is at the same request for so long loses its turn.
 const STUCK_AFTER: Duration = Duration::from_millis(5);
 
-/// The leadership of one leader at a time over requests of a tiny_http server.
+/// The leadership of one leader at a time over requests of an accept loop.
 pub struct Leadership {
-    /// The queue that all leaders of that server take requests from.
+    /// What all leaders of that loop take requests from.
     pub inbox: Arc<Inbox>,
     state: Mutex<State>,
 }

@@ -6,10 +6,10 @@
 //! - `listen`, `accept`, `gate`, `door`: a connection comes to tiny_http through
 //!   our own `accept4`, once there is room for it;
 //! - `inlet`, `framing`, `body`, `request`: its thread reads a request and leaves
-//!   it in the `pipeline` of its connection; `incoming`: a body of any length is taken
-//!   there as it comes;
-//! - `arrivals`, `inbox`, `leader`, `workers`: a leader hears of it, by tiny_http's queue if
-//!   none was about to look;
+//!   it in the `pipeline` of its connection, until it leaves the reading of those that come
+//!   as a whole to the leaders; `incoming`: a body of any length is taken there as it comes;
+//! - `inbox`, `leader`, `workers`: a leader reads from the connections that have something,
+//!   and hears of the requests that their threads have read;
 //! - `dispatch`: the way from there to the `response`, by way of the storage and
 //!   the `sender` where it takes time.
 //!
@@ -27,7 +27,6 @@
 
 mod accept;
 mod access_log;
-mod arrivals;
 mod body;
 mod chunked;
 mod completions;
@@ -35,7 +34,6 @@ mod connections;
 mod cuts;
 mod dispatch;
 mod framing;
-mod inbox;
 mod incoming;
 mod job;
 mod leader;
@@ -54,6 +52,8 @@ mod door;
 #[cfg(all(target_os = "linux", not(portable)))]
 mod gate;
 #[cfg(all(target_os = "linux", not(portable)))]
+mod inbox;
+#[cfg(all(target_os = "linux", not(portable)))]
 mod inlet;
 #[cfg(all(target_os = "linux", not(portable)))]
 mod sender;
@@ -65,7 +65,7 @@ mod watchdog;
 #[cfg(any(portable, not(target_os = "linux")))]
 mod portable;
 #[cfg(any(portable, not(target_os = "linux")))]
-use portable::{gate, inlet, sender, socket, watchdog};
+use portable::{gate, inbox, inlet, sender, socket, watchdog};
 
 use crate::api::Api;
 use accept::Acceptor;

@@ -60,6 +60,17 @@ enum Upload {
     Late,
 }
 
+/// The fate of a request that was added.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them begin")]
+pub enum Added {
+    /// It is in work from now on.
+    Begun(Request),
+    /// It waits behind another.
+    Waits,
+    /// Too many wait, or the connection takes none any more.
+    Refused,
+}
+
 /// The life of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Life {
@@ -134,6 +145,10 @@ impl State {
             return None;
         }
         let next = self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            // Most connections have one at a time.
+            self.waiting.shrink_to(1);
+        }
         self.stage = next.as_ref().map(|_| Stage::Working);
         next
     }
@@ -143,6 +158,22 @@ impl Pipeline {
     /// Notes whether part of a request has come.
     pub fn set_coming(&self, is_coming: bool) {
         self.is_coming.store(is_coming, Ordering::Relaxed);
+    }
+
+    /// Adds a request that a leader has read as a whole, and so has heard of.
+    pub fn add(&self, request: Request) -> Added {
+        let mut state = self.lock();
+        if state.life != Life::Open || state.waiting.len() >= READ_AHEAD_MAX {
+            return Added::Refused;
+        }
+        state.begun += 1;
+        if state.stage.is_none() && state.waiting.is_empty() {
+            state.stage = Some(Stage::Working);
+            return Added::Begun(request);
+        }
+        state.waiting.push_back(request);
+        state.announced += 1;
+        Added::Waits
     }
 
     /// Adds a request that was read as a whole; `false` if the connection takes
@@ -161,11 +192,6 @@ impl Pipeline {
             state.waiting.push_back(request);
         }
         is_taken
-    }
-
-    /// Gives back the room for requests that none has.
-    pub fn trim(&self) {
-        self.lock().waiting.shrink_to_fit();
     }
 
     /// Notes that a leader has heard of a request. Gives the request that is in work

@@ -128,11 +128,20 @@ impl Socket {
     /// Receives up to so many bytes into the spare room of `buffer`; 0 at the end, and `None`
     /// if nothing has come for a second. Blocks.
     pub fn receive(&self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<Option<usize>> {
+        self.receive_with(RecvFlags::empty(), buffer, bytes_max)
+    }
+
+    fn receive_with(
+        &self,
+        flags: RecvFlags,
+        buffer: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> io::Result<Option<usize>> {
         let room = buffer.spare_capacity_mut();
         let bytes = bytes_max.min(room.len());
         let room = room.get_mut(..bytes).unwrap_or_default();
         let receive = || {
-            let received = rustix::net::recv(&self.descriptor, &mut *room, RecvFlags::empty());
+            let received = rustix::net::recv(&self.descriptor, &mut *room, flags);
             received.map(|((bytes, _), _)| bytes.len())
         };
         let received = match retry_on_intr(receive) {
@@ -142,6 +151,12 @@ impl Socket {
         // SAFETY: the kernel has written so many bytes there.
         unsafe { buffer.set_len(buffer.len() + received) };
         Ok(Some(received))
+    }
+
+    /// Receives what is there into the spare room of `buffer`; 0 at the end, and `None` if
+    /// there is nothing. Never blocks.
+    pub fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        self.receive_with(RecvFlags::DONTWAIT, buffer, usize::MAX)
     }
 
     /// Waits until there is input, or its end.

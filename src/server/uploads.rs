@@ -82,28 +82,25 @@ impl Reservation {
         self.extend(more, longest, |wanted| bytes_max(api.room(wanted), longest))
     }
 
+    /// The same of what is there now. Never blocks.
+    pub fn reserve_now(&mut self, more: u64, api: &Api) -> bool {
+        let longest = api.value_bytes_max();
+        let uploads = Arc::clone(&self.uploads);
+        let mut state = uploads.state();
+        self.try_extend(&mut state, more, longest, |wanted| bytes_max(api.room(wanted), longest))
+    }
+
     /// Reserves `more` bytes, of at most `max` over all bodies, which is asked with the
     /// memory that is wanted over all. Blocks for a while if others have too many; `false`
     /// if there is no room then. Unless `max` is nothing, a body that is alone has room, and
     /// one at a time has a `longest` value more.
     fn extend(&mut self, more: u64, longest: u64, max: impl Fn(Wanted) -> u64) -> bool {
         let start = Instant::now();
-        let mut state = self.uploads.state();
+        let uploads = Arc::clone(&self.uploads);
+        let mut state = uploads.state();
         let (mut ended, mut deadline) = (state.ended, start + PATIENCE);
         loop {
-            let wanted = state.bytes.saturating_add(more);
-            let coming = (state.coming - self.coming).saturating_add(more);
-            let bytes_max = max(Wanted { bytes: wanted, coming });
-            let fits = wanted <= bytes_max;
-            let is_alone = state.bytes == self.bytes;
-            let may_overdraw = (self.has_overdrawn || !state.is_overdrawn)
-                && (is_alone || wanted <= bytes_max.saturating_add(longest));
-            if fits || (may_overdraw && bytes_max > 0) {
-                self.has_overdrawn |= !fits;
-                state.is_overdrawn |= !fits;
-                (state.bytes, state.coming) = (wanted, coming);
-                self.bytes += more;
-                self.coming = more;
+            if self.try_extend(&mut state, more, longest, &max) {
                 return true;
             }
             let now = Instant::now();
@@ -114,9 +111,34 @@ impl Reservation {
             if left.is_zero() {
                 return false;
             }
-            let freed = self.uploads.freed.wait_timeout(state, left.min(POLL_INTERVAL));
+            let freed = uploads.freed.wait_timeout(state, left.min(POLL_INTERVAL));
             (state, _) = freed.unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn try_extend(
+        &mut self,
+        state: &mut State,
+        more: u64,
+        longest: u64,
+        max: impl Fn(Wanted) -> u64,
+    ) -> bool {
+        let wanted = state.bytes.saturating_add(more);
+        let coming = (state.coming - self.coming).saturating_add(more);
+        let bytes_max = max(Wanted { bytes: wanted, coming });
+        let fits = wanted <= bytes_max;
+        let is_alone = state.bytes == self.bytes;
+        let may_overdraw = (self.has_overdrawn || !state.is_overdrawn)
+            && (is_alone || wanted <= bytes_max.saturating_add(longest));
+        if fits || (may_overdraw && bytes_max > 0) {
+            self.has_overdrawn |= !fits;
+            state.is_overdrawn |= !fits;
+            (state.bytes, state.coming) = (wanted, coming);
+            self.bytes += more;
+            self.coming = more;
+            return true;
+        }
+        false
     }
 }
 

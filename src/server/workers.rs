@@ -1,12 +1,9 @@
 //! The workers: a fixed pool of threads, some of which lead.
 
 use super::dispatch::{Dispatcher, Task};
-use super::inlet;
-use super::job::Job;
 use super::leader::{Exit, Leadership, Turn};
 use crate::platform::scheduling::{self, Wakeups};
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -40,9 +37,9 @@ pub fn work(dispatcher: &Arc<Dispatcher>) {
 
 /// Leads, until the turn is over.
 pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -> Exit {
-    let mut wakeups = Wakeups::default();
+    let (mut wakeups, mut room) = (Wakeups::default(), leadership.inbox.room());
     loop {
-        // Where it gathers, more has come by the time that this thread runs.
+        // In a crowd more has come by the time that this thread runs.
         wakeups.set(!dispatcher.api.gathers());
         // Once: what is completed meanwhile comes behind the next requests.
         let completed = dispatcher.completions.take().into_iter();
@@ -60,17 +57,7 @@ pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -
         if leadership.inbox.is_closed() {
             return Exit::Retired;
         }
-        let requests = leadership.inbox.receive(|| dispatcher.gains_by_gathering());
+        leadership.add(leadership.inbox.receive(dispatcher, &mut room));
         dispatcher.watchdog.watch_leader();
-        for request in requests {
-            match panic::catch_unwind(AssertUnwindSafe(|| inlet::enter(dispatcher, request))) {
-                Ok(taken) => leadership.add(taken),
-                Err(_panic) => log::error!("a request was lost on its way in"),
-            }
-        }
-        leadership.add(leadership.inbox.arrived().into_iter().filter_map(|connection| {
-            let request = connection.pipeline.announce()?;
-            Some(Job::new(connection, request))
-        }));
     }
 }

@@ -100,11 +100,6 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Returns true if it passes over many keys, and so takes its time.
-    pub fn is_walk(&self) -> bool {
-        matches!(self.op, Op::List(_) | Op::Count(_) | Op::Clear)
-    }
-
     /// The same with this reply to a failure.
     #[must_use]
     pub fn failing(self, reply: impl FnOnce(&storage::Error) -> Reply + Send + 'static) -> Self {

@@ -71,11 +71,6 @@ const LEADER_BATCH_BYTES_MAX: usize = 4 * 1024;
 /// ones are refused then, for each may hold a value that is not stored any more.
 const SENDING_MAX: usize = 512;
 
-/// From so many operations under way at the storage on, the leader lets threads go first
-/// that are ready: what they bring is submitted, and done, together with what is there.
-/// Those that pass over many keys gain nothing by it.
-const GATHERING_MIN: usize = 8;
-
 /// Moves requests through one server, whose threads share it.
 pub struct Dispatcher {
     /// The meaning of requests.
@@ -100,8 +95,6 @@ pub struct Dispatcher {
     task_queue: Receiver<Task>,
     /// The operations submitted to the storage and not done yet.
     submitted: AtomicUsize,
-    /// Those of them that pass over many keys.
-    walks: AtomicUsize,
 }
 
 /// The next part of a response, while it is made.
@@ -149,7 +142,6 @@ impl Dispatcher {
             tasks,
             task_queue,
             submitted: AtomicUsize::new(0),
-            walks: AtomicUsize::new(0),
         }
     }
 
@@ -182,13 +174,6 @@ impl Dispatcher {
     /// The operations submitted to the storage and not done yet.
     pub fn submitted(&self) -> usize {
         self.submitted.load(Ordering::Relaxed)
-    }
-
-    /// Returns true if so many operations are under way at the storage that they gain by
-    /// others that are gathered to come with them.
-    pub fn gains_by_gathering(&self) -> bool {
-        let walks = self.walks.load(Ordering::Relaxed);
-        self.submitted().saturating_sub(walks) >= GATHERING_MIN
     }
 
     /// Waits for a worker's next task.
@@ -240,15 +225,8 @@ impl Dispatcher {
     /// Leaves a request to the storage. Never blocks.
     fn submit(self: &Arc<Self>, job: Job, pending: Pending) {
         let dispatcher = Arc::clone(self);
-        let is_walk = pending.is_walk();
         self.submitted.fetch_add(1, Ordering::Relaxed);
-        if is_walk {
-            self.walks.fetch_add(1, Ordering::Relaxed);
-        }
         self.api.submit(pending, move |reply| {
-            if is_walk {
-                dispatcher.walks.fetch_sub(1, Ordering::Relaxed);
-            }
             let is_last = dispatcher.submitted.fetch_sub(1, Ordering::Relaxed) == 1;
             dispatcher.complete(job, reply, is_last || scheduling::has_time());
         });

@@ -1,0 +1,260 @@
+use super::*;
+use crate::api::Api;
+use crate::server::door::Stream as _;
+use crate::server::sender::Senders;
+use crate::server::socket::Socket;
+use crate::server::{limits, pipeline::Occupation};
+use crate::storage::Memory;
+use socket2::SockRef;
+use std::io::Write as _;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(25);
+
+const GET: &str = "GET /kv/a HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// An inbox whose only leader is the test.
+struct Fixture {
+    dispatcher: Arc<Dispatcher>,
+    inbox: Arc<Inbox>,
+    room: Room,
+}
+
+/// A connection with the thread that tiny_http would have for it.
+struct Read {
+    client: TcpStream,
+    connection: Arc<Connection>,
+    thread: JoinHandle<()>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let api = Api::new(Arc::new(Memory::new()), 1 << 20);
+        let (senders, _) = Senders::new(1).expect("there are descriptors");
+        let dispatcher = Dispatcher::new(api, senders, limits::Room::default(), None);
+        let inbox = Inbox::new(1).expect("there are descriptors");
+        let room = inbox.room();
+        Self { dispatcher: Arc::new(dispatcher), inbox: Arc::new(inbox), room }
+    }
+
+    fn connect(&self) -> Read {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address"));
+        let client = client.expect("a listener");
+        client.set_nodelay(true).expect("a socket takes it");
+        let (accepted, peer) = listener.accept().expect("a client");
+        let connection = self.dispatcher.connections.add(Socket::new(accepted.into()), peer, 0);
+        let (dispatcher, inbox) = (Arc::clone(&self.dispatcher), Arc::clone(&self.inbox));
+        let inlet = Arc::new(Inlet::new(dispatcher, Arc::clone(&connection), inbox));
+        let thread = thread::spawn(move || {
+            let mut buffer = [0; 64];
+            assert_eq!(Arc::clone(&inlet).read(&mut buffer), 1);
+            assert_eq!(Arc::clone(&inlet).read(&mut buffer), 0);
+            assert_eq!(inlet.read(&mut buffer), 0, "it is over");
+        });
+        Read { client, connection, thread }
+    }
+
+    /// A connection whose reading is left to the leaders.
+    fn connect_left(&mut self) -> Read {
+        let read = self.connect();
+        for _ in 0..2 {
+            read.send(GET);
+            self.take_all(1);
+        }
+        self.wait_until_left(&read);
+        read
+    }
+
+    fn wait_until_left(&self, read: &Read) {
+        wait_until("it is left", || self.is_left(read));
+    }
+
+    fn is_left(&self, read: &Read) -> bool {
+        self.inbox.inlet(read.connection.id).is_some()
+    }
+
+    /// Waits for requests and ends the work on each. Gives their number.
+    fn take(&mut self) -> usize {
+        let mut taken = 0;
+        for (job, _) in self.inbox.receive(&self.dispatcher, &mut self.room) {
+            taken += 1;
+            while job.connection.pipeline.next().is_some() {
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    /// Hangs up, and takes all requests until the thread has ended, which waits for no
+    /// other. Gives their number.
+    fn end(&mut self, read: Read) -> usize {
+        drop(read.client);
+        let mut taken = 0;
+        while !read.thread.is_finished() {
+            self.inbox.wake();
+            taken += self.take();
+        }
+        read.thread.join().expect("it does not panic");
+        taken
+    }
+
+    /// Takes so many requests.
+    fn take_all(&mut self, requests: usize) {
+        let mut taken = 0;
+        while taken < requests {
+            taken += self.take();
+        }
+        assert_eq!(taken, requests);
+    }
+}
+
+impl Read {
+    fn send(&self, text: &str) {
+        (&self.client).write_all(text.as_bytes()).expect("the server is there");
+    }
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn requests_that_come_as_a_whole_are_read_by_a_leader() {
+    let mut fixture = Fixture::new();
+    let read = fixture.connect_left();
+    for _ in 0..3 {
+        read.send(GET);
+        assert_eq!(fixture.take(), 1);
+        assert!(fixture.is_left(&read));
+    }
+    let put = "PUT /kv/a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    read.send(&[GET, put, "\r\n", GET].concat());
+    assert_eq!(fixture.take(), 3);
+    assert!(fixture.is_left(&read));
+    assert_eq!(read.connection.activity().begun, 8);
+}
+
+#[test]
+fn one_that_does_not_is_its_threads_with_all_that_has_come() {
+    let large = format!(
+        "PUT /kv/a HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n{}",
+        "x".repeat(70_000)
+    );
+    let chunked = "PUT /kv/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+        3\r\nabc\r\n0\r\n\r\n";
+    let mut fixture = Fixture::new();
+    let read = fixture.connect_left();
+    for (request, sent) in [(GET, 1), (GET, GET.len() - 1), (&large, 100), (chunked, 60)] {
+        let (first, rest) = request.split_at(sent);
+        // What is whole before it is taken at once.
+        read.send(&[GET, first].concat());
+        fixture.take_all(1);
+        wait_until("it is returned", || !fixture.is_left(&read));
+        thread::scope(|scope| {
+            scope.spawn(|| read.send(rest));
+            fixture.take_all(1);
+        });
+        for _ in 0..2 {
+            read.send(GET);
+            fixture.take_all(1);
+        }
+        fixture.wait_until_left(&read);
+    }
+    assert_eq!(fixture.end(read), 0);
+    assert_eq!(fixture.dispatcher.connections.count(), 0);
+}
+
+#[test]
+fn many_that_come_at_once_are_all_taken() {
+    const MANY: usize = 1000;
+    let mut fixture = Fixture::new();
+    let read = fixture.connect_left();
+    thread::scope(|scope| {
+        scope.spawn(|| read.send(&GET.repeat(MANY)));
+        fixture.take_all(MANY);
+    });
+    fixture.wait_until_left(&read);
+}
+
+#[test]
+fn each_end_is_its_threads() {
+    let last = "GET /kv/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let malformed = "GET /kv/a\r\n\r\n";
+    let mut fixture = Fixture::new();
+    for (sent, requests) in [("", 0), (GET, 1), ("GET /", 1), (last, 1), (malformed, 1)] {
+        let read = fixture.connect_left();
+        read.send(sent);
+        read.client.shutdown(Shutdown::Write).expect("it is open");
+        fixture.take_all(requests);
+        assert_eq!(fixture.end(read), 0, "{sent:?}");
+    }
+}
+
+/// Receiving stops at urgent data, a byte that is told of apart.
+#[test]
+fn what_follows_urgent_data_is_read() {
+    let mut fixture = Fixture::new();
+    let read = fixture.connect_left();
+    for _ in 0..10 {
+        read.send(GET);
+        SockRef::from(&read.client).send_out_of_band(b"!").expect("the server is there");
+        read.send(GET);
+        fixture.take_all(2);
+    }
+}
+
+#[test]
+fn a_connection_that_is_cut_is_its_threads() {
+    let mut fixture = Fixture::new();
+    for ends_by_reset in [false, true] {
+        let read = fixture.connect_left();
+        read.connection.socket.set_ends_by_reset(ends_by_reset);
+        fixture.dispatcher.connections.cut(&read.connection, crate::server::cuts::Cut::Late);
+        assert_eq!(fixture.take(), 0);
+        read.thread.join().expect("it does not panic");
+        assert_eq!(fixture.dispatcher.connections.count(), 0);
+    }
+}
+
+#[test]
+fn a_silent_connection_is_left_to_the_leaders() {
+    let mut fixture = Fixture::new();
+    let read = fixture.connect();
+    fixture.wait_until_left(&read);
+    assert_eq!(read.connection.pipeline.occupation(), (Occupation::Idle, 0));
+    read.send(GET);
+    assert_eq!(fixture.take(), 1);
+    assert!(fixture.is_left(&read));
+}
+
+#[test]
+fn each_leader_hears_of_the_end() {
+    const LEADERS: usize = 4;
+    let mut fixture = Fixture::new();
+    fixture.inbox = Arc::new(Inbox::new(LEADERS).expect("there are descriptors"));
+    let (ended, ends) = crossbeam_channel::unbounded();
+    for _ in 0..LEADERS {
+        let (inbox, ended) = (Arc::clone(&fixture.inbox), ended.clone());
+        let dispatcher = Arc::clone(&fixture.dispatcher);
+        thread::spawn(move || {
+            let mut room = inbox.room();
+            while !inbox.is_closed() {
+                assert_eq!(inbox.receive(&dispatcher, &mut room).count(), 0);
+            }
+            ended.send(()).expect("the test waits");
+        });
+    }
+    // One that is woken up for something else waits again.
+    fixture.inbox.wake();
+    fixture.inbox.close();
+    for leader in 0..LEADERS {
+        ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{leader} leaders have ended"));
+    }
+}
