@@ -180,10 +180,19 @@ def cluster_fronts(bench):
     with Servers(front(bench)) as fronts:
         fronts.add([front(bench)])
         load_keys(fronts.servers[0], PUT_KEYS)
-        half = CONNECTIONS // 2
-        return bench.race("GET of 100 bytes through two fronts, 64 connections", [RATE, CPU], [
-            ("two", lambda: together(bench, [gets_of_keys(server, half) for server in fronts])),
-            ("one", lambda: together(bench, [gets_of_keys(fronts.servers[0])]))])
+
+        def through(servers, connections):
+            loads = [gets_of_keys(server, connections) for server in servers]
+            return lambda: together(bench, loads)
+
+        one, two = fronts.servers[:1], fronts.servers
+        lines = []
+        # What a request costs a front falls with the number of its connections.
+        for each in (CONNECTIONS, CONNECTIONS // 2):
+            what = f"GET of 100 bytes through two fronts, {each} connections each"
+            lines += bench.race(what, [RATE, CPU], [
+                ("two", through(two, each)), ("one with 64", through(one, CONNECTIONS))])
+        return lines
 
 
 def together(bench, loads):
