@@ -905,6 +905,43 @@ mod watched {
     }
 
     #[test]
+    fn a_server_that_stops_answers_what_no_leader_has_had_time_for() {
+        const WORKERS: usize = 1;
+        for leaders in [1, 2] {
+            let gated = Arc::new(Gated::default());
+            let server = serve_behind(&gated, leaders, WORKERS);
+            let addr = server.addr();
+            let mut clients: Vec<Connection> = (0..MANY).map(|_| server.connect()).collect();
+            for client in &mut clients {
+                // From then on it is read by leaders.
+                for _ in 0..3 {
+                    assert_eq!(client.get("/healthz").status(), 200);
+                }
+            }
+            let mut idle = server.connect();
+            assert_eq!(idle.get("/healthz").status(), 200);
+            let mut waiting = Vec::new();
+            for stuck in 1..=leaders + WORKERS {
+                waiting.extend(stand_at_gate(&server, 1));
+                gated.wait_for(stuck);
+            }
+            for client in &mut clients {
+                client.send(get_head("/healthz"));
+            }
+            thread::scope(|scope| {
+                scope.spawn(|| server.stop());
+                wait_until("nobody accepts any more", || !accepts(addr));
+                idle.expect_closed();
+                gated.open();
+                for mut client in clients.into_iter().chain(waiting) {
+                    assert!(matches!(client.response().status(), 200 | 404));
+                    client.expect_closed();
+                }
+            });
+        }
+    }
+
+    #[test]
     fn a_server_that_stops_answers_what_it_has_taken() {
         // As many as are read ahead of their turn.
         const PIPELINED: usize = 32;

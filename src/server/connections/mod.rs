@@ -225,8 +225,11 @@ impl Connections {
     }
 
     /// Ends a connection on which nothing is in work: its client finds the end
-    /// of the stream.
+    /// of the stream. One with input that is about to be read goes on.
     pub fn dismiss(&self, connection: &Connection, reason: Cut) {
+        if connection.has_reader() && connection.socket.has_unread() {
+            return;
+        }
         if self.close_with(connection, &[], reason) && !connection.is_read() {
             self.end(connection);
         }
