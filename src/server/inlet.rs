@@ -183,6 +183,8 @@ impl Inlet {
         bytes.clear();
         input.used = 0;
         if !stays {
+            // Until its thread looks at it, what has come is no silence.
+            self.connection.pipeline.set_coming(!input.unused().is_empty());
             self.inbox.unwatch(&self.connection);
             *reading = Reading::Returned(input);
             self.returned.notify_one();

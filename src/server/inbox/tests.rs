@@ -156,6 +156,7 @@ fn one_that_does_not_is_its_threads_with_all_that_has_come() {
         // What is whole before it is taken at once.
         read.send(&[GET, first].concat());
         fixture.take_all(1);
+        assert_eq!(read.connection.pipeline.occupation().0, Occupation::Reading);
         wait_until("it is returned", || !fixture.is_left(&read));
         thread::scope(|scope| {
             scope.spawn(|| read.send(rest));
