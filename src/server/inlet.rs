@@ -57,15 +57,14 @@ pub const CONNECTION_THREAD: &str = "connection";
 const FIRST_BYTE: u8 = b'G';
 
 /// A body up to this size is read together with its head, refused or not, so that
-/// its connection outlives a refusal.
+/// its connection outlives a refusal. Memory is reserved for a larger one.
 const SMALL_BODY_BYTES_MAX: u64 = 1024;
 
 /// The bytes received at once of a head, and of a body.
 const HEAD_STEP_BYTES: usize = 1024;
 const BODY_STEP_BYTES: usize = 16 * 1024;
 
-/// The most of a connection's buffer that is kept between requests, and the longest body
-/// that is no upload if it is there as a whole.
+/// The most of a connection's buffer that is kept between requests.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024;
 
 /// After so many requests as a whole, one behind the other, the reading is left to the
@@ -247,7 +246,7 @@ impl Inlet {
         {
             return None;
         }
-        if body.len() > BUFFER_BYTES_KEPT {
+        if !is_small {
             let mut reservation = Reservation::new(&dispatcher.uploads);
             if !reservation.reserve_now(body.len() as u64, &dispatcher.api) {
                 return None;
@@ -472,7 +471,8 @@ impl Inlet {
         length: Length,
         reserved: &mut Option<Box<Reservation>>,
     ) -> Result<Bytes, Reply> {
-        let whole = length.known().and_then(|bytes| usize::try_from(bytes).ok());
+        let small = length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
+        let whole = small.and_then(|bytes| usize::try_from(bytes).ok());
         if let Some(whole) = whole.and_then(|bytes| input.unused().get(..bytes)) {
             let body = Bytes::copy_from_slice(whole);
             input.use_up(body.len());

@@ -3,6 +3,7 @@ use crate::api::Api;
 use crate::server::door::Stream as _;
 use crate::server::sender::Senders;
 use crate::server::socket::Socket;
+use crate::server::uploads::Reservation;
 use crate::server::{limits, pipeline::Occupation};
 use crate::storage::Memory;
 use socket2::SockRef;
@@ -88,6 +89,16 @@ impl Fixture {
         taken
     }
 
+    /// Waits for one request.
+    fn take_one(&mut self) -> Job {
+        loop {
+            let taken = self.inbox.receive(&self.dispatcher, &mut self.room).next();
+            if let Some((job, _)) = taken {
+                return job;
+            }
+        }
+    }
+
     /// Hangs up, and takes all requests until the thread has ended, which waits for no
     /// other. Gives their number.
     fn end(&mut self, read: Read) -> usize {
@@ -170,6 +181,32 @@ fn one_that_does_not_is_its_threads_with_all_that_has_come() {
     }
     assert_eq!(fixture.end(read), 0);
     assert_eq!(fixture.dispatcher.connections.count(), 0);
+}
+
+#[test]
+fn memory_is_reserved_for_a_body_whoever_reads_it() {
+    const BYTES: usize = 2000;
+    let head = format!("PUT /kv/a HTTP/1.1\r\nHost: a\r\nContent-Length: {BYTES}\r\n\r\n");
+    let put = head + &"x".repeat(BYTES);
+    let mut fixture = Fixture::new();
+    let uploads = Arc::clone(&fixture.dispatcher.uploads);
+    let read = fixture.connect_left();
+    read.send(&put);
+    let job = fixture.take_one();
+    assert_eq!(uploads.bytes(), BYTES as u64);
+    assert!(job.connection.pipeline.next().is_none());
+    drop(job);
+    // There is none at once, so its thread waits for it.
+    let mut others = Reservation::new(&uploads);
+    assert!(others.reserve(1 << 40, &fixture.dispatcher.api), "it is alone");
+    read.send(&put);
+    assert_eq!(fixture.take(), 0);
+    assert!(!fixture.is_left(&read));
+    drop(others);
+    let job = fixture.take_one();
+    assert_eq!(uploads.bytes(), BYTES as u64);
+    drop(job);
+    assert_eq!(uploads.bytes(), 0);
 }
 
 #[test]
