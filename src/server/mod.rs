@@ -140,7 +140,7 @@ impl Default for Config {
             addrs: vec![Self::ADDR],
             // Two threads for each processor keep it busy while some wait for locks.
             workers: 2 * processors,
-            // The threads of connections take as much time as those that lead.
+            // The rest is for the threads of the storage, and for what the system does of it.
             leaders: (processors / 2).clamp(1, Self::LEADERS_MAX),
             connections_max: None,
             streams_max: None,
