@@ -829,23 +829,27 @@ mod watched {
             let gated = Arc::new(Gated::default());
             let server = serve_behind(&gated, leaders, WORKERS);
             for round in 0..6 {
-                // After one request a connection is read by its thread, after three by leaders.
-                let (before, is_thread) = if round < 3 { (1, true) } else { (3, false) };
+                let (requests, is_thread) = (1 + round % 3, round < 3);
+                let text = get_head("/healthz").repeat(requests);
+                // A connection is read by leaders after some requests, and by its thread while
+                // one is cut off.
+                let (begun, rest) = text.split_at(if is_thread { 10 } else { 0 });
                 let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
                 for client in &mut clients {
-                    for _ in 0..before {
+                    for _ in 0..3 {
                         assert_eq!(client.get("/healthz").status(), 200);
                     }
+                    client.send(begun);
                 }
+                wait_until("all begin", || has_read_everything(server.addr()));
                 let mut waiting = Vec::new();
                 for stuck in 1..=leaders + WORKERS {
                     waiting.extend(stand_at_gate(&server, 1));
                     gated.wait_for((leaders + WORKERS) * round + stuck);
                 }
                 // One call is on its way for all of these.
-                let requests = 1 + round % 3;
                 for client in &mut clients {
-                    client.send(get_head("/healthz").repeat(requests));
+                    client.send(rest);
                 }
                 if is_thread {
                     wait_until("all were read", || has_read_everything(server.addr()));

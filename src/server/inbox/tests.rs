@@ -277,18 +277,25 @@ fn each_leader_hears_of_the_end() {
     const LEADERS: usize = 4;
     let mut fixture = Fixture::new();
     fixture.inbox = Arc::new(Inbox::new(LEADERS).expect("there are descriptors"));
+    let (begun, begins) = crossbeam_channel::unbounded();
     let (ended, ends) = crossbeam_channel::unbounded();
     for _ in 0..LEADERS {
-        let (inbox, ended) = (Arc::clone(&fixture.inbox), ended.clone());
+        let (inbox, begun, ended) = (Arc::clone(&fixture.inbox), begun.clone(), ended.clone());
         let dispatcher = Arc::clone(&fixture.dispatcher);
         thread::spawn(move || {
             let mut room = inbox.room();
+            begun.send(()).expect("the test waits");
             while !inbox.is_closed() {
                 assert_eq!(inbox.receive(&dispatcher, &mut room).count(), 0);
             }
             ended.send(()).expect("the test waits");
         });
     }
+    for _ in 0..LEADERS {
+        begins.recv().expect("each begins");
+    }
+    // By then they usually wait.
+    thread::sleep(Duration::from_millis(50));
     // One that is woken up for something else waits again.
     fixture.inbox.wake();
     fixture.inbox.close();
