@@ -35,9 +35,18 @@ impl Fixture {
         let api = Api::new(Arc::new(Memory::new()), 1 << 20);
         let (senders, _) = Senders::new(1).expect("there are descriptors");
         let dispatcher = Dispatcher::new(api, senders, limits::Room::default(), None);
-        let inbox = Inbox::new(1).expect("there are descriptors");
+        let inbox = Arc::new(Inbox::new(1).expect("there are descriptors"));
         let room = inbox.room();
-        Self { dispatcher: Arc::new(dispatcher), inbox: Arc::new(inbox), room }
+        // Whoever waits in vain is woken up, to fail.
+        let waited_at = Arc::downgrade(&inbox);
+        thread::spawn(move || {
+            thread::sleep(PATIENCE);
+            while let Some(inbox) = waited_at.upgrade() {
+                inbox.wake();
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+        Self { dispatcher: Arc::new(dispatcher), inbox, room }
     }
 
     fn connect(&self) -> Read {
@@ -91,7 +100,9 @@ impl Fixture {
 
     /// Waits for one request.
     fn take_one(&mut self) -> Job {
+        let begun = Instant::now();
         loop {
+            assert!(begun.elapsed() < PATIENCE, "none comes");
             let taken = self.inbox.receive(&self.dispatcher, &mut self.room).next();
             if let Some((job, _)) = taken {
                 return job;
@@ -103,8 +114,9 @@ impl Fixture {
     /// other. Gives their number.
     fn end(&mut self, read: Read) -> usize {
         drop(read.client);
-        let mut taken = 0;
+        let (mut taken, begun) = (0, Instant::now());
         while !read.thread.is_finished() {
+            assert!(begun.elapsed() < PATIENCE, "its thread does not end");
             self.inbox.wake();
             taken += self.take();
         }
@@ -114,8 +126,9 @@ impl Fixture {
 
     /// Takes so many requests.
     fn take_all(&mut self, requests: usize) {
-        let mut taken = 0;
+        let (mut taken, begun) = (0, Instant::now());
         while taken < requests {
+            assert!(begun.elapsed() < PATIENCE, "{taken} of {requests} have come");
             taken += self.take();
         }
         assert_eq!(taken, requests);
