@@ -162,7 +162,9 @@ fn requests_that_come_as_a_whole_are_read_by_a_leader() {
     read.send(&[GET, put, "\r\n", GET].concat());
     assert_eq!(fixture.take(), 3);
     assert!(fixture.is_left(&read));
-    assert_eq!(read.connection.activity().begun, 8);
+    let activity = read.connection.activity();
+    assert_eq!(activity.begun, 8);
+    assert_eq!(activity.received, (7 * GET.len() + put.len() + "\r\n".len()) as u64);
 }
 
 #[test]
@@ -220,6 +222,28 @@ fn memory_is_reserved_for_a_body_whoever_reads_it() {
     assert_eq!(uploads.bytes(), BYTES as u64);
     drop(job);
     assert_eq!(uploads.bytes(), 0);
+}
+
+#[test]
+fn a_leader_reads_no_more_ahead_than_a_thread() {
+    const AHEAD: usize = 32;
+    let mut fixture = Fixture::new();
+    let read = fixture.connect_left();
+    read.send(GET);
+    let job = fixture.take_one();
+    for ahead in 0..=AHEAD {
+        assert!(fixture.is_left(&read), "{ahead}");
+        read.send(GET);
+        assert_eq!(fixture.take(), 0);
+    }
+    assert!(!fixture.is_left(&read));
+    let pipeline = &job.connection.pipeline;
+    assert_eq!(pipeline.occupation(), (Occupation::Working, 1 + AHEAD));
+    for _ in 0..AHEAD {
+        assert!(pipeline.next().is_some());
+    }
+    assert!(pipeline.next().is_none(), "nobody has told of the last one");
+    fixture.take_all(1);
 }
 
 #[test]
