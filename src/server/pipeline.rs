@@ -2,8 +2,8 @@
 //!
 //! They are read ahead, and their responses keep their order because the next
 //! one begins once the last was answered. A leader hears once of each request
-//! that was read; it begins with the request then, or notes that one may
-//! follow. Nothing here knows the socket.
+//! that was read, by itself or by a thread; it begins with the request then, or
+//! notes that one may follow. Nothing here knows the socket.
 
 use super::request::Request;
 use crate::api::Waiting;

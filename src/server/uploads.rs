@@ -82,7 +82,7 @@ impl Reservation {
         self.extend(more, longest, |wanted| bytes_max(api.room(wanted), longest))
     }
 
-    /// The same of what is there now. Never blocks.
+    /// The same of what is there now. Waits for no other.
     pub fn reserve_now(&mut self, more: u64, api: &Api) -> bool {
         let longest = api.value_bytes_max();
         let uploads = Arc::clone(&self.uploads);

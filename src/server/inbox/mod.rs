@@ -3,7 +3,7 @@
 //! While the requests of a connection come as a whole its thread leaves the reading to the
 //! leaders (see `inlet`): a thread that is woken up for each request, to pass it on, costs
 //! more than the rest of a small one. A leader that waits hears of many connections at
-//! once, and of each change one leader does (`EPOLLET`, epoll(7)).
+//! once, and each change is told to one leader (`EPOLLET`, epoll(7)).
 //!
 //! All else that a leader is to look at comes with a ring of the bell: requests that a
 //! connection's thread has read, the replies of the storage, and the end.

@@ -310,6 +310,19 @@ fn a_silent_connection_is_left_to_the_leaders() {
 }
 
 #[test]
+fn nothing_is_left_of_a_connection_that_cannot_be_watched() {
+    let fixture = Fixture::new();
+    let read = fixture.connect();
+    let (dispatcher, connection) = (Arc::clone(&fixture.dispatcher), Arc::clone(&read.connection));
+    let inlet = Arc::new(Inlet::new(dispatcher, connection, Arc::clone(&fixture.inbox)));
+    let number = EventData::new_u64(read.connection.id);
+    epoll::add(&fixture.inbox.epoll, &read.connection.socket, number, EventFlags::ET)
+        .expect("it is not watched yet");
+    assert!(fixture.inbox.watch(&inlet).is_err());
+    assert!(!fixture.is_left(&read));
+}
+
+#[test]
 fn each_leader_hears_of_the_end() {
     const LEADERS: usize = 4;
     let mut fixture = Fixture::new();

@@ -7,7 +7,7 @@
 //!
 //! Once requests come as a whole it leaves the reading to the leaders, who do the same
 //! without waiting ([`Inlet::take`]), and rests until there is one that they cannot take:
-//! it is cut off, or large, or the last, or too many wait.
+//! it is cut off, or longer than is received at once, or the last, or too many wait.
 //!
 //! ```text
 //!               two requests as a whole, or silence
