@@ -19,14 +19,19 @@ fn leaders(process: &Process) -> BTreeSet<usize> {
     names.filter_map(|name| name.trim_end().strip_prefix("lead-")?.parse().ok()).collect()
 }
 
+/// A server in memory and a durable one, each with several leaders.
+fn servers() -> impl Iterator<Item = Fixture> {
+    let config = Config { leaders: LEADERS, ..Fixture::config() };
+    let storages = [engines::memory, engines::durable].into_iter();
+    storages.map(move |open| Fixture::with(open(), VALUE_BYTES_MAX, &config))
+}
+
 #[test]
 fn pipelined_requests_stay_in_order_under_several_leaders() {
     const CLIENTS: usize = 12;
     const ROUNDS: usize = 20;
     const PAIRS: usize = 12;
-    for storage in [engines::memory(), engines::durable()] {
-        let config = Config { leaders: LEADERS, ..Fixture::config() };
-        let server = Fixture::with(storage, VALUE_BYTES_MAX, &config);
+    for server in servers() {
         at_once(server.addr(), CLIENTS, |client, connection| {
             let key = format!("/kv/{client}");
             for round in 0..ROUNDS {
@@ -52,9 +57,7 @@ fn requests_in_pieces_stay_in_order_under_several_leaders() {
     const ROUNDS: usize = 40;
     // Some are too long to be there as a whole.
     const LENGTHS: [usize; 5] = [0, 10, 900, 5_000, 40_000];
-    for storage in [engines::memory(), engines::durable()] {
-        let config = Config { leaders: LEADERS, ..Fixture::config() };
-        let server = Fixture::with(storage, VALUE_BYTES_MAX, &config);
+    for server in servers() {
         at_once(server.addr(), CLIENTS, |client, connection| {
             let key = format!("/kv/{client}");
             for round in 0..ROUNDS {

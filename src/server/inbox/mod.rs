@@ -83,7 +83,7 @@ impl Inbox {
 
     /// Room for one leader.
     pub fn room(&self) -> Room {
-        let events = Vec::with_capacity((TAKEN_MAX / self.leaders).max(SHARE_MIN));
+        let events = Vec::with_capacity(self.share());
         Room { events, bytes: Vec::with_capacity(RECEIVED_BYTES_MAX), taken: Vec::new() }
     }
 
@@ -114,7 +114,7 @@ impl Inbox {
     /// left, a leader is woken up for them.
     fn take_arrivals(&self, taken: &mut Vec<(Job, Meaning)>) {
         let mut arrivals = self.arrivals();
-        let share = arrivals.len().min((TAKEN_MAX / self.leaders).max(SHARE_MIN));
+        let share = arrivals.len().min(self.share());
         let arrived: Vec<_> = arrivals.drain(..share).collect();
         if !arrivals.is_empty() {
             self.wake();
@@ -173,6 +173,11 @@ impl Inbox {
     /// Returns true if leading has ended for good.
     pub fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// The most connections that one leader takes requests of at a time.
+    fn share(&self) -> usize {
+        (TAKEN_MAX / self.leaders).max(SHARE_MIN)
     }
 
     fn inlet(&self, id: u64) -> Option<Arc<Inlet>> {

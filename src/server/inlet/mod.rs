@@ -275,9 +275,9 @@ impl Inlet {
         if !input.is_over && self.connection.pipeline.wait_for_room() {
             if input.unused().is_empty() && !input.has_ended {
                 input.trim();
-                let is_quiet = input.whole < WHOLE_MIN && self.is_quiet(input);
-                if is_quiet || input.whole >= WHOLE_MIN {
-                    return Next::Nothing { is_quiet };
+                let is_busy = input.whole >= WHOLE_MIN;
+                if is_busy || self.is_quiet(input) {
+                    return Next::Nothing { is_quiet: !is_busy };
                 }
             }
             if let Some(request) = self.request(input) {
