@@ -206,7 +206,7 @@ impl Committer {
                 Err(_) => break,
             }
         }
-        let CommitGroup { draft, has_batch, completions, .. } = group;
+        let CommitGroup { draft, completions, .. } = group;
         if draft.records.is_empty() {
             // All that was seen is on the disk already.
             self.pins.clear();
@@ -218,7 +218,7 @@ impl Committer {
         self.groups += 1;
         self.writes += completions.len() as u64;
         self.upkeep.live.figures.note_group(completions.len());
-        let outcome = self.commit(&draft, has_batch, since);
+        let outcome = self.commit(&draft, since);
         if outcome.is_err() {
             self.firsts.forget();
         }
@@ -344,11 +344,8 @@ impl Committer {
         before
     }
 
-    fn commit(&mut self, draft: &Draft, has_batch: bool, since: Instant) -> Result<(), Error> {
-        let mut batch = self.guarded(|upkeep| upkeep.batch(draft, since))?.ok_or(Error::Full)?;
-        if has_batch {
-            batch.be_seen_at_once();
-        }
+    fn commit(&mut self, draft: &Draft, since: Instant) -> Result<(), Error> {
+        let batch = self.guarded(|upkeep| upkeep.batch(draft, since))?.ok_or(Error::Full)?;
         let folder = self.upkeep.live.data().path();
         self.preallocation.prepare(folder, batch.len(), draft.bytes);
         self.guarded(|upkeep| upkeep.commit(batch, draft))?;

@@ -1,8 +1,7 @@
 //! Looks for the entry under a key.
 //!
-//! A large record that expires is in a keyspace of its own, and two looks find it.
-//! Plain ones are never of one moment, so a look that finds a reference, and no
-//! record, is taken again.
+//! A large record that expires is in a keyspace of its own, and two looks find it: both at
+//! one moment, or on the thread that writes.
 
 use super::expiry;
 use super::generation::Keyspaces;
@@ -11,39 +10,25 @@ use crate::storage::{Entry, Error, Key, record};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// The most looks for the record of one reference.
-const LOOKS_MAX: u32 = 8;
-
-/// The entry under `key`, expired or not.
+/// The entry under `key`, expired or not, for the thread that writes.
 pub fn entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
     entry_by(keyspaces, key, |keyspace, key| keyspace.get(key))
 }
 
-/// The same by some way to look.
+/// The same by some way to look, at one moment.
 pub fn entry_by(
     keyspaces: &Keyspaces,
     key: &Key,
     look: impl Fn(&Keyspace, &[u8]) -> tree::Result<Option<Bytes>>,
 ) -> Result<Option<Entry>, Error> {
-    let unreadable = |err| unreadable(key, err);
+    let look = |keyspace, name: &[u8]| look(keyspace, name).map_err(|err| unreadable(key, err));
     let Keyspaces { keys, expiring, .. } = keyspaces;
-    let (mut missed, mut tries) = (None, 0);
-    while let Some(record) = look(keys, key.as_str().as_bytes()).map_err(unreadable)? {
-        let Some(expiry) = record::referred(&record) else {
-            return entry_of(key, record).map(Some);
-        };
-        let found = look(expiring, &expiry::index_entry(expiry, key)).map_err(unreadable)?;
-        if let Some(record) = found {
-            return entry_of(key, record).map(Some);
-        }
-        // Another has taken its place meanwhile, and the next look finds that.
-        tries = if missed == Some(expiry) { tries + 1 } else { 1 };
-        if tries == LOOKS_MAX {
-            return Err(self::unreadable(key, record::Error::Missing));
-        }
-        missed = Some(expiry);
+    let Some(mut record) = look(keys, key.as_str().as_bytes())? else { return Ok(None) };
+    if let Some(expiry) = record::referred(&record) {
+        let large = look(expiring, &expiry::index_entry(expiry, key))?;
+        record = large.ok_or_else(|| unreadable(key, record::Error::Missing))?;
     }
-    Ok(None)
+    entry_of(key, record).map(Some)
 }
 
 /// The entry of a record that was found under `key`.

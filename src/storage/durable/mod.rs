@@ -14,6 +14,7 @@
 //!
 //! `tree` alone names fjall, and no module imports another in a circle.
 
+mod background;
 mod commit_group;
 mod committer;
 mod compaction;

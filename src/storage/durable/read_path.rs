@@ -1,13 +1,11 @@
 //! Reads: a look in memory, wherever the entry is, or along the keys.
 //!
-//! A plain read of one key takes the newest of it. It is taken again, from a snapshot,
-//! where it may have met some of a batch that is seen at once, and no more of it. Pages
-//! are always read from a snapshot, and those of one list from the same if that is asked
-//! for.
+//! Each read shows what was committed at one moment, the last one, and nothing of a batch
+//! under way. The pages of one list are of the same moment if that is asked for.
 
 use super::generation::Keyspaces;
 use super::held_moments::HeldMoments;
-use super::lookup::{entry_by, entry_in};
+use super::lookup::entry_by;
 use super::pins::Pins;
 use super::walk::View;
 use crate::storage::{Entry, Error, Key, Listing, Moment, Page, Range, Start, Time, record};
@@ -55,7 +53,7 @@ impl ReadPath {
     /// The entry under `key` in these keyspaces.
     fn entry(&self, keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
         let placeholder = keyspaces.cache.reserve(key);
-        let mut found = whole_entry_in(keyspaces, key)?;
+        let mut found = entry_now(keyspaces, key)?;
         if let (Some(placeholder), Some(entry)) = (placeholder, &found) {
             placeholder.insert(entry);
         }
@@ -65,8 +63,7 @@ impl ReadPath {
             // It has expired, unless a change that was decided before has been
             // committed since it was found, to other keyspaces perhaps.
             let expiry = entry.expiry();
-            found =
-                whole_entry_in(&self.keyspaces(), key)?.filter(|entry| entry.expiry() != expiry);
+            found = entry_now(&self.keyspaces(), key)?.filter(|entry| entry.expiry() != expiry);
         }
         Ok(found)
     }
@@ -79,8 +76,10 @@ impl ReadPath {
     /// The entry under `key` if a look in the active memtable, or in the cache, shows it:
     /// written last or read lately, and small. Never blocks.
     pub fn get_in_memory(&self, key: &Key) -> Option<Entry> {
-        let Keyspaces { keys, cache, .. } = &*self.keyspaces();
-        let record = keys.optimistic_read(|| keys.get_in_memtable(key.as_str().as_bytes()))?;
+        // The last one who has them would remove files, so they are only looked at.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let Keyspaces { keys, cache, .. } = &**current;
+        let record = keys.get_in_memtable(key.as_str().as_bytes());
         let entry = match record.filter(|record| record::referred(record).is_none()) {
             Some(record) if record.len() > READ_AT_ONCE_BYTES_MAX => None,
             Some(record) => record::decode(record).ok(),
@@ -131,18 +130,13 @@ impl ReadPath {
         // An entry that the snapshot shows, and that is replaced later, has expired
         // only if it was not pinned at the time of the snapshot.
         let look = || (keyspaces.keys.snapshot(), Time::now());
-        keyspaces.keys.wait_for_batch();
         let (pins, (snapshot, now)) = self.pins.with(look);
         View { snapshot, keyspaces: Arc::clone(keyspaces), now, pins }
     }
 }
 
-/// The entry under `key`, expired or not, as it is before or after each batch that is
-/// seen at once.
-fn whole_entry_in(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
-    let keys = &keyspaces.keys;
-    keys.optimistic_read(|| entry_in(keyspaces, key)).unwrap_or_else(|| {
-        let snapshot = keys.snapshot();
-        entry_by(keyspaces, key, |keyspace, key| snapshot.get(keyspace, key))
-    })
+/// The entry under `key` at the last moment, expired or not.
+fn entry_now(keyspaces: &Keyspaces, key: &Key) -> Result<Option<Entry>, Error> {
+    let snapshot = keyspaces.keys.snapshot();
+    entry_by(keyspaces, key, |keyspace, key| snapshot.get(keyspace, key))
 }

@@ -12,16 +12,6 @@ use std::time::{Duration, Instant};
 /// The time between two looks at a removal that is waited for.
 const WAIT: Duration = Duration::from_millis(5);
 
-/// Drops something that files may go with, on the thread that is given back. Where none
-/// can be started it is dropped here.
-pub fn drop_elsewhere(last: impl Send + 'static) -> Option<JoinHandle<()>> {
-    let remove = move || {
-        scheduling::batch_priority();
-        drop(last);
-    };
-    thread::Builder::new().name("remover".to_owned()).spawn(remove).ok()
-}
-
 #[derive(Default)]
 pub struct Remover {
     thread: Option<JoinHandle<()>>,

@@ -53,8 +53,6 @@ pub struct CommitGroup {
     /// The time at which it was begun. Entries that decisions were made on expire later.
     pub begun: Time,
     pub draft: Draft,
-    /// Some changes are to be seen at once.
-    pub has_batch: bool,
     /// The number of operations that were decided.
     pub ops: usize,
     pub completions: Completions,
@@ -127,7 +125,7 @@ impl Decided {
 impl CommitGroup {
     pub fn begin() -> Self {
         let (draft, completions) = (Draft::default(), Completions::new());
-        Self { begun: Time::now(), draft, has_batch: false, ops: 0, completions }
+        Self { begun: Time::now(), draft, ops: 0, completions }
     }
 
     /// The bytes that it holds in memory, about.
@@ -300,7 +298,6 @@ impl CommitGroup {
                 self.draft.put(key, record);
             }
             Changes::Batch(draft) => {
-                self.has_batch |= draft.records.len() > 1;
                 let stored = draft.records.iter().filter(|(_, drafted)| drafted.is_stored());
                 stored.for_each(|(key, _)| firsts.put(key));
                 self.draft.merge(draft);

@@ -12,7 +12,7 @@
 //! and so it does where they hold many memtables. A clear leaves them: the files of the
 //! keyspaces go with the last of their views. Nothing here knows of lists or clients.
 
-use super::remover;
+use super::background::drop_elsewhere;
 use super::walk::View;
 use crate::storage::{Error, Moment};
 use std::any::Any;
@@ -147,7 +147,7 @@ impl Drop for HeldMoment {
         let mut register = self.moments.lock();
         let Some(view) = register.views.remove(&self.number) else { return };
         register.removals.retain(|removal| !removal.is_finished());
-        register.removals.extend(remover::drop_elsewhere(view));
+        register.removals.extend(drop_elsewhere(view));
     }
 }
 

@@ -138,6 +138,8 @@ impl Keyspace {
         if found != expected {
             return Ok(false);
         }
+        // The one before may have had what is in the tables.
+        self.2.note(tree);
         tree.drop_range(bounds.clone())?;
         database.renew_moment();
         Ok(true)

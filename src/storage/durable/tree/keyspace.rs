@@ -1,5 +1,6 @@
 //! A keyspace: plain reads of it, and the state of its tree.
 
+use super::active_memtable::ActiveMemtable;
 use super::bottom::{first, last};
 use super::moments::Moments;
 use super::orphans::NewFiles;
@@ -39,7 +40,11 @@ pub struct Files {
 
 /// A handle to a keyspace: an LSM tree of a database.
 #[derive(Clone)]
-pub struct Keyspace(pub(super) fjall::Keyspace, pub(super) Arc<Moments>);
+pub struct Keyspace(
+    pub(super) fjall::Keyspace,
+    pub(super) Arc<Moments>,
+    pub(super) Arc<ActiveMemtable>,
+);
 
 impl Keyspace {
     /// A snapshot of its database, without a batch under way. Waits for nothing.
@@ -47,19 +52,16 @@ impl Keyspace {
         Snapshot::Tracked(self.1.snapshot())
     }
 
-    /// Waits until snapshots show all that plain reads have met, if every batch has its
-    /// first item in this keyspace: as long as a batch takes to get into the memtables,
-    /// and for no disk.
-    pub fn wait_for_batch(&self) {
-        self.1.wait_for(self.highest_number());
+    /// The value under a key that a snapshot of now would show, if it is where the last
+    /// writes are. Waits for nothing.
+    pub fn get_in_memtable(&self, key: &[u8]) -> Option<Bytes> {
+        // The number first: the memtable that is found then has the batches up to it.
+        let number = self.1.number();
+        self.2.get(key, number)
     }
 
-    /// Reads plainly from its database; `None` if that may have met some of a batch that is
-    /// seen at once, and no more of it.
-    pub fn optimistic_read<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
-        self.1.optimistic_read(read)
-    }
-
+    /// The value under a key, with all that is written: for the one who writes. May wait
+    /// for the disk.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         Ok(self.0.get(key)?.map(Into::into))
     }
@@ -73,12 +75,6 @@ impl Keyspace {
     /// The bytes of the value under a key. No blob is read for that.
     pub fn value_bytes(&self, key: impl AsRef<[u8]>) -> Result<Option<u32>> {
         Ok(self.0.size_of(key)?)
-    }
-
-    /// The value under a key in the active memtable, where the last writes are.
-    pub fn get_in_memtable(&self, key: &[u8]) -> Option<Bytes> {
-        let found = self.0.tree.active_memtable().get(key, u64::MAX)?;
-        (!found.is_tombstone()).then(|| found.value.into())
     }
 
     /// The keys from one on and below another, in order.
@@ -156,6 +152,11 @@ impl Keyspace {
 
     pub fn memtable_bytes(&self) -> u64 {
         self.0.tree.active_memtable().size()
+    }
+
+    /// Frees memtables that are flushed.
+    pub fn free_memtables(&self) {
+        self.2.free_unused();
     }
 
     /// Seals the memtable unless it is empty; a thread of the database flushes it.

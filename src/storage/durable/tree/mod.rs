@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A database has one journal, and keyspaces; each of these is an LSM tree.
-//! Reads look from left to right and wait for nobody. The engine above relies on
+//! Reads look from left to right and wait for no write. The engine above relies on
 //! these facts:
 //!
 //! - A tree drops obsolete files when it installs a version, and only a flush of a
@@ -18,6 +18,8 @@
 //!   its own, and panics.
 //! - A batch gets into the memtables item by item, and plain reads see it so: see
 //!   `moments`.
+//! - All reads of a tree take a lock that is held while it changes its files, and syncs
+//!   the list of these: see `active_memtable`.
 //! - As long as a `snapshot` lives a tree keeps all versions since, with the memtables and
 //!   files of each, and compaction keeps all values since. So no snapshot lives for long:
 //!   see `held_tree`.
@@ -28,6 +30,7 @@
 //! Both crates' hidden items are used, so Cargo.toml pins their exact versions.
 //! Nothing here knows of entries, expiry or clients.
 
+mod active_memtable;
 pub mod archive;
 mod blob_files;
 mod bottom;
@@ -42,6 +45,7 @@ mod snapshot;
 pub mod table_file;
 
 use crate::platform::descriptors;
+use active_memtable::ActiveMemtable;
 pub use blob_files::{Blob, Size};
 pub use bottom::{Stretch, StretchItem};
 pub use error::{Error, Result, unless_panic};
@@ -54,6 +58,7 @@ use list::List;
 use lsm_tree::compaction::{CompactionStrategy, MoveDown, PullDown};
 pub use manifest::BLOBS;
 use moments::Moments;
+use smallvec::SmallVec;
 pub use snapshot::{Items, Snapshot};
 use std::path::Path;
 use std::sync::Arc;
@@ -158,7 +163,12 @@ impl Database {
     /// Opens a keyspace, or makes an empty one.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         let keyspace = self.2.change(|| self.0.keyspace(name, options))?;
-        Ok(Keyspace(keyspace, Arc::clone(&self.1)))
+        Ok(self.handle(keyspace))
+    }
+
+    fn handle(&self, keyspace: fjall::Keyspace) -> Keyspace {
+        let memtable = ActiveMemtable::of(&keyspace.tree);
+        Keyspace(keyspace, Arc::clone(&self.1), Arc::new(memtable))
     }
 
     /// Deletes a keyspace, and its files with the last handle to it.
@@ -171,7 +181,7 @@ impl Database {
     /// A batch that is synced as it is committed.
     pub fn batch(&self) -> WriteBatch {
         let batch = self.0.batch().durability(Some(PersistMode::SyncData));
-        WriteBatch { batch, database: self.clone(), is_seen_at_once: false }
+        WriteBatch { batch, database: self.clone(), keyspaces: SmallVec::new() }
     }
 
     /// Numbers what comes from now on above this. At its opening a database looks for the
@@ -275,11 +285,13 @@ fn leveled(l0_files: u8, table_bytes: u64) -> Leveled {
     Leveled::default().with_l0_threshold(l0_files).with_table_target_size(table_bytes)
 }
 
-/// Changes to keyspaces of a database, which readers see in their order.
+/// Changes to keyspaces of a database, which readers see in their order, and all of a batch
+/// at one moment.
 pub struct WriteBatch {
     batch: OwnedWriteBatch,
     database: Database,
-    is_seen_at_once: bool,
+    /// Those that it changes.
+    keyspaces: SmallVec<[Keyspace; 2]>,
 }
 
 impl WriteBatch {
@@ -289,10 +301,12 @@ impl WriteBatch {
         key: impl Into<UserKey>,
         value: impl Into<UserValue>,
     ) {
+        self.note(keyspace);
         self.batch.insert(&keyspace.0, key, value);
     }
 
     pub fn remove(&mut self, keyspace: &Keyspace, key: impl Into<UserKey>) {
+        self.note(keyspace);
         self.batch.remove(&keyspace.0, key);
     }
 
@@ -300,16 +314,21 @@ impl WriteBatch {
         self.batch.len()
     }
 
-    /// Has [`Keyspace::optimistic_read`] reads meet all of it or nothing.
-    pub fn be_seen_at_once(&mut self) {
-        self.is_seen_at_once = true;
+    fn note(&mut self, keyspace: &Keyspace) {
+        if !self.keyspaces.iter().any(|noted| noted.id() == keyspace.id()) {
+            self.keyspaces.push(keyspace.clone());
+        }
     }
 
     /// Writes it to the journal, syncs that, and lets readers see it. One at a time.
     pub fn commit(self) -> Result<()> {
-        let Self { batch, database: Database(database, moments, _), is_seen_at_once } = self;
-        let commit = || batch.commit();
-        moments.commit(&database, is_seen_at_once, commit).map_err(Error::of_the_journal)
+        let Self { batch, database: Database(database, moments, _), keyspaces } = self;
+        let commit = || {
+            batch.commit()?;
+            keyspaces.iter().for_each(|Keyspace(it, _, memtable)| memtable.note(&it.tree));
+            Ok(())
+        };
+        moments.commit(&database, commit).map_err(Error::of_the_journal)
     }
 }
 
@@ -338,7 +357,7 @@ impl Database {
                 .with_kv_separation(Some(blobs))
                 .manual_journal_persist(true)
         };
-        Ok(Keyspace(self.0.keyspace(name, options)?, Arc::clone(&self.1)))
+        Ok(self.handle(self.0.keyspace(name, options)?))
     }
 
     pub fn active_compactions(&self) -> usize {

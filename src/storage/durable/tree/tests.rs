@@ -1,13 +1,15 @@
 use super::*;
+use crate::storage::threads::Ended;
 use bytes::Bytes;
 use lsm_tree::{Config, SequenceNumberCounter};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The files of a tree, by their paths.
 fn files(keyspace: &Keyspace) -> BTreeSet<PathBuf> {
@@ -90,33 +92,34 @@ fn seen(snapshot: &Snapshot, keyspace: &Keyspace) -> [Bytes; 2] {
     })
 }
 
+/// What a look in memory shows under "a".
+fn in_memory(keyspace: &Keyspace) -> Option<Bytes> {
+    keyspace.get_in_memtable(b"a")
+}
+
 /// Even where a flush ends that was begun before it.
 #[test]
-fn a_batch_under_way_is_in_no_snapshot_and_tears_plain_reads() {
+fn a_batch_under_way_is_seen_by_nobody() {
     let (database, keyspace, _folder) = pair();
     let Database(inner, moments, _) = &database;
-    let read = || keyspace.get("a").expect("it can be read");
-    for (number, is_seen_at_once) in [("1", true), ("2", false), ("3", true)] {
+    for number in ["1", "2"] {
         let before = seen(&keyspace.snapshot(), &keyspace);
+        assert_eq!(in_memory(&keyspace), Some(before[0].clone()));
         let under_way = || {
             keyspace.0.insert("a", number)?;
+            assert_eq!(in_memory(&keyspace), Some(before[0].clone()));
             keyspace.0.rotate_memtable_and_wait()?;
             assert_eq!(seen(&keyspace.snapshot(), &keyspace), before);
-            let found = keyspace.optimistic_read(read);
-            assert_eq!(found.is_none(), is_seen_at_once);
-            keyspace.0.insert("b", number)
+            assert_eq!(in_memory(&keyspace), Some(before[0].clone()));
+            keyspace.0.insert("b", number)?;
+            keyspace.2.note(&keyspace.0.tree);
+            assert_eq!(in_memory(&keyspace), None, "it is in a file");
+            keyspace.0.insert("a", number)
         };
-        moments.commit(inner, is_seen_at_once, under_way).expect("it is written");
+        moments.commit(inner, under_way).expect("it is written");
         assert_eq!(seen(&keyspace.snapshot(), &keyspace), [number, number]);
-        assert_eq!(keyspace.optimistic_read(read), Some(Some(Bytes::from(number))));
+        assert_eq!(in_memory(&keyspace), Some(number.into()));
     }
-    let torn = keyspace.optimistic_read(|| {
-        let mut batch = database.batch();
-        batch.insert(&keyspace, "a", "4");
-        batch.be_seen_at_once();
-        batch.commit().expect("it is written");
-    });
-    assert_eq!(torn, None, "one that began and ended during a read");
 }
 
 #[test]
@@ -127,36 +130,82 @@ fn half_of_a_batch_that_has_panicked_is_never_seen() {
         keyspace.0.insert("a", "1")?;
         panic!("a part of a test");
     };
-    let half = unless_panic(|| Ok(moments.commit(inner, true, half)?));
+    let half = unless_panic(|| Ok(moments.commit(inner, half)?));
     assert!(half.is_err());
-    keyspace.wait_for_batch();
     assert_eq!(seen(&keyspace.snapshot(), &keyspace), ["0", "0"]);
-    assert_eq!(keyspace.optimistic_read(|| keyspace.get("a").ok()), None);
+    assert_eq!(in_memory(&keyspace), Some("0".into()));
 }
 
 #[test]
-fn a_snapshot_behind_a_plain_read_shows_what_that_has_met() {
+fn looks_in_memory_and_snapshots_show_the_same_moments() {
+    const BATCHES: u32 = 2000;
     let (database, keyspace, _folder) = pair();
-    let Database(inner, moments, _) = &database;
-    let waits_for_nothing = || {
-        keyspace.wait_for_batch();
-        Ok(())
-    };
-    moments.commit(inner, false, waits_for_nothing).expect("it is written");
+    let is_over = AtomicBool::new(false);
+    let number = |value: &[u8]| -> u32 { str::from_utf8(value).unwrap().parse().unwrap() };
+    thread::scope(|scope| {
+        let _ended = Ended(&is_over);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut last = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let looked = in_memory(&keyspace).map_or(last, |value| number(&value));
+                    let [a, b] = seen(&keyspace.snapshot(), &keyspace).map(|value| number(&value));
+                    assert!(last <= looked && looked <= a && a == b, "{last}, {looked}, {a}, {b}");
+                    last = a;
+                }
+            });
+        }
+        for number in 1..=BATCHES {
+            let mut batch = database.batch();
+            for key in ["a", "b"] {
+                batch.insert(&keyspace, key, number.to_string());
+            }
+            batch.commit().expect("it is written");
+            if number % 100 == 0 {
+                keyspace.seal_memtable().expect("it is sealed");
+            }
+        }
+    });
+    assert_eq!(seen(&keyspace.snapshot(), &keyspace), [BATCHES.to_string(), BATCHES.to_string()]);
+}
+
+/// So it is while the database syncs the list of its files.
+#[test]
+fn a_look_in_memory_waits_for_no_change_of_files() {
+    let (_database, keyspace, _folder) = pair();
+    let held = keyspace.0.tree.get_version_history_lock();
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
-        let under_way = || {
-            keyspace.0.insert("a", "1")?;
-            scope.spawn(|| {
-                keyspace.wait_for_batch();
-                tell.send(seen(&keyspace.snapshot(), &keyspace)).expect("it is waited for");
-            });
-            assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "it has not waited");
-            keyspace.0.insert("b", "1")
-        };
-        moments.commit(inner, false, under_way).expect("it is written");
+        let looks = || tell.send(in_memory(&keyspace)).expect("it is waited for");
+        scope.spawn(looks);
+        let found = told.recv_timeout(Duration::from_secs(60));
+        drop(held);
+        assert_eq!(found, Ok(Some("0".into())));
     });
-    assert_eq!(told.recv().expect("it has ended"), ["1", "1"]);
+}
+
+#[test]
+fn a_memtable_is_there_to_look_in_until_another_is_written_to_and_is_freed_then() {
+    let (database, keyspace, _folder) = pair();
+    let put = |value: &'static str| {
+        let mut batch = database.batch();
+        batch.insert(&keyspace, "a", value);
+        batch.commit().expect("it is written");
+    };
+    let mut memtables = Vec::new();
+    for value in ["1", "2", "3", "4"] {
+        put(value);
+        memtables.push(Arc::downgrade(&keyspace.0.tree.active_memtable()));
+        keyspace.flush_and_wait().expect("it is flushed");
+        assert_eq!(in_memory(&keyspace), Some(value.into()));
+    }
+    let is_freed = || memtables[..3].iter().all(|memtable| memtable.upgrade().is_none());
+    keyspace.free_memtables();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_freed() {
+        assert!(Instant::now() < deadline, "nothing has freed the first ones");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A tree of some keys in small tables of the last level, and a newer one above.
@@ -206,6 +255,8 @@ fn a_stretch_that_is_dropped_takes_what_is_in_it_and_nothing_else() {
         assert_eq!(plain.is_none(), is_gone, "{key}");
         let seen = snapshot.get(&keyspace, key.to_be_bytes()).expect("it can be read");
         assert!(seen.is_none() || !within.contains(&key), "{key} is in a list yet");
+        let looked = keyspace.get_in_memtable(&key.to_be_bytes());
+        assert!(looked.is_none() || !within.contains(&key), "{key} is in memory yet");
     }
     assert!(
         !keyspace.drop_stretch(&database, &stretch).expect("nothing is in its way"),

@@ -257,10 +257,11 @@ impl Upkeep {
         figures.note_seen(seen);
     }
 
-    /// Fails if the database cannot be written to.
+    /// Fails if the database cannot be written to. Frees what it does not need any more.
     pub fn check(&mut self) -> Result<()> {
         self.live.check_place()?;
         self.live.generation.sync_blob_names()?;
+        self.keyspaces().each().into_iter().for_each(Keyspace::free_memtables);
         self.live.database().check()
     }
 
