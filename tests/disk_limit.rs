@@ -405,7 +405,7 @@ fn lasting_keys_stay(
 
 #[test]
 fn large_values_that_are_overwritten_go_first() {
-    lasting_keys_stay([4, 4], 1_000_000, |_, _| ());
+    lasting_keys_stay([8, 8], 500_000, |_, _| ());
 }
 
 #[test]
