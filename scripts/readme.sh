@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
 # Runs the commands in README.md's "Use it with curl" and "See inside", one after the
-# other, and compares the answers with those that stand there.
+# other, and compares the answers with those that stand there; and looks for each file of
+# the project that it names.
 #
 #     scripts/readme.sh                              starts a server of its own
 #     ENGINE=durable scripts/readme.sh               on the durable engine
@@ -71,6 +72,15 @@ while IFS= read -r line; do
         *) compare ;;
     esac
 done < <(sed -n '/^## Use it with curl/,/^### /p; /^### See inside/,/^### N/p' "$ROOT/README.md")
+
+# Those that are not there.
+missing_files() {
+    local file
+    grep -oE '`(src|scripts|tests)/[A-Za-z0-9_./-]+' "$ROOT/README.md" | tr -d '`' | while IFS= read -r file; do
+        if [ ! -e "$ROOT/$file" ]; then echo "$file"; fi
+    done
+}
+check 'each file that it names is there' '' "$(missing_files)"
 
 server_ends_well
 summary
