@@ -39,7 +39,7 @@ start_by() {
 
 # Complaints of systemd about the unit, for the program under test.
 verify() {
-    sed "s|^ExecStart=/usr/bin/little-key-value|ExecStart=$PROGRAM|" "$UNIT" >"$WORK/little-key-value.service"
+    sed "s|^ExecStart=/usr/bin/little-key-value|ExecStart=\"$PROGRAM\"|" "$UNIT" >"$WORK/little-key-value.service"
     # It names other units of this machine too.
     systemd-analyze verify --man=no "$WORK/little-key-value.service" 2>&1 | grep -F little-key-value || true
 }
