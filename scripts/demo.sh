@@ -83,7 +83,9 @@ fi
 
 # shown STATUS BODY curl ARG...: a command and its answer, as in a terminal.
 shown() {
-    printf '\n$ %s\n' "$(shift 2 && echo "$@")"
+    local command
+    command=$(shift 2 && quoted "$@")
+    printf '\n$ %s\n' "${command//\$URL/$URL}"
     answer "$@" >"$WORK/verdict"
     cat "$WORK/body"
     [ -z "$(tail -c 1 "$WORK/body" | tr -d '\n')" ] || echo
