@@ -77,11 +77,6 @@ impl Family<'_> {
         self.put("", labels, None, &value);
     }
 
-    /// Adds the samples of a histogram with these labels.
-    pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
-        self.distribution(labels, &histogram.distribution());
-    }
-
     /// Adds the samples of a distribution with these labels.
     pub fn distribution(&mut self, labels: &[(&str, &str)], distribution: &Distribution) {
         for (bound, count) in distribution.buckets() {
@@ -170,7 +165,7 @@ mod tests {
         let mut exposition = Exposition::default();
         exposition
             .family("d_seconds", Kind::Histogram, "Times.")
-            .histogram(&[("of", "x")], &histogram);
+            .distribution(&[("of", "x")], &histogram.distribution());
         let expected = "\
             # HELP d_seconds Times.\n\
             # TYPE d_seconds histogram\n\
