@@ -37,7 +37,7 @@ pub fn work(dispatcher: &Arc<Dispatcher>) {
 
 /// Leads, until the turn is over.
 pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -> Exit {
-    let (mut wakeups, mut room) = (Wakeups::default(), leadership.inbox.room());
+    let (mut wakeups, mut buffers) = (Wakeups::default(), leadership.inbox.buffers());
     loop {
         // In a crowd more has come by the time that this thread runs.
         wakeups.set(!dispatcher.api.gathers());
@@ -57,7 +57,7 @@ pub fn lead(dispatcher: &Arc<Dispatcher>, leadership: &Leadership, turn: Turn) -
         if leadership.inbox.is_closed() {
             return Exit::Retired;
         }
-        leadership.add(leadership.inbox.receive(dispatcher, &mut room));
+        leadership.add(leadership.inbox.receive(dispatcher, &mut buffers));
         dispatcher.watchdog.watch_leader();
     }
 }

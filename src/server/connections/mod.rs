@@ -101,9 +101,9 @@ pub struct Connection {
 }
 
 /// A body that a connection awaits, until this is dropped.
-pub struct Awaited<'a>(&'a Connection);
+pub struct AwaitedBody<'a>(&'a Connection);
 
-impl Drop for Awaited<'_> {
+impl Drop for AwaitedBody<'_> {
     fn drop(&mut self) {
         self.0.take_awaited();
     }
@@ -376,9 +376,9 @@ impl Connection {
 
     /// Notes the head of a request whose body has not come, for the last words where it
     /// comes too late.
-    pub fn set_awaited(&self, head: &Head) -> Awaited<'_> {
+    pub fn set_awaited(&self, head: &Head) -> AwaitedBody<'_> {
         *self.awaited() = Some(Box::new(head.to_record()));
-        Awaited(self)
+        AwaitedBody(self)
     }
 
     /// Takes the head of the request whose body is awaited, if one is.

@@ -49,8 +49,8 @@ pub struct Inbox {
     is_closed: AtomicBool,
 }
 
-/// A leader's room to receive in.
-pub struct Room {
+/// The buffers of a leader.
+pub struct Buffers {
     events: Vec<epoll::Event>,
     bytes: Vec<u8>,
     taken: Vec<(Job, Meaning)>,
@@ -81,10 +81,10 @@ impl Inbox {
         mem::forget(server);
     }
 
-    /// Room for one leader.
-    pub fn room(&self) -> Room {
+    /// The buffers of one leader.
+    pub fn buffers(&self) -> Buffers {
         let events = Vec::with_capacity(self.share());
-        Room { events, bytes: Vec::with_capacity(RECEIVED_BYTES_MAX), taken: Vec::new() }
+        Buffers { events, bytes: Vec::with_capacity(RECEIVED_BYTES_MAX), taken: Vec::new() }
     }
 
     /// Waits until there is something, and takes a leader's share of the requests. Some of
@@ -92,9 +92,9 @@ impl Inbox {
     pub fn receive<'a>(
         &self,
         _dispatcher: &Dispatcher,
-        room: &'a mut Room,
+        buffers: &'a mut Buffers,
     ) -> impl Iterator<Item = (Job, Meaning)> + use<'a> {
-        let Room { events, bytes, taken } = room;
+        let Buffers { events, bytes, taken } = buffers;
         events.clear();
         // An interrupted wait is made up for by the next.
         epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None).ok();

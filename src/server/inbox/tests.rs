@@ -4,7 +4,7 @@ use crate::server::door::Stream as _;
 use crate::server::sender::Senders;
 use crate::server::socket::Socket;
 use crate::server::uploads::Reservation;
-use crate::server::{limits, pipeline::Occupation};
+use crate::server::{limits::Room, pipeline::Occupation};
 use crate::storage::Memory;
 use socket2::SockRef;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ const GET: &str = "GET /kv/a HTTP/1.1\r\nHost: a\r\n\r\n";
 struct Fixture {
     dispatcher: Arc<Dispatcher>,
     inbox: Arc<Inbox>,
-    room: Room,
+    buffers: Buffers,
 }
 
 /// A connection with the thread that tiny_http would have for it.
@@ -34,9 +34,9 @@ impl Fixture {
     fn new() -> Self {
         let api = Api::new(Arc::new(Memory::new()), 1 << 20);
         let (senders, _) = Senders::new(1).expect("there are descriptors");
-        let dispatcher = Dispatcher::new(api, senders, limits::Room::default(), None);
+        let dispatcher = Dispatcher::new(api, senders, Room::default(), None);
         let inbox = Arc::new(Inbox::new(1).expect("there are descriptors"));
-        let room = inbox.room();
+        let buffers = inbox.buffers();
         // Whoever waits in vain is woken up, to fail.
         let waited_at = Arc::downgrade(&inbox);
         thread::spawn(move || {
@@ -46,7 +46,7 @@ impl Fixture {
                 thread::sleep(Duration::from_secs(1));
             }
         });
-        Self { dispatcher: Arc::new(dispatcher), inbox, room }
+        Self { dispatcher: Arc::new(dispatcher), inbox, buffers }
     }
 
     fn connect(&self) -> Read {
@@ -89,7 +89,7 @@ impl Fixture {
     /// Waits for requests and ends the work on each. Gives their number.
     fn take(&mut self) -> usize {
         let mut taken = 0;
-        for (job, _) in self.inbox.receive(&self.dispatcher, &mut self.room) {
+        for (job, _) in self.inbox.receive(&self.dispatcher, &mut self.buffers) {
             taken += 1;
             while job.connection.pipeline.next().is_some() {
                 taken += 1;
@@ -103,7 +103,7 @@ impl Fixture {
         let begun = Instant::now();
         loop {
             assert!(begun.elapsed() < PATIENCE, "none comes");
-            let taken = self.inbox.receive(&self.dispatcher, &mut self.room).next();
+            let taken = self.inbox.receive(&self.dispatcher, &mut self.buffers).next();
             if let Some((job, _)) = taken {
                 return job;
             }
@@ -333,10 +333,10 @@ fn each_leader_hears_of_the_end() {
         let (inbox, begun, ended) = (Arc::clone(&fixture.inbox), begun.clone(), ended.clone());
         let dispatcher = Arc::clone(&fixture.dispatcher);
         thread::spawn(move || {
-            let mut room = inbox.room();
+            let mut buffers = inbox.buffers();
             begun.send(()).expect("the test waits");
             while !inbox.is_closed() {
-                assert_eq!(inbox.receive(&dispatcher, &mut room).count(), 0);
+                assert_eq!(inbox.receive(&dispatcher, &mut buffers).count(), 0);
             }
             ended.send(()).expect("the test waits");
         });

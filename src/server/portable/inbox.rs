@@ -22,7 +22,7 @@ pub struct Inbox {
 }
 
 /// Nothing: tiny_http receives.
-pub struct Room;
+pub struct Buffers;
 
 impl Inbox {
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
@@ -40,13 +40,13 @@ impl Inbox {
     }
 
     #[allow(clippy::unused_self, reason = "elsewhere it has a share")]
-    pub fn room(&self) -> Room {
-        Room
+    pub fn buffers(&self) -> Buffers {
+        Buffers
     }
 
     /// Waits for a request, and gives it with some of those that are there by then, as far as
     /// their turn has come; none after [`Self::wake`].
-    pub fn receive(&self, dispatcher: &Arc<Dispatcher>, _: &mut Room) -> Vec<(Job, Meaning)> {
+    pub fn receive(&self, dispatcher: &Arc<Dispatcher>, _: &mut Buffers) -> Vec<(Job, Meaning)> {
         let Some(server) = self.server.get() else { return Vec::new() };
         let first = server.recv().map(Some);
         let more = iter::repeat_with(|| server.try_recv()).take(TAKEN_MAX - 1);
