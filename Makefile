@@ -2,7 +2,7 @@
 # ARGS: make run ARGS="--port 9000"
 
 CARGO ?= cargo
-BIN := target/release/little-key-value
+BIN := $(or $(CARGO_TARGET_DIR),target)/release/little-key-value
 SCRIPTS := $(wildcard scripts/*.sh scripts/examples/*.sh scripts/package/*.sh scripts/package/debian/*) .ci/run
 
 # Most tests wait more than they compute, so more run at once than there are processors.
@@ -16,10 +16,13 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## Start the store; Ctrl-C stops it
-	@exec ./$(BIN) $(ARGS)
+	@exec "$(BIN)" $(ARGS)
 
 build: ## Build the program, optimized
-	@[ -e $(BIN) ] || echo "The first build takes three to four minutes on two processors." >&2
+	@[ -e "$(BIN)" ] || case "$(or $(CARGO_TARGET_DIR),$$PWD)" in \
+	*' '*) echo "jemalloc does not build below a path with spaces: use another, or set CARGO_TARGET_DIR to one" >&2; exit 1 ;; \
+	*) echo "The first build takes three to four minutes on two processors." >&2 ;; \
+	esac
 	@$(CARGO) build --release --locked
 
 test: ## Run every test
