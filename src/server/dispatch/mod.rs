@@ -471,4 +471,5 @@ impl Drop for WithinWait {
 }
 
 #[cfg(test)]
+#[cfg(all(target_os = "linux", not(portable)))]
 mod tests;
