@@ -7,6 +7,9 @@ use crate::server::connections::Connection;
 use crate::server::socket::Socket;
 use std::io::{self, BufRead, Read};
 
+/// The bytes received at once of a head.
+pub const HEAD_STEP_BYTES: usize = 1024;
+
 /// The bytes received at once of a body.
 pub const BODY_STEP_BYTES: usize = 16 * 1024;
 

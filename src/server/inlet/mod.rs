@@ -2,8 +2,8 @@
 //!
 //! tiny_http reads from a connection on a thread of its own, which is here for as long as
 //! that lives ([`Stream::read`]): no byte of a client's reaches the library. The thread
-//! takes a whole request from the socket, head and body, has it checked and admitted, and
-//! leaves it in its connection's pipeline.
+//! takes a whole request from the socket, head and body, has it checked and admitted (see
+//! `reader`), and leaves it in its connection's pipeline.
 //!
 //! Once requests come as a whole it leaves the reading to the leaders, who do the same
 //! without waiting ([`Inlet::take`]), and rests until there is one that they cannot take:
@@ -22,23 +22,19 @@
 //! the pipeline is its reply.
 
 mod input;
+mod reader;
 
-use super::body::{self, Body};
 use super::connections::Connection;
 use super::cuts::Cut;
 use super::dispatch::Dispatcher;
 use super::door::Stream;
-use super::framing::{Framing, HEAD_BYTES_MAX, Length};
 use super::inbox::Inbox;
-use super::incoming::{self, Awaited};
 use super::job::Job;
-use super::pipeline::{Added, Stage};
-use super::request::{self, Head, Meaning, Request};
-use super::uploads::Reservation;
-use crate::api::{Import, Operation, Refusal, Reply};
+use super::pipeline::Added;
+use super::request::Meaning;
 use crate::platform::{allocator, stack, threads};
-use bytes::Bytes;
-use input::{BODY_STEP_BYTES, Input, Wire, look_for_end};
+use input::{BODY_STEP_BYTES, HEAD_STEP_BYTES, Input, Wire};
+use reader::Reader;
 use std::io::Read as _;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
@@ -56,13 +52,6 @@ pub const CONNECTION_THREAD: &str = "connection";
 /// All that tiny_http is given: the first byte of a request, at which it frees what it holds
 /// for a new connection.
 const FIRST_BYTE: u8 = b'G';
-
-/// A body up to this size is read together with its head, refused or not, so that
-/// its connection outlives a refusal. Memory is reserved for a larger one.
-const SMALL_BODY_BYTES_MAX: u64 = 1024;
-
-/// The bytes received at once of a head.
-const HEAD_STEP_BYTES: usize = 1024;
 
 /// After so many requests as a whole, one behind the other, the reading is left to the
 /// leaders. Many clients have one.
@@ -176,7 +165,7 @@ impl Inlet {
             let Some(received) = (Wire { connection, input }).receive_now() else { return true };
             while !input.unused().is_empty() {
                 let before = input.used;
-                let Some(request) = self.whole_request(input) else { return false };
+                let Some(request) = self.reader(input).whole_request() else { return false };
                 match connection.pipeline.add(request) {
                     Added::Begun(request) => {
                         taken.push(Job::new(Arc::clone(connection), request));
@@ -198,39 +187,6 @@ impl Inlet {
             input.buffer.clear();
             input.used = 0;
         }
-    }
-
-    /// The next request, if it is there as a whole and its connection goes on.
-    fn whole_request(&self, input: &mut Input) -> Option<Request> {
-        let unused = input.unused();
-        let head_bytes = look_for_end(unused, 0).ok().flatten()?;
-        if head_bytes > HEAD_BYTES_MAX {
-            return None;
-        }
-        let (head, rest) = unused.split_at_checked(head_bytes)?;
-        let Self { dispatcher, .. } = self;
-        let understood = request::understand(head, &dispatcher.api, dispatcher.is_logging());
-        let (mut head, framing, admitted) = understood.ok()?;
-        let body = rest.get(..usize::try_from(framing.length.known()?).ok()?)?;
-        let is_small = body.len() as u64 <= SMALL_BODY_BYTES_MAX;
-        if head.is_last()
-            || framing.expects_continue
-            || matches!(admitted, Ok(Operation::Import(_)))
-            || (admitted.is_err() && !is_small)
-        {
-            return None;
-        }
-        if !is_small {
-            let mut reservation = Reservation::new(&dispatcher.uploads);
-            if !reservation.reserve_now(body.len() as u64, &dispatcher.api) {
-                return None;
-            }
-            head.reserved = Some(Box::new(reservation));
-        }
-        let used = head_bytes + body.len();
-        let body = if body.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(body) };
-        input.used += used;
-        Some(Request { head, meaning: admitted.map(|operation| (operation, body)) })
     }
 
     /// Leaves the reading to the leaders until it is returned. Where that fails it is not.
@@ -260,6 +216,10 @@ impl Inlet {
         }
     }
 
+    fn reader<'a>(&'a self, input: &'a mut Input) -> Reader<'a> {
+        Reader { dispatcher: &self.dispatcher, connection: &self.connection, input }
+    }
+
     fn reading(&self) -> MutexGuard<'_, Reading> {
         // A panic is caught below it.
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
@@ -280,7 +240,7 @@ impl Inlet {
                     return Next::Nothing { is_quiet: !is_busy };
                 }
             }
-            if let Some(request) = self.request(input) {
+            if let Some(request) = self.reader(input).request() {
                 input.is_over = request.head.is_last();
                 let is_all = request.meaning.is_ok() && input.unused().is_empty();
                 input.needs_no_reader =
@@ -311,168 +271,8 @@ impl Inlet {
     fn linger(&self, input: &mut Input) {
         while !input.has_ended {
             input.used = input.buffer.len();
-            self.receive(input, BODY_STEP_BYTES);
+            Wire { connection: &self.connection, input }.receive(BODY_STEP_BYTES);
         }
-    }
-
-    /// Reads a whole request; `None` if none comes.
-    fn request(&self, input: &mut Input) -> Option<Request> {
-        let head_bytes = match self.head_end(input)? {
-            Ok(bytes) => bytes,
-            Err(err) => {
-                let head = Head::of("", "", self.dispatcher.is_logging());
-                return Some(Request::refused(head, err));
-            }
-        };
-        let head = input.unused().get(..head_bytes).unwrap_or_default();
-        let is_logged = self.dispatcher.is_logging();
-        let understood = request::understand(head, &self.dispatcher.api, is_logged);
-        input.use_up(head_bytes);
-        let (mut head, framing, admitted) = match understood {
-            Ok(understood) => understood,
-            Err((head, err)) => return Some(Request::refused(head, err)),
-        };
-        self.connection.pipeline.set_coming(true);
-        let bytes_here = input.unused().len() as u64;
-        let is_here = framing.length.known().is_some_and(|bytes| bytes <= bytes_here);
-        input.whole = if is_here { input.whole + 1 } else { 0 };
-        let _awaited = (!is_here).then(|| self.connection.set_awaited(&head));
-        let small = framing.length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
-        let comes_anyway = small.is_some_and(|bytes| bytes == 0 || !framing.expects_continue);
-        let admitted = match admitted {
-            Err(reply) if !comes_anyway => return Some(Request::refused(head, reply)),
-            Ok(Operation::Import(import)) => return self.import(input, head, framing, import),
-            admitted => admitted,
-        };
-        let reserved = &mut head.reserved;
-        let body = match small {
-            Some(0) => Ok(Bytes::new()),
-            Some(_) if comes_anyway => self.receive_body(input, framing.length, reserved),
-            Some(_) | None => self.receive_awaited_body(input, framing, reserved)?,
-        };
-        Some(match body {
-            Ok(body) => Request { head, meaning: admitted.map(|operation| (operation, body)) },
-            Err(reply) => Request::refused(head, reply),
-        })
-    }
-
-    /// Receives until a head is complete, and gives its length; `None` if the
-    /// client ends before a byte of it.
-    fn head_end(&self, input: &mut Input) -> Option<Result<usize, Refusal>> {
-        let mut looked_at = 0;
-        loop {
-            // Empty lines before a request are ignored (RFC 9112, 2.2).
-            while looked_at == 0 && input.unused().starts_with(b"\r\n") {
-                input.use_up(2);
-            }
-            let head = input.unused();
-            match look_for_end(head, looked_at) {
-                Ok(Some(end)) if end <= HEAD_BYTES_MAX => return Some(Ok(end)),
-                Ok(None) if head == b"\r" => {}
-                Ok(None) if head.len() <= HEAD_BYTES_MAX => looked_at = head.len(),
-                Ok(_) => return Some(Err(Refusal::HeadTooLong)),
-                Err(err) => return Some(Err(err)),
-            }
-            self.connection.pipeline.set_coming(!head.is_empty());
-            if self.receive(input, HEAD_STEP_BYTES) == 0 {
-                let is_cut_off = !input.unused().is_empty();
-                return is_cut_off.then_some(Err(Refusal::HeadShort));
-            }
-        }
-    }
-
-    /// Reads a body that its client may be waiting to send.
-    fn receive_awaited_body(
-        &self,
-        input: &mut Input,
-        framing: Framing,
-        reserved: &mut Option<Box<Reservation>>,
-    ) -> Option<Result<Bytes, Reply>> {
-        self.await_body(input, framing)?;
-        Some(self.receive_body(input, framing.length, reserved))
-    }
-
-    /// Has the storage take a body as it comes. The request that is left with the
-    /// connection is done by then.
-    fn import(
-        &self,
-        input: &mut Input,
-        head: Head,
-        framing: Framing,
-        import: Import,
-    ) -> Option<Request> {
-        let stage = self.await_body(input, framing)?;
-        let Self { dispatcher, connection, .. } = self;
-        connection.pipeline.set_uploading(true);
-        let mut body = Body::new(Wire { connection, input }, framing.length);
-        let reply = incoming::import(dispatcher, import, &mut body, |awaited| {
-            connection.pipeline.set_stage(match awaited {
-                Awaited::Client => stage,
-                Awaited::Storage => Stage::Working,
-            })
-        });
-        connection.pipeline.set_uploading(false);
-        Some(if body.is_done() {
-            Request { head, meaning: Err(reply) }
-        } else {
-            Request::refused(head, reply)
-        })
-    }
-
-    /// Asks for a body that its client may be waiting to send, and gives the stage of
-    /// the request from then on; `None` if the connection is not open. The body comes by
-    /// itself: every request before it was answered by then.
-    fn await_body(&self, input: &Input, framing: Framing) -> Option<Stage> {
-        let stage = match framing.length {
-            Length::Known(_) => Stage::Receiving,
-            Length::Chunked => Stage::ReceivingChunked,
-        };
-        if !self.connection.pipeline.wait_until_answered()
-            || !self.connection.pipeline.set_stage(stage)
-        {
-            return None;
-        }
-        if framing.expects_continue && input.unused().is_empty() {
-            // A client that has no room for this hears the final answer.
-            self.connection.socket.send_now(b"HTTP/1.1 100 Continue\r\n\r\n").ok();
-        }
-        Some(stage)
-    }
-
-    fn receive_body(
-        &self,
-        input: &mut Input,
-        length: Length,
-        reserved: &mut Option<Box<Reservation>>,
-    ) -> Result<Bytes, Reply> {
-        let small = length.known().filter(|bytes| *bytes <= SMALL_BODY_BYTES_MAX);
-        let whole = small.and_then(|bytes| usize::try_from(bytes).ok());
-        if let Some(whole) = whole.and_then(|bytes| input.unused().get(..bytes)) {
-            let body = Bytes::copy_from_slice(whole);
-            input.use_up(body.len());
-            return Ok(body);
-        }
-        let wire = Wire { connection: &self.connection, input };
-        let api = &self.dispatcher.api;
-        let reserved = reserved.insert(Box::new(Reservation::new(&self.dispatcher.uploads)));
-        let reserve = |bytes| reserved.reserve(bytes, api);
-        body::read(wire, length, api.value_bytes_max(), reserve).map_err(|err| match err {
-            body::Error::NoRoom => Refusal::UploadsTooMany.into(),
-            body::Error::TooLong => Refusal::ValueTooLarge.into(),
-            body::Error::Short => Refusal::BodyShort.into(),
-            body::Error::Malformed(text) => {
-                log::debug!("{}: {text}", self.connection.peer);
-                Refusal::BodyChunks.into()
-            }
-            body::Error::Broken(err) => {
-                log::debug!("{}: reading a body: {err}", self.connection.peer);
-                Refusal::BodyUnreadable.into()
-            }
-        })
-    }
-
-    fn receive(&self, input: &mut Input, bytes: usize) -> usize {
-        Wire { connection: &self.connection, input }.receive(bytes)
     }
 }
 
