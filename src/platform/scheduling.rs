@@ -13,7 +13,7 @@ use std::mem;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The leader's slice: shorter than the usual one, so the leader goes first.
+/// A leader's slice: shorter than the usual one, so leaders go first.
 const SLICE: Duration = Duration::from_micros(500);
 
 /// The slice of a thread whose wake-up is urgent.

@@ -21,7 +21,7 @@ pub struct Mailbox {
 
 /// A command to the watchdog.
 pub enum Command {
-    /// Watch the leader more closely: it is at work.
+    /// Watch the leaders more closely: one is at work.
     WatchLeader,
     /// Inspect all connections now.
     Inspect,

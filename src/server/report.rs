@@ -1,7 +1,7 @@
 //! The server's metrics: all of them are summed up here when somebody asks, so that a
 //! request touches nothing that is shared for them.
 //!
-//! It takes the longer the more connections there are, so it is no work for the leader.
+//! It takes the longer the more connections there are, so it is no work for a leader.
 
 use super::connections::{Census, Connection};
 use super::dispatch::Dispatcher;
@@ -104,7 +104,7 @@ impl Dispatcher {
         let mut family = to.family(
             "lkv_queue_length",
             Kind::Gauge,
-            "Requests that wait: for a worker (tasks), for the storage (submitted), for the \
+            "Requests that wait: for a worker (tasks), for the storage (submitted), for a \
              leader behind the storage (completions), and for their clients to take a response \
              (transfers).",
         );

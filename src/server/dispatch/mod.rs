@@ -1,4 +1,4 @@
-//! The way of a request through the server, from the leader to the response.
+//! The way of a request through the server, from a leader to the response.
 //!
 //! ```text
 //! leader ─► handle ─► execute ───────────────────────────► respond ─► finish
@@ -14,12 +14,12 @@
 //! No worker waits for a client: a request comes with all of its body (see
 //! `inlet`), and a response is written as far as the socket takes it at once; the
 //! rest is for a `sender`. Nor does a worker wait for the storage: an operation
-//! that memory alone cannot do is submitted, and its reply comes back to the
+//! that memory alone cannot do is submitted, and its reply comes back to a
 //! leader, or is written there and then if no other is under way.
 //!
 //! A response in parts is a sender's from the start. The next part is made once one
 //! was written, on any thread, and given to the sender again: so at most one part of
-//! a connection is in memory, the leader makes none but the first, and no stack grows.
+//! a connection is in memory, a leader makes none but the first, and no stack grows.
 //!
 //! A stream is such a response whose parts come as things happen:
 //!
@@ -61,7 +61,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// The most tasks that wait for a worker; no more requests are taken then.
 const TASKS_MAX: usize = 4096;
 
-/// A longer body keeps the leader from others for too long.
+/// A longer body keeps a leader from others for too long.
 const LEADER_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The same for one of many operations, each of which takes its time.
@@ -83,7 +83,7 @@ pub struct Dispatcher {
     pub uploads: Arc<Uploads>,
     /// The watchdog's mailbox.
     pub watchdog: Mailbox,
-    /// Replies of the storage that wait for the leader.
+    /// Replies of the storage that wait for a leader.
     pub completions: Completions,
     /// The accept loops that had ended and were replaced.
     pub accept_loops_replaced: AtomicU64,
@@ -181,7 +181,7 @@ impl Dispatcher {
         self.task_queue.recv().unwrap_or(Task::Stop)
     }
 
-    /// Handles a request, on the leader or another worker. A panic costs the
+    /// Handles a request, on a leader or another worker. A panic costs the
     /// connection on which it happened, not the thread. Never blocks.
     pub fn handle(self: &Arc<Self>, job: Job, meaning: Meaning, is_leader: bool) {
         let connection = Arc::clone(&job.connection);
@@ -255,7 +255,7 @@ impl Dispatcher {
     }
 
     /// Takes the storage's reply, usually on a thread of the storage's own, which has
-    /// time if it says so or if no other request waits for it: to wake the leader up would
+    /// time if it says so or if no other request waits for it: to wake a leader up would
     /// only take longer then. Never blocks.
     fn complete(self: &Arc<Self>, job: Job, reply: Reply, has_time: bool) {
         let left = if has_time { Some((job, reply)) } else { self.completions.add(job, reply) };

@@ -6,7 +6,7 @@
 //! connection. It
 //!
 //! - has the `reaper` end connections that are past a deadline or a limit,
-//! - lets another worker lead where the leader is stuck,
+//! - lets another worker lead where a leader is stuck,
 //! - starts a new accept loop where the last one has ended,
 //! - empties the server for a shutdown.
 
