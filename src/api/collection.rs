@@ -5,7 +5,7 @@
 
 use super::Refusal;
 use super::access::{Caller, Right};
-use super::query::parameters;
+use super::query::{check_names, parameters};
 use super::target::decode;
 use crate::storage::KEY_BYTES_MAX;
 
@@ -68,13 +68,11 @@ impl<'a> Parameters<'a> {
     /// Parses the query of a target, skipping empty parameters. Any but those in
     /// `names` is unknown.
     pub fn parse(query: &'a str, names: &[&str]) -> Result<Self, Refusal> {
+        check_names(query, names)?;
         let mut parsed = Self::default();
         let mut seen = Vec::new();
         for (name, value) in parameters(query) {
             let value = value.unwrap_or_default();
-            if !names.contains(&name) {
-                return Err(Refusal::QueryUnknown);
-            }
             if seen.contains(&name) {
                 return Err(Refusal::QueryContradictory);
             }

@@ -19,15 +19,14 @@ pub struct Digests {
 
 impl Digests {
     /// The digests of content that is taken whole and as it comes: a part of one, or
-    /// one in a coding, is refused.
+    /// one in a coding, is refused. The coding comes last, behind all else that is wrong with
+    /// a head.
     pub fn of_content(fields: Fields<'_>) -> Result<Option<Box<Self>>, Refusal> {
         if fields.has("Content-Range") {
-            Err(Refusal::ContentRange)
-        } else if fields.have_content_coding() {
-            Err(Refusal::ContentEncoding)
-        } else {
-            Self::parse(fields)
+            return Err(Refusal::ContentRange);
         }
+        let digests = Self::parse(fields)?;
+        if fields.have_content_coding() { Err(Refusal::ContentEncoding) } else { Ok(digests) }
     }
 
     /// The digests in the fields of a request, if any. Unknown algorithms are

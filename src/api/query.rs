@@ -59,7 +59,14 @@ pub fn is_verbose(query: &str) -> bool {
 
 /// Checks the query of a resource without parameters.
 pub fn check_none(query: &str) -> Result<(), Refusal> {
-    if query.bytes().all(|byte| byte == b'&') { Ok(()) } else { Err(Refusal::QueryUnknown) }
+    check_names(query, &[])
+}
+
+/// Checks that the query has no parameters but those of these names, whatever else is wrong
+/// with it.
+pub fn check_names(query: &str, known: &[&str]) -> Result<(), Refusal> {
+    let are_known = names(query).all(|name| known.contains(&name));
+    if are_known { Ok(()) } else { Err(Refusal::QueryUnknown) }
 }
 
 /// The parameters by name, each with its value if there is a `=`. Empty ones are skipped.
@@ -77,8 +84,10 @@ fn names(query: &str) -> impl Iterator<Item = &str> {
 }
 
 impl<'a> Query<'a> {
-    /// Parses the query of a target, skipping empty parameters.
-    pub fn parse(query: &'a str) -> Result<Self, Refusal> {
+    /// Parses the query of a target, skipping empty parameters. Any but those in
+    /// `known` is unknown.
+    pub fn parse(query: &'a str, known: &[&str]) -> Result<Self, Refusal> {
+        check_names(query, known)?;
         let (mut ttl, mut action, mut wait) = (None, None, None);
         for (name, value) in parameters(query) {
             let time = match name {
@@ -129,6 +138,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const NAMES: &[&str] = &["ttl", "incr", "decr", "append", "return", "create", "wait"];
+
     fn ttl(text: &str) -> Query<'_> {
         Query { ttl: Some(text), ..Query::default() }
     }
@@ -164,7 +175,7 @@ mod tests {
             ("return&wait=5s", Query { wait: Some("5s"), ..action(Action::Return) }),
         ];
         for (query, understood) in cases {
-            assert_eq!(Query::parse(query), Ok(understood), "{query:?}");
+            assert_eq!(Query::parse(query, NAMES), Ok(understood), "{query:?}");
         }
     }
 
@@ -199,7 +210,18 @@ mod tests {
             ("decr=1.5", Refusal::AmountMalformed),
         ];
         for (query, refusal) in cases {
-            assert_eq!(Query::parse(query), Err(refusal), "{query:?}");
+            assert_eq!(Query::parse(query, NAMES), Err(refusal), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_told_before_what_else_is_wrong() {
+        for query in ["incr=x&y", "ttl&ttl&y", "return=1&y", "incr&append&y", "decr&y"] {
+            assert_eq!(Query::parse(query, NAMES), Err(Refusal::QueryUnknown), "{query:?}");
+        }
+        for query in ["incr=x", "incr&append", "return", "ttl&ttl&create=1"] {
+            let parsed = Query::parse(query, &["ttl", "wait"]);
+            assert_eq!(parsed, Err(Refusal::QueryUnknown), "{query:?}");
         }
     }
 
@@ -283,7 +305,7 @@ mod tests {
         fn a_read_refuses_what_a_write_understands(
             query in "((ttl|incr|decr|append|return|create|wait|x)?=?[0-9-]{0,2}&?){0,4}",
         ) {
-            let understood = Query::parse(&query);
+            let understood = Query::parse(&query, NAMES);
             if understood != Err(Refusal::QueryUnknown) {
                 let is_of_read = matches!(understood, Ok(Query { ttl: None, action: None, .. }));
                 prop_assert_eq!(wait_of_read(&query).is_ok(), is_of_read);
@@ -295,7 +317,7 @@ mod tests {
         fn a_query_that_passes_has_one_reading(
             query in "((ttl|incr|decr|append|return|create|wait|x)?=?[0-9-]{0,2}&?){0,4}|.{0,8}",
         ) {
-            let Ok(understood) = Query::parse(&query) else { return Ok(()) };
+            let Ok(understood) = Query::parse(&query, NAMES) else { return Ok(()) };
             let named = query.split('&').filter(|parameter| !parameter.is_empty()).count();
             let read =
                 [understood.ttl.is_some(), understood.action.is_some(), understood.wait.is_some()];
@@ -303,7 +325,7 @@ mod tests {
 
             let parameters: Vec<_> = query.split('&').rev().collect();
             let reversed = parameters.join("&");
-            prop_assert_eq!(Query::parse(&reversed), Ok(understood));
+            prop_assert_eq!(Query::parse(&reversed, NAMES), Ok(understood));
         }
     }
 }

@@ -190,6 +190,11 @@ impl Conditions {
         })
     }
 
+    /// True for fields with a condition, well formed or not.
+    pub fn are_in(fields: Fields<'_>) -> bool {
+        fields.has("If-Match") || fields.has("If-None-Match")
+    }
+
     /// Nothing is there: `If-None-Match: *`.
     pub fn absent() -> Self {
         Self { if_match: None, if_none_match: Some(Box::new(Tags::Any)) }

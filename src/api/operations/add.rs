@@ -43,12 +43,12 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     if prefix.len() + Name::HIGHEST.len() > KEY_BYTES_MAX {
         return Err(Refusal::KeyTooLong);
     }
+    if !Conditions::parse(fields)?.is_empty() {
+        return Err(Refusal::ConditionUnexpected);
+    }
     // The name comes later.
     let key = target::key((&*prefix).into())?;
     let mut write = Write::parse(Verb::Set, ttl, key, fields)?;
-    if !write.conditions.is_empty() {
-        return Err(Refusal::ConditionUnexpected);
-    }
     write.conditions = Conditions::absent();
     Ok(Operation::Body(Box::new(move |api, body| {
         write.check(&body)?;

@@ -12,7 +12,7 @@ use super::{Answer, Operation, Pending, Routed};
 use crate::api::access::Right;
 use crate::api::fields::Fields;
 use crate::api::media_type::MEDIA_TYPE_BYTES_MAX;
-use crate::api::query::parameters;
+use crate::api::query::{check_names, parameters};
 use crate::api::target::{self, decode};
 use crate::api::{Refusal, Reply, Step};
 use crate::storage::{Effect, Entry, Key, Op};
@@ -60,8 +60,9 @@ pub fn get(routed: Routed<'_>) -> Result<Operation, Refusal> {
 pub fn put(routed: Routed<'_>) -> Result<Operation, Refusal> {
     let fields = routed.fields;
     let key = key(routed, Right::Write)?;
+    let content_type = content_type(fields)?;
     let mut write = Write::parse(Verb::Set, None, key, fields)?;
-    write.content_type = Some(content_type(fields)?);
+    write.content_type = Some(content_type);
     Ok(Operation::Artifact(Box::new(write)))
 }
 
@@ -100,13 +101,15 @@ fn key(routed: Routed<'_>, right: Right) -> Result<Key, Refusal> {
 
 /// The team in a query: `teamId`, or else `slug`. A read ignores other parameters.
 fn team(query: &str, is_of_read: bool) -> Result<Option<Cow<'_, str>>, Refusal> {
+    if !is_of_read {
+        check_names(query, &["teamId", "slug"])?;
+    }
     let (mut id, mut slug) = (None, None);
     for (name, value) in parameters(query) {
         let team = match name {
             "teamId" => &mut id,
             "slug" => &mut slug,
-            _ if is_of_read => continue,
-            _ => return Err(Refusal::QueryUnknown),
+            _ => continue,
         };
         if team.replace(value.unwrap_or_default()).is_some() {
             return Err(Refusal::QueryContradictory);

@@ -17,6 +17,11 @@ use crate::storage::{BatchOp, Entry, Key, Op, Time};
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// The parameters of each method.
+const OF_PUT: &[&str] = &["ttl", "create", "wait"];
+const OF_POST: &[&str] = &["ttl", "incr", "decr", "append", "wait"];
+const OF_DELETE: &[&str] = &["return", "wait"];
+
 /// A write, but for its body.
 #[derive(Clone)]
 pub struct Write {
@@ -37,7 +42,7 @@ pub struct Write {
 /// Parses the head of a `PUT`.
 pub fn put(routed: Routed<'_>) -> Result<Operation, Refusal> {
     routed.check_key(Right::Write)?;
-    let query = Query::parse(routed.target.query)?;
+    let query = Query::parse(routed.target.query, OF_PUT)?;
     let verb = match query.action {
         None => Verb::Set,
         Some(Action::Create) => Verb::Create,
@@ -57,7 +62,7 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
     routed.check_key(Right::Write)?;
     // The one method here that a browser sends for a page of another site.
     routed.caller.check_site(routed.target, routed.fields)?;
-    let query = Query::parse(routed.target.query)?;
+    let query = Query::parse(routed.target.query, OF_POST)?;
     let verb = match query.action {
         None => Verb::Touch,
         Some(Action::Add(amount)) => Verb::Add(amount),
@@ -71,7 +76,7 @@ pub fn post(routed: Routed<'_>) -> Result<Operation, Refusal> {
 /// Parses the head of a `DELETE`.
 pub fn delete(routed: Routed<'_>) -> Result<Operation, Refusal> {
     routed.check_key(Right::Write)?;
-    let query = Query::parse(routed.target.query)?;
+    let query = Query::parse(routed.target.query, OF_DELETE)?;
     let verb = match (query.action, query.ttl) {
         (None, None) => Verb::Delete,
         (Some(Action::Return), None) => Verb::Take,
@@ -105,15 +110,12 @@ impl Write {
     ) -> Result<Operation, Refusal> {
         let fields = routed.fields;
         let wait = Wait::parse(wait, fields)?;
-        let write = Self::parse(verb, ttl, routed.into_key(), fields)?;
-        if verb == Verb::Create && !write.conditions.is_empty() {
-            return Err(Refusal::ConditionUnexpected);
-        }
         // Without a condition there is nothing to wait for.
-        let can_wait = verb == Verb::Take || !write.conditions.is_empty();
+        let can_wait = verb == Verb::Take || Conditions::are_in(fields);
         if !can_wait && wait.is_some_and(Wait::is_demanded) {
             return Err(Refusal::QueryContradictory);
         }
+        let write = Self::parse(verb, ttl, routed.into_key(), fields)?;
         Ok(Operation::Write(Self { wait: wait.filter(|_| can_wait), ..write }))
     }
 
@@ -124,9 +126,15 @@ impl Write {
         key: Key,
         fields: Fields<'_>,
     ) -> Result<Self, Refusal> {
-        let digests = if verb.stores_body() { Digests::of_content(fields)? } else { None };
         let conditions = Conditions::parse(fields)?;
-        let content_type = if verb.stores_body() { media_type::parse(fields)? } else { None };
+        if verb == Verb::Create && !conditions.is_empty() {
+            return Err(Refusal::ConditionUnexpected);
+        }
+        let (content_type, digests) = if verb.stores_body() {
+            (media_type::parse(fields)?, Digests::of_content(fields)?)
+        } else {
+            (None, None)
+        };
         Ok(Self { key, verb, conditions, ttl, content_type, digests, wait: None })
     }
 

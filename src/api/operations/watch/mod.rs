@@ -11,13 +11,16 @@ use crate::api::access::Right;
 use crate::api::collection::{flag, key_text};
 use crate::api::fields::Fields;
 use crate::api::grammar::OWS;
-use crate::api::query::parameters;
+use crate::api::query::{check_names, parameters};
 use crate::api::target::decode_key;
 use crate::api::{Refusal, Reply, Rest, Step};
 use crate::storage::{Key, Revision, Storage, Watched};
 use forms::Form;
 use std::time::Duration;
 use stream::Stream;
+
+/// The parameters of a `GET`.
+const NAMES: &[&str] = &["prefix", "key", "since", "values", "wait"];
 
 /// A watch that is asked for.
 pub struct Watch {
@@ -99,6 +102,7 @@ struct Parameters {
 impl Parameters {
     /// Parses the query of a target, skipping empty parameters.
     fn parse(query: &str) -> Result<Self, Refusal> {
+        check_names(query, NAMES)?;
         let mut parsed = Self::default();
         let mut seen = Vec::new();
         for (name, value) in parameters(query) {
