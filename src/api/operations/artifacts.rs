@@ -39,7 +39,8 @@ pub fn status(_: Routed<'_>) -> Result<Operation, Refusal> {
 
 /// Parses the head of a `POST` of events: the hits and misses of a client, which are
 /// dropped. The query is ignored.
-pub fn events(_: Routed<'_>) -> Result<Operation, Refusal> {
+pub fn events(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    routed.caller.check_site(routed.target, routed.fields)?;
     Ok(Operation::Reply(Reply::empty()))
 }
 
