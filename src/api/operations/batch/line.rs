@@ -77,7 +77,7 @@ impl Line {
                 let write = write.with_expiry(expiry)?;
                 let is_over = expiry <= Time::now();
                 let (key, op, line) = Self::of_write(write, value, value_bytes_max, spent)?;
-                Ok(if is_over { Self::without_effect(key) } else { (key, op, line) })
+                Ok(if is_over { line.without_effect(key, op) } else { (key, op, line) })
             }
             (Operation::Wait(_), _) => Err(Refusal::QueryUnknown),
             (Operation::Read(..) | Operation::Write(_), _) => Err(Refusal::BodyUnexpected),
@@ -144,11 +144,19 @@ impl Line {
         Ok((key, op, Self::Other(Other { answer, told, spent }.into())))
     }
 
-    /// That of a value which is over before it is stored.
-    fn without_effect(key: Key) -> (Key, BatchOp, Self) {
-        let answer = Answer::Reply(Reply::empty());
-        let op = BatchOp::Update(Box::new(|_| Decision::Keep));
-        (key, op, Self::Other(Other { answer, told: Told::Nothing, spent: None }.into()))
+    /// That of a value which is over before it is stored. A condition counts all the same.
+    fn without_effect(self, key: Key, op: BatchOp) -> (Key, BatchOp, Self) {
+        let BatchOp::Update(mut change) = op else {
+            let answer = Answer::Reply(Reply::empty());
+            let line = Other { answer, told: Told::Nothing, spent: None };
+            let change: Change = Box::new(|_| Decision::Keep);
+            return (key, BatchOp::Update(change), Self::Other(line.into()));
+        };
+        let change: Change = Box::new(move |before| match change(before) {
+            Decision::Refuse => Decision::Refuse,
+            Decision::Keep | Decision::Replace(_) | Decision::Remove => Decision::Keep,
+        });
+        (key, BatchOp::Update(change), self)
     }
 
     /// Returns true if it reads a key.
