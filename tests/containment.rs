@@ -946,6 +946,43 @@ mod watched {
     }
 
     #[test]
+    fn over_the_cap_no_request_is_cut_off_that_has_begun_to_come() {
+        let gated = Arc::new(Gated::default());
+        let config = Config { leaders: 1, workers: 1, ..Fixture::config() };
+        let config = Config { connections_max: Some(4), ..config };
+        let storage = Arc::clone(&gated) as Arc<dyn Storage>;
+        let server = Fixture::with(storage, VALUE_BYTES_MAX, &config);
+        let mut begun = server.connect();
+        for _ in 0..3 {
+            // From then on it is read by a leader.
+            assert_eq!(begun.get("/healthz").status(), 200);
+        }
+        // The watchdog tells silences apart by their length, to this precision.
+        thread::sleep(Duration::from_millis(600));
+        let mut silent = server.connect();
+        assert_eq!(silent.get("/healthz").status(), 200);
+        let mut waiting = Vec::new();
+        for stuck in 1..=2 {
+            waiting.extend(stand_at_gate(&server, 1));
+            gated.wait_for(stuck);
+        }
+
+        // Nobody leads, so nobody has read it when there are too many.
+        let head = get_head("/healthz");
+        let (first, rest) = head.split_at(head.len() / 2);
+        begun.send(first);
+        let newest = server.connect();
+        silent.expect_closed();
+        gated.open();
+        for connection in &mut waiting {
+            assert_eq!(connection.response().status(), 404);
+        }
+        begun.send(rest);
+        assert_eq!(begun.response().status(), 200);
+        drop(newest);
+    }
+
+    #[test]
     fn a_server_that_stops_answers_what_it_has_taken() {
         // As many as are read ahead of their turn.
         const PIPELINED: usize = 32;

@@ -225,14 +225,17 @@ impl Connections {
     }
 
     /// Ends a connection on which nothing is in work: its client finds the end
-    /// of the stream. One with input that is about to be read goes on.
-    pub fn dismiss(&self, connection: &Connection, reason: Cut) {
+    /// of the stream. One with input that is about to be read goes on; `false` then, or if
+    /// a request is in work.
+    pub fn dismiss(&self, connection: &Connection, reason: Cut) -> bool {
         if connection.has_reader() && connection.socket.has_unread() {
-            return;
+            return false;
         }
-        if self.close_with(connection, &[], reason) && !connection.is_read() {
+        let is_closed = self.close_with(connection, &[], reason);
+        if is_closed && !connection.is_read() {
             self.end(connection);
         }
+        is_closed
     }
 
     /// Says `last_words` and takes no request any more, unless one is in work

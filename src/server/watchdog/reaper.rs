@@ -120,11 +120,9 @@ impl Reaper {
         // A few more than have to go, for more are likely to come.
         let over = staying.len().saturating_sub(cap) + cap / SPARE_SHARE;
         let [silent, others] = self.idle_in_order(staying, now);
-        let turned_away = over.saturating_sub(silent.len());
-        for connection in silent.into_iter().take(over) {
-            dismiss_silent(dispatcher, connection);
-        }
-        for connection in others.into_iter().take(turned_away) {
+        let has_gone = |connection: &&Connection| dismiss_silent(dispatcher, connection);
+        let gone = silent.into_iter().filter(has_gone).take(over).count();
+        for connection in others.into_iter().take(over - gone) {
             refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
         }
         Some(format!("{cap} connections are open, which is as many as may be"))
@@ -187,7 +185,9 @@ fn execute(verdict: Verdict, dispatcher: &Dispatcher, connection: &Connection) {
     let connections = &dispatcher.connections;
     match verdict {
         Verdict::Wait => {}
-        Verdict::Idle => connections.dismiss(connection, Cut::Idle),
+        Verdict::Idle => {
+            connections.dismiss(connection, Cut::Idle);
+        }
         Verdict::Late => {
             if !connections.end_upload(connection)
                 && !refuse(dispatcher, connection, Refusal::RequestTimeout, Cut::Late)
@@ -209,17 +209,18 @@ fn linger(connections: &Connections, connection: &Connection, is_over: bool) {
     }
 }
 
-/// Ends a silent connection for the room that it takes.
-fn dismiss_silent(dispatcher: &Dispatcher, connection: &Connection) {
+/// Ends a silent connection for the room that it takes; `false` if it is not silent any
+/// more.
+fn dismiss_silent(dispatcher: &Dispatcher, connection: &Connection) -> bool {
     if connection.activity().begun == 0 {
         // Who has not had any answer would not try again.
-        refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
-        return;
+        return refuse(dispatcher, connection, Refusal::ConnectionsTooMany, Cut::Cap);
     }
-    dispatcher.connections.dismiss(connection, Cut::Cap);
-    if !connection.socket.has_unconfirmed() {
+    let is_dismissed = dispatcher.connections.dismiss(connection, Cut::Cap);
+    if is_dismissed && !connection.socket.has_unconfirmed() {
         dispatcher.connections.give_up(connection, Cut::Cap);
     }
+    is_dismissed
 }
 
 /// Ends the waits of clients that have left. Their readers see it where they are not
