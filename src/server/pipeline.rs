@@ -1,9 +1,8 @@
 //! The requests of one connection: a few wait, and at most one is in work.
 //!
 //! They are read ahead, and their responses keep their order because the next
-//! one begins once the last was answered. A leader hears once of each request
-//! that was read, by itself or by a thread; it begins with the request then, or
-//! notes that one may follow. Nothing here knows the socket.
+//! one begins once the last was answered: its reader begins with a request if no other is
+//! in work, and else whoever has answered that one does. Nothing here knows the socket.
 
 use super::request::Request;
 use crate::api::Waiting;
@@ -30,10 +29,8 @@ struct State {
     life: Life,
     /// The stage of the request in work.
     stage: Option<Stage>,
-    /// Requests that were read, in order.
+    /// Requests that wait behind the one in work, in order. Without that there are none.
     waiting: VecDeque<Request>,
-    /// The number of those that a leader has heard of.
-    announced: usize,
     /// The requests read so far.
     begun: u64,
     /// The reader waits for its turn.
@@ -138,83 +135,41 @@ pub struct Activity {
     pub is_closing: bool,
 }
 
-impl State {
-    /// Begins with the next request, if none is in work.
-    fn begin(&mut self) -> Option<Request> {
-        if self.stage.is_some() {
-            return None;
-        }
-        let next = self.waiting.pop_front();
-        if self.waiting.is_empty() {
-            // Most connections have one at a time.
-            self.waiting.shrink_to(1);
-        }
-        self.stage = next.as_ref().map(|_| Stage::Working);
-        next
-    }
-}
-
 impl Pipeline {
     /// Notes whether part of a request has come.
     pub fn set_coming(&self, is_coming: bool) {
         self.is_coming.store(is_coming, Ordering::Relaxed);
     }
 
-    /// Adds a request that a leader has read as a whole, and so has heard of.
+    /// Adds a request that was read as a whole.
     pub fn add(&self, request: Request) -> Added {
         let mut state = self.lock();
         if state.life != Life::Open || state.waiting.len() >= READ_AHEAD_MAX {
             return Added::Refused;
         }
+        self.set_coming(false);
         state.begun += 1;
-        if state.stage.is_none() && state.waiting.is_empty() {
+        if matches!(state.stage, None | Some(Stage::Receiving | Stage::ReceivingChunked)) {
             state.stage = Some(Stage::Working);
             return Added::Begun(request);
         }
         state.waiting.push_back(request);
-        state.announced += 1;
         Added::Waits
     }
 
-    /// Adds a request that was read as a whole; `false` if the connection takes
-    /// none any more.
-    pub fn push(&self, request: Request) -> bool {
-        let mut state = self.lock();
-        self.set_coming(false);
-        if matches!(state.stage, Some(Stage::Receiving | Stage::ReceivingChunked)) {
-            state.stage = None;
-        }
-        state.begun += 1;
-        let is_taken = state.life == Life::Open;
-        if is_taken {
-            // Most connections have one at a time.
-            state.waiting.reserve_exact(1);
-            state.waiting.push_back(request);
-        }
-        is_taken
-    }
-
-    /// Notes that a leader has heard of a request. Gives the request that is in work
-    /// from now on, unless another is.
-    pub fn announce(&self) -> Option<Request> {
-        let mut state = self.lock();
-        let begun = state.begin();
-        if begun.is_none() {
-            state.announced += 1;
-        }
-        begun
-    }
-
-    /// Ends the work on a request. Gives the next one if a leader has heard
-    /// of it already; it is in work then.
+    /// Ends the work on a request, and gives the next one, which is in work then.
     pub fn next(&self) -> Option<Request> {
         let mut state = self.lock();
-        state.stage = None;
+        let next = state.waiting.pop_front();
+        state.stage = next.as_ref().map(|_| Stage::Working);
+        if state.waiting.is_empty() {
+            // Most connections have one at a time.
+            state.waiting.shrink_to(1);
+        }
         if state.is_waited_for && state.waiting.len() <= READ_AHEAD_MAX / 2 {
             self.turn.notify_all();
         }
-        state.announced = state.announced.checked_sub(1)?;
-        state.begin()
+        next
     }
 
     /// Returns true if requests wait behind the one in work.
@@ -235,7 +190,7 @@ impl Pipeline {
     /// Waits until every request was answered; `false` if the connection is not
     /// open.
     pub fn wait_until_answered(&self) -> bool {
-        self.wait_while(|state| state.stage.is_some() || !state.waiting.is_empty())
+        self.wait_while(|state| state.stage.is_some())
     }
 
     fn wait_while(&self, condition: impl Fn(&State) -> bool) -> bool {
@@ -327,7 +282,7 @@ impl Pipeline {
     }
 
     /// Takes no request any more, unless one is in work that may be answered at
-    /// any moment, or waits; `false` in that case, and if it is not open.
+    /// any moment; `false` in that case, and if it is not open.
     pub fn close(&self) -> bool {
         let mut state = self.lock();
         let is_at_work = matches!(
@@ -336,7 +291,7 @@ impl Pipeline {
                 Stage::Working | Stage::Waiting | Stage::Sending | Stage::Parts | Stage::Streaming
             )
         );
-        if is_at_work || !state.waiting.is_empty() || state.life != Life::Open {
+        if is_at_work || state.life != Life::Open {
             return false;
         }
         state.life = Life::Closing;
@@ -398,17 +353,15 @@ impl Pipeline {
             Some(Stage::Receiving | Stage::ReceivingChunked) => Occupation::Reading,
             Some(Stage::Sending | Stage::Parts) => Occupation::Sending,
             Some(Stage::Streaming) => Occupation::Streaming,
-            None if requests > 0 => Occupation::Working,
             None if self.is_coming.load(Ordering::Relaxed) => Occupation::Reading,
             None => Occupation::Idle,
         };
         (occupation, requests)
     }
 
-    /// Returns true if no request is in work, none waits and none has begun to come.
+    /// Returns true if no request is in work and none has begun to come.
     pub fn is_idle(&self) -> bool {
-        let state = self.lock();
-        state.stage.is_none() && state.waiting.is_empty() && !self.is_coming.load(Ordering::Relaxed)
+        self.lock().stage.is_none() && !self.is_coming.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -42,8 +42,8 @@ pub struct Inbox {
     bell: OwnedFd,
     /// The connections whose reading is left to the leaders, by number.
     inlets: [Mutex<HashMap<u64, Arc<Inlet>>>; PARTS],
-    /// The connections with a request that their thread has read, one for each.
-    arrivals: Mutex<VecDeque<Arc<Connection>>>,
+    /// Requests in work that the threads of their connections have read.
+    arrivals: Mutex<VecDeque<(Job, Meaning)>>,
     /// The number of leaders.
     leaders: usize,
     is_closed: AtomicBool,
@@ -115,21 +115,16 @@ impl Inbox {
     fn take_arrivals(&self, taken: &mut Vec<(Job, Meaning)>) {
         let mut arrivals = self.arrivals();
         let share = arrivals.len().min(self.share());
-        let arrived: Vec<_> = arrivals.drain(..share).collect();
+        taken.extend(arrivals.drain(..share));
         if !arrivals.is_empty() {
             self.wake();
         }
-        drop(arrivals);
-        taken.extend(arrived.into_iter().filter_map(|connection| {
-            let request = connection.pipeline.announce()?;
-            Some(Job::new(connection, request))
-        }));
     }
 
-    /// Adds a connection for a request that its thread has read.
-    pub fn add(&self, connection: &Arc<Connection>) {
+    /// Adds a request in work that the thread of its connection has read.
+    pub fn add(&self, arrival: (Job, Meaning)) {
         let mut arrivals = self.arrivals();
-        arrivals.push_back(Arc::clone(connection));
+        arrivals.push_back(arrival);
         // With others there, it has rung already.
         if arrivals.len() == 1 {
             self.wake();
@@ -192,7 +187,7 @@ impl Inbox {
         part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn arrivals(&self) -> MutexGuard<'_, VecDeque<Arc<Connection>>> {
+    fn arrivals(&self) -> MutexGuard<'_, VecDeque<(Job, Meaning)>> {
         // Every change above is complete before anything could panic.
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }

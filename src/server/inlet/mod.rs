@@ -225,7 +225,8 @@ impl Inlet {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next request and leaves it with the connection.
+    /// Takes the next request and leaves it with the connection, and with the leaders if its
+    /// turn has come.
     // Its frame is not on the stack of a thread that rests.
     #[inline(never)]
     fn next(&self, input: &mut Input) -> Next {
@@ -245,8 +246,13 @@ impl Inlet {
                 let is_all = request.meaning.is_ok() && input.unused().is_empty();
                 input.needs_no_reader =
                     input.is_over && !input.has_ended && (is_all || request.is_stream());
-                if self.connection.pipeline.push(request) {
-                    return Next::Request;
+                match self.connection.pipeline.add(request) {
+                    Added::Begun(request) => {
+                        self.inbox.add(Job::new(Arc::clone(&self.connection), request));
+                        return Next::Request;
+                    }
+                    Added::Waits => return Next::Request,
+                    Added::Refused => {}
                 }
             }
         }
@@ -296,7 +302,7 @@ impl Stream for Inlet {
         let mut input = Input::default();
         let next = loop {
             match panic::catch_unwind(AssertUnwindSafe(|| self.next(&mut input))) {
-                Ok(Next::Request) => self.inbox.add(&self.connection),
+                Ok(Next::Request) => {}
                 Ok(Next::Nothing { is_quiet }) => {
                     drop(mem::take(&mut input));
                     input = self.leave(is_quiet);

@@ -5,6 +5,7 @@ mod streams;
 
 use super::*;
 use crate::api::Call;
+use crate::server::pipeline::Added;
 use crate::server::request::{self, Request};
 use crate::server::workers;
 use crate::storage::{Done, Entry, Error, Key, Memory, Op, Outcome, Storage};
@@ -99,10 +100,13 @@ impl Fixture {
     fn answer(&self, connection: &Arc<Connection>, head: &str, reply: Reply) {
         let understood = request::understand(head.as_bytes(), &self.dispatcher.api, false);
         let Ok((head, ..)) = understood else { panic!("a head: {head}") };
-        assert!(connection.pipeline.push(Request { head, meaning: Err(reply) }));
-        if let Some(request) = connection.pipeline.announce() {
-            let (job, meaning) = Job::new(Arc::clone(connection), request);
-            self.dispatcher.handle(job, meaning, true);
+        match connection.pipeline.add(Request { head, meaning: Err(reply) }) {
+            Added::Begun(request) => {
+                let (job, meaning) = Job::new(Arc::clone(connection), request);
+                self.dispatcher.handle(job, meaning, true);
+            }
+            Added::Waits => {}
+            Added::Refused => panic!("it is not taken"),
         }
     }
 
@@ -111,8 +115,9 @@ impl Fixture {
         let understood = request::understand(head.as_bytes(), &self.dispatcher.api, false);
         let Ok((head, _, admitted)) = understood else { panic!("a head: {head}") };
         let meaning = admitted.map(|operation| (operation, Bytes::new()));
-        assert!(connection.pipeline.push(Request { head, meaning }));
-        let request = connection.pipeline.announce().expect("it is the only one");
+        let Added::Begun(request) = connection.pipeline.add(Request { head, meaning }) else {
+            panic!("it is not the only one");
+        };
         Job::new(connection, request)
     }
 
