@@ -400,6 +400,27 @@ fn a_little_that_expires_keeps_no_journal() {
     }
 }
 
+/// One by one: each has items of the engine's own beside it.
+#[test]
+fn what_was_deleted_leaves_the_disk_once_nobody_writes() {
+    const KEYS: usize = 100;
+    let directory = in_memory();
+    let store = open(directory.path());
+    let texts = || (0..KEYS).map(|number| number.to_string());
+    let wait_for = |is_right: &dyn Fn(u64) -> bool| {
+        let end = Instant::now() + Duration::from_secs(60);
+        let bytes = || store.read_path.keyspaces().keys.disk_bytes();
+        while !is_right(bytes()) {
+            assert!(Instant::now() < end, "{} bytes", bytes());
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    texts().for_each(|text| set(&store, &text, &[b'x'; 3000]));
+    wait_for(&|bytes| bytes > 250_000);
+    texts().take(KEYS / 2).for_each(|text| store.delete(&key(&text)).expect("it is deleted"));
+    wait_for(&|bytes| bytes < 200_000);
+}
+
 /// It is looked up in two places, which are never changed at one moment.
 #[test]
 fn what_is_replaced_all_the_time_is_never_absent() {

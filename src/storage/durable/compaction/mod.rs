@@ -35,8 +35,9 @@ use std::time::{Duration, Instant};
 /// Fewer changes than this are not worth a run.
 const CHANGES_MIN: u64 = 16;
 
-/// One change for so many keys is worth one.
-const KEYS_EACH: u64 = 4;
+/// One change for so many items of the tables is worth one. Those of the memtable are changes
+/// themselves, and the engine's own beside them.
+const ITEMS_EACH: u64 = 4;
 
 /// From so many L0 runs on a write waits: at thirty the database would let it wait
 /// for ever.
@@ -150,7 +151,7 @@ impl Compactor {
             return;
         }
         let (l0, scale) = (self.l0_to_merge(keyspace), live.disk_space.scale());
-        let Some(goal) = self.goal(trigger, scale, l0, || keyspace.approximate_len()) else {
+        let Some(goal) = self.goal(trigger, scale, l0, || keyspace.table_items()) else {
             return;
         };
         let is_limited = live.disk_space.is_limited();
@@ -235,15 +236,15 @@ impl Compactor {
         self.failed_at = Some(Instant::now());
     }
 
-    /// The goal of the next run, of a tree of this L0 and so many keys.
+    /// The goal of the next run, of a tree of this L0 and so many items in its tables.
     fn goal(
         &self,
         trigger: Trigger,
         scale: Scale,
         l0: Level,
-        keys: impl FnOnce() -> u64,
+        items: impl FnOnce() -> u64,
     ) -> Option<Goal> {
-        let has_changed = || self.changes >= (keys() / KEYS_EACH).max(CHANGES_MIN);
+        let has_changed = || self.changes >= (items() / ITEMS_EACH).max(CHANGES_MIN);
         let reclaims = match trigger {
             Trigger::Write => false,
             Trigger::Idle => self.unfinished == Some(Goal::Reclaim) || has_changed(),
