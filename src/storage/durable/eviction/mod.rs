@@ -201,11 +201,13 @@ impl Eviction {
         self.removed_bytes += small * SMALL_ITEMS * bytes_each(keys, keys.table_bytes());
     }
 
-    /// Notes the record under a key, which is deleted, or overwritten by a large one.
+    /// Notes the record under a key, which is deleted, or overwritten by a large one; the
+    /// expiry if that is a large one that expires.
     pub fn note_garbage(
         &mut self,
         keyspaces: &Keyspaces,
         key: &Key,
+        expiry: Option<Time>,
         is_overwritten: bool,
     ) -> Result<()> {
         let Keyspaces { keys, expiring, .. } = keyspaces;
@@ -215,7 +217,7 @@ impl Eviction {
         } else if !is_overwritten {
             self.removed_bytes += key.as_str().len() as u64 + u64::from(found);
         }
-        if let Some(expiry) = expiry::found(keyspaces, key) {
+        if let Some(expiry) = expiry {
             let entry = expiry::index_entry(expiry, key);
             self.blob_bytes.expiring += u64::from(expiring.value_bytes(&entry)?.unwrap_or(0));
         }

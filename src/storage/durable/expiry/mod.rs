@@ -237,14 +237,15 @@ impl Sweep {
 
     /// Has a batch write a record under a key, or delete it, with its index. Readers
     /// see a batch in its order: a record is there before any reference to it, and
-    /// until after the last one.
+    /// until after the last one. Gives the expiry of the large record that goes, if there is
+    /// one.
     pub fn put(
         &mut self,
         batch: &mut WriteBatch,
         keyspaces: &Keyspaces,
         key: &Key,
         record: Option<Bytes>,
-    ) {
+    ) -> Option<Time> {
         let Keyspaces { keys, expiring, .. } = keyspaces;
         let due = record.as_deref().and_then(Due::of);
         match (record, due) {
@@ -256,18 +257,24 @@ impl Sweep {
             }
             (Some(record), _) => batch.insert(keys, key.as_str(), record),
         }
-        if due.is_some() || keyspaces.has_index() {
-            self.note(batch, keyspaces, key, due);
-        }
+        let has_index = due.is_some() || keyspaces.has_index();
+        let before = if has_index { self.note(batch, keyspaces, key, due) } else { None };
+        before.filter(|before| before.is_large).map(|before| before.expiry)
     }
 
-    /// Replaces a key's entry in the index, and its large record if it had one.
-    fn note(&mut self, batch: &mut WriteBatch, keyspaces: &Keyspaces, key: &Key, due: Option<Due>) {
+    /// Replaces a key's entry in the index, which it gives, and its large record if it had one.
+    fn note(
+        &mut self,
+        batch: &mut WriteBatch,
+        keyspaces: &Keyspaces,
+        key: &Key,
+        due: Option<Due>,
+    ) -> Option<Due> {
         let Keyspaces { keys, expiring, .. } = keyspaces;
         let expiry_of = expiry_of(key.as_str().as_bytes());
         let before = Due::found(keys, &expiry_of);
         if before == due {
-            return;
+            return before;
         }
         if let Some(before) = before {
             let entry = index_entry(before.expiry, key);
@@ -278,7 +285,10 @@ impl Sweep {
                 self.remove_large(batch, expiring, entry);
             }
         }
-        let Some(due) = due else { return batch.remove(keys, expiry_of) };
+        let Some(due) = due else {
+            batch.remove(keys, expiry_of);
+            return before;
+        };
         let entry = index_entry(due.expiry, key);
         if entry < self.from {
             self.from.clone_from(&entry);
@@ -286,6 +296,7 @@ impl Sweep {
         keyspaces.note_index(true);
         batch.insert(keys, entry, []);
         batch.insert(keys, expiry_of, due.to_bytes());
+        before
     }
 
     fn remove_large(&mut self, batch: &mut WriteBatch, expiring: &Keyspace, entry: Vec<u8>) {

@@ -104,11 +104,11 @@ impl Upkeep {
         if !self.wait_out_write_stall(draft.bytes as u64, deadline, &|key| draft.depends_on(key))? {
             return Ok(None);
         }
-        self.note_garbage(draft)?;
         let mut batch = self.live.batch_of(draft.events().map(|(_, key)| key));
         for (key, drafted) in &draft.records {
             let record = drafted.record.clone();
-            self.sweep.put(&mut batch, &self.live.generation.keyspaces, key, record);
+            let expiry = self.sweep.put(&mut batch, &self.live.generation.keyspaces, key, record);
+            self.note_garbage(key, drafted.record.as_ref(), expiry)?;
         }
         self.sweep.note_clocks(&mut batch, &self.live.generation.keyspaces);
         Ok(Some(batch))

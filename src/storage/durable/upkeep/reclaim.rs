@@ -11,7 +11,6 @@
 //!                                           ◄── enough of: sweep, deletion, overwriting
 //! ```
 
-use super::super::commit_group::Draft;
 use super::super::compaction::{Compactor, L0_RUNS_MAX, L0_RUNS_MAX_TO_RECLAIM, Trigger};
 use super::super::disk_space::Balance;
 use super::super::eviction::{Evicted, Giving};
@@ -408,16 +407,19 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Notes what a draft deletes, and large records that it overwrites.
-    pub(super) fn note_garbage(&mut self, draft: &Draft) -> Result<()> {
+    /// Notes what goes where a key is deleted, or written with a large record. The expiry is
+    /// that of a large record that goes.
+    pub(super) fn note_garbage(
+        &mut self,
+        key: &Key,
+        record: Option<&Bytes>,
+        expiry: Option<Time>,
+    ) -> Result<()> {
         let Self { live, eviction: Some(eviction), .. } = self else { return Ok(()) };
-        for (key, drafted) in &draft.records {
-            let is_small = |record: &Bytes| record.len() < BLOB_VALUE_BYTES_MIN as usize;
-            if drafted.record.as_ref().is_none_or(|record| !is_small(record)) {
-                eviction.note_garbage(&live.generation.keyspaces, key, drafted.is_stored())?;
-            }
+        if record.is_some_and(|record| record.len() < BLOB_VALUE_BYTES_MIN as usize) {
+            return Ok(());
         }
-        Ok(())
+        eviction.note_garbage(&live.generation.keyspaces, key, expiry, record.is_some())
     }
 
     /// Forgets what went, and what was overwritten, in other trees.
