@@ -10,7 +10,7 @@ use crate::support::process::Process;
 use crate::support::threads::Ended;
 use little_key_value::metrics::Exposition;
 use little_key_value::storage::{
-    BatchOp, Decision, Durable, Effect, Entry, Error, Event, Key, Limits, Listing,
+    BatchOp, Decision, Durable, Effect, Entry, Error, Event, Key, Limits, Listing, Outage,
 };
 use little_key_value::storage::{Moment, PAGE_KEYS_MAX, Range, Read, Revision, Storage as _};
 use little_key_value::storage::{Time, Watched, WhenFull};
@@ -658,6 +658,20 @@ fn a_write_that_fits_is_never_refused() {
     assert!(most <= MOST, "{most} bytes");
     let more = usize::try_from(LIMIT / 8).expect("it fits") + (8 << 10);
     assert_eq!(store.set(key("more"), entry(0, more)), Err(Error::Full));
+}
+
+/// Nothing is evicted for a write that comes as the store is about to close, so it is not
+/// told that it is too large.
+#[test]
+fn a_write_that_comes_too_late_is_told_that_the_store_closes() {
+    const WRITES: u64 = 24;
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path(), LIMIT, WhenFull::Evict);
+    store.hurry();
+    let set = |number| store.set(key(scattered(number)), entry(number, 1 << 20));
+    let refused: Vec<Error> = (0..WRITES).filter_map(|number| set(number).err()).collect();
+    assert!(!refused.is_empty(), "all of them fit");
+    assert!(refused.iter().all(|err| *err == Error::Unavailable(Outage::Closed)), "{refused:?}");
 }
 
 #[test]

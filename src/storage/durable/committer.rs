@@ -253,11 +253,12 @@ impl Committer {
             }
             let fits = bytes <= *spare_bytes;
             if !fits && !self.upkeep.is_disk_full(bytes) {
-                return completion.tell(Err(Error::Full));
+                return completion.tell(Err(self.no_space()));
             }
             let before = self.note_space(fits);
             if !fits {
-                return completion.tell(Err(before.map_or(Error::Full, Error::Unavailable)));
+                let err = before.map_or_else(|| self.no_space(), Error::Unavailable);
+                return completion.tell(Err(err));
             }
         }
         group.add(decided, &mut self.firsts, completion);
@@ -345,7 +346,8 @@ impl Committer {
     }
 
     fn commit(&mut self, draft: &Draft, since: Instant) -> Result<(), Error> {
-        let batch = self.guarded(|upkeep| upkeep.batch(draft, since))?.ok_or(Error::Full)?;
+        let batch = self.guarded(|upkeep| upkeep.batch(draft, since))?;
+        let batch = batch.ok_or_else(|| self.no_space())?;
         let folder = self.upkeep.live.data().path();
         self.preallocation.prepare(folder, batch.len(), draft.bytes);
         self.guarded(|upkeep| upkeep.commit(batch, draft))?;
@@ -353,6 +355,13 @@ impl Committer {
             self.waiters.changed(key.as_str(), drafted.record.is_some());
         }
         Ok(())
+    }
+
+    /// The error of a write for which there is no space. In a store that is about to close
+    /// there may be: it waits for none to be made.
+    fn no_space(&self) -> Error {
+        let is_closing = self.status.is_hurried();
+        if is_closing { Error::Unavailable(Outage::Closed) } else { Error::Full }
     }
 
     /// Does something to the database unless that is known to fail.

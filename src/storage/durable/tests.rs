@@ -421,7 +421,7 @@ fn what_was_deleted_leaves_the_disk_once_nobody_writes() {
     wait_for(&|bytes| bytes < 200_000);
 }
 
-/// It is looked up in two places, which are never changed at one moment.
+/// It is looked up in two places.
 #[test]
 fn what_is_replaced_all_the_time_is_never_absent() {
     const SECOND: Duration = Duration::from_secs(1);

@@ -235,10 +235,8 @@ impl Sweep {
         mem::take(&mut self.large)
     }
 
-    /// Has a batch write a record under a key, or delete it, with its index. Readers
-    /// see a batch in its order: a record is there before any reference to it, and
-    /// until after the last one. Gives the expiry of the large record that goes, if there is
-    /// one.
+    /// Has a batch write a record under a key, or delete it, with its index. Gives the expiry
+    /// of the large record that goes, if there is one.
     pub fn put(
         &mut self,
         batch: &mut WriteBatch,
