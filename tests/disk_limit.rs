@@ -704,6 +704,27 @@ fn a_list_under_way_gives_way() {
     assert!(most <= MOST, "{most} bytes");
 }
 
+#[test]
+fn a_store_that_is_larger_than_its_limit_says_so_at_its_start() {
+    let place = Place::new();
+    let limit = LIMIT.to_string();
+    let [flag, path] = place.arguments();
+    let limited = [&*flag, &*path, "--max-disk", &*limit];
+    let (_, log) = Process::start(&limited).stop();
+    assert!(!log.contains("may have"), "{log}");
+    let process = place.start();
+    let mut connection = process.connect();
+    for number in 0..=LIMIT / MIB {
+        acknowledged(&mut connection, &number.to_string(), &value(number, 1 << 20));
+    }
+    process.stop();
+    let (_, log) = Process::start(&limited).stop();
+    assert!(log.contains("it takes no writes that make it grow"), "{log}");
+    let evicting = [&limited[..], &["--when-full", "evict"]].concat();
+    let (_, log) = Process::start(&evicting).stop();
+    assert!(log.contains("keys are evicted"), "{log}");
+}
+
 /// Clients of a real process, which is killed while it evicts.
 #[test]
 fn a_kill_during_eviction_loses_nothing_else() {

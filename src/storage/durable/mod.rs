@@ -122,6 +122,7 @@ impl Durable {
 
         let is_evicting = limits.when_full == WhenFull::Evict && limits.bytes < u64::MAX;
         let live = Live::new(recovered, limits);
+        warn_if_over_limit(&live, is_evicting);
         let (current, changes) = (Arc::clone(&live.current), live.changes.clone());
         let figures = Arc::clone(&live.figures);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
@@ -176,6 +177,15 @@ impl Durable {
     fn tell(&self, message: Message) {
         self.writes.send(message).ok();
     }
+}
+
+/// A store may have been larger before it had its limit.
+fn warn_if_over_limit(live: &Live, is_evicting: bool) {
+    let bytes = live.disk_space.used_and_limit_bytes(&live.generation.keyspaces);
+    let Some([used, limit]) = bytes.filter(|[used, limit]| used > limit) else { return };
+    let then =
+        if is_evicting { "keys are evicted" } else { "it takes no writes that make it grow" };
+    log::warn!("the store has {used} bytes, and may have {limit}: {then}");
 }
 
 /// Starts the threads that read from the disk: those that read one key, and those that
