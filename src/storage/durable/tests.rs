@@ -572,6 +572,22 @@ fn an_entry_in_a_file_is_in_memory_once_it_was_read() {
     assert_eq!(peek(), None);
 }
 
+/// Nothing like it may be written for long.
+#[test]
+fn a_large_record_in_a_file_is_not_kept_in_memory_once_anything_is_written() {
+    let directory = in_memory();
+    let store = open(directory.path());
+    let later = Time::now().after(Duration::from_secs(1000));
+    let entry = Entry::new(vec![b'x'; 1000].into()).with_expiry(Some(later));
+    store.set(key("a"), entry).expect("the engine writes");
+    let record = expiry::index_entry(later, &key("a"));
+    let is_kept = || store.read_path.keyspaces().expiring.get_in_memtable(&record).is_some();
+    assert!(is_kept());
+    flush(&store);
+    set(&store, "b", b"another");
+    assert!(!is_kept());
+}
+
 /// It goes from the memtable to a file, and from there to the cache, again and again.
 #[test]
 fn a_read_meets_nothing_older_than_one_before_it() {

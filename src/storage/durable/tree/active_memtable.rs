@@ -34,17 +34,17 @@ impl ActiveMemtable {
     }
 
     /// Notes the one that the tree has: before a snapshot shows a batch that has got into it,
-    /// and before tables are dropped that the one before may have become.
+    /// and before tables are dropped that the one before may have become. Frees what nobody
+    /// else has any more.
     pub fn note(&self, tree: &AnyTree) {
         let now = tree.active_memtable();
-        if self.active().id() == now.id() {
-            return;
+        if self.active().id() != now.id() {
+            let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+            let before = mem::replace(&mut *active, now);
+            drop(active);
+            self.sealed().push(before);
         }
-        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
-        let before = mem::replace(&mut *active, now);
-        drop(active);
         self.free_unused();
-        self.sealed().push(before);
     }
 
     /// Frees those that nobody else has any more, on a thread of its own.

@@ -290,7 +290,7 @@ fn leveled(l0_files: u8, table_bytes: u64) -> Leveled {
 pub struct WriteBatch {
     batch: OwnedWriteBatch,
     database: Database,
-    /// Those that it changes.
+    /// Those whose memtables are noted as it is committed.
     keyspaces: SmallVec<[Keyspace; 2]>,
 }
 
@@ -314,7 +314,9 @@ impl WriteBatch {
         self.batch.len()
     }
 
-    fn note(&mut self, keyspace: &Keyspace) {
+    /// Has the memtable of a keyspace noted as it is committed, as it is of each that it
+    /// changes: else one that is in a file by now would stay in memory.
+    pub fn note(&mut self, keyspace: &Keyspace) {
         if !self.keyspaces.iter().any(|noted| noted.id() == keyspace.id()) {
             self.keyspaces.push(keyspace.clone());
         }

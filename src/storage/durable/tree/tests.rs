@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -193,19 +193,27 @@ fn a_memtable_is_there_to_look_in_until_another_is_written_to_and_is_freed_then(
         batch.commit().expect("it is written");
     };
     let mut memtables = Vec::new();
+    let wait_for = |what, is_so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
     for value in ["1", "2", "3", "4"] {
         put(value);
         memtables.push(Arc::downgrade(&keyspace.0.tree.active_memtable()));
         keyspace.flush_and_wait().expect("it is flushed");
         assert_eq!(in_memory(&keyspace), Some(value.into()));
+        if let [.., last_but_one, _] = &memtables[..] {
+            wait_for("the tree has it yet", &|| last_but_one.strong_count() <= 1);
+            assert_eq!(last_but_one.strong_count(), 1, "the tree has freed it");
+        }
     }
-    let is_freed = || memtables[..3].iter().all(|memtable| memtable.upgrade().is_none());
+    let are_freed = |memtables: &[Weak<_>]| memtables.iter().all(|it| it.strong_count() == 0);
+    wait_for("the next batches have freed none", &|| are_freed(&memtables[..2]));
     keyspace.free_memtables();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_freed() {
-        assert!(Instant::now() < deadline, "nothing has freed the first ones");
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_for("the third is there yet", &|| are_freed(&memtables[..3]));
 }
 
 /// A tree of some keys in small tables of the last level, and a newer one above.
