@@ -588,6 +588,22 @@ fn a_large_record_in_a_file_is_not_kept_in_memory_once_anything_is_written() {
     assert!(!is_kept());
 }
 
+#[test]
+fn a_memtable_that_is_in_a_file_is_freed_though_nobody_writes() {
+    let directory = in_memory();
+    let store = open(directory.path());
+    for text in ["a", "b"] {
+        set(&store, text, b"value");
+        flush(&store);
+    }
+    let keys = store.read_path.keyspaces().keys.clone();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while keys.memtables_held() > 1 {
+        assert!(Instant::now() < deadline, "the first one is held");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// It goes from the memtable to a file, and from there to the cache, again and again.
 #[test]
 fn a_read_meets_nothing_older_than_one_before_it() {

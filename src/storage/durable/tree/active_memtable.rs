@@ -56,6 +56,12 @@ impl ActiveMemtable {
         }
     }
 
+    /// The number of those that are held.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        1 + self.sealed().len()
+    }
+
     fn active(&self) -> RwLockReadGuard<'_, Arc<Memtable>> {
         // Nothing is half done under either lock.
         self.active.read().unwrap_or_else(PoisonError::into_inner)

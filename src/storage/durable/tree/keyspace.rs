@@ -350,6 +350,11 @@ impl Keyspace {
         1 + self.0.tree.version_free_list_len()
     }
 
+    /// The number of memtables that are held beside those of the tree.
+    pub fn memtables_held(&self) -> usize {
+        self.2.held()
+    }
+
     pub fn path(&self) -> &Path {
         self.0.path()
     }

@@ -185,6 +185,17 @@ fn a_look_in_memory_waits_for_no_change_of_files() {
 }
 
 #[test]
+fn what_was_removed_is_not_in_memory_though_its_memtable_was_sealed_before() {
+    let (database, keyspace, _folder) = pair();
+    keyspace.seal_memtable().expect("it is sealed");
+    assert_eq!(in_memory(&keyspace), Some("0".into()));
+    let mut batch = database.batch();
+    batch.remove(&keyspace, "a");
+    batch.commit().expect("it is written");
+    assert_eq!(in_memory(&keyspace), None);
+}
+
+#[test]
 fn a_memtable_is_there_to_look_in_until_another_is_written_to_and_is_freed_then() {
     let (database, keyspace, _folder) = pair();
     let put = |value: &'static str| {
@@ -255,6 +266,10 @@ fn a_stretch_that_is_dropped_takes_what_is_in_it_and_nothing_else() {
     let hidden: Vec<_> = before.iter().filter(|key| !within.contains(key)).collect();
     assert_eq!(hidden, [&overwritten, &deleted]);
 
+    database.renew_moment();
+    let first = within[0].to_be_bytes();
+    assert!(keyspace.snapshot().get(&keyspace, first).is_ok_and(|value| value.is_some()));
+    assert!(keyspace.get_in_memtable(&first).is_some());
     assert!(keyspace.drop_stretch(&database, &stretch).expect("it is dropped"));
     let snapshot = keyspace.snapshot();
     for key in 0..1000_u32 {
