@@ -190,6 +190,12 @@ impl Conditions {
         })
     }
 
+    /// Refuses fields with a condition.
+    pub fn check_none(fields: Fields<'_>) -> Result<(), Refusal> {
+        let is_none = Self::parse(fields)?.is_empty();
+        if is_none { Ok(()) } else { Err(Refusal::ConditionUnexpected) }
+    }
+
     /// True for fields with a condition, well formed or not.
     pub fn are_in(fields: Fields<'_>) -> bool {
         fields.has("If-Match") || fields.has("If-None-Match")

@@ -43,9 +43,7 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     if prefix.len() + Name::HIGHEST.len() > KEY_BYTES_MAX {
         return Err(Refusal::KeyTooLong);
     }
-    if !Conditions::parse(fields)?.is_empty() {
-        return Err(Refusal::ConditionUnexpected);
-    }
+    Conditions::check_none(fields)?;
     // The name comes later.
     let key = target::key((&*prefix).into())?;
     let mut write = Write::parse(Verb::Set, ttl, key, fields)?;

@@ -10,9 +10,7 @@ use crate::storage::Op;
 pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     routed.caller.rights.check_prefix(Right::Write, "")?;
     query::check_none(routed.target.query)?;
-    if !Conditions::parse(routed.fields)?.is_empty() {
-        return Err(Refusal::ConditionUnexpected);
-    }
+    Conditions::check_none(routed.fields)?;
     let answer = Answer::Reply(Reply::empty());
     Ok(Operation::Pending(Box::new(Pending { op: Op::Clear, answer })))
 }

@@ -210,9 +210,7 @@ impl Routed<'_> {
         let Self { target, fields, caller, .. } = *self;
         caller.check_site(target, fields)?;
         query::check_none(target.query)?;
-        if !Conditions::parse(fields)?.is_empty() {
-            return Err(Refusal::ConditionUnexpected);
-        }
+        Conditions::check_none(fields)?;
         Digests::of_content(fields)
     }
 }

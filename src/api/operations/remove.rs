@@ -35,9 +35,7 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     }
     let limit = parameters.limit;
     let range = Range { prefix: parameters.into_prefix()?, ..Range::default() };
-    if !Conditions::parse(routed.fields)?.is_empty() {
-        return Err(Refusal::ConditionUnexpected);
-    }
+    Conditions::check_none(routed.fields)?;
     Ok(Operation::Pending(Box::new(match limit {
         Some(left) => Deletion { range, end: None, left, deleted: 0 }.next_page(),
         None => from_last_to_first(range),
