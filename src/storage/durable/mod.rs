@@ -122,7 +122,6 @@ impl Durable {
 
         let is_evicting = limits.when_full == WhenFull::Evict && limits.bytes < u64::MAX;
         let live = Live::new(recovered, limits);
-        warn_if_over_limit(&live, is_evicting);
         let (current, changes) = (Arc::clone(&live.current), live.changes.clone());
         let figures = Arc::clone(&live.figures);
         let (pins, status) = (Arc::<Pins>::default(), Arc::<Status>::default());
@@ -134,6 +133,7 @@ impl Durable {
         let upkeep = Upkeep::new(live, Arc::clone(&moments), Arc::clone(&status), evicting);
         let committer =
             Committer::new(upkeep, Arc::clone(&pins), Arc::clone(&status), waiters.clone(), queue);
+        warn_if_over_limit(&figures, is_evicting);
         let committer = thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run())
@@ -180,8 +180,8 @@ impl Durable {
 }
 
 /// A store may have been larger before it had its limit.
-fn warn_if_over_limit(live: &Live, is_evicting: bool) {
-    let bytes = live.disk_space.used_and_limit_bytes(&live.generation.keyspaces);
+fn warn_if_over_limit(figures: &Figures, is_evicting: bool) {
+    let bytes = figures.seen().limited;
     let Some([used, limit]) = bytes.filter(|[used, limit]| used > limit) else { return };
     let then =
         if is_evicting { "keys are evicted" } else { "it takes no writes that make it grow" };
