@@ -414,3 +414,5 @@ mod listings;
 #[cfg(test)]
 #[path = "../../tests/support/threads.rs"]
 mod threads;
+#[cfg(test)]
+mod waiting;

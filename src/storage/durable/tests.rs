@@ -4,6 +4,7 @@
 //! A sample of the positions is tried; `LKV_TEST_EVERY_BYTE=1` tries them all.
 
 use super::*;
+use crate::storage::waiting::wait_until;
 use crate::storage::{BatchOp, Blocking as _, Decision, Entry, Key, Listing, Time};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -407,18 +408,11 @@ fn what_was_deleted_leaves_the_disk_once_nobody_writes() {
     let directory = in_memory();
     let store = open(directory.path());
     let texts = || (0..KEYS).map(|number| number.to_string());
-    let wait_for = |is_right: &dyn Fn(u64) -> bool| {
-        let end = Instant::now() + Duration::from_secs(60);
-        let bytes = || store.read_path.keyspaces().keys.disk_bytes();
-        while !is_right(bytes()) {
-            assert!(Instant::now() < end, "{} bytes", bytes());
-            thread::sleep(Duration::from_millis(10));
-        }
-    };
+    let bytes = || store.read_path.keyspaces().keys.disk_bytes();
     texts().for_each(|text| set(&store, &text, &[b'x'; 3000]));
-    wait_for(&|bytes| bytes > 250_000);
+    wait_until("they are in files", || bytes() > 250_000);
     texts().take(KEYS / 2).for_each(|text| store.delete(&key(&text)).expect("it is deleted"));
-    wait_for(&|bytes| bytes < 200_000);
+    wait_until("what was deleted has gone", || bytes() < 200_000);
 }
 
 /// It is looked up in two places.
@@ -462,14 +456,19 @@ fn what_is_replaced_all_the_time_is_never_absent() {
     });
 }
 
+/// Stores a large record that expires under "a". Gives its key among those.
+fn set_large(store: &Durable) -> Vec<u8> {
+    let later = Time::now().after(Duration::from_secs(1000));
+    let entry = Entry::new(vec![b'x'; 1000].into()).with_expiry(Some(later));
+    store.set(key("a"), entry).expect("the engine writes");
+    expiry::index_entry(later, &key("a"))
+}
+
 #[test]
 fn a_record_that_is_missing_is_not_taken_for_an_absent_one() {
     let directory = in_memory();
     let store = open(directory.path());
-    let later = Time::now().after(Duration::from_secs(1000));
-    let entry = Entry::new(vec![b'x'; 1000].into()).with_expiry(Some(later));
-    store.set(key("a"), entry).expect("the engine writes");
-    let record = expiry::index_entry(later, &key("a"));
+    let record = set_large(&store);
     store.read_path.keyspaces().expiring.remove(record).expect("the engine deletes");
     // Nobody reads what is behind the last batch.
     set(&store, "b", b"another");
@@ -577,10 +576,7 @@ fn an_entry_in_a_file_is_in_memory_once_it_was_read() {
 fn a_large_record_in_a_file_is_not_kept_in_memory_once_anything_is_written() {
     let directory = in_memory();
     let store = open(directory.path());
-    let later = Time::now().after(Duration::from_secs(1000));
-    let entry = Entry::new(vec![b'x'; 1000].into()).with_expiry(Some(later));
-    store.set(key("a"), entry).expect("the engine writes");
-    let record = expiry::index_entry(later, &key("a"));
+    let record = set_large(&store);
     let is_kept = || store.read_path.keyspaces().expiring.get_in_memtable(&record).is_some();
     assert!(is_kept());
     flush(&store);
@@ -597,11 +593,7 @@ fn a_memtable_that_is_in_a_file_is_freed_though_nobody_writes() {
         flush(&store);
     }
     let keys = store.read_path.keyspaces().keys.clone();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while keys.memtables_held() > 1 {
-        assert!(Instant::now() < deadline, "the first one is held");
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the first one is let go", || keys.memtables_held() == 1);
 }
 
 /// It goes from the memtable to a file, and from there to the cache, again and again.

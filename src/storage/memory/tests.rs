@@ -7,6 +7,7 @@ use super::packed::Packed;
 use super::{Change, Entry, Error, KEYS_SHARDS, Key, Memory, Op};
 use crate::platform::allocator;
 use crate::storage::threads::{Ended, Start};
+use crate::storage::waiting::wait_until;
 use crate::storage::{
     BatchOp, Blocking as _, Decision, Effect, Limits, Listing, Moment, PAGE_KEYS_MAX, Range, Read,
     Revision, Storage as _, Time, Watched,
@@ -18,19 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// A time after which a test has failed, on a busy machine too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits for a condition.
-#[track_caller]
-pub fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_met() {
-        assert!(Instant::now() < end, "{what} in vain");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
 
 pub fn key(text: &str) -> Key {
     Key::new(text).unwrap()

@@ -4,6 +4,7 @@
 use super::*;
 use crate::storage::Time;
 use crate::storage::durable::Durable;
+use crate::storage::waiting::wait_until;
 use crate::storage::{BatchOp, Blocking as _, Entry, Key, Listing, Page, Range, Storage as _};
 use std::cell::Cell;
 use std::fs;
@@ -187,14 +188,6 @@ fn bytes_in(folder: &Path) -> u64 {
         Err(_) => 0,
     });
     bytes.sum()
-}
-
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// About how much [`fill`] stores, of which no half is small.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::storage::threads::Ended;
+use crate::storage::waiting::wait_until;
 use bytes::Bytes;
 use lsm_tree::{Config, SequenceNumberCounter};
 use std::collections::BTreeSet;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Weak, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The files of a tree, by their paths.
 fn files(keyspace: &Keyspace) -> BTreeSet<PathBuf> {
@@ -204,27 +205,20 @@ fn a_memtable_is_there_to_look_in_until_another_is_written_to_and_is_freed_then(
         batch.commit().expect("it is written");
     };
     let mut memtables = Vec::new();
-    let wait_for = |what, is_so: &dyn Fn() -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !is_so() {
-            assert!(Instant::now() < deadline, "{what}");
-            thread::sleep(Duration::from_millis(1));
-        }
-    };
     for value in ["1", "2", "3", "4"] {
         put(value);
         memtables.push(Arc::downgrade(&keyspace.0.tree.active_memtable()));
         keyspace.flush_and_wait().expect("it is flushed");
         assert_eq!(in_memory(&keyspace), Some(value.into()));
         if let [.., last_but_one, _] = &memtables[..] {
-            wait_for("the tree has it yet", &|| last_but_one.strong_count() <= 1);
+            wait_until("the tree drops it", || last_but_one.strong_count() <= 1);
             assert_eq!(last_but_one.strong_count(), 1, "the tree has freed it");
         }
     }
     let are_freed = |memtables: &[Weak<_>]| memtables.iter().all(|it| it.strong_count() == 0);
-    wait_for("the next batches have freed none", &|| are_freed(&memtables[..2]));
+    wait_until("the next batches free them", || are_freed(&memtables[..2]));
     keyspace.free_memtables();
-    wait_for("the third is there yet", &|| are_freed(&memtables[..3]));
+    wait_until("the third is freed", || are_freed(&memtables[..3]));
 }
 
 /// A tree of some keys in small tables of the last level, and a newer one above.

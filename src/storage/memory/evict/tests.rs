@@ -1,8 +1,9 @@
 //! A full store that evicts: what goes, what stays, and what is told of it.
 
-use super::super::tests::{PATIENCE, counted, entry, key, set, update, value_bytes, wait_until};
+use super::super::tests::{counted, entry, key, set, update, value_bytes};
 use super::*;
 use crate::storage::frequency::Policy;
+use crate::storage::waiting::{PATIENCE, wait_until};
 use crate::storage::{
     BatchOp, Blocking as _, Change, Decision, Entry, Limits, Listing, PAGE_KEYS_MAX, Range, Read,
     Storage as _, Subject, Watched, Watcher, WhenFull,
