@@ -32,7 +32,7 @@ fn written(in_tables: usize) -> TempDir {
         let database = Database::open(data)?;
         let keyspace = database.keyspace_of_first_version("0")?;
         let insert = |key: &[u8], record: &[u8]| {
-            let mut batch = database.batch();
+            let mut batch = database.batch(&[&keyspace]);
             batch.insert(&keyspace, key, record);
             batch.commit()
         };

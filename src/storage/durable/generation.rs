@@ -254,8 +254,7 @@ impl Generation {
     /// told from damage.
     pub fn batch(&self, database: &Database, revision: Revision) -> WriteBatch {
         let floor = database.visible_number();
-        let mut batch = database.batch();
-        self.keyspaces.each().into_iter().for_each(|keyspace| batch.note(keyspace));
+        let mut batch = database.batch(&self.keyspaces.each());
         batch.insert(self.keys(), FLOOR_KEY, self.stamp.floor(floor));
         batch.insert(self.keys(), REVISION_KEY, revision::value(revision, floor));
         batch

@@ -112,7 +112,7 @@ mod tests {
         for key in [Some("b"), None] {
             let begin = changes(&open(&directory)).revision();
             write(&directory, |live| {
-                let mut batch = live.database().batch();
+                let mut batch = live.database().batch(&live.generation.keyspaces.each());
                 let floor = Stamp::new().floor(live.database().visible_number());
                 batch.insert(live.generation.keys(), FLOOR_KEY, floor);
                 if let Some(key) = key {

@@ -656,7 +656,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let database = Database::open(directory.path()).unwrap_or_else(|err| panic!("{err}"));
         let keyspace = database.keyspace("deletions").expect("it is made");
-        let mut batch = database.batch();
+        let mut batch = database.batch(&[&keyspace]);
         batch.remove(&keyspace, "key");
         batch.commit().expect("it is deleted");
         keyspace.flush_and_wait().expect("it is in a file");

@@ -178,10 +178,13 @@ impl Database {
         Ok(())
     }
 
-    /// A batch that is synced as it is committed.
-    pub fn batch(&self) -> WriteBatch {
+    /// A batch that is synced as it is committed. These have to be all keyspaces that it
+    /// changes, and may be others: the memtables of each are noted then, and one that is in
+    /// a file by now is not kept.
+    pub fn batch(&self, keyspaces: &[&Keyspace]) -> WriteBatch {
         let batch = self.0.batch().durability(Some(PersistMode::SyncData));
-        WriteBatch { batch, database: self.clone(), keyspaces: SmallVec::new() }
+        let keyspaces = keyspaces.iter().copied().cloned().collect();
+        WriteBatch { batch, database: self.clone(), keyspaces }
     }
 
     /// Numbers what comes from now on above this. At its opening a database looks for the
@@ -301,12 +304,12 @@ impl WriteBatch {
         key: impl Into<UserKey>,
         value: impl Into<UserValue>,
     ) {
-        self.note(keyspace);
+        debug_assert!(self.is_of(keyspace), "{} is not of the batch", keyspace.name());
         self.batch.insert(&keyspace.0, key, value);
     }
 
     pub fn remove(&mut self, keyspace: &Keyspace, key: impl Into<UserKey>) {
-        self.note(keyspace);
+        debug_assert!(self.is_of(keyspace), "{} is not of the batch", keyspace.name());
         self.batch.remove(&keyspace.0, key);
     }
 
@@ -314,12 +317,8 @@ impl WriteBatch {
         self.batch.len()
     }
 
-    /// Has the memtable of a keyspace noted as it is committed, as it is of each that it
-    /// changes: else one that is in a file by now would stay in memory.
-    pub fn note(&mut self, keyspace: &Keyspace) {
-        if !self.keyspaces.iter().any(|noted| noted.id() == keyspace.id()) {
-            self.keyspaces.push(keyspace.clone());
-        }
+    fn is_of(&self, keyspace: &Keyspace) -> bool {
+        self.keyspaces.iter().any(|it| it.id() == keyspace.id())
     }
 
     /// Writes it to the journal, syncs that, and lets readers see it. One at a time.

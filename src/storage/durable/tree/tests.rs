@@ -78,7 +78,7 @@ fn pair() -> (Database, Keyspace, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let database = Database::open(&folder.path().join("data")).expect("it is made");
     let keyspace = database.keyspace("keys").expect("it is made");
-    let mut batch = database.batch();
+    let mut batch = database.batch(&[&keyspace]);
     for key in ["a", "b"] {
         batch.insert(&keyspace, key, "0");
     }
@@ -157,7 +157,7 @@ fn looks_in_memory_and_snapshots_show_the_same_moments() {
             });
         }
         for number in 1..=BATCHES {
-            let mut batch = database.batch();
+            let mut batch = database.batch(&[&keyspace]);
             for key in ["a", "b"] {
                 batch.insert(&keyspace, key, number.to_string());
             }
@@ -190,7 +190,7 @@ fn what_was_removed_is_not_in_memory_though_its_memtable_was_sealed_before() {
     let (database, keyspace, _folder) = pair();
     keyspace.seal_memtable().expect("it is sealed");
     assert_eq!(in_memory(&keyspace), Some("0".into()));
-    let mut batch = database.batch();
+    let mut batch = database.batch(&[&keyspace]);
     batch.remove(&keyspace, "a");
     batch.commit().expect("it is written");
     assert_eq!(in_memory(&keyspace), None);
@@ -200,7 +200,7 @@ fn what_was_removed_is_not_in_memory_though_its_memtable_was_sealed_before() {
 fn a_memtable_is_there_to_look_in_until_another_is_written_to_and_is_freed_then() {
     let (database, keyspace, _folder) = pair();
     let put = |value: &'static str| {
-        let mut batch = database.batch();
+        let mut batch = database.batch(&[&keyspace]);
         batch.insert(&keyspace, "a", value);
         batch.commit().expect("it is written");
     };
