@@ -759,8 +759,9 @@ fn a_front_that_stood_still_blames_no_node_for_it() {
     const LOOKS: Duration = Duration::from_millis(300);
     /// Longer than a node may be silent.
     const STOOD: Duration = Duration::from_millis(1500);
-    /// Shorter than that.
-    const SOON: Duration = Duration::from_millis(900);
+    /// On a machine that has much else to do the node may be late itself, or the front may
+    /// have been late right before.
+    const TRIES_MAX: u32 = 20;
     if !cluster::is_there() {
         return;
     }
@@ -768,8 +769,8 @@ fn a_front_that_stood_still_blames_no_node_for_it() {
     let master = servers.master_of("key");
     let process = Process::start(&["--cluster", &servers.addrs()]);
     let mut connection = process.connect();
-    for _ in 0..10 {
-        assert_eq!(connection.put("/kv/key", b"before").status(), 200);
+    let is_blamed = (0..TRIES_MAX).all(|_| {
+        wait_until("its node is there", || connection.put("/kv/key", b"before").status() == 200);
         master.stop();
         connection.send(format!("{}after", put_head("/kv/key", 5)));
         wait_until("it has the request", || has_read_everything(process.addr()));
@@ -779,16 +780,12 @@ fn a_front_that_stood_still_blames_no_node_for_it() {
         process.signal("STOP");
         thread::sleep(STOOD);
         process.signal("CONT");
-        let begun = Instant::now();
+        // It looks at the node before that goes on.
+        thread::sleep(LOOKS);
         master.go_on();
-        let answer = connection.response();
-        // On a machine that has much else to do the node may be late itself.
-        if begun.elapsed() < SOON {
-            assert_eq!(answer.status(), 200, "{}", answer.text());
-            break;
-        }
-        wait_until("its node is back", || connection.put("/kv/key", b"back").status() == 200);
-    }
+        connection.response().status() != 200
+    });
+    assert!(!is_blamed, "{TRIES_MAX} times");
     assert_eq!(process.stop().0, Some(0));
 }
 
