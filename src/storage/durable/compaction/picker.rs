@@ -48,7 +48,7 @@ pub const FINENESS_MAX: u32 = 3;
 
 /// The ratios of a level to the one above it past which lsm-tree takes a level to be
 /// too large: its own; those of a level that never is; those of one that always is.
-const LEVEL_RATIO: f32 = 10.0;
+const LEVEL_RATIO: u16 = 10;
 const ANY_RATIO: f32 = 1e37;
 const NO_RATIO: f32 = 1e-37;
 
@@ -66,9 +66,9 @@ pub struct Shape {
     /// L0 first.
     pub levels: Vec<Level>,
     pub blob_bytes: u64,
-    /// The smallest merge of files of the level above the last one into that, if there is one
+    /// The bytes of the smallest merge of files of each level into the next, if there is one
     /// and a step is picked: it takes a look at all tables.
-    pub least_merge_bytes: Option<u64>,
+    pub least_merges: Vec<Option<u64>>,
     /// Next to nothing is above the last level, where a step is picked.
     pub is_merged: bool,
 }
@@ -158,7 +158,9 @@ impl Picker {
             let steps = self.steps_of_l0(shape, space);
             return match steps.into_iter().nth(tries) {
                 Some(step) => Pick::Step(step),
-                None if tries > 0 && !self.scale.is_due(shape.l0()) => Pick::Stop(RunEnd::Done),
+                None if (tries > 0 || !has_stepped) && !self.scale.is_due(shape.l0()) => {
+                    Pick::Stop(RunEnd::Done)
+                }
                 None => early,
             };
         }
@@ -207,27 +209,40 @@ impl Picker {
     }
 
     /// The steps that reduce L0 within a limit: all of it at once, into all of the first level
-    /// below it that has anything, if that fits; else files of that level first go down.
+    /// below it that has anything, if that fits; else files of that level first go down, or of
+    /// the lowest that is not the last.
     fn steps_of_l0(&self, shape: &Shape, space: Space) -> Vec<Step> {
         let free = space.free.saturating_sub(shape.blob_step_bytes());
-        let small_bytes = (SMALL_STEP_SHARE * self.scale.table).min(shape.table_bytes());
+        let table_bytes = self.scale.table;
+        let small_bytes = (SMALL_STEP_SHARE * table_bytes).min(shape.table_bytes());
+        let is_due = self.scale.is_due(shape.l0());
         let mut steps = Vec::new();
         if shape.first_levels_bytes().max(small_bytes) <= free {
             // Few files may have as many bytes.
             let files = u8::try_from(shape.l0().files).unwrap_or(u8::MAX);
-            let is_due = self.scale.is_due(shape.l0());
             let l0_files =
                 if is_due { files.min(L0_FILES_TO_COMPACT) } else { L0_FILES_TO_COMPACT };
-            steps.push(leveled(l0_files, self.scale.table));
+            if shape.fits_leveled(l0_files, table_bytes, free) {
+                steps.push(leveled(l0_files, table_bytes));
+            }
         }
+        let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
         if small_bytes <= free {
-            let l0_files = u8::try_from(1 + shape.l0().files).unwrap_or(u8::MAX);
-            steps.push(leveled(l0_files, self.scale.table));
+            // Of files so small that this level is too large.
+            let first_bytes = shape.first_level().map_or(0, |(_, level)| level.bytes);
+            let largest = first_bytes / (u64::from(l0_files) + 1);
+            let table_bytes = table_bytes.min(largest.max(STEP_TABLE_BYTES_MIN));
+            if shape.fits_leveled(l0_files, table_bytes, free) {
+                steps.push(leveled(l0_files, table_bytes));
+            }
+        }
+        if is_due {
+            steps.extend(shape.step_down(table_bytes, free));
         }
         if self.takes_disk && shape.first_levels_bytes() <= free {
             // Where another level is the one that is most too large lsm-tree takes that, and
             // does nothing if it has no files for it.
-            let first = (1..).zip(shape.between()).find(|(_, level)| level.files > 0);
+            let first = shape.first_level();
             steps.extend(first.map(|(to, _)| Step::Merge { from: 0, to }));
         }
         steps
@@ -254,10 +269,13 @@ impl Picker {
         let small_bytes = (spare_bytes / STEP_FILES_MAX).min(self.scale.table);
         // Many small files take more of the disk than few large ones, and are needed only where
         // a step hardly fits.
-        let fits = shape.least_merge_bytes.is_some_and(|bytes| bytes <= spare_bytes / 2);
+        let least = shape.least_merge_bytes(deepest);
+        let fits = least.is_some_and(|bytes| bytes <= spare_bytes / 2);
         let parts = if fits { STEP_SHARE } else { STEP_FILES_MAX };
         let table_bytes = (spare_bytes / parts).min(self.scale.table);
-        steps.push(leveled(0, table_bytes));
+        if !self.is_limited || least.is_none_or(|bytes| bytes <= spare_bytes) {
+            steps.push(leveled(0, table_bytes));
+        }
         // Where the files of the lowest level overlap too much, files of the levels
         // above are merged into them, and they are split.
         let [first, .., _] = filled[..] else { return steps };
@@ -319,10 +337,47 @@ impl Shape {
         self.levels.iter().map(|level| level.bytes).sum()
     }
 
-    /// L0, and the first level between that holds anything.
+    /// The first level between that holds anything, with its number.
+    fn first_level(&self) -> Option<(u8, Level)> {
+        (1..).zip(self.between().iter().copied()).find(|(_, level)| level.files > 0)
+    }
+
+    /// L0, and that level.
     fn first_levels_bytes(&self) -> u64 {
-        let first = self.between().iter().find(|level| level.bytes > 0);
-        self.l0().bytes + first.map_or(0, |level| level.bytes)
+        self.l0().bytes + self.first_level().map_or(0, |(_, level)| level.bytes)
+    }
+
+    /// The bytes of the smallest merge of files of a level into the next, if there is one and
+    /// it is known.
+    fn least_merge_bytes(&self, level: u8) -> Option<u64> {
+        self.least_merges.get(usize::from(level)).copied().flatten()
+    }
+
+    /// Returns true if a leveled step with the usual ratio takes no more than so many bytes
+    /// where it takes files of a level that is larger than L0 by its measure.
+    fn fits_leveled(&self, l0_files: u8, table_bytes: u64, free_bytes: u64) -> bool {
+        let files = (self.l0().files as u64).max(l0_files.into());
+        let mut bytes_max = table_bytes * files;
+        let mut levels = (1..).zip(self.between()).skip_while(|(_, level)| level.files == 0);
+        levels.all(|(number, level)| {
+            let is_too_large = level.bytes > bytes_max;
+            bytes_max = bytes_max.saturating_mul(LEVEL_RATIO.into());
+            !is_too_large || self.least_merge_bytes(number).is_none_or(|least| least <= free_bytes)
+        })
+    }
+
+    /// The step that takes files of the lowest level between that has any to the level above
+    /// the last one, or from there into that, by the smallest merge that there is; `None` if
+    /// that does not fit.
+    fn step_down(&self, table_bytes: u64, free_bytes: u64) -> Option<Step> {
+        let between: Vec<(u8, &Level)> = (1..).zip(self.between()).collect();
+        let &(deepest, _) = between.last()?;
+        let &(lowest, _) = between.iter().rfind(|(_, level)| level.files > 0)?;
+        if lowest < deepest {
+            return Some(Step::Move { from: lowest, to: deepest });
+        }
+        let fits = self.least_merge_bytes(lowest).is_none_or(|bytes| bytes <= free_bytes);
+        fits.then(|| leveled(0, table_bytes))
     }
 
     /// The space that a step needs for blobs.
@@ -354,9 +409,10 @@ impl Shape {
     /// The step that merges L0 into the empty level above all that have anything, into files
     /// each of which overlaps no more of these than a step can take; `None` if a level is
     /// much larger than the next. lsm-tree takes that level where all others are too large, and
-    /// L0, of two files or more, where none of these would be half too large one level below
-    /// its own.
+    /// L0 where none of these would be as many times too large one level below its own as
+    /// that has files.
     pub fn l0_step_above(&self, scale: Scale, free_bytes: u64) -> Option<Step> {
+        let l0_files = self.l0().files as u64;
         let steps = self.table_bytes() / (free_bytes / 2).max(1);
         let table_bytes_min = STEP_TABLE_BYTES_MIN.min(scale.table);
         let table_bytes = (self.l0().bytes / steps.max(1)).clamp(table_bytes_min, scale.table);
@@ -367,14 +423,14 @@ impl Shape {
         for level in filled {
             let next_bytes =
                 if level.files == 0 { above_bytes / 7 * 8 } else { level.bytes / 8 * 7 };
-            if 3 * next_bytes < 2 * above_bytes {
+            if l0_files * 3 * next_bytes < 4 * above_bytes {
                 return None;
             }
             level_ratios.push(ratio(next_bytes, target_bytes));
             (above_bytes, target_bytes) = (level.bytes.max(above_bytes), next_bytes);
         }
         if level_ratios.is_empty() {
-            level_ratios.push(LEVEL_RATIO);
+            level_ratios.push(LEVEL_RATIO.into());
         }
         Some(Step::Leveled { l0_files: 1, table_bytes, level_ratios })
     }
@@ -401,7 +457,7 @@ fn ratio(bytes: u64, of_bytes: u64) -> f32 {
 }
 
 fn leveled(l0_files: u8, table_bytes: u64) -> Step {
-    Step::Leveled { l0_files, table_bytes, level_ratios: vec![LEVEL_RATIO] }
+    Step::Leveled { l0_files, table_bytes, level_ratios: vec![LEVEL_RATIO.into()] }
 }
 
 #[cfg(test)]
@@ -416,7 +472,8 @@ mod tests {
         let level = |(files, mib): (usize, u64)| Level { files, bytes: mib * MIB };
         let empty = Level::default();
         let levels = vec![level(l0), empty, empty, empty, level(l4), level(l5), level(l6)];
-        Shape { levels, blob_bytes: 0, least_merge_bytes: None, is_merged: false }
+        let least_merges = vec![None; levels.len()];
+        Shape { levels, blob_bytes: 0, least_merges, is_merged: false }
     }
 
     fn space(free_mib: u64, kept_mib: u64) -> Space {
@@ -475,37 +532,84 @@ mod tests {
         let limited = Picker { is_limited: true, scale, ..picker(Goal::ReduceL0) };
         let all = || Pick::Step(leveled(L0_FILES_TO_COMPACT, MIB));
         let below = || Pick::Step(leveled(9, MIB));
+        let down = || Pick::Step(leveled(0, MIB));
+        let of_least = |levels, least_mib: u64| {
+            let mut shape = shape(levels);
+            shape.least_merges[5] = Some(least_mib * MIB);
+            shape
+        };
         let levels = [(8, 8), (0, 0), (12, 12), (60, 60)];
-        for (free_mib, tries, expected) in [
-            (20, 0, all()),
-            (20, 1, below()),
+        for (least_mib, free_mib, tries, expected) in [
+            (5, 20, 0, all()),
+            (5, 20, 1, below()),
+            (5, 20, 2, down()),
+            (5, 20, 3, early(BEGUN)),
             // Files go down until there is space for all.
-            (19, 0, below()),
-            (8, 0, below()),
-            (7, 0, early(BEGUN)),
-            (20, 2, early(BEGUN)),
+            (5, 19, 0, below()),
+            (5, 8, 0, below()),
+            (5, 7, 0, down()),
+            (5, 4, 0, early(BEGUN)),
+            // Those are what a step would take, and not L0.
+            (10, 9, 0, early(BEGUN)),
+            (21, 20, 0, early(BEGUN)),
         ] {
-            let (shape, space) = (shape(levels), space(free_mib, 0));
+            let (shape, space) = (of_least(levels, least_mib), space(free_mib, 0));
             let so_far = SoFar { tries, ..BEGUN };
-            assert_eq!(limited.pick(&shape, space, so_far), expected, "{free_mib} {tries}");
-            assert_eq!(limited.may_begin(&shape, space), free_mib >= 8, "{free_mib}");
+            let picked = limited.pick(&shape, space, so_far);
+            assert_eq!(picked, expected, "{least_mib} {free_mib} {tries}");
+            let may_begin = limited.may_begin(&shape, space);
+            assert!(may_begin || expected == early(BEGUN), "{least_mib} {free_mib} {tries}");
         }
         let beyond = Picker { takes_disk: true, ..limited };
         for (free_mib, tries, expected) in [
-            (20, 1, below()),
-            (20, 2, Pick::Step(Step::Merge { from: 0, to: 5 })),
-            (20, 3, early(BEGUN)),
-            (19, 1, early(BEGUN)),
+            (20, 2, down()),
+            (20, 3, Pick::Step(Step::Merge { from: 0, to: 5 })),
+            (20, 4, early(BEGUN)),
+            (19, 2, early(BEGUN)),
         ] {
-            let (shape, space) = (shape(levels), space(free_mib, 0));
+            let (shape, space) = (of_least(levels, 5), space(free_mib, 0));
             let so_far = SoFar { tries, ..BEGUN };
             assert_eq!(beyond.pick(&shape, space, so_far), expected, "{free_mib} {tries}");
         }
+        // Files of usual size would be none too many for that level.
+        let small = of_least([(8, 8), (0, 0), (6, 6), (60, 60)], 5);
+        let (below, down) = (leveled(9, 6 * MIB / 10), Step::Move { from: 4, to: 5 });
+        assert_eq!(limited.pick(&small, space(13, 0), BEGUN), Pick::Step(below));
+        let above = shape([(8, 8), (12, 12), (0, 0), (60, 60)]);
+        assert_eq!(limited.pick(&above, space(7, 0), BEGUN), Pick::Step(down));
         let few = shape([(2, 2), (0, 0), (12, 12), (60, 60)]);
-        let exhausted = limited.pick(&few, space(20, 0), EXHAUSTED);
-        assert_eq!(exhausted, Pick::Stop(RunEnd::Done));
+        for (free_mib, so_far, end) in [
+            (20, EXHAUSTED, RunEnd::Done),
+            (7, BEGUN, RunEnd::Done),
+            (7, STEPPED, RunEnd::Early { has_stepped: true, has_moved: false }),
+        ] {
+            assert_eq!(limited.pick(&few, space(free_mib, 0), so_far), Pick::Stop(end));
+        }
         let large = shape([(2, 4), (0, 0), (12, 12), (60, 60)]);
         assert_eq!(limited.pick(&large, space(20, 0), BEGUN), Pick::Step(leveled(2, MIB)));
+    }
+
+    /// A level may have a single file that overlaps all of another.
+    #[test]
+    fn within_a_limit_no_step_takes_more_than_there_is() {
+        let scale = Scale { memtable: MIB, table: MIB, l0_max: 16 * MIB, ..Scale::USUAL };
+        let mut shape = shape([(3, 3), (17, 17), (9, 9), (60, 60)]);
+        for (least_mib, fits) in [(20, true), (21, false)] {
+            shape.least_merges[4] = Some(least_mib * MIB);
+            let limited = Picker { is_limited: true, scale, ..picker(Goal::ReduceL0) };
+            let pick = limited.pick(&shape, space(20, 0), BEGUN);
+            let expected = leveled(L0_FILES_TO_COMPACT, MIB);
+            assert_eq!(pick == Pick::Step(expected), fits, "{least_mib} {pick:?}");
+        }
+        for (is_limited, least_mib, fits) in
+            [(true, 20, true), (true, 21, false), (false, 21, true)]
+        {
+            shape.least_merges[5] = Some(least_mib * MIB);
+            let reclaims = Picker { is_limited, ..picker(Goal::Reclaim) };
+            let pick = reclaims.pick(&shape, space(20, 0), BEGUN);
+            let takes_it = matches!(pick, Pick::Step(Step::Leveled { l0_files: 0, .. }));
+            assert_eq!(takes_it, fits, "{is_limited} {least_mib} {pick:?}");
+        }
     }
 
     #[test]
@@ -557,7 +661,7 @@ mod tests {
     fn a_merge_that_fits_makes_files_of_the_usual_size() {
         for (least_mib, table_bytes) in [(32, TABLE_BYTES), (33, MIB)] {
             let mut shape = shape([(0, 0), (0, 0), (9, 36), (500, 2000)]);
-            shape.least_merge_bytes = Some(least_mib * MIB);
+            shape.least_merges[5] = Some(least_mib * MIB);
             let pick = picker(Goal::Reclaim).pick(&shape, space(64, 0), BEGUN);
             assert_eq!(pick, Pick::Step(leveled(0, table_bytes)), "{least_mib}");
         }

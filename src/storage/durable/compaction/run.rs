@@ -66,9 +66,9 @@ impl Run {
                 break RunEnd::Early { has_stepped, has_moved };
             }
             let so_far = SoFar { has_stepped, has_moved, tries };
-            let least_merge_bytes = self.keyspace.least_merge_bytes();
+            let least_merges = self.keyspace.least_merges_bytes();
             let is_merged = self.keyspace.is_merged();
-            let measured = Shape { least_merge_bytes, is_merged, ..shape.clone() };
+            let measured = Shape { least_merges, is_merged, ..shape.clone() };
             match self.picker.pick(&measured, self.space(), so_far) {
                 Pick::Step(step) => {
                     self.compact(&step)?;
@@ -166,7 +166,7 @@ pub fn shape_of(keyspace: &Keyspace) -> Shape {
     let levels = keyspace.levels();
     let table_bytes: u64 = levels.iter().map(|level| level.bytes).sum();
     let blob_bytes = keyspace.disk_bytes().saturating_sub(table_bytes);
-    Shape { levels, blob_bytes, least_merge_bytes: None, is_merged: false }
+    Shape { levels, blob_bytes, least_merges: Vec::new(), is_merged: false }
 }
 
 /// Waits until sealed memtables are flushed; `false` if that takes too long, or

@@ -528,7 +528,7 @@ fn the_least_merge_is_the_one_that_a_step_takes() {
     letters.write(1, 50, Some(b'b'));
     letters.tree.compact(&leveled(1, 32 << 10));
     let keyspace = letters.tree.keyspace();
-    let least = keyspace.least_merge_bytes().expect("there is one");
+    let least = keyspace.least_merges_bytes()[5].expect("there is one");
     let first = keyspace.next_table_id();
     letters.tree.compact(&leveled(0, TABLE_BYTES));
     let merged = keyspace.merged_bytes(first);
@@ -557,6 +557,26 @@ fn l0_goes_to_an_empty_level_above_all_others() {
     let mut shape = letters.tree.shape();
     shape.levels[4].bytes = 2 * shape.levels[5].bytes;
     assert_eq!(shape.l0_step_above(Scale::USUAL, FREE_BYTES), None);
+}
+
+#[test]
+fn many_l0_files_go_above_a_level_that_is_much_larger_than_the_next() {
+    let mut letters = Letters::new();
+    for (first, each, level) in [(1, 200, 5), (2, 40, 4)] {
+        letters.write(first, each, Some(b'b'));
+        letters.merge_into(level);
+    }
+    for number in 0..8 {
+        letters.tree.widen_bounds();
+        letters.write(10 + number, 200, Some(b'c'));
+    }
+    let before = letters.tree.files();
+    let step = letters.tree.shape().l0_step_above(Scale::USUAL, FREE_BYTES);
+    letters.tree.compact(&step.expect("L0 has many more files"));
+    let after = letters.tree.files();
+    assert_eq!(([after[0], after[1], after[2]], &after[4..]), ([0; 3], &before[4..]), "{before:?}");
+    assert!(after[3] > 1, "{after:?}");
+    letters.hold();
 }
 
 #[test]

@@ -12,6 +12,7 @@ use fjall::{UserKey, UserValue};
 use lsm_tree::Table;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::iter;
 use std::ops::ControlFlow;
 #[cfg(test)]
 use std::path::Path;
@@ -212,28 +213,22 @@ impl Keyspace {
         })
     }
 
-    /// The bytes of the smallest merge of files of the level above the last one into that: as
-    /// a leveled step picks it, files of the last level, and all those above that have no keys
-    /// beside theirs.
-    pub fn least_merge_bytes(&self) -> Option<u64> {
+    /// The bytes of the smallest merge of files of each level but L0 into the next one, as a
+    /// leveled step picks it: files of the next level, and all those above that have no keys
+    /// beside theirs. None where one can be moved; `None` where there is neither.
+    pub fn least_merges_bytes(&self) -> Vec<Option<u64>> {
         let version = self.0.tree.current_version();
-        let tables = |level: usize| -> Vec<&Table> {
-            let runs = version.level(level).into_iter().flat_map(|level| level.iter());
-            runs.flat_map(|run| run.iter()).collect()
-        };
-        let last_level = version.level_count().checked_sub(1)?;
-        let (above, below) = (tables(last_level.checked_sub(1)?), tables(last_level));
-        let bytes = |tables: &[&Table]| tables.iter().map(|it| it.metadata.file_size).sum::<u64>();
-        let merges = above.iter().filter_map(|table| {
-            let from = below.partition_point(|it| first(it) <= first(table)).checked_sub(1)?;
-            let until = below.partition_point(|it| last(it) < last(table));
-            let window = below.get(from..=until)?;
-            let [lower, upper] = [first(window.first()?), last(window.last()?)];
-            let from = above.partition_point(|it| first(it) < lower);
-            let until = above.partition_point(|it| last(it) <= upper);
-            Some(bytes(window) + bytes(above.get(from..until)?))
+        let mut levels = version
+            .iter_levels()
+            .skip(1)
+            .map(|level| -> Vec<&Table> { level.iter().flat_map(|run| run.iter()).collect() });
+        let mut above = levels.next().unwrap_or_default();
+        let below_l0 = levels.map(|below| {
+            let least = least_merge_bytes(&above, &below);
+            above = below;
+            least
         });
-        merges.min()
+        iter::once(None).chain(below_l0).collect()
     }
 
     /// The bytes of its largest table.
@@ -319,6 +314,25 @@ impl Keyspace {
 }
 
 /// For tests, past the rules of the journal.
+/// The bytes of the smallest merge of tables of a level into the next one.
+fn least_merge_bytes(above: &[&Table], below: &[&Table]) -> Option<u64> {
+    let bytes = |tables: &[&Table]| tables.iter().map(|it| it.metadata.file_size).sum::<u64>();
+    let merges = above.iter().filter_map(|table| {
+        let overlaps_from = below.partition_point(|it| last(it) < first(table));
+        if below.get(overlaps_from).is_none_or(|it| first(it) > last(table)) {
+            return Some(0);
+        }
+        let from = below.partition_point(|it| first(it) <= first(table)).checked_sub(1)?;
+        let until = below.partition_point(|it| last(it) < last(table));
+        let window = below.get(from..=until)?;
+        let [lower, upper] = [first(window.first()?), last(window.last()?)];
+        let from = above.partition_point(|it| first(it) < lower);
+        let until = above.partition_point(|it| last(it) <= upper);
+        Some(bytes(window) + bytes(above.get(from..until)?))
+    });
+    merges.min()
+}
+
 #[cfg(test)]
 impl Keyspace {
     pub fn insert(&self, key: impl Into<UserKey>, value: impl Into<UserValue>) -> Result<()> {
