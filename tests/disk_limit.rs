@@ -21,7 +21,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
@@ -33,6 +33,9 @@ const MOST: u64 = LIMIT + LIMIT / 20;
 
 /// The longest wait for space that merges give back, on a slow disk too.
 const MERGES_MAX: Duration = Duration::from_secs(300);
+
+/// A write that is refused as late as this has waited for such space.
+const WAITED_MIN: Duration = Duration::from_secs(10);
 
 /// The time between two looks at the keys that are there.
 const REST_INTERVAL: Duration = Duration::from_millis(100);
@@ -189,6 +192,22 @@ fn at_rest(store: &Durable, from: Revision) -> (HashSet<String>, Vec<(Event, Str
     }
 }
 
+/// Does a write for which there is room, or will be: again where that is not there as soon as
+/// a write has to be answered, as on a slow disk.
+#[track_caller]
+fn patiently<T>(write: impl Fn() -> Result<T, Error>) -> T {
+    let begun = Instant::now();
+    loop {
+        let tried = Instant::now();
+        match write() {
+            Ok(done) => return done,
+            Err(Error::Full) if tried.elapsed() >= WAITED_MIN => {}
+            Err(err) => panic!("{err}"),
+        }
+        assert!(begun.elapsed() < MERGES_MAX, "there is no room");
+    }
+}
+
 /// Sets keys of these numbers in batches; each is stored.
 fn fill(store: &Durable, numbers: std::ops::Range<u64>, bytes: usize) {
     const BATCH_BYTES: u64 = 64 << 10;
@@ -197,9 +216,8 @@ fn fill(store: &Durable, numbers: std::ops::Range<u64>, bytes: usize) {
     while first < numbers.end {
         let last = (first + each).min(numbers.end);
         let ops = (first..last)
-            .map(|number| (key(scattered(number)), BatchOp::Set(entry(number, bytes))))
-            .collect();
-        store.batch(ops).unwrap_or_else(|err| panic!("{first}: {err}"));
+            .map(|number| (key(scattered(number)), BatchOp::Set(entry(number, bytes))));
+        patiently(|| store.batch(ops.clone().collect()));
         first = last;
     }
 }
@@ -224,7 +242,7 @@ fn a_full_store_refuses_writes_until_keys_are_deleted() {
             assert_eq!(found, Some(entry(number, BYTES)), "{number}");
         }
         for number in 0..stored / 2 {
-            store.delete(&key(scattered(number))).expect("it is deleted");
+            patiently(|| store.delete(&key(scattered(number))));
         }
         wait_within(MERGES_MAX, "there is room", || {
             store.set(key("more"), entry(0, BYTES)).is_ok()
@@ -299,13 +317,11 @@ fn values_that_expire_are_evicted_within_the_limit() {
     let written = LIMIT / BYTES as u64 / 64 * 64;
     let (most, ()) = measured(path, || {
         for first in (0..written).step_by(64) {
-            let ops = (first..first + 64)
-                .map(|number| {
-                    let entry = entry(number, BYTES).with_expiry(Some(expiry));
-                    (key(scattered(number)), BatchOp::Set(entry))
-                })
-                .collect();
-            store.batch(ops).unwrap_or_else(|err| panic!("{first}: {err}"));
+            let ops = (first..first + 64).map(|number| {
+                let entry = entry(number, BYTES).with_expiry(Some(expiry));
+                (key(scattered(number)), BatchOp::Set(entry))
+            });
+            patiently(|| store.batch(ops.clone().collect()));
         }
     });
     assert!(most <= MOST, "{most} bytes");
@@ -373,7 +389,7 @@ fn small_values_that_have_expired_go_first() {
                 let entry = entry(number, BYTES).with_expiry(Some(last));
                 (key(scattered(number)), BatchOp::Set(entry))
             });
-            store.batch(ops.collect()).unwrap_or_else(|err| panic!("{number}: {err}"));
+            patiently(|| store.batch(ops.clone().collect()));
         }
         while Time::now() <= last {
             // What is idle is merged.
@@ -437,7 +453,7 @@ fn a_store_that_is_not_full_evicts_nothing() {
         let ops = (first..first + EACH).map(|number| {
             (key(scattered(number)), BatchOp::Set(entry(number, BYTES).with_expiry(expiry)))
         });
-        store.batch(ops.collect()).unwrap_or_else(|err| panic!("{first}: {err}"));
+        patiently(|| store.batch(ops.clone().collect()));
         // It becomes a file.
         thread::sleep(4 * SAMPLE_INTERVAL);
     }
@@ -511,12 +527,12 @@ fn a_store_that_is_larger_than_its_limit_opens() {
     let store = open(path, LIMIT, WhenFull::Refuse);
     assert_eq!(keys(&store).len() as u64, written);
     assert_eq!(store.set(key("more"), entry(0, BYTES)), Err(Error::Full));
-    store.delete(&key(scattered(0))).expect("it is deleted");
+    patiently(|| store.delete(&key(scattered(0))));
     drop(store);
 
     let store = open(path, LIMIT, WhenFull::Evict);
     wait_within(MERGES_MAX, "it has shrunk", || disk_bytes(path) <= MOST);
-    store.set(key("more"), entry(0, BYTES)).expect("there is room");
+    patiently(|| store.set(key("more"), entry(0, BYTES)));
     assert!(keys(&store).len() > 100);
 }
 
@@ -540,7 +556,7 @@ fn keys_can_be_deleted_from_a_store_of_large_files() {
     assert_eq!(store.set(key("more"), entry(0, BYTES)), Err(Error::Full));
     for first in (0..written / 100 * 80).step_by(100) {
         let ops = (first..first + 100).map(|number| (key(scattered(number)), BatchOp::Delete));
-        store.batch(ops.collect()).unwrap_or_else(|err| panic!("{first}: {err}"));
+        patiently(|| store.batch(ops.clone().collect()));
     }
     wait_within(MERGES_MAX, "there is room", || store.set(key("more"), entry(0, BYTES)).is_ok());
     assert!(disk_bytes(path) <= MOST);
@@ -561,8 +577,8 @@ fn shrinks_by_itself(bytes: usize) {
     assert_eq!((there.len() + gone.len()) as u64, written);
     let held = (there.len() * bytes) as u64;
     assert!(held > LIMIT / 4, "{held} bytes of {LIMIT}");
-    store.delete(&key(scattered(0))).expect("it is deleted");
-    store.set(key("more"), entry(0, bytes)).expect("there is room");
+    patiently(|| store.delete(&key(scattered(0))));
+    patiently(|| store.set(key("more"), entry(0, bytes)));
 }
 
 #[test]
@@ -601,7 +617,7 @@ fn a_store_that_shrinks_keeps_what_fits() {
     let (there, _) = at_rest(&store, begun);
     let held = there.len() as u64 * BYTES as u64;
     assert!(held > LIMIT / 4, "{held} bytes of {LIMIT}");
-    store.set(key("more"), entry(0, BYTES)).expect("there is room");
+    patiently(|| store.set(key("more"), entry(0, BYTES)));
 }
 
 /// Deletions of long keys are as large as what they delete.
@@ -623,7 +639,7 @@ fn deletions_in_a_full_store_give_space_back() {
         }
         for first in (0..stored).step_by(50) {
             let ops = (first..first + 50).map(|number| (long(number), BatchOp::Delete));
-            store.batch(ops.collect()).unwrap_or_else(|err| panic!("{first}: {err}"));
+            patiently(|| store.batch(ops.clone().collect()));
         }
     });
     assert!(most.0 <= MOST, "{} bytes", most.0);
@@ -654,7 +670,7 @@ fn a_write_that_fits_is_never_refused() {
                         let entry = entry(seed, bytes).with_expiry(expiry);
                         // Some are overwritten.
                         let key = key(format!("{}", seed % 40));
-                        store.set(key, entry).unwrap_or_else(|err| panic!("{bytes} bytes: {err}"));
+                        patiently(|| store.set(key.clone(), entry.clone()));
                     }
                 });
             }

@@ -755,6 +755,7 @@ fn the_shutdown_answers_what_was_taken_though_its_node_does_not() {
 /// As where a whole machine stands still for a while.
 #[test]
 fn a_front_that_stood_still_blames_no_node_for_it() {
+    const NO_FAILOVER: &str = "cluster-replica-no-failover";
     /// Several looks at the nodes.
     const LOOKS: Duration = Duration::from_millis(300);
     /// Longer than a node may be silent.
@@ -767,6 +768,8 @@ fn a_front_that_stood_still_blames_no_node_for_it() {
     }
     let servers = Servers::start();
     let master = servers.master_of("key");
+    let stays = servers.replica_of(master).command(&["CONFIG", "SET", NO_FAILOVER, "yes"]);
+    assert_eq!(stays, Reply::ok(), "it takes nobody's place");
     let process = Process::start(&["--cluster", &servers.addrs()]);
     let mut connection = process.connect();
     let is_blamed = (0..TRIES_MAX).all(|_| {
