@@ -266,6 +266,8 @@ fn a_signal_that_comes_twice_at_once_does_not_cut_the_stop() {
         let mut child = program.spawn().expect("the program runs");
         let lines = lines_of(child.stdout.take().expect("it is piped"));
         lines.recv_timeout(PATIENCE).expect("it is ready");
+        // Its end would be that of the command.
+        let _stdin = child.stdin.take();
         let sent_at = Instant::now();
         signal(&child, "TERM");
         signal(&child, "TERM");
