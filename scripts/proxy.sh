@@ -218,6 +218,11 @@ refusals() {
     answer 200 '1\n' curl -X POST -H "Origin: $PROXY" "$PROXY/kv/page?incr"
 }
 
+# The commands at / are for the proxy, and not for the store behind it.
+manual() {
+    check_match 'the manual has commands for it' "'$PROXY/kv/" "$(curl "$PROXY/")"
+}
+
 # Values of every size, by both versions of HTTP that proxies speak to clients.
 large_values() {
     local version
@@ -353,6 +358,7 @@ readme_blocks() {
         check 'with the ETag that it has' "\"$(printf Nairobi | sha256sum | cut -c1-32)\"" "$(header ETag)"
         check "over HTTP/$version" "$version" "$(curl "--http$version" -o /dev/null -w '%{http_version}' "$PROXY/")"
     done
+    manual
     answer 200 '' curl -T largest.bin "$PROXY/kv/largest"
     answer_file 200 largest.bin curl "$PROXY/kv/largest"
     refused_upload 413 'value is too large\n' curl -T too-large.bin "$PROXY/kv/absent"
@@ -404,6 +410,7 @@ for name; do
         # Without keep-alive there would be one for each of some hundred requests.
         check_that "$more more connections to the store: they are kept" [ "$more" -lt 100 ]
     fi
+    manual
     refusals
     large_values
     imports

@@ -2,12 +2,14 @@
 //! a page is preferred.
 
 use super::{Operation, Routed};
+use crate::api::fields::Fields;
+use crate::api::grammar::OWS;
 use crate::api::{Refusal, Reply, console};
 
-/// The manual, with [`PLACEHOLDER`] for the store's host and port.
+/// The manual, with [`PLACEHOLDER`] for the store's scheme, host and port.
 const TEXT: &str = include_str!("manual.txt");
 
-const PLACEHOLDER: &str = "HOST";
+const PLACEHOLDER: &str = "http://HOST";
 
 /// The host and port for a client that sends none.
 const HOST_UNKNOWN: &str = "localhost:8888";
@@ -20,13 +22,22 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     Ok(Operation::Reply(if console::is_preferred(routed.fields) {
         console::reply(routed.fields)?
     } else {
-        Reply::text(text(routed.target.authority(routed.fields))).varying_with("Accept")
+        let authority = routed.target.authority(routed.fields);
+        Reply::text(text(scheme(routed.fields), authority)).varying_with("Accept")
     }))
 }
 
-/// The manual for a client that reached the store as `authority`.
-pub fn text(authority: Option<&str>) -> String {
-    TEXT.replace(PLACEHOLDER, authority.filter(|host| is_plain(host)).unwrap_or(HOST_UNKNOWN))
+/// The manual for a client that reached the store by this scheme, and as `authority`.
+pub fn text(scheme: &str, authority: Option<&str>) -> String {
+    let host = authority.filter(|host| is_plain(host)).unwrap_or(HOST_UNKNOWN);
+    TEXT.replace(PLACEHOLDER, &format!("{scheme}://{host}"))
+}
+
+/// The scheme that the client speaks, as the first proxy before the store tells.
+fn scheme(fields: Fields<'_>) -> &'static str {
+    let told = fields.all("X-Forwarded-Proto").flat_map(|list| list.split(',')).next();
+    let is_https = told.is_some_and(|told| told.trim_matches(OWS).eq_ignore_ascii_case("https"));
+    if is_https { "https" } else { "http" }
 }
 
 /// True for a host and port that need no quotes in a shell.
@@ -45,13 +56,13 @@ mod tests {
         for host in
             ["store", "store.example:8888", "127.0.0.1:9000", "[::1]:8888", "a_b-c", &longest]
         {
-            let text = text(Some(host));
-            assert!(!text.contains(PLACEHOLDER) && !text.contains(HOST_UNKNOWN), "{text}");
+            let text = text("https", Some(host));
+            assert!(!text.contains("HOST") && !text.contains("http://"), "{text}");
             let commands = text.lines().filter(|line| line.contains("curl "));
             let commands: Vec<_> = commands.filter(|line| !line.starts_with('#')).collect();
             assert!(commands.len() > 10, "{text}");
             for command in commands {
-                assert_eq!(command.matches(&format!("'http://{host}/")).count(), 1, "{command}");
+                assert_eq!(command.matches(&format!("'https://{host}/")).count(), 1, "{command}");
             }
         }
     }
@@ -61,14 +72,33 @@ mod tests {
         let too_long = "h".repeat(HOST_BYTES_MAX + 1);
         let hosts = ["", "a'b", "x;reboot", "$(reboot)", "`x`", "a b", "a/b", "user@host", "%41"];
         for host in hosts.into_iter().chain(["h\u{f6}st", "a\nb", "a\\b", too_long.as_str()]) {
-            assert_eq!(text(Some(host)), text(None), "{host:?}");
+            assert_eq!(text("http", Some(host)), text("http", None), "{host:?}");
         }
-        assert!(text(None).contains(HOST_UNKNOWN));
+        assert!(text("http", None).contains(HOST_UNKNOWN));
+    }
+
+    #[test]
+    fn the_scheme_is_what_the_first_proxy_tells() {
+        for (told, expected) in [
+            (&[][..], "http"),
+            (&["https"], "https"),
+            (&[" HTTPS\t"], "https"),
+            (&["https, http"], "https"),
+            (&["https", "http"], "https"),
+            (&["http,https"], "http"),
+            (&["http", "https"], "http"),
+            (&[""], "http"),
+            (&["ftp"], "http"),
+            (&["https://x';reboot"], "http"),
+        ] {
+            let fields: Vec<_> = told.iter().map(|told| ("x-forwarded-proto", *told)).collect();
+            assert_eq!(scheme(Fields(&fields)), expected, "{told:?}");
+        }
     }
 
     #[test]
     fn the_manual_fits_a_terminal() {
-        for line in text(Some("127.0.0.1:8888")).lines() {
+        for line in text("http", Some("127.0.0.1:8888")).lines() {
             assert!(line.len() <= 90 && line.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
         }
     }

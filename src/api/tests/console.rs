@@ -75,7 +75,7 @@ fn who_prefers_a_page_gets_the_console_and_all_others_the_manual() {
         }
     }
     let fields = [("Host", "store"), ("Accept", "*/*")];
-    assert_eq!(ask("GET", &fields).body(), &manual::text(Some("store")));
+    assert_eq!(ask("GET", &fields).body(), &manual::text("http", Some("store")));
 }
 
 /// It needs neither a host that it is called by nor one that it is not.

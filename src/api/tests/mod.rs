@@ -322,13 +322,15 @@ fn the_root_tells_how_to_use_the_store() {
         assert_eq!(reply.header("Cache-Control"), Some("no-store"));
         String::from_utf8(reply.body().to_vec()).unwrap()
     };
-    let named = |host: &str| manual::text(Some(host));
+    let named = |host: &str| manual::text("http", Some(host));
     assert_eq!(get("/", &[("host", "store:9000")]), named("store:9000"));
     assert_eq!(get("/?probe=1", &[("Host", "store")]), named("store"));
     assert_eq!(get("http://store", &[("Host", "proxy")]), named("store"));
     assert_eq!(get("http://store:80?x", &[]), named("store:80"));
-    assert_eq!(get("/", &[]), manual::text(None));
-    assert_eq!(get("/", &[("Host", "a"), ("Host", "b")]), manual::text(None));
+    let behind_tls = [("Host", "store"), ("X-Forwarded-Proto", "https")];
+    assert_eq!(get("/", &behind_tls), manual::text("https", Some("store")));
+    assert_eq!(get("/", &[]), manual::text("http", None));
+    assert_eq!(get("/", &[("Host", "a"), ("Host", "b")]), manual::text("http", None));
 }
 
 #[test]
