@@ -62,7 +62,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/watch",
         admittance: Admittance::Token,
-        methods: &[("GET", watch::parse), ("HEAD", watch::parse), ("OPTIONS", options::parse)],
+        methods: &[("GET", watch::parse), ("HEAD", watch::parse), ("OPTIONS", options::of_watch)],
     },
     Route {
         path: "/import",

@@ -1,6 +1,6 @@
 //! `OPTIONS` of every path: 204 with its methods, and the rights of a token that is shown.
 
-use super::{Operation, Parse, Routed};
+use super::{Operation, Parse, Routed, watch};
 use crate::api::collection::{self, Parameters};
 use crate::api::{Refusal, Reply, query};
 
@@ -24,6 +24,12 @@ pub fn of_value(routed: Routed<'_>) -> Result<Operation, Refusal> {
 /// The same for the collection.
 pub fn of_collection(routed: Routed<'_>) -> Result<Operation, Refusal> {
     Parameters::parse(routed.target.query, collection::NAMES)?;
+    parse(routed)
+}
+
+/// The same where changes are told.
+pub fn of_watch(routed: Routed<'_>) -> Result<Operation, Refusal> {
+    watch::check_query(routed.target.query)?;
     parse(routed)
 }
 

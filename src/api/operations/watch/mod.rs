@@ -67,6 +67,11 @@ pub fn parse(routed: Routed<'_>) -> Result<Operation, Refusal> {
     })))
 }
 
+/// Refuses a query that no watch has.
+pub fn check_query(query: &str) -> Result<(), Refusal> {
+    Parameters::parse(query).map(drop)
+}
+
 impl Watch {
     /// Returns true for a stream, which goes on until its client leaves.
     pub fn is_stream(&self) -> bool {
