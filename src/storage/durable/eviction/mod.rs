@@ -420,8 +420,9 @@ impl Eviction {
         is_spared: &dyn Fn(&Key) -> bool,
     ) -> Result<Evicted> {
         let keyspace = live.generation.keyspaces.of(tree).clone();
-        let candidates: Vec<Candidate> = keyspace
-            .blobs(file)?
+        let blobs = keyspace.blobs(file)?;
+        let values = blobs.len();
+        let candidates: Vec<Candidate> = blobs
             .into_iter()
             .filter_map(|blob| {
                 let Blob { key: under, bytes } = blob;
@@ -434,7 +435,12 @@ impl Eviction {
                 Some(Candidate { key, under, record: None, bytes, uses })
             })
             .collect();
-        let bytes = candidates.iter().map(|it| it.bytes).sum();
+        // The file goes with the last value, and what was stale in it.
+        let bytes = if candidates.len() == values {
+            keyspace.blob_file_bytes(file)
+        } else {
+            candidates.iter().map(|it| it.bytes).sum()
+        };
         let [mut kept, mut evicted] = self.met.split(candidates, is_urgent);
         if evicted.is_empty() {
             return Ok(Evicted::default());
@@ -621,6 +627,7 @@ mod tests {
     use crate::storage::durable::journal::Stamp;
     use crate::storage::durable::tree::Database;
     use crate::storage::{Entry, Limits, Revision};
+    use std::ops::Range;
     use std::time::Duration;
 
     /// Small records are among the keys, and are awaited once a merge of these is worth it.
@@ -721,5 +728,41 @@ mod tests {
         assert!(evicted > KEYS / 2, "{evicted} of {KEYS}");
         let bytes = (few + evicted) as u64 * (all / KEYS as u64);
         assert!(awaited.abs_diff(bytes) <= bytes / 8, "{awaited} of {bytes} bytes");
+    }
+
+    /// Else more keys would go than have to, as a file that is stale in part is as large as it
+    /// was. Records that a flush takes to a blob file go with that, the oldest first.
+    #[test]
+    fn what_was_stale_in_a_blob_file_is_awaited_with_its_last_values() {
+        const LIMIT: u64 = 16 << 20;
+        const KEYS: usize = 20;
+        let limits = Limits { bytes: LIMIT, ..Limits::default() };
+        let (mut live, _directory) = Live::of_new_store(limits);
+        let keyspaces = Arc::clone(&live.generation.keyspaces);
+        let Keyspaces { expiring, .. } = &*keyspaces;
+
+        let mut sweep = Sweep::new(&keyspaces);
+        let key = |number: usize| Key::new(format!("{number:04}")).expect("a key");
+        let expiry = Time::now().after(Duration::from_hours(1));
+        let entry = Entry::new(vec![0; 10_000].into()).with_expiry(Some(expiry));
+        let record = Bytes::from(record::encode(&entry));
+        let mut write = |live: &Live, numbers: Range<usize>, record: Option<&Bytes>| {
+            let mut batch = live.batch();
+            for number in numbers {
+                sweep.put(&mut batch, &keyspaces, &key(number), record.cloned());
+            }
+            batch.commit().expect("it is written");
+        };
+        write(&live, 0..KEYS, Some(&record));
+        expiring.flush_and_wait().expect("they are in a file");
+        let all = expiring.blob_bytes();
+        write(&live, 0..KEYS / 2, None);
+        write(&live, KEYS..2 * KEYS, Some(&record));
+
+        let mut eviction = Eviction::new(LIMIT, super::uses(LIMIT), Waiters::default());
+        let evicted = eviction.step(&mut live, &mut sweep, true, Giving::InTime, &|_| false);
+        assert_eq!(evicted.unwrap_or_else(|err| panic!("{err}")).keys, KEYS - KEYS / 2);
+        let awaited = eviction.awaited.expiring;
+        assert!(awaited >= all, "{awaited} of {all} bytes");
     }
 }

@@ -8,14 +8,15 @@
 //! removed once compaction has met the last deletion of these, or with the last table that
 //! refers to it.
 
-use super::{BLOBS, Database, Keyspace, Result};
+use super::{BLOB_VALUE_BYTES_MIN, BLOBS, Database, Keyspace, Result};
 use crate::storage::durable::decoder::Decoder;
 use bytes::Bytes;
 use fjall::AbstractTree as _;
 use lsm_tree::blob_tree::{FragmentationEntry, FragmentationMap};
 use lsm_tree::{InternalValue, Tree, ValueType};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read as _};
+use std::path::PathBuf;
 
 /// The start of a value, before the key.
 pub const BLOB_MAGIC: &[u8] = b"BLOB";
@@ -40,13 +41,14 @@ pub struct Blob {
 /// A key with the size of its value.
 pub struct Size {
     pub key: Bytes,
-    /// The bytes of both; `None` if the value is in a blob file.
+    /// The bytes of both; `None` if the value is in a blob file, or will be with the next
+    /// flush.
     pub bytes: Option<u64>,
 }
 
 impl Keyspace {
     /// The sizes of so many items at most from one on and below another, in order, up to the
-    /// last of so many that are in no blob file.
+    /// last of so many that are in no blob file, and will not be.
     pub fn sizes(
         &self,
         database: &Database,
@@ -62,7 +64,8 @@ impl Keyspace {
         let (mut sizes, mut in_tables) = (Vec::new(), 0);
         for item in items.take(items_max) {
             let InternalValue { key, value } = item?;
-            let is_blob = key.value_type == ValueType::Indirection;
+            let is_blob = key.value_type == ValueType::Indirection
+                || value.len() >= BLOB_VALUE_BYTES_MIN as usize;
             let bytes = (!is_blob).then(|| (key.user_key.len() + value.len()) as u64);
             sizes.push(Size { key: key.user_key.into(), bytes });
             in_tables += usize::from(!is_blob);
@@ -102,11 +105,20 @@ impl Keyspace {
         self.0.tree.current_version().blob_files.on_disk_size()
     }
 
+    /// The bytes of a blob file; none if it is gone.
+    pub fn blob_file_bytes(&self, file: u64) -> u64 {
+        fs::metadata(self.blob_file(file)).map_or(0, |metadata| metadata.len())
+    }
+
+    fn blob_file(&self, file: u64) -> PathBuf {
+        self.0.path().join(BLOBS).join(file.to_string())
+    }
+
     /// The values of a blob file that no later one hides; none if a compaction has just
     /// removed it.
     pub fn blobs(&self, file: u64) -> Result<Vec<Blob>> {
         let tree = &self.0.tree;
-        let file = match File::open(self.0.path().join(BLOBS).join(file.to_string())) {
+        let file = match File::open(self.blob_file(file)) {
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             file => file?,
         };
