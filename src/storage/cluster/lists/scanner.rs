@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! range ──► a whole tag, few keys in its slot ──► one script
-//!      └──► else: SCAN of every master side by side ──► another master meanwhile? again
+//!      └──► else: SCAN of every master side by side ──► slots moved meanwhile? again
 //! ```
+//!
+//! While slots move all the time no scan would ever do, so a later one is taken as it is: it
+//! has each key but, maybe, those whose slot has moved.
 //!
 //! What a node does not answer is asked again, for as long as a request is tried: the time
 //! since it last answered counts, and not how long the whole takes. These block; they run
@@ -33,8 +36,11 @@ const STEP_PATIENCE: Duration = Duration::from_secs(1);
 /// The time until a node that has failed is asked again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How often a scan begins anew as slots have moved.
-const RESTARTS_MAX: usize = 10;
+/// How often a scan begins anew as slots have moved, or no master is known.
+const RESTARTS_MAX: usize = 50;
+
+/// The scans that are begun anew though each node has told all its keys, as slots have moved.
+const MOVED_MAX: usize = 2;
 
 /// The keys of a slot that a script reads: the node serves nobody else for about 10 ms.
 const SLOT_KEYS_MAX: usize = 20_000;
@@ -43,7 +49,7 @@ const SLOT_KEYS_MAX: usize = 20_000;
 #[derive(Clone)]
 pub struct Made {
     pub scan: Arc<Scan>,
-    /// The topology of the cluster all the while.
+    /// The topology of the cluster when it was begun.
     pub topology: u64,
     /// It has taken long.
     pub worth_keeping: bool,
@@ -86,7 +92,7 @@ pub fn find(router: &Arc<Router>, range: &Range, since: Since) -> Result<Made, E
     {
         return Ok(made);
     }
-    let mut since = since;
+    let (mut since, mut moved) = (since, 0);
     for _ in 0..RESTARTS_MAX {
         let topology = router.topology();
         let places: Vec<Place> = match slot {
@@ -101,10 +107,13 @@ pub fn find(router: &Arc<Router>, range: &Range, since: Since) -> Result<Made, E
             since,
             steps_max: 0,
         };
-        if !places.is_empty() && walk.run(places)? && router.topology() == topology {
-            let worth_keeping = walk.steps_max > STEPS_FEW;
-            let scan = Arc::new(walk.gatherer.into_scan());
-            return Ok(Made { scan, topology, worth_keeping });
+        if !places.is_empty() && walk.run(places)? {
+            if router.topology() == topology || moved == MOVED_MAX {
+                let worth_keeping = walk.steps_max > STEPS_FEW;
+                let scan = Arc::new(walk.gatherer.into_scan());
+                return Ok(Made { scan, topology, worth_keeping });
+            }
+            moved += 1;
         }
         since = walk.since;
         if since.is_over() {

@@ -4,6 +4,7 @@ mod bounds;
 mod failures;
 mod fake;
 mod keys;
+mod lists;
 mod map;
 mod redirections;
 mod replicas;
