@@ -436,6 +436,26 @@ fn a_server_without_cluster_mode_is_one_line_and_1() {
     assert!(mentioned.iter().all(|word| line.contains(word)), "{line}");
 }
 
+/// A node that was started and has joined no cluster yet, say: nothing else tells why nothing
+/// is done.
+#[test]
+fn a_cluster_without_slots_is_told_of_once() {
+    if !there_is("redis-server") {
+        return;
+    }
+    let server = Server::start(&["--cluster-enabled", "yes"]);
+    let process = Process::start(&["--cluster", &server.addr.to_string()]);
+    // It asks for the map again and again meanwhile.
+    assert_eq!(process.connect().get("/kv/a").status(), 503);
+    let (code, log) = process.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let line = format!(
+        "[WARN] no node tells where all slots are: {} knows no node for some of them",
+        server.addr
+    );
+    assert_eq!(log.matches(&line).count(), 1, "{log}");
+}
+
 /// A cluster of one master, for users with a password.
 #[test]
 fn a_login_lets_a_front_in_and_a_wrong_one_is_one_line_and_1() {

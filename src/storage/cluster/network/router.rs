@@ -160,10 +160,14 @@ impl Router {
         self.agenda.add(Work::Tick(Tick::first(Instant::now())));
         let (this, schedule) = (Arc::downgrade(self), Arc::clone(&self.schedule));
         thread::Builder::new().name("topology".to_owned()).spawn(move || {
-            let mut turn = 0;
+            let (mut turn, mut was_whole) = (0, true);
             while schedule.wait() {
                 let Some(router) = this.upgrade() else { return };
-                router.find_map(turn);
+                let failure = router.find_map(turn).err();
+                if let Some(failure) = failure.as_ref().filter(|_| was_whole) {
+                    log::warn!("no node tells where all slots are: {failure}");
+                }
+                was_whole = failure.is_none();
                 turn += 1;
             }
         })?;
@@ -331,34 +335,38 @@ impl Router {
         self.schedule.want();
     }
 
-    /// Asks one node after the other for the map, until one tells a whole one.
-    fn find_map(&self, turn: usize) {
+    /// Asks one node after the other for the map, until one tells a whole one. Else returns
+    /// what the last has said.
+    fn find_map(&self, turn: usize) -> Result<(), String> {
         let candidates = candidates(&self.map(), &self.config, turn);
+        let mut failure = String::new();
         for address in candidates {
-            let Some(answer) = self.ask(&address) else { continue };
-            for owner in self.adopt(&answer) {
-                if let Some(answer) = self.ask(&owner) {
-                    self.adopt(&answer);
+            match self.ask(&address) {
+                Ok(answer) => {
+                    for owner in self.adopt(&answer) {
+                        if let Ok(answer) = self.ask(&owner) {
+                            self.adopt(&answer);
+                        }
+                    }
+                    if answer.is_whole() {
+                        return Ok(());
+                    }
+                    failure = format!("{address} knows no node for some of them");
                 }
-            }
-            if answer.is_whole() {
-                return;
+                Err(err) => failure = format!("{address}: {err}"),
             }
         }
+        Err(failure)
     }
 
     /// Asks a node for the map.
-    fn ask(&self, address: &Address) -> Option<Answer> {
-        match ask(address, &self.terms) {
-            Ok(answer) => Some(answer),
-            Err(err) => {
-                log::debug!("{address} does not tell the map: {err}");
-                if let Some(node) = self.map().node(address) {
-                    node.doubt();
-                }
-                None
+    fn ask(&self, address: &Address) -> Result<Answer, LinkError> {
+        ask(address, &self.terms).inspect_err(|err| {
+            log::debug!("{address} does not tell the map: {err}");
+            if let Some(node) = self.map().node(address) {
+                node.doubt();
             }
-        }
+        })
     }
 
     /// Takes a map over, and returns the owners that it knows nothing of.
@@ -478,7 +486,12 @@ fn first_answer(config: &Config, terms: &Terms) -> Result<Option<Answer>, Connec
     for seed in &config.seeds {
         let address = Address::from(seed);
         match try_seed(&address, terms) {
-            Ok(()) => return Ok(ask(&address, terms).ok()),
+            Ok(()) => match ask(&address, terms) {
+                Err(LinkError::Refused(text)) => {
+                    unfit = unfit.or(Some(ConnectError::Refused(address.to_string(), text)));
+                }
+                answer => return Ok(answer.ok()),
+            },
             Err(ConnectError::NoNode(failure)) => failures.push(failure),
             Err(err) => unfit = unfit.or(Some(err)),
         }

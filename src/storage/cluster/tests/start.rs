@@ -44,6 +44,20 @@ fn an_unfit_seed_is_refused_in_a_line() {
     assert_eq!(refusal(&fake), format!("{name} is of version unknown; the least is 7.0"));
 }
 
+/// As where its user may do all but that.
+#[test]
+fn a_seed_that_refuses_to_tell_the_map_is_refused_in_a_line() {
+    let (fake, other) = (Fake::start(), Fake::start());
+    let name = format!("127.0.0.1:{}", fake.port);
+    let text = "NOPERM User front has no permissions to run the 'cluster|slots' command";
+    fake.script("CLUSTER", vec![line(&format!("-{text}"))]);
+    assert_eq!(refusal(&fake), format!("{name} refuses: {text}"));
+    // The next one is asked.
+    let seeds = [&fake, &other].map(|fake| config(fake).seeds.remove(0)).into();
+    let router = Router::start(&Config { seeds, ..Config::default() }, SCRIPTS).unwrap();
+    until("it is there", || router.check().is_ok());
+}
+
 #[test]
 fn a_password_is_sent_first() {
     let fake = Fake::start();
