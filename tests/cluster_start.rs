@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use tempfile::TempDir;
 
@@ -434,6 +435,45 @@ fn a_server_without_cluster_mode_is_one_line_and_1() {
     let line = refused(1, &["--cluster", &server.addr.to_string()], &[]);
     let mentioned = [server.addr.to_string(), "cluster".to_owned()];
     assert!(mentioned.iter().all(|word| line.contains(word)), "{line}");
+}
+
+/// As a node that has too many clients, which says so or is too quick to be heard.
+#[test]
+fn reasons_that_take_turns_are_told_once_each() {
+    static LINKS: AtomicUsize = AtomicUsize::new(0);
+    let addr = node(|mut stream| {
+        let port = stream.local_addr().expect("it is connected").port();
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default());
+            let replies = if text.contains("INFO") {
+                "$41\r\nredis_version:7.0.15\r\ncluster_enabled:1\r\n\r\n".repeat(2)
+            } else if text.contains("SLOTS") {
+                let owner = format!("*3\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$2\r\nid\r\n");
+                let map = format!("*1\r\n*3\r\n:0\r\n:16383\r\n{owner}");
+                format!("{map}$0\r\n\r\n*0\r\n")
+            } else if LINKS.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                stream.write_all(b"-ERR max number of clients reached\r\n").ok();
+                return;
+            } else {
+                return;
+            };
+            if stream.write_all(replies.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let process = Process::start(&["--cluster", &addr.to_string()]);
+    wait_until("it has tried often", || LINKS.load(Ordering::SeqCst) >= 12);
+    let (code, log) = process.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let told = log.lines().filter_map(|line| line.split_once("no connection to "));
+    let mut reasons: Vec<&str> = told.map(|(_, reason)| reason).collect();
+    reasons.sort_unstable();
+    assert!(reasons.contains(&&*format!("{addr}: ERR max number of clients reached")), "{log}");
+    let all = reasons.len();
+    reasons.dedup();
+    assert_eq!(reasons.len(), all, "{log}");
 }
 
 /// A node that was started and has joined no cluster yet, say: nothing else tells why nothing

@@ -92,14 +92,21 @@ impl Conversation {
         self.ask_all(commands)?.try_into().map_err(|_| garbage().into())
     }
 
-    fn ask_all(&mut self, commands: &Commands) -> io::Result<Vec<Reply>> {
+    fn ask_all(&mut self, commands: &Commands) -> Result<Vec<Reply>, LinkError> {
         self.stream.set_write_timeout(Some(self.left()?))?;
-        self.stream.write_all(&commands.bytes).map_err(or_silence)?;
+        let written = self.stream.write_all(&commands.bytes).map_err(or_silence);
         let mut replies = Vec::with_capacity(commands.ends.len());
         while replies.len() < commands.ends.len() {
-            match self.decoder.next().map_err(|_| garbage())? {
-                Some(reply) => replies.push(reply),
-                None => self.read()?,
+            if let Some(reply) = self.decoder.next().map_err(|_| garbage())? {
+                replies.push(reply);
+            } else if let Err(err) = self.read() {
+                // A node that has too many clients says so, and ends the connection.
+                if let Some(Err(reason @ LinkError::NotReady(_))) =
+                    replies.first().map(Self::serves)
+                {
+                    return Err(reason);
+                }
+                return Err(written.err().unwrap_or(err).into());
             }
         }
         Ok(replies)

@@ -125,6 +125,9 @@ fn a_node_that_is_silent_is_said_to_be_so() {
     fake.script("INFO", vec![Answer::Close(Vec::new())]);
     let text = format!("no node answers: {name}: it has ended the connection");
     assert_eq!(refusal(&fake), text);
+    let reason = "ERR max number of clients reached";
+    fake.script("INFO", vec![Answer::Close(format!("-{reason}\r\n").into())]);
+    assert_eq!(refusal(&fake), format!("no node answers: {name}: {reason}"));
 }
 
 #[test]

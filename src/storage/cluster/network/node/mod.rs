@@ -50,6 +50,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The time between two attempts to connect, and up to half of that more.
 const RECONNECT: Duration = Duration::from_millis(66);
 
+/// The reasons why there is no connection that are told until there is one again.
+const FAILURES_MAX: usize = 16;
+
 /// The time without a byte after which a connection is cut, if a reply is missing.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
@@ -378,12 +381,13 @@ impl Node {
 
     /// Connects again and again, until the end.
     fn run(&self) {
-        let mut last_failure = String::new();
+        // Several may take turns.
+        let mut failures: Vec<String> = Vec::new();
         loop {
             match self.connect() {
                 Ok((stream, replicas)) => {
                     log::info!("connected to {}", self.address);
-                    last_failure.clear();
+                    failures.clear();
                     self.serve(stream, replicas);
                 }
                 Err(err) => {
@@ -392,9 +396,9 @@ impl Node {
                         LinkError::Broken(_) | LinkError::NotReady(_) => Stand::Disconnected,
                     });
                     let failure = err.to_string();
-                    if failure != last_failure {
+                    if failures.len() < FAILURES_MAX && !failures.contains(&failure) {
                         log::warn!("no connection to {}: {failure}", self.address);
-                        last_failure = failure;
+                        failures.push(failure);
                     }
                 }
             }
