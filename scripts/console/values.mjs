@@ -76,6 +76,14 @@ export async function texts(scene) {
   await tab.button('Save').click();
   await checks.becomes('the store refuses an empty value, in its own words', true, () => tab.warns('value cannot be empty'));
   checks.check('and what was there stays', bytesOf('changed'), await store.value('note'));
+
+  // curl puts the file's name behind a slash at the end.
+  await store.put('folder/', 'as it is');
+  await tab.openKey('folder/');
+  await tab.button('Edit').click();
+  checks.check('the curl line sends a file also where a key ends in a slash', '', await scene.runs(tab));
+  checks.check('to that key', bytesOf('sent by curl'), await store.value('folder/'));
+  await tab.button('Cancel').click();
 }
 
 /** JSON: shown formatted, checked before it is saved, saved as typed. */

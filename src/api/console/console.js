@@ -579,7 +579,7 @@ function showStart() {
 function showCommand() {
 	const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 	const draft = entry && drafts.get(entry.key);
-	const path = entry ? address(pathOf(entry.key), '', draft?.etag && 'ttl=keep') : list(currentPrefix());
+	const path = entry ? address(pathOf(entry.key).replace(/\/$/, '%2F'), '', draft?.etag && 'ttl=keep') : list(currentPrefix());
 	const words = ['curl', token && '--oauth2-bearer "$LKV_TOKEN"', isUnreachable(entry?.key) && '--path-as-is',
 		draft && `-T FILE -H ${quote(draft.etag ? `If-Match: ${draft.etag}` : 'If-None-Match: *')}`, draft?.type && `-H ${quote(`Content-Type: ${draft.type}`)}`, quote(base + path)];
 	show({ curl: entry || isGranted(currentPrefix()) });
