@@ -362,6 +362,8 @@ URL=$TARGET
 gives 0 "$(wc -l <saved.ndjson | tr -d ' ')\\n" backup load saved.ndjson
 gives 0 "$(wc -l <saved.ndjson | tr -d ' ')\\n" backup load saved.ndjson
 check_that 'loaded into another store, twice, it is the same' stores_are_equal
+cp saved.ndjson '{a,b}[1].ndjson'
+gives 0 "$(wc -l <saved.ndjson | tr -d ' ')\\n" backup load '{a,b}[1].ndjson'
 echo '{"key":"a"}' >bad.ndjson
 gives 1 '' backup load bad.ndjson
 check_match 'what is no backup is told' '^line 1: .* 0 were stored$' "$(cat stderr)"

@@ -37,7 +37,8 @@ load() {
     local status
     answer=$(mktemp)
     trap 'rm -f "$answer"' EXIT
-    status=$(curl -sS -o "$answer" -w '%{http_code}' -T "$file" "$url/import")
+    # -g: brackets in the file's name are no list.
+    status=$(curl -gsS -o "$answer" -w '%{http_code}' -T "$file" "$url/import")
     case $status in
         200) cat "$answer" ;;
         # It says which line, and how many were stored.
