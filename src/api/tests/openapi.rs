@@ -4,7 +4,8 @@ use super::super::access::Admittance;
 use super::super::collection;
 use super::super::operations::openapi::DESCRIPTION;
 use super::super::query::Query;
-use super::{ROUTES, Refusal};
+use super::{Call, ROUTES, Refusal, Untouchable, api_over};
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -151,6 +152,23 @@ fn the_query_of_a_key_has_parameters_that_are_known() {
     for name in parameters {
         let with_value = if name == "decr" { "decr=1" } else { &*name };
         assert!(Query::parse(with_value, &[&name]).is_ok(), "{name}");
+    }
+}
+
+/// No generated call asks as a browser does.
+#[test]
+fn every_field_of_the_console_is_described() {
+    let description = description();
+    let page = ("Accept", "text/html");
+    for condition in [None, Some(("If-None-Match", "*")), Some(("If-Match", "\"x\""))] {
+        let fields: Vec<_> = [page].into_iter().chain(condition).collect();
+        let call = Call { method: "GET", target: "/", fields: &fields, body_bytes: Some(0) };
+        let reply = api_over(Untouchable).answer(&call, Bytes::new());
+        let response = &description["paths"]["/"]["get"]["responses"][reply.status().to_string()];
+        let described = object(resolved(&description, response), "/headers");
+        for (name, _) in reply.headers().filter(|(name, _)| *name != "Content-Type") {
+            assert!(described.contains_key(name), "{name} of {}", reply.status());
+        }
     }
 }
 
