@@ -114,6 +114,10 @@ fn the_manual_page_has_every_flag_and_subcommand() {
         let word = word.trim_end_matches([';', ',', '.', ')']);
         assert!(plain.contains(word), "{word} is not in {plain}");
     }
+    let words = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    for text in ["with the LKV_URL environment variable.", "The shell: one of bash,"] {
+        assert!(words.contains(text), "{text} is not in {plain}");
+    }
 }
 
 /// Arguments that print a text.

@@ -49,9 +49,18 @@ fn add(page: &mut Roff, subcommand: &Command) {
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
         page.control("TP", []);
         page.text([bold(argument.to_string())]);
-        page.text([roman(help)]);
-        if !values.is_empty() {
-            page.text([roman(format!("One of {}.", values.join(", ")))]);
+        if values.is_empty() {
+            page.text([roman(help)]);
+        } else {
+            page.text([roman(format!("{help}: one of {}.", values.join(", ")))]);
+        }
+        if let Some(name) = argument.get_env() {
+            let name = bold(name.to_string_lossy());
+            let [before, after] =
+                ["May also be specified with the ", " environment variable."].map(roman);
+            page.control("RS", []);
+            page.text([before, name, after]);
+            page.control("RE", []);
         }
     }
     add_text(page, subcommand.get_after_help());
