@@ -390,7 +390,8 @@ fn listen(plan: &Plan, engine: &Engine, api: Api, streams: &Streams) -> Result<S
 fn hints(url: &str, needs_token: bool) -> [String; 2] {
     let token = if needs_token { " -u \":$LKV_TOKEN\"" } else { "" };
     [
-        format!("Try it:  curl{token} -X PUT -d Nairobi {url}/kv/kenya:capital"),
+        // zsh takes the brackets of an IPv6 address for a pattern.
+        format!("Try it:  curl{token} -X PUT -d Nairobi '{url}/kv/kenya:capital'"),
         "Stop it: Ctrl-C".to_owned(),
     ]
 }

@@ -34,6 +34,7 @@ fn two_more_lines_tell_what_to_try_and_how_to_stop() {
 
         // The line does what it says, wherever it is pasted.
         let line = to_try.strip_prefix("Try it:  ").expect("a line to try");
+        assert!(line.contains(" 'http://") && line.ends_with("/kv/kenya:capital'"), "{line}");
         let mut shell = Command::new("sh");
         let tried = shell.args(["-c", &format!("{line} -sSf")]).env("LKV_TOKEN", token).status();
         assert!(tried.expect("a shell runs").success(), "{line}");
