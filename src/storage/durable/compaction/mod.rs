@@ -35,8 +35,8 @@ use std::time::{Duration, Instant};
 /// Fewer changes than this are not worth a run.
 const CHANGES_MIN: u64 = 16;
 
-/// One change for so many items of the tables is worth one. Those of the memtable are changes
-/// themselves, and the engine's own beside them.
+/// One change for so many items below L0 is worth one. Those of the memtable and of L0 are
+/// changes themselves, and the engine's own beside them.
 const ITEMS_EACH: u64 = 4;
 
 /// From so many L0 runs on a write waits: at thirty the database would let it wait
@@ -151,7 +151,7 @@ impl Compactor {
             return;
         }
         let (l0, scale) = (self.l0_to_merge(keyspace), live.disk_space.scale());
-        let Some(goal) = self.goal(trigger, scale, l0, || keyspace.table_items()) else {
+        let Some(goal) = self.goal(trigger, scale, l0, || keyspace.items_below_l0()) else {
             return;
         };
         let is_limited = live.disk_space.is_limited();
@@ -236,7 +236,7 @@ impl Compactor {
         self.failed_at = Some(Instant::now());
     }
 
-    /// The goal of the next run, of a tree of this L0 and so many items in its tables.
+    /// The goal of the next run, of a tree of this L0 and so many items below it.
     fn goal(
         &self,
         trigger: Trigger,

@@ -103,7 +103,14 @@ impl Keyspace {
         version.iter_tables().map(|table| table.metadata.item_count).sum()
     }
 
-    /// The number of deletions among them.
+    /// The number of those that are not in L0.
+    pub fn items_below_l0(&self) -> u64 {
+        let version = self.0.tree.current_version();
+        let tables = version.iter_levels().skip(1).flat_map(|level| level.iter());
+        tables.flat_map(|run| run.iter()).map(|table| table.metadata.item_count).sum()
+    }
+
+    /// The number of deletions in its tables.
     pub fn table_deletions(&self) -> u64 {
         self.0.tree.tombstone_count()
     }
